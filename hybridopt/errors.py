@@ -1,0 +1,48 @@
+"""The one error that hybridopt raises for bad input, and the checks that raise it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from numbers import Real
+
+__all__ = ["HybridOptError", "HybridOptWarning", "check_choice", "check_count", "check_number", "known"]
+
+
+class HybridOptError(ValueError, RuntimeError):
+    """Bad input or an impossible request, found before anything was changed.
+
+    The text names the parameter or option, its value, what is allowed and the cure. It is a `ValueError` and a
+    `RuntimeError`, so that code written for torch's own optimizers and loaders catches it.
+    """
+
+
+class HybridOptWarning(UserWarning):
+    """Something allowed that is known to hurt."""
+
+
+def check_number(
+    owner: str, name: str, value: object, low: float, high: float = float("inf"), *, open_end=False
+) -> None:
+    """Raise unless `value` is a finite real number in [low, high], or in [low, high) with `open_end`."""
+    good = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high and value != float("inf")
+    if not good or (open_end and value == high):
+        end = ")" if open_end or high == float("inf") else "]"
+        raise HybridOptError(f"{owner}: {name}={value!r} is not allowed; give a number in [{low:g}, {high:g}{end}")
+
+
+def check_count(owner: str, name: str, value: object, low: int) -> None:
+    """Raise unless `value` is a whole number of at least `low`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise HybridOptError(f"{owner}: {name}={value!r} is not allowed; give a whole number of at least {low}")
+
+
+def check_choice(owner: str, name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise unless `value` is one of `choices`."""
+    if not isinstance(value, str) or value not in set(choices):
+        raise HybridOptError(f"{owner}: {name}={value!r} is not known; {known(value, choices)}")
+
+
+def known(value: object, choices: Iterable[str]) -> str:
+    """What may be written instead of `value`, the closest name first."""
+    choices = sorted(choices)
+    near = get_close_matches(str(value), choices, 1)
+    return (f"did you mean {near[0]!r}? " if near else "") + "Known: " + (", ".join(choices) or "none")
