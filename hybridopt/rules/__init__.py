@@ -1,0 +1,1 @@
+"""Gradient to direction: one update rule per file; a rule without slots is state-free."""

@@ -1,0 +1,32 @@
+"""Lion."""
+
+from dataclasses import dataclass
+
+from ..base import Slot
+from ..errors import check_number
+
+__all__ = ["Lion"]
+
+
+@dataclass(frozen=True)
+class Lion:
+    """Sign of an interpolated momentum (Chen et al. 2023, Alg. 2)."""
+
+    betas: tuple[float, float] = (0.9, 0.99)
+    local = True
+    reads_param = False
+
+    def __post_init__(self):
+        for i, beta in enumerate(self.betas):
+            check_number("Lion", f"betas[{i}]", beta, 0, 1, open_end=True)
+
+    def slots(self, shape):
+        """Momentum: 4 bytes an element."""
+        return {"exp_avg": Slot(shape)}
+
+    def update(self, grad, state, param, step):
+        """sign(b1 m + (1 - b1) g), then m moves with b2."""
+        b1, b2 = self.betas
+        direction = state["exp_avg"].lerp(grad, 1 - b1).sign_()
+        state["exp_avg"].lerp_(grad, 1 - b2)
+        return direction

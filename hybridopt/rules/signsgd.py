@@ -1,0 +1,21 @@
+"""signSGD."""
+
+from dataclasses import dataclass
+
+__all__ = ["SignSGD"]
+
+
+@dataclass(frozen=True)
+class SignSGD:
+    """The sign of the gradient, no state (Bernstein et al. 2018, Alg. 1)."""
+
+    local = True
+    reads_param = False
+
+    def slots(self, shape):
+        """None: state-free."""
+        return {}
+
+    def update(self, grad, state, param, step):
+        """sign(g); zero stays zero."""
+        return grad.sign()
