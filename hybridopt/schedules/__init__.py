@@ -1,0 +1,1 @@
+"""A density that changes over the run: one schedule per file."""

@@ -1,0 +1,1 @@
+"""Which part of a parameter is state-full: one split per file."""
