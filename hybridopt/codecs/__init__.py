@@ -1,0 +1,1 @@
+"""How optimizer state is kept between two steps: one codec per file."""

@@ -1,0 +1,1 @@
+"""How a weight is kept and written: one store per file."""

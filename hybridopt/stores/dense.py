@@ -1,0 +1,23 @@
+"""Weights as torch keeps them."""
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Dense"]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Weights in float64, float32 or float16; the sum is made in the arithmetic's dtype and rounded to nearest once."""
+
+    def fits(self, dtype):
+        """Any float of at least fp16's precision; bfloat16 too, for those who ask for nearest rounding."""
+        return dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+    def write_(self, param, update, decay, key):
+        """Decay first, as AdamW does."""
+        if param.dtype == update.dtype:
+            param.mul_(decay).sub_(update)
+        else:
+            param.copy_(param.to(update.dtype).mul_(decay).sub_(update))
