@@ -1,0 +1,65 @@
+"""One value per axis: how a parameter is trained. Pure data."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from .base import Codec, Rule, Split, Store
+from .codecs.fp32 import Fp32
+from .errors import HybridOptError, check_number
+from .rules.adamw import AdamW
+from .rules.signsgd import SignSGD
+from .splits.empty import Empty
+from .splits.whole import Whole
+from .stores.bf16_stochastic import Bf16Stochastic
+from .stores.dense import Dense
+
+__all__ = ["Treatment"]
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """How one parameter is trained.
+
+    full, free: the rules of the state-full and of the state-free part. split: which part is state-full, and how often
+    it is chosen anew. codec: how state is kept. store: how the weight is kept (None: stochastic rounding for bfloat16,
+    as torch does otherwise). lr_scale multiplies every update, free_lr_scale the state-free ones besides; decay uses
+    the plain lr. weight_decay: None takes the optimizer's. reset: forget the state when the split is chosen anew.
+    """
+
+    full: Rule = field(default_factory=AdamW)
+    free: Rule = field(default_factory=SignSGD)
+    split: Split = field(default_factory=Whole)
+    codec: Codec = field(default_factory=Fp32)
+    store: Store | None = None
+    lr_scale: float = 1.0
+    free_lr_scale: float = 1.0
+    weight_decay: float | None = None
+    reset: bool = True
+
+    def __post_init__(self):
+        for name in ("lr_scale", "free_lr_scale"):
+            check_number("Treatment", name, getattr(self, name), 0)
+        if self.weight_decay is not None:
+            check_number("Treatment", "weight_decay", self.weight_decay, 0)
+        if not isinstance(self.reset, bool):
+            raise HybridOptError(f"Treatment: reset={self.reset!r} is not allowed; give True or False")
+        if self.free.slots((2, 2)):
+            raise HybridOptError(
+                f"free={self.free!r} keeps state; a state-free rule has none: signsgd, sgd or no_update"
+            )
+        if not self.reset and callable(getattr(self.split, "density", None)):
+            raise HybridOptError("reset=False keeps state over windows and needs a constant density; got a schedule")
+
+    @property
+    def tag(self) -> str:
+        """state-full, state-free or split."""
+        density = {Whole: 1, Empty: 0}.get(type(self.split), getattr(self.split, "density", None))
+        if getattr(self.split, "blocks", None) is not None:
+            return "split"
+        return {0: "state-free", 1: "state-full"}.get(density, "split") if not callable(density) else "split"
+
+    def store_for(self, dtype: torch.dtype) -> Store | None:
+        """The store that keeps a weight of this dtype; None where none can."""
+        stores = (Bf16Stochastic(), Dense()) if self.store is None else (self.store,)
+        return next((s for s in stores if s.fits(dtype)), None)
