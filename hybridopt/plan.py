@@ -1,0 +1,123 @@
+"""A policy resolved on a model: every parameter tagged, every byte counted, nothing allocated."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from .base import Draw, Population
+from .errors import HybridOptError
+from .policy import Ready, assign
+from .roles import Param
+from .state import Job, nbytes, seen_as
+from .treatment import Treatment
+
+__all__ = ["Entry", "Plan", "arithmetic", "check_treatment"]
+
+LONGEST = 256  # windows looked at to find the largest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One parameter with its treatment; None: frozen."""
+
+    param: Param
+    treatment: Treatment | None
+
+    @property
+    def tag(self) -> str:
+        """state-full, state-free, split or frozen."""
+        return "frozen" if self.treatment is None else self.treatment.tag
+
+    @property
+    def numel(self) -> int:
+        """Elements, before packing."""
+        return math.prod(self.param.shape)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which parameter is trained how, and what its state costs in every window."""
+
+    entries: tuple[Entry, ...]
+    seed: int = 0
+
+    @staticmethod
+    def of(params: Iterable[Param], policy: Ready, seed: int = 0) -> "Plan":
+        """Resolve a policy; raises HybridOptError for what does not fit, naming the parameter."""
+        params = list(params)
+        treatments = assign(policy, params)
+        plan = Plan(tuple(Entry(p, treatments[p.name] if p.trainable else None) for p in params), seed)
+        for entry in plan.entries:
+            if entry.treatment is not None:
+                check_treatment(entry.param, entry.treatment)
+                plan.job(entry, 0)
+        return plan
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Every parameter's tag by name."""
+        return {e.param.name: e.tag for e in self.entries}
+
+    @property
+    def trained(self) -> dict[str, Treatment]:
+        """The treatments of all parameters that are trained."""
+        return {e.param.name: e.treatment for e in self.entries if e.treatment is not None}
+
+    def job(self, entry: Entry, window: int) -> Job:
+        """What is done to a parameter in a window."""
+        t, p = entry.treatment, entry.param
+        shape = seen_as(p.role, p.shape)
+        draw = Draw(self.seed, p.name, window, window * t.split.update_gap, self._populations[t.split])
+        return Job(t, t.split.at(draw, shape), shape, arithmetic(p.dtype))
+
+    @cached_property
+    def state_bytes(self) -> dict[str, tuple[int, ...]]:
+        """Bytes of optimizer state by name, one number a window; a single number holds for all windows."""
+        return {e.param.name: (0,) if e.treatment is None else self._windows(e) for e in self.entries}
+
+    def largest(self, names: Iterable[str]) -> int:
+        """Bytes of optimizer state of these parameters together in their largest window."""
+        series = [self.state_bytes[name] for name in names]
+        windows = range(max(map(len, series), default=0))
+        return max((sum(s[min(w, len(s) - 1)] for s in series) for w in windows), default=0)
+
+    @cached_property
+    def _populations(self):
+        found: dict = {}
+        for e in self.entries:
+            if e.treatment is not None:
+                found.setdefault(e.treatment.split, []).append((e.param.name, e.numel))
+        return {split: Population(tuple(members)) for split, members in found.items()}
+
+    def _windows(self, entry):
+        costs: dict = {}
+        jobs = (self.job(entry, window) for window in range(self._horizon(entry.treatment.split)))
+        return tuple(costs[j.part] if j.part in costs else costs.setdefault(j.part, nbytes(j)) for j in jobs)
+
+    def _horizon(self, split):
+        """Windows after which nothing larger comes, or nearly so."""
+        if hasattr(split, "blocks"):
+            return min(LONGEST, 2 * len(self._populations[split].members) + 1)
+        return LONGEST if callable(getattr(split, "density", None)) else 1
+
+
+def arithmetic(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64 weights, float32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_treatment(p: Param, treatment: Treatment) -> None:
+    """Raise HybridOptError if this treatment cannot train this parameter."""
+    if p.dtype.is_complex:
+        raise HybridOptError(
+            f"parameter {p.name!r} is complex ({p.dtype}); train torch.view_as_real of it, or freeze it"
+        )
+    if treatment.store_for(p.dtype) is None:
+        why = "its store keeps other dtypes" if treatment.store else "no store keeps it"
+        raise HybridOptError(
+            f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}) has dtype {p.dtype}: {why}; "
+            "convert it to float32, bfloat16 or float16, or freeze it"
+        )
