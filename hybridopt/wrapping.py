@@ -1,0 +1,138 @@
+"""`wrap`: check everything, then quantize, add adapters and attach the strategy."""
+
+import warnings
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import HybridOptError, HybridOptWarning
+from .plan import Plan
+from .policy import Ready, check_routes, read_policy
+from .roles import Param, base_names, params
+from .strategy import Strategy, fingerprint
+
+__all__ = ["attach_strategy", "wrap"]
+
+
+def wrap(
+    model: nn.Module,
+    policy: str | PathLike | Ready = "frugal",
+    *,
+    peft_config: Any = None,
+    quantization: str | None = None,
+    seed: int = 0,
+    **policy_options: Any,
+) -> nn.Module:
+    """Attach `model.hybrid`, a Strategy, and return the same object; with `peft_config` the PeftModel that PEFT makes.
+
+    Args:
+        model: any nn.Module with real weights; names, state_dict and forward stay as they are.
+        policy: a name (see `hybridopt policies`), a Policy, or a path to a policy .json.
+        peft_config: any PEFT LoraConfig; adapters are added first, then everything is tagged.
+        quantization: "nf4" (with double quantization), "fp4" or "int8": linear layers but the output layer are
+            quantized by bitsandbytes, one by one, and frozen.
+        seed: of every random choice of training.
+        policy_options: the named policy's, such as density, update_gap, split, free_lr_scale.
+
+    Raises HybridOptError, before the model is changed, for anything that cannot be done.
+    """
+    _check_model(model)
+    ready = read_policy(policy, policy_options)
+    names = _check_changes(model, peft_config, quantization)
+    _check_policy(model, ready, seed, names, peft_config is not None)
+    base = fingerprint(base_names(model))
+    if names:
+        from .integrations import bitsandbytes
+
+        bitsandbytes.quantize_(model, quantization, names)
+    if peft_config is not None:
+        from .integrations import peft
+
+        model = peft.attach(model, peft_config)
+    return attach_strategy(model, ready, seed, base, quantization if names else None, names)
+
+
+def attach_strategy(model, policy, seed, base, quantization=None, quantized=()) -> nn.Module:
+    """Guard quantized layers and set `model.hybrid`."""
+    from .integrations import bitsandbytes
+
+    bitsandbytes.guard(model)
+    inner = _inner_strategy(model)
+    strategy = Strategy(model, policy, seed, quantization)
+    strategy.quantized, strategy.base = tuple(quantized), base
+    if inner is not None:
+        strategy.adopt(inner)
+    model.hybrid = strategy
+    return model
+
+
+def _check_model(model):
+    if not isinstance(model, nn.Module):
+        raise HybridOptError(f"model={type(model).__name__} is not allowed; give an nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise HybridOptError("a ScriptModule cannot be wrapped; wrap the nn.Module it was made from, then script that")
+    if "hybrid" in model.__dict__ or hasattr(type(model), "hybrid") or "hybrid" in model._modules:
+        wrapped = isinstance(model.__dict__.get("hybrid"), Strategy)
+        cure = "call model.hybrid.unwrap() first" if wrapped else "rename that attribute"
+        raise HybridOptError(f"{type(model).__name__} {'is wrapped already' if wrapped else 'has a `hybrid`'}; {cure}")
+    for name, p in model.named_parameters():
+        if isinstance(p, nn.parameter.UninitializedParameter):
+            raise HybridOptError(f"parameter {name!r} has no shape yet; run one forward pass before wrapping")
+        if p.is_meta:
+            raise HybridOptError(f"parameter {name!r} is on meta and has no values; load the weights before wrapping")
+    if not any(True for _ in model.parameters()):
+        raise HybridOptError(f"{type(model).__name__} has no parameters")
+
+
+def _check_changes(model, peft_config, quantization):
+    """The names of the layers to quantize, after a dry run of everything that will change the model."""
+    from .integrations import bitsandbytes, peft
+
+    if peft_config is not None:
+        peft.check(model, peft_config, "default", quantization)
+    if quantization is None:
+        bitsandbytes.guard(model)
+        return []
+    head = {p.name.rpartition(".")[0] for p in params(model) if p.role == "head"}
+    kept = [] if peft_config is None else peft.kept_modules(model, peft_config)
+    return bitsandbytes.check(model, quantization, sorted(head | set(kept)))
+
+
+def _check_policy(model, ready, seed, quantized, adapters):
+    """Resolve the policy on the model as it will be."""
+    now = [
+        _as_quantized(p) if p.name.rpartition(".")[0] in quantized and p.name.endswith("weight") else p
+        for p in params(model)
+    ]
+    if adapters:
+        now = [Param(p.name, p.role, p.shape, p.dtype, False) for p in now]
+        now.append(Param("lora_A.default.weight", "adapter", (8, 8)))
+    plan = Plan.of(now, ready, seed)
+    if not plan.trained and any(p.trainable for p in now):
+        raise HybridOptError("nothing to train: the policy freezes every parameter that is not quantized")
+    if not plan.trained and _inner_strategy(model) is None and any(p.role == "quantized" for p in now):
+        raise HybridOptError(
+            "nothing to train: the base is quantized and everything else is frozen; pass peft_config=LoraConfig(...)"
+        )
+    if not adapters:
+        check_routes(ready, plan.tags)
+    if any(e.tag == "state-free" and e.param.role == "head" for e in plan.entries):
+        warnings.warn(
+            "the output layer is state-free, which ruins training of language models (34.7 against 20.0 perplexity in "
+            'FRUGAL\'s ablation); head="full" keeps it state-full',
+            HybridOptWarning,
+            stacklevel=3,
+        )
+
+
+def _as_quantized(p):
+    return Param(p.name, "quantized", p.shape, torch.uint8, False)
+
+
+def _inner_strategy(model):
+    """The strategy of the base model, where LoRA was added by hand after `wrap`."""
+    if not hasattr(model, "peft_config") or not hasattr(model, "get_base_model"):
+        return None
+    return model.get_base_model().__dict__.get("hybrid")
