@@ -1,4 +1,4 @@
-"""The small protocols that every part of hybridopt speaks; imports torch and nothing else of the package but errors."""
+"""The small protocols that every part of hybridopt speaks; imports torch, and only errors of the package."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -38,8 +38,9 @@ def _group(mine, groups):
             raise HybridOptError(f"the saved state groups parameters otherwise: {odd} are on one side only")
         if group.get("treatment") != mine["treatment"]:
             raise HybridOptError(
-                f"parameter {mine['param_names'][0]!r} was trained as {group.get('tag')!r} with {group.get('treatment')}, "
-                f"and is now {mine['tag']!r} with {mine['treatment']}; make the optimizer with the policy it was saved with"
+                f"parameter {mine['param_names'][0]!r} was trained as {group.get('tag')!r} with "
+                f"{group.get('treatment')}, and is now {mine['tag']!r} with {mine['treatment']}; "
+                "make the optimizer with the policy it was saved with"
             )
         return group
     raise HybridOptError(

@@ -37,8 +37,8 @@ class HybridOptimizer(torch.optim.Optimizer):
         nonfinite: what an infinite or NaN gradient does: "raise" an error, "skip" the step, or "ignore".
         roles: role by parameter name; what is missing is guessed from name and shape.
 
-    Param groups hold plain numbers and strings, among them `tag`, `param_names`, and `step`, the clock by which the
-    state-full part is chosen anew. Raises HybridOptError, naming the parameter, for what cannot be trained.
+    Param groups hold plain numbers and strings, among them `tag`, `param_names`, `seed`, and `step`, the clock by which
+    the state-full part is chosen anew. Raises HybridOptError, naming the parameter, for what cannot be trained.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class HybridOptimizer(torch.optim.Optimizer):
         parts: dict[str, dict] = {}
         for name, treatment in plan.trained.items():
             label = self._label(treatment)
-            part = parts.setdefault(label, group | _empty_group(treatment, label, self._clock()))
+            part = parts.setdefault(label, group | _empty_group(treatment, label, self._clock(), self.seed))
             if treatment.weight_decay is not None and not own_decay:
                 part["weight_decay"] = treatment.weight_decay
             for key, value in (("params", found[name]), ("param_names", name)):
@@ -184,7 +184,7 @@ class HybridOptimizer(torch.optim.Optimizer):
         raw, age = self._raw(group, name, p, job, grad), group["step"] + 1
         if raw:
             age = self.state[p]["step"] = self.state[p]["step"] + 1
-        now = Now(group["lr"], group["weight_decay"], age, stream(self.seed, name, group["step"]))
+        now = Now(group["lr"], group["weight_decay"], age, stream(group["seed"], name, group["step"]))
         update(param, grad, raw, job, job.treatment.store_for(p.dtype), now)
         if param.data_ptr() != p.data_ptr():  # a layout that cannot be viewed as a matrix was copied
             p.copy_(param.view(p.shape))
@@ -201,9 +201,7 @@ class HybridOptimizer(torch.optim.Optimizer):
         state.update({k: allocate(wanted[k], p.device) for k in missing})
         raw = {k: state[k] for k in wanted}
         if any(k.startswith("split.") for k in missing):
-            job.part.sample(
-                grad.to(job.arithmetic), basis(raw), self._draw(job.treatment.split, name, self._window(group))
-            )
+            job.part.sample(grad.to(job.arithmetic), basis(raw), self._draw(group, name, self._window(group)))
         return raw
 
     # ---- windows
@@ -222,14 +220,15 @@ class HybridOptimizer(torch.optim.Optimizer):
         """What is done to a parameter of a group in a window."""
         t = self._treatments[group["treatment"]]
         shape = seen_as(self._roles[name], tuple(p.shape))
-        return Job(t, t.split.at(self._draw(t.split, name, window), shape), shape, arithmetic(p.dtype))
+        return Job(t, t.split.at(self._draw(group, name, window), shape), shape, arithmetic(p.dtype))
 
-    def _draw(self, split, name, window):
+    def _draw(self, group, name, window):
+        split = self._treatments[group["treatment"]].split
         if split not in self._populations:
             same = [g for g in self.param_groups if self._treatments[g["treatment"]].split == split]
             members = tuple((n, p.numel()) for g in same for n, p in _named(g))
             self._populations[split] = Population(members)
-        return Draw(self.seed, name, window, window * split.update_gap, self._populations[split])
+        return Draw(group["seed"], name, window, window * split.update_gap, self._populations[split])
 
     # ---- gradients of parameters that stand still
 
@@ -301,8 +300,8 @@ def _named(group):
     return zip(group["param_names"], group["params"], strict=True)
 
 
-def _empty_group(treatment, label, step):
-    return {"params": [], "param_names": [], "tag": treatment.tag, "treatment": label, "step": step}
+def _empty_group(treatment, label, step, seed):
+    return {"params": [], "param_names": [], "tag": treatment.tag, "treatment": label, "step": step, "seed": seed}
 
 
 def _all_finite(grads):

@@ -1,4 +1,4 @@
-"""An ordered list of routes from roles and names to treatments; the first that fits wins. Plain data, JSON both ways."""
+"""An ordered list of routes from roles and names to treatments; the first that fits wins. JSON both ways."""
 
 import json
 from collections.abc import Iterable

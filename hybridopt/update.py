@@ -12,7 +12,7 @@ __all__ = ["Now", "update"]
 
 @dataclass(frozen=True)
 class Now:
-    """The numbers of one step: learning rate, weight decay, the state's age in steps (from 1), and a seed for rounding."""
+    """The numbers of one step: lr, weight decay, the state's age in steps (from 1), and a seed for rounding."""
 
     lr: float | Tensor
     weight_decay: float

@@ -11,7 +11,7 @@ __all__ = ["Bf16"]
 
 @dataclass(frozen=True)
 class Bf16:
-    """State in bfloat16, rounded stochastically: with nearest rounding v * 0.999 would never decay. 2 bytes an element."""
+    """State in bfloat16, rounded stochastically: to nearest, v * 0.999 would never decay. 2 bytes an element."""
 
     def raw(self, slot):
         """The slot in bfloat16."""

@@ -10,7 +10,7 @@ __all__ = ["Momentum"]
 
 @dataclass(frozen=True)
 class Momentum:
-    """SGD with momentum as torch.optim.SGD has it, the buffer starting at the first gradient (Sutskever et al. 2013)."""
+    """SGD with momentum as in torch.optim.SGD: the buffer starts at the first gradient (Sutskever et al. 2013)."""
 
     momentum: float = 0.9
     dampening: float = 0.0

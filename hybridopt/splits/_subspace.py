@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..base import Density, Draw, Shape, Slot, portion
+from ..base import Draw, Shape, Slot, portion
 from ..errors import HybridOptError
 from . import _share
 

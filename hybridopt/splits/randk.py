@@ -28,7 +28,7 @@ class RandK:
         total = math.prod(shape)
         if total > 1 << 31:
             raise HybridOptError(
-                f"split='randk' takes up to 2**31 entries; parameter {draw.name!r} has shape {shape}. Use columns or rows"
+                f"split='randk' takes up to 2**31 entries; parameter {draw.name!r} has shape {shape}. Use columns"
             )
         return end or Entries(portion(density, total))
 
