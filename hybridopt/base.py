@@ -112,6 +112,8 @@ class Rule(Protocol):
 class Part(Protocol):
     """A split in force for one window: `up_(zeros, down(x)) + rest(x) == x`."""
 
+    local: bool  # may it be applied to slices of rows?
+
     def shape(self, full: Shape) -> Shape | None:
         """The shape of the state-full part; None where there is none."""
 
@@ -142,6 +144,8 @@ class Split(Protocol):
 
 class Codec(Protocol):
     """How a slot is kept between two steps, as named plain tensors, so that checkpoints stay plain."""
+
+    local: bool  # element by element?
 
     def raw(self, slot: Slot) -> dict[str, Slot]:
         """Suffix to raw slot; the suffix "" is the main tensor."""

@@ -15,10 +15,11 @@ from .errors import HybridOptError, HybridOptWarning, check_choice, check_number
 from .plan import Plan, arithmetic
 from .policy import Ready, check_routes, pack_treatment, read_policy
 from .roles import Param, clean, guess
+from .slices import update_in_slices
 from .splits.empty import Empty
 from .state import Job, allocate, basis, declare, seen_as
 from .treatment import Treatment
-from .update import Now, update
+from .update import Now
 
 __all__ = ["HybridOptimizer"]
 
@@ -37,8 +38,8 @@ class HybridOptimizer(torch.optim.Optimizer):
         nonfinite: what an infinite or NaN gradient does: "raise" an error, "skip" the step, or "ignore".
         roles: role by parameter name; what is missing is guessed from name and shape.
 
-    Param groups hold plain numbers and strings, among them `tag`, `param_names`, `seed`, and `step`, the clock by which
-    the state-full part is chosen anew. Raises HybridOptError, naming the parameter, for what cannot be trained.
+    Param groups hold plain numbers and strings, among them `tag`, `param_names`, `seed`, and `step`, the clock by
+    which the state-full part is chosen anew. Raises HybridOptError, naming the parameter, for what cannot be trained.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class HybridOptimizer(torch.optim.Optimizer):
         check_choice("HybridOptimizer", "nonfinite", nonfinite, NONFINITE)
         _check_numbers({"lr": lr, "weight_decay": weight_decay})
         self._policy, self.seed, self.nonfinite = read_policy(policy, policy_options), seed, nonfinite
-        self._roles, self._named, self._count = dict(roles or {}), None, 0
+        self._roles, self._named, self._count, self._alive = dict(roles or {}), None, 0, False
         self._treatments: dict[str, Treatment] = {}
         self._forget()
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
@@ -72,6 +73,7 @@ class HybridOptimizer(torch.optim.Optimizer):
         group = self.param_groups.pop()
         _check_numbers(group)
         self.param_groups += self._by_treatment(group, "weight_decay" in (own or ()))
+        self._alive = self._alive or any(p.requires_grad for p in group["params"])
         self._forget()
         self._watch()
 
@@ -130,14 +132,17 @@ class HybridOptimizer(torch.optim.Optimizer):
         """Update every parameter that has a gradient; without any gradient nothing happens, not even the clock moves.
 
         closure: torch's, called once with gradients enabled. Returns its loss. Raises HybridOptError, before anything
-        is changed, for sparse gradients and, unless asked otherwise, for gradients that are not finite.
+        is changed, for sparse gradients, for gradients that are not finite (unless asked otherwise), and if gradients
+        were switched off for all parameters, as PEFT does to an adapter when another one takes over.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         work = [(g, n, p) for g in self.param_groups for n, p in _named(g) if p.grad is not None]
-        if work and self._sound([(n, p.grad) for _, n, p in work]):
+        if not work:
+            self._check_alive()
+        elif self._sound([(n, p.grad) for _, n, p in work]):
             for group in self.param_groups:
                 self._turn(group)
             for group, name, p in work:
@@ -145,6 +150,14 @@ class HybridOptimizer(torch.optim.Optimizer):
             for group in self.param_groups:
                 group["step"] += 1
         return loss
+
+    def _check_alive(self):
+        if self._alive and not any(p.requires_grad for g in self.param_groups for p in g["params"]):
+            name = self.param_groups[0]["param_names"][0]
+            raise HybridOptError(
+                f"nothing to train any more: {name!r} and all other parameters of this optimizer have "
+                "requires_grad=False now; after switching adapters make a new one with model.hybrid.optimizer()"
+            )
 
     def _sound(self, grads):
         """True if the step may go on."""
@@ -185,7 +198,7 @@ class HybridOptimizer(torch.optim.Optimizer):
         if raw:
             age = self.state[p]["step"] = self.state[p]["step"] + 1
         now = Now(group["lr"], group["weight_decay"], age, stream(group["seed"], name, group["step"]))
-        update(param, grad, raw, job, job.treatment.store_for(p.dtype), now)
+        update_in_slices(param, grad, raw, job, job.treatment.store_for(p.dtype), now)
         if param.data_ptr() != p.data_ptr():  # a layout that cannot be viewed as a matrix was copied
             p.copy_(param.view(p.shape))
 
@@ -269,7 +282,7 @@ class HybridOptimizer(torch.optim.Optimizer):
                 hook.remove()
 
     def __getstate__(self) -> dict:
-        own = ("_policy", "seed", "nonfinite", "_roles", "_named", "_count", "_treatments")
+        own = ("_policy", "seed", "nonfinite", "_roles", "_named", "_count", "_alive", "_treatments")
         return super().__getstate__() | {k: self.__dict__[k] for k in own}
 
     def __setstate__(self, state: dict) -> None:
@@ -305,12 +318,13 @@ def _empty_group(treatment, label, step, seed):
 
 
 def _all_finite(grads):
+    """A sum of finite numbers may overflow, but what is not finite always shows in it: look closely only then."""
     by_device: dict[torch.device, list] = {}
     for g in grads:
-        if g.numel():
-            by_device.setdefault(g.device, []).append(g)
-    norms = [torch.stack(torch._foreach_norm(same, float("inf"))) for same in by_device.values()]
-    return all(bool(n.isfinite().all()) for n in norms)
+        by_device.setdefault(g.device, []).append(g.sum(dtype=torch.float32))
+    if all(bool(torch.stack(sums).isfinite().all()) for sums in by_device.values()):
+        return True
+    return all(bool(g.isfinite().all()) for g in grads)
 
 
 def _check_numbers(group):

@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor
 
-__all__ = ["random_bits", "stochastic_bf16", "stochastic_round"]
+__all__ = ["ahead", "random_bits", "stochastic_bf16", "stochastic_round"]
+
+GOLDEN = 0x9E3779B9
+
+
+def ahead(key: int, start: int) -> int:
+    """The key under which a slice that begins at position `start` gets the bits it would get in the whole tensor."""
+    return key >> 32 << 32 | (key + start * GOLDEN) & 0xFFFFFFFF
 
 
 def random_bits(like: Tensor, key: int) -> Tensor:
@@ -12,8 +19,8 @@ def random_bits(like: Tensor, key: int) -> Tensor:
     The mixing is the finaliser of MurmurHash3 (Appleby, public domain) on int32, which wraps around.
     """
     x = torch.arange(like.numel(), device=like.device).to(torch.int32).view(like.shape)
-    x.mul_(-1640531527).add_(_signed(key & 0xFFFFFFFF))
-    x = _mix(x).add_(_signed(key >> 31 & 0xFFFFFFFF))
+    x.mul_(_signed(GOLDEN)).add_(_signed(key & 0xFFFFFFFF))
+    x = _mix(x).add_(_signed(key >> 32 & 0x7FFFFFFF))
     return _mix(x).bitwise_and_(0xFFFF)
 
 

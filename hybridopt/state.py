@@ -9,10 +9,11 @@ from torch import Tensor
 
 from .base import Part, Shape, Slot, State, stream
 from .codecs.fp32 import Fp32
+from .rounding import ahead
 from .splits.empty import Empty
 from .treatment import Treatment
 
-__all__ = ["Job", "allocate", "basis", "declare", "keep", "load", "nbytes", "seen_as"]
+__all__ = ["Job", "allocate", "basis", "declare", "keep", "load", "nbytes", "seen_as", "sliceable"]
 
 EXACT = Fp32()
 BASIS = "split."
@@ -67,10 +68,18 @@ def load(job: Job, raw: State) -> State:
     return {name: _codec(job, slot).load(_raws(job, name, slot, raw), slot) for name, slot in _slots(job).items()}
 
 
-def keep(job: Job, raw: State, state: State, key: int) -> None:
-    """Encode the rule's state back into the raw tensors."""
+def keep(job: Job, raw: State, state: State, key: int, row: int = 0) -> None:
+    """Encode the rule's state back into the raw tensors; `row` is where a slice of them begins."""
     for name, slot in _slots(job).items():
-        _codec(job, slot).store(_raws(job, name, slot, raw), state[name], slot, stream(key, name))
+        own = stream(key, name)
+        own = ahead(own, row * state[name].shape[-1]) if row else own
+        _codec(job, slot).store(_raws(job, name, slot, raw), state[name], slot, own)
+
+
+def sliceable(job: Job) -> bool:
+    """May the update run row by row: rules and codec element by element, the part without looking at other rows?"""
+    t = job.treatment
+    return t.full.local and t.free.local and t.codec.local and job.part.local
 
 
 @lru_cache(maxsize=4096)

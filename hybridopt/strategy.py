@@ -75,7 +75,6 @@ class Strategy:
                 "add an adapter (peft_config=LoraConfig(...)) or unfreeze parameters"
             )
         check_routes(self.policy, plan.tags)
-        self._freeze(plan)
         live = {clean(n): p for n, p in self.model.named_parameters()}
         optimizer = HybridOptimizer(
             [(n, live[n]) for n in plan.trained],
@@ -86,6 +85,7 @@ class Strategy:
             nonfinite=nonfinite,
             roles={e.param.name: e.param.role for e in plan.entries},
         )
+        self._freeze(plan)
         self.changed |= {base_name(n) for n in plan.trained}
         self._optimizers.add(optimizer)
         return optimizer

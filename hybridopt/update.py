@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .base import State, Store
+from .rounding import ahead
 from .state import Job, basis, keep, load
 
 __all__ = ["Now", "update"]
@@ -12,12 +13,16 @@ __all__ = ["Now", "update"]
 
 @dataclass(frozen=True)
 class Now:
-    """The numbers of one step: lr, weight decay, the state's age in steps (from 1), and a seed for rounding."""
+    """The numbers of one step: lr, weight decay, the state's age in steps (from 1), and a seed for rounding.
+
+    `row` is where a slice begins in the parameter, in rows as `update` sees them.
+    """
 
     lr: float | Tensor
     weight_decay: float
     age: int
     key: int
+    row: int = 0
 
 
 def update(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: Now) -> None:
@@ -34,9 +39,10 @@ def update(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now:
     if low is not None:
         state, weight = load(job, raw), _weight(t.full, param, job)
         direction = t.full.update(low, state, None if weight is None else part.down(weight, at), now.age)
-        keep(job, raw, state, now.key)
+        keep(job, raw, state, now.key, now.row)
         out = part.up_(out, direction, at)
-    store.write_(param, out.mul_(now.lr * t.lr_scale), 1 - now.lr * now.weight_decay, now.key)
+    key = ahead(now.key, now.row * param.shape[-1]) if now.row else now.key
+    store.write_(param, out.mul_(now.lr * t.lr_scale), 1 - now.lr * now.weight_decay, key)
 
 
 def _weight(rule, param, job):

@@ -13,6 +13,8 @@ __all__ = ["Bf16"]
 class Bf16:
     """State in bfloat16, rounded stochastically: to nearest, v * 0.999 would never decay. 2 bytes an element."""
 
+    local = True
+
     def raw(self, slot):
         """The slot in bfloat16."""
         return {"": replace(slot, dtype=torch.bfloat16)}

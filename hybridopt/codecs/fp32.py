@@ -9,6 +9,8 @@ __all__ = ["Fp32"]
 class Fp32:
     """State in the dtype of the arithmetic: 4 bytes an element."""
 
+    local = True
+
     def raw(self, slot):
         """The slot itself."""
         return {"": slot}

@@ -24,6 +24,7 @@ class Int8:
 
     block: int = 256
     exact_below: int = 4096
+    local = False
 
     def __post_init__(self):
         check_count("Int8", "block", self.block, 16)
@@ -49,6 +50,8 @@ class Int8:
         """New scales, then codes."""
         codes = raw[""]
         if "_absmax" not in raw:
+            if value is not codes:
+                codes.copy_(value)
             return
         x = self._blocks(value if slot.signed else value.sqrt())
         absmax = x.abs().amax(-1)

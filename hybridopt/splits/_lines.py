@@ -16,6 +16,11 @@ class Lines:
     dim: int
     count: int
 
+    @property
+    def local(self):
+        """Columns can be taken from any slice of rows."""
+        return self.dim == -1
+
     def shape(self, full):
         """The full shape with `count` along `dim`."""
         at = len(full) + self.dim

@@ -28,6 +28,7 @@ class Subspace:
     rank: int
     right: bool
     leading: bool  # the gradient's leading singular directions, or random ones
+    local = False
 
     def shape(self, full):
         """[..., m, r] or [..., r, n]."""
@@ -39,7 +40,7 @@ class Subspace:
 
     def sample(self, grad, basis, draw):
         """From the gradient's singular vectors, or from the QR factor of a Gaussian matrix."""
-        q = self._leading(grad, draw.name) if self.leading else self._random(basis["basis"].shape, draw)
+        q = self._leading(grad, draw.name) if self.leading else self._random(basis["basis"], draw)
         basis["basis"].copy_(q)
 
     def down(self, x, basis):
@@ -63,8 +64,9 @@ class Subspace:
         u, _, vh = _svd(grad, name, full=self.rank > min(grad.shape[-2:]))
         return vh[..., : self.rank, :].mT if self.right else u[..., : self.rank]
 
-    def _random(self, shape, draw):
-        q, r = torch.linalg.qr(torch.randn(shape, generator=draw.generator("subspace", draw.window)))
+    def _random(self, like, draw):
+        normal = torch.randn(like.shape, generator=draw.generator("subspace", draw.window))
+        q, r = torch.linalg.qr(normal.to(like.dtype))
         return q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
 
 

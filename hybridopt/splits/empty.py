@@ -10,6 +10,7 @@ class Empty:
     """The whole parameter is state-free: density 0."""
 
     update_gap: int = 0
+    local = True
 
     def at(self, draw, shape):
         """Itself."""

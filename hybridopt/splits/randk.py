@@ -42,6 +42,7 @@ class Entries:
     """
 
     count: int
+    local = False
 
     def shape(self, full):
         """A vector."""

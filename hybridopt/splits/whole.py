@@ -10,6 +10,7 @@ class Whole:
     """The whole parameter is state-full: density 1."""
 
     update_gap: int = 0
+    local = True
 
     def at(self, draw, shape):
         """Itself."""

@@ -9,7 +9,7 @@ __all__ = ["Dense"]
 
 @dataclass(frozen=True)
 class Dense:
-    """Weights in float64, float32 or float16; the sum is made in the arithmetic's dtype and rounded to nearest once."""
+    """Weights in float64, float32 or float16: summed in the dtype of the arithmetic, rounded to nearest once."""
 
     def fits(self, dtype):
         """Any float of at least fp16's precision; bfloat16 too, for those who ask for nearest rounding."""
