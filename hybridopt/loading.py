@@ -1,30 +1,34 @@
 """Matching a saved optimizer state to a live optimizer: by name, exactly, or not at all."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from .errors import HybridOptError
-from .state import declare
+from .state import Job, declare
 
 __all__ = ["match"]
 
 
-def match(optimizer, saved: dict, found: dict) -> dict:
-    """`saved` in the order of the optimizer's groups and parameters, its state moved to `found`, by live parameter.
+def match(live: list[dict], job_at: Callable[..., Job], saved: dict, found: dict) -> dict:
+    """`saved` in the order of the live groups and parameters, its state moved to `found`, by live parameter.
+
+    job_at(group, name, parameter, window) says what a parameter keeps.
 
     Raises HybridOptError for parameters, shapes, dtypes or treatments that differ, naming them.
     """
-    groups = [_group(mine, saved["param_groups"]) for mine in optimizer.param_groups]
+    groups = [_group(mine, saved["param_groups"]) for mine in live]
     if len(groups) != len(saved["param_groups"]):
         extra = [g.get("param_names") for g in saved["param_groups"] if g not in groups]
         raise HybridOptError(f"the saved state has parameters that this optimizer lacks: {extra}")
     states = {}
-    for mine, theirs in zip(optimizer.param_groups, groups, strict=True):
+    for mine, theirs in zip(live, groups, strict=True):
         ids = dict(zip(theirs["param_names"], theirs["params"], strict=True))
         for name, p in zip(mine["param_names"], mine["params"], strict=True):
             if saved["state"].get(ids[name]):
-                states[p] = _state(optimizer, theirs, name, p, saved["state"][ids[name]])
+                states[p] = _state(job_at, theirs, name, p, saved["state"][ids[name]])
     found.update(states)
-    return {"state": {}, "param_groups": [_ordered(m, t) for m, t in zip(optimizer.param_groups, groups, strict=True)]}
+    return {"state": {}, "param_groups": [_ordered(m, t) for m, t in zip(live, groups, strict=True)]}
 
 
 def _group(mine, groups):
@@ -55,8 +59,8 @@ def _ordered(mine, theirs):
     return {**theirs, "params": [ids[n] for n in mine["param_names"]], "param_names": mine["param_names"]}
 
 
-def _state(optimizer, group, name, p, state):
-    wanted = declare(optimizer.job(group, name, p, state.get("window", 0)))
+def _state(job_at, group, name, p, state):
+    wanted = declare(job_at(group, name, p, state.get("window", 0)))
     for key in set(state) - {"step", "window"}:
         if key not in wanted:
             raise HybridOptError(f"the saved state of {name!r} has an unknown entry {key!r}; known: {sorted(wanted)}")

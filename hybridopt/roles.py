@@ -58,7 +58,7 @@ def params(model: nn.Module) -> list[Param]:
 def guess(name: str, p: Tensor) -> str:
     """The role of a parameter of which only name and shape are known."""
     last, lower = name.rpartition(".")[2], name.lower()
-    if not p.is_floating_point():
+    if not p.is_floating_point() and not p.is_complex():
         return "quantized"
     if "lora_" in lower and p.ndim > 1:
         return "adapter"
@@ -79,7 +79,7 @@ def _role(name, p, modules, head):
     *path, last = name.split(".")
     owner = modules[".".join(path)]
     kind = type(owner).__name__.lower()
-    if not p.is_floating_point():
+    if not p.is_floating_point() and not p.is_complex():
         return "quantized"
     if _in_adapter(path, last, modules):
         return "adapter" if p.ndim > 1 else "other"

@@ -42,6 +42,8 @@ def seen_as(role: str, shape: Shape) -> Shape:
 @lru_cache(maxsize=4096)
 def declare(job: Job) -> dict[str, Slot]:
     """Every raw tensor that the parameter keeps, by name: "exp_avg", "exp_avg_sq_absmax", "split.index" ..."""
+    if 0 in job.shape:
+        return {}
     out = {BASIS + name: _in(job, slot) for name, slot in job.part.slots(job.shape).items()}
     for name, slot in _slots(job).items():
         out |= {name + suffix: raw for suffix, raw in _codec(job, slot).raw(slot).items()}

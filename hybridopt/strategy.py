@@ -2,8 +2,9 @@
 
 import copy
 import hashlib
+import math
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -14,7 +15,7 @@ from .optimizer import HybridOptimizer
 from .plan import Plan
 from .policy import Ready, check_routes
 from .report import Report
-from .roles import base_name, clean, params
+from .roles import base_name, base_names, clean, params
 
 __all__ = ["Strategy", "fingerprint", "persistent_buffers"]
 
@@ -111,8 +112,16 @@ class Strategy:
             for n, p in self.model.named_parameters()
             if p.is_floating_point() and self._differs(base_name(n), p)
         }
-        buffers = persistent_buffers(self.model)
-        return parameters | {clean(n): b for n, b in buffers if self._buffers.get(base_name(n)) != _digest(b)}
+        buffers = ((n, b, base_name(n)) for n, b in persistent_buffers(self.model))
+        return parameters | {
+            clean(n): b for n, b, name in buffers if name in self.changed or self._buffers.get(name) != _digest(b)
+        }
+
+    def unfrozen(self) -> list[str]:
+        """Parameters of the base model, by base name, that are trained beside the adapters of a PeftModel."""
+        own = set(base_names(self.model)) if hasattr(self.model, "peft_config") else ()
+        live = ((base_name(n), p.requires_grad or clean(n) in self._frozen) for n, p in self.model.named_parameters())
+        return sorted(n for n, trainable in live if trainable and n in own)
 
     def _differs(self, name, p):
         return name in self.changed or self._versions.get(name, p._version) != p._version
@@ -162,9 +171,14 @@ def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{prefix}.{name}" if prefix else name, buffer
 
 
-def fingerprint(names: Iterable[str]) -> str:
-    """A short text that says whether two models have the same base parameters, by name."""
-    return hashlib.sha256("\n".join(sorted(set(names))).encode()).hexdigest()[:16]
+def fingerprint(model: nn.Module) -> str:
+    """A short text that says whether two models have the same base parameters, by name and number of elements.
+
+    Adapters and quantization make no difference to it.
+    """
+    own = set(base_names(model))
+    lines = {f"{base_name(p.name)} {math.prod(p.shape)}" for p in params(model) if base_name(p.name) in own}
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
 def _digest(buffer):

@@ -10,7 +10,7 @@ from torch import nn
 from .errors import HybridOptError, HybridOptWarning
 from .plan import Plan
 from .policy import Ready, check_routes, read_policy
-from .roles import Param, base_names, params
+from .roles import Param, params
 from .strategy import Strategy, fingerprint
 
 __all__ = ["attach_strategy", "wrap"]
@@ -42,7 +42,7 @@ def wrap(
     ready = read_policy(policy, policy_options)
     names = _check_changes(model, peft_config, quantization)
     _check_policy(model, ready, seed, names, peft_config is not None)
-    base = fingerprint(base_names(model))
+    base = fingerprint(model)
     if names:
         from .integrations import bitsandbytes
 

@@ -101,6 +101,7 @@ def _budget(split, window, total, blocks):
 
 def _order(order, names, seed, turn):
     if order == "random":
+        names.sort()  # so that the order of the parameters does not matter
         random.Random(stream(seed, "block", turn)).shuffle(names)
     elif order == "descending":
         names.reverse()

@@ -1,0 +1,50 @@
+"""What is done to every parameter in the window of steps that its group is in."""
+
+from torch import Tensor
+
+from .base import Draw, Population
+from .plan import arithmetic
+from .state import Job, seen_as
+from .tagging import Tags, named
+
+__all__ = ["Windows"]
+
+
+class Windows:
+    """The jobs of all parameters, worked out once a window from the groups' clocks; nothing here need be saved."""
+
+    def __init__(self, tags: Tags, groups: list[dict]):
+        self._tags, self._groups = tags, groups
+        self._jobs: dict[str, tuple[int, Job]] = {}
+        self._populations: dict[object, Population] = {}
+
+    def now(self, group: dict) -> int:
+        """The window that the group is in."""
+        gap = self._tags.treatment(group).split.update_gap
+        return group["step"] // gap if gap else 0
+
+    def job(self, group: dict, name: str, p: Tensor) -> Job:
+        """What is done to a parameter now."""
+        window = self.now(group)
+        if self._jobs.get(name, (None, None))[0] != window:
+            self._jobs[name] = window, self.job_at(group, name, p, window)
+        return self._jobs[name][1]
+
+    def job_at(self, group: dict, name: str, p: Tensor, window: int) -> Job:
+        """What is done to a parameter in any window."""
+        t = self._tags.treatment(group)
+        shape = seen_as(self._tags.roles[name], tuple(p.shape))
+        return Job(t, t.split.at(self.draw(group, name, window), shape), shape, arithmetic(p.dtype))
+
+    def draw(self, group: dict, name: str, window: int) -> Draw:
+        """The random choices of a parameter in a window."""
+        split = self._tags.treatment(group).split
+        if split not in self._populations:
+            same = [g for g in self._groups if self._tags.treatment(g).split == split]
+            self._populations[split] = Population(tuple((n, p.numel()) for g in same for n, p in named(g)))
+        return Draw(group["seed"], name, window, window * split.update_gap, self._populations[split])
+
+    def idle(self, name: str, p: Tensor) -> bool:
+        """Is this parameter left alone now?"""
+        group = next((g for g in self._groups if name in g["param_names"]), None)
+        return group is not None and self.job(group, name, p).idle
