@@ -106,7 +106,7 @@ def test_depth_does_not_lean_on_the_recursion_limit():
 def test_deepest_allowed_and_brackets_in_strings():
     text = '{"a": ' * 64 + "1" + "}" * 64
     assert plain_json.parse(text, "x")["a"]
-    data = {"a": "[" * 100 + '\\"{' * 100, "b": ["}" * 100]}
+    data = {"a": '"' + "[" * 100, "b": ["}" * 100, "\\", "{" * 100]}
     assert plain_json.parse(json.dumps(data), "x") == data
 
 
