@@ -41,7 +41,7 @@ def sound(grads: list[tuple[str, Tensor]], nonfinite: str, step: int) -> bool:
     text = f"the gradient of {name!r} is not finite at step {step}"
     if nonfinite == "raise":
         raise HybridOptError(f"{text}; nothing was changed. Lower lr, clip gradients, or pass nonfinite='skip'")
-    warnings.warn(f"{text}; the step is skipped", HybridOptWarning, stacklevel=4)
+    warnings.warn(f"{text}; the step is skipped", HybridOptWarning, stacklevel=5)
     return False
 
 

@@ -4,10 +4,16 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from .errors import HybridOptError
+from .errors import HybridOptError, check_count
 from .state import Job, declare
 
-__all__ = ["match"]
+__all__ = ["complete", "match"]
+
+
+def complete(saved: dict) -> None:
+    """Give every parameter of a state dict an entry, empty where it has no state."""
+    for index in [i for group in saved["param_groups"] for i in group["params"]]:
+        saved["state"].setdefault(index, {})
 
 
 def match(live: list[dict], job_at: Callable[..., Job], saved: dict, found: dict) -> dict:
@@ -17,6 +23,9 @@ def match(live: list[dict], job_at: Callable[..., Job], saved: dict, found: dict
 
     Raises HybridOptError for parameters, shapes, dtypes or treatments that differ, naming them.
     """
+    for key, kind in (("param_groups", list), ("state", dict)):
+        if not isinstance(saved.get(key), kind):
+            raise HybridOptError(f"the saved state has no {key!r}; give what state_dict() returned")
     groups = [_group(mine, saved["param_groups"]) for mine in live]
     if len(groups) != len(saved["param_groups"]):
         extra = [g.get("param_names") for g in saved["param_groups"] if g not in groups]
@@ -39,13 +48,17 @@ def _group(mine, groups):
             continue
         if names != theirs:
             odd = sorted(names ^ theirs)[:3]
-            raise HybridOptError(f"the saved state groups parameters otherwise: {odd} are on one side only")
+            raise HybridOptError(
+                f"the saved state groups parameters otherwise: {odd} are on one side only; "
+                "make the optimizer for the parameters and with the policy it was saved with"
+            )
         if group.get("treatment") != mine["treatment"]:
             raise HybridOptError(
                 f"parameter {mine['param_names'][0]!r} was trained as {group.get('tag')!r} with "
                 f"{group.get('treatment')}, and is now {mine['tag']!r} with {mine['treatment']}; "
                 "make the optimizer with the policy it was saved with"
             )
+        check_count(f"the saved group of {mine['param_names'][0]!r}", "step", group.get("step"), 0)
         return group
     raise HybridOptError(
         f"the saved state has nothing for parameter {mine['param_names'][0]!r} (tag {mine['tag']!r}); "
@@ -60,11 +73,15 @@ def _ordered(mine, theirs):
 
 
 def _state(job_at, group, name, p, state):
-    wanted = declare(job_at(group, name, p, state.get("window", 0)))
-    for key in set(state) - {"step", "window"}:
+    for key in ("step", "window"):
+        check_count(f"the saved state of {name!r}", key, state.get(key), 0)
+    wanted = declare(job_at(group, name, p, state["window"]))
+    for key in sorted(set(state) - {"step", "window"}):
         if key not in wanted:
             raise HybridOptError(f"the saved state of {name!r} has an unknown entry {key!r}; known: {sorted(wanted)}")
         value, slot = state[key], wanted[key]
+        if not isinstance(value, Tensor):
+            raise HybridOptError(f"the saved {key!r} of {name!r} is no tensor: {value!r}")
         if (tuple(value.shape), value.dtype) != (tuple(slot.shape), slot.dtype):
             raise HybridOptError(
                 f"the saved {key!r} of {name!r} has shape {tuple(value.shape)} and dtype {value.dtype}; "

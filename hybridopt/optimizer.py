@@ -189,6 +189,14 @@ class HybridOptimizer(torch.optim.Optimizer):
             for hook in hooks:
                 hook.remove()
 
+    def state_dict(self) -> dict:
+        """As torch's; a parameter without state has an empty entry, as torch.distributed.checkpoint wants it."""
+        hook = self.register_state_dict_post_hook(lambda _, saved: loading.complete(saved), prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            hook.remove()
+
     def __getstate__(self) -> dict:
         return super().__getstate__() | {k: self.__dict__[k] for k in ("_tags", "nonfinite", "_alive")}
 

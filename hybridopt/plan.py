@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from .base import Draw, Population
-from .errors import HybridOptError
+from .errors import HybridOptError, check_count
 from .policy import Ready, assign
 from .roles import Param
 from .state import Job, nbytes, seen_as
@@ -47,6 +47,7 @@ class Plan:
     @staticmethod
     def of(params: Iterable[Param], policy: Ready, seed: int = 0) -> "Plan":
         """Resolve a policy; raises HybridOptError for what does not fit, naming the parameter."""
+        check_count("hybridopt", "seed", seed, 0)
         params = list(params)
         treatments = assign(policy, params)
         plan = Plan(tuple(Entry(p, treatments[p.name] if p.trainable else None) for p in params), seed)

@@ -44,6 +44,9 @@ class Route:
     def __post_init__(self):
         if self.use is not None and not isinstance(self.use, Treatment):
             raise HybridOptError(f"Route: use={self.use!r} is not allowed; give a Treatment, or None for frozen")
+        for name in ("role", "name"):
+            if not isinstance(getattr(self, name), str):
+                raise HybridOptError(f"Route: {name}={getattr(self, name)!r} is not allowed; give patterns as text")
         for pattern in self.role.split("|"):
             if not any(fnmatchcase(role, pattern) for role in ROLES):
                 raise HybridOptError(f"Route: role={pattern!r} fits no role; {known(pattern, ROLES)}")
@@ -66,8 +69,9 @@ class Policy:
     routes: tuple[Route, ...]
 
     def __post_init__(self):
-        object.__setattr__(self, "routes", tuple(self.routes))
-        if not self.routes or not all(isinstance(r, Route) for r in self.routes):
+        if isinstance(self.routes, list):
+            object.__setattr__(self, "routes", tuple(self.routes))
+        if not isinstance(self.routes, tuple) or not self.routes or not all(isinstance(r, Route) for r in self.routes):
             raise HybridOptError(f"Policy: routes={self.routes!r} is not allowed; give at least one Route")
 
     def to_json(self) -> str:

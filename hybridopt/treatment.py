@@ -16,6 +16,14 @@ from .stores.dense import Dense
 
 __all__ = ["Treatment"]
 
+METHODS = {  # by which the parts of an axis are known
+    "full": ("slots", "update"),
+    "free": ("slots", "update"),
+    "split": ("at",),
+    "codec": ("raw", "load", "store"),
+    "store": ("fits", "write_"),
+}
+
 
 @dataclass(frozen=True)
 class Treatment:
@@ -38,6 +46,8 @@ class Treatment:
     reset: bool = True
 
     def __post_init__(self):
+        for name, methods in METHODS.items():
+            _check_part(name, getattr(self, name), methods)
         for name in ("lr_scale", "free_lr_scale"):
             check_number("Treatment", name, getattr(self, name), 0)
         if self.weight_decay is not None:
@@ -63,3 +73,11 @@ class Treatment:
         """The store that keeps a weight of this dtype; None where none can."""
         stores = (Bf16Stochastic(), Dense()) if self.store is None else (self.store,)
         return next((s for s in stores if s.fits(dtype)), None)
+
+
+def _check_part(name, value, methods):
+    fits = not isinstance(value, type) and all(callable(getattr(value, method, None)) for method in methods)
+    if not fits and not (name == "store" and value is None):
+        raise HybridOptError(
+            f"Treatment: {name}={value!r} is not allowed; give an instance with the methods {', '.join(methods)}"
+        )

@@ -26,5 +26,5 @@ class AdamWPolicy:
     @cached_property
     def routes(self):
         """Everything state-full, quantized weights frozen."""
-        body = Treatment(full=AdamW(tuple(self.betas), self.eps), codec=part("codecs", self.codec))
+        body = Treatment(full=AdamW(self.betas, self.eps), codec=part("codecs", self.codec))
         return place(body, norm="full", bias="full")

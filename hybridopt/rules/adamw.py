@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ..base import Slot
 from ..errors import check_number
+from . import _betas
 
 __all__ = ["AdamW"]
 
@@ -18,8 +19,7 @@ class AdamW:
     reads_param = False
 
     def __post_init__(self):
-        for i, beta in enumerate(self.betas):
-            check_number("AdamW", f"betas[{i}]", beta, 0, 1, open_end=True)
+        object.__setattr__(self, "betas", _betas.check("AdamW", self.betas))
         check_number("AdamW", "eps", self.eps, 0)
 
     def slots(self, shape):

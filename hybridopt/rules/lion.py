@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..base import Slot
-from ..errors import check_number
+from . import _betas
 
 __all__ = ["Lion"]
 
@@ -17,8 +17,7 @@ class Lion:
     reads_param = False
 
     def __post_init__(self):
-        for i, beta in enumerate(self.betas):
-            check_number("Lion", f"betas[{i}]", beta, 0, 1, open_end=True)
+        object.__setattr__(self, "betas", _betas.check("Lion", self.betas))
 
     def slots(self, shape):
         """Momentum: 4 bytes an element."""

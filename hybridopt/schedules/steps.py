@@ -16,6 +16,8 @@ class Steps:
     boundaries: tuple[int, ...] = (1000,)
 
     def __post_init__(self):
+        for name in ("values", "boundaries"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for i, value in enumerate(self.values):
             check_number("Steps", f"values[{i}]", value, 0, 1)
         for i, step in enumerate(self.boundaries):

@@ -65,7 +65,8 @@ class Subspace:
         return vh[..., : self.rank, :].mT if self.right else u[..., : self.rank]
 
     def _random(self, like, draw):
-        normal = torch.randn(like.shape, generator=draw.generator("subspace", draw.window))
+        generator = draw.generator("subspace", draw.window)
+        normal = torch.randn(like.shape, generator=generator, dtype=torch.float32)
         q, r = torch.linalg.qr(normal.to(like.dtype))
         return q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
 
