@@ -1,0 +1,1 @@
+"""Plain restatements of the published algorithms, in NumPy, from the papers' equations."""
