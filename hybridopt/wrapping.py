@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import HybridOptError, HybridOptWarning
+from .errors import HybridOptError, HybridOptWarning, check_count
 from .plan import Plan
 from .policy import Ready, check_routes, read_policy
 from .roles import Param, params
@@ -39,6 +39,7 @@ def wrap(
     Raises HybridOptError, before the model is changed, for anything that cannot be done.
     """
     _check_model(model)
+    check_count("wrap", "seed", seed, 0)
     ready = read_policy(policy, policy_options)
     names = _check_changes(model, peft_config, quantization)
     _check_policy(model, ready, seed, names, peft_config is not None)
@@ -73,7 +74,8 @@ def _check_model(model):
         raise HybridOptError(f"model={type(model).__name__} is not allowed; give an nn.Module")
     if isinstance(model, torch.jit.ScriptModule):
         raise HybridOptError("a ScriptModule cannot be wrapped; wrap the nn.Module it was made from, then script that")
-    if "hybrid" in model.__dict__ or hasattr(type(model), "hybrid") or "hybrid" in model._modules:
+    members = (model.__dict__, model._parameters, model._buffers, model._modules)
+    if hasattr(type(model), "hybrid") or any("hybrid" in each for each in members):
         wrapped = isinstance(model.__dict__.get("hybrid"), Strategy)
         cure = "call model.hybrid.unwrap() first" if wrapped else "rename that attribute"
         raise HybridOptError(f"{type(model).__name__} {'is wrapped already' if wrapped else 'has a `hybrid`'}; {cure}")

@@ -1,0 +1,249 @@
+"""What is saved and how it comes back: adapters as PEFT reads them, changed base tensors, and the configuration."""
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import plain_json, tensors
+from .errors import HybridOptError
+from .find import pack, unpack
+from .folder import open_folder, publish
+from .policy import Policy, Ready, check_format, pack_routes, read_policy, unpack_routes
+from .roles import base_name, base_names
+from .strategy import Strategy, fingerprint, persistent_buffers
+from .wrapping import attach_strategy
+
+__all__ = ["CONFIG", "DELTA", "from_pretrained", "save"]
+
+CONFIG, DELTA = "hybridopt_config.json", "hybridopt_delta.safetensors"
+KEYS = (
+    "format",
+    "hybridopt",
+    "policy",
+    "seed",
+    "quantization",
+    "quantized",
+    "adapters",
+    "active",
+    "unfrozen",
+    "base",
+    "dtype",
+)
+
+
+def save(strategy: Strategy, directory: str | Path) -> None:
+    """Publish the folder in one step; see `Strategy.save_pretrained`."""
+    from .integrations import peft
+
+    model = strategy.model
+    _check_savable(model, peft)
+
+    def write(folder: Path) -> None:
+        held = set()
+        if peft.is_peft_model(model):
+            peft.save_adapters(model, folder)
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's card is for people to edit, so no file of ours
+            held = peft.saved_tensor_names(model, folder)
+        changed = {n: t for n, t in strategy.changed_tensors().items() if n not in held}
+        if changed:
+            tensors.save(changed, folder / DELTA, {"format": "pt"})
+        plain_json.write(folder / CONFIG, _config(strategy, peft))
+
+    publish(Path(directory), write)
+
+
+def from_pretrained(
+    model: nn.Module,
+    directory: str | Path,
+    policy: str | Ready | None = None,
+    is_trainable: bool = True,
+    **policy_options: Any,
+) -> nn.Module:
+    """Bring a saved folder onto its base model: quantize as before, add the adapters, write the changed tensors.
+
+    Args:
+        model: the same base model as before training, unwrapped; quantized the same way if it was given quantized.
+        directory: what `save_pretrained` wrote; every file is verified against the manifest first.
+        policy, policy_options: another policy to go on with; None takes the saved one.
+        is_trainable: False loads the adapters for inference.
+
+    Returns the model as `wrap` does. Raises HybridOptError, before the model is changed, for a missing, damaged or
+    foreign file and for another base model.
+    """
+    from .integrations import bitsandbytes, peft
+
+    with open_folder(directory) as folder:
+        config = _read_config(folder.path(CONFIG))
+        ready = _policy(policy, policy_options, config)
+        delta = tensors.load(folder.path(DELTA), "changed base tensors") if DELTA in folder.names else {}
+        _check_files(folder, config)
+        _check_base(model, config, delta)
+        names = _check_quantization(model, config)
+        with _together(folder) as adapters:
+            if config["adapters"]:
+                peft.check_saved(model, adapters, config["adapters"], config["active"])
+            bitsandbytes.quantize_(model, config["quantization"], names)
+            if config["adapters"]:
+                model = peft.load_adapters(model, adapters, config["adapters"], is_trainable, config["active"])
+    _write(model, delta, config["unfrozen"] if is_trainable else ())
+    quantization = config["quantization"] if config["quantized"] else None
+    model = attach_strategy(model, ready, config["seed"], config["base"], quantization, config["quantized"])
+    model.hybrid.changed |= {base_name(n) for n in delta}
+    return model
+
+
+def _check_savable(model, peft):
+    merged = [n for n, m in model.named_modules() if getattr(m, "merged", False) is True]
+    if merged:
+        raise HybridOptError(
+            f"the adapter of {merged[0]!r} is merged into its base; call model.unmerge_adapter() first"
+        )
+    if not peft.is_peft_model(model) and any(hasattr(m, "adapter_layer_names") for m in model.modules()):
+        raise HybridOptError(
+            "LoRA was added after wrap, and the wrapped model is only its base; call hybridopt.wrap(peft_model, ...) "
+            "on the PeftModel and save that: nothing is lost"
+        )
+
+
+def _config(strategy, peft):
+    from .integrations import bitsandbytes
+
+    policy, model = strategy.policy, strategy.model
+    return {
+        "format": 1,
+        "hybridopt": version("hybridopt"),
+        "policy": {"routes": pack_routes(policy)} if isinstance(policy, Policy) else pack(policy),
+        "seed": strategy.seed,
+        "quantization": bitsandbytes.scheme_of(model),
+        "quantized": list(strategy.quantized),
+        "adapters": peft.adapter_names(model) if peft.is_peft_model(model) else [],
+        "active": peft.active_adapters(model),
+        "unfrozen": strategy.unfrozen(),
+        "base": strategy.base,
+        "dtype": _dtype(model),
+    }
+
+
+def _read_config(path):
+    config = plain_json.read(path, "configuration")
+    check_format(plain_json.take(config, "format", int, CONFIG), CONFIG)
+    plain_json.only(config, KEYS, CONFIG)
+    lists = dict.fromkeys(("quantized", "adapters", "active", "unfrozen"), list)
+    kinds = {"seed": int, "quantization": str | None, "base": str, "dtype": str | None, "policy": dict} | lists
+    taken = {key: plain_json.take(config, key, kind, CONFIG) for key, kind in kinds.items()}
+    for key in lists:
+        if not all(isinstance(name, str) for name in taken[key]):
+            raise HybridOptError(f"{CONFIG}: {key!r} must be an array of strings, not {taken[key]!r}")
+    return taken
+
+
+def _policy(policy, options, config) -> Ready:
+    if policy is not None:
+        return read_policy(policy, options)
+    if options:
+        raise HybridOptError(f"options {sorted(options)} belong to a policy; name it, too: policy='frugal'")
+    data = config["policy"]
+    try:
+        return unpack_routes({"format": 1, **data}) if "routes" in data else unpack(data, "policies")
+    except HybridOptError as error:
+        raise HybridOptError(f"{CONFIG}: {error}: from_pretrained(model, directory, policy=...)") from error
+
+
+@contextmanager
+def _together(folder):
+    """The adapter files side by side, as PEFT wants them, wherever the published version has them now."""
+    with TemporaryDirectory() as together:
+        for name in folder.names:
+            link = Path(together) / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(folder.path(name).resolve())
+        yield together
+
+
+def _check_files(folder, config):
+    """Adapters that lie there must be listed, or their training would be lost silently."""
+    found = {str(Path(n).parent) for n in folder.names if Path(n).name == "adapter_model.safetensors"}
+    listed = {"." if name == "default" else name for name in config["adapters"]}
+    if found != listed:
+        raise HybridOptError(f"{CONFIG}: adapters={config['adapters']}, but there are files of {sorted(found)}")
+
+
+def _check_base(model, config, delta: Mapping[str, Tensor]):
+    if not isinstance(model, nn.Module):
+        raise HybridOptError(f"model={model!r} is not allowed; give the base model itself, an nn.Module")
+    if "hybrid" in model.__dict__ or any(hasattr(m, "adapter_layer_names") for m in model.modules()):
+        raise HybridOptError("give from_pretrained the base model itself, not wrapped and without adapters")
+    if any(p.is_meta for p in model.parameters()):
+        raise HybridOptError("the base model is on meta and has no values; load its weights first")
+    if fingerprint(model) != config["base"]:
+        raise HybridOptError(
+            f"{type(model).__name__} is not the base model this was trained on: its parameters have other names or "
+            "sizes; load the same model class from the same base checkpoint"
+        )
+    if _dtype(model) != config["dtype"]:
+        raise HybridOptError(
+            f"the base model is in {_dtype(model)}, but was trained in {config['dtype']}, and would answer otherwise; "
+            f"load it with dtype=torch.{config['dtype']}"
+        )
+    live = _tensors(model)
+    if unknown := sorted(set(config["unfrozen"]) - live.keys()):
+        raise HybridOptError(f"{CONFIG}: unfrozen={unknown[:3]}, which the base model has not")
+    for name, value in delta.items():
+        target = live.get(base_name(name))
+        if target is None:
+            raise HybridOptError(f"{DELTA} holds {name!r}, which the base model has not")
+        if base_name(name).rpartition(".")[0] in config["quantized"] and base_name(name).endswith(".weight"):
+            raise HybridOptError(f"{DELTA} holds {name!r}, which {CONFIG} calls quantized")
+        if (target.shape, target.dtype) != (value.shape, value.dtype):
+            raise HybridOptError(
+                f"{DELTA}: {name!r} has shape {tuple(value.shape)} and dtype {value.dtype}, the base model has "
+                f"{tuple(target.shape)} and {target.dtype}; load the base model as it was trained (dtype=...)"
+            )
+
+
+def _check_quantization(model, config) -> list[str]:
+    """The layers that are still to be quantized; none where the base is given as it was, quantized already."""
+    from .integrations import bitsandbytes
+
+    bitsandbytes.guard(model)
+    wanted, names, given = config["quantization"], config["quantized"], bitsandbytes.scheme_of(model)
+    if names and wanted is None:
+        raise HybridOptError(f"{CONFIG}: quantization is null, but quantized={names[:3]}")
+    if given == wanted:
+        return []
+    if given is not None or not names:
+        raise HybridOptError(
+            f"the base model is quantized: {given}, but was trained with: {wanted}; load it "
+            + ("in full precision" if names or wanted is None else f"quantized with {wanted}")
+        )
+    if strange := sorted(set(names) - set(bitsandbytes.check(model, wanted))):
+        raise HybridOptError(f"{CONFIG}: quantized={strange[:3]} cannot be quantized in this base model")
+    return names
+
+
+def _write(model, delta, unfrozen):
+    live = _tensors(model)
+    with torch.no_grad():
+        for name, value in delta.items():
+            live[base_name(name)].copy_(value)
+    for name in unfrozen:
+        live[name].requires_grad_(live[name].is_floating_point())
+
+
+def _tensors(model):
+    """Parameters and persistent buffers by base name."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {base_name(n): t for n, t in (*parameters, *persistent_buffers(model))}
+
+
+def _dtype(model) -> str | None:
+    """The dtype of the base: of its first parameter that is not quantized."""
+    own = set(base_names(model))
+    floats = (p.dtype for n, p in model.named_parameters() if p.is_floating_point() and base_name(n) in own)
+    return str(next(floats)).removeprefix("torch.") if own else None
