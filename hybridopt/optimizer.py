@@ -1,5 +1,6 @@
 """The torch optimizer that carries out a policy."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from . import loading
 from .base import stream
-from .errors import HybridOptError, check_choice
+from .errors import HybridOptError, HybridOptWarning, check_choice
 from .gradients import NONFINITE, Drop, sound
 from .policy import Ready, check_routes, read_policy
 from .slices import update_in_slices
@@ -51,7 +52,7 @@ class HybridOptimizer(torch.optim.Optimizer):
         check_choice("HybridOptimizer", "nonfinite", nonfinite, NONFINITE)
         check_numbers({"lr": lr, "weight_decay": weight_decay})
         self._tags = Tags(read_policy(policy, policy_options), seed, roles)
-        self.nonfinite, self._alive = nonfinite, False
+        self.nonfinite, self._alive = nonfinite, 0  # parameters that required gradients when last looked at
         self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         check_routes(self._tags.policy, self._tags.roles)
@@ -67,7 +68,7 @@ class HybridOptimizer(torch.optim.Optimizer):
         group = self.param_groups.pop()
         check_numbers(group)
         self.param_groups += self._tags.divide(group, self.param_groups, "weight_decay" in (own or ()))
-        self._alive = self._alive or any(p.requires_grad for p in group["params"])
+        self._alive += sum(p.requires_grad for p in group["params"])
         self._look_anew()
         for each in self.param_groups:
             self._turn(each)
@@ -86,10 +87,9 @@ class HybridOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check_alive()
         work = [(g, n, p) for g in self.param_groups for n, p in named(g) if p.grad is not None]
-        if not work:
-            self._check_alive()
-        elif sound([(n, p.grad) for _, n, p in work], self.nonfinite, self.param_groups[0]["step"]):
+        if work and sound([(n, p.grad) for _, n, p in work], self.nonfinite, self.param_groups[0]["step"]):
             for group in self.param_groups:
                 self._turn(group)
             for group, name, p in work:
@@ -99,12 +99,20 @@ class HybridOptimizer(torch.optim.Optimizer):
         return loss
 
     def _check_alive(self):
-        if self._alive and not any(p.requires_grad for g in self.param_groups for p in g["params"]):
-            name = self.param_groups[0]["param_names"][0]
+        """Parameters that lost requires_grad: nothing left to train is an error, fewer than before a warning."""
+        alive = sum(p.requires_grad for g in self.param_groups for p in g["params"])
+        lost, self._alive = alive < self._alive, alive
+        if not lost:
+            return
+        name = next(n for g in self.param_groups for n, p in named(g) if not p.requires_grad)
+        cure = "after switching adapters make a new optimizer with model.hybrid.optimizer()"
+        if not alive:
+            self._alive = 1  # the next step raises again
             raise HybridOptError(
                 f"nothing to train any more: {name!r} and all other parameters of this optimizer have "
-                "requires_grad=False now; after switching adapters make a new one with model.hybrid.optimizer()"
+                f"requires_grad=False now; {cure}"
             )
+        warnings.warn(f"{name!r} (at least) was frozen since the last step; {cure}", HybridOptWarning, stacklevel=5)
 
     def _turn(self, group):
         """Where a new window has begun, or other blocks are in turn: let go of old state before any new is made."""

@@ -141,8 +141,9 @@ def check_routes(policy: Ready, names: Iterable[str]) -> None:
     for route in policy.routes:
         if route.name != "*" and not any(_any(name, route.name) for name in names):
             raise HybridOptError(
-                f"route name={route.name!r} matches no parameter; the model has for example "
+                f"{type(policy).__name__}: route name={route.name!r} matches no parameter; the model has for example "
                 + ", ".join(repr(name) for name in names[:3])
+                + ". Take another policy, or write routes with names of this model"
             )
 
 

@@ -223,6 +223,19 @@ def test_switching_adapters():
     assert {".default." in n for n, tag in model.hybrid.tags.items() if tag != "frozen"} == {True}
 
 
+def test_switching_adapters_while_others_train_on_warns():
+    model = hybridopt.wrap(tiny_llama(), peft_config=LORA)
+    model.base_model.model.model.norm.weight.requires_grad_(True)
+    model.add_adapter("second", LORA)
+    optimizer = model.hybrid.optimizer(lr=1e-2)
+    train(model, optimizer)
+    model.set_adapter("second")
+    model(**batch(model)).loss.backward()
+    with pytest.warns(HybridOptWarning, match=r"lora_A.default.*make a new optimizer") as caught:
+        optimizer.step()
+    assert caught[0].filename == __file__
+
+
 def test_a_step_without_gradients_is_still_nothing_while_one_may_come():
     model = hybridopt.wrap(tiny_llama())
     optimizer = model.hybrid.optimizer()
