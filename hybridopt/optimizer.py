@@ -67,8 +67,9 @@ class HybridOptimizer(torch.optim.Optimizer):
         super().add_param_group(self._tags.with_names(param_group))
         group = self.param_groups.pop()
         check_numbers(group)
-        self.param_groups += self._tags.divide(group, self.param_groups, "weight_decay" in (own or ()))
-        self._alive += sum(p.requires_grad for p in group["params"])
+        parts = self._tags.divide(group, self.param_groups, "weight_decay" in (own or ()))
+        self.param_groups += parts
+        self._alive += sum(p.requires_grad for part in parts for p in part["params"])
         self._look_anew()
         for each in self.param_groups:
             self._turn(each)

@@ -100,10 +100,10 @@ def _role(name, p, modules, head):
 
 
 def _in_adapter(path, last, modules):
-    """PEFT's tuner layers say which of their members are adapters."""
+    """PEFT's tuner layers say which of their members are adapters; a whole module that is saved stays what it is."""
     for i, member in enumerate([*path[1:], last], 1):
         layer = modules.get(".".join(path[:i]))
-        if member in getattr(layer, "adapter_layer_names", ()):
+        if member != "modules_to_save" and member in getattr(layer, "adapter_layer_names", ()):
             return True
     return False
 

@@ -32,7 +32,9 @@ def update(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now:
     """
     t, part, at = job.treatment, job.part, basis(raw)
     grad = grad.to(job.arithmetic)
-    low, rest = part.down(grad, at), part.rest(grad, at)
+    low = part.down(grad, at)
+    unread = getattr(t.free, "idle", False) and low is not grad  # then the rest need not be worked out
+    rest = grad if unread else part.rest(grad, at)
     out = None if rest is None else t.free.update(rest, {}, _weight(t.free, param, job), now.age)
     if out is not None and t.free_lr_scale != 1:
         out.mul_(t.free_lr_scale)

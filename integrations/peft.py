@@ -3,7 +3,7 @@
 import copy
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from hybridopt import plain_json, tensors
 from hybridopt.errors import HybridOptError
+from hybridopt.integrations.bitsandbytes import is_quantized_parameter, scheme_of
+from hybridopt.integrations.skeleton import without_memory
 
 __all__ = ["active_adapters", "adapter_names", "attach", "check", "check_saved", "is_peft_model", "kept_modules"]
 __all__ += ["load_adapters", "preview", "save_adapters", "saved_tensor_names"]
@@ -23,13 +25,14 @@ DENSE_INITS = ("orthogonal", "mica", "olora", "pissa")  # these read the weight 
 def check(model: nn.Module, peft_config, adapter_name: str = "default", quantization: str | None = None) -> list[str]:
     """Names of the modules and parameters that the adapter would be put on; raises where `attach` could not do it.
 
-    PEFT itself is run on a copy of the model without memory, so its own rules and errors count; `model` is unchanged.
-    `quantization` is the scheme that is about to be applied to the model, if any.
+    PEFT itself is run on a copy without memory, so its own rules count; `model` is unchanged. `quantization` is the
+    scheme about to be applied to the model, if any.
     """
     _check_request(model, peft_config, adapter_name)
-    schemes = {quantization, *(type(p).__name__ for p in _coded(model))} - {None}
-    on_cpu = any(p.device.type == "cpu" for p in model.parameters())
-    if on_cpu and schemes & {"int8", "Int8Params"} and getattr(peft_config, "use_dora", False):
+    is_int8 = "int8" in f"{quantization} {scheme_of(model)}" and any(
+        p.device.type == "cpu" for p in model.parameters()
+    )
+    if is_int8 and getattr(peft_config, "use_dora", False):
         raise HybridOptError(
             "use_dora=True with int8 weights on the CPU: PEFT's DoRA loses the scales of the base weight in the first "
             "forward pass, and the second fails; take quantization='nf4', or use_dora=False"
@@ -37,31 +40,28 @@ def check(model: nn.Module, peft_config, adapter_name: str = "default", quantiza
     trial = preview(model, peft_config, adapter_name)
     parameters = trial.base_model.targeted_parameter_names
     _check_distinct(trial)
-    _check_init(peft_config, bool(schemes or parameters))
+    is_quantized = quantization is not None or any(map(is_quantized_parameter, model.parameters()))
+    _check_init(peft_config, is_quantized or bool(parameters))
     _check_kept(model, peft_config, _wrapped(trial))
     return [*trial.base_model.targeted_module_names, *parameters]
 
 
 def preview(model: nn.Module, peft_config, adapter_name: str = "default") -> nn.Module:
-    """The PeftModel that `attach` would make, on meta tensors (no memory); `model` and the random state are unchanged.
-
-    Quantized linear layers appear as plain ones. Raises with PEFT's reason where PEFT cannot do it.
-    """
+    """The PeftModel that `attach` would make, but `without_memory`; raises with PEFT's reason where PEFT cannot."""
     from peft import get_peft_model
 
     config = copy.deepcopy(peft_config)
     if isinstance(getattr(config, "init_lora_weights", None), str):
         config.init_lora_weights = True  # the others compute with the weights, which have no values here
-    skeleton = copy.deepcopy(model, dict(_on_meta(model)))
+    skeleton = without_memory(model)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         try:
             return get_peft_model(skeleton, config, adapter_name, low_cpu_mem_usage=True)
         except Exception as error:  # PEFT raises many types
             what = f"{type(peft_config).__name__}(target_modules={getattr(peft_config, 'target_modules', None)!r})"
-            raise HybridOptError(
-                f"PEFT cannot put {what} on {type(model).__name__}: {error} ({_linear(model)})"
-            ) from error
+            text = f"PEFT cannot put {what} on {type(model).__name__}: {error} ({_linear(model)})"
+            raise HybridOptError(text) from error
 
 
 def kept_modules(model: nn.Module, peft_config, adapter_name: str = "default") -> list[str]:
@@ -155,8 +155,7 @@ def _check_request(model: nn.Module, peft_config, adapter_name: str) -> None:
         cure = "take for example peft.LoraConfig(r=16, target_modules='all-linear')"
         raise HybridOptError(f"peft_config={peft_config!r} is no PEFT config; {cure}")
     if peft_config.is_prompt_learning:
-        kind = type(peft_config).__name__
-        raise HybridOptError(f"peft_config={kind}: PEFT cannot load prompt learning for training; take LoraConfig")
+        raise HybridOptError(f"{type(peft_config).__name__}: PEFT cannot load prompt learning for training; take LoRA")
     if not isinstance(adapter_name, str) or not adapter_name or set(adapter_name) & set("./\\"):
         raise HybridOptError(f"adapter_name={adapter_name!r}: it must be a name without dots and slashes")
     if is_peft_model(model) or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
@@ -189,7 +188,7 @@ def _check_kept(model: nn.Module, peft_config, names: list[str]) -> None:
         if not any(name.endswith(given) for name in names):
             raise HybridOptError(f"modules_to_save: the model has no module {given!r}; {_linear(model)}")
     for name in names:
-        if list(_coded(model.get_submodule(name))):
+        if any(map(is_quantized_parameter, model.get_submodule(name).parameters())):
             cure = f"load it unquantized (BitsAndBytesConfig(llm_int8_skip_modules=[{name!r}])) or use LoRA on it"
             raise HybridOptError(f"modules_to_save: {name} is quantized and cannot be trained; {cure}")
 
@@ -250,19 +249,3 @@ def _linear(model: nn.Module) -> str:
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     listed = ", ".join(names[:4] + ["..."] * (len(names) > 4)) or "none"
     return f"its linear layers are {listed}; target_modules='all-linear' takes all but the output layer"
-
-
-def _on_meta(model: nn.Module) -> Iterator[tuple[int, nn.Module | Tensor]]:
-    for module in model.modules():
-        weight = module._parameters.get("weight")
-        if isinstance(module, nn.Linear) and type(weight) not in (nn.Parameter, type(None)):
-            yield id(module), nn.Linear(module.in_features, module.out_features, module.bias is not None, "meta")
-        for tensor in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
-            if isinstance(tensor, Tensor):
-                empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-                is_parameter = isinstance(tensor, nn.Parameter)
-                yield id(tensor), nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
-
-
-def _coded(model: nn.Module) -> Iterator[Tensor]:
-    return (p for p in model.parameters() if type(p).__name__ == "Params4bit" or not p.is_floating_point())

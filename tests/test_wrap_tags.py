@@ -243,3 +243,11 @@ def test_a_step_without_gradients_is_still_nothing_while_one_may_come():
     assert {g["step"] for g in optimizer.param_groups} == {0}
     plain = hybridopt.HybridOptimizer([torch.zeros(3)], lr=0.1)
     plain.step()
+
+
+def test_a_module_that_is_trained_as_a_whole_stays_the_output_layer():
+    config = LoraConfig(r=4, target_modules="all-linear", modules_to_save=["classifier"])
+    model = hybridopt.wrap(tiny_bert(), peft_config=config)
+    tags = {n: tag for n, tag in model.hybrid.tags.items() if "modules_to_save" in n}
+    assert set(tags.values()) == {"state-full"} and len(tags) == 2
+    assert {p.role for p in params(model) if p.name in tags} == {"head"}

@@ -98,8 +98,20 @@ def test_the_dry_run_finds_what_attach_targets_and_changes_nothing(build, option
         ({"target_modules": ["lm_head"], "rank_pattern": {"lm_head": 2}}, ["lm_head"]),
     ],
 )
-def test_the_dry_run_follows_pefts_rules(options, names):
-    assert adapters.check(tiny_llama(), lora(**options)) == names
+def test_the_dry_run_follows_pefts_rules_and_keeps_the_random_state(options, names):
+    model = tiny_llama()
+    before = values(model)  # adapters of embeddings draw numbers even without memory
+    assert adapters.check(model, lora(**options)) == names
+    assert values(model) == before
+
+
+def test_tensors_that_are_no_parameters_do_not_hinder_the_copy():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch prefers its parametrization, which keeps no such tensor
+        normed = nn.utils.weight_norm(nn.Linear(8, 8))
+    model = nn.Sequential(normed, nn.Linear(8, 8))
+    model(torch.ones(1, 8))  # leaves a result of autograd in normed.weight
+    assert adapters.check(model, lora(target_modules=["1"])) == ["1"]
 
 
 def test_expert_parameters_are_found():
@@ -210,12 +222,11 @@ def test_dora_on_int8_is_refused_on_cpus_because_it_still_fails_there():
         model(**batch(model))
 
 
-def test_quantized_modules_cannot_train_as_a_whole(tmp_path):
+@pytest.mark.parametrize("storage", [torch.uint8, torch.bfloat16])
+def test_quantized_modules_cannot_train_as_a_whole(storage, tmp_path):
     tiny_llama().save_pretrained(tmp_path)
-    options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
-    model = AutoModelForCausalLM.from_pretrained(
-        tmp_path, quantization_config=BitsAndBytesConfig(**options), device_map="cpu"
-    )
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_quant_storage=storage)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config, device_map="cpu")
     assert adapters.check(model, lora(modules_to_save=["lm_head"]))
     with pytest.raises(HybridOptError, match=r"modules_to_save: model.layers.0.self_attn.o_proj is quantized"):
         adapters.check(model, lora(modules_to_save=["o_proj"]))
