@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .errors import check_number
+from .errors import HybridOptError, check_number
 
 __all__ = [
     "Codec",
@@ -77,7 +77,10 @@ class Draw:
 
     def density(self, density: Density) -> float:
         """The density in force in this window, in [0, 1]."""
-        value = density(self.step) if callable(density) else density
+        try:
+            value = density(self.step) if callable(density) else density
+        except TypeError as error:
+            raise HybridOptError(f"density={density!r} must take the step as its only argument: {error}") from error
         check_number(f"density at step {self.step}", "density", value, 0, 1)
         return float(value)
 

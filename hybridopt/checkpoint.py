@@ -1,27 +1,28 @@
 """What is saved and how it comes back: adapters as PEFT reads them, changed base tensors, and the configuration."""
 
-from collections.abc import Mapping
+import re
 from contextlib import contextmanager
 from importlib.metadata import version
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from . import plain_json, tensors
 from .errors import HybridOptError
 from .find import pack, unpack
+from .fitting import CONFIG, DELTA, base_dtype, base_tensors, check_bare, check_base, check_quantization
 from .folder import open_folder, publish
 from .policy import Policy, Ready, check_format, pack_routes, read_policy, unpack_routes
-from .roles import base_name, base_names
-from .strategy import Strategy, fingerprint, persistent_buffers
+from .roles import base_name
+from .strategy import Strategy
 from .wrapping import attach_strategy
 
 __all__ = ["CONFIG", "DELTA", "from_pretrained", "save"]
 
-CONFIG, DELTA = "hybridopt_config.json", "hybridopt_delta.safetensors"
 KEYS = (
     "format",
     "hybridopt",
@@ -42,6 +43,8 @@ def save(strategy: Strategy, directory: str | Path) -> None:
     from .integrations import peft
 
     model = strategy.model
+    _check_directory(directory)
+    strategy.check_structure()
     _check_savable(model, peft)
 
     def write(folder: Path) -> None:
@@ -53,7 +56,7 @@ def save(strategy: Strategy, directory: str | Path) -> None:
         changed = {n: t for n, t in strategy.changed_tensors().items() if n not in held}
         if changed:
             tensors.save(changed, folder / DELTA, {"format": "pt"})
-        plain_json.write(folder / CONFIG, _config(strategy, peft))
+        plain_json.write(folder / CONFIG, _config(strategy, {*changed, *held}))
 
     publish(Path(directory), write)
 
@@ -78,13 +81,15 @@ def from_pretrained(
     """
     from .integrations import bitsandbytes, peft
 
+    _check_directory(directory)
     with open_folder(directory) as folder:
         config = _read_config(folder.path(CONFIG))
         ready = _policy(policy, policy_options, config)
         delta = tensors.load(folder.path(DELTA), "changed base tensors") if DELTA in folder.names else {}
         _check_files(folder, config)
-        _check_base(model, config, delta)
-        names = _check_quantization(model, config)
+        check_bare(model, config)
+        names = check_quantization(model, config)
+        base = check_base(model, config, delta)
         with _together(folder) as adapters:
             if config["adapters"]:
                 peft.check_saved(model, adapters, config["adapters"], config["active"])
@@ -93,9 +98,12 @@ def from_pretrained(
                 model = peft.load_adapters(model, adapters, config["adapters"], is_trainable, config["active"])
     _write(model, delta, config["unfrozen"] if is_trainable else ())
     quantization = config["quantization"] if config["quantized"] else None
-    model = attach_strategy(model, ready, config["seed"], config["base"], quantization, config["quantized"])
-    model.hybrid.changed |= {base_name(n) for n in delta}
-    return model
+    return attach_strategy(model, ready, config["seed"], base, quantization, config["quantized"])
+
+
+def _check_directory(directory):
+    if not isinstance(directory, str | PathLike) or not str(directory):
+        raise HybridOptError(f"directory={directory!r} is not allowed; give the path of a folder")
 
 
 def _check_savable(model, peft):
@@ -111,10 +119,11 @@ def _check_savable(model, peft):
         )
 
 
-def _config(strategy, peft):
-    from .integrations import bitsandbytes
+def _config(strategy, replaced):
+    from .integrations import bitsandbytes, peft
 
     policy, model = strategy.policy, strategy.model
+    free = {re.sub(r"\.modules_to_save\.[^.]+", "", base_name(n)) for n in replaced}
     return {
         "format": 1,
         "hybridopt": version("hybridopt"),
@@ -122,11 +131,11 @@ def _config(strategy, peft):
         "seed": strategy.seed,
         "quantization": bitsandbytes.scheme_of(model),
         "quantized": list(strategy.quantized),
-        "adapters": peft.adapter_names(model) if peft.is_peft_model(model) else [],
+        "adapters": peft.adapter_names(model),
         "active": peft.active_adapters(model),
         "unfrozen": strategy.unfrozen(),
-        "base": strategy.base,
-        "dtype": _dtype(model),
+        "base": {n: [*mark[:2], None if n in free else mark[2]] for n, mark in strategy.base.items()},
+        "dtype": base_dtype(model),
     }
 
 
@@ -135,11 +144,15 @@ def _read_config(path):
     check_format(plain_json.take(config, "format", int, CONFIG), CONFIG)
     plain_json.only(config, KEYS, CONFIG)
     lists = dict.fromkeys(("quantized", "adapters", "active", "unfrozen"), list)
-    kinds = {"seed": int, "quantization": str | None, "base": str, "dtype": str | None, "policy": dict} | lists
+    kinds = {"seed": int, "quantization": str | None, "base": dict, "dtype": str | None, "policy": dict} | lists
     taken = {key: plain_json.take(config, key, kind, CONFIG) for key, kind in kinds.items()}
     for key in lists:
         if not all(isinstance(name, str) for name in taken[key]):
             raise HybridOptError(f"{CONFIG}: {key!r} must be an array of strings, not {taken[key]!r}")
+    for name, mark in taken["base"].items():
+        kinds = [type(v) for v in mark] if isinstance(mark, list) else []
+        if kinds not in ([int, str, int], [int, str, type(None)]):
+            raise HybridOptError(f"{CONFIG}: base: {name!r} must be [elements, dtype, checksum], not {mark!r}")
     return taken
 
 
@@ -174,76 +187,10 @@ def _check_files(folder, config):
         raise HybridOptError(f"{CONFIG}: adapters={config['adapters']}, but there are files of {sorted(found)}")
 
 
-def _check_base(model, config, delta: Mapping[str, Tensor]):
-    if not isinstance(model, nn.Module):
-        raise HybridOptError(f"model={model!r} is not allowed; give the base model itself, an nn.Module")
-    if "hybrid" in model.__dict__ or any(hasattr(m, "adapter_layer_names") for m in model.modules()):
-        raise HybridOptError("give from_pretrained the base model itself, not wrapped and without adapters")
-    if any(p.is_meta for p in model.parameters()):
-        raise HybridOptError("the base model is on meta and has no values; load its weights first")
-    if fingerprint(model) != config["base"]:
-        raise HybridOptError(
-            f"{type(model).__name__} is not the base model this was trained on: its parameters have other names or "
-            "sizes; load the same model class from the same base checkpoint"
-        )
-    if _dtype(model) != config["dtype"]:
-        raise HybridOptError(
-            f"the base model is in {_dtype(model)}, but was trained in {config['dtype']}, and would answer otherwise; "
-            f"load it with dtype=torch.{config['dtype']}"
-        )
-    live = _tensors(model)
-    if unknown := sorted(set(config["unfrozen"]) - live.keys()):
-        raise HybridOptError(f"{CONFIG}: unfrozen={unknown[:3]}, which the base model has not")
-    for name, value in delta.items():
-        target = live.get(base_name(name))
-        if target is None:
-            raise HybridOptError(f"{DELTA} holds {name!r}, which the base model has not")
-        if base_name(name).rpartition(".")[0] in config["quantized"] and base_name(name).endswith(".weight"):
-            raise HybridOptError(f"{DELTA} holds {name!r}, which {CONFIG} calls quantized")
-        if (target.shape, target.dtype) != (value.shape, value.dtype):
-            raise HybridOptError(
-                f"{DELTA}: {name!r} has shape {tuple(value.shape)} and dtype {value.dtype}, the base model has "
-                f"{tuple(target.shape)} and {target.dtype}; load the base model as it was trained (dtype=...)"
-            )
-
-
-def _check_quantization(model, config) -> list[str]:
-    """The layers that are still to be quantized; none where the base is given as it was, quantized already."""
-    from .integrations import bitsandbytes
-
-    bitsandbytes.guard(model)
-    wanted, names, given = config["quantization"], config["quantized"], bitsandbytes.scheme_of(model)
-    if names and wanted is None:
-        raise HybridOptError(f"{CONFIG}: quantization is null, but quantized={names[:3]}")
-    if given == wanted:
-        return []
-    if given is not None or not names:
-        raise HybridOptError(
-            f"the base model is quantized: {given}, but was trained with: {wanted}; load it "
-            + ("in full precision" if names or wanted is None else f"quantized with {wanted}")
-        )
-    if strange := sorted(set(names) - set(bitsandbytes.check(model, wanted))):
-        raise HybridOptError(f"{CONFIG}: quantized={strange[:3]} cannot be quantized in this base model")
-    return names
-
-
 def _write(model, delta, unfrozen):
-    live = _tensors(model)
+    live = base_tensors(model)
     with torch.no_grad():
         for name, value in delta.items():
             live[base_name(name)].copy_(value)
     for name in unfrozen:
         live[name].requires_grad_(live[name].is_floating_point())
-
-
-def _tensors(model):
-    """Parameters and persistent buffers by base name."""
-    parameters = model.named_parameters(remove_duplicate=False)
-    return {base_name(n): t for n, t in (*parameters, *persistent_buffers(model))}
-
-
-def _dtype(model) -> str | None:
-    """The dtype of the base: of its first parameter that is not quantized."""
-    own = set(base_names(model))
-    floats = (p.dtype for n, p in model.named_parameters() if p.is_floating_point() and base_name(n) in own)
-    return str(next(floats)).removeprefix("torch.") if own else None

@@ -51,6 +51,10 @@ class HybridOptimizer(torch.optim.Optimizer):
     ):
         check_choice("HybridOptimizer", "nonfinite", nonfinite, NONFINITE)
         check_numbers({"lr": lr, "weight_decay": weight_decay})
+        if isinstance(params, torch.nn.Module):
+            raise HybridOptError(
+                f"params={type(params).__name__} is a module; give its named_parameters(), or wrap it"
+            )
         self._tags = Tags(read_policy(policy, policy_options), seed, roles)
         self.nonfinite, self._alive = nonfinite, 0  # parameters that required gradients when last looked at
         self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}

@@ -143,7 +143,8 @@ def check_routes(policy: Ready, names: Iterable[str]) -> None:
             raise HybridOptError(
                 f"{type(policy).__name__}: route name={route.name!r} matches no parameter; the model has for example "
                 + ", ".join(repr(name) for name in names[:3])
-                + ". Take another policy, or write routes with names of this model"
+                + ". Take another policy, write routes with names of this model, or, for unnamed tensors, give "
+                "model.named_parameters()"
             )
 
 
@@ -156,18 +157,21 @@ def place(body: Treatment, **places: str) -> tuple[Route, ...]:
     """
     for role, where in places.items():
         check_choice("policy", role, where, PLACES)
-    uses = {
-        "full": replace(body, split=Whole(), lr_scale=1.0),
-        "split": body,
-        "free": replace(body, split=Empty()),
-        "frozen": None,
-    }
+
+    def use(where):
+        if where == "frozen":
+            return None
+        return {"full": replace(body, split=Whole(), lr_scale=1.0), "split": body}.get(where) or _free(body)
+
     routes = [Route(None, role="quantized")]
     for role, where in places.items():
-        use = uses[where]
-        still = use is not None and role in ("norm", "bias")
-        routes.append(Route(replace(use, weight_decay=0.0) if still else use, role=role))
-    return (*routes, Route(body, role="linear|conv"), Route(uses["full"]))
+        still = where != "frozen" and role in ("norm", "bias")
+        routes.append(Route(replace(use(where), weight_decay=0.0) if still else use(where), role=role))
+    return (*routes, Route(body, role="linear|conv"), Route(use("full")))
+
+
+def _free(body):
+    return replace(body, split=Empty())
 
 
 def _treatment(policy, p):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .base import Shape
 
-__all__ = ["ROLES", "Param", "base_name", "base_names", "clean", "guess", "params"]
+__all__ = ["ROLES", "Param", "base_name", "base_names", "clean", "guess", "logical_shape", "params"]
 
 ROLES = ("embedding", "head", "norm", "linear", "conv", "bias", "adapter", "quantized", "other")
 WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
@@ -50,7 +50,7 @@ def params(model: nn.Module) -> list[Param]:
     for name, p in model.named_parameters(remove_duplicate=False):
         roles.setdefault(id(p), set()).add(_role(name, p, modules, head))
     return [
-        Param(clean(n), _strictest(roles[id(p)]), _logical_shape(p), p.dtype, p.requires_grad)
+        Param(clean(n), _strictest(roles[id(p)]), logical_shape(p), p.dtype, p.requires_grad)
         for n, p in model.named_parameters()
     ]
 
@@ -139,6 +139,7 @@ def _strictest(roles):
     return next((r for r in ("head", "embedding") if r in roles), sorted(roles)[0])
 
 
-def _logical_shape(p):
+def logical_shape(p: Tensor) -> Shape:
+    """The shape of a parameter, of a quantized one before packing."""
     state = getattr(p, "quant_state", None)
     return tuple(p.shape if state is None else state.shape)

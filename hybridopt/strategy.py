@@ -1,15 +1,11 @@
 """What `wrap` attaches to a model: the policy, resolved by name on the live module tree whenever it is needed."""
 
-import copy
-import hashlib
-import math
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
+from .bases import Base, changed, remember, restructured
 from .errors import HybridOptError, check_choice
 from .optimizer import HybridOptimizer
 from .plan import Plan
@@ -17,33 +13,25 @@ from .policy import Ready, check_routes
 from .report import Report
 from .roles import base_name, base_names, clean, params
 
-__all__ = ["Strategy", "fingerprint", "persistent_buffers"]
+__all__ = ["Strategy"]
 
 
 class Strategy:
     """`model.hybrid`: tags, report, optimizer, saving. Holds names, never parameters, so it follows the model.
 
-    quantization, quantized: the scheme and the names of the layers that `wrap` quantized.
-    changed: base tensors known to differ from the base model, by base name.
+    base: what the base model's tensors were, by base name. quantization, quantized: the scheme and the names of the
+    layers that `wrap` quantized.
     """
 
-    def __init__(self, model: nn.Module, policy: Ready, seed: int = 0, quantization: str | None = None):
-        self.model, self.policy, self.seed, self.quantization = model, policy, seed, quantization
+    def __init__(self, model: nn.Module, policy: Ready, seed: int, base: Base):
+        self.model, self.policy, self.seed, self.base = model, policy, seed, base
+        self.quantization: str | None = None
         self.quantized: tuple[str, ...] = ()
-        self.changed: set[str] = set()
-        self.base: str = ""  # fingerprint of the base model's parameter names
         self._frozen: set[str] = set()
         self._optimizers: weakref.WeakSet[HybridOptimizer] = weakref.WeakSet()
-        self.watch()
-
-    def watch(self) -> None:
-        """Take the base weights as they are now for the base model's, save for those known to be changed."""
-        self._versions = {base_name(n): p._version for n, p in self.model.named_parameters()}
-        self._buffers = {base_name(n): _digest(b) for n, b in persistent_buffers(self.model)}
 
     def adopt(self, inner: "Strategy") -> None:
         """Take over what a strategy of the base model knows, and the base model from it."""
-        self.changed |= inner.changed | {base_name(n) for n in inner.changed_tensors()}
         self.base, self.quantization, self.quantized = inner.base, inner.quantization, inner.quantized
         inner.unwrap()
 
@@ -69,6 +57,7 @@ class Strategy:
         `HybridOptimizer` for the arguments. Raises HybridOptError if nothing is left to train.
         """
         check_choice("optimizer", "release", release, ("accumulate",))
+        self.check_structure()
         plan = self._plan()
         if not plan.trained:
             raise HybridOptError(
@@ -87,7 +76,6 @@ class Strategy:
             roles={e.param.name: e.param.role for e in plan.entries},
         )
         self._freeze(plan)
-        self.changed |= {base_name(n) for n in plan.trained}
         self._optimizers.add(optimizer)
         return optimizer
 
@@ -103,28 +91,26 @@ class Strategy:
             optimizer.unhook()
         self._thaw()
         self.model.__dict__.pop("hybrid", None)
+        remember(self.model, self.base)
         return self.model
+
+    def check_structure(self) -> None:
+        """Raise HybridOptError if base tensors were added, removed or resized since `wrap`."""
+        if why := restructured(self.model, self.base):
+            raise HybridOptError(
+                f"the model was changed since it was wrapped: {why}; what is saved would fit no base model. Take "
+                "model.hybrid.unwrap(), then wrap the model as it is now"
+            )
 
     def changed_tensors(self) -> dict[str, Tensor]:
         """Unquantized base parameters and persistent buffers that differ from the base model's, by live name."""
-        parameters = {
-            clean(n): p.detach()
-            for n, p in self.model.named_parameters()
-            if p.is_floating_point() and self._differs(base_name(n), p)
-        }
-        buffers = ((n, b, base_name(n)) for n, b in persistent_buffers(self.model))
-        return parameters | {
-            clean(n): b for n, b, name in buffers if name in self.changed or self._buffers.get(name) != _digest(b)
-        }
+        return changed(self.model, self.base)
 
     def unfrozen(self) -> list[str]:
         """Parameters of the base model, by base name, that are trained beside the adapters of a PeftModel."""
         own = set(base_names(self.model)) if hasattr(self.model, "peft_config") else ()
         live = ((base_name(n), p.requires_grad or clean(n) in self._frozen) for n, p in self.model.named_parameters())
         return sorted(n for n, trainable in live if trainable and n in own)
-
-    def _differs(self, name, p):
-        return name in self.changed or self._versions.get(name, p._version) != p._version
 
     def _plan(self):
         """The plan as if nothing had been frozen by an earlier one."""
@@ -144,43 +130,9 @@ class Strategy:
                 p.requires_grad_(True)
         self._frozen = set()
 
-    def _copied(self, version):
-        """What a copy needs; its tensors start with new version counters, so what has changed is written down."""
-        changed = self.changed | {base_name(n) for n in self.changed_tensors()}
-        kept = {k: v for k, v in self.__dict__.items() if k != "_optimizers"}
-        return kept | {"changed": changed, "_versions": dict.fromkeys(self._versions, version)}
-
     def __getstate__(self) -> dict:
-        return self._copied(version=1)  # unpickled parameters have been written once
-
-    def __deepcopy__(self, memo: dict) -> "Strategy":
-        twin = memo[id(self)] = type(self).__new__(type(self))
-        twin.__setstate__(copy.deepcopy(self._copied(version=0), memo))
-        return twin
+        return {k: v for k, v in self.__dict__.items() if k != "_optimizers"}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._optimizers = weakref.WeakSet()
-
-
-def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of every buffer that state_dict holds."""
-    for prefix, module in model.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if name not in module._non_persistent_buffers_set:
-                yield f"{prefix}.{name}" if prefix else name, buffer
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A short text that says whether two models have the same base parameters, by name and number of elements.
-
-    Adapters and quantization make no difference to it.
-    """
-    own = set(base_names(model))
-    lines = {f"{base_name(p.name)} {math.prod(p.shape)}" for p in params(model) if base_name(p.name) in own}
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
-
-
-def _digest(buffer):
-    data = buffer.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return hashlib.sha256(data.numpy().tobytes()).hexdigest()

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from .errors import HybridOptError, check_number
+from .errors import HybridOptError, check_choice, check_number
 from .plan import Plan
 from .policy import Ready, pack_treatment
-from .roles import Param, clean, guess
+from .roles import ROLES, Param, clean, guess
 from .treatment import Treatment
 
 __all__ = ["Tags", "check_numbers", "named"]
@@ -19,6 +19,8 @@ class Tags:
 
     def __init__(self, policy: Ready, seed: int, roles: Mapping[str, str] | None):
         self.policy, self.seed, self.roles = policy, seed, dict(roles or {})
+        for name, role in self.roles.items():
+            check_choice("HybridOptimizer", f"role of {name!r}", role, ROLES)
         self._treatments: dict[str, Treatment] = {}
         self._named: bool | None = None
         self._count = 0
@@ -31,6 +33,7 @@ class Tags:
         """Unnamed tensors get names by their position, so that everything else can go by name."""
         if not isinstance(group, dict) or isinstance(group.get("params"), set | dict | None):
             return group  # torch says what is wrong
+        self._check_options(group)
         params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         if not params:
             return {**group, "params": [], "param_names": []}
@@ -45,6 +48,14 @@ class Tags:
         self._named = not unnamed
         start, self._count = self._count, self._count + len(params)
         return {**group, "params": [(f"param_{start + i}", p) for i, p in enumerate(params)] if unnamed else params}
+
+    def _check_options(self, group):
+        own = {"policy", "betas", "eps", "momentum", "seed", *getattr(self.policy, "__dataclass_fields__", ())}
+        if wrong := sorted(own & group.keys()):
+            raise HybridOptError(
+                f"{wrong[0]}={group[wrong[0]]!r} in a param group has no effect: groups take lr and weight_decay, "
+                "everything else belongs to the policy; give it to the optimizer, or write a Policy with routes"
+            )
 
     def divide(self, group: dict, others: Iterable[dict], own_decay: bool) -> list[dict]:
         """One group of named parameters as one group a treatment; frozen ones are left out."""

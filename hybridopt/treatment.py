@@ -58,6 +58,11 @@ class Treatment:
             raise HybridOptError(
                 f"free={self.free!r} keeps state; a state-free rule has none: signsgd, sgd or no_update"
             )
+        if self.tag == "state-free" and getattr(self.free, "idle", False):
+            raise HybridOptError(
+                "free='no_update' without a state-full part trains nothing; freeze the parameter instead (None in a "
+                "Route, 'frozen' in a policy), or take density > 0, signsgd or sgd"
+            )
         if not self.reset and callable(getattr(self.split, "density", None)):
             raise HybridOptError("reset=False keeps state over windows and needs a constant density; got a schedule")
 

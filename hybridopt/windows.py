@@ -41,7 +41,8 @@ class Windows:
         split = self._tags.treatment(group).split
         if split not in self._populations:
             same = [g for g in self._groups if self._tags.treatment(g).split == split]
-            self._populations[split] = Population(tuple((n, p.numel()) for g in same for n, p in named(g)))
+            members = ((n, p.numel()) for g in same for n, p in named(g) if p.requires_grad)
+            self._populations[split] = Population(tuple(members))
         return Draw(group["seed"], name, window, window * split.update_gap, self._populations[split])
 
     def idle(self, name: str, p: Tensor) -> bool:

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from .bases import merged, record, remembered
 from .errors import HybridOptError, HybridOptWarning, check_count
 from .plan import Plan
 from .policy import Ready, check_routes, read_policy
 from .roles import Param, params
-from .strategy import Strategy, fingerprint
+from .strategy import Strategy
 
 __all__ = ["attach_strategy", "wrap"]
 
@@ -43,7 +44,7 @@ def wrap(
     ready = read_policy(policy, policy_options)
     names = _check_changes(model, peft_config, quantization)
     _check_policy(model, ready, seed, names, peft_config is not None)
-    base = fingerprint(model)
+    base = merged(remembered(model), record(model))
     if names:
         from .integrations import bitsandbytes
 
@@ -61,8 +62,8 @@ def attach_strategy(model, policy, seed, base, quantization=None, quantized=()) 
 
     bitsandbytes.guard(model)
     inner = _inner_strategy(model)
-    strategy = Strategy(model, policy, seed, quantization)
-    strategy.quantized, strategy.base = tuple(quantized), base
+    strategy = Strategy(model, policy, seed, base)
+    strategy.quantization, strategy.quantized = quantization, tuple(quantized)
     if inner is not None:
         strategy.adopt(inner)
     model.hybrid = strategy

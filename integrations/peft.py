@@ -29,10 +29,9 @@ def check(model: nn.Module, peft_config, adapter_name: str = "default", quantiza
     scheme about to be applied to the model, if any.
     """
     _check_request(model, peft_config, adapter_name)
-    is_int8 = "int8" in f"{quantization} {scheme_of(model)}" and any(
-        p.device.type == "cpu" for p in model.parameters()
-    )
-    if is_int8 and getattr(peft_config, "use_dora", False):
+    is_int8 = "int8" in f"{quantization} {scheme_of(model)}"
+    on_cpu = any(p.device.type == "cpu" for p in model.parameters())
+    if is_int8 and on_cpu and getattr(peft_config, "use_dora", False):
         raise HybridOptError(
             "use_dora=True with int8 weights on the CPU: PEFT's DoRA loses the scales of the base weight in the first "
             "forward pass, and the second fails; take quantization='nf4', or use_dora=False"

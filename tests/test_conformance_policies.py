@@ -23,7 +23,7 @@ SETTINGS = {
     "full": RULES["lion"](),
     "split": "rows",
     "reset": True,
-    "biases": "free",
+    "biases": "frozen",
     "order": "random",
 }
 

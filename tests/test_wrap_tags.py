@@ -164,6 +164,9 @@ def test_tags_are_resolved_when_asked_for():
     model.lm_head = nn.Linear(model.config.hidden_size, 96)
     tags = model.hybrid.tags
     assert tags["model.norm.weight"] == tags["lm_head.bias"] == "state-full"
+    with pytest.raises(HybridOptError, match=r"'lm_head.bias' is only here.*unwrap\(\), then wrap"):
+        model.hybrid.optimizer()
+    model = hybridopt.wrap(model.hybrid.unwrap())
     assert "lm_head.bias" in trained(model.hybrid.optimizer())
 
 

@@ -1,0 +1,114 @@
+"""What the base model was: a checksum of every tensor, so that no change to it is lost and no other base is taken."""
+
+import math
+import weakref
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from .roles import base_name, base_names, clean, logical_shape
+
+__all__ = [
+    "Base",
+    "changed",
+    "checksum",
+    "merged",
+    "persistent_buffers",
+    "record",
+    "remember",
+    "remembered",
+    "restructured",
+    "strange",
+]
+
+Base = dict[str, list]  # base name: [elements before packing, dtype, checksum]
+CHUNK, PATTERN = 1 << 22, 1 << 12  # elements at a time, and of the weights that tell positions apart
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_REMEMBERED: weakref.WeakKeyDictionary[nn.Module, Base] = weakref.WeakKeyDictionary()
+
+
+def record(model: nn.Module) -> Base:
+    """Every parameter and persistent buffer of the base model, whatever adapters are on it; shares of a tie once."""
+    own = set(base_names(model))
+    parameters = ((base_name(n), p) for n, p in model.named_parameters())
+    tensors = {n: p for n, p in parameters if n in own} | {base_name(n): b for n, b in persistent_buffers(model)}
+    return {n: [math.prod(logical_shape(t)), str(t.dtype), checksum(t)] for n, t in tensors.items()}
+
+
+def changed(model: nn.Module, base: Base) -> dict[str, Tensor]:
+    """Unquantized parameters and persistent buffers that differ from the base model's, by live name."""
+    parameters = ((n, p.detach()) for n, p in model.named_parameters() if p.is_floating_point())
+    live = (*parameters, *persistent_buffers(model))
+    return {clean(n): t for n, t in live if base_name(n) in base and base[base_name(n)][2] != checksum(t)}
+
+
+def merged(old: Base, new: Base) -> Base:
+    """The old record where it still speaks of the same tensors, the new one elsewhere."""
+    return {n: old[n] if n in old and old[n][0] == mark[0] else mark for n, mark in new.items()}
+
+
+def strange(live: Base, base: Base) -> str | None:
+    """A tensor that makes `live` another base than `base`, and why; without a checksum in `base` any values will do.
+
+    Quantized weights can be told apart only from such as were quantized the same way.
+    """
+    for name in sorted(live.keys() ^ base.keys()):
+        return f"{name!r} is only {'here' if name in live else 'there'}"
+    for name, (elements, dtype, digest) in base.items():
+        mine = live[name]
+        if mine[0] != elements:
+            return f"{name!r} has {mine[0]} elements, and had {elements}"
+        if digest is not None and mine[1] == dtype and mine[2] != digest:
+            return f"{name!r} has other values"
+    return None
+
+
+def restructured(model: nn.Module, base: Base) -> str | None:
+    """A tensor that was added, removed or resized, and how; reads no values."""
+    own = set(base_names(model))
+    parameters = {base_name(n): p for n, p in model.named_parameters() if base_name(n) in own}
+    tensors = parameters | {base_name(n): b for n, b in persistent_buffers(model)}
+    live = {n: [math.prod(logical_shape(t)), "", None] for n, t in tensors.items()}
+    return strange(live, {n: [mark[0], "", None] for n, mark in base.items()})
+
+
+def checksum(tensor: Tensor) -> int:
+    """A number of 64 bits that depends on every bit of a tensor and its place; the same on every device.
+
+    Every multiplier is odd, so that none takes bits away.
+    """
+    bits = tensor.detach().contiguous().flatten()
+    bits = bits.view(BITS[bits.element_size()] if not bits.is_complex() else torch.int32)
+    weights = _odd(PATTERN, 0x9E3779B97F4A7C1, bits.device)
+    total = 0
+    for number, chunk in enumerate(bits.split(CHUNK)):
+        whole = chunk[: len(chunk) // PATTERN * PATTERN].view(-1, PATTERN).to(torch.int64)
+        rest = chunk[whole.numel() :].to(torch.int64)
+        rows = _odd(len(whole), 0x2545F4914F6CDD1D, bits.device)
+        part = ((whole * weights).sum(-1) * rows).sum() + (rest * weights[: len(rest)]).sum()
+        total += int(part) * (2 * number + 1)
+    return total % (1 << 64)
+
+
+def _odd(count: int, step: int, device: torch.device) -> Tensor:
+    return torch.arange(1, count + 1, device=device).mul_(step).bitwise_or_(1)
+
+
+def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor of every buffer that state_dict holds."""
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield f"{prefix}.{name}" if prefix else name, buffer
+
+
+def remember(model: nn.Module, base: Base) -> None:
+    """Keep the record of a model that is unwrapped, for the next `wrap`: its weights may be trained ones."""
+    _REMEMBERED[model] = base
+
+
+def remembered(model: nn.Module) -> Base:
+    """The record kept for a model or for the base of a PeftModel; empty if there is none."""
+    inner = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    return _REMEMBERED.get(model) or _REMEMBERED.get(inner) or {}

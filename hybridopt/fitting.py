@@ -1,0 +1,92 @@
+"""Does what was saved fit this base model? Checked before anything is changed."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from .bases import Base, persistent_buffers, record, restructured, strange
+from .errors import HybridOptError
+from .roles import base_name, base_names
+
+__all__ = ["CONFIG", "DELTA", "base_dtype", "base_tensors", "check_bare", "check_base", "check_quantization"]
+
+CONFIG, DELTA = "hybridopt_config.json", "hybridopt_delta.safetensors"
+
+
+def check_bare(model: nn.Module, config: dict) -> None:
+    """Raise HybridOptError unless this is a base model of the same tensors, with weights and nothing on it yet."""
+    if not isinstance(model, nn.Module):
+        raise HybridOptError(f"model={model!r} is not allowed; give the base model itself, an nn.Module")
+    if "hybrid" in model.__dict__ or any(hasattr(m, "adapter_layer_names") for m in model.modules()):
+        raise HybridOptError("give from_pretrained the base model itself, not wrapped and without adapters")
+    if any(p.is_meta for p in model.parameters()):
+        raise HybridOptError("the base model is on meta and has no values; load its weights first")
+    if why := restructured(model, config["base"]):
+        raise _another(model, why)
+
+
+def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> Base:
+    """The record of a base model that fits; raises HybridOptError, naming the tensor, for any other."""
+    base = record(model)
+    if why := strange(base, config["base"]):
+        raise _another(model, why)
+    if base_dtype(model) != config["dtype"]:
+        raise HybridOptError(
+            f"the base model is in {base_dtype(model)}, but was trained in {config['dtype']}, and would answer "
+            f"otherwise; load it with dtype=torch.{config['dtype']}"
+        )
+    live = base_tensors(model)
+    if unknown := sorted(set(config["unfrozen"]) - live.keys()):
+        raise HybridOptError(f"{CONFIG}: unfrozen={unknown[:3]}, which the base model has not")
+    for name, value in delta.items():
+        target = live.get(base_name(name))
+        if target is None:
+            raise HybridOptError(f"{DELTA} holds {name!r}, which the base model has not")
+        if base_name(name).rpartition(".")[0] in config["quantized"] and base_name(name).endswith(".weight"):
+            raise HybridOptError(f"{DELTA} holds {name!r}, which {CONFIG} calls quantized")
+        if (target.shape, target.dtype) != (value.shape, value.dtype):
+            raise HybridOptError(
+                f"{DELTA}: {name!r} has shape {tuple(value.shape)} and dtype {value.dtype}, the base model has "
+                f"{tuple(target.shape)} and {target.dtype}; load the base model as it was trained (dtype=...)"
+            )
+    return base
+
+
+def check_quantization(model, config) -> list[str]:
+    """The layers that are still to be quantized; none where the base is given as it was, quantized already."""
+    from .integrations import bitsandbytes
+
+    bitsandbytes.guard(model)
+    wanted, names, given = config["quantization"], config["quantized"], bitsandbytes.scheme_of(model)
+    if names and wanted is None:
+        raise HybridOptError(f"{CONFIG}: quantization is null, but quantized={names[:3]}")
+    if given == wanted:
+        return []
+    if given is not None or not names:
+        raise HybridOptError(
+            f"the base model is quantized: {given}, but was trained with: {wanted}; load it "
+            + ("in full precision" if names or wanted is None else f"quantized with {wanted}")
+        )
+    if strange := sorted(set(names) - set(bitsandbytes.check(model, wanted))):
+        raise HybridOptError(f"{CONFIG}: quantized={strange[:3]} cannot be quantized in this base model")
+    return names
+
+
+def base_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by base name."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {base_name(n): t for n, t in (*parameters, *persistent_buffers(model))}
+
+
+def base_dtype(model: nn.Module) -> str | None:
+    """The dtype of the base: of its first parameter that is not quantized."""
+    own = set(base_names(model))
+    floats = (p.dtype for n, p in model.named_parameters() if p.is_floating_point() and base_name(n) in own)
+    return str(next(floats)).removeprefix("torch.") if own else None
+
+
+def _another(model, why):
+    return HybridOptError(
+        f"{type(model).__name__} is not the base model this was trained on: {why}; load the same model class from the "
+        "same base checkpoint"
+    )

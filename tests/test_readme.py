@@ -1,0 +1,70 @@
+"""What the README says is what happens: its commands, its examples, its tables."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def run(script, folder):
+    """Run a script as a user would, on one thread."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_ci_runs_the_two_commands_of_the_readme():
+    commands = blocks("bash")[0].strip().splitlines()
+    assert len(commands) == 2
+    assert [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line in commands] == commands
+
+
+def test_every_direct_dependency_is_pinned():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert {re.match(r"[\w.-]+", d).group() for d in wanted} <= pins.keys()
+
+
+def test_the_example_runs_as_pasted_and_prints_the_table(tmp_path):
+    (tmp_path / "example.py").write_text(blocks("python")[0])
+    printed = run("example.py", tmp_path)
+    assert blocks("text")[0].strip() in printed
+    assert float(re.search(r"loss (\d+\.\d+)", printed).group(1)) < 4.5  # ln 256 = 5.5 at the start
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_the_own_policy_is_one(tmp_path):
+    (tmp_path / "policy.py").write_text(blocks("python")[1] + "\nprint(Policy.from_json(policy.to_json()) == policy)")
+    assert run("policy.py", tmp_path).strip() == "True"
+
+
+def test_the_policies_of_the_table_are_those_there_are():
+    from hybridopt.find import names
+
+    assert tuple(sorted(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))) == names("policies")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_run(example, tmp_path):
+    losses = re.findall(r"loss'?:? '?(\d+\.\d+)", run(str(example), tmp_path))
+    assert float(losses[-1]) < float(losses[0])
+
+
+def test_links_lead_to_files():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
