@@ -68,3 +68,12 @@ def test_examples_run(example, tmp_path):
 def test_links_lead_to_files():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_measured_table_is_the_benchmarks():
+    results = (ROOT / "benchmarks" / "results" / "sst2.md").read_text()
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in results.splitlines() if "±" in line]
+    rows = [r for r in rows if len(r) == 10]
+    assert len(rows) == 8
+    for name, _, test, gain, _, state, weights, _, cpu, _ in rows:
+        assert f"| {name} | {test} | {gain} | {state} | {weights} | {cpu} |" in README
