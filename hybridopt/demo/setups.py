@@ -1,0 +1,46 @@
+"""The three ways in which the demo trains the same model on the same batches."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["SETUPS", "Setup"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What to ask `hybridopt.wrap` for, and the peak learning rate.
+
+    The rates were chosen with modules held out of the training set, never with the test set.
+    """
+
+    name: str
+    title: str
+    lr: float
+    wrap: dict[str, Any] = field(default_factory=dict)
+    rank: int = 0
+
+    def options(self) -> dict[str, Any]:
+        """Arguments for `hybridopt.wrap`, with the LoRA configuration if there is a rank."""
+        return self.wrap | ({"peft_config": _lora(self.rank)} if self.rank else {})
+
+
+FRUGAL = {"policy": "frugal", "density": 0.25, "split": "columns", "update_gap": 20, "free_lr_scale": 0.1}
+
+SETUPS = (
+    Setup("adamw", "AdamW, full", 5e-4, {"policy": "adamw"}),
+    Setup("frugal", "FRUGAL, full", 1e-3, FRUGAL),
+    Setup("frugal-lora-nf4", "FRUGAL, LoRA + nf4", 6e-3, FRUGAL | {"quantization": "nf4"}, rank=16),
+)
+
+
+def _lora(rank: int) -> Any:
+    """LoRA on every linear layer but the classifier, which is new and trained in full."""
+    from peft import LoraConfig, TaskType
+
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        modules_to_save=["classifier"],
+        task_type=TaskType.SEQ_CLS,
+    )

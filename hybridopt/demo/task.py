@@ -1,0 +1,40 @@
+"""The corpus, tokenized, as the runs see it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .batches import Example, encode
+from .corpus import Corpus, build
+from .encoder import tokenizer
+from .result import Data
+
+__all__ = ["Task", "load"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Label names, tokenized training and test texts, and the sizes to print."""
+
+    labels: tuple[str, ...]
+    train: list[Example]
+    test: list[Example]
+    data: Data
+
+    @property
+    def answers(self) -> Tensor:
+        """The right label of every test text, [texts]."""
+        return torch.tensor([example.label for example in self.test])
+
+
+def load(seed: int) -> Task:
+    """Build the corpus and tokenize it."""
+    words, corpus = tokenizer(), build(seed=seed)
+    train, test = (encode(part, corpus.labels, words) for part in (corpus.train, corpus.test))
+    return Task(corpus.labels, train, test, _sizes(corpus))
+
+
+def _sizes(corpus: Corpus) -> Data:
+    modules = (len({s.module for s in part}) for part in (corpus.train, corpus.test))
+    return Data(corpus.labels, len(corpus.train), len(corpus.test), *modules, corpus.dropped, corpus.floor)
