@@ -30,10 +30,7 @@ _REMEMBERED: weakref.WeakKeyDictionary[nn.Module, Base] = weakref.WeakKeyDiction
 
 def record(model: nn.Module) -> Base:
     """Every parameter and persistent buffer of the base model, whatever adapters are on it; shares of a tie once."""
-    own = set(base_names(model))
-    parameters = ((base_name(n), p) for n, p in model.named_parameters())
-    tensors = {n: p for n, p in parameters if n in own} | {base_name(n): b for n, b in persistent_buffers(model)}
-    return {n: [math.prod(logical_shape(t)), str(t.dtype), checksum(t)] for n, t in tensors.items()}
+    return {n: [math.prod(logical_shape(t)), str(t.dtype), checksum(t)] for n, t in _tensors(model).items()}
 
 
 def changed(model: nn.Module, base: Base) -> dict[str, Tensor]:
@@ -66,10 +63,7 @@ def strange(live: Base, base: Base) -> str | None:
 
 def restructured(model: nn.Module, base: Base) -> str | None:
     """A tensor that was added, removed or resized, and how; reads no values."""
-    own = set(base_names(model))
-    parameters = {base_name(n): p for n, p in model.named_parameters() if base_name(n) in own}
-    tensors = parameters | {base_name(n): b for n, b in persistent_buffers(model)}
-    live = {n: [math.prod(logical_shape(t)), "", None] for n, t in tensors.items()}
+    live = {n: [math.prod(logical_shape(t)), "", None] for n, t in _tensors(model).items()}
     return strange(live, {n: [mark[0], "", None] for n, mark in base.items()})
 
 
@@ -89,6 +83,13 @@ def checksum(tensor: Tensor) -> int:
         part = ((whole * weights).sum(-1) * rows).sum() + (rest * weights[: len(rest)]).sum()
         total += int(part) * (2 * number + 1)
     return total % (1 << 64)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The base model's parameters and persistent buffers by base name."""
+    own = set(base_names(model))
+    parameters = {base_name(n): p for n, p in model.named_parameters() if base_name(n) in own}
+    return parameters | {base_name(n): b for n, b in persistent_buffers(model)}
 
 
 def _odd(count: int, step: int, device: torch.device) -> Tensor:

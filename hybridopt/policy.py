@@ -158,20 +158,22 @@ def place(body: Treatment, **places: str) -> tuple[Route, ...]:
     for role, where in places.items():
         check_choice("policy", role, where, PLACES)
 
-    def use(where):
-        if where == "frozen":
-            return None
-        return {"full": replace(body, split=Whole(), lr_scale=1.0), "split": body}.get(where) or _free(body)
-
     routes = [Route(None, role="quantized")]
     for role, where in places.items():
-        still = where != "frozen" and role in ("norm", "bias")
-        routes.append(Route(replace(use(where), weight_decay=0.0) if still else use(where), role=role))
-    return (*routes, Route(body, role="linear|conv"), Route(use("full")))
+        use = _use(body, where)
+        still = use is not None and role in ("norm", "bias")
+        routes.append(Route(replace(use, weight_decay=0.0) if still else use, role=role))
+    return (*routes, Route(body, role="linear|conv"), Route(_use(body, "full")))
 
 
-def _free(body):
-    return replace(body, split=Empty())
+def _use(body, where):
+    """The treatment at a place; made only when asked for, as not every body has a state-free form."""
+    match where:
+        case "full":
+            return replace(body, split=Whole(), lr_scale=1.0)
+        case "free":
+            return replace(body, split=Empty())
+    return body if where == "split" else None
 
 
 def _treatment(policy, p):
