@@ -1,6 +1,6 @@
 """The small protocols that every part of hybridopt speaks; imports torch, and only errors of the package."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from .errors import HybridOptError, check_number
+from .rounding import Seed
 
 __all__ = [
     "Codec",
     "Density",
     "Draw",
+    "Numbers",
     "Part",
     "Population",
     "Rule",
@@ -28,6 +30,7 @@ __all__ = [
 
 Shape = tuple[int, ...]
 State = dict[str, Tensor]
+Numbers = Mapping[str, float | Tensor]  # by name, floats or tensors of shape []
 Density = float | Callable[[int], float]
 
 
@@ -52,6 +55,7 @@ class Slot:
     dtype: torch.dtype = torch.float32
     signed: bool = True  # False: never negative
     exact: bool = False  # True: no codec may touch it
+    settled: bool = False  # True: moved in `settle`, whatever its shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,22 +104,44 @@ class Draw:
 
 
 class Rule(Protocol):
-    """Gradient to direction, written for `[..., *shape]`, pure tensor code; without slots it is state-free."""
+    """Gradient to direction, pure tensor code for any leading dimensions; without slots it is state-free.
 
-    local: bool  # elementwise: may run on a shard or on a slice of rows
+    A local rule works element by element on any shape. Any other is given matrices `[..., m, n]` (a vector as [1, n])
+    and reduces their last two dimensions only. What it must know of the whole matrix it asks for in `looks` rounds,
+    so that no temporary need be larger than a slice of rows: `look` sees one slice after the other, `settle` sums up.
+    A rule with `looks = None` needs the matrix in one piece.
+    """
+
+    local: bool  # elementwise: may run on a shard or on any slice
     reads_param: bool  # does the direction depend on the weight?
+    looks: int | None  # 0 for a local rule
 
     def slots(self, shape: Shape) -> dict[str, Slot]:
-        """The state for a gradient of this shape."""
+        """The state for a gradient of this shape; HybridOptError for a shape that it cannot take."""
 
-    def update(self, grad: Tensor, state: State, param: Tensor | None, step: int | Tensor) -> Tensor:
-        """Change `state` in place and return the direction, shape of `grad`; `step` counts from 1."""
+    def numbers(self, step: int) -> dict[str, float]:
+        """What depends on the step alone (from 1), such as bias corrections."""
+
+    def look(self, i: int, grad: Tensor, param: Tensor | None, now: Numbers) -> tuple[State, State]:
+        """Round `i` on a slice of rows: [..., rows, 1] by name, to be joined, and sums over the rows, to be added."""
+
+    def settle(self, i: int, rows: State, sums: State, state: State, now: Numbers) -> tuple[State, State]:
+        """The joined rows and sums of round `i`: change the state that is no matrix; return rows and the rest.
+
+        Both are added to `now` of what follows, the rows cut to the slice.
+        """
+
+    def update(self, grad: Tensor, state: State, param: Tensor | None, now: Numbers) -> Tensor:
+        """Change the elementwise `state` in place and return the direction, shape of `grad`, a tensor of its own."""
 
 
 class Part(Protocol):
     """A split in force for one window: `up_(zeros, down(x)) + rest(x) == x`."""
 
     local: bool  # may it be applied to slices of rows?
+    disjoint: bool  # is every entry either state-full or state-free? Then up_ overwrites
+    covers: bool  # is every entry state-full?
+    carries: bool  # does `sample` go on from the basis of the window before?
 
     def shape(self, full: Shape) -> Shape | None:
         """The shape of the state-full part; None where there is none."""
@@ -124,7 +150,7 @@ class Part(Protocol):
         """What the part itself keeps: indices or a basis."""
 
     def sample(self, grad: Tensor, basis: State, draw: Draw) -> None:
-        """Fill the basis at the start of a window; rare and eager."""
+        """Fill the basis at the start of a window, from zeros unless it `carries`; rare and eager."""
 
     def down(self, x: Tensor, basis: State) -> Tensor | None:
         """The state-full part of `x`."""
@@ -149,6 +175,7 @@ class Codec(Protocol):
     """How a slot is kept between two steps, as named plain tensors, so that checkpoints stay plain."""
 
     local: bool  # element by element?
+    random: bool  # does it round at random?
 
     def raw(self, slot: Slot) -> dict[str, Slot]:
         """Suffix to raw slot; the suffix "" is the main tensor."""
@@ -156,15 +183,18 @@ class Codec(Protocol):
     def load(self, raw: State, slot: Slot) -> Tensor:
         """The value, in the slot's dtype."""
 
-    def store(self, raw: State, value: Tensor, slot: Slot, key: int) -> None:
-        """Keep the value; `key` seeds what rounding needs."""
+    def store(self, raw: State, value: Tensor, slot: Slot, seed: Seed) -> None:
+        """Keep the value; `seed` is what rounding needs."""
 
 
 class Store(Protocol):
     """How a weight is kept: the only code that writes to parameters."""
 
+    random: bool  # does it round at random?
+    block: int  # elements in a row that are written together
+
     def fits(self, dtype: torch.dtype) -> bool:
         """Can it keep a parameter of this dtype?"""
 
-    def write_(self, param: Tensor, update: Tensor, decay: float | Tensor, key: int) -> None:
-        """param = decay * param - update, computed in the dtype of `update`; `key` seeds what rounding needs."""
+    def write_(self, param: Tensor, update: Tensor, decay: float | Tensor, seed: Seed) -> None:
+        """param = decay * param - update, computed in the dtype of `update`; `seed` is what rounding needs."""

@@ -1,45 +1,113 @@
 """Stochastic rounding from a counter hash: no generator, no state, the same bits on every device."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-__all__ = ["ahead", "random_bits", "stochastic_bf16", "stochastic_round"]
+__all__ = ["Seed", "random_bits", "stochastic_bf16", "stochastic_round", "tables"]
 
 GOLDEN = 0x9E3779B9
+STEP = 0.625 / 128  # of a bfloat16: rounds to its neighbour, wherever between two powers of two it lies
+_tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
 
-def ahead(key: int, start: int) -> int:
-    """The key under which a slice that begins at position `start` gets the bits it would get in the whole tensor."""
-    return key >> 32 << 32 | (key + start * GOLDEN) & 0xFFFFFFFF
+@dataclass(frozen=True)
+class Seed:
+    """Where random bits come from.
 
-
-def random_bits(like: Tensor, key: int) -> Tensor:
-    """Sixteen random bits for every element, int32 in [0, 65536), a pure function of (key, position).
-
-    The mixing is the finaliser of MurmurHash3 (Appleby, public domain) on int32, which wraps around.
+    key: 63 bits, or an int64 tensor: of shape [], or of shape [n] for a stack of n tensors, one each. row: where a slice
+    begins in its whole. tables: `tables(...)` from that row on, for compiled code, which cannot look them up.
     """
-    x = torch.arange(like.numel(), device=like.device).to(torch.int32).view(like.shape)
-    x.mul_(_signed(GOLDEN)).add_(_signed(key & 0xFFFFFFFF))
-    x = _mix(x).add_(_signed(key >> 32 & 0x7FFFFFFF))
-    return _mix(x).bitwise_and_(0xFFFF)
+
+    key: int | Tensor
+    row: int = 0
+    tables: tuple[Tensor, Tensor] | None = None
 
 
-def stochastic_bf16(x: Tensor, key: int) -> Tensor:
+def random_bits(like: Tensor, seed: int | Tensor | Seed) -> Tensor:
+    """Sixteen random bits for every element, int32 in [0, 65536), a pure function of (key, row, column)."""
+    return _words(like, seed) >> 16 & 0xFFFF
+
+
+def stochastic_bf16(x: Tensor, seed: int | Tensor | Seed) -> Tensor:
     """Round float32 to bfloat16, up or down with the probability that keeps the mean; NaN and infinity stay."""
     x = x.float()
-    bits = x.view(torch.int32).add(random_bits(x, key)).bitwise_and_(-65536)
-    return torch.where(x.isfinite(), bits.view(torch.float32), x).to(torch.bfloat16)
+    bits = random_bits(x, seed)
+    return (_by_comparing if x.device.type == "cpu" else _by_adding)(x, bits).to(torch.bfloat16)
 
 
-def stochastic_round(x: Tensor, key: int) -> Tensor:
+def _by_adding(x, bits):
+    """Add random bits below the last one that stays, and cut."""
+    added = x.view(torch.int32).add(bits).bitwise_and(-65536)
+    return torch.where(x.isfinite(), added.view(torch.float32), x)
+
+
+def _by_comparing(x, bits):
+    """The same without reading floats as integers, which no compiled loop on a CPU does at speed.
+
+    The two differ below 1e-30 and from 1e30 on, where this one rounds to nearest.
+    """
+    near = _eight_bits(x)
+    off = x - near
+    other = _eight_bits(near + near.abs() * off.sign() * STEP)
+    gap, down = (other - near).abs(), bits * 2**-16
+    outward = (off >= 0) == (x >= 0)
+    takes_other = torch.where(outward, off.abs() >= (1 - down) * gap, off.abs() > down * gap)
+    return torch.where(x.abs() < 1e30, torch.where(takes_other, other, near), x)
+
+
+def _eight_bits(x):
+    """The nearest number of eight bits (Veltkamp's splitting): casts to and fro would be optimized away."""
+    big = x * 65537.0
+    return big - (big - x)
+
+
+def stochastic_round(x: Tensor, seed: int | Tensor | Seed) -> Tensor:
     """Round to a whole number, up or down with the probability that keeps the mean; float of the shape of `x`."""
-    return torch.floor(x + random_bits(x, key) * (1 / 65536))
+    return torch.floor(x + random_bits(x, seed) * (1 / 65536))
 
 
-def _mix(x: Tensor) -> Tensor:
-    x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF)).mul_(-2048144789)
-    x.bitwise_xor_((x >> 13).bitwise_and_(0x7FFFF)).mul_(-1028477387)
-    return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
+def tables(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Hashes of at least `size` rows and of as many columns, int32; longer tables begin with the same numbers."""
+    found = _tables.get(device)
+    if found is None or len(found[0]) < size:
+        counter = torch.arange(max(2 * size, 4096), dtype=torch.int32, device=device)
+        found = tuple(_mix(counter * _signed(GOLDEN) + salt, salt) for salt in (0x3C6EF372, 0x1B873593))
+        _tables[device] = found
+    return found
+
+
+def _words(like, seed):
+    """Thirty-two random bits for every element, int32: hashes of row and column joined, and mixed once more.
+
+    The mixing is the finaliser of MurmurHash3 (Appleby, public domain), which wraps around. Both halves of the key
+    enter, the upper one between two rounds, so that two keys never give shifted copies of one sequence.
+    """
+    seed = seed if isinstance(seed, Seed) else Seed(seed)
+    stacked = isinstance(seed.key, Tensor) and seed.key.ndim > 0
+    shape = like.shape[1:] if stacked else like.shape
+    rows, width = shape[:-1].numel(), shape[-1] if shape else 1
+    of_rows, of_columns = seed.tables or tables(max(seed.row + rows, width), like.device)
+    first = 0 if seed.tables else seed.row
+    x = of_rows[first : first + rows].view(*shape[:-1], 1) if len(shape) > 1 else of_rows[first]
+    low, high = _halves(seed.key, len(shape))
+    return _mix((of_columns[:width] if shape else of_columns[0]) ^ _mix(x + low, high))
+
+
+def _mix(x, key=0):
+    x = ((x >> 16 & 0xFFFF) ^ x) * -2048144789 ^ key
+    x = ((x >> 13 & 0x7FFFF) ^ x) * -1028477387
+    return (x >> 16 & 0xFFFF) ^ x
+
+
+def _halves(key, ndim):
+    """Both halves of a key as int32."""
+    if not isinstance(key, Tensor):
+        return _signed(key & 0xFFFFFFFF), _signed(key >> 32)
+    key = key.view(-1, *[1] * ndim) if key.ndim else key
+    low = key & 0xFFFFFFFF
+    return (low - ((low & 1 << 31) << 1)).to(torch.int32), (key >> 32).to(torch.int32)
 
 
 def _signed(word: int) -> int:

@@ -4,10 +4,23 @@ from torch import Tensor
 
 from .base import Draw, Population
 from .plan import arithmetic
-from .state import Job, seen_as
+from .state import BASIS, Job, declare, seen_as
 from .tagging import Tags, named
 
-__all__ = ["Windows"]
+__all__ = ["Windows", "turned"]
+
+
+def turned(state: dict, job: Job, window: int) -> dict:
+    """What stays of a parameter's state in a new window: moments unless they are reset, and a basis that carries on.
+
+    The latter keeps the old window's number until `sample` has seen it.
+    """
+    fits = {k: state[k] for k, s in declare(job).items() if k in state and state[k].shape == s.shape}
+    moments = {k: x for k, x in fits.items() if not k.startswith(BASIS) and not job.treatment.reset}
+    whole = all(BASIS + k in fits for k in job.part.slots(job.shape))
+    basis = {k: x for k, x in fits.items() if k.startswith(BASIS) and job.part.carries and whole}
+    numbers = {"step": state["step"] if moments else 0, "window": state["window"] if basis else window}
+    return numbers | moments | basis
 
 
 class Windows:
@@ -33,7 +46,7 @@ class Windows:
     def job_at(self, group: dict, name: str, p: Tensor, window: int) -> Job:
         """What is done to a parameter in any window."""
         t = self._tags.treatment(group)
-        shape = seen_as(self._tags.roles[name], tuple(p.shape))
+        shape = seen_as(self._tags.roles[name], tuple(p.shape), t)
         return Job(t, t.split.at(self.draw(group, name, window), shape), shape, arithmetic(p.dtype))
 
     def draw(self, group: dict, name: str, window: int) -> Draw:

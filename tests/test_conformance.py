@@ -3,6 +3,7 @@
 import pytest
 import torch
 from parts import DENSITIES, MATRIX_ONLY, RULES, SHAPES, SPLITS, draw, split_of
+from rule_driver import state_for, step
 
 from hybridopt.base import Slot
 
@@ -27,10 +28,6 @@ def sampled(part, x, window=0):
     }
     part.sample(x, basis, draw(window))
     return basis
-
-
-def state_for(rule, shape, dtype=torch.float64):
-    return {name: torch.zeros(slot.shape, dtype=dtype) for name, slot in rule.slots(shape).items()}
 
 
 @pytest.mark.parametrize(("name", "density", "shape"), CELLS)
@@ -104,15 +101,16 @@ def test_subspace_sides(name, side, shape):
 def test_a_rule_leaves_the_gradient_alone_and_returns_a_fresh_tensor(name):
     rule = RULES[name]()
     grad, param, state = numbers((4, 6)), numbers((4, 6), 3), state_for(rule, (4, 6))
-    for step in (1, 2):
+    for t in (1, 2):
         before = grad.clone()
-        out = rule.update(grad, state, param, step)
+        out = step(rule, grad, state, param, t)
         kept = [x.clone() for x in state.values()]
         out.mul_(1e6)
         assert grad.equal(before)
         assert all(a.equal(b) for a, b in zip(kept, state.values(), strict=True)), "the direction is the state itself"
         assert out.shape == grad.shape and out.dtype == grad.dtype
     assert all(isinstance(slot, Slot) for slot in rule.slots((4, 6)).values())
+    assert all(isinstance(number, int | float) for number in rule.numbers(1).values())
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -121,26 +119,25 @@ def test_a_stack_is_updated_as_its_members(name):
     grads, params = numbers((3, 4, 5, 6)), numbers((4, 5, 6), 9)
     together = state_for(rule, (4, 5, 6))
     apart = [state_for(rule, (5, 6)) for _ in range(4)]
-    for step, grad in enumerate(grads, 1):
-        whole = rule.update(grad, together, params, step)
-        each = [rule.update(g, s, p, step) for g, s, p in zip(grad, apart, params, strict=True)]
-        torch.testing.assert_close(whole, torch.stack(each), rtol=1e-13, atol=1e-14)
+    for t, grad in enumerate(grads, 1):
+        whole = step(rule, grad, together, params, t)
+        each = [step(rule, g, s, p, t) for g, s, p in zip(grad, apart, params, strict=True)]
+        torch.testing.assert_close(whole, torch.stack(each), rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.local])
-def test_a_local_rule_works_on_slices(name):
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.looks is not None])
+def test_slices_of_rows_give_the_result_of_the_whole(name):
     rule = RULES[name]()
     grads, params = numbers((3, 8, 5)), numbers((8, 5), 9)
-    whole, halves = state_for(rule, (8, 5)), [state_for(rule, (3, 5)), state_for(rule, (5, 5))]
-    for step, grad in enumerate(grads, 1):
-        out = rule.update(grad, whole, params, step)
-        pieces = zip(grad.split([3, 5]), halves, params.split([3, 5]), strict=True)
-        parts = [rule.update(g, s, p, step) for g, s, p in pieces]
-        assert out.equal(torch.cat(parts))
+    whole, cut = state_for(rule, (8, 5)), state_for(rule, (8, 5))
+    for t, grad in enumerate(grads, 1):
+        out = step(rule, grad, whole, params, t)
+        torch.testing.assert_close(step(rule, grad, cut, params, t, (3, 4)), out, rtol=1e-12, atol=1e-13)
+    assert rule.looks == 0 or not rule.local
 
 
 @pytest.mark.parametrize("name", [name for name, rule in RULES.items() if not rule.reads_param])
 def test_a_rule_that_does_not_read_the_weight_works_without(name):
     rule, grad = RULES[name](), numbers((4, 6))
-    with_weight = rule.update(grad, state_for(rule, (4, 6)), numbers((4, 6), 3), 1)
-    assert with_weight.equal(rule.update(grad, state_for(rule, (4, 6)), None, 1))
+    with_weight = step(rule, grad, state_for(rule, (4, 6)), numbers((4, 6), 3))
+    assert with_weight.equal(step(rule, grad, state_for(rule, (4, 6))))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from training import advance, assert_same, optimize, state_of, tensors, values
 
-from hybridopt import slices
+from hybridopt.execution import slices
 
 SHAPES = {"layers.0.w": (8, 6), "layers.1.w": (6, 8), "layers.2.w": (8, 6), "layers.3.w": (4, 4, 6)}
 SPLITS = ("columns", "rows", "randk", "svd", "random", "block")

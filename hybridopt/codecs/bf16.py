@@ -14,6 +14,7 @@ class Bf16:
     """State in bfloat16, rounded stochastically: to nearest, v * 0.999 would never decay. 2 bytes an element."""
 
     local = True
+    random = True
 
     def raw(self, slot):
         """The slot in bfloat16."""
@@ -23,6 +24,6 @@ class Bf16:
         """A float copy."""
         return raw[""].to(slot.dtype)
 
-    def store(self, raw, value, slot, key):
+    def store(self, raw, value, slot, seed):
         """Round up or down at random."""
-        raw[""].copy_(stochastic_bf16(value, key))
+        raw[""].copy_(stochastic_bf16(value, seed))

@@ -10,6 +10,7 @@ class Fp32:
     """State in the dtype of the arithmetic: 4 bytes an element."""
 
     local = True
+    random = False
 
     def raw(self, slot):
         """The slot itself."""
@@ -19,7 +20,7 @@ class Fp32:
         """The tensor itself: the rule writes in place."""
         return raw[""]
 
-    def store(self, raw, value, slot, key):
+    def store(self, raw, value, slot, seed):
         """Nothing to do, unless the rule made a new tensor."""
         if value is not raw[""]:
             raw[""].copy_(value)

@@ -24,7 +24,9 @@ class Int8:
 
     block: int = 256
     exact_below: int = 4096
+    beside = ("_absmax",)  # raw tensors with a number for every block
     local = False
+    random = True
 
     def __post_init__(self):
         check_count("Int8", "block", self.block, 16)
@@ -43,10 +45,10 @@ class Int8:
         if "_absmax" not in raw:
             return codes
         scale = (raw["_absmax"] / torch.iinfo(codes.dtype).max).unsqueeze(-1)
-        x = (self._blocks(codes.to(slot.dtype)) * scale).flatten()[: codes.numel()].view(codes.shape)
+        x = self._as(codes, self._blocks(codes.to(slot.dtype)) * scale)
         return x if slot.signed else x.square()
 
-    def store(self, raw, value, slot, key):
+    def store(self, raw, value, slot, seed):
         """New scales, then codes."""
         codes = raw[""]
         if "_absmax" not in raw:
@@ -57,10 +59,15 @@ class Int8:
         absmax = x.abs().amax(-1)
         raw["_absmax"].copy_(absmax)
         top = torch.iinfo(codes.dtype).max
-        level = stochastic_round(x * (top / absmax.clamp(min=torch.finfo(x.dtype).tiny)).unsqueeze(-1), key)
+        level = stochastic_round(x * (top / absmax.clamp(min=torch.finfo(x.dtype).tiny)).unsqueeze(-1), seed)
         level = level.clamp(-top, top) if slot.signed else torch.where(x > 0, level.clamp(1, top), 0)
-        codes.copy_(level.flatten()[: codes.numel()].view(codes.shape))
+        codes.copy_(self._as(codes, level))
 
     def _blocks(self, x):
+        if x.shape[-1:] == (self.block,):  # a block in every row
+            return x.view(-1, self.block)
         x = x.flatten()
         return pad(x, (0, -x.numel() % self.block)).view(-1, self.block)
+
+    def _as(self, codes, blocks):
+        return blocks.flatten()[: codes.numel()].view(codes.shape) if blocks.shape != codes.shape else blocks

@@ -1,37 +1,90 @@
 """An update in slices, so that its temporaries stay in the cache and never reach the size of the parameter."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import gcd
 
 from torch import Tensor
 
-from .base import State, Store
-from .state import Job, sliceable
-from .update import Now, update
+from ..base import State, Store
+from ..rounding import Seed
+from ..state import Job, declare, seeds, sliceable, with_elements
+from ..update import Now, join, look, rounds, settle, update, write
 
-__all__ = ["ELEMENTS", "update_in_slices"]
+__all__ = ["ELEMENTS", "Slice", "slices", "update_in_slices"]
 
 ELEMENTS = {"cpu": 1 << 17}  # 512 KiB of float32: a few temporaries fit into a core's caches
 ELSEWHERE = 1 << 26  # on an accelerator a slice only bounds memory
 
 
-def update_in_slices(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: Now) -> None:
-    """`update`, slice by slice where every axis works element by element or row by row; the result is the same."""
+@dataclass(frozen=True)
+class Slice:
+    """Rows of a parameter with what belongs to them, and their seeds."""
+
+    param: Tensor
+    grad: Tensor
+    raw: State
+    seeds: dict[str, Seed]
+    row: int
+
+
+def update_in_slices(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: Now, key: int) -> None:
+    """`update`, slice by slice where every axis works element by element or row by row; the result is the same.
+
+    A rule that must know the whole matrix looks at all its slices first. `key`: the seed from which `now.seeds` come.
+    """
     size = ELEMENTS.get(param.device.type, ELSEWHERE)
     if param.numel() <= size or not param.is_contiguous() or not sliceable(job):
         return update(param, grad, raw, job, store, now)
-    for row, *views in _slices(param, grad, raw, job, size):
-        update(*views, job, store, replace(now, row=row))
+    flat = not (rounds(job) or job.part.slots(job.shape) or store.random or job.treatment.codec.random)
+    job = replace(job, shape=(param.numel(), 1)) if flat else job
+    for matrix, pieces in slices(param, grad, raw, job, key, _step(size, job.shape[-1], store.block)):
+        one = now
+        for i in range(rounds(job)):
+            found = join([look(i, s.param, s.grad, s.raw, matrix, _cut(one, s)) for s in pieces], 0)
+            one = settle(i, found, pieces[0].raw, matrix, one)
+        for s in pieces:
+            write(s.param, s.grad, s.raw, matrix, store, _cut(one, s))
 
 
-def _slices(param: Tensor, grad: Tensor, raw: State, job: Job, size: int) -> Iterator[tuple]:
-    """First row, then views of param, grad and raw state from there on."""
-    width = job.shape[-1] if job.part.slots(job.shape) else 1
-    weights, grads = param.view(-1, width), grad.reshape(-1, width)
-    rows = len(weights)
-    state = {k: x if k.startswith("split.") else x.view(rows, -1) for k, x in raw.items()}
-    step = max(1, size // width)
+def slices(param: Tensor, grad: Tensor, raw: State, job: Job, key: int, step: int) -> Iterator[tuple[Job, list[Slice]]]:
+    """The slices of a matrix, of `step` rows each, with its job; of a stack, matrix by matrix."""
+    if len(job.shape) < 3:
+        yield job, list(_rows(param, grad, raw, job, key, step))
+        return
+    matrix = replace(job, shape=job.shape[-2:])
+    own = {k: slot.shape for k, slot in declare(matrix).items()}
+    raw = {k: x if tuple(x.shape) == own[k] else x.view(-1, *own[k]) for k, x in raw.items()}
+    params, grads = param.view(-1, *matrix.shape), grad.reshape(-1, *matrix.shape)
+    for i in range(len(params)):
+        mine = {k: x if tuple(x.shape) == own[k] else x[i] for k, x in raw.items()}
+        yield matrix, list(_rows(params[i], grads[i], mine, matrix, key, step, before=i * matrix.shape[0]))
+
+
+def _step(size, width, block):
+    """Rows of a slice; every one begins where elements that are written together do."""
+    unit = block // gcd(block, width)
+    return max(1, size // width // unit) * unit
+
+
+def _rows(param, grad, raw, job, key, step, before=0):
+    """Slices of a matrix; elementwise state is cut with it."""
+    rows, width = job.shape if len(job.shape) > 1 else (1, *job.shape)
+    param, grad = param.view(rows, width), grad.reshape(rows, width)
+    cuts = {k: raw[k].view(rows, -1) for k in with_elements(job) if k in raw}
     for row in range(0, rows, step):
         cut = slice(row, row + step)
-        part = {k: x if k.startswith("split.") else x[cut] for k, x in state.items()}
-        yield row, weights[cut], grads[cut], part
+        part = {k: _like(x, cuts[k][cut]) if k in cuts else x for k, x in raw.items()}
+        yield Slice(param[cut], grad[cut], part, seeds(job, key, before + row), row)
+
+
+def _like(whole, rows):
+    """A slice of a raw tensor; scales of blocks stay a vector."""
+    return rows.flatten() if whole.ndim == 1 and rows.shape[-1] == 1 else rows
+
+
+def _cut(now, s):
+    """What `now` says of the rows of a slice."""
+    last = s.row + len(s.param)
+    rows = {axis: {name: x[s.row : last] for name, x in found.items()} for axis, found in now.rows.items()}
+    return replace(now, seeds=s.seeds, rows=rows)

@@ -15,6 +15,7 @@ class Lion:
     betas: tuple[float, float] = (0.9, 0.99)
     local = True
     reads_param = False
+    looks = 0
 
     def __post_init__(self):
         object.__setattr__(self, "betas", _betas.check("Lion", self.betas))
@@ -23,7 +24,11 @@ class Lion:
         """Momentum: 4 bytes an element."""
         return {"exp_avg": Slot(shape)}
 
-    def update(self, grad, state, param, step):
+    def numbers(self, step):
+        """None."""
+        return {}
+
+    def update(self, grad, state, param, now):
         """sign(b1 m + (1 - b1) g), then m moves with b2."""
         b1, b2 = self.betas
         direction = state["exp_avg"].lerp(grad, 1 - b1).sign_()

@@ -18,6 +18,7 @@ class Momentum:
     sign: bool = False  # step with the sign of the direction, as FRUGAL's state-full SGD may
     local = True
     reads_param = False
+    looks = 0
 
     def __post_init__(self):
         check_number("Momentum", "momentum", self.momentum, 0, 1, open_end=True)
@@ -29,9 +30,13 @@ class Momentum:
         """Momentum buffer: 4 bytes an element."""
         return {"momentum_buffer": Slot(shape)}
 
-    def update(self, grad, state, param, step):
+    def numbers(self, step):
+        """The weight of the gradient, 1 in the first step."""
+        return {"gain": 1.0 if step == 1 else 1 - self.dampening}
+
+    def update(self, grad, state, param, now):
         """buf = momentum * buf + (1 - dampening) * g."""
         buf = state["momentum_buffer"]
-        buf.mul_(self.momentum).add_(grad, alpha=1.0 if step == 1 else 1 - self.dampening)
+        buf.mul_(self.momentum).add_(grad * now["gain"])
         out = grad.add(buf, alpha=self.momentum) if self.nesterov else buf.clone()
         return out.sign_() if self.sign else out

@@ -35,6 +35,7 @@ class Muon:
     local = False
     reads_param = False
     looks = None  # the iterations need the matrix in one piece
+    products = True  # of matrices: compiling gains nothing
 
     def __post_init__(self):
         check_number("Muon", "momentum", self.momentum, 0, 1, open_end=True)

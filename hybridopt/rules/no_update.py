@@ -15,12 +15,17 @@ class NoUpdate:
 
     local = True
     reads_param = False
+    looks = 0
     idle = True
 
     def slots(self, shape):
         """None: state-free."""
         return {}
 
-    def update(self, grad, state, param, step):
+    def numbers(self, step):
+        """None."""
+        return {}
+
+    def update(self, grad, state, param, now):
         """Zeros."""
         return grad.new_zeros(grad.shape)

@@ -11,11 +11,16 @@ class SGD:
 
     local = True
     reads_param = False
+    looks = 0
 
     def slots(self, shape):
         """None: state-free."""
         return {}
 
-    def update(self, grad, state, param, step):
+    def numbers(self, step):
+        """None."""
+        return {}
+
+    def update(self, grad, state, param, now):
         """The gradient, copied: directions are changed in place afterwards."""
         return grad.clone()

@@ -11,11 +11,16 @@ class SignSGD:
 
     local = True
     reads_param = False
+    looks = 0
 
     def slots(self, shape):
         """None: state-free."""
         return {}
 
-    def update(self, grad, state, param, step):
+    def numbers(self, step):
+        """None."""
+        return {}
+
+    def update(self, grad, state, param, now):
         """sign(g); zero stays zero."""
         return grad.sign()

@@ -15,6 +15,10 @@ class Lines:
 
     dim: int
     count: int
+    sizes = ("count",)
+    disjoint = True
+    covers = False
+    carries = False
 
     @property
     def local(self):

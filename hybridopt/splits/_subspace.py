@@ -28,7 +28,14 @@ class Subspace:
     rank: int
     right: bool
     leading: bool  # the gradient's leading singular directions, or random ones
-    local = False
+    disjoint = False
+    covers = False
+    carries = False
+
+    @property
+    def local(self):
+        """Rows are projected one by one on the right side."""
+        return self.right
 
     def shape(self, full):
         """[..., m, r] or [..., r, n]."""
@@ -55,6 +62,10 @@ class Subspace:
     def up_(self, out, x, basis):
         """Back to the full shape."""
         return out.add_(self._lift(x, basis))
+
+    def first(self, like, basis):
+        """The leading direction for a gradient like this, [..., side]."""
+        return basis["basis"][..., 0]
 
     def _lift(self, x, basis):
         q = basis["basis"]

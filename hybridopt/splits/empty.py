@@ -11,6 +11,9 @@ class Empty:
 
     update_gap: int = 0
     local = True
+    disjoint = False
+    covers = False
+    carries = False
 
     def at(self, draw, shape):
         """Itself."""

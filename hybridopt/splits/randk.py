@@ -43,6 +43,9 @@ class Entries:
 
     count: int
     local = False
+    disjoint = True
+    covers = False
+    carries = False
 
     def shape(self, full):
         """A vector."""

@@ -11,6 +11,9 @@ class Whole:
 
     update_gap: int = 0
     local = True
+    disjoint = True
+    covers = True
+    carries = False
 
     def at(self, draw, shape):
         """Itself."""
