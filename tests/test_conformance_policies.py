@@ -26,6 +26,7 @@ SETTINGS = {
     "biases": "frozen",
     "order": "random",
 }
+OWN = {"apollo": {"density": 0.5}, "came": {"betas": (0.8, 0.95, 0.99)}}
 
 
 def test_the_names_are_the_files():
@@ -50,6 +51,7 @@ def test_every_part_comes_back_from_json(kind):
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_comes_back_from_json(name, own):
     options = {k: v for k, v in SETTINGS.items() if own and has(POLICIES[name], k)}
+    options |= OWN.get(name, {}) if own else {}
     made = POLICIES[name](**options)
     assert unpack(json.loads(json.dumps(pack(made))), "policies") == made
     routes = Policy(made.routes)
