@@ -11,7 +11,7 @@ from .base import Draw, Population
 from .errors import HybridOptError, check_count
 from .policy import Ready, assign
 from .roles import Param
-from .state import Job, nbytes, seen_as
+from .state import Job, declare, nbytes, seen_as
 from .treatment import Treatment
 
 __all__ = ["Entry", "Plan", "arithmetic", "check_treatment"]
@@ -50,11 +50,12 @@ class Plan:
         check_count("hybridopt", "seed", seed, 0)
         params = list(params)
         treatments = assign(policy, params)
-        plan = Plan(tuple(Entry(p, treatments[p.name] if p.trainable else None) for p in params), seed)
+        trained = {p.name: treatments[p.name].fit(p) for p in params if p.trainable and treatments[p.name]}
+        plan = Plan(tuple(Entry(p, trained.get(p.name)) for p in params), seed)
         for entry in plan.entries:
             if entry.treatment is not None:
                 check_treatment(entry.param, entry.treatment)
-                plan.job(entry, 0)
+                _check_slots(entry.param, plan.job(entry, 0))
         return plan
 
     @property
@@ -70,7 +71,7 @@ class Plan:
     def job(self, entry: Entry, window: int) -> Job:
         """What is done to a parameter in a window."""
         t, p = entry.treatment, entry.param
-        shape = seen_as(p.role, p.shape)
+        shape = seen_as(p.role, p.shape, t)
         draw = Draw(self.seed, p.name, window, window * t.split.update_gap, self._populations[t.split])
         return Job(t, t.split.at(draw, shape), shape, arithmetic(p.dtype))
 
@@ -116,9 +117,17 @@ def check_treatment(p: Param, treatment: Treatment) -> None:
         raise HybridOptError(
             f"parameter {p.name!r} is complex ({p.dtype}); train torch.view_as_real of it, or freeze it"
         )
-    if treatment.store_for(p.dtype) is None:
+    if treatment.store_for(p.codes or p.dtype) is None:
         why = "its store keeps other dtypes" if treatment.store else "no store keeps it"
         raise HybridOptError(
-            f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}) has dtype {p.dtype}: {why}; "
+            f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}) has dtype {p.codes or p.dtype}: {why}; "
             "convert it to float32, bfloat16 or float16, or freeze it"
         )
+
+
+def _check_slots(p, job):
+    """Raise HybridOptError, naming the parameter, if a rule cannot take its shape."""
+    try:
+        declare(job)
+    except HybridOptError as error:
+        raise HybridOptError(f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}): {error}") from error

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from .base import Shape
+from .partition import Partition, partition
 
-__all__ = ["ROLES", "Param", "base_name", "base_names", "clean", "guess", "logical_shape", "params"]
+__all__ = ["ROLES", "Param", "base_name", "base_names", "clean", "codes_dtype", "guess", "logical_shape", "params"]
 
 ROLES = ("embedding", "head", "norm", "linear", "conv", "bias", "adapter", "quantized", "other")
 WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
@@ -16,13 +17,18 @@ WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrappe
 
 @dataclass(frozen=True)
 class Param:
-    """A parameter by name, role and logical shape (of a quantized one: before packing)."""
+    """A parameter by name, role and logical shape (of a quantized one: before packing), and its Hessian blocks.
+
+    codes: the dtype of the codes as which its weight is kept and trained; None where it is kept in its own dtype.
+    """
 
     name: str
     role: str
     shape: Shape
     dtype: torch.dtype = torch.float32
     trainable: bool = True
+    partition: Partition = Partition()
+    codes: torch.dtype | None = None
 
 
 def clean(name: str) -> str:
@@ -45,14 +51,11 @@ def base_names(model: nn.Module) -> list[str]:
 
 def params(model: nn.Module) -> list[Param]:
     """Every parameter of the live module tree once, in order, with its role; a tied one counts as the output layer."""
-    modules, head = dict(model.named_modules()), _output_layer(model)
+    modules, head = dict(model.named_modules(remove_duplicate=False)), _output_layer(model)
     roles: dict[int, set[str]] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
         roles.setdefault(id(p), set()).add(_role(name, p, modules, head))
-    return [
-        Param(clean(n), _strictest(roles[id(p)]), logical_shape(p), p.dtype, p.requires_grad)
-        for n, p in model.named_parameters()
-    ]
+    return [_param(n, p, _strictest(roles[id(p)]), modules) for n, p in model.named_parameters()]
 
 
 def guess(name: str, p: Tensor) -> str:
@@ -73,6 +76,11 @@ def guess(name: str, p: Tensor) -> str:
     if re.search(r"embed|(^|\.)(wte|wpe)\.", lower):
         return "embedding"
     return "conv" if p.ndim > 3 else "linear"
+
+
+def _param(name, p, role, modules):
+    shape = logical_shape(p)
+    return Param(clean(name), role, shape, p.dtype, p.requires_grad, partition(name, shape, modules), codes_dtype(p))
 
 
 def _role(name, p, modules, head):
@@ -137,6 +145,12 @@ def _last_linear(root):
 
 def _strictest(roles):
     return next((r for r in ("head", "embedding") if r in roles), sorted(roles)[0])
+
+
+def codes_dtype(p: Tensor) -> torch.dtype | None:
+    """The dtype of the codes as which a float parameter is kept; None for plain ones."""
+    codes = getattr(p, "codes", None)
+    return codes.dtype if isinstance(codes, Tensor) else None
 
 
 def logical_shape(p: Tensor) -> Shape:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from .errors import HybridOptError, check_choice, check_number
+from .partition import guess_partition
 from .plan import Plan
 from .policy import Ready, pack_treatment
-from .roles import ROLES, Param, clean, guess
+from .roles import ROLES, Param, clean, codes_dtype, guess
 from .treatment import Treatment
 
 __all__ = ["Tags", "check_numbers", "named"]
@@ -17,8 +18,11 @@ __all__ = ["Tags", "check_numbers", "named"]
 class Tags:
     """Which parameter is trained how, by name; plain data, so it travels with copies of the optimizer."""
 
-    def __init__(self, policy: Ready, seed: int, roles: Mapping[str, str] | None):
-        self.policy, self.seed, self.roles = policy, seed, dict(roles or {})
+    def __init__(self, policy: Ready, seed: int, roles: Mapping[str, str | Param] | None):
+        roles = roles or {}
+        self.policy, self.seed = policy, seed
+        self.roles = {n: r.role if isinstance(r, Param) else r for n, r in roles.items()}
+        self._partitions = {n: r.partition for n, r in roles.items() if isinstance(r, Param)}
         for name, role in self.roles.items():
             check_choice("HybridOptimizer", f"role of {name!r}", role, ROLES)
         self._treatments: dict[str, Treatment] = {}
@@ -65,7 +69,7 @@ class Tags:
         if taken or len(found) < len(group["params"]):
             raise HybridOptError(f"parameter names must differ; {(taken or group['param_names'])[:3]} are given twice")
         roles = {n: self.roles.get(n) or guess(n, p) for n, p in found.items()}
-        params = [Param(n, roles[n], tuple(p.shape), p.dtype) for n, p in found.items()]
+        params = [self._param(n, p, roles[n]) for n, p in found.items()]
         step, parts = others[0]["step"] if others else 0, {}
         for name, treatment in Plan.of(params, self.policy, self.seed).trained.items():
             label = self._label(treatment)
@@ -76,6 +80,11 @@ class Tags:
             part["param_names"].append(name)
         self.roles |= roles
         return list(parts.values())
+
+    def _param(self, name, p, role):
+        shape = tuple(p.shape)
+        blocks = self._partitions.get(name) or guess_partition(name, shape)
+        return Param(name, role, shape, p.dtype, partition=blocks, codes=codes_dtype(p))
 
     def _plain(self, treatment, label, step):
         numbers = {"step": step, "seed": self.seed}

@@ -12,12 +12,15 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hybridopt"
 LAYERS = (
     ("errors",),
-    ("base", "rounding", "gradients"),
-    ("rules", "splits", "schedules", "codecs", "stores"),
-    ("find", "treatment", "roles", "plain_json", "lock", "tensors"),
+    ("rounding", "grids", "gradients"),
+    ("base",),
+    ("noise",),
+    ("rules", "splits", "schedules", "codecs", "stores", "partition"),
+    ("roles",),
+    ("find", "treatment", "plain_json", "lock", "tensors", "int8_layers"),
     ("policy", "state", "manifest"),
     ("policies", "update", "plan", "loading", "folder"),
-    ("slices", "report", "tagging"),
+    ("execution", "report", "tagging"),
     ("windows",),
     ("optimizer",),
     ("bases",),
@@ -78,7 +81,7 @@ def test_imports_point_up(file):
 def test_parts_know_no_other_kind_of_part(kind):
     for file in (PACKAGE / kind).glob("*.py"):
         mine = [t for t, _ in imports(file) if t.startswith("hybridopt.")]
-        assert all(unit(t) in ("base", "errors", "rounding", kind) for t in mine), (file, mine)
+        assert all(unit(t) in ("base", "errors", "rounding", "grids", "noise", kind) for t in mine), (file, mine)
 
 
 def test_import_is_light():
