@@ -122,8 +122,11 @@ class Rule(Protocol):
     def numbers(self, step: int) -> dict[str, float]:
         """What depends on the step alone (from 1), such as bias corrections."""
 
-    def look(self, i: int, grad: Tensor, param: Tensor | None, now: Numbers) -> tuple[State, State]:
-        """Round `i` on a slice of rows: [..., rows, 1] by name, to be joined, and sums over the rows, to be added."""
+    def look(self, i: int, grad: Tensor, state: State, param: Tensor | None, now: Numbers) -> tuple[State, State]:
+        """Round `i` on a slice of rows: [..., rows, 1] by name, to be joined, and sums over the rows, to be added.
+
+        The elementwise `state` is there to be read; it moves in `update`.
+        """
 
     def settle(self, i: int, rows: State, sums: State, state: State, now: Numbers) -> tuple[State, State]:
         """The joined rows and sums of round `i`: change the state that is no matrix; return rows and the rest.

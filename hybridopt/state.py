@@ -13,7 +13,22 @@ from .rounding import Seed
 from .splits.empty import Empty
 from .treatment import Treatment
 
-__all__ = ["BASIS", "Job", "allocate", "basis", "declare", "in_blocks", "keep", "load", "nbytes", "seeds", "seen_as", "sliceable", "with_elements"]
+__all__ = [
+    "BASIS",
+    "Job",
+    "allocate",
+    "basis",
+    "declare",
+    "in_blocks",
+    "keep",
+    "load",
+    "nbytes",
+    "seeds",
+    "seen_as",
+    "sliceable",
+    "unseeded",
+    "with_elements",
+]
 
 EXACT = Fp32()
 BASIS = "split."
@@ -107,6 +122,11 @@ def keep(job: Job, raw: State, state: State, seeds: dict[str, Seed]) -> None:
 def seeds(job: Job, key: int, row: int = 0) -> dict[str, Seed]:
     """Seeds for everything that an update rounds, in a slice that begins at `row`: weight (""), its part, every slot."""
     return {name: Seed(key ^ _salt(name), row) for name in ("", "low", *job.slots)}
+
+
+def unseeded(job: Job) -> dict[str, None]:
+    """In place of seeds, where nothing is rounded at random."""
+    return dict.fromkeys(("", "low", *job.slots))
 
 
 @lru_cache(maxsize=1024)

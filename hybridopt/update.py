@@ -57,8 +57,9 @@ def look(i: int, param: Tensor, grad: Tensor, raw: State, job: Job, now: Now) ->
     for axis, rule in _rules(job):
         if i < (rule.looks or 0):
             cut = job.part.down if axis == "full" else job.part.rest
+            state = load(job, raw, elementwise=True) if axis == "full" else {}
             weight = cut(param.to(job.arithmetic), basis(raw)) if rule.reads_param else None
-            found[axis] = rule.look(i, cut(grad.to(job.arithmetic), basis(raw)), weight, now.of(axis))
+            found[axis] = rule.look(i, cut(grad.to(job.arithmetic), basis(raw)), state, weight, now.of(axis))
     return found
 
 

@@ -18,7 +18,9 @@ def step(rule, grad, state, param=None, t=1, cuts=(), key=0):
     pieces = _pieces(grad.shape[-2], cuts if rule.looks is not None else ())
     now, rows, own = {"key": key, **rule.numbers(t)}, {}, _elementwise(rule, grad.shape)
     for i in range(rule.looks or 0):
-        found = [rule.look(i, grad[..., p, :], _cut(param, p), now | _rows(rows, p)) for p in pieces]
+        found = [
+            rule.look(i, grad[..., p, :], _own(state, own, p), _cut(param, p), now | _rows(rows, p)) for p in pieces
+        ]
         joined = {k: torch.cat([f[0][k] for f in found], -2) for k in found[0][0]}
         added = {k: sum(f[1][k] for f in found) for k in found[0][1]}
         whole = {k: x for k, x in state.items() if k not in own}
@@ -26,7 +28,7 @@ def step(rule, grad, state, param=None, t=1, cuts=(), key=0):
         now, rows = now | rest, rows | more
     out = []
     for p in pieces:
-        mine = {k: x[..., p, :] for k, x in state.items() if k in own} if rule.looks is not None else state
+        mine = _own(state, own, p) if rule.looks is not None else state
         out.append(rule.update(grad[..., p, :], mine, _cut(param, p), now | _rows(rows, p)))
     return torch.cat(out, -2)
 
@@ -59,6 +61,10 @@ def extremes(dtype=torch.float32):
     mixed[:, 2] = 0
     sizes = {f"{size:g}": g * size for size in (0.0, 1e-30, 1e-20, 1e10, 1e18, 1e25)}
     return sizes | {"rows and columns of zeros": holes, "zero at first": late, "mixed": mixed}
+
+
+def _own(state, elementwise, piece):
+    return {k: x[..., piece, :] for k, x in state.items() if k in elementwise}
 
 
 def _elementwise(rule, shape):

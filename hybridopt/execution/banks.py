@@ -53,5 +53,7 @@ def _bank(tasks):
 
 def _now(tasks, device) -> Now:
     nows = [task.now() for task in tasks]
-    seeds = {name: Seed(torch.tensor([now.seeds[name].key for now in nows], device=device)) for name in nows[0].seeds}
+    seeds = nows[0].seeds
+    if tasks[0].random:
+        seeds = {name: Seed(torch.tensor([now.seeds[name].key for now in nows], device=device)) for name in seeds}
     return replace(nows[0], key=torch.tensor([now.key for now in nows], device=device), seeds=seeds)

@@ -27,7 +27,9 @@ def run(tasks: Iterable[Task]) -> None:
     alike: dict[tuple, list[Task]] = {}
     for task in tasks:
         numbers = tuple(id(x) if isinstance(x, Tensor) else x for x in (task.lr, task.decay))
-        alike.setdefault((id(task.job.treatment), task.age, task.param.device, task.param.dtype, *numbers), []).append(task)
+        alike.setdefault((id(task.job.treatment), task.age, task.param.device, task.param.dtype, *numbers), []).append(
+            task
+        )
     for same in alike.values():
         one = same[0]
         states = [{name: task.raw[name] for name in one.job.slots} for task in same]

@@ -16,6 +16,9 @@ def run(tasks: Iterable[Task], compile: bool) -> None:
         (known if native.fits(task) else small if banks.fits(task) else others).append(task)
     native.run(known)
     banks.run(small)
+    told: dict = {}
     for t in (task.in_blocks() for task in others):
-        if not (compile and compiled.fits(t) and compiled.run(t)):
+        if compile and compiled.fits(t):
+            compiled.run(t, told)
+        else:
             update_in_slices(t.param, t.grad, t.raw, t.job, t.store, t.now(), t.key)

@@ -47,7 +47,9 @@ def update_in_slices(param: Tensor, grad: Tensor, raw: State, job: Job, store: S
             write(s.param, s.grad, s.raw, matrix, store, _cut(one, s))
 
 
-def slices(param: Tensor, grad: Tensor, raw: State, job: Job, key: int, step: int) -> Iterator[tuple[Job, list[Slice]]]:
+def slices(
+    param: Tensor, grad: Tensor, raw: State, job: Job, key: int, step: int
+) -> Iterator[tuple[Job, list[Slice]]]:
     """The slices of a matrix, of `step` rows each, with its job; of a stack, matrix by matrix."""
     if len(job.shape) < 3:
         yield job, list(_rows(param, grad, raw, job, key, step))

@@ -1,11 +1,12 @@
 """One parameter's update, ready to be carried out."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 from torch import Tensor
 
-from ..base import State, Store
-from ..state import Job, in_blocks, seeds
+from ..base import State, Store, stream
+from ..state import Job, in_blocks, seeds, unseeded
 from ..update import Now
 
 __all__ = ["Task"]
@@ -15,8 +16,8 @@ __all__ = ["Task"]
 class Task:
     """Tensors in the job's shape, and the numbers of the step.
 
-    lr: the group's. decay: 1 - lr * weight decay. age: steps of the state, from 1. key, constant: seeds for rounding,
-    of this step and of the whole run.
+    lr: the group's. decay: 1 - lr * weight decay. age: steps of the state, from 1. stream: what the random numbers of
+    the parameter depend on, step: and those of this step besides.
     """
 
     param: Tensor
@@ -27,8 +28,23 @@ class Task:
     lr: float | Tensor
     decay: float | Tensor
     age: int
-    key: int
-    constant: int
+    stream: tuple
+    step: int
+
+    @property
+    def random(self) -> bool:
+        """Does anything round at random?"""
+        return self.store.random or self.job.treatment.codec.random
+
+    @cached_property
+    def constant(self) -> int:
+        """A seed for the whole run."""
+        return _seed(self.stream)
+
+    @cached_property
+    def key(self) -> int:
+        """A seed for this step."""
+        return stream(*self.stream, self.step)
 
     def in_blocks(self) -> "Task":
         """The same task, a block of its codec in every row, where that is possible."""
@@ -42,4 +58,10 @@ class Task:
         """The numbers as plain floats."""
         t = self.job.treatment
         numbers = t.full.numbers(self.age), t.free.numbers(self.age)
-        return Now(self.lr * t.lr_scale, self.decay, *numbers, self.constant, seeds(self.job, self.key))
+        own = seeds(self.job, self.key) if self.random else unseeded(self.job)
+        return Now(self.lr * t.lr_scale, self.decay, *numbers, self.constant, own)
+
+
+@lru_cache(maxsize=1 << 14)
+def _seed(parts):
+    return stream(*parts)

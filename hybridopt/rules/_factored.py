@@ -12,6 +12,7 @@ from ..errors import HybridOptError, check_number
 __all__ = ["check", "clip", "factors", "look", "slots", "step_size", "sums"]
 
 Pair = tuple[Tensor, Tensor]
+ROWS, MANY = 16, 256
 
 
 def check(owner: str, eps: object, clip_threshold: object, decay_rate: object = -0.8) -> tuple[float, float]:
@@ -44,7 +45,16 @@ def slots(shape: Shape, name: str = "exp_avg_sq") -> dict[str, Slot]:
 def sums(x: Tensor) -> State:
     """Sums of squares of the rows [..., m, 1] and of the columns [..., 1, n]."""
     squares = x * x
-    return {"row": squares.sum(-1, keepdim=True), "col": squares.sum(-2, keepdim=True)}
+    return {"row": squares.sum(-1, keepdim=True), "col": _down_the_columns(squares)}
+
+
+def _down_the_columns(x):
+    """Sums over the rows; of many first 16 at a time, as a compiled loop down a whole column would reread memory."""
+    if x.shape[-2] < MANY:
+        return x.sum(-2, keepdim=True)
+    groups = x.shape[-2] // ROWS
+    body, left = x[..., : groups * ROWS, :], x[..., groups * ROWS :, :]
+    return body.unflatten(-2, (groups, ROWS)).sum(-2).sum(-2, keepdim=True) + left.sum(-2, keepdim=True)
 
 
 def factors(state: State, found: State, fresh: float | Tensor, eps: float, name: str = "exp_avg_sq") -> Pair:

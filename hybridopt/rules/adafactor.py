@@ -50,7 +50,7 @@ class Adafactor:
         """The weight of this step's squares, and the relative step size."""
         return {"fresh": step**self.decay_rate, "rate": min(1e-2, step**-0.5) if self.relative_step else 1.0}
 
-    def look(self, i, grad, param, now):
+    def look(self, i, grad, state, param, now):
         """Squares; then the size of the update and of the weights."""
         return _factored.look(i, grad, param if self.scale_parameter else None, now)
 

@@ -36,7 +36,7 @@ class AdaLomo:
         """The weight of this step's squares, 1 in the first."""
         return {"fresh": step**self.decay_rate}
 
-    def look(self, i, grad, param, now):
+    def look(self, i, grad, state, param, now):
         """Squares; then the size of the update and of the weights."""
         return _factored.look(i, grad, param, now)
 

@@ -76,7 +76,7 @@ class AdamMini:
         b1, b2 = self.betas
         return {"bias1": 1 - b1**step, "bias2": (1 - b2**step) ** 0.5}
 
-    def look(self, i, grad, param, now):
+    def look(self, i, grad, state, param, now):
         """The mean square of each row; or of each column the sum of squares, and of how many."""
         if self.axis == "rows":
             return {"squares": grad.square().mean(-1, keepdim=True)}, {}

@@ -66,7 +66,7 @@ class Apollo:
         """Adam's bias corrections, and which projection is in turn."""
         return self._adam.numbers(step) | {"turn": float((step - 1) // self.update_gap)}
 
-    def look(self, i, grad, param, now):
+    def look(self, i, grad, state, param, now):
         """Squares of rows and columns, then the projection."""
         if i == 0:
             square = grad.square()

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from ..base import Slot
 from ..errors import HybridOptError, check_number
 from . import _factored
@@ -27,7 +29,7 @@ class CAME:
     bias_correction: bool = False
     local = False
     reads_param = False
-    looks = None  # the residual needs the momentum
+    looks = 3
 
     def __post_init__(self):
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 3:
@@ -53,14 +55,36 @@ class CAME:
         names = ("momentum", "second", "confidence")
         return {k: 1 - b**step if self.bias_correction else 1.0 for k, b in zip(names, self.betas, strict=True)}
 
+    def look(self, i, grad, state, param, now):
+        """Squares of the gradient; the size of u = g / sqrt(V); squares of u - m, with the momentum as it will be."""
+        if i == 0:
+            return _factored.look(0, grad, None, now)
+        if i == 1:
+            return {"update": (grad * now["by_row"] * now["by_col"]).square().sum(-1, keepdim=True)}, {}
+        found = _factored.sums((self._clipped(grad, now) - state["exp_avg"]) * self.betas[0])
+        return {"residual": found["row"]}, {"residual": found["col"]}
+
+    def settle(self, i, rows, sums, state, now):
+        """Factors of 1 / sqrt(V); how much of the update is clipped; factors of the confidence."""
+        if i == 0:
+            found = {"row": rows["row"], "col": sums["col"]}
+            by_row, by_col = _factored.factors(state, found, 1 - self.betas[1], self.eps[0])
+            return {"by_row": by_row}, {"by_col": by_col * now["second"] ** 0.5}
+        if i == 1:
+            size = now["by_row"].shape[-2] * now["by_col"].shape[-1]
+            mean = rows["update"].sum(-2, keepdim=True) / size
+            return {}, {"scale": _factored.clip(mean, self.clip_threshold)}
+        if "exp_avg_res_row" not in state:
+            return {}, {"confidence_col": 1 / now["momentum"] * torch.ones_like(now["by_col"])}
+        found = {"row": rows["residual"], "col": sums["residual"]}
+        by_row, by_col = _factored.factors(state, found, 1 - self.betas[2], self.eps[1], "exp_avg_res")
+        correction = now["confidence"] ** 0.5 / now["momentum"]
+        return {"confidence_row": by_row}, {"confidence_col": by_col * correction}
+
     def update(self, grad, state, param, now):
         """m / sqrt(S), where m is the running mean of u = g / sqrt(V), clipped, and S that of (u - m)^2, factored."""
-        b1, b2, b3 = self.betas
-        by_row, by_col = _factored.factors(state, _factored.sums(grad), 1 - b2, self.eps[0])
-        step = grad * by_row * (by_col * now["second"] ** 0.5)
-        step = step * _factored.clip(step.square().mean((-2, -1), keepdim=True), self.clip_threshold)
-        m = state["exp_avg"].lerp_(step, 1 - b1)
-        if "exp_avg_res_row" not in state:
-            return m / now["momentum"]
-        by_row, by_col = _factored.factors(state, _factored.sums(step - m), 1 - b3, self.eps[1], "exp_avg_res")
-        return m * by_row * (by_col * (now["confidence"] ** 0.5 / now["momentum"]))
+        m = state["exp_avg"].lerp_(self._clipped(grad, now), 1 - self.betas[0])
+        return (m * now["confidence_row"] if "confidence_row" in now else m) * now["confidence_col"]
+
+    def _clipped(self, grad, now):
+        return grad * now["by_row"] * now["by_col"] * now["scale"]

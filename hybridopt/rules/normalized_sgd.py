@@ -37,7 +37,7 @@ class NormalizedSGD:
         """None."""
         return {}
 
-    def look(self, i, grad, param, now):
+    def look(self, i, grad, state, param, now):
         """Norms of the rows."""
         return {"norm": grad.norm(dim=-1, keepdim=True)}, {}
 
