@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .roles import base_name, base_names, clean, logical_shape
+from .int8_layers import plain
+from .roles import base_name, base_names, clean, codes_dtype, logical_shape
 
 __all__ = [
     "Base",
@@ -34,10 +35,14 @@ def record(model: nn.Module) -> Base:
 
 
 def changed(model: nn.Module, base: Base) -> dict[str, Tensor]:
-    """Unquantized parameters and persistent buffers that differ from the base model's, by live name."""
+    """Unquantized parameters and persistent buffers that differ from the base model's, by live name.
+
+    Weights trained as codes always do, and are given as their codes with the constants.
+    """
     parameters = ((n, p.detach()) for n, p in model.named_parameters() if p.is_floating_point())
-    live = (*parameters, *persistent_buffers(model))
-    return {clean(n): t for n, t in live if base_name(n) in base and base[base_name(n)][2] != checksum(t)}
+    live = [(n, t) for n, t in (*parameters, *persistent_buffers(model)) if base_name(n) in base]
+    other = [(n, t) for n, t in live if codes_dtype(t) or base[base_name(n)][2] != checksum(t)]
+    return {name: x for n, t in other for name, x in plain(clean(n), t).items()}
 
 
 def merged(old: Base, new: Base) -> Base:
@@ -72,7 +77,9 @@ def checksum(tensor: Tensor) -> int:
 
     Every multiplier is odd, so that none takes bits away.
     """
-    bits = tensor.detach().contiguous().flatten()
+    parts = plain("", tensor.detach()).values()
+    bits = torch.cat([x.flatten().view(torch.uint8) for x in parts]) if len(parts) > 1 else tensor.detach()
+    bits = bits.contiguous().flatten()
     bits = bits.view(BITS[bits.element_size()] if not bits.is_complex() else torch.int32)
     weights = _odd(PATTERN, 0x9E3779B97F4A7C1, bits.device)
     total = 0

@@ -124,6 +124,7 @@ def _config(strategy, replaced):
 
     policy, model = strategy.policy, strategy.model
     free = {re.sub(r"\.modules_to_save\.[^.]+", "", base_name(n)) for n in replaced}
+    free |= {n.rpartition(".")[0] for n in free}  # of a weight's codes: the weight
     return {
         "format": 1,
         "hybridopt": version("hybridopt"),

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from .bases import Base, persistent_buffers, record, restructured, strange
 from .errors import HybridOptError
+from .int8_layers import TRAINABLE, plain, planned
 from .roles import base_name, base_names
 
 __all__ = ["CONFIG", "DELTA", "base_dtype", "base_tensors", "check_bare", "check_base", "check_quantization"]
@@ -35,7 +36,7 @@ def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> B
             f"the base model is in {base_dtype(model)}, but was trained in {config['dtype']}, and would answer "
             f"otherwise; load it with dtype=torch.{config['dtype']}"
         )
-    live = base_tensors(model)
+    live = base_tensors(model) | _codes(model, config, delta)
     if unknown := sorted(set(config["unfrozen"]) - live.keys()):
         raise HybridOptError(f"{CONFIG}: unfrozen={unknown[:3]}, which the base model has not")
     for name, value in delta.items():
@@ -60,7 +61,7 @@ def check_quantization(model, config) -> list[str]:
     wanted, names, given = config["quantization"], config["quantized"], bitsandbytes.scheme_of(model)
     if names and wanted is None:
         raise HybridOptError(f"{CONFIG}: quantization is null, but quantized={names[:3]}")
-    if given == wanted:
+    if given == wanted != TRAINABLE:
         return []
     if given is not None or not names:
         raise HybridOptError(
@@ -73,9 +74,20 @@ def check_quantization(model, config) -> list[str]:
 
 
 def base_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by base name."""
+    """Parameters, as plain tensors, and persistent buffers by base name."""
     parameters = model.named_parameters(remove_duplicate=False)
-    return {base_name(n): t for n, t in (*parameters, *persistent_buffers(model))}
+    named = (*parameters, *persistent_buffers(model))
+    return {name: x for n, t in named for name, x in plain(base_name(n), t).items()}
+
+
+def _codes(model, config, delta):
+    """What the layers that will be quantized and trained will hold, all of which must have been saved."""
+    layers = config["quantized"] if config["quantization"] == TRAINABLE else ()
+    weights = {f"{name}.weight": model.get_parameter(f"{name}.weight") for name in layers}
+    codes = {name: x for n, p in weights.items() for name, x in plain(n, planned(p)).items()}
+    if lost := sorted(codes.keys() - {base_name(n) for n in delta}):
+        raise HybridOptError(f"{DELTA} lacks {lost[0]!r}, which {CONFIG} calls quantized and trained")
+    return codes
 
 
 def base_dtype(model: nn.Module) -> str | None:

@@ -1,6 +1,7 @@
 """`wrap`: check everything, then quantize, add adapters and attach the strategy."""
 
 import warnings
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from .bases import merged, record, remembered
 from .errors import HybridOptError, HybridOptWarning, check_count
+from .int8_layers import TRAINABLE, int8_layers
 from .plan import Plan
 from .policy import Ready, check_routes, read_policy
 from .roles import Param, params
@@ -33,7 +35,8 @@ def wrap(
         policy: a name (see `hybridopt policies`), a Policy, or a path to a policy .json.
         peft_config: any PEFT LoraConfig; adapters are added first, then everything is tagged.
         quantization: "nf4" (with double quantization), "fp4" or "int8": linear layers but the output layer are
-            quantized by bitsandbytes, one by one, and frozen.
+            quantized by bitsandbytes, one by one, and frozen. "int8-trainable": the same layers keep 8-bit codes and
+            are trained on them, without adapters.
         seed: of every random choice of training.
         policy_options: the named policy's, such as density, update_gap, split, free_lr_scale.
 
@@ -43,7 +46,7 @@ def wrap(
     check_count("wrap", "seed", seed, 0)
     ready = read_policy(policy, policy_options)
     names = _check_changes(model, peft_config, quantization)
-    _check_policy(model, ready, seed, names, peft_config is not None)
+    _check_policy(model, ready, seed, (quantization, names), peft_config is not None)
     base = merged(remembered(model), record(model))
     if names:
         from .integrations import bitsandbytes
@@ -63,6 +66,8 @@ def attach_strategy(model, policy, seed, base, quantization=None, quantized=()) 
     bitsandbytes.guard(model)
     inner = _inner_strategy(model)
     strategy = Strategy(model, policy, seed, base)
+    if coded := int8_layers(model):
+        quantization, quantized = TRAINABLE, coded
     strategy.quantization, strategy.quantized = quantization, tuple(quantized)
     if inner is not None:
         strategy.adopt(inner)
@@ -93,6 +98,7 @@ def _check_changes(model, peft_config, quantization):
     """The names of the layers to quantize, after a dry run of everything that will change the model."""
     from .integrations import bitsandbytes, peft
 
+    _check_codes(model, peft_config, quantization)
     if peft_config is not None:
         peft.check(model, peft_config, "default", quantization)
     if quantization is None:
@@ -103,10 +109,21 @@ def _check_changes(model, peft_config, quantization):
     return bitsandbytes.check(model, quantization, sorted(head | set(kept)))
 
 
+def _check_codes(model, peft_config, quantization):
+    """Adapters are for a base that stays as it is."""
+    adapters = peft_config is not None or any(hasattr(m, "adapter_layer_names") for m in model.modules())
+    if adapters and (quantization == TRAINABLE or int8_layers(model)):
+        raise HybridOptError(
+            f"quantization={TRAINABLE!r} trains the base weights, and adapters freeze them; leave the adapters out, "
+            "or take a frozen base: quantization='int8' or 'nf4'"
+        )
+
+
 def _check_policy(model, ready, seed, quantized, adapters):
     """Resolve the policy on the model as it will be."""
+    scheme, layers = quantized
     now = [
-        _as_quantized(p) if p.name.rpartition(".")[0] in quantized and p.name.endswith("weight") else p
+        _as_quantized(p, scheme) if p.name.rpartition(".")[0] in layers and p.name.endswith("weight") else p
         for p in params(model)
     ]
     if adapters:
@@ -130,7 +147,9 @@ def _check_policy(model, ready, seed, quantized, adapters):
         )
 
 
-def _as_quantized(p):
+def _as_quantized(p, scheme):
+    if scheme == TRAINABLE:
+        return replace(p, codes=torch.uint8)
     return Param(p.name, "quantized", p.shape, torch.uint8, False)
 
 

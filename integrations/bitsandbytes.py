@@ -1,4 +1,4 @@
-"""Frozen 4- and 8-bit base weights, by bitsandbytes: quantize a live model in place, count and guard its weights."""
+"""Quantized weights, frozen by bitsandbytes or trained: which layers, how many bytes, in place on a live model."""
 
 import hashlib
 import logging
@@ -10,7 +10,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from hybridopt import int8_layers
 from hybridopt.errors import HybridOptError
+from hybridopt.grids import GROUP
+from hybridopt.int8_layers import TRAINABLE
 
 __all__ = ["SCHEMES", "check", "fingerprint", "guard", "is_quantized_parameter", "logical_numel"]
 __all__ += ["planned_bytes", "quantize_", "scheme_of", "targets", "weight_bytes"]
@@ -62,11 +65,13 @@ def check(model: nn.Module, scheme: str, skip: Sequence[str] = ()) -> list[str]:
 
 
 def quantize_(model: nn.Module, scheme: str, names: Iterable[str]) -> None:
-    """Replace the named layers by frozen bitsandbytes ones, in place and one by one.
+    """Replace the named layers by frozen bitsandbytes ones, in place and one by one; or keep them, on trainable codes.
 
     A layer's full-precision weight is freed before the next is touched. Biases stay the same parameters; training
     mode and device are kept. 4-bit layers compute in the dtype that their weight had; nf4 scales are quantized again.
     """
+    if scheme == TRAINABLE:
+        return int8_layers.quantize_(model, names)
     for name in (names := list(names)):
         model.set_submodule(name, _quantized(model.get_submodule(name), scheme))
     if names:
@@ -121,6 +126,8 @@ def planned_bytes(shape: Sequence[int], scheme: str) -> int:
     """Bytes that one [out, in] weight takes once quantized, with its constants (nf4: also a table of 1 KiB)."""
     count = math.prod(shape)
     blocks = math.ceil(count / BLOCK)
+    if scheme == TRAINABLE:
+        return count + 5 * math.ceil(count / GROUP)
     if scheme == "int8":
         return count + 4 * shape[0]
     scales = blocks + 4 * math.ceil(blocks / NESTED_BLOCK) + 4 + 1024 if scheme == "nf4" else 4 * blocks
@@ -137,15 +144,16 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def scheme_of(model: nn.Module) -> str | None:
-    """The scheme that bitsandbytes quantized the model with ("nf4", "fp4", "int8"; several joined by "+"), or None."""
+    """The scheme that the model is quantized with ("nf4", "int8-trainable" ...; several joined by "+"), or None."""
     quantized = (p for p in model.parameters() if is_quantized_parameter(p))
     kinds = {getattr(p, "quant_type", "int8" if type(p).__name__ == "Int8Params" else None) for p in quantized}
+    kinds |= {TRAINABLE} if int8_layers.int8_layers(model) else set()
     return "+".join(sorted(kind for kind in kinds if kind)) or None
 
 
 def _check_names(model: nn.Module, scheme: str, skip: Sequence[str]) -> None:
-    if scheme not in SCHEMES:
-        raise HybridOptError(f"quantization={scheme!r} is unknown; allowed are {', '.join(SCHEMES)}")
+    if scheme not in (*SCHEMES, TRAINABLE):
+        raise HybridOptError(f"quantization={scheme!r} is unknown; allowed are {', '.join((*SCHEMES, TRAINABLE))}")
     unknown = sorted(set(skip) - {name for name, _ in model.named_modules()})
     if unknown:
         raise HybridOptError(f"skip={unknown}: the model has no modules of that name")
@@ -162,6 +170,7 @@ def _check_untouched(model: nn.Module, scheme: str) -> None:
 
         for name in (name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)):
             cure = "quantization comes first: pass the bare model with both `quantization` and `peft_config`"
+            cure = "its base is frozen; take 'int8' or 'nf4'" if scheme == TRAINABLE else cure
             raise HybridOptError(f"quantization={scheme!r}: {name} already has an adapter; {cure}")
 
 
@@ -169,7 +178,8 @@ def _check_layer(name: str, module: nn.Module, scheme: str) -> None:
     weight = module.weight
     if weight.is_meta:
         raise HybridOptError(f"{name}.weight is on the meta device; load the weights before quantizing them")
-    if "forward" in vars(module) or any(value for key, value in vars(module).items() if key.endswith("_hooks")):
+    hooked = "forward" in vars(module) or any(value for key, value in vars(module).items() if key.endswith("_hooks"))
+    if hooked and scheme != TRAINABLE:
         raise HybridOptError(f"{name} has hooks, which its quantized replacement would lose; add them after wrap")
     limit = torch.finfo(torch.float16).max if scheme == "int8" else torch.finfo(torch.float32).max
     low, high = (value.item() for value in torch.aminmax(weight.detach()))
@@ -191,7 +201,7 @@ def _is_coverable(module: nn.Module, scheme: str) -> bool:
     if type(weight) is not nn.Parameter or weight.dtype not in FLOATS or weight.numel() < BLOCK:
         return False
     inputs = weight.shape[0 if _is_conv1d(module) else 1]
-    if weight.device.type != "cpu":
+    if weight.device.type != "cpu" or scheme == TRAINABLE:
         return True
     # On CPUs torch._int_mm returns garbage for one column, and the 4-bit AVX-512 kernel picks the wrong scales.
     return inputs > 1 if scheme == "int8" else inputs % 16 > 0 or inputs % BLOCK == 0
@@ -231,6 +241,8 @@ def _tensors(thing: nn.Module | Tensor) -> list[Tensor]:
 
 
 def _parts(p: Tensor, module: nn.Module | None = None) -> list[Tensor]:
+    if hasattr(p, "__tensor_flatten__"):  # a tensor made of others
+        return [getattr(p, name) for name in p.__tensor_flatten__()[0]]
     scales = getattr(p, "SCB", None)
     if scales is None and type(p).__name__ == "Int8Params":  # the first forward pass moves them to the module
         scales = module.state.SCB if hasattr(module, "state") else p.new_empty(len(p), dtype=torch.float32)
