@@ -1,55 +1,61 @@
-"""Gradients before they are used: are they sound, and are they needed at all?"""
+"""Gradients before they are used: dense, finite, and how large."""
 
-import warnings
-import weakref
-from collections.abc import Callable
+import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from .errors import HybridOptError, HybridOptWarning
+from .errors import HybridOptError
 
-__all__ = ["NONFINITE", "Drop", "sound"]
+__all__ = ["NONFINITE", "check_dense", "norm", "not_finite", "sums", "total", "whole"]
 
 NONFINITE = ("raise", "skip", "ignore")
+Named = list[tuple[str, Tensor]]
 
 
-class Drop:
-    """A hook that drops the gradient of an idle parameter as soon as the backward pass has made it.
-
-    It holds its optimizer weakly, so that neither keeps the other alive.
-    """
-
-    def __init__(self, optimizer: object, idle: Callable[[object, Tensor], bool]):
-        self._optimizer, self._idle = weakref.ref(optimizer), idle
-
-    def __call__(self, p: Tensor) -> None:
-        """Drop it, if it is idle now."""
-        optimizer = self._optimizer()
-        if optimizer is not None and self._idle(optimizer, p):
-            p.grad = None
-
-
-def sound(grads: list[tuple[str, Tensor]], nonfinite: str, step: int) -> bool:
-    """May the step go on? Raises HybridOptError for sparse gradients, and as `nonfinite` says for NaN and infinity."""
+def check_dense(grads: Named) -> None:
+    """Raise HybridOptError for sparse gradients."""
     for name, grad in grads:
         if grad.layout != torch.strided:
             raise HybridOptError(f"the gradient of {name!r} is sparse ({grad.layout}); use nn.Embedding(sparse=False)")
-    if nonfinite == "ignore" or _all_finite([g for _, g in grads]):
-        return True
-    name = next(n for n, g in grads if not g.isfinite().all())
-    text = f"the gradient of {name!r} is not finite at step {step}"
-    if nonfinite == "raise":
-        raise HybridOptError(f"{text}; nothing was changed. Lower lr, clip gradients, or pass nonfinite='skip'")
-    warnings.warn(f"{text}; the step is skipped", HybridOptWarning, stacklevel=5)
-    return False
 
 
-def _all_finite(grads):
-    """A sum of finite numbers may overflow, but what is not finite always shows in it: look closely only then."""
+def not_finite(grads: Named, shown: list[Tensor]) -> str | None:
+    """The name of the first gradient with NaN or infinity, None if there is none.
+
+    shown: for every gradient a number in which such an entry shows, a sum or norm. Finite entries may make it
+    overflow: then all are looked at closely. One synchronisation a device where everything is finite.
+    """
     by_device: dict[torch.device, list] = {}
-    for g in grads:
-        by_device.setdefault(g.device, []).append(g.sum(dtype=torch.float32))
-    if all(bool(torch.stack(sums).isfinite().all()) for sums in by_device.values()):
-        return True
-    return all(bool(g.isfinite().all()) for g in grads)
+    for number in shown:
+        by_device.setdefault(number.device, []).append(number)
+    if all(_finite(numbers) for numbers in by_device.values()):
+        return None
+    return next((name for name, grad in grads if not bool(whole(grad.isfinite().all()))), None)
+
+
+def sums(grads: Named) -> list[Tensor]:
+    """A number for every gradient in which NaN and infinity show, cheaper than its norm."""
+    return [whole(grad.sum(dtype=torch.float32)) for _, grad in grads]
+
+
+def norm(grad: Tensor) -> Tensor:
+    """The 2-norm of a gradient, of all its shards together: shape [], float32, or float64 for float64."""
+    dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    return whole(torch.linalg.vector_norm(grad, dtype=dtype))
+
+
+def total(norms: Iterable[Tensor]) -> Tensor | None:
+    """The norm of all gradients from the norms of each, on the first one's device; nothing waits for it."""
+    norms = list(norms)
+    return torch.linalg.vector_norm(torch.stack([x.to(norms[0].device) for x in norms])) if norms else None
+
+
+def whole(x: Tensor) -> Tensor:
+    """What was worked out on shards, joined."""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def _finite(numbers):
+    return math.isfinite(numbers[0]) if len(numbers) == 1 else bool(torch.stack(numbers).isfinite().all())

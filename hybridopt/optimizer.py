@@ -2,24 +2,27 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import loading
-from .base import stream
 from .errors import HybridOptError, HybridOptWarning, check_choice
-from .gradients import NONFINITE, Drop, sound
+from .gradients import NONFINITE, norm, total
 from .policy import Ready, check_routes, read_policy
-from .slices import update_in_slices
-from .splits.empty import Empty
-from .state import allocate, basis, declare
+from .releases import conflicts
+from .releases.accumulate import Accumulate
+from .releases.clip import Clip
+from .releases.fused import Fused
+from .releases.hooks import Hooks
 from .tagging import Tags, check_numbers, named
-from .update import Now
-from .windows import Windows
+from .updates import Updates
 
 __all__ = ["HybridOptimizer"]
+
+RELEASES = {"accumulate": Accumulate, "fused": Fused}
 
 
 class HybridOptimizer(torch.optim.Optimizer):
@@ -31,8 +34,12 @@ class HybridOptimizer(torch.optim.Optimizer):
         weight_decay: decoupled; norms and biases are exempt in most policies, a group's own value always counts.
         policy: a name, a Policy, or a path to a policy .json; policy_options are the named policy's.
         seed: of every random choice; the global generators are never touched.
-        nonfinite: what an infinite or NaN gradient does: "raise" an error, "skip" the step, or "ignore".
-        roles: role by parameter name; what is missing is guessed from name and shape.
+        nonfinite: what an infinite or NaN gradient does: "raise" an error, "skip" the step, or "ignore". With
+            release="fused" "skip" skips the parameter, and "raise" comes before the parameter is changed, but after
+            others were; both wait for the device once a parameter.
+        compile: updates of large parameters by torch.compile: True, False, or "auto": on GPUs, and on CPUs from 50
+            million elements on (below, compiling takes longer than it saves). Results differ by rounding only.
+        roles: role, or Param, by parameter name; what is missing is guessed from name and shape.
 
     Param groups hold plain numbers and strings, among them `tag`, `param_names`, `seed`, and `step`, the clock by
     which the state-full part is chosen anew. Raises HybridOptError, naming the parameter, for what cannot be trained.
@@ -46,22 +53,38 @@ class HybridOptimizer(torch.optim.Optimizer):
         policy: str | Ready = "frugal",
         seed: int = 0,
         nonfinite: str = "raise",
+        compile: bool | str = "auto",
         roles: Mapping[str, str] | None = None,
+        release: str = "accumulate",
+        clip: float | None = None,
+        clip_mode: str = "global",
         **policy_options: Any,
     ):
         check_choice("HybridOptimizer", "nonfinite", nonfinite, NONFINITE)
+        check_choice("HybridOptimizer", "release", release, RELEASES)
         check_numbers({"lr": lr, "weight_decay": weight_decay})
         if isinstance(params, torch.nn.Module):
             raise HybridOptError(
                 f"params={type(params).__name__} is a module; give its named_parameters(), or wrap it"
             )
         self._tags = Tags(read_policy(policy, policy_options), seed, roles)
+        if not isinstance(compile, bool) and compile != "auto":
+            raise HybridOptError(f"HybridOptimizer: compile={compile!r} is not allowed; give True, False or 'auto'")
+        self.compile = compile
         self.nonfinite, self._alive = nonfinite, 0  # parameters that required gradients when last looked at
-        self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
+        self.release, self._clip = release, Clip(clip, clip_mode)
+        self._start()
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         check_routes(self._tags.policy, self._tags.roles)
         if not self.param_groups:
             raise HybridOptError("nothing to train: the policy freezes every parameter given")
+        self._release.check(self._updates.params())
+        self.rehook()
+
+    def _start(self):
+        """What copies make anew."""
+        self._release, self._norm = RELEASES[self.release](self._clip), None
+        self._hooks, self._hooked = Hooks(self), False
 
     # ---- groups
 
@@ -75,8 +98,7 @@ class HybridOptimizer(torch.optim.Optimizer):
         self.param_groups += parts
         self._alive += sum(p.requires_grad for part in parts for p in part["params"])
         self._look_anew()
-        for each in self.param_groups:
-            self._turn(each)
+        self._updates.turn()
 
     # ---- one step
 
@@ -89,19 +111,24 @@ class HybridOptimizer(torch.optim.Optimizer):
         were switched off for all parameters, as PEFT does to an adapter when another one takes over.
         """
         loss = None
+        conflicts.check_scaler(self)
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         self._check_alive()
-        work = [(g, n, p) for g in self.param_groups for n, p in named(g) if p.grad is not None]
-        if work and sound([(n, p.grad) for _, n, p in work], self.nonfinite, self.param_groups[0]["step"]):
-            for group in self.param_groups:
-                self._turn(group)
-            for group, name, p in work:
-                self._update(group, name, p)
+        if self._hooked and self._hooks.stale(self._watched()):
+            self._look_anew()
+        moved, self._norm = self._release.finish(self._updates, self.nonfinite)
+        if moved:
             for group in self.param_groups:
                 group["step"] += 1
+            self._clip.remember(self.param_groups, self._norm)
         return loss
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """With release="fused" torch.amp.GradScaler finds no gradients, and must leave it to `step()` to say so."""
+        return self._release.fused
 
     def _check_alive(self):
         """Parameters that lost requires_grad: nothing left to train is an error, fewer than before a warning."""
@@ -119,68 +146,61 @@ class HybridOptimizer(torch.optim.Optimizer):
             )
         warnings.warn(f"{name!r} (at least) was frozen since the last step; {cure}", HybridOptWarning, stacklevel=5)
 
-    def _turn(self, group):
-        """Where a new window has begun, or other blocks are in turn: let go of old state before any new is made."""
-        window = self._windows.now(group)
-        for name, p in named(group):
-            state = self.state.get(p)
-            job = self._windows.job(group, name, p) if state else None
-            if state and isinstance(job.part, Empty):
-                del self.state[p]
-            elif state and state["window"] != window:
-                wanted = {} if job.treatment.reset else declare(job)
-                kept = {k: state[k] for k, s in wanted.items() if k in state and state[k].shape == s.shape}
-                kept = {k: v for k, v in kept.items() if not k.startswith("split.")}
-                self.state[p] = {"step": state["step"] if kept else 0, "window": window} | kept
+    # ---- gradients as the backward pass makes them
 
-    def _update(self, group, name, p):
-        job = self._windows.job(group, name, p)
-        if job.idle or p.numel() == 0:
-            return
-        param, grad = p.detach().reshape(job.shape), p.grad.reshape(job.shape)
-        raw, age = self._raw(group, name, p, job, grad), group["step"] + 1
-        if raw:
-            age = self.state[p]["step"] = self.state[p]["step"] + 1
-        lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]
-        now = Now(lr, group["weight_decay"], age, stream(group["seed"], name, group["step"]))
-        update_in_slices(param, grad, raw, job, job.treatment.store_for(p.dtype), now)
-        if param.data_ptr() != p.data_ptr():  # a layout that cannot be viewed as a matrix was copied
-            p.copy_(param.view(p.shape))
+    def hold(self) -> AbstractContextManager:
+        """Within it, backward passes only add up gradients; with release="accumulate" they always do.
 
-    def _raw(self, group, name, p, job, grad):
-        """The raw state tensors; missing ones are made, and the split's are drawn."""
-        wanted = declare(job)
-        if not wanted:
-            return {}
-        if not self.state[p]:
-            self.state[p] = {"step": 0, "window": self._windows.now(group)}
-        state = self.state[p]
-        missing = [k for k in wanted if k not in state]
-        state.update({k: allocate(wanted[k], p.device) for k in missing})
-        raw = {k: state[k] for k in wanted}
-        if any(k.startswith("split.") for k in missing):
-            job.part.sample(
-                grad.to(job.arithmetic), basis(raw), self._windows.draw(group, name, self._windows.now(group))
-            )
-        return raw
+        For all but the last backward pass of a step. The sum is kept in `.grad`: all gradients are alive meanwhile.
+        """
+        return self._release.hold()
 
-    # ---- gradients of parameters that stand still
+    def measure(self, loss: Tensor) -> Tensor | None:
+        """Work out the norm of all gradients of `loss`, held ones included, by a backward pass that keeps none.
+
+        For clip_mode="global" with release="fused": call it before `loss.backward()`, which has to run again. With
+        release="accumulate" it does nothing, since the norm is known anyway.
+        """
+        return self._release.measure(self._updates, loss, self.nonfinite)
+
+    @property
+    def grad_norm(self) -> Tensor | None:
+        """The norm of all gradients of the last step together, before clipping: shape [], on their device.
+
+        With release="accumulate" and clip=None it is worked out from `.grad` when asked for, so ask before
+        `zero_grad()`, or pass clip=float("inf"). None where there are no gradients.
+        """
+        if self._norm is None:
+            with torch.no_grad():
+                return total(norm(p.grad) for _, p in self._updates.waiting())
+        return self._norm
+
+    @torch.no_grad()
+    def receive(self, name: str, p: Tensor) -> None:
+        """What the hooks call: this parameter's gradient is complete."""
+        self._release.receive(self._updates, name, p, self.nonfinite)
+
+    def unhook(self) -> bool:
+        """Remove every hook from the parameters; the optimizer can still step. Returns whether there were any."""
+        self._hooks.remove()
+        self._hooked, before = False, self._hooked
+        return before
+
+    def rehook(self) -> None:
+        """Undo `unhook`."""
+        self._hooked = True
+        self._look_anew()
 
     def _look_anew(self):
-        """After any change of the groups: forget what was derived from them, watch for idle gradients."""
-        self._windows = Windows(self._tags, self.param_groups)
-        for group in self.param_groups:
-            if getattr(self._tags.treatment(group).free, "idle", False):
-                for name, p in named(group):
-                    if name not in self._hooks and p.requires_grad:
-                        drop = Drop(self, lambda optimizer, p, name=name: optimizer._windows.idle(name, p))
-                        self._hooks[name] = p.register_post_accumulate_grad_hook(drop)
+        """After any change of the groups: forget what was derived from them, watch what must be watched."""
+        self._updates = Updates(self, self._tags, self.compile)
+        if self._hooked:
+            self._hooks.put(self._watched(), alone=self._release.fused)
 
-    def unhook(self) -> None:
-        """Remove every hook from the parameters; the optimizer can still step."""
-        for hook in self._hooks.values():
-            hook.remove()
-        self._hooks = {}
+    def _watched(self):
+        idles = {id(g): getattr(self._tags.treatment(g).free, "idle", False) for g in self.param_groups}
+        groups = [g for g in self.param_groups if self._release.hooks(idles[id(g)])]
+        return {n: p for g in groups for n, p in named(g) if p.requires_grad}
 
     # ---- saving and loading
 
@@ -189,10 +209,11 @@ class HybridOptimizer(torch.optim.Optimizer):
 
         Raises HybridOptError, before anything is changed, for other parameters, shapes or treatments.
         """
+        self._check_midway("load_state_dict")
         found: dict = {}
         hooks = (
             self.register_load_state_dict_pre_hook(
-                lambda _, saved: loading.match(self.param_groups, self._windows.job_at, saved, found)
+                lambda _, saved: loading.match(self.param_groups, self._updates.windows.job_at, saved, found)
             ),
             self.register_load_state_dict_post_hook(lambda _: self.state.update(found), prepend=True),
         )
@@ -204,16 +225,24 @@ class HybridOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict:
         """As torch's; a parameter without state has an empty entry, as torch.distributed.checkpoint wants it."""
+        self._check_midway("state_dict")
         hook = self.register_state_dict_post_hook(lambda _, saved: loading.complete(saved), prepend=True)
         try:
             return super().state_dict()
         finally:
             hook.remove()
 
+    def _check_midway(self, what):
+        if self._release.midway:
+            raise HybridOptError(f"{what}() in the middle of a step: backward has updated weights; call step() first")
+
     def __getstate__(self) -> dict:
-        return super().__getstate__() | {k: self.__dict__[k] for k in ("_tags", "nonfinite", "_alive")}
+        own = ("_tags", "nonfinite", "compile", "release", "_clip", "_alive")
+        return super().__getstate__() | {k: self.__dict__[k] for k in own}
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
-        self.__dict__.setdefault("_hooks", {})
+        if "_hooks" not in self.__dict__:
+            self._start()
+            self._hooked = True
         self._look_anew()

@@ -1,12 +1,14 @@
 """What `wrap` attaches to a model: the policy, resolved by name on the live module tree whenever it is needed."""
 
 import weakref
+from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import Tensor, nn
 
 from .bases import Base, changed, remember, restructured
-from .errors import HybridOptError, check_choice
+from .errors import HybridOptError
+from .int8_layers import dequantize_, int8_layers
 from .optimizer import HybridOptimizer
 from .plan import Plan
 from .policy import Ready, check_routes
@@ -50,13 +52,15 @@ class Strategy:
         weight_decay: float = 0.0,
         nonfinite: str = "raise",
         release: str = "accumulate",
+        clip: float | None = None,
+        clip_mode: str = "global",
     ) -> HybridOptimizer:
         """A torch optimizer for the model as it is now; make a new one after adding or switching adapters.
 
-        Parameters that the policy freezes get requires_grad=False until `unwrap` or the next call. See
-        `HybridOptimizer` for the arguments. Raises HybridOptError if nothing is left to train.
+        Parameters that the policy freezes get requires_grad=False until `unwrap` or the next call, and the hooks of
+        optimizers made before go. See `HybridOptimizer` for the arguments. Raises HybridOptError if nothing is left to
+        train.
         """
-        check_choice("optimizer", "release", release, ("accumulate",))
         self.check_structure()
         plan = self._plan()
         if not plan.trained:
@@ -66,18 +70,33 @@ class Strategy:
             )
         check_routes(self.policy, plan.tags)
         live = {clean(n): p for n, p in self.model.named_parameters()}
-        optimizer = HybridOptimizer(
-            [(n, live[n]) for n in plan.trained],
-            lr=lr,
-            weight_decay=weight_decay,
-            policy=self.policy,
-            seed=self.seed,
-            nonfinite=nonfinite,
-            roles={e.param.name: e.param.role for e in plan.entries},
-        )
+        with self._unhooked():
+            optimizer = HybridOptimizer(
+                [(n, live[n]) for n in plan.trained],
+                lr=lr,
+                weight_decay=weight_decay,
+                policy=self.policy,
+                seed=self.seed,
+                nonfinite=nonfinite,
+                roles={e.param.name: e.param for e in plan.entries},
+                release=release,
+                clip=clip,
+                clip_mode=clip_mode,
+            )
         self._freeze(plan)
         self._optimizers.add(optimizer)
         return optimizer
+
+    @contextmanager
+    def _unhooked(self):
+        """Take the hooks off the optimizers made before; put them back if there is no new one."""
+        older = [o for o in self._optimizers if o.unhook()]
+        try:
+            yield
+        except HybridOptError:
+            for optimizer in older:
+                optimizer.rehook()
+            raise
 
     def save_pretrained(self, directory: str) -> None:
         """Save adapters, every changed base tensor and the configuration; see `hybridopt.from_pretrained`."""
@@ -92,6 +111,17 @@ class Strategy:
         self._thaw()
         self.model.__dict__.pop("hybrid", None)
         remember(self.model, self.base)
+        return self.model
+
+    def dequantize(self) -> nn.Module:
+        """Turn the codes of quantization="int8-trainable" into float weights, layer by layer; returns the model.
+
+        It says the same to the last bit. Training goes on with a new optimizer.
+        """
+        if not int8_layers(self.model):
+            raise HybridOptError("no weight is kept as codes; dequantize() is for quantization='int8-trainable'")
+        dequantize_(self.model)
+        self.quantization, self.quantized = None, ()
         return self.model
 
     def check_structure(self) -> None:

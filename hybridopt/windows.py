@@ -57,8 +57,3 @@ class Windows:
             members = ((n, p.numel()) for g in same for n, p in named(g) if p.requires_grad)
             self._populations[split] = Population(tuple(members))
         return Draw(group["seed"], name, window, window * split.update_gap, self._populations[split])
-
-    def idle(self, name: str, p: Tensor) -> bool:
-        """Is this parameter left alone now?"""
-        group = next((g for g in self._groups if name in g["param_names"]), None)
-        return group is not None and self.job(group, name, p).idle

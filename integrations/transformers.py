@@ -37,7 +37,10 @@ class HybridOptimizerFactory:
         Args:
             lr: required, since the Trainer hands none of its own on; its schedules start from this one.
             policy, seed: as in `wrap`; "frugal" and 0 unless the model is wrapped.
-            options: weight_decay and nonfinite as in `Strategy.optimizer`, and the named policy's options.
+            options: weight_decay, nonfinite, release, clip and clip_mode as in `Strategy.optimizer`, and the named
+                policy's options. With release="fused" the Trainer finds no gradients any more: its max_grad_norm does
+                nothing, so `clip` must be given, and it logs a grad_norm of 0; `optimizer.grad_norm` is the true one.
+                gradient_accumulation_steps works: gradients are held until the last micro-batch.
 
         Raises HybridOptError for a missing lr, for unknown options, and for a policy or seed other than the model's.
         """
@@ -48,6 +51,7 @@ class HybridOptimizerFactory:
             )
         _check_first(options)
         own = {key: options.pop(key) for key in _own_options() if key in options}
+        _check_clip(own)
         model = _contained(model)
         bare = not isinstance(getattr(model, "hybrid", None), Strategy)
         strategy = _strategy(model, policy, seed, options)
@@ -96,6 +100,23 @@ def _check_first(options):
                 f"{key}={options[key]!r} changes the model, which the Trainer holds already; call "
                 f"hybridopt.wrap(model, {key}=...) first and give the Trainer what it returns"
             )
+
+
+def _check_clip(own):
+    """The Trainer clips by default, and would find nothing to clip."""
+    if own.get("release") != "fused":
+        return
+    known_before = "clip_mode='previous' (by the norm of the step before) or 'tensor' (each by itself)"
+    if "clip" not in own:
+        raise HybridOptError(
+            "release='fused' frees gradients before the Trainer can clip them to max_grad_norm; say what is to be "
+            f"done instead: clip=1.0 with {known_before}, or clip=None"
+        )
+    if own["clip"] is not None and own.get("clip_mode", "global") == "global":
+        raise HybridOptError(
+            f"clip={own['clip']!r} with clip_mode='global' and release='fused' needs optimizer.measure(loss), which "
+            f"the Trainer does not call; take {known_before}"
+        )
 
 
 def _warn_of_loss(names):

@@ -1,0 +1,1 @@
+"""When updates happen: one release per file."""

@@ -1,0 +1,116 @@
+"""What a step does to the parameters of an optimizer, all at once or one by one."""
+
+import weakref
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from . import shards
+from .execution.run import run
+from .execution.task import Task
+from .roles import codes_dtype
+from .splits.empty import Empty
+from .state import BASIS, allocate, basis, declare
+from .tagging import Tags, named
+from .windows import Windows, turned
+
+__all__ = ["Updates", "Work"]
+
+WORTH_COMPILING = 50_000_000  # elements, on a CPU
+Work = tuple[str, Tensor]  # a parameter with its name
+
+
+class Updates:
+    """The parameters of an optimizer by name, its state, and how both move; made anew when its groups change."""
+
+    def __init__(self, optimizer, tags: Tags, compile: bool | str):
+        self._optimizer = weakref.proxy(optimizer)
+        self.windows = Windows(tags, optimizer.param_groups)
+        self._groups = {name: group for group in optimizer.param_groups for name in group["param_names"]}
+        for name, p in self.params():
+            shards.cut(name, self.windows.job(self._groups[name], name, p), p)
+
+        self._compiles = self._worth_compiling() if compile == "auto" else compile
+
+    def params(self) -> Iterable[Work]:
+        """All parameters, group by group."""
+        return ((n, p) for group in self._optimizer.param_groups for n, p in named(group))
+
+    def waiting(self) -> list[Work]:
+        """The parameters that have a gradient."""
+        return [(n, p) for n, p in self.params() if p.grad is not None]
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self._optimizer.param_groups[0]["step"]
+
+    @property
+    def previous(self) -> float | None:
+        """The norm of all gradients one step ago, where it was kept."""
+        return self._optimizer.param_groups[0].get("grad_norm")
+
+    def idle(self, name: str, p: Tensor) -> bool:
+        """Is this parameter left alone now?"""
+        return self.windows.job(self._groups[name], name, p).idle
+
+    def turn(self) -> None:
+        """Where a new window has begun, or other blocks are in turn: let go of old state before any new is made."""
+        states = self._optimizer.state
+        for name, p in self.params():
+            state, group = states.get(p), self._groups[name]
+            job = self.windows.job(group, name, p) if state else None
+            if state and isinstance(job.part, Empty):
+                del states[p]
+            elif state and state["window"] != self.windows.now(group):
+                states[p] = turned(state, job, self.windows.now(group))
+
+    def carry_out(self, work: Iterable[Work]) -> None:
+        """Update parameters; another memory layout was copied into the job's shape, and is copied back at once."""
+        tasks = []
+        for name, p in work:
+            task = self._task(self._groups[name], name, p) if shards.local(p).numel() else None
+            if task and task.param.data_ptr() != shards.local(p).data_ptr():
+                run([task], self._compiles)
+                shards.local(p).copy_(task.param.view(shards.local(p).shape))
+            elif task:
+                tasks.append(task)
+        run(tasks, self._compiles)
+
+    def _task(self, group, name, p):
+        """What is to be done to a parameter; None where it is left alone. Counts its state's age."""
+        job = self.windows.job(group, name, p)
+        if job.idle:
+            return None
+        own = shards.cut(name, job, p)
+        param, grad = (shards.local(x).reshape(own.shape).contiguous() for x in (p.detach(), p.grad))
+        raw, age = self._raw(group, name, p, own, grad), group["step"] + 1
+        if raw:
+            age = self._optimizer.state[p]["step"] = self._optimizer.state[p]["step"] + 1
+        lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]
+        decay = 1 - lr * group["weight_decay"]
+        store = job.treatment.store_for(codes_dtype(p) or p.dtype)
+        return Task(
+            param, grad, raw, own, store, lr, decay, age, (group["seed"], name, *shards.place(p)), group["step"]
+        )
+
+    def _raw(self, group, name, p, job, grad):
+        """The raw state tensors; missing ones are made, and the split's are drawn."""
+        wanted, states = declare(job), self._optimizer.state
+        if not wanted:
+            return {}
+        window = self.windows.now(group)
+        if not states[p]:
+            states[p] = {"step": 0, "window": window}
+        state, full = states[p], declare(self.windows.job(group, name, p))
+        missing = [k for k in wanted if k not in state]
+        state.update({k: shards.like(allocate(wanted[k], p.device), p, full[k]) for k in missing})
+        raw = {k: shards.local(state[k]) for k in wanted}
+        if state["window"] != window or any(k.startswith(BASIS) for k in missing):
+            job.part.sample(grad.to(job.arithmetic), basis(raw), self.windows.draw(group, name, window))
+            state["window"] = window
+        return raw
+
+    def _worth_compiling(self):
+        params = [p for _, p in self.params()]
+        return any(p.is_cuda for p in params) or sum(p.numel() for p in params) >= WORTH_COMPILING

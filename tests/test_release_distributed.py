@@ -1,0 +1,129 @@
+"""FSDP2 shards updated within the backward pass, and DDP refused: two processes, gloo."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed, multiprocessing, nn
+
+from hybridopt import HybridOptError, HybridOptimizer
+
+POLICIES = {
+    "adamw": {"policy": "adamw", "weight_decay": 0.1},
+    "columns": {"density": 0.5, "update_gap": 2},
+    "block": {"split": "block", "density": 0.5, "update_gap": 2},
+    "badam": {"policy": "badam", "update_gap": 2},
+    "lion": {"policy": "lion", "codec": "bf16"},
+    "clipped": {"policy": "adamw", "clip": 0.5, "clip_mode": "previous"},
+    "measured": {"policy": "lomo", "clip": 0.5},
+}
+STEPS, RANKS = 4, 2
+
+
+def model_of(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 5))  # 9 and 5 rows: uneven shards
+
+
+def data(step):
+    return torch.randn(RANKS * 4, 6, generator=torch.Generator().manual_seed(step))
+
+
+def train(model, release, options, rank=None):
+    optimizer = HybridOptimizer(model.named_parameters(), 0.05, release=release, **options)
+    for step in range(STEPS):
+        x = data(step)
+        loss = model(x if rank is None else x[rank::RANKS]).square().mean()
+        if options.get("clip") and "clip_mode" not in options:
+            optimizer.measure(loss)
+        loss.backward()
+        if release == "fused":
+            assert all(p.grad is None for p in model.parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+    return optimizer
+
+
+def sharded(model):
+    from torch.distributed.fsdp import fully_shard
+
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer)
+    return fully_shard(model)
+
+
+def shards(rank, folder):
+    """All policies sharded; rank 0 saves the whole weights and the norm."""
+    for name, options in POLICIES.items():
+        for release in ("fused", "accumulate"):
+            model = sharded(model_of())
+            optimizer = train(model, release, options, rank)
+            norm = optimizer.grad_norm
+            whole = {n: p.full_tensor().detach() for n, p in model.named_parameters()}
+            state = {n: s for n, s in zip(whole, map(optimizer.state.get, model.parameters()), strict=True) if s}
+            kept = {n: s["exp_avg"].full_tensor() for n, s in state.items() if "exp_avg" in s}
+            if rank == 0:
+                torch.save((whole, kept, norm), Path(folder) / f"{name}-{release}.pt")
+    model = sharded(model_of())
+    for options in ({"policy": "adafactor"}, {"split": "svd"}, {"policy": "muon"}, {"split": "rows"}):
+        with pytest.raises(HybridOptError, match="weight.*is sharded as.*needs more than one shard"):
+            HybridOptimizer(model.named_parameters(), release="fused", **options)
+    again = train(model, "fused", POLICIES["adamw"], rank)
+    other = sharded(model_of())
+    loaded = HybridOptimizer(other.named_parameters(), 0.05, **POLICIES["adamw"])
+    loaded.load_state_dict(again.state_dict())
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert again.state[p]["exp_avg"].to_local().equal(loaded.state[q]["exp_avg"].to_local())
+
+
+def containers():
+    """DDP is refused when the optimizer is made, or by the first hook, before anything is changed."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    model = DistributedDataParallel(model_of())
+    with pytest.raises(HybridOptError, match="module.0.weight.*DistributedDataParallel.*FSDP2.*accumulate"):
+        HybridOptimizer(model.named_parameters(), release="fused")
+    HybridOptimizer(model.named_parameters(), release="accumulate")
+    inner = model_of()
+    optimizer = HybridOptimizer(inner.named_parameters(), release="fused")
+    before = [p.detach().clone() for p in inner.parameters()]
+    model = DistributedDataParallel(inner)
+    with pytest.raises(HybridOptError, match="lies in a DistributedDataParallel"):
+        model(data(0)).sum().backward()
+    assert all(p.equal(q) for p, q in zip(inner.parameters(), before, strict=True)) and not optimizer.state
+
+
+def process(rank, folder):
+    torch.set_num_threads(1)
+    init = f"file://{folder}/rendezvous"
+    distributed.init_process_group("gloo", init_method=init, rank=rank, world_size=RANKS)
+    try:
+        shards(rank, folder)
+        containers()
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results():
+    with tempfile.TemporaryDirectory() as folder:
+        multiprocessing.spawn(process, (folder,), RANKS)
+        yield {f.stem: torch.load(f) for f in Path(folder).glob("*.pt")}
+
+
+@pytest.mark.parametrize("release", ["fused", "accumulate"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_fsdp2_trains_as_one_process_does(name, release, results):
+    plain = model_of()
+    optimizer = train(plain, release, POLICIES[name])
+    whole, kept, norm = results[f"{name}-{release}"]
+    for n, p in plain.named_parameters():
+        torch.testing.assert_close(whole[n], p.detach(), rtol=1e-4, atol=1e-5)
+        state = optimizer.state.get(p) or {}
+        assert (n in kept) == ("exp_avg" in state)
+        if n in kept:
+            torch.testing.assert_close(kept[n].float(), state["exp_avg"].float(), rtol=1e-2, atol=1e-4)
+    if release == "fused":
+        torch.testing.assert_close(norm, optimizer.grad_norm, rtol=1e-4, atol=1e-6)
