@@ -11,6 +11,7 @@ from .base import Draw, Population
 from .errors import HybridOptError, check_count
 from .policy import Ready, assign
 from .roles import Param
+from .splits.empty import Empty
 from .state import Job, declare, nbytes, seen_as
 from .treatment import Treatment
 
@@ -55,7 +56,7 @@ class Plan:
         for entry in plan.entries:
             if entry.treatment is not None:
                 check_treatment(entry.param, entry.treatment)
-                _check_slots(entry.param, plan.job(entry, 0))
+                _check_slots(entry.param, plan.first(entry))
         return plan
 
     @property
@@ -74,6 +75,11 @@ class Plan:
         shape = seen_as(p.role, p.shape, t)
         draw = Draw(self.seed, p.name, window, window * t.split.update_gap, self._populations[t.split])
         return Job(t, t.split.at(draw, shape), shape, arithmetic(p.dtype))
+
+    def first(self, entry: Entry) -> Job:
+        """What is done in the first window that has a state-full part; in the very first if none has."""
+        jobs = (self.job(entry, window) for window in range(self._horizon(entry.treatment.split)))
+        return next((job for job in jobs if not isinstance(job.part, Empty)), self.job(entry, 0))
 
     @cached_property
     def state_bytes(self) -> dict[str, tuple[int, ...]]:
@@ -123,11 +129,28 @@ def check_treatment(p: Param, treatment: Treatment) -> None:
             f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}) has dtype {p.codes or p.dtype}: {why}; "
             "convert it to float32, bfloat16 or float16, or freeze it"
         )
+    if all(getattr(rule, "idle", False) for rule in treatment.acting):
+        raise HybridOptError(
+            f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}): it would stand still, as no rule but "
+            "'no_update' is at work; freeze it instead (None in a Route, 'frozen' in a policy), or take another full"
+        )
 
 
 def _check_slots(p, job):
     """Raise HybridOptError, naming the parameter, if a rule cannot take its shape."""
     try:
+        _check_matrix(job)
         declare(job)
     except HybridOptError as error:
         raise HybridOptError(f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}): {error}") from error
+
+
+def _check_matrix(job):
+    """Rules that are not local are given matrices only."""
+    low, t = job.part.shape(job.shape), job.treatment
+    if low is not None and len(low) < 2 and not t.full.local:
+        full, split = (type(x).__module__.rpartition(".")[2] for x in (t.full, t.split))
+        raise HybridOptError(
+            f"full={full!r} needs a matrix, got shape {low}; take split='columns', 'rows' or 'block' in place of "
+            f"{split!r}, which leaves single entries, or a rule that works element by element, such as full='adamw'"
+        )

@@ -1,18 +1,20 @@
 """One value per axis: how a parameter is trained. Pure data."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from .base import Codec, Rule, Split, Store
 from .codecs.fp32 import Fp32
 from .errors import HybridOptError, check_number
+from .roles import Param
 from .rules.adamw import AdamW
 from .rules.signsgd import SignSGD
 from .splits.empty import Empty
 from .splits.whole import Whole
 from .stores.bf16_stochastic import Bf16Stochastic
 from .stores.dense import Dense
+from .stores.int8_trainable import Int8Trainable
 
 __all__ = ["Treatment"]
 
@@ -30,9 +32,10 @@ class Treatment:
     """How one parameter is trained.
 
     full, free: the rules of the state-full and of the state-free part. split: which part is state-full, and how often
-    it is chosen anew. codec: how state is kept. store: how the weight is kept (None: stochastic rounding for bfloat16,
-    as torch does otherwise). lr_scale multiplies every update, free_lr_scale the state-free ones besides; decay uses
-    the plain lr. weight_decay: None takes the optimizer's. reset: forget the state when the split is chosen anew.
+    it is chosen anew. codec: how state is kept. store: how the weight is kept (None: stochastic rounding for bfloat16
+    and 8-bit codes, as torch does otherwise). lr_scale multiplies every update, free_lr_scale the state-free ones
+    besides; decay uses the plain lr. weight_decay: None takes the optimizer's. reset: forget the state when the split
+    is chosen anew.
     """
 
     full: Rule = field(default_factory=AdamW)
@@ -74,9 +77,20 @@ class Treatment:
             return "split"
         return {0: "state-free", 1: "state-full"}.get(density, "split") if not callable(density) else "split"
 
+    @property
+    def acting(self) -> tuple[Rule, ...]:
+        """The rules that are at work in some window."""
+        return {"state-full": (self.full,), "state-free": (self.free,)}.get(self.tag, (self.full, self.free))
+
+    def fit(self, param: Param) -> "Treatment":
+        """This treatment with its rules fitted to one parameter, those that have a `fit`."""
+        rules = {axis: getattr(self, axis) for axis in ("full", "free")}
+        fitted = {axis: rule.fit(param) for axis, rule in rules.items() if hasattr(rule, "fit")}
+        return replace(self, **fitted) if any(fitted[axis] is not rules[axis] for axis in fitted) else self
+
     def store_for(self, dtype: torch.dtype) -> Store | None:
-        """The store that keeps a weight of this dtype; None where none can."""
-        stores = (Bf16Stochastic(), Dense()) if self.store is None else (self.store,)
+        """The store that keeps a weight of this dtype, or codes of it; None where none can."""
+        stores = (Bf16Stochastic(), Dense(), Int8Trainable()) if self.store is None else (self.store,)
         return next((s for s in stores if s.fits(dtype)), None)
 
 
