@@ -12,7 +12,7 @@ from statistics import mean, stdev
 
 import torch
 
-MARKERS = "osD^vP<>X*"
+MARKERS = "osD^vP<>X*p"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "hybridopt")
 
 
@@ -44,12 +44,20 @@ def load(path: Path, settings: dict) -> dict | None:
 def environment() -> dict:
     """Return the versions, the processor, the threads and the date that a measurement depends on."""
     return {
-        **{name: metadata.version(name) for name in PACKAGES},
+        **{name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def version(package: str) -> str | None:
+    """Return the version of a package; None where it is not installed as one."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def cpu_name() -> str:

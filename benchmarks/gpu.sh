@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# Everything there is to measure on a GPU, in less than ten minutes: steps at two sizes, the peak memory of a whole
+# training step at 8B, and, if minutes remain, a little pre-training. A part that fails or runs out of time is recorded
+# and the rest goes on. Needs torch, transformers, peft, safetensors and rich, nothing installed: packages lying as
+# wheels in ./wheels are used besides. JSON and tables go to ${OUT:-benchmarks/results/gpu}.
+#
+#   bash benchmarks/gpu.sh          on a machine with a CUDA GPU
+#   bash benchmarks/gpu.sh --dry    the same on CPU with tiny shapes, two minutes
+#
+# MINUTES: for everything (9). DATA: folder of the text for pre-training. PYTHON: the interpreter (python3).
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+dry=${1:-}
+out=${OUT:-benchmarks/results/gpu}
+python=${PYTHON:-python3}
+end=$((SECONDS + 60 * ${MINUTES:-9}))
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$out" "$work/parts"
+: >"$out/gpu.log"
+
+bring_packages() {
+  mkdir -p "$work/site" && cp -r hybridopt "$work/site/" && cp -r integrations "$work/site/hybridopt/" || return
+  if compgen -G "wheels/*.whl" >/dev/null; then
+    "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$work/site" wheels/*.whl
+  fi
+}
+
+# part NAME SECONDS COMMAND...: run it with a time limit, keep its output in the log, write down how it ended
+part() {
+  local name=$1 limit=$2 code=0 began=$SECONDS left=$((end - SECONDS))
+  shift 2
+  if ((limit > left)); then limit=$left; fi
+  if ((limit < 15)); then
+    code=skipped
+  else
+    echo "== $name: at most $limit s: $*" | tee -a "$out/gpu.log"
+    timeout --kill-after=10 "$limit" "$@" >>"$out/gpu.log" 2>&1
+    code=$?
+  fi
+  local ended
+  case $code in
+    0) ended=ok ;;
+    skipped) ended="skipped: no time left" ;;
+    124 | 137) ended="stopped after $limit s" ;;
+    *) ended="failed: exit $code" ;;
+  esac
+  printf '{"part": "%s", "ended": "%s", "seconds": %d}\n' "$name" "$ended" $((SECONDS - began)) >>"$work/parts/all"
+}
+
+# step SET SECONDS OPTIONS...: rows are kept one by one, so that a stop loses only the one being measured
+step() {
+  local set=$1 limit=$2
+  shift 2
+  part "step $set" "$limit" "$python" benchmarks/step.py --device "$device" --set "$set" --dtypes bf16 --measure \
+    --minutes "$(awk "BEGIN { print ($limit - 20) / 60 }")" --out "$work" "$@"
+}
+
+find_data() {
+  for folder in "${DATA:-}" .data shared/data ../shared/data; do
+    if [ -n "$folder" ] && [ -d "$folder" ]; then
+      echo "$folder" && return
+    fi
+  done
+}
+
+publish() {
+  "$python" benchmarks/step.py --table --out "$work" >"$work/step.txt" 2>>"$out/gpu.log"
+  "$python" benchmarks/train_memory.py --table --out "$work" >"$work/train_memory.txt" 2>>"$out/gpu.log"
+  for file in step.json step.md step.png train_memory.json pretrain.json pretrain.md; do
+    if [ -e "$work/$file" ]; then cp "$work/$file" "$out/"; fi
+  done
+  echo "[$(paste -sd, "$work/parts/all")]" >"$out/parts.json"
+  cat "$work/step.txt" "$work/train_memory.txt" "$work/parts/all"
+}
+
+bring_packages >>"$out/gpu.log" 2>&1 || echo "packages: not all could be brought" | tee -a "$out/gpu.log"
+export PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+
+own='hybridopt.adamw|hybridopt.signsgd|hybridopt.frugal|hybridopt.frugal-0|hybridopt.adam_mini|hybridopt.adalomo'
+own+='|hybridopt.adamw-int8|hybridopt.adafactor|hybridopt.came|hybridopt.frugal-block|hybridopt.badam'
+own+='|hybridopt.signsgd+nearest|hybridopt.adam_mini+nearest|hybridopt.adamw+nearest|bitsandbytes.*|compiled.*'
+if [ "$dry" = --dry ]; then
+  device=cpu
+  step tiny 60 --pairs 2 --threads 1 --compile false --only 'hybridopt.signsgd|hybridopt.frugal|torch.adamw-fused'
+  part "train_memory" 60 "$python" benchmarks/train_memory.py --device cpu --only torch-adamw adamw frugal-0 \
+    --out "$work"
+else
+  device=cuda
+  step 1b 150 --only "$own|torch.adamw-f*|torch.sgd*|torch.adafactor-foreach|lomo*|adam-mini|came*"
+  step 8b 150 --pairs 9 --only "$own|torch.adamw-f*|torch.sgd*"
+  part "train_memory" 150 "$python" benchmarks/train_memory.py --device cuda --minutes 2 --out "$work"
+  left=$((end - SECONDS - 25))
+  part "pretrain" "$left" "$python" benchmarks/pretrain.py --size 60m --device cuda --data "$(find_data)" --out "$work" \
+    --minutes "$(awk "BEGIN { m = ($left - 20) / 60; print (m < 3 ? m : 3) }")"
+fi
+publish
