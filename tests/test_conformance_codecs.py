@@ -138,7 +138,9 @@ def test_random_bits_of_a_slice_and_of_a_stack_are_those_of_the_whole_and_of_its
     for shape in [(7,), (3, 7), (2, 3, 7)]:
         stack = random_bits(torch.empty(3, *shape), keys)
         members = [random_bits(torch.empty(shape), k) for k in keys.tolist()]
-        assert stack.equal(torch.stack(members)) and stack.equal(torch.stack([random_bits(torch.empty(shape), k) for k in keys]))
+        assert stack.equal(torch.stack(members)) and stack.equal(
+            torch.stack([random_bits(torch.empty(shape), k) for k in keys])
+        )
     long = random_bits(torch.empty(100_000), key)
     assert long[:100].equal(random_bits(torch.empty(100), key)), "longer tables begin with the same numbers"
 
