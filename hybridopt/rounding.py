@@ -16,8 +16,8 @@ _tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 class Seed:
     """Where random bits come from.
 
-    key: 63 bits, or an int64 tensor: of shape [], or of shape [n] for a stack of n tensors, one each. row: where a slice
-    begins in its whole. tables: `tables(...)` from that row on, for compiled code, which cannot look them up.
+    key: 63 bits, or an int64 tensor: of shape [], or of shape [n] for a stack of n tensors, one each. row: where a
+    slice begins in its whole. tables: `tables(...)` from that row on, for compiled code, which cannot look them up.
     """
 
     key: int | Tensor

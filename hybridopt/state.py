@@ -120,7 +120,7 @@ def keep(job: Job, raw: State, state: State, seeds: dict[str, Seed]) -> None:
 
 
 def seeds(job: Job, key: int, row: int = 0) -> dict[str, Seed]:
-    """Seeds for everything that an update rounds, in a slice that begins at `row`: weight (""), its part, every slot."""
+    """Seeds for all that an update rounds, in a slice that begins at `row`: weight (""), its part, every slot."""
     return {name: Seed(key ^ _salt(name), row) for name in ("", "low", *job.slots)}
 
 
@@ -135,7 +135,7 @@ def _salt(name):
 
 
 def sliceable(job: Job) -> bool:
-    """May the update run row by row: no rule wants the matrix in one piece, no part and no codec looks at other rows?"""
+    """May it run row by row: no rule wants the matrix in one piece, no part and no codec looks at other rows?"""
     t = job.treatment
     whole_blocks = t.codec.local or job.shape[-1:] == (t.codec.block,) or not job.elementwise
     return t.full.looks is not None and t.free.looks is not None and whole_blocks and job.part.local

@@ -16,10 +16,10 @@ Looked = dict[str, tuple[State, State]]  # by axis: rows, sums
 
 @dataclass(frozen=True)
 class Now:
-    """The numbers of one step, floats or tensors of shape []: lr, decay (1 - lr * weight decay), and for each rule its own.
+    """The numbers of one step, floats or tensors of shape []: lr, decay (1 - lr * weight decay), and each rule's own.
 
-    key: of the parameter, the same in all steps. seeds: for rounding, of the weight (""), of its state-full part ("low")
-    and of every slot. rows, rest: what rules that look at the whole parameter have found, by axis.
+    key: of the parameter, the same in all steps. seeds: for rounding, of the weight (""), of its state-full part
+    ("low") and of every slot. rows, rest: what rules that look at the whole parameter have found, by axis.
     """
 
     lr: float | Tensor
@@ -109,7 +109,7 @@ def write(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: 
 
 
 def apart(job: Job) -> bool:
-    """Can both parts be written one after the other, as every entry belongs to one? Then no joint direction is made."""
+    """Can both parts be written one after the other, as every entry belongs to one? Then none is joined."""
     return job.part.disjoint and not job.part.covers and job.treatment.free.local
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from parts import CODECS, STORES
 
-from hybridopt.base import Slot
 from hybridopt import rounding
+from hybridopt.base import Slot
 from hybridopt.rounding import Seed, random_bits, stochastic_bf16, stochastic_round
 
 ERROR = {"fp32": 0.0, "bf16": 2**-7, "int8": 1 / 127}  # of the largest value of a block

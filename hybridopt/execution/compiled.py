@@ -72,7 +72,7 @@ def _pieces(task):
 
 
 def _round(i):
-    """Round `i` and its end: what it finds leaves the kernel, so that later loops read it and do not work it out anew."""
+    """Round `i` and its end: what it finds leaves the kernel, to be read by later loops, not worked out anew."""
 
     def look_and_settle(param, grad, raw, job, store, now, rows, rest):
         now = replace(now, rows=rows, rest=rest)
@@ -195,7 +195,8 @@ def _general(job):
 def _compile(function, device):
     """A kernel of its own code object, so that kernels do not count as each other's recompilations.
 
-    On a CPU with guards on tensors and sizes only: `_call` has checked everything else, and guards cost more than small updates.
+    On a CPU with guards on tensors and sizes only: `_call` has checked everything else, and all guards together cost
+    more than a small update.
     """
     function.__code__ = function.__code__.replace(co_name=f"{function.__name__}_{len(_kernels)}")
     bare = {"guard_filter_fn": _sizes, "size_asserts": False}
