@@ -36,8 +36,11 @@ def not_finite(grads: Named, shown: list[Tensor]) -> str | None:
 
 
 def sums(grads: Named) -> list[Tensor]:
-    """A number for every gradient in which NaN and infinity show, cheaper than its norm."""
-    return [whole(grad.sum(dtype=torch.float32)) for _, grad in grads]
+    """A number for every gradient in which NaN and infinity show, cheaper than its norm.
+
+    Without a dtype of its own for the sum: reading bfloat16 as float32 is 30 times slower on a CPU.
+    """
+    return [whole(grad.sum()).float() for _, grad in grads]
 
 
 def norm(grad: Tensor) -> Tensor:

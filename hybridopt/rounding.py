@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Seed", "random_bits", "stochastic_bf16", "stochastic_round", "tables"]
+__all__ = ["Seed", "hashed_rows", "random_bits", "stochastic_bf16", "stochastic_round", "tables"]
 
 GOLDEN = 0x9E3779B9
 STEP = 0.625 / 128  # of a bfloat16: rounds to its neighbour, wherever between two powers of two it lies
@@ -17,7 +17,8 @@ class Seed:
     """Where random bits come from.
 
     key: 63 bits, or an int64 tensor: of shape [], or of shape [n] for a stack of n tensors, one each. row: where a
-    slice begins in its whole. tables: `tables(...)` from that row on, for compiled code, which cannot look them up.
+    slice begins in its whole. tables: hashes of its rows with the key (`hashed_rows`), and of the columns, for compiled
+    code, which cannot look them up and would work them out for every element.
     """
 
     key: int | Tensor
@@ -26,8 +27,19 @@ class Seed:
 
 
 def random_bits(like: Tensor, seed: int | Tensor | Seed) -> Tensor:
-    """Sixteen random bits for every element, int32 in [0, 65536), a pure function of (key, row, column)."""
-    return _words(like, seed) >> 16 & 0xFFFF
+    """Sixteen random bits for every element, int32 in [0, 65536), a pure function of (key, row, column).
+
+    Hashes of row and column joined and mixed once more.
+    """
+    seed = seed if isinstance(seed, Seed) else Seed(seed)
+    stacked = isinstance(seed.key, Tensor) and seed.key.ndim > 0
+    shape = like.shape[1:] if stacked else like.shape
+    rows, width = shape[:-1].numel(), shape[-1] if shape else 1
+    of_columns = seed.tables[1] if seed.tables else tables(width, like.device)[1]
+    of_rows = seed.tables[0][:rows] if seed.tables else hashed_rows(seed.key, seed.row, rows, like.device)
+    of_rows = of_rows.view(*of_rows.shape[:-1], *shape[:-1], 1) if shape else of_rows[..., 0]
+    x = ((of_columns[:width] if shape else of_columns[0]) ^ of_rows) * -2048144789
+    return ((x >> 15 & 0x1FFFF) ^ x) * -1028477387 >> 16 & 0xFFFF
 
 
 def stochastic_bf16(x: Tensor, seed: int | Tensor | Seed) -> Tensor:
@@ -78,21 +90,14 @@ def tables(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return found
 
 
-def _words(like, seed):
-    """Thirty-two random bits for every element, int32: hashes of row and column joined, and mixed once more.
+def hashed_rows(key: int | Tensor, first: int, count: int, device: torch.device) -> Tensor:
+    """Hashes of `count` rows from `first` on with a key, int32 [count]; of n keys [n, count].
 
-    The mixing is the finaliser of MurmurHash3 (Appleby, public domain), which wraps around. Both halves of the key
-    enter, the upper one between two rounds, so that two keys never give shifted copies of one sequence.
+    Both halves of the key enter, the upper one between two rounds of mixing (the finaliser of MurmurHash3, Appleby,
+    public domain, which wraps around), so that two keys never give shifted copies of one sequence.
     """
-    seed = seed if isinstance(seed, Seed) else Seed(seed)
-    stacked = isinstance(seed.key, Tensor) and seed.key.ndim > 0
-    shape = like.shape[1:] if stacked else like.shape
-    rows, width = shape[:-1].numel(), shape[-1] if shape else 1
-    of_rows, of_columns = seed.tables or tables(max(seed.row + rows, width), like.device)
-    first = 0 if seed.tables else seed.row
-    x = of_rows[first : first + rows].view(*shape[:-1], 1) if len(shape) > 1 else of_rows[first]
-    low, high = _halves(seed.key, len(shape))
-    return _mix((of_columns[:width] if shape else of_columns[0]) ^ _mix(x + low, high))
+    low, high = _halves(key)
+    return _mix(tables(first + count, device)[0][first : first + count] + low, high)
 
 
 def _mix(x, key=0):
@@ -101,11 +106,11 @@ def _mix(x, key=0):
     return (x >> 16 & 0xFFFF) ^ x
 
 
-def _halves(key, ndim):
-    """Both halves of a key as int32."""
+def _halves(key):
+    """Both halves of a key as int32; [n, 1] of n keys."""
     if not isinstance(key, Tensor):
         return _signed(key & 0xFFFFFFFF), _signed(key >> 32)
-    key = key.view(-1, *[1] * ndim) if key.ndim else key
+    key = key.view(-1, 1) if key.ndim else key
     low = key & 0xFFFFFFFF
     return (low - ((low & 1 << 31) << 1)).to(torch.int32), (key >> 32).to(torch.int32)
 

@@ -54,6 +54,7 @@ class Strategy:
         release: str = "accumulate",
         clip: float | None = None,
         clip_mode: str = "global",
+        compile: bool | str = "auto",
     ) -> HybridOptimizer:
         """A torch optimizer for the model as it is now; make a new one after adding or switching adapters.
 
@@ -82,6 +83,7 @@ class Strategy:
                 release=release,
                 clip=clip,
                 clip_mode=clip_mode,
+                compile=compile,
             )
         self._freeze(plan)
         self._optimizers.add(optimizer)

@@ -53,6 +53,22 @@ def test_the_own_policy_is_one(tmp_path):
     assert run("policy.py", tmp_path).strip() == "True"
 
 
+def test_the_fused_lines_run(tmp_path):
+    start = blocks("python")[0].split("model = hybridopt.wrap(")[0]
+    given = """
+model = hybridopt.wrap(base_model(), policy="adalomo")
+tokens = torch.randint(256, (2, 32))
+first = second = {"input_ids": tokens, "labels": tokens}
+before = [p.clone() for p in model.parameters()]
+"""
+    check = """
+print(all(p.grad is None and not p.equal(b) for p, b in zip(model.parameters(), before)), optimizer.grad_norm > 0)
+"""
+    (tmp_path / "fused.py").write_text(start + given + blocks("python")[2] + check)
+    assert "fused" in blocks("python")[2]
+    assert run("fused.py", tmp_path).strip() in ("True True", "True tensor(True)")
+
+
 def test_the_policies_of_the_table_are_those_there_are():
     from hybridopt.find import names
 
@@ -77,3 +93,12 @@ def test_the_measured_table_is_the_benchmarks():
     assert len(rows) == 8
     for name, _, test, gain, _, state, weights, _, cpu, _ in rows:
         assert f"| {name} | {test} | {gain} | {state} | {weights} | {cpu} |" in README
+
+
+def test_the_pre_training_table_is_the_benchmarks():
+    results = (ROOT / "benchmarks" / "results" / "pretrain.md").read_text()
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in results.splitlines() if "±" in line]
+    rows = [r for r in rows if len(r) == 8]
+    assert len(rows) > 15
+    for name, rate, loss, gain, state, *_ in rows:
+        assert f"| {name} | {rate} | {loss} | {gain} | {state} |" in README

@@ -10,15 +10,18 @@ __all__ = ["run"]
 
 
 def run(tasks: Iterable[Task], compile: bool) -> None:
-    """Carry out all tasks: by torch's own kernels, in banks, and the others one by one, compiled or in slices."""
-    known, small, others = [], [], []
+    """Carry out all tasks: by torch's own kernels, in banks, compiled, or else one by one in slices."""
+    known, small, large, others = [], [], [], []
     for task in tasks:
-        (known if native.fits(task) else small if banks.fits(task) else others).append(task)
+        if native.fits(task):
+            known.append(task)
+        elif banks.fits(task):
+            small.append(task)
+        else:
+            task = task.in_blocks()
+            (large if compile and compiled.fits(task) else others).append(task)
     native.run(known)
     banks.run(small)
-    told: dict = {}
-    for t in (task.in_blocks() for task in others):
-        if compile and compiled.fits(t):
-            compiled.run(t, told)
-        else:
-            update_in_slices(t.param, t.grad, t.raw, t.job, t.store, t.now(), t.key)
+    compiled.run(large)
+    for t in others:
+        update_in_slices(t.param, t.grad, t.raw, t.job, t.store, t.now(), t.key)
