@@ -17,7 +17,7 @@ class Seed:
     """Where random bits come from.
 
     key: 63 bits, or an int64 tensor: of shape [], or of shape [n] for a stack of n tensors, one each. row: where a
-    slice begins in its whole. tables: hashes of its rows with the key (`hashed_rows`), and of the columns, for compiled
+    slice begins in its whole. tables: hashes of its rows with the key (`hashed_rows`), and of columns, for compiled
     code, which cannot look them up and would work them out for every element.
     """
 

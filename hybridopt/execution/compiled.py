@@ -28,7 +28,7 @@ def fits(task: Task) -> bool:
 
 
 def run(tasks: Iterable[Task]) -> None:
-    """Carry out all tasks. Where compiling fails it warns, goes on without, and `fits` nothing of the kind any more."""
+    """Carry out all tasks. Where compiling fails it warns, goes on without, and nothing of the kind `fits` later."""
     crews: dict[tuple, list[Task]] = {}
     for task in tasks:
         crews.setdefault(kernels.alike(task), []).append(task)
