@@ -17,6 +17,7 @@ from .releases.accumulate import Accumulate
 from .releases.clip import Clip
 from .releases.fused import Fused
 from .releases.hooks import Hooks
+from .roles import Param
 from .tagging import Tags, check_numbers, named
 from .updates import Updates
 
@@ -40,6 +41,9 @@ class HybridOptimizer(torch.optim.Optimizer):
         compile: updates of large parameters by torch.compile: True, False, or "auto": on GPUs, and on CPUs from 50
             million elements on (below, compiling takes longer than it saves). Results differ by rounding only.
         roles: role, or Param, by parameter name; what is missing is guessed from name and shape.
+        release: "accumulate": updates in `step`; "fused": inside the backward pass, each gradient freed at once.
+        clip: the largest gradient norm, by `clip_mode`: of all gradients together ("global"; fused release needs
+            `measure(loss)` first), of each by itself ("tensor"), or as the step before would have it ("previous").
 
     Param groups hold plain numbers and strings, among them `tag`, `param_names`, `seed`, and `step`, the clock by
     which the state-full part is chosen anew. Raises HybridOptError, naming the parameter, for what cannot be trained.
@@ -54,7 +58,7 @@ class HybridOptimizer(torch.optim.Optimizer):
         seed: int = 0,
         nonfinite: str = "raise",
         compile: bool | str = "auto",
-        roles: Mapping[str, str] | None = None,
+        roles: Mapping[str, str | Param] | None = None,
         release: str = "accumulate",
         clip: float | None = None,
         clip_mode: str = "global",
