@@ -25,7 +25,7 @@ OPTIONS = {"int8": {"block": 16, "exact_below": 0}}  # so that the smallest stat
 LR = {  # with which four steps show
     "adafactor": 0.1,
     "adalomo": 0.1,
-    "apollo": 3e-3,
+    "apollo": 1e-3,
     "came": 1e-3,
     "momentum": 0.3,
     "muon": 5e-2,

@@ -88,12 +88,15 @@ def test_rounding_keeps_the_mean():
 
 
 def test_tiny_updates_arrive_on_average():
-    """A level here is 200 of these updates: rounded to nearest, none would arrive."""
-    store, weight = Int8Trainable(), Int8Weight.quantize(numbers((128, 128)) * 0.02)
-    before = weight.dequantize()
-    for seed in range(50):
-        store.write_(weight, torch.full(weight.shape, 2e-6), 1.0, seed * 7919 + 1)
-    assert (before - weight.dequantize()).mean().item() == pytest.approx(1e-4, rel=0.05)
+    """A level here is 200 of these updates: rounded to nearest, none would arrive. One run strays by 3 % or so."""
+    store, arrived = Int8Trainable(), 0.0
+    for run in range(12):
+        weight = Int8Weight.quantize(numbers((128, 128)) * 0.02)
+        before = weight.dequantize()
+        for seed in range(50):
+            store.write_(weight, torch.full(weight.shape, 2e-6), 1.0, (50 * run + seed) * 7919 + 1)
+        arrived += (before - weight.dequantize()).mean().item() / 12
+    assert arrived == pytest.approx(1e-4, rel=0.04)
 
 
 def test_an_update_of_zero_changes_nothing_in_the_long_run():
