@@ -87,7 +87,7 @@ class HybridOptimizer(torch.optim.Optimizer):
 
     def _start(self):
         """What copies make anew."""
-        self._release, self._norm = RELEASES[self.release](self._clip), None
+        self._release, self._norm, self._stale = RELEASES[self.release](self._clip), None, None
         self._hooks, self._hooked = Hooks(self), False
 
     # ---- groups
@@ -136,6 +136,8 @@ class HybridOptimizer(torch.optim.Optimizer):
 
     def _check_alive(self):
         """Parameters that lost requires_grad: nothing left to train is an error, fewer than before a warning."""
+        if self._stale:
+            raise HybridOptError(self._stale)
         alive = sum(p.requires_grad for g in self.param_groups for p in g["params"])
         lost, self._alive = alive < self._alive, alive
         if not lost:
@@ -240,7 +242,13 @@ class HybridOptimizer(torch.optim.Optimizer):
         if self._release.midway:
             raise HybridOptError(f"{what}() in the middle of a step: backward has updated weights; call step() first")
 
+    def retire(self, why: str) -> None:
+        """Let go of the parameters, as they are no longer those of the model: every later step raises `why`."""
+        self.unhook()
+        self._stale = why
+
     def __getstate__(self) -> dict:
+        self._check_midway("copy")
         own = ("_tags", "nonfinite", "compile", "release", "_clip", "_alive")
         return super().__getstate__() | {k: self.__dict__[k] for k in own}
 

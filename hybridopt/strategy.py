@@ -124,6 +124,11 @@ class Strategy:
             raise HybridOptError("no weight is kept as codes; dequantize() is for quantization='int8-trainable'")
         dequantize_(self.model)
         self.quantization, self.quantized = None, ()
+        for optimizer in self._optimizers:
+            optimizer.retire(
+                "the model was dequantized, and this optimizer holds its old weights; make a new one with "
+                "model.hybrid.optimizer(), which takes this one's state: new.load_state_dict(old.state_dict())"
+            )
         return self.model
 
     def check_structure(self) -> None:

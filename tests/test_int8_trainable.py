@@ -15,7 +15,7 @@ from saved import bits, different, logits, refused, train
 from torch import nn
 
 import hybridopt
-from hybridopt import HybridOptError, HybridOptimizer, HybridOptWarning, Policy, Route, Treatment
+from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
 from hybridopt.execution import slices
 from hybridopt.int8_layers import int8_layers
 from hybridopt.integrations.bitsandbytes import planned_bytes, quantize_, weight_bytes
@@ -401,8 +401,11 @@ def test_as_float_weights_again(tmp_path):
     with pytest.raises(HybridOptError, match="no weight is kept as codes"):
         model.hybrid.dequantize()
     model(**batch(model)).loss.backward()
-    with pytest.warns(HybridOptWarning, match="frozen since the last step.*new optimizer"):
+    with pytest.raises(HybridOptError, match="dequantized.*new.load_state_dict"):
         optimizer.step()
+    new = model.hybrid.optimizer(lr=1e-3)
+    new.load_state_dict(optimizer.state_dict())
+    new.step()
     said = logits(model)
     model.hybrid.save_pretrained(tmp_path / "own")
     assert torch.equal(logits(hybridopt.from_pretrained(bf16_llama(), tmp_path / "own")), said)
@@ -500,3 +503,11 @@ def test_other_combinations_are_refused_afterwards():
     with pytest.raises(HybridOptError, match="its store keeps other dtypes"):
         HybridOptimizer([("w", nn.Parameter(torch.ones(3, 3)))], policy=policy)
     assert hybridopt.wrap(model, quantization=SCHEME, policy="adamw").hybrid.quantization == SCHEME
+
+
+def test_a_cast_is_a_snapshot():
+    weight = Int8Weight.quantize(numbers((32, 64)))
+    for cast in (weight.to(torch.bfloat16), weight.double(), weight.to(torch.float32, copy=True)):
+        before = cast.dequantize().clone()
+        Int8Trainable().write_(weight, torch.ones(32, 64), 1.0, 1)
+        assert cast.dequantize().equal(before)

@@ -558,3 +558,28 @@ def test_distributed_checkpoint_of_a_fresh_optimizer():
     go(one, mine, range(3, 6))
     go(other, theirs, range(3, 6))
     assert_same(values(dict(one.named_parameters())), values(dict(other.named_parameters())))
+
+
+def test_a_step_can_be_ended_after_a_second_backward_was_refused():
+    params = tensors(SHAPES)
+    optimizer = fused(params, policy="adamw")
+    backward(params, 0)
+    once = values(params)
+    with pytest.raises(HybridOptError, match="after its update in this step"):
+        backward(params, 1)
+    optimizer.step()
+    assert set(clock(optimizer)) == {1} and all(p.grad is None for p in params.values())
+    assert_same(values(params), once)
+    backward(params, 1)
+    optimizer.step()
+    assert set(clock(optimizer)) == {2}
+
+
+def test_an_optimizer_is_not_copied_in_the_middle_of_a_step():
+    params = tensors(SHAPES)
+    optimizer = fused(params, policy="adamw")
+    backward(params, 0)
+    with pytest.raises(HybridOptError, match="copy.. in the middle of a step"):
+        copy.deepcopy(optimizer)
+    optimizer.step()
+    copy.deepcopy(optimizer)

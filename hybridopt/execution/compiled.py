@@ -63,12 +63,15 @@ def _update(parts, numbers, names):
 
 
 def _together(crew):
-    """(task, slice) by the call: full crews of small parameters, everything else one by one."""
-    small = [task for task in crew if task.param.numel() <= OF]
+    """(task, slice) by the call: full crews of small parameters, everything else one by one.
+
+    Kernels that look at whole matrices have many loops already, and would take minutes to compile eight times over.
+    """
+    small = [] if rounds(crew[0].job) else [task for task in crew if task.param.numel() <= OF]
     full = len(small) // CREW * CREW
     for start in range(0, full, CREW):
         yield [(task, _whole(task)) for task in small[start : start + CREW]]
-    for task in [*small[full:], *(task for task in crew if task.param.numel() > OF)]:
+    for task in [*small[full:], *(task for task in crew if task not in small)]:
         yield from ([(task, piece)] for piece in _pieces(task))
 
 

@@ -95,7 +95,7 @@ class Fused:
     # ---- one parameter
 
     def _update(self, updates, name, p, nonfinite):
-        self._check_order(updates, name)
+        self._check_order(updates, name, p)
         gradients.check_dense([(name, p.grad)])
         norm = gradients.norm(p.grad)
         if self._skips or not self._sound(name, p.grad, norm, nonfinite, updates.step):
@@ -110,8 +110,9 @@ class Fused:
         updates.carry_out([(name, p)])
         p.grad = None
 
-    def _check_order(self, updates, name):
+    def _check_order(self, updates, name, p):
         if name in self._norms:
+            p.grad = None  # so that step() can end the step
             raise HybridOptError(
                 f"a gradient of {name!r} arrives after its update in this step (step {updates.step}); a step updates "
                 "every parameter once. Several backward passes in a step: run all but the last in `with optimizer."

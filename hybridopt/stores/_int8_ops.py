@@ -18,10 +18,10 @@ def _clone(x, **_):
 
 
 def _cast(x, dtype=None, device=None, **_):
-    """The codes stay, only the dtype of what they are turned into changes."""
+    """Other codes of the same values; only the dtype of what they are turned into changes."""
     if dtype is not None and not dtype.is_floating_point:
         return None
-    parts = (part.to(device or x.device) for part in (x.codes, x.scale, x.zero))
+    parts = (part.to(device or x.device, copy=True) for part in (x.codes, x.scale, x.zero))
     return x.like(*parts, dtype=dtype or x.dtype)
 
 
