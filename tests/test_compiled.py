@@ -109,3 +109,13 @@ def test_compile_takes_three_values(wrong):
 def test_small_models_are_not_compiled_unless_asked(monkeypatch):
     monkeypatch.setattr(compiled, "run", lambda tasks: [pytest.fail("compiled") for _ in tasks])
     trained("signsgd", "auto")
+
+
+def test_parameters_with_other_raw_state_are_no_crew():
+    """Small state stays exact: two parameters of one treatment need not keep the same tensors."""
+    options = {"policy": "adamw", "codec": {"part": "codecs.int8", "exact_below": 300}}
+    shapes = [(16, 16), (32, 16)] * 2
+    fast, _ = trained(compile=True, shapes=shapes, **options)
+    slow, _ = trained(compile=False, shapes=shapes, **options)
+    for name in slow:
+        torch.testing.assert_close(fast[name], slow[name], rtol=1e-5, atol=1e-5)

@@ -27,9 +27,7 @@ def run(tasks: Iterable[Task]) -> None:
     """Update them in stacks of equal jobs and numbers."""
     alike: dict[tuple, list[Task]] = {}
     for task in tasks:
-        numbers = tuple(id(x) if isinstance(x, Tensor) else x for x in (task.lr, task.decay))
-        key = (task.job, task.age, task.param.device, task.param.dtype, task.grad.dtype, *numbers)
-        alike.setdefault(key, []).append(task)
+        alike.setdefault((task.job, *task.alike), []).append(task)
     for same in alike.values():
         most = max(1, MOST // same[0].param.numel())
         for start in range(0, len(same), most):

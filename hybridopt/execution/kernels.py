@@ -9,7 +9,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..base import State
 from ..errors import HybridOptWarning
 from ..rounding import Seed, hashed_rows, tables
 from ..state import Job, unseeded
@@ -27,9 +26,7 @@ _broken: set[tuple] = set()  # jobs that cannot be compiled here
 
 def alike(task: Task) -> tuple:
     """What tasks must have in common to share a kernel, and to be done by one call of it with the same numbers."""
-    lr, decay = (id(x) if isinstance(x, Tensor) else x for x in (task.lr, task.decay))
-    where = task.param.device, task.param.dtype, task.grad.dtype, torch.get_num_threads()
-    return _general(task.job), task.store, where, task.age, lr, decay, tuple(n == 1 for n in task.param.shape)
+    return _general(task.job), task.store, tuple(task.raw), tuple(n == 1 for n in task.param.shape), *task.alike
 
 
 def broken(job: Job) -> bool:
@@ -105,7 +102,7 @@ def _on_tensors(function, part, names):
     return kernel
 
 
-def _dice(task: Task, piece: Slice) -> State:
+def _dice(task: Task, piece: Slice) -> dict[str, tuple[Tensor, Tensor]]:
     """For everything that is rounded at random hashes of rows and of columns; nothing where nothing is."""
     if not task.random:
         return {}

@@ -26,10 +26,7 @@ def run(tasks: Iterable[Task]) -> None:
     """Call `fused_` once for all tasks of the same numbers."""
     alike: dict[tuple, list[Task]] = {}
     for task in tasks:
-        numbers = tuple(id(x) if isinstance(x, Tensor) else x for x in (task.lr, task.decay))
-        alike.setdefault((id(task.job.treatment), task.age, task.param.device, task.param.dtype, *numbers), []).append(
-            task
-        )
+        alike.setdefault((id(task.job.treatment), *task.alike), []).append(task)
     for same in alike.values():
         one = same[0]
         states = [{name: task.raw[name] for name in one.job.slots} for task in same]

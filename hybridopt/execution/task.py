@@ -36,6 +36,12 @@ class Task:
         """Does anything round at random?"""
         return self.store.random or self.job.treatment.codec.random
 
+    @property
+    def alike(self) -> tuple:
+        """What tasks must have in common, beside their jobs, to be done together: numbers, device and dtypes."""
+        lr, decay = (id(x) if isinstance(x, Tensor) else x for x in (self.lr, self.decay))
+        return self.age, lr, decay, self.param.device, self.param.dtype, self.grad.dtype
+
     @cached_property
     def constant(self) -> int:
         """A seed for the whole run."""
