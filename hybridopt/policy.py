@@ -26,6 +26,7 @@ __all__ = [
     "pack_routes",
     "pack_treatment",
     "place",
+    "places",
     "read_policy",
     "unpack_routes",
 ]
@@ -164,6 +165,17 @@ def place(body: Treatment, **places: str) -> tuple[Route, ...]:
         still = use is not None and role in ("norm", "bias")
         routes.append(Route(replace(use, weight_decay=0.0) if still else use, role=role))
     return (*routes, Route(body, role="linear|conv"), Route(_use(body, "full")))
+
+
+def places(policy: object) -> dict[str, str]:
+    """For `place`, by role: what the options that most policies share say."""
+    return {
+        "embedding": policy.embeddings,
+        "norm": policy.norms,
+        "bias": policy.biases,
+        "head": policy.head,
+        "adapter": policy.adapters,
+    }
 
 
 def _use(body, where):

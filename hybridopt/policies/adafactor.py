@@ -5,7 +5,7 @@ from functools import cached_property
 
 from ..base import Codec
 from ..find import part
-from ..policy import place
+from ..policy import place, places
 from ..rules.adafactor import Adafactor
 from ..treatment import Treatment
 
@@ -49,6 +49,4 @@ class AdafactorPolicy:
             relative_step=self.relative_step,
         )
         body = Treatment(full=rule, codec=part("codecs", self.codec))
-        return place(
-            body, embedding=self.embeddings, norm=self.norms, bias=self.biases, head=self.head, adapter=self.adapters
-        )
+        return place(body, **places(self))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..policy import place
+from ..policy import place, places
 from ..rules.adalomo import AdaLomo
 from ..treatment import Treatment
 
@@ -35,6 +35,4 @@ class AdaLomoPolicy:
     def routes(self):
         """Everything state-full, quantized weights frozen."""
         body = Treatment(full=AdaLomo(self.eps, self.clip_threshold, self.decay_rate))
-        return place(
-            body, embedding=self.embeddings, norm=self.norms, bias=self.biases, head=self.head, adapter=self.adapters
-        )
+        return place(body, **places(self))

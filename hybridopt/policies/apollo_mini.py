@@ -5,6 +5,7 @@ from functools import cached_property
 
 from ..base import Codec
 from ..find import part
+from ..policy import places
 from ..rules.adamw import AdamW
 from ..rules.apollo import Apollo
 from ..treatment import Treatment
@@ -51,9 +52,5 @@ class ApolloMini:
         return matrices(
             Treatment(full=rule, codec=part("codecs", self.codec)),
             AdamW(self.betas, self.eps),
-            embedding=self.embeddings,
-            norm=self.norms,
-            bias=self.biases,
-            head=self.head,
-            adapter=self.adapters,
+            **places(self),
         )

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from ..base import Codec
 from ..find import part
-from ..policy import place
+from ..policy import place, places
 from ..rules.came import CAME
 from ..treatment import Treatment
 
@@ -40,6 +40,4 @@ class CAMEPolicy:
         """Everything state-full, quantized weights frozen."""
         rule = CAME(self.betas, self.eps, self.clip_threshold, self.bias_correction)
         body = Treatment(full=rule, codec=part("codecs", self.codec))
-        return place(
-            body, embedding=self.embeddings, norm=self.norms, bias=self.biases, head=self.head, adapter=self.adapters
-        )
+        return place(body, **places(self))

@@ -6,7 +6,7 @@ from functools import cached_property
 from ..base import Codec, Density, Rule, Split
 from ..errors import HybridOptError
 from ..find import part, unpack
-from ..policy import place
+from ..policy import place, places
 from ..treatment import Treatment
 
 __all__ = ["Frugal"]
@@ -55,9 +55,7 @@ class Frugal:
             free_lr_scale=self.free_lr_scale,
             reset=self.reset,
         )
-        return place(
-            body, embedding=self.embeddings, norm=self.norms, bias=self.biases, head=self.head, adapter=self.adapters
-        )
+        return place(body, **places(self))
 
     def _split(self):
         options = {"density": self.density, "update_gap": self.update_gap}

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from ..base import Codec
 from ..find import part
-from ..policy import place
+from ..policy import place, places
 from ..rules.lion import Lion
 from ..treatment import Treatment
 
@@ -35,6 +35,4 @@ class LionPolicy:
     def routes(self):
         """Everything state-full, quantized weights frozen."""
         body = Treatment(full=Lion(self.betas), codec=part("codecs", self.codec))
-        return place(
-            body, embedding=self.embeddings, norm=self.norms, bias=self.biases, head=self.head, adapter=self.adapters
-        )
+        return place(body, **places(self))

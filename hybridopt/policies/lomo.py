@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..policy import place
+from ..policy import place, places
 from ..rules.sgd import SGD
 from ..splits.empty import Empty
 from ..treatment import Treatment
@@ -34,10 +34,6 @@ class LOMO:
         """Everything state-free, quantized weights frozen."""
         return place(
             Treatment(free=SGD(), split=Empty()),
-            embedding=self.embeddings,
-            norm=self.norms,
-            bias=self.biases,
-            head=self.head,
-            adapter=self.adapters,
+            **places(self),
             other="free",
         )

@@ -5,6 +5,7 @@ from functools import cached_property
 
 from ..base import Codec
 from ..find import part
+from ..policy import places
 from ..rules.adamw import AdamW
 from ..rules.muon import Muon
 from ..treatment import Treatment
@@ -47,9 +48,5 @@ class MuonPolicy:
         return matrices(
             Treatment(full=rule, codec=part("codecs", self.codec), lr_scale=self.lr_scale),
             AdamW(self.betas, self.eps),
-            embedding=self.embeddings,
-            norm=self.norms,
-            bias=self.biases,
-            head=self.head,
-            adapter=self.adapters,
+            **places(self),
         )

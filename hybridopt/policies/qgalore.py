@@ -5,7 +5,7 @@ from functools import cached_property
 
 from ..base import Codec, Density, Rule
 from ..find import part, unpack
-from ..policy import place
+from ..policy import place, places
 from ..rules.no_update import NoUpdate
 from ..splits.svd import Svd
 from ..treatment import Treatment
@@ -52,6 +52,4 @@ class QGaLore:
             lr_scale=self.scale,
             reset=self.reset,
         )
-        return place(
-            body, embedding=self.embeddings, norm=self.norms, bias=self.biases, head=self.head, adapter=self.adapters
-        )
+        return place(body, **places(self))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..policy import place
+from ..policy import place, places
 from ..splits.empty import Empty
 from ..treatment import Treatment
 
@@ -32,10 +32,6 @@ class SignSGDPolicy:
         """Everything state-free, quantized weights frozen."""
         return place(
             Treatment(split=Empty()),
-            embedding=self.embeddings,
-            norm=self.norms,
-            bias=self.biases,
-            head=self.head,
-            adapter=self.adapters,
+            **places(self),
             other="free",
         )
