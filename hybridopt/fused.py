@@ -1,0 +1,175 @@
+"""Sums of weights and noise in one compiled pass, in which noise is only ever a bit, or an index, per element."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from .errors import HybridOptWarning
+from .philox import MASK, fill_
+
+__all__ = ["Sum", "combine_"]
+
+BLOCK = 128  # elements: of one block of Rademacher noise, of 16 of Gaussian
+BLOCKS = {"rademacher": 1, "gaussian": 16}
+CHUNKS = {"cpu": {"rademacher": 1 << 22, "gaussian": 1 << 18}}  # elements a call: bits should stay in the cache
+CHUNK = 1 << 27  # elsewhere
+MOST = 64  # terms of a kernel
+TRIAL = 1 << 11  # blocks of the first call, enough for kernels to use all threads
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_kernels: dict[tuple, Callable] = {}
+_broken: set[str] = set()  # types of devices for which nothing can be compiled here
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What is added to weights: terms (scale, direction), from position `start` on, in float64 if `wide`."""
+
+    terms: tuple
+    start: int
+    decay: float
+    wide: bool
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of noise of every term."""
+        return tuple(direction.kind for _, direction in self.terms)
+
+
+def combine_(out: Tensor, base: Tensor, job: Sum, table: Callable) -> tuple[int, int]:
+    """Write decay * base + noise to whole blocks of `out`, both of shape [n]; return where they begin and end.
+
+    table: gives the table of Gaussian noise on a device. Where compiling fails it warns, and does nothing.
+    """
+    first = -job.start % BLOCK
+    count = (len(out) - first) // BLOCK
+    if count < 2 or out.dtype not in DTYPES or len(job.terms) > MOST or out.device.type in _broken:
+        return 0, 0
+    same = out.data_ptr() == base.data_ptr()
+    try:
+        fill, add = _made(out, same, job, table)
+    except _failures() as error:
+        _give_up(out.device.type, error)
+        return 0, 0
+    numbers = torch.tensor([job.decay, *(scale for scale, _ in job.terms)], dtype=torch.float64).to(out.device)
+    end = first + count * BLOCK
+    size = _chunk(out.device, job)
+    for at in range(first, end, size):
+        cut = slice(at, min(at + size, end))
+        bits = [_bits(fill, z, job.start + at, cut.stop - at, out.device) for _, z in job.terms]
+        source = None if same else _blocks(base[cut])
+        add(_blocks(out[cut]), source, bits, numbers, table(out.device) if job.wide else None)
+    increment_version(out)
+    return first, end
+
+
+def _bits(fill, direction, start, count, device):
+    """The random bits of whole blocks: int32 [blocks, 4], or one int16 an element of Gaussian noise."""
+    many = BLOCKS[direction.kind]
+    out = torch.empty(count // BLOCK * many, 4, dtype=torch.int32, device=device)
+    numbers = [direction.key & MASK, direction.key >> 32, start // BLOCK * many, direction.step, direction.index]
+    fill(out, torch.tensor(numbers, device=device))
+    return out if many == 1 else _blocks(out.view(torch.int16))
+
+
+def _chunk(device, job):
+    sizes = CHUNKS.get(device.type, {})
+    size = min(sizes.get(kind, CHUNK) for kind in job.kinds) // len(job.terms)
+    return max(2, size // BLOCK) * BLOCK
+
+
+def _blocks(x):
+    return x.view(-1, 4, 32)
+
+
+def _made(out, same, job, table):
+    """Both kernels, made where there are none, and tried on other tensors."""
+    where = out.device, torch.get_num_threads()
+    key = (job.kinds, job.wide, out.dtype, same, *where)
+    if where not in _kernels:
+        _kernels[where] = _tried_fill(out.device)
+    if key not in _kernels:
+        _kernels[key] = _tried_add(out, same, job, _kernels[where], table)
+    return _kernels[where], _kernels[key]
+
+
+def _tried_fill(device):
+    kernel, out = _compile(fill_, device), torch.empty(TRIAL, 4, dtype=torch.int32, device=device)
+    torch._dynamo.mark_dynamic(out, 0)
+    kernel(out, torch.zeros(5, dtype=torch.int64, device=device))
+    return kernel
+
+
+def _tried_add(out, same, job, fill, table):
+    kernel, trials = _compile(_adder(job.kinds, job.wide), out.device), out.new_zeros(1 if same else 2, TRIAL * BLOCK)
+    trials = [_blocks(x.clone()) for x in trials]
+    bits = [_bits(fill, z, 0, TRIAL * BLOCK, out.device) for _, z in job.terms]
+    for x in (*trials, *bits):
+        torch._dynamo.mark_dynamic(x, 0)
+    numbers = torch.zeros(1 + len(bits), dtype=torch.float64, device=out.device)
+    kernel(trials[0], None if same else trials[1], bits, numbers, table(out.device) if job.wide else None)
+    return kernel
+
+
+def _adder(kinds, wide):
+    """out <- decay base + noise; out, base: [blocks, 4, 32], no base: `out` itself; in the order of `directions`."""
+
+    def narrow(out, base, bits, numbers, table):
+        scales = numbers[1:].float().unbind()
+        total = _signed(bits[0], scales[0])
+        for word, scale in zip(bits[1:], scales[1:], strict=True):
+            total = total + _signed(word, scale)
+        out.copy_(((out if base is None else base).float() + total).to(out.dtype))
+
+    def in_double(out, base, bits, numbers, table):
+        decay, *scales = numbers.unbind()
+        total = (out if base is None else base).double() * decay
+        for kind, word, scale in zip(kinds, bits, scales, strict=True):
+            z = _ones(word) if kind == "rademacher" else table[word.int() & 0xFFFF]
+            total = total + z.double() * scale
+        out.copy_(total.float().to(out.dtype))
+
+    return in_double if wide else narrow
+
+
+def _signed(word, scale):
+    """The scale with the sign of every bit; choosing is faster than multiplying."""
+    return torch.where(_bit(word) == 0, scale, -scale)
+
+
+def _ones(word):
+    return 1 - 2 * _bit(word)
+
+
+def _bit(word):
+    return word[..., None] >> torch.arange(32, dtype=torch.int32, device=word.device) & 1
+
+
+def _compile(function, device):
+    """A kernel of its own code object, so that kernels do not count as each other's recompilations."""
+    code = function.__code__.replace(co_name=f"{function.__name__}_{len(_kernels)}")
+    function = type(function)(code, function.__globals__, code.co_name, None, function.__closure__)
+    bare = {"guard_filter_fn": _sizes, "size_asserts": False}
+    return torch.compile(function, fullgraph=True, options=bare if device.type == "cpu" else None)
+
+
+def _sizes(guards):
+    return [guard.guard_type in ("SHAPE_ENV", "TENSOR_MATCH") for guard in guards]
+
+
+def _failures():
+    return (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError, OSError)
+
+
+def _give_up(kind, error):
+    _broken.add(kind)
+    why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    warnings.warn(
+        f"noise is not compiled ({why}), so zeroth-order steps are slower, with the same results. Install a C++ "
+        "compiler (for GPUs Triton), or pass compile=False",
+        HybridOptWarning,
+        stacklevel=4,
+    )

@@ -1,0 +1,64 @@
+"""Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): random bits from a counter.
+
+Whole numbers only, so that the bits are the same on every device, under every compiler. NOISE.md is the specification.
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = ["fill_", "words"]
+
+ROUNDS = 10
+MASK = (1 << 32) - 1
+MULTIPLY = (0xD2511F53 - (1 << 32), 0xCD9E8D57 - (1 << 32))  # less 2**32, so that no product leaves 64 bits
+WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def words(key: int, first: int, count: int, step: int, index: int, device: torch.device) -> Tensor:
+    """The words of blocks `first`, `first` + 1, ...: int32 [count, 4], of counters (block low, block high, step, index).
+
+    key: 64 bits; step, index: 32 bits each.
+    """
+    out = torch.empty(count, 4, dtype=torch.int32, device=device)
+    block, columns = torch.arange(first, first + count, device=device), out
+    if device.type == "cpu":  # NumPy's calls cost a third of torch's
+        block, columns = block.numpy(), out.numpy()
+    counter = (block & MASK, block >> 32, step, index)
+    for i, word in enumerate(_philox(counter, (key & MASK, key >> 32))):
+        columns[:, i] = word
+    return out
+
+
+def fill_(out: Tensor, numbers: Tensor) -> None:
+    """Write to `out`, int32 [count, 4], what `words` returns; to be compiled.
+
+    numbers: int64 [5]: lower and upper half of the key, first, step, index.
+    """
+    low, high, first, step, index = numbers.unbind()
+    block = torch.arange(out.shape[0], device=out.device) + first
+    counter = (block & MASK, block >> 32, step.expand_as(block), index.expand_as(block))
+    for i, word in enumerate(_philox(counter, (low, high))):
+        out[:, i] = word.to(torch.int32)
+
+
+def _philox(counter, key):
+    """Four words, whole numbers whose lower 32 bits count; ints, int64 tensors and NumPy arrays alike."""
+    (a, b, c, d), (left, right) = counter, key
+    for _ in range(ROUNDS):
+        (a, b), (c, d) = _half(c, MULTIPLY[1], b, left), _half(a, MULTIPLY[0], d, right)
+        left, right = left + WEYL[0] & MASK, right + WEYL[1] & MASK
+    return a, b, c, d
+
+
+def _half(word, multiplier, other, key):
+    """The upper half of a product, mixed with another word and the key, and the lower half.
+
+    word in [0, 2**32); of the others, only the lower 32 bits count.
+    """
+    product = word * multiplier
+    upper = product >> 32
+    upper += word  # the 2**32 that the multiplier lacks
+    upper ^= other
+    upper ^= key
+    upper &= MASK
+    return upper, product
