@@ -1,6 +1,7 @@
 """The small protocols that every part of hybridopt speaks; imports torch, and only errors of the package."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
@@ -15,15 +16,19 @@ __all__ = [
     "Codec",
     "Density",
     "Draw",
+    "Noise",
     "Numbers",
     "Part",
     "Population",
     "Rule",
+    "Scheme",
     "Shape",
     "Slot",
+    "Source",
     "Split",
     "State",
     "Store",
+    "layer_of",
     "portion",
     "stream",
 ]
@@ -42,6 +47,12 @@ def stream(*parts: object) -> int:
 def portion(density: float, total: int) -> int:
     """How many of `total` columns, rows, entries or directions a density asks for: none only at density 0."""
     return min(total, max(1, round(density * total))) if density > 0 else 0
+
+
+def layer_of(name: str) -> str | None:
+    """The first numbered module in a parameter's name: "model.layers.3" of "model.layers.3.mlp.up_proj.weight"."""
+    found = re.match(r"(?:.*?\.)?\d+(?=\.)", name)
+    return found.group() if found else None
 
 
 @dataclass(frozen=True)
@@ -174,6 +185,50 @@ class Split(Protocol):
         """The part in force in the window of `draw` for a parameter of this shape."""
 
 
+@dataclass(frozen=True)
+class Scheme:
+    """How losses at shifted weights become slopes, one for each random direction z_k; an optimizer has one for all.
+
+    two_sided: (l(theta + eps z) - l(theta - eps z)) / 2, else l(theta + eps z) - l(theta). normalized: divided by the
+    standard deviation of the losses. conservative: of the steps +1, -1 and 0 the one with the lowest loss is made.
+    """
+
+    samples: int = 1
+    two_sided: bool = True
+    normalized: bool = False
+    conservative: bool = False
+
+
+class Noise(Protocol):
+    """One random direction of one parameter."""
+
+    def values(self, start: int, count: int, device: torch.device) -> Tensor:
+        """z at the positions start .. start + count of the flattened parameter: float32, shape [count]."""
+
+
+class Source(Protocol):
+    """Where a gradient comes from: `share` of the backward pass's, plus `weights` of the random directions."""
+
+    backward: bool  # does it take a gradient from the backward pass?
+    share: float  # how much of it
+    scheme: Scheme | None  # None: it takes no probes
+    eps: float  # how far the weights are shifted
+    update_gap: int  # steps for which the basis stays, 0: there is none
+    exact: bool  # are its directions the same to the last bit on every device?
+
+    def slots(self, shape: Shape) -> dict[str, Slot]:
+        """The basis that directions of this shape are made of."""
+
+    def sample(self, basis: State, draw: Draw) -> None:
+        """Fill the basis, at the start of a window."""
+
+    def noise(self, draw: Draw, shape: Shape, index: int, basis: State) -> "Noise | None":
+        """Direction `index` of this step (`draw.step`); None where the parameter is left alone in it."""
+
+    def weights(self, slopes: Sequence[float]) -> tuple[float, ...]:
+        """How much of each direction the gradient has, by the slopes along all of them."""
+
+
 class Codec(Protocol):
     """How a slot is kept between two steps, as named plain tensors, so that checkpoints stay plain."""
 
@@ -201,3 +256,6 @@ class Store(Protocol):
 
     def write_(self, param: Tensor, update: Tensor, decay: float | Tensor, seed: Seed) -> None:
         """param = decay * param - update, computed in the dtype of `update`; `seed` is what rounding needs."""
+
+    def put_(self, param: Tensor, value: Tensor, seed: Seed) -> None:
+        """param = value, rounded as `write_` rounds."""

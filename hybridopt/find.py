@@ -10,7 +10,7 @@ from .errors import HybridOptError, check_choice, known
 
 __all__ = ["KINDS", "find", "names", "pack", "part", "unpack"]
 
-KINDS = ("rules", "splits", "schedules", "codecs", "stores", "policies")
+KINDS = ("rules", "splits", "sources", "schedules", "codecs", "stores", "policies")
 
 
 @cache

@@ -7,15 +7,16 @@ from functools import cached_property
 
 import torch
 
-from .base import Draw, Population
+from .base import Draw, Population, Scheme
 from .errors import HybridOptError, check_count
 from .policy import Ready, assign
 from .roles import Param
+from .rules.sgd import SGD
 from .splits.empty import Empty
 from .state import Job, declare, nbytes, seen_as
 from .treatment import Treatment
 
-__all__ = ["Entry", "Plan", "arithmetic", "check_treatment"]
+__all__ = ["Entry", "Plan", "arithmetic", "check_scheme", "check_treatment"]
 
 LONGEST = 256  # windows looked at to find the largest
 
@@ -57,6 +58,7 @@ class Plan:
             if entry.treatment is not None:
                 check_treatment(entry.param, entry.treatment)
                 _check_slots(entry.param, plan.first(entry))
+        check_scheme((e.param.name, e.treatment) for e in plan.entries if e.treatment is not None)
         return plan
 
     @property
@@ -103,7 +105,8 @@ class Plan:
     def _windows(self, entry):
         costs: dict = {}
         jobs = (self.job(entry, window) for window in range(self._horizon(entry.treatment.split)))
-        return tuple(costs[j.part] if j.part in costs else costs.setdefault(j.part, nbytes(j)) for j in jobs)
+        basis = _slot_bytes(entry.treatment.source.slots(entry.param.shape))
+        return tuple(basis + (costs[j.part] if j.part in costs else costs.setdefault(j.part, nbytes(j))) for j in jobs)
 
     def _horizon(self, split):
         """Windows after which nothing larger comes, or nearly so."""
@@ -115,6 +118,19 @@ class Plan:
 def arithmetic(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64 weights, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_scheme(treatments: Iterable[tuple[str, Treatment]]) -> Scheme | None:
+    """How the losses of probes are used; None without probes. Raises HybridOptError if parameters disagree."""
+    probed = [(name, t) for name, t in treatments if t.probed]
+    for name, t in probed:
+        first, scheme = probed[0][0], probed[0][1].source.scheme
+        if t.source.scheme != scheme:
+            raise HybridOptError(
+                f"{name!r} asks for probes by {t.source.scheme}, {first!r} for others, by {scheme}; one probe serves "
+                "all parameters: give their sources the same samples, and do not mix fzoo or conservative with others"
+            )
+    return probed[0][1].source.scheme if probed else None
 
 
 def check_treatment(p: Param, treatment: Treatment) -> None:
@@ -134,6 +150,23 @@ def check_treatment(p: Param, treatment: Treatment) -> None:
             f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}): it would stand still, as no rule but "
             "'no_update' is at work; freeze it instead (None in a Route, 'frozen' in a policy), or take another full"
         )
+    _check_tried(p, treatment)
+
+
+def _check_tried(p, treatment):
+    """What is tried before it is made must be known beforehand."""
+    scheme = treatment.source.scheme
+    if scheme is None or not scheme.conservative:
+        return
+    if not all(type(rule) is SGD for rule in treatment.acting):
+        raise HybridOptError(
+            f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}): conservative=True tries plain steps along the "
+            "direction, which other rules do not make; take full and free 'sgd', or conservative=False"
+        )
+
+
+def _slot_bytes(slots):
+    return sum(math.prod(slot.shape) * slot.dtype.itemsize for slot in slots.values())
 
 
 def _check_slots(p, job):

@@ -89,7 +89,7 @@ def _row(tag: str, role: str, plan: Plan, entries, weights: Callable) -> Row:
         len(entries),
         sum(e.numel for e in entries),
         weights(entries),
-        sum(e.numel * e.param.dtype.itemsize for e in trained),
+        sum(e.numel * e.param.dtype.itemsize for e in trained if e.treatment.source.backward),
         plan.largest(e.param.name for e in trained),
     )
 

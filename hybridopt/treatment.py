@@ -4,12 +4,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from .base import Codec, Rule, Split, Store
+from .base import Codec, Rule, Source, Split, Store
 from .codecs.fp32 import Fp32
 from .errors import HybridOptError, check_number
 from .roles import Param
 from .rules.adamw import AdamW
 from .rules.signsgd import SignSGD
+from .sources.backprop import Backprop
 from .splits.empty import Empty
 from .splits.whole import Whole
 from .stores.bf16_stochastic import Bf16Stochastic
@@ -24,6 +25,7 @@ METHODS = {  # by which the parts of an axis are known
     "split": ("at",),
     "codec": ("raw", "load", "store"),
     "store": ("fits", "write_"),
+    "source": ("noise", "weights"),
 }
 
 
@@ -35,7 +37,7 @@ class Treatment:
     it is chosen anew. codec: how state is kept. store: how the weight is kept (None: stochastic rounding for bfloat16
     and 8-bit codes, as torch does otherwise). lr_scale multiplies every update, free_lr_scale the state-free ones
     besides; decay uses the plain lr. weight_decay: None takes the optimizer's. reset: forget the state when the split
-    is chosen anew.
+    is chosen anew. source: where the gradient comes from, the backward pass or probes of the loss.
     """
 
     full: Rule = field(default_factory=AdamW)
@@ -47,6 +49,7 @@ class Treatment:
     free_lr_scale: float = 1.0
     weight_decay: float | None = None
     reset: bool = True
+    source: Source = field(default_factory=Backprop)
 
     def __post_init__(self):
         for name, methods in METHODS.items():
@@ -76,6 +79,11 @@ class Treatment:
         if getattr(self.split, "blocks", None) is not None:
             return "split"
         return {0: "state-free", 1: "state-full"}.get(density, "split") if not callable(density) else "split"
+
+    @property
+    def probed(self) -> bool:
+        """Does its gradient come from probes of the loss, or partly so?"""
+        return self.source.scheme is not None
 
     @property
     def acting(self) -> tuple[Rule, ...]:

@@ -6,6 +6,7 @@ from .base import Draw, Population
 from .plan import arithmetic
 from .state import BASIS, Job, declare, seen_as
 from .tagging import Tags, named
+from .treatment import Treatment
 
 __all__ = ["Windows", "turned"]
 
@@ -29,7 +30,7 @@ class Windows:
     def __init__(self, tags: Tags, groups: list[dict]):
         self._tags, self._groups = tags, groups
         self._jobs: dict[str, tuple[int, Job]] = {}
-        self._populations: dict[object, Population] = {}
+        self._populations: dict[tuple, Population] = {}
 
     def now(self, group: dict) -> int:
         """The window that the group is in."""
@@ -50,10 +51,25 @@ class Windows:
         return Job(t, t.split.at(self.draw(group, name, window), shape), shape, arithmetic(p.dtype))
 
     def draw(self, group: dict, name: str, window: int) -> Draw:
-        """The random choices of a parameter in a window."""
+        """The random choices of a parameter's split in a window."""
         split = self._tags.treatment(group).split
-        if split not in self._populations:
-            same = [g for g in self._groups if self._tags.treatment(g).split == split]
-            members = ((n, p.numel()) for g in same for n, p in named(g) if p.requires_grad)
-            self._populations[split] = Population(tuple(members))
-        return Draw(group["seed"], name, window, window * split.update_gap, self._populations[split])
+        return Draw(group["seed"], name, window, window * split.update_gap, self._population("split", split))
+
+    def probe_draw(self, group: dict, name: str) -> Draw:
+        """The random choices of a parameter's source in this step."""
+        source, step = self._tags.treatment(group).source, group["step"]
+        window = step // source.update_gap if source.update_gap else 0
+        return Draw(group["seed"], name, window, step, self._population("source", source))
+
+    def treatment(self, group: dict) -> Treatment:
+        """How the parameters of a group are trained."""
+        return self._tags.treatment(group)
+
+    def _population(self, axis, part):
+        """All parameters that share this split or source."""
+        if (axis, part) not in self._populations:
+            treated = ((g, self._tags.treatment(g)) for g in self._groups)
+            same = [(g, t) for g, t in treated if getattr(t, axis) == part]
+            members = ((n, p.numel()) for g, t in same for n, p in named(g) if p.requires_grad or not t.source.backward)
+            self._populations[axis, part] = Population(tuple(members))
+        return self._populations[axis, part]

@@ -1,12 +1,11 @@
 """Whole parameters, or whole layers, in turns."""
 
 import random
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
 
-from ..base import Density, stream
+from ..base import Density, layer_of, stream
 from ..errors import check_choice, check_count
 from . import _share
 from .empty import Empty
@@ -53,8 +52,7 @@ class Block:
 
 
 def _unit(name, unit):
-    layer = re.match(r"(?:.*?\.)?\d+(?=\.)", name) if unit == "layer" else None
-    return layer.group() if layer else name
+    return unit == "layer" and layer_of(name) or name
 
 
 @lru_cache(maxsize=64)
