@@ -1,0 +1,1 @@
+"""Training from losses at shifted weights: the machinery around directions."""
