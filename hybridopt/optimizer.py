@@ -1,16 +1,17 @@
 """The torch optimizer that carries out a policy."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import loading
 from .errors import HybridOptError, HybridOptWarning, check_choice
 from .gradients import NONFINITE, norm, total
+from .persistent import Persistent
+from .plan import check_scheme
 from .policy import Ready, check_routes, read_policy
 from .releases import conflicts
 from .releases.accumulate import Accumulate
@@ -20,18 +21,20 @@ from .releases.hooks import Hooks
 from .roles import Param
 from .tagging import Tags, check_numbers, named
 from .updates import Updates
+from .zeroth.course import Course
+from .zeroth.log import Log
 
 __all__ = ["HybridOptimizer"]
 
 RELEASES = {"accumulate": Accumulate, "fused": Fused}
 
 
-class HybridOptimizer(torch.optim.Optimizer):
+class HybridOptimizer(Persistent):
     """Train every parameter as a policy says: state-full, state-free, or split.
 
     Args:
         params: what torch optimizers take: tensors, (name, tensor) pairs, or group dicts (with own lr, weight_decay).
-        lr: learning rate, a number or a tensor of one element.
+        lr: learning rate, a number or a tensor of one element; None: the policy's own, if its options say one, or 1e-3.
         weight_decay: decoupled; norms and biases are exempt in most policies, a group's own value always counts.
         policy: a name, a Policy, or a path to a policy .json; policy_options are the named policy's.
         seed: of every random choice; the global generators are never touched.
@@ -41,6 +44,8 @@ class HybridOptimizer(torch.optim.Optimizer):
         compile: updates of large parameters by torch.compile: True, False, or "auto": on GPUs, and on CPUs from 50
             million elements on (below, compiling takes longer than it saves). Results differ by rounding only.
         roles: role, or Param, by parameter name; what is missing is guessed from name and shape.
+        module: the model of the parameters; probes then shift one of its modules at a time, and without it all
+            parameters at once, in a copy.
         release: "accumulate": updates in `step`; "fused": inside the backward pass, each gradient freed at once.
         clip: the largest gradient norm, by `clip_mode`: of all gradients together ("global"; fused release needs
             `measure(loss)` first), of each by itself ("tensor"), or as the step before would have it ("previous").
@@ -52,7 +57,7 @@ class HybridOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable,
-        lr: float | Tensor = 1e-3,
+        lr: float | Tensor | None = None,
         weight_decay: float = 0.0,
         policy: str | Ready = "frugal",
         seed: int = 0,
@@ -62,22 +67,26 @@ class HybridOptimizer(torch.optim.Optimizer):
         release: str = "accumulate",
         clip: float | None = None,
         clip_mode: str = "global",
+        module: torch.nn.Module | None = None,
         **policy_options: Any,
     ):
         check_choice("HybridOptimizer", "nonfinite", nonfinite, NONFINITE)
         check_choice("HybridOptimizer", "release", release, RELEASES)
+        policy = read_policy(policy, policy_options)
+        lr = _rate(lr, policy)
         check_numbers({"lr": lr, "weight_decay": weight_decay})
         if isinstance(params, torch.nn.Module):
             raise HybridOptError(
                 f"params={type(params).__name__} is a module; give its named_parameters(), or wrap it"
             )
-        self._tags = Tags(read_policy(policy, policy_options), seed, roles)
+        self._tags = Tags(policy, seed, roles)
         if not isinstance(compile, bool) and compile != "auto":
             raise HybridOptError(f"HybridOptimizer: compile={compile!r} is not allowed; give True, False or 'auto'")
         self.compile = compile
         self.nonfinite, self._alive = nonfinite, 0  # parameters that required gradients when last looked at
         self.release, self._clip = release, Clip(clip, clip_mode)
         self._start()
+        self._course = Course(module)
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         check_routes(self._tags.policy, self._tags.roles)
         if not self.param_groups:
@@ -99,8 +108,10 @@ class HybridOptimizer(torch.optim.Optimizer):
         group = self.param_groups.pop()
         check_numbers(group)
         parts = self._tags.divide(group, self.param_groups, "weight_decay" in (own or ()))
+        together = (*self.param_groups, *parts)
+        check_scheme((g["param_names"][0], self._tags.treatment(g)) for g in together)
         self.param_groups += parts
-        self._alive += sum(p.requires_grad for part in parts for p in part["params"])
+        self._alive += sum(p.requires_grad for part in parts for p in self._backward(part))
         self._look_anew()
         self._updates.turn()
 
@@ -110,24 +121,80 @@ class HybridOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Update every parameter that has a gradient; without any gradient nothing happens, not even the clock moves.
 
-        closure: torch's, called once with gradients enabled. Returns its loss. Raises HybridOptError, before anything
-        is changed, for sparse gradients, for gradients that are not finite (unless asked otherwise), and if gradients
-        were switched off for all parameters, as PEFT does to an adapter when another one takes over.
+        closure: torch's, called once with gradients enabled. Where the policy has zeroth-order parts it computes and
+        returns the loss, nothing else: it is probed with, and then called once more for a backward pass if there are
+        first-order parts. Returns its loss. Raises HybridOptError, before anything is changed, for sparse gradients,
+        for gradients that are not finite (unless asked otherwise), without a probe where one is needed, and if
+        gradients were switched off for all parameters, as PEFT does to an adapter when another one takes over.
         """
-        loss = None
         conflicts.check_scaler(self)
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else self._run(closure)
         self._check_alive()
         if self._hooked and self._hooks.stale(self._watched()):
             self._look_anew()
-        moved, self._norm = self._release.finish(self._updates, self.nonfinite)
+        if not self._course.ready(self._updates):
+            return loss
+        skipped = self._course.skips()
+        if skipped:
+            moved, self._norm = True, None
+            self._release.drop()
+        else:
+            moved, self._norm = self._release.finish(self._updates, self.nonfinite)
+        self._course.end(self._updates, skipped or not moved)
         if moved:
             for group in self.param_groups:
                 group["step"] += 1
             self._clip.remember(self.param_groups, self._norm)
         return loss
+
+    def _run(self, closure):
+        """The loss of a closure, with a backward pass where it leaves that to the optimizer."""
+        probed = self.probe(closure) if self._course.wanted else None
+        if probed is not None and not any(self._backward(g) for g in self.param_groups):
+            return probed
+        with torch.enable_grad():
+            loss = closure()
+            if probed is not None:
+                loss.backward()
+        return loss if probed is None else probed
+
+    # ---- losses at shifted weights
+
+    def probe(self, loss_fn: Callable[[], Any] | Sequence[Callable[[], Any]]) -> float:
+        """Measure the loss at theta +/- eps z, for the next `step()`; returns the mean of the losses.
+
+        loss_fn: computes and returns the loss, a number or a tensor of one element, without a backward pass; or a list
+        of such, whose mean counts (micro-batches). It is called as often as the policy's source says, two times for
+        MeZO, without gradients, with the same random numbers (dropout) each time. No weight and no buffer changes.
+        Several probes before a step shift along the same directions and are averaged. Addax: `optimizer.probe(long)`,
+        then `short_loss.backward()`, then `optimizer.step()`.
+
+        Raises HybridOptError, with everything as it was, for a loss that is no finite number (unless nonfinite="skip":
+        then the step is left out), and for a loss_fn that changes the model or asks for gradients.
+        """
+        if self._release.midway:
+            raise HybridOptError("probe() comes before loss.backward(), which has updated weights; call step() first")
+        return self._course.probe(self._updates, loss_fn, self.nonfinite)
+
+    @property
+    def probes_needed(self) -> bool:
+        """Does any parameter take its gradient from probes?"""
+        return self._course.wanted
+
+    @property
+    def projected_gradient(self) -> float | None:
+        """The slope along the (first) direction of the last step, over eps; nan where the step was skipped."""
+        return None if self._course.last is None else self._course.last[0]
+
+    @property
+    def slopes(self) -> tuple[float, ...] | None:
+        """Half the differences of the losses measured for the next step, by direction; None before any probe."""
+        return self._course.slopes
+
+    @property
+    def log(self) -> Log | None:
+        """The record from which zeroth-order weights can be rebuilt; None without zeroth-order parts."""
+        return self._course.log
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -138,11 +205,12 @@ class HybridOptimizer(torch.optim.Optimizer):
         """Parameters that lost requires_grad: nothing left to train is an error, fewer than before a warning."""
         if self._stale:
             raise HybridOptError(self._stale)
-        alive = sum(p.requires_grad for g in self.param_groups for p in g["params"])
+        alive = sum(p.requires_grad for g in self.param_groups for p in self._backward(g))
         lost, self._alive = alive < self._alive, alive
         if not lost:
             return
-        name = next(n for g in self.param_groups for n, p in named(g) if not p.requires_grad)
+        groups = [g for g in self.param_groups if self._backward(g)]
+        name = next(n for g in groups for n, p in named(g) if not p.requires_grad)
         cure = "after switching adapters make a new optimizer with model.hybrid.optimizer()"
         if not alive:
             self._alive = 1  # the next step raises again
@@ -151,6 +219,10 @@ class HybridOptimizer(torch.optim.Optimizer):
                 f"requires_grad=False now; {cure}"
             )
         warnings.warn(f"{name!r} (at least) was frozen since the last step; {cure}", HybridOptWarning, stacklevel=5)
+
+    def _backward(self, group):
+        """The parameters of a group, if they take gradients from the backward pass."""
+        return group["params"] if self._tags.treatment(group).source.backward else ()
 
     # ---- gradients as the backward pass makes them
 
@@ -199,58 +271,27 @@ class HybridOptimizer(torch.optim.Optimizer):
 
     def _look_anew(self):
         """After any change of the groups: forget what was derived from them, watch what must be watched."""
-        self._updates = Updates(self, self._tags, self.compile)
+        self._updates = Updates(self, self._tags, self.compile, self._course)
+        self._course.look_anew(self._updates)
         if self._hooked:
             self._hooks.put(self._watched(), alone=self._release.fused)
 
     def _watched(self):
         idles = {id(g): getattr(self._tags.treatment(g).free, "idle", False) for g in self.param_groups}
-        groups = [g for g in self.param_groups if self._release.hooks(idles[id(g)])]
+        groups = [g for g in self.param_groups if self._backward(g) and self._release.hooks(idles[id(g)])]
         return {n: p for g in groups for n, p in named(g) if p.requires_grad}
-
-    # ---- saving and loading
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """As torch's, but matched by parameter name and exact: every tensor keeps its dtype, and bits.
-
-        Raises HybridOptError, before anything is changed, for other parameters, shapes or treatments.
-        """
-        self._check_midway("load_state_dict")
-        found: dict = {}
-        hooks = (
-            self.register_load_state_dict_pre_hook(
-                lambda _, saved: loading.match(self.param_groups, self._updates.windows.job_at, saved, found)
-            ),
-            self.register_load_state_dict_post_hook(lambda _: self.state.update(found), prepend=True),
-        )
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def state_dict(self) -> dict:
-        """As torch's; a parameter without state has an empty entry, as torch.distributed.checkpoint wants it."""
-        self._check_midway("state_dict")
-        hook = self.register_state_dict_post_hook(lambda _, saved: loading.complete(saved), prepend=True)
-        try:
-            return super().state_dict()
-        finally:
-            hook.remove()
-
-    def _check_midway(self, what):
-        if self._release.midway:
-            raise HybridOptError(f"{what}() in the middle of a step: backward has updated weights; call step() first")
 
     def retire(self, why: str) -> None:
         """Let go of the parameters, as they are no longer those of the model: every later step raises `why`."""
         self.unhook()
         self._stale = why
 
+    # ---- copies
+
     def __getstate__(self) -> dict:
         self._check_midway("copy")
         own = ("_tags", "nonfinite", "compile", "release", "_clip", "_alive")
-        return super().__getstate__() | {k: self.__dict__[k] for k in own}
+        return super().__getstate__() | {k: self.__dict__[k] for k in own} | {"_course": self._course.copy()}
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
@@ -258,3 +299,11 @@ class HybridOptimizer(torch.optim.Optimizer):
             self._start()
             self._hooked = True
         self._look_anew()
+
+
+def _rate(lr, policy):
+    """The learning rate asked for, which must not contradict the policy's."""
+    own = getattr(policy, "lr", None)
+    if lr is not None and own is not None and float(lr) != own:
+        raise HybridOptError(f"lr={lr!r}, but zo_lr and fo_lr of the policy say {own!r}; leave one of them out")
+    return (1e-3 if own is None else own) if lr is None else lr

@@ -48,7 +48,7 @@ class Strategy:
 
     def optimizer(
         self,
-        lr: float | Tensor = 1e-3,
+        lr: float | Tensor | None = None,
         weight_decay: float = 0.0,
         nonfinite: str = "raise",
         release: str = "accumulate",
@@ -58,8 +58,8 @@ class Strategy:
     ) -> HybridOptimizer:
         """A torch optimizer for the model as it is now; make a new one after adding or switching adapters.
 
-        Parameters that the policy freezes get requires_grad=False until `unwrap` or the next call, and the hooks of
-        optimizers made before go. See `HybridOptimizer` for the arguments. Raises HybridOptError if nothing is left to
+        Parameters that the policy freezes, or trains without gradients, get requires_grad=False until `unwrap` or the
+        next call, and the hooks of optimizers made before go. lr: None takes the policy's own, or 1e-3. See `HybridOptimizer` for the arguments. Raises HybridOptError if nothing is left to
         train.
         """
         self.check_structure()
@@ -84,6 +84,7 @@ class Strategy:
                 clip=clip,
                 clip_mode=clip_mode,
                 compile=compile,
+                module=self.model,
             )
         self._freeze(plan)
         self._optimizers.add(optimizer)
@@ -156,8 +157,9 @@ class Strategy:
 
     def _freeze(self, plan):
         self._thaw()
+        without = {e.param.name for e in plan.entries if e.treatment is None or not e.treatment.source.backward}
         for name, p in self.model.named_parameters():
-            if p.requires_grad and plan.tags[clean(name)] == "frozen":
+            if p.requires_grad and clean(name) in without:
                 p.requires_grad_(False)
                 self._frozen.add(clean(name))
 

@@ -1,18 +1,24 @@
 """What a step does to the parameters of an optimizer, all at once or one by one."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
 from . import shards
+from .base import Noise
+from .errors import HybridOptError
+from .estimate import Estimate
+from .execution.estimated import run_estimated
 from .execution.run import run
 from .execution.task import Task
 from .roles import codes_dtype
 from .splits.empty import Empty
 from .state import BASIS, allocate, basis, declare
 from .tagging import Tags, named
+from .treatment import Treatment
 from .windows import Windows, turned
+from .zeroth.noises import Noises
 
 __all__ = ["Updates", "Work"]
 
@@ -23,22 +29,61 @@ Work = tuple[str, Tensor]  # a parameter with its name
 class Updates:
     """The parameters of an optimizer by name, its state, and how both move; made anew when its groups change."""
 
-    def __init__(self, optimizer, tags: Tags, compile: bool | str):
-        self._optimizer = weakref.proxy(optimizer)
+    def __init__(self, optimizer, tags: Tags, compile: bool | str, course):
+        self._optimizer, self._course = weakref.proxy(optimizer), course
         self.windows = Windows(tags, optimizer.param_groups)
+        self.noises = Noises(self.windows)
         self._groups = {name: group for group in optimizer.param_groups for name in group["param_names"]}
         for name, p in self.params():
             shards.cut(name, self.windows.job(self._groups[name], name, p), p)
 
-        self._compiles = self._worth_compiling() if compile == "auto" else compile
+        self.compiles = self._worth_compiling() if compile == "auto" else compile
 
     def params(self) -> Iterable[Work]:
         """All parameters, group by group."""
         return ((n, p) for group in self._optimizer.param_groups for n, p in named(group))
 
+    def treatment(self, name: str) -> Treatment:
+        """How a parameter is trained."""
+        return self.windows.treatment(self._groups[name])
+
+    def skips(self, name: str) -> bool:
+        """Is this parameter's gradient to be thrown away, as the step's probe was? HybridOptError if there is none."""
+        if not self.treatment(name).probed:
+            return self._course.skipping
+        if not self._course.pending:
+            raise HybridOptError(
+                f"{name!r} mixes its gradient with a probe, and there is none: call optimizer.probe(loss_fn) before "
+                "loss.backward()"
+            )
+        return self._course.skipping
+
+    def groups(self) -> list[dict]:
+        """The optimizer's param groups."""
+        return self._optimizer.param_groups
+
+    def rate(self, name: str) -> float:
+        """The learning rate of a parameter's state-free part."""
+        t = self.treatment(name)
+        return float(self._groups[name]["lr"]) * t.lr_scale * t.free_lr_scale
+
+    def noise(self, name: str, p: Tensor, index: int) -> Noise | None:
+        """A random direction of this step; None where the parameter is left alone."""
+        return self.noises.of(self._groups[name], name, p, index)
+
+    def terms(self, name: str, p: Tensor, slopes: Sequence[float]) -> tuple[tuple[float, Noise], ...]:
+        """(weight, direction) of everything that a gradient has of directions."""
+        return self.noises.terms(self._groups[name], name, p, slopes)
+
     def waiting(self) -> list[Work]:
-        """The parameters that have a gradient."""
-        return [(n, p) for n, p in self.params() if p.grad is not None]
+        """The parameters that have a gradient from the backward pass, and take it."""
+        return [(n, p) for n, p in self.params() if p.grad is not None and self.treatment(n).source.backward]
+
+    def due(self) -> list[Work]:
+        """The parameters that have a gradient, from the backward pass or from probes."""
+        probed = self._course.slopes is not None
+        given = {n for n, _ in self.waiting()}
+        return [(n, p) for n, p in self.params() if n in given or (probed and self.treatment(n).probed)]
 
     @property
     def step(self) -> int:
@@ -69,21 +114,37 @@ class Updates:
         """Update parameters; another memory layout was copied into the job's shape, and is copied back at once."""
         tasks = []
         for name, p in work:
-            task = self._task(self._groups[name], name, p) if shards.local(p).numel() else None
-            if task and task.param.data_ptr() != shards.local(p).data_ptr():
-                run([task], self._compiles)
-                shards.local(p).copy_(task.param.view(shards.local(p).shape))
+            group, probed = self._groups[name], self.treatment(name).probed
+            grad = self._estimate(group, name, p) if probed else p.grad
+            task = self._task(group, name, p, grad) if grad is not None and shards.local(p).numel() else None
+            moved = task and task.param.data_ptr() != shards.local(p).data_ptr()
+            if task and probed:
+                run_estimated(task, self.compiles)
+            elif moved:
+                run([task], self.compiles)
             elif task:
                 tasks.append(task)
-        run(tasks, self._compiles)
+            if moved:
+                shards.local(p).copy_(task.param.view(shards.local(p).shape))
+        run(tasks, self.compiles)
 
-    def _task(self, group, name, p):
+    def _estimate(self, group, name, p):
+        """The gradient of a parameter with probes; None where this step leaves it alone."""
+        source = self.windows.treatment(group).source
+        backprop = p.grad.contiguous() if source.backward and p.grad is not None else None
+        terms = self.noises.terms(group, name, p, self._course.slopes)
+        if backprop is None and not terms:
+            return None
+        dtype = self.windows.job(group, name, p).arithmetic
+        return Estimate(terms, tuple(p.shape), p.device, dtype, backprop, source.share)
+
+    def _task(self, group, name, p, grad):
         """What is to be done to a parameter; None where it is left alone. Counts its state's age."""
         job = self.windows.job(group, name, p)
         if job.idle:
             return None
         own = shards.cut(name, job, p)
-        param, grad = (shards.local(x).reshape(own.shape).contiguous() for x in (p.detach(), p.grad))
+        param, grad = (shards.local(x).reshape(own.shape).contiguous() for x in (p.detach(), grad))
         raw, age = self._raw(group, name, p, own, grad), group["step"] + 1
         if raw:
             age = self._optimizer.state[p]["step"] = self._optimizer.state[p]["step"] + 1

@@ -138,7 +138,7 @@ def _check_policy(model, ready, seed, quantized, adapters):
         )
     if not adapters:
         check_routes(ready, plan.tags)
-    if any(e.tag == "state-free" and e.param.role == "head" for e in plan.entries):
+    if any(e.tag == "state-free" and e.param.role == "head" and not e.treatment.probed for e in plan.entries):
         warnings.warn(
             "the output layer is state-free, which ruins training of language models (34.7 against 20.0 perplexity in "
             'FRUGAL\'s ablation); head="full" keeps it state-full',

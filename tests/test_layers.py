@@ -14,21 +14,26 @@ LAYERS = (
     ("errors",),
     ("rounding", "grids", "gradients"),
     ("base",),
-    ("noise",),
-    ("rules", "splits", "schedules", "codecs", "stores", "partition"),
+    ("noise", "philox"),
+    ("fused",),
+    ("directions",),
+    ("rules", "splits", "sources", "schedules", "codecs", "stores", "partition"),
     ("roles",),
     ("find", "treatment", "plain_json", "lock", "tensors", "int8_layers"),
     ("policy", "state", "manifest"),
-    ("policies", "update", "plan", "loading", "folder"),
+    ("policies", "update", "plan", "loading", "folder", "estimate"),
     ("execution", "report", "tagging", "shards"),
     ("windows",),
+    ("zeroth",),
     ("updates",),
     ("releases",),
+    ("persistent",),
     ("optimizer",),
     ("bases",),
     ("strategy",),
     ("wrapping", "fitting"),
     ("checkpoint",),
+    ("planning",),
     ("demo",),
     ("cli",),
 )
@@ -79,11 +84,11 @@ def test_imports_point_up(file):
             assert LEVEL.get(other, LEVEL["demo"]) < LEVEL[me], f"{me} imports {other}, which is not above it"
 
 
-@pytest.mark.parametrize("kind", ["rules", "splits", "schedules", "codecs", "stores"])
+@pytest.mark.parametrize("kind", ["rules", "splits", "sources", "schedules", "codecs", "stores"])
 def test_parts_know_no_other_kind_of_part(kind):
     for file in (PACKAGE / kind).glob("*.py"):
         mine = [t for t, _ in imports(file) if t.startswith("hybridopt.")]
-        assert all(unit(t) in ("base", "errors", "rounding", "grids", "noise", kind) for t in mine), (file, mine)
+        assert all(unit(t) in ("base", "errors", "rounding", "grids", "noise", "directions", kind) for t in mine), (file, mine)
 
 
 def test_import_is_light():

@@ -11,7 +11,7 @@ from ..rounding import Seed
 from ..state import Job, declare, seeds, sliceable, with_elements
 from ..update import Now, join, look, rounds, settle, update, write
 
-__all__ = ["ELEMENTS", "Slice", "slices", "update_in_slices"]
+__all__ = ["ELEMENTS", "Slice", "elements", "slices", "update_in_slices"]
 
 ELEMENTS = {"cpu": 1 << 17}  # 512 KiB of float32: a few temporaries fit into a core's caches
 ELSEWHERE = 1 << 26  # on an accelerator a slice only bounds memory
@@ -28,12 +28,17 @@ class Slice:
     row: int
 
 
+def elements(param: Tensor) -> int:
+    """How many elements a slice of this parameter should have."""
+    return ELEMENTS.get(param.device.type, ELSEWHERE)
+
+
 def update_in_slices(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: Now, key: int) -> None:
     """`update`, slice by slice where every axis works element by element or row by row; the result is the same.
 
     A rule that must know the whole matrix looks at all its slices first. `key`: the seed from which `now.seeds` come.
     """
-    size = ELEMENTS.get(param.device.type, ELSEWHERE)
+    size = elements(param)
     if param.numel() <= size or not param.is_contiguous() or not sliceable(job):
         return update(param, grad, raw, job, store, now)
     flat = not (rounds(job) or job.part.slots(job.shape) or store.random or job.treatment.codec.random)

@@ -42,7 +42,10 @@ class Accumulate:
 
     def finish(self, updates: Updates, nonfinite: str) -> tuple[bool, Tensor | None]:
         """The step: was anything updated, and the norm of all gradients where it had to be worked out."""
-        return update_all(updates, updates.waiting(), self.clip, nonfinite)
+        return update_all(updates, updates.due(), self.clip, nonfinite)
+
+    def drop(self) -> None:
+        """The step is left out; gradients stay where they are, for `zero_grad`."""
 
     @property
     def midway(self) -> bool:
@@ -52,7 +55,8 @@ class Accumulate:
 
 def update_all(updates: Updates, work: list[Work], clip: Clip, nonfinite: str) -> tuple[bool, Tensor | None]:
     """Update every parameter of `work`, or none: True or False, and the norm of all gradients if it clips."""
-    grads = [(n, p.grad) for n, p in work]
+    with_gradient = {n for n, _ in updates.waiting()}
+    grads = [(n, p.grad) for n, p in work if n in with_gradient]
     gradients.check_dense(grads)
     norms = [gradients.norm(g) for _, g in grads] if clip.limit is not None else []
     if not work or not _sound(grads, norms, nonfinite, updates.step):

@@ -81,10 +81,14 @@ class Fused:
 
     def finish(self, updates: Updates, nonfinite: str) -> tuple[bool, Tensor | None]:
         """The end of the step: was anything updated, and the norm of all gradients."""
-        work = updates.waiting()
+        work = updates.due()
         if self._norms:
+            waiting = {n for n, _ in updates.waiting()}
             for name, p in work:
-                self._update(updates, name, p, nonfinite)
+                if name in waiting:
+                    self._update(updates, name, p, nonfinite)
+            if self._moved:
+                updates.carry_out([(n, p) for n, p in work if n not in self._norms])  # by probes alone
             out = self._moved, gradients.total(self._norms[n] for n, _ in updates.params() if n in self._norms)
         else:
             clip = self.clip if self.clip.limit is not None else Clip(float("inf"))
@@ -92,10 +96,17 @@ class Fused:
         self._begin()
         return out
 
+    def drop(self) -> None:
+        """The step is left out."""
+        self._begin()
+
     # ---- one parameter
 
     def _update(self, updates, name, p, nonfinite):
         self._check_order(updates, name, p)
+        if updates.skips(name):
+            p.grad = None
+            return
         gradients.check_dense([(name, p.grad)])
         norm = gradients.norm(p.grad)
         if self._skips or not self._sound(name, p.grad, norm, nonfinite, updates.step):

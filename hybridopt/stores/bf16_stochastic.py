@@ -25,4 +25,8 @@ class Bf16Stochastic:
 
     def write_(self, param, update, decay, seed):
         """Add in float32, then round."""
-        param.copy_(stochastic_bf16(param.float().mul_(decay).sub_(update), seed))
+        self.put_(param, param.float().mul_(decay).sub_(update), seed)
+
+    def put_(self, param, value, seed):
+        """Rounded up or down at random."""
+        param.copy_(stochastic_bf16(value, seed))

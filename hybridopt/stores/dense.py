@@ -24,3 +24,7 @@ class Dense:
             param.mul_(decay).sub_(update)
         else:
             param.copy_(param.to(update.dtype).mul_(decay).sub_(update))
+
+    def put_(self, param, value, seed):
+        """Rounded to nearest."""
+        param.copy_(value)

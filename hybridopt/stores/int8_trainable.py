@@ -32,9 +32,13 @@ class Int8Trainable:
         """Dequantize, add in float32, round: so many whole groups at a time."""
         step = max(1, PIECE // param.shape[-1] // GROUP) * GROUP
         if len(param) <= step:
-            param.write_(param.dequantize(update.dtype).mul_(decay).sub_(update), seed)
-            return increment_version(param)
+            return self.put_(param, param.dequantize(update.dtype).mul_(decay).sub_(update), seed)
         seed = seed if isinstance(seed, Seed) else Seed(seed)
         for row in range(0, len(param), step):
             cut, own = slice(row, row + step), replace(seed, row=seed.row + row, tables=None)
             self.write_(param[cut], update[cut], decay, own)
+
+    def put_(self, param, value, seed):
+        """A new grid for every group."""
+        param.write_(value, seed)
+        increment_version(param)

@@ -1,0 +1,49 @@
+"""An optimizer whose state is saved and loaded exactly, by name."""
+
+import torch
+
+from . import loading
+from .errors import HybridOptError
+
+__all__ = ["Persistent"]
+
+
+class Persistent(torch.optim.Optimizer):
+    """What `HybridOptimizer` has in place of torch's own saving and loading; it brings `_release`, `_updates`, `_course`."""
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As torch's, but matched by parameter name and exact: every tensor keeps its dtype, and bits.
+
+        Raises HybridOptError, before anything is changed, for other parameters, shapes or treatments.
+        """
+        self._check_midway("load_state_dict")
+        found: dict = {}
+        log = self._course.read(state_dict)
+        hooks = (
+            self.register_load_state_dict_pre_hook(
+                lambda _, saved: loading.match(self.param_groups, self._updates.windows.job_at, saved, found)
+            ),
+            self.register_load_state_dict_post_hook(lambda _: self.state.update(found), prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self._course.log = log
+
+    def state_dict(self) -> dict:
+        """As torch's; a parameter without state has an empty entry, as torch.distributed.checkpoint wants it."""
+        self._check_midway("state_dict")
+        more = self._course.saved()
+        hook = self.register_state_dict_post_hook(
+            lambda _, saved: loading.complete(saved) or saved.update(more), prepend=True
+        )
+        try:
+            return super().state_dict()
+        finally:
+            hook.remove()
+
+    def _check_midway(self, what):
+        if self._release.midway:
+            raise HybridOptError(f"{what}() in the middle of a step: backward has updated weights; call step() first")

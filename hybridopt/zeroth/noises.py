@@ -1,0 +1,41 @@
+"""The random directions of all parameters of an optimizer."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..base import Noise, State
+from ..state import allocate
+from ..windows import Windows
+
+__all__ = ["Noises"]
+
+
+class Noises:
+    """Directions by parameter, in the step that its group is in; the bases that some are made of stay a window."""
+
+    def __init__(self, windows: Windows):
+        self._windows = windows
+        self._bases: dict[str, tuple[int, State]] = {}
+
+    def of(self, group: dict, name: str, p: Tensor, index: int) -> Noise | None:
+        """Direction `index` of this step; None where the parameter is left alone."""
+        source, draw = self._windows.treatment(group).source, self._windows.probe_draw(group, name)
+        return source.noise(draw, tuple(p.shape), index, self._basis(source, draw, p))
+
+    def terms(self, group: dict, name: str, p: Tensor, slopes: Sequence[float]) -> tuple[tuple[float, Noise], ...]:
+        """(weight, direction) of everything that the gradient has of directions."""
+        weights = self._windows.treatment(group).source.weights(slopes)
+        found = ((weight, self.of(group, name, p, i)) for i, weight in enumerate(weights))
+        return tuple((weight, noise) for weight, noise in found if noise is not None)
+
+    def _basis(self, source, draw, p):
+        slots = source.slots(tuple(p.shape))
+        if not slots:
+            return {}
+        if self._bases.get(draw.name, (None, None))[0] != draw.window:
+            self._bases.pop(draw.name, None)
+            basis = {key: allocate(slot, p.device) for key, slot in slots.items()}
+            source.sample(basis, draw)
+            self._bases[draw.name] = draw.window, basis
+        return self._bases[draw.name][1]
