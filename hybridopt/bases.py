@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .int8_layers import plain
 from .roles import base_name, base_names, clean, codes_dtype, logical_shape
+from .scales import scales
 
 __all__ = [
     "Base",
@@ -37,12 +38,14 @@ def record(model: nn.Module) -> Base:
 def changed(model: nn.Module, base: Base) -> dict[str, Tensor]:
     """Unquantized parameters and persistent buffers that differ from the base model's, by live name.
 
-    Weights trained as codes always do, and are given as their codes with the constants.
+    Weights trained as codes always do, and are given as their codes with the constants; so do scales that are opened
+    for training.
     """
     parameters = ((n, p.detach()) for n, p in model.named_parameters() if p.is_floating_point())
     live = [(n, t) for n, t in (*parameters, *persistent_buffers(model)) if base_name(n) in base]
     other = [(n, t) for n, t in live if codes_dtype(t) or base[base_name(n)][2] != checksum(t)]
-    return {name: x for n, t in other for name, x in plain(clean(n), t).items()}
+    found = {name: x for n, t in other for name, x in plain(clean(n), t).items()}
+    return found | {clean(n): x.detach() for n, _, x in scales(model)}
 
 
 def merged(old: Base, new: Base) -> Base:

@@ -14,7 +14,16 @@ from torch import nn
 from . import plain_json, tensors
 from .errors import HybridOptError
 from .find import pack, unpack
-from .fitting import CONFIG, DELTA, base_dtype, base_tensors, check_bare, check_base, check_quantization
+from .fitting import (
+    CONFIG,
+    DELTA,
+    base_dtype,
+    base_tensors,
+    check_bare,
+    check_base,
+    check_quantization,
+    scaled_layers,
+)
 from .folder import open_folder, publish
 from .policy import Policy, Ready, check_format, pack_routes, read_policy, unpack_routes
 from .roles import base_name
@@ -80,6 +89,7 @@ def from_pretrained(
     foreign file and for another base model.
     """
     from .integrations import bitsandbytes, peft
+    from .integrations.scales import open_scales
 
     _check_directory(directory)
     with open_folder(directory) as folder:
@@ -96,6 +106,8 @@ def from_pretrained(
             bitsandbytes.quantize_(model, config["quantization"], names)
             if config["adapters"]:
                 model = peft.load_adapters(model, adapters, config["adapters"], is_trainable, config["active"])
+    if scaled_layers(delta) or getattr(ready, "opens_scales", False):
+        open_scales(model)
     _write(model, delta, config["unfrozen"] if is_trainable else ())
     quantization = config["quantization"] if config["quantized"] else None
     return attach_strategy(model, ready, config["seed"], base, quantization, config["quantized"])

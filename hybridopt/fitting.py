@@ -7,9 +7,19 @@ from torch import Tensor, nn
 from .bases import Base, persistent_buffers, record, restructured, strange
 from .errors import HybridOptError
 from .int8_layers import TRAINABLE, plain, planned
-from .roles import base_name, base_names
+from .roles import base_name, base_names, logical_shape
+from .scales import SUFFIXES, scales
 
-__all__ = ["CONFIG", "DELTA", "base_dtype", "base_tensors", "check_bare", "check_base", "check_quantization"]
+__all__ = [
+    "CONFIG",
+    "DELTA",
+    "base_dtype",
+    "base_tensors",
+    "check_bare",
+    "check_base",
+    "check_quantization",
+    "scaled_layers",
+]
 
 CONFIG, DELTA = "hybridopt_config.json", "hybridopt_delta.safetensors"
 
@@ -36,7 +46,7 @@ def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> B
             f"the base model is in {base_dtype(model)}, but was trained in {config['dtype']}, and would answer "
             f"otherwise; load it with dtype=torch.{config['dtype']}"
         )
-    live = base_tensors(model) | _codes(model, config, delta)
+    live = base_tensors(model) | _codes(model, config, delta) | _scales(model, config, delta)
     if unknown := sorted(set(config["unfrozen"]) - live.keys()):
         raise HybridOptError(f"{CONFIG}: unfrozen={unknown[:3]}, which the base model has not")
     for name, value in delta.items():
@@ -74,9 +84,9 @@ def check_quantization(model, config) -> list[str]:
 
 
 def base_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters, as plain tensors, and persistent buffers by base name."""
+    """Parameters, as plain tensors, persistent buffers, and opened scales by base name."""
     parameters = model.named_parameters(remove_duplicate=False)
-    named = (*parameters, *persistent_buffers(model))
+    named = (*parameters, *persistent_buffers(model), *((n, x) for n, _, x in scales(model)))
     return {name: x for n, t in named for name, x in plain(base_name(n), t).items()}
 
 
@@ -88,6 +98,23 @@ def _codes(model, config, delta):
     if lost := sorted(codes.keys() - {base_name(n) for n in delta}):
         raise HybridOptError(f"{DELTA} lacks {lost[0]!r}, which {CONFIG} calls quantized and trained")
     return codes
+
+
+def scaled_layers(delta: Mapping[str, Tensor]) -> list[str]:
+    """Base names of the quantized layers whose scales were trained."""
+    found = (base_name(n).rpartition(".weight.") for n in delta)
+    return [layer for layer, _, last in found if last in SUFFIXES]
+
+
+def _scales(model, config, delta):
+    """What the scales that were saved will be written to."""
+    from .integrations.scales import planned_scales
+
+    live = {base_name(n): p for n, p in model.named_parameters()}
+    layers = [n for n in scaled_layers(delta) if f"{n}.weight" in live]
+    turned = {n for n in layers if type(model.get_submodule(n)).__name__ == "Conv1D"}
+    shapes = {n: logical_shape(live[f"{n}.weight"])[:: -1 if n in turned else 1] for n in layers}
+    return planned_scales(shapes, config["quantization"]) if layers else {}
 
 
 def base_dtype(model: nn.Module) -> str | None:

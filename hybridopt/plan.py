@@ -10,7 +10,7 @@ import torch
 from .base import Draw, Population, Scheme
 from .errors import HybridOptError, check_count
 from .policy import Ready, assign
-from .roles import Param
+from .roles import ROLES, Param
 from .rules.sgd import SGD
 from .splits.empty import Empty
 from .state import Job, declare, nbytes, seen_as
@@ -144,6 +144,17 @@ def check_treatment(p: Param, treatment: Treatment) -> None:
         raise HybridOptError(
             f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}) has dtype {p.codes or p.dtype}: {why}; "
             "convert it to float32, bfloat16 or float16, or freeze it"
+        )
+    roles = getattr(treatment.store, "roles", ROLES)
+    if p.role not in roles:
+        raise HybridOptError(
+            f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}): its store is for roles {roles} only; leave the "
+            "store out"
+        )
+    if p.role == "scales" and treatment.source.backward:
+        raise HybridOptError(
+            f"parameter {p.name!r} (shape {p.shape}) is a scale of a quantized weight, which no backward pass reaches; "
+            "take a zeroth-order source for it (policy='qzo'), or freeze it"
         )
     if all(getattr(rule, "idle", False) for rule in treatment.acting):
         raise HybridOptError(

@@ -7,6 +7,7 @@ from torch import nn
 
 from .plan import Entry, Plan
 from .roles import clean
+from .scales import scales
 
 __all__ = ["Report", "Row", "human"]
 
@@ -42,6 +43,7 @@ class Report:
         from .integrations.bitsandbytes import weight_bytes
 
         tensors = {clean(n): p for n, p in model.named_parameters()}
+        tensors |= {clean(n): x for n, _, x in scales(model)}
 
         def weights(entries):
             return weight_bytes(*(tensors[e.param.name] for e in entries))

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from .base import Shape
 from .partition import Partition, partition
+from .scales import scales
 
 __all__ = ["ROLES", "Param", "base_name", "base_names", "clean", "codes_dtype", "guess", "logical_shape", "params"]
 
-ROLES = ("embedding", "head", "norm", "linear", "conv", "bias", "adapter", "quantized", "other")
+ROLES = ("embedding", "head", "norm", "linear", "conv", "bias", "adapter", "quantized", "scales", "other")
 WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
 
 
@@ -50,12 +51,16 @@ def base_names(model: nn.Module) -> list[str]:
 
 
 def params(model: nn.Module) -> list[Param]:
-    """Every parameter of the live module tree once, in order, with its role; a tied one counts as the output layer."""
+    """Every parameter of the live module tree once, in order, with its role; a tied one counts as the output layer.
+
+    After them the scales of quantized weights, where they are opened for training.
+    """
     modules, head = dict(model.named_modules(remove_duplicate=False)), _output_layer(model)
     roles: dict[int, set[str]] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
         roles.setdefault(id(p), set()).add(_role(name, p, modules, head))
-    return [_param(n, p, _strictest(roles[id(p)]), modules) for n, p in model.named_parameters()]
+    found = [_param(n, p, _strictest(roles[id(p)]), modules) for n, p in model.named_parameters()]
+    return found + [Param(clean(n), "scales", tuple(x.shape), x.dtype) for n, _, x in scales(model)]
 
 
 def guess(name: str, p: Tensor) -> str:

@@ -14,6 +14,7 @@ from .plan import Plan
 from .policy import Ready, check_routes
 from .report import Report
 from .roles import base_name, base_names, clean, params
+from .scales import scales
 
 __all__ = ["Strategy"]
 
@@ -59,8 +60,8 @@ class Strategy:
         """A torch optimizer for the model as it is now; make a new one after adding or switching adapters.
 
         Parameters that the policy freezes, or trains without gradients, get requires_grad=False until `unwrap` or the
-        next call, and the hooks of optimizers made before go. lr: None takes the policy's own, or 1e-3. See `HybridOptimizer` for the arguments. Raises HybridOptError if nothing is left to
-        train.
+        next call, and the hooks of optimizers made before go. lr: None takes the policy's own, or 1e-3. See
+        `HybridOptimizer` for the arguments. Raises HybridOptError if nothing is left to train.
         """
         self.check_structure()
         plan = self._plan()
@@ -71,6 +72,7 @@ class Strategy:
             )
         check_routes(self.policy, plan.tags)
         live = {clean(n): p for n, p in self.model.named_parameters()}
+        live |= {clean(n): x for n, _, x in scales(self.model)}
         with self._unhooked():
             optimizer = HybridOptimizer(
                 [(n, live[n]) for n in plan.trained],

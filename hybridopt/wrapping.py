@@ -52,6 +52,10 @@ def wrap(
         from .integrations import bitsandbytes
 
         bitsandbytes.quantize_(model, quantization, names)
+    if getattr(ready, "opens_scales", False):
+        from .integrations.scales import open_scales
+
+        open_scales(model)
     if peft_config is not None:
         from .integrations import peft
 
@@ -126,8 +130,10 @@ def _check_policy(model, ready, seed, quantized, adapters):
         _as_quantized(p, scheme) if p.name.rpartition(".")[0] in layers and p.name.endswith("weight") else p
         for p in params(model)
     ]
+    if getattr(ready, "opens_scales", False):
+        now += _scales(now)
     if adapters:
-        now = [Param(p.name, p.role, p.shape, p.dtype, False) for p in now]
+        now = [Param(p.name, p.role, p.shape, p.dtype, p.role == "scales") for p in now]
         now.append(Param("lora_A.default.weight", "adapter", (8, 8)))
     plan = Plan.of(now, ready, seed)
     if not plan.trained and any(p.trainable for p in now):
@@ -145,6 +151,18 @@ def _check_policy(model, ready, seed, quantized, adapters):
             HybridOptWarning,
             stacklevel=3,
         )
+
+
+def _scales(params):
+    """The scales that will be there, one for each quantized weight; their sizes do not matter yet."""
+    quantized = [p for p in params if p.role == "quantized"]
+    if not quantized:
+        raise HybridOptError(
+            "this policy trains the scales of quantized weights, and there are none: pass quantization='nf4', 'fp4' "
+            "or 'int8', or give a model that bitsandbytes has quantized"
+        )
+    open_already = {p.name for p in params if p.role == "scales"}
+    return [Param(f"{p.name}.absmax", "scales", p.shape[:1]) for p in quantized if not open_already]
 
 
 def _as_quantized(p, scheme):

@@ -18,6 +18,7 @@ LAYERS = (
     ("fused",),
     ("directions",),
     ("rules", "splits", "sources", "schedules", "codecs", "stores", "partition"),
+    ("scales",),
     ("roles",),
     ("find", "treatment", "plain_json", "lock", "tensors", "int8_layers"),
     ("policy", "state", "manifest"),

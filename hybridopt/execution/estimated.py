@@ -9,6 +9,7 @@ from ..rules.sgd import SGD
 from ..rules.signsgd import SignSGD
 from ..splits.empty import Empty
 from ..state import seeds, sliceable
+from ..stores.dense import Dense
 from .run import run
 from .slices import elements, update_in_slices
 from .task import Task
@@ -49,7 +50,7 @@ def _add(task: Task, weights: list[float], compile: bool) -> None:
     """param <- decay param - sum_k weight_k z_k."""
     terms = [(-weight, noise) for weight, (_, noise) in zip(weights, task.grad.terms, strict=True)]
     decay = float(task.decay)
-    if not task.store.random:
+    if type(task.store) is Dense:
         return combine_(task.param, task.param, terms, task.grad.start, decay, compile)
     width = task.param.shape[-1] if task.param.ndim > 1 else task.param.numel()
     flat, step = task.param.view(-1, width), max(1, elements(task.param) // width)

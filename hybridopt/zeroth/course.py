@@ -9,6 +9,8 @@ from torch import nn
 
 from ..errors import HybridOptError, HybridOptWarning
 from ..plan import check_scheme
+from ..roles import clean
+from ..scales import scales
 from .log import Log
 from .perturb import Perturbation
 from .probes import Probes
@@ -35,7 +37,8 @@ class Course:
             return
         work = {n: p for n, p in updates.params() if updates.treatment(n).probed}
         module = None if self._module is None else self._module()
-        self._probes = Probes(scheme, Perturbation(work, module))
+        owners = {} if module is None else {clean(n): m for n, m, _ in scales(module) if clean(n) in work}
+        self._probes = Probes(scheme, Perturbation(work, module, owners))
         if self.log is None:
             self.log = Log(scheme.samples)
 
