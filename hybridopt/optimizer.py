@@ -1,6 +1,5 @@
 """The torch optimizer that carries out a policy."""
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -8,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import HybridOptError, HybridOptWarning, check_choice
+from .alive import Alive
+from .errors import HybridOptError, check_choice
 from .gradients import NONFINITE, norm, total
 from .persistent import Persistent
 from .plan import check_scheme
-from .policy import Ready, check_routes, read_policy
+from .policy import Ready, check_routes, learning_rate, read_policy
 from .releases import conflicts
 from .releases.accumulate import Accumulate
 from .releases.clip import Clip
@@ -34,7 +34,7 @@ class HybridOptimizer(Persistent):
 
     Args:
         params: what torch optimizers take: tensors, (name, tensor) pairs, or group dicts (with own lr, weight_decay).
-        lr: learning rate, a number or a tensor of one element; None: the policy's own, if its options say one, or 1e-3.
+        lr: learning rate, a number or a tensor of one element; None: the one that the policy's options say, or 1e-3.
         weight_decay: decoupled; norms and biases are exempt in most policies, a group's own value always counts.
         policy: a name, a Policy, or a path to a policy .json; policy_options are the named policy's.
         seed: of every random choice; the global generators are never touched.
@@ -73,7 +73,7 @@ class HybridOptimizer(Persistent):
         check_choice("HybridOptimizer", "nonfinite", nonfinite, NONFINITE)
         check_choice("HybridOptimizer", "release", release, RELEASES)
         policy = read_policy(policy, policy_options)
-        lr = _rate(lr, policy)
+        lr = learning_rate(policy, lr)
         check_numbers({"lr": lr, "weight_decay": weight_decay})
         if isinstance(params, torch.nn.Module):
             raise HybridOptError(
@@ -83,7 +83,7 @@ class HybridOptimizer(Persistent):
         if not isinstance(compile, bool) and compile != "auto":
             raise HybridOptError(f"HybridOptimizer: compile={compile!r} is not allowed; give True, False or 'auto'")
         self.compile = compile
-        self.nonfinite, self._alive = nonfinite, 0  # parameters that required gradients when last looked at
+        self.nonfinite, self._alive = nonfinite, Alive()
         self.release, self._clip = release, Clip(clip, clip_mode)
         self._start()
         self._course = Course(module)
@@ -111,7 +111,8 @@ class HybridOptimizer(Persistent):
         together = (*self.param_groups, *parts)
         check_scheme((g["param_names"][0], self._tags.treatment(g)) for g in together)
         self.param_groups += parts
-        self._alive += sum(p.requires_grad for part in parts for p in self._backward(part))
+        self._alive.add(p for part in parts for p in self._backward(part))
+        self._course.clear()
         self._look_anew()
         self._updates.turn()
 
@@ -129,7 +130,9 @@ class HybridOptimizer(Persistent):
         """
         conflicts.check_scaler(self)
         loss = None if closure is None else self._run(closure)
-        self._check_alive()
+        if self._stale:
+            raise HybridOptError(self._stale)
+        self._alive.check([(n, p) for g in self.param_groups if self._backward(g) for n, p in named(g)])
         if self._hooked and self._hooks.stale(self._watched()):
             self._look_anew()
         if not self._course.ready(self._updates):
@@ -140,11 +143,12 @@ class HybridOptimizer(Persistent):
             self._release.drop()
         else:
             moved, self._norm = self._release.finish(self._updates, self.nonfinite)
-        self._course.end(self._updates, skipped or not moved)
         if moved:
+            self._course.end(self._updates, skipped)
             for group in self.param_groups:
                 group["step"] += 1
             self._clip.remember(self.param_groups, self._norm)
+        self._course.clear()
         return loss
 
     def _run(self, closure):
@@ -200,25 +204,6 @@ class HybridOptimizer(Persistent):
     def _step_supports_amp_scaling(self) -> bool:
         """With release="fused" torch.amp.GradScaler finds no gradients, and must leave it to `step()` to say so."""
         return self._release.fused
-
-    def _check_alive(self):
-        """Parameters that lost requires_grad: nothing left to train is an error, fewer than before a warning."""
-        if self._stale:
-            raise HybridOptError(self._stale)
-        alive = sum(p.requires_grad for g in self.param_groups for p in self._backward(g))
-        lost, self._alive = alive < self._alive, alive
-        if not lost:
-            return
-        groups = [g for g in self.param_groups if self._backward(g)]
-        name = next(n for g in groups for n, p in named(g) if not p.requires_grad)
-        cure = "after switching adapters make a new optimizer with model.hybrid.optimizer()"
-        if not alive:
-            self._alive = 1  # the next step raises again
-            raise HybridOptError(
-                f"nothing to train any more: {name!r} and all other parameters of this optimizer have "
-                f"requires_grad=False now; {cure}"
-            )
-        warnings.warn(f"{name!r} (at least) was frozen since the last step; {cure}", HybridOptWarning, stacklevel=5)
 
     def _backward(self, group):
         """The parameters of a group, if they take gradients from the backward pass."""
@@ -285,25 +270,3 @@ class HybridOptimizer(Persistent):
         """Let go of the parameters, as they are no longer those of the model: every later step raises `why`."""
         self.unhook()
         self._stale = why
-
-    # ---- copies
-
-    def __getstate__(self) -> dict:
-        self._check_midway("copy")
-        own = ("_tags", "nonfinite", "compile", "release", "_clip", "_alive")
-        return super().__getstate__() | {k: self.__dict__[k] for k in own} | {"_course": self._course.copy()}
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        if "_hooks" not in self.__dict__:
-            self._start()
-            self._hooked = True
-        self._look_anew()
-
-
-def _rate(lr, policy):
-    """The learning rate asked for, which must not contradict the policy's."""
-    own = getattr(policy, "lr", None)
-    if lr is not None and own is not None and float(lr) != own:
-        raise HybridOptError(f"lr={lr!r}, but zo_lr and fo_lr of the policy say {own!r}; leave one of them out")
-    return (1e-3 if own is None else own) if lr is None else lr

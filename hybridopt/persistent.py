@@ -9,7 +9,7 @@ __all__ = ["Persistent"]
 
 
 class Persistent(torch.optim.Optimizer):
-    """What `HybridOptimizer` has in place of torch's own saving and loading; it brings `_release`, `_updates`, `_course`."""
+    """What `HybridOptimizer` has in place of torch's own saving, loading and copying."""
 
     def load_state_dict(self, state_dict: dict) -> None:
         """As torch's, but matched by parameter name and exact: every tensor keeps its dtype, and bits.
@@ -47,3 +47,15 @@ class Persistent(torch.optim.Optimizer):
     def _check_midway(self, what):
         if self._release.midway:
             raise HybridOptError(f"{what}() in the middle of a step: backward has updated weights; call step() first")
+
+    def __getstate__(self) -> dict:
+        self._check_midway("copy")
+        own = ("_tags", "nonfinite", "compile", "release", "_clip", "_alive")
+        return super().__getstate__() | {k: self.__dict__[k] for k in own} | {"_course": self._course.copy()}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if "_hooks" not in self.__dict__:
+            self._start()
+            self._hooked = True
+        self._look_anew()

@@ -23,6 +23,7 @@ __all__ = [
     "Route",
     "assign",
     "check_routes",
+    "learning_rate",
     "pack_routes",
     "pack_treatment",
     "place",
@@ -129,6 +130,14 @@ def read_policy(policy: "str | PathLike | Ready", options: dict) -> Ready:
             f"options {sorted(options)} belong to policies by name; put them into the Policy's treatments"
         )
     return policy
+
+
+def learning_rate(policy: Ready, lr: object) -> object:
+    """The learning rate asked for, else the policy's own, else 1e-3; HybridOptError where the first two differ."""
+    own = getattr(policy, "lr", None)
+    if lr is not None and own is not None and float(lr) != own:
+        raise HybridOptError(f"lr={lr!r}, but zo_lr and fo_lr of the policy say {own!r}; leave one of them out")
+    return (1e-3 if own is None else own) if lr is None else lr
 
 
 def assign(policy: Ready, params: Iterable[Param]) -> dict[str, Treatment | None]:

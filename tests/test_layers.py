@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hybridopt"
 LAYERS = (
     ("errors",),
-    ("rounding", "grids", "gradients"),
+    ("rounding", "grids", "gradients", "alive"),
     ("base",),
     ("noise", "philox"),
     ("fused",),
@@ -21,7 +21,7 @@ LAYERS = (
     ("scales",),
     ("roles",),
     ("find", "treatment", "plain_json", "lock", "tensors", "int8_layers"),
-    ("policy", "state", "manifest"),
+    ("policy", "state", "manifest", "checksums"),
     ("policies", "update", "plan", "loading", "folder", "estimate"),
     ("execution", "report", "tagging", "shards"),
     ("windows",),

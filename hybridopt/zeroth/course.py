@@ -38,7 +38,10 @@ class Course:
         work = {n: p for n, p in updates.params() if updates.treatment(n).probed}
         module = None if self._module is None else self._module()
         owners = {} if module is None else {clean(n): m for n, m, _ in scales(module) if clean(n) in work}
-        self._probes = Probes(scheme, Perturbation(work, module, owners))
+        perturbation = Perturbation(work, module, owners)
+        if self._probes is None or self._probes.scheme != scheme:
+            self._probes = Probes(scheme, perturbation)
+        self._probes.look_at(perturbation)
         if self.log is None:
             self.log = Log(scheme.samples)
 
@@ -102,7 +105,11 @@ class Course:
         self.log.watch(_probed(updates))
         eps = next(updates.treatment(n).source.eps for n, _ in _probed(updates))
         self.last = tuple(slope / eps for slope in slopes)
-        self._probes.clear()
+
+    def clear(self) -> None:
+        """What was measured is used up, or out of date."""
+        if self.wanted:
+            self._probes.clear()
 
     # ---- saving and loading
 

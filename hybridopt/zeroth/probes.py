@@ -27,8 +27,13 @@ class Probes:
     """
 
     def __init__(self, scheme: Scheme, perturbation: Perturbation):
-        self.scheme, self._evaluator = scheme, Evaluator(perturbation)
+        self.scheme = scheme
+        self.look_at(perturbation)
         self.clear()
+
+    def look_at(self, perturbation: Perturbation) -> None:
+        """Other parameters, or other modules, from now on."""
+        self._evaluator = Evaluator(perturbation)
 
     def clear(self) -> None:
         """Forget: a new step."""
