@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything there is to measure on a GPU, in less than ten minutes: steps at two sizes, the peak memory of a whole
-# training step at 8B, and, if minutes remain, a little pre-training. A part that fails or runs out of time is recorded
+# training step at 8B, zeroth-order steps at 13B and their replay, and, if minutes remain, a little pre-training. A part that fails or runs out of time is recorded
 # and the rest goes on. Needs torch, transformers, peft, safetensors and rich, nothing installed: packages lying as
 # wheels in ./wheels are used besides. JSON and tables go to ${OUT:-benchmarks/results/gpu}.
 #
@@ -68,11 +68,12 @@ find_data() {
 publish() {
   "$python" benchmarks/step.py --table --out "$work" >"$work/step.txt" 2>>"$out/gpu.log"
   "$python" benchmarks/train_memory.py --table --out "$work" >"$work/train_memory.txt" 2>>"$out/gpu.log"
-  for file in step.json step.md step.png train_memory.json pretrain.json pretrain.md; do
+  "$python" benchmarks/zeroth_memory.py --table --out "$work" >"$work/zeroth_memory.txt" 2>>"$out/gpu.log"
+  for file in step.json step.md step.png train_memory.json zeroth_memory.json noise.json pretrain.json pretrain.md; do
     if [ -e "$work/$file" ]; then cp "$work/$file" "$out/"; fi
   done
   echo "[$(paste -sd, "$work/parts/all")]" >"$out/parts.json"
-  cat "$work/step.txt" "$work/train_memory.txt" "$work/parts/all"
+  cat "$work/step.txt" "$work/train_memory.txt" "$work/zeroth_memory.txt" "$work/parts/all"
 }
 
 bring_packages >>"$out/gpu.log" 2>&1 || echo "packages: not all could be brought" | tee -a "$out/gpu.log"
@@ -86,11 +87,14 @@ if [ "$dry" = --dry ]; then
   step tiny 60 --pairs 2 --threads 1 --compile false --only 'hybridopt.signsgd|hybridopt.frugal|torch.adamw-fused'
   part "train_memory" 60 "$python" benchmarks/train_memory.py --device cpu --only torch-adamw adamw frugal-0 \
     --out "$work"
+  part "zeroth_memory" 60 "$python" benchmarks/zeroth_memory.py --device cpu --replayed 5 --only forward mezo addax --out "$work"
 else
   device=cuda
-  step 1b 150 --only "$own|torch.adamw-f*|torch.sgd*|torch.adafactor-foreach|lomo*|adam-mini|came*"
-  step 8b 150 --pairs 9 --only "$own|torch.adamw-f*|torch.sgd*"
-  part "train_memory" 150 "$python" benchmarks/train_memory.py --device cuda --minutes 2 --out "$work"
+  step 1b 110 --only "$own|torch.adamw-f*|torch.sgd*|torch.adafactor-foreach|lomo*|adam-mini|came*"
+  step 8b 110 --pairs 9 --only "$own|torch.adamw-f*|torch.sgd*"
+  part "train_memory" 110 "$python" benchmarks/train_memory.py --device cuda --minutes 1.5 --out "$work"
+  part "zeroth_memory" 120 "$python" benchmarks/zeroth_memory.py --device cuda --minutes 1.7 --out "$work"
+  part "noise" 40 "$python" benchmarks/noise.py --device cuda --out "$work"
   left=$((end - SECONDS - 25))
   part "pretrain" "$left" "$python" benchmarks/pretrain.py --size 60m --device cuda --data "$(find_data)" --out "$work" \
     --minutes "$(awk "BEGIN { m = ($left - 20) / 60; print (m < 3 ? m : 3) }")"

@@ -50,6 +50,8 @@ SETS = {
     "60m": Llama(512, 1376, 8, 8, 8, 32000),  # LLaMA-60M of GaLore's and FRUGAL's experiments
     "1b": Llama(2048, 8192, 16, 32, 8, 128256, tied=True),  # Llama-3.2-1B
     "8b": Llama(4096, 14336, 32, 32, 8, 128256),  # Llama-3-8B
+    "13b": Llama(5120, 13824, 40, 40, 40, 32000),  # Llama-2-13B
+    "70b": Llama(8192, 28672, 80, 64, 8, 128256),  # Llama-3-70B
 }
 
 

@@ -82,6 +82,15 @@ def random_basis(policy) -> Policy:
 
 
 def build(size: str, device: str) -> nn.Module:
+    """The model with random weights, made where they stay, that keeps only the input of each layer for backward."""
+    model = bare(size, device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # its new name is not in every transformers that will do
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def bare(size: str, device: str) -> nn.Module:
     """The model with random weights, made where they stay."""
     llama = SETS[size]
     config = LlamaConfig(
@@ -101,9 +110,6 @@ def build(size: str, device: str) -> nn.Module:
             model = LlamaForCausalLM(config)
     finally:
         torch.set_default_dtype(before)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # its new name is not in every transformers that will do
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
 
 
