@@ -54,7 +54,7 @@ class Perturbation:
         places = self._places()
         watch = watch and bool(places or self.missed)
         loose, self.missed = sorted(self.loose), frozenset()
-        self._check(loose)
+        self._check(self.loose)
         swaps = _Swaps(self.params, places, shift, watch)
         try:
             try:
@@ -68,6 +68,7 @@ class Perturbation:
         _check_aliases(swaps.watch.seen.intersection(loose))
         self.missed = frozenset(swaps.missed(watch))
         self.loose |= self.missed
+        self._check(self.missed)
 
     def _places(self):
         """(attribute, name) of what stands in for what, by module; what has no place is loose."""
@@ -89,9 +90,13 @@ class Perturbation:
         return {module: places for module, places in kept.items() if places}
 
     def _check(self, loose):
-        for name in loose:
-            p = self.params[name]
-            if not plain(p):
+        for name, p in self.params.items():
+            if p.is_meta:
+                raise HybridOptError(
+                    f"parameter {name!r} is on the meta device (offloaded, or not loaded), where it has no values to "
+                    "shift; load it to the CPU or an accelerator, or keep it out of zeroth-order training"
+                )
+            if name in loose and not plain(p):
                 raise HybridOptError(
                     f"parameter {name!r} ({type(p.data).__name__}) is used outside the forward of its own module, or "
                     "in compiled code, or sharded, and cannot be shifted there without writing to it; keep it out of "
@@ -107,7 +112,7 @@ class _Swaps:
         self._watched = watch
         self.watch = Watch(params if watch else {})
         self._depth: Counter[nn.Module] = Counter()
-        self._own: dict[tuple[nn.Module, str], Tensor] = {}
+        self._own: dict[tuple[nn.Module, str], tuple[str, Tensor]] = {}
         self._data: dict[str, Tensor] = {}
         self._fired: set[tuple[nn.Module, str | None, str]] = set()
         self._handles = []
@@ -168,14 +173,17 @@ class _Swaps:
         elif module._parameters.get(attribute) is not self._params[name]:
             return  # somebody else has put another tensor here
         elif (copy := self._copy(name)) is not None:
-            self._own[module, attribute] = self._params[name]
-            module._parameters[attribute] = nn.Parameter(copy, requires_grad=False)
+            copy = nn.Parameter(copy, requires_grad=False)
+            self._own[module, attribute] = name, copy
+            module._parameters[attribute] = copy
         self._fired.add((module, attribute, name))
 
     def _return(self, module, attribute):
-        p = self._own.get((module, attribute))
-        if p is not None:
-            module._parameters[attribute] = p
+        name, copy = self._own.get((module, attribute), (None, None))
+        if name is not None:
+            if module._parameters.get(attribute) is not copy:
+                self._fired.discard((module, attribute, name))  # it did not stay: FSDP puts the whole in its place
+            module._parameters[attribute] = self._params[name]
             del self._own[module, attribute]
 
     def _move(self, name):
@@ -207,8 +215,9 @@ def _elsewhere(root):
 
 def _check_aliases(names):
     if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise HybridOptError(
-            f"parameters {sorted(names)} are also used through tensors that share their memory (a view, .data or "
-            ".detach() made before the evaluation), which cannot be shifted; use the parameters themselves in the "
-            "closure, or tie them"
+            f"parameters {sorted(names)[:3]}{more} are also used through other tensors that share their memory (a "
+            "view, .data or .detach() made before the evaluation), which cannot be shifted; use the parameters "
+            "themselves in the closure, or tie them"
         )

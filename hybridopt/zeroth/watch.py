@@ -8,9 +8,8 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["Watch", "plain"]
 
-VALUES = {"T", "mT", "H", "mH", "data", "real", "imag"}  # attributes that are as good as the tensor itself
 METADATA = {
-    "__get__",
+    "__get__",  # attributes; those that are views (T, data) are seen where they are used
     "__set__",
     "__hash__",
     "__len__",
@@ -51,7 +50,7 @@ class Watch(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if not torch.compiler.is_compiling() and not self.quiet and not _metadata(func):
+        if not torch.compiler.is_compiling() and not self.quiet and getattr(func, "__name__", "") not in METADATA:
             for x in _tensors((args, kwargs)):
                 self.seen.update(self._found(x))
         return func(*args, **kwargs)
@@ -66,12 +65,6 @@ class Watch(TorchFunctionMode):
 def plain(x: Tensor) -> bool:
     """Has it memory of its own, unlike DTensors and other subclasses that keep their values in other tensors?"""
     return not hasattr(x, "to_local") and not hasattr(x, "__tensor_flatten__")
-
-
-def _metadata(func):
-    name = getattr(func, "__name__", "")
-    attribute = getattr(getattr(func, "__self__", None), "__name__", "") if name == "__get__" else ""
-    return name in METADATA and attribute not in VALUES
 
 
 def _tensors(values) -> Iterator[Tensor]:
