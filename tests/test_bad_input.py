@@ -41,7 +41,6 @@ OPTIONS = {
     "lr negative": ({"lr": -0.1}, ["lr=-0.1", "[0, inf)"]),
     "lr infinite": ({"lr": math.inf}, ["lr=inf", "[0, inf)"]),
     "lr text": ({"lr": "0.1"}, ["lr='0.1'"]),
-    "lr none": ({"lr": None}, ["lr=None"]),
     "lr of two elements": ({"lr": torch.ones(2)}, ["lr", "one element", "(2,)"]),
     "lr tensor nan": ({"lr": torch.tensor(NAN)}, ["lr=nan"]),
     "decay negative": ({"weight_decay": -1}, ["weight_decay=-1"]),

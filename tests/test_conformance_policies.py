@@ -26,7 +26,7 @@ SETTINGS = {
     "biases": "frozen",
     "order": "random",
 }
-OWN = {"apollo": {"density": 0.5}, "came": {"betas": (0.8, 0.95, 0.99)}}
+OWN = {"apollo": {"density": 0.5}, "came": {"betas": (0.8, 0.95, 0.99)}, "lezo": {"density": 0.5}}
 
 
 def test_the_names_are_the_files():
