@@ -14,6 +14,7 @@ from ..estimate import shifted
 from ..roles import codes_dtype
 from .evaluate import Evaluator
 from .perturb import Perturbation
+from .ranks import mean_over_ranks
 
 __all__ = ["Probes"]
 
@@ -70,7 +71,7 @@ class Probes:
                 "conservative=True tries its steps on all micro-batches together; give them to one probe, as a list"
             )
         shifts = self._shifts()
-        losses = self._evaluator.losses(closures, [_shift(updates, *shift) for shift in shifts])
+        losses = self._losses(updates, closures, [_shift(updates, *shift) for shift in shifts])
         if not all(map(math.isfinite, losses)):
             self._not_finite(shifts, losses, nonfinite, updates.step)
         elif not self.skips:
@@ -84,11 +85,15 @@ class Probes:
         both = [(sign, k) for k in range(self.scheme.samples) for sign in (1, -1)]
         return both if self.scheme.two_sided else [(0, 0), *((1, k) for k in range(self.scheme.samples))]
 
+    def _losses(self, updates, closures, shifts):
+        """Of all ranks together, so that they take the same step."""
+        return mean_over_ranks(self._evaluator.losses(closures, shifts), next(updates.params())[1].device)
+
     def _choose(self, updates, closures):
         """Of the step, its opposite and none the one with the lowest loss."""
         slopes = self.slopes
         factors = (1.0, 0.0, -1.0)
-        losses = self._evaluator.losses(closures, [_step(updates, slopes, factor) for factor in factors])
+        losses = self._losses(updates, closures, [_step(updates, slopes, factor) for factor in factors])
         known = [(loss, factor) for loss, factor in zip(losses, factors, strict=True) if math.isfinite(loss)]
         self._factor = min(known)[1] if known else 0.0
 
