@@ -45,25 +45,56 @@ def combine_(out: Tensor, base: Tensor, job: Sum, table: Callable) -> tuple[int,
     table: gives the table of Gaussian noise on a device. Where compiling fails it warns, and does nothing.
     """
     first = -job.start % BLOCK
-    count = (len(out) - first) // BLOCK
-    if count < 2 or out.dtype not in DTYPES or len(job.terms) > MOST or out.device.type in _broken:
+    end = first + (len(out) - first) // BLOCK * BLOCK
+    if end - first < 2 * BLOCK or out.dtype not in DTYPES or len(job.terms) > MOST or out.device.type in _broken:
         return 0, 0
-    same = out.data_ptr() == base.data_ptr()
     try:
-        fill, add = _made(out, same, job, table)
+        kernels = _made(_like(out, base, job), job, table)
     except _failures() as error:
         _give_up(out.device.type, error)
         return 0, 0
     numbers = torch.tensor([job.decay, *(scale for scale, _ in job.terms)], dtype=torch.float64).to(out.device)
-    end = first + count * BLOCK
-    size = _chunk(out.device, job)
+    size = _chunk(out, job)
+    end -= BLOCK * ((end - first) % size == BLOCK)  # a single block would be compiled anew
     for at in range(first, end, size):
         cut = slice(at, min(at + size, end))
-        bits = [_bits(fill, z, job.start + at, cut.stop - at, out.device) for _, z in job.terms]
-        source = None if same else _blocks(base[cut])
-        add(_blocks(out[cut]), source, bits, numbers, table(out.device) if job.wide else None)
+        told = job, job.start + at, numbers, table(out.device) if job.wide else None
+        _on_blocks(out[cut], base[cut], kernels, told)
     increment_version(out)
     return first, end
+
+
+@dataclass(frozen=True)
+class Like:
+    """What the kernel of a sum depends on besides its terms. same: is `base` the tensor that is written?"""
+
+    dtype: torch.dtype
+    device: torch.device
+    same: bool
+
+
+def _like(out, base, job):
+    if _by_float32(out, job):
+        return Like(torch.float32, out.device, True)
+    return Like(out.dtype, out.device, out.data_ptr() == base.data_ptr())
+
+
+def _by_float32(out, job):
+    """16 bits to 64 and back is not vectorized on a CPU, 32 to 64 is; both round to float32 first."""
+    return job.wide and out.device.type == "cpu" and out.dtype != torch.float32
+
+
+def _on_blocks(out, base, kernels, told):
+    job, start, numbers, table = told
+    fill, add = kernels
+    bits = [_bits(fill, z, start, len(out), out.device) for _, z in job.terms]
+    if _by_float32(out, job):
+        exact = base.float()
+        add(_blocks(exact), None, bits, numbers, table)
+        out.copy_(exact)
+    else:
+        source = None if out.data_ptr() == base.data_ptr() else _blocks(base)
+        add(_blocks(out), source, bits, numbers, table)
 
 
 def _bits(fill, direction, start, count, device):
@@ -75,9 +106,10 @@ def _bits(fill, direction, start, count, device):
     return out if many == 1 else _blocks(out.view(torch.int16))
 
 
-def _chunk(device, job):
-    sizes = CHUNKS.get(device.type, {})
+def _chunk(out, job):
+    sizes = CHUNKS.get(out.device.type, {})
     size = min(sizes.get(kind, CHUNK) for kind in job.kinds) // len(job.terms)
+    size = min(size, sizes["gaussian"]) if _by_float32(out, job) else size
     return max(2, size // BLOCK) * BLOCK
 
 
@@ -85,14 +117,14 @@ def _blocks(x):
     return x.view(-1, 4, 32)
 
 
-def _made(out, same, job, table):
+def _made(like, job, table):
     """Both kernels, made where there are none, and tried on other tensors."""
-    where = out.device, torch.get_num_threads()
-    key = (job.kinds, job.wide, out.dtype, same, *where)
+    where = like.device, torch.get_num_threads()
+    key = (job.kinds, job.wide, like, *where)
     if where not in _kernels:
-        _kernels[where] = _tried_fill(out.device)
+        _kernels[where] = _tried_fill(like.device)
     if key not in _kernels:
-        _kernels[key] = _tried_add(out, same, job, _kernels[where], table)
+        _kernels[key] = _tried_add(like, job, _kernels[where], table)
     return _kernels[where], _kernels[key]
 
 
@@ -103,14 +135,14 @@ def _tried_fill(device):
     return kernel
 
 
-def _tried_add(out, same, job, fill, table):
-    kernel, trials = _compile(_adder(job.kinds, job.wide), out.device), out.new_zeros(1 if same else 2, TRIAL * BLOCK)
-    trials = [_blocks(x.clone()) for x in trials]
-    bits = [_bits(fill, z, 0, TRIAL * BLOCK, out.device) for _, z in job.terms]
-    for x in (*trials, *bits):
+def _tried_add(like, job, fill, table):
+    kernel, numel = _compile(_adder(job.kinds, job.wide), like.device), TRIAL * BLOCK
+    out, base = (_blocks(torch.zeros(numel, dtype=like.dtype, device=like.device)) for _ in range(2))
+    bits = [_bits(fill, z, 0, numel, like.device) for _, z in job.terms]
+    for x in (out, base, *bits):
         torch._dynamo.mark_dynamic(x, 0)
-    numbers = torch.zeros(1 + len(bits), dtype=torch.float64, device=out.device)
-    kernel(trials[0], None if same else trials[1], bits, numbers, table(out.device) if job.wide else None)
+    numbers = torch.zeros(1 + len(bits), dtype=torch.float64, device=like.device)
+    kernel(out, None if like.same else base, bits, numbers, table(like.device) if job.wide else None)
     return kernel
 
 

@@ -14,16 +14,17 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from . import fused
+from . import direction_kernels
 from .errors import HybridOptError, check_choice, check_count
-from .philox import words
+from .philox import words, words_of_many
 
-__all__ = ["KINDS", "Direction", "combine_", "values"]
+__all__ = ["KINDS", "Direction", "combine_", "prepare", "values"]
 
 KINDS = {"rademacher": 128, "gaussian": 8}  # elements that share a block of 128 random bits
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-CHUNKS = {"cpu": 1 << 19}  # elements worked on at a time without compiling: they should stay in the cache
-CHUNK = 1 << 26  # elsewhere: what a temporary may take
+BLOCKS = {"cpu": 1 << 12}  # worked on at a time without compiling: they should stay in the cache
+BLOCKS_ELSEWHERE = 1 << 19
+SMALL, READY = 1 << 17, 1 << 20  # elements of a parameter, and blocks of all: 16 MiB
 DECAY_BITS = 29  # times the 24 of float32 is exact in float64
 
 Terms = Sequence[tuple[float, "Direction"]]
@@ -52,13 +53,35 @@ class Direction:
         check_choice("Direction", "kind", self.kind, KINDS)
 
 
+_ready: dict[tuple[Direction, torch.device], Tensor] = {}  # bits that were worked out beforehand
+
+
+def prepare(wanted: Sequence[tuple[Direction, int]], device: torch.device) -> None:
+    """Work out the bits of small parameters' directions together, as that takes no longer than for one of them.
+
+    wanted: directions with the elements of their parameters; large ones are passed over, as are those that would take
+    more than 16 MiB together. What was prepared before on this device is forgotten; no result depends on it.
+    """
+    for known in [known for known in _ready if known[1] == device]:
+        del _ready[known]
+    chosen, left = {}, READY
+    for direction, count in wanted:
+        blocks = -(-count // KINDS[direction.kind])
+        if 0 < count <= SMALL and blocks <= left and direction not in chosen:
+            chosen[direction], left = blocks, left - blocks
+    if chosen:
+        steps = [(z.step, z.index) for z in chosen]
+        bits = words_of_many([z.key for z in chosen], list(chosen.values()), steps, device)
+        _ready.update({(z, device): own for z, own in zip(chosen, bits, strict=True)})
+
+
 def values(direction: Direction, start: int, count: int, device: torch.device | str) -> Tensor:
     """The noise at positions start, ..., start + count - 1 of the contiguous, unsharded parameter: float32 [count]."""
     check_count("values", "start", start, 0)
     check_count("values", "count", count, 0)
     device = torch.device(device)
     out = torch.empty(count, device=device)
-    for at, end in _chunks(count, device):
+    for at, end in _chunks(count, device, [direction.kind]):
         out[at:end] = _noise(direction, start + at, end - at, device)
     return out
 
@@ -68,25 +91,26 @@ def combine_(
 ) -> None:
     """Write decay * base + sum_k scale_k z_k to `out`, for terms (scale, Direction), rounded to nearest.
 
-    out, base: contiguous tensors of one shape, floating dtype and device; the same tensor, or apart. start: position of
-    their first element in the parameter. Scales are rounded to float32, decay to 29 bits; the order of arithmetic is
-    fixed (NOISE.md), so that the result does not depend on device, compiler or on `compile`, which is only faster.
+    out, base: contiguous tensors of one shape, floating dtype and device; the same tensor, or apart. start: position
+    of their first element in the parameter. Scales are rounded to float32, decay to 29 bits; the order of arithmetic
+    is fixed (NOISE.md), so that the result does not depend on device, compiler or on `compile`, which is only faster.
     HybridOptError for anything else, before `out` is changed.
     """
     _check(out, base, start)
     terms = _rounded(terms)
     decay = _decay(decay)
     wide = out.dtype == torch.float64 or decay != 1 or any(z.kind != "rademacher" for _, z in terms)
-    job = fused.Sum(tuple(terms), start, decay, wide)
+    job = direction_kernels.Sum(tuple(terms), start, decay, wide)
     with torch.no_grad():
         out, base = out.detach().view(-1), base.detach().view(-1)
-        at, end = fused.combine_(out, base, job, _table) if compile and terms else (0, 0)
+        ready = all((z, out.device) in _ready for _, z in terms)
+        at, end = direction_kernels.combine_(out, base, job, _table) if compile and not ready else (0, 0)
         for first, last in ((0, at), (end, len(out))):
             _in_chunks(out[first:last], base[first:last], job, start + first)
 
 
 def _in_chunks(out, base, job, start):
-    for at, end in _chunks(len(out), out.device):
+    for at, end in _chunks(len(out), out.device, job.kinds):
         (_wide if job.wide else _narrow)(out[at:end], base[at:end], job, start + at)
 
 
@@ -111,18 +135,28 @@ def _noise(direction, start, count, device):
     """As `values`, in one piece, in memory of its own."""
     size = KINDS[direction.kind]
     first, end = start // size, -(-(start + count) // size)
-    bits = words(direction.key, first, end - first, direction.step, direction.index, device)
-    z = (_signs if direction.kind == "rademacher" else _normals)(bits)
+    bits = _ready.get((direction, device), ())[first:end]
+    if len(bits) < end - first:
+        bits = words(direction.key, first, end - first, direction.step, direction.index, device)
+    z = _signs(bits) if direction.kind == "rademacher" else _normals(bits)
     return z[start - first * size :][:count]
 
 
 def _signs(bits):
     """+1 for a bit that is 0, -1 for one that is 1, lowest bits first."""
-    return torch.embedding(_sign_table(bits.device), bits.view(torch.uint8).view(-1).int()).view(-1)
+    return _looked_up(_sign_table(bits.device), bits, torch.uint8)
 
 
 def _normals(bits):
-    return _table(bits.device).index_select(0, bits.view(torch.int16).view(-1).int() & 0xFFFF)
+    return _looked_up(_table(bits.device), bits, torch.int16)
+
+
+def _looked_up(table, bits, dtype):
+    """Entries for the unsigned numbers, as wide as this dtype, that the bits are; the lowest bits first."""
+    index = bits.view(dtype).view(-1)
+    if index.device.type == "cpu":  # NumPy's is twice as fast as torch's
+        return torch.from_numpy(table.numpy().take(index.numpy(), axis=0, mode="wrap")).view(-1)
+    return table.index_select(0, index.int() & len(table) - 1).view(-1)
 
 
 @lru_cache
@@ -143,8 +177,8 @@ def _table(device):
     return torch.tensor([*lower, *(-x for x in reversed(lower))], device=device) / 1024
 
 
-def _chunks(count, device):
-    size = CHUNKS.get(device.type, CHUNK)
+def _chunks(count, device, kinds):
+    size = BLOCKS.get(device.type, BLOCKS_ELSEWHERE) * min((KINDS[kind] for kind in kinds), default=128)
     return ((at, min(at + size, count)) for at in range(0, count, size))
 
 
@@ -183,7 +217,9 @@ def _check(out, base, start):
         if not x.is_contiguous():
             raise HybridOptError(f"combine_: {name} has strides {x.stride()}; give contiguous tensors (.contiguous())")
     if out.data_ptr() != base.data_ptr() and _overlap(out, base):
-        raise HybridOptError("combine_: out and base share a part of their memory; give one tensor twice, or two apart")
+        raise HybridOptError(
+            "combine_: out and base share a part of their memory; give one tensor twice, or two apart"
+        )
 
 
 def _overlap(one, other):

@@ -6,7 +6,7 @@ Whole numbers only, so that the bits are the same on every device, under every c
 import torch
 from torch import Tensor
 
-__all__ = ["fill_", "words"]
+__all__ = ["fill_", "words", "words_of_many"]
 
 ROUNDS = 10
 MASK = (1 << 32) - 1
@@ -15,9 +15,9 @@ WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def words(key: int, first: int, count: int, step: int, index: int, device: torch.device) -> Tensor:
-    """The words of blocks `first`, `first` + 1, ...: int32 [count, 4], of counters (block low, block high, step, index).
+    """The four words of blocks first, first + 1, ...: int32 [count, 4].
 
-    key: 64 bits; step, index: 32 bits each.
+    The counter is (block low, block high, step, index). key, block: 64 bits; step, index: 32 bits each.
     """
     out = torch.empty(count, 4, dtype=torch.int32, device=device)
     block, columns = torch.arange(first, first + count, device=device), out
@@ -27,6 +27,22 @@ def words(key: int, first: int, count: int, step: int, index: int, device: torch
     for i, word in enumerate(_philox(counter, (key & MASK, key >> 32))):
         columns[:, i] = word
     return out
+
+
+def words_of_many(
+    keys: list[int], counts: list[int], steps: list[tuple[int, int]], device: torch.device
+) -> list[Tensor]:
+    """For every key the words of its blocks 0, ..., count - 1, of its (step, index): as `words`, in one go."""
+    told = ([key & MASK for key in keys], [key >> 32 for key in keys], *zip(*steps, strict=True))
+    sizes = torch.tensor(counts)
+    left, right, step, index = (torch.tensor(x).repeat_interleave(sizes).to(device) for x in told)
+    starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    block = (torch.arange(len(starts)) - starts).to(device)
+    out = torch.empty(len(block), 4, dtype=torch.int32, device=device)
+    counter = (block, torch.zeros_like(block), step, index)
+    for i, word in enumerate(_philox(counter, (left, right))):
+        out[:, i] = word.to(torch.int32)
+    return list(out.split(counts))
 
 
 def fill_(out: Tensor, numbers: Tensor) -> None:

@@ -79,6 +79,11 @@ class LowRank:
     v: Tensor
     core: Direction
 
+    @property
+    def drawn(self) -> int:
+        """Elements of the core."""
+        return self.u.shape[1] ** 2
+
     def values(self, start: int, count: int, device: torch.device) -> Tensor:
         """The rows that hold these positions, cut to them."""
         (m, r), n = self.u.shape, len(self.v)

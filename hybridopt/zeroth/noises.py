@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..base import Noise, State
+from ..directions import Direction, prepare
 from ..state import allocate
 from ..windows import Windows
 
@@ -22,6 +23,18 @@ class Noises:
         """Direction `index` of this step; None where the parameter is left alone."""
         source, draw = self._windows.treatment(group).source, self._windows.probe_draw(group, name)
         return source.noise(draw, tuple(p.shape), index, self._basis(source, draw, p))
+
+    def prepare(self, work: Sequence[tuple[dict, str, Tensor]], samples: int) -> None:
+        """Work out the random bits of small parameters together; no result depends on it. work: (group, name, p)."""
+        wanted: dict = {}
+        for group, name, p in work:
+            for index in range(samples):
+                noise = self.of(group, name, p, index)
+                count = p.numel() if isinstance(noise, Direction) else getattr(noise, "drawn", 0)
+                if count:
+                    wanted.setdefault(p.device, []).append((getattr(noise, "core", noise), count))
+        for device, directions in wanted.items():
+            prepare(directions, device)
 
     def terms(self, group: dict, name: str, p: Tensor, slopes: Sequence[float]) -> tuple[tuple[float, Noise], ...]:
         """(weight, direction) of everything that the gradient has of directions."""
