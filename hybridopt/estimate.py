@@ -19,7 +19,7 @@ PIECE = 1 << 18  # elements of a direction that exist at one time
 class Estimate:
     """g = share * backprop + sum_k weight_k z_k, for the elements from `start` on; behaves as a tensor of `shape`.
 
-    terms: (weight, direction). A row of it, rows, or `to` make a tensor of them; products and sums are rounded one by
+    terms: (weight, direction). Its parts are estimates; `to` makes a tensor, and products and sums are rounded one by
     one, so that all devices agree.
     """
 
@@ -47,20 +47,17 @@ class Estimate:
         """Itself."""
         return self
 
-    def __getitem__(self, at: int | slice) -> "Estimate | Tensor":
-        """One of its parts, still an estimate; of a slice of them a tensor."""
+    def __getitem__(self, at: int | slice) -> "Estimate":
+        """One of its parts, or some in a row."""
         size = math.prod(self.shape[1:])
         if isinstance(at, int):
             return replace(self, shape=self.shape[1:], start=self.start + at * size)
         first, last, _ = at.indices(self.shape[0])
-        return self._tensor(first * size, (last - first) * size).view(last - first, *self.shape[1:])
+        return replace(self, shape=(last - first, *self.shape[1:]), start=self.start + first * size)
 
     def to(self, dtype: torch.dtype) -> Tensor:
         """All of it."""
-        return self._tensor(0, self.numel()).view(self.shape).to(dtype)
-
-    def _tensor(self, first, count):
-        at = self.start + first
+        at, count = self.start, self.numel()
         out = torch.zeros(count, dtype=self.dtype, device=self.device)
         if self.backprop is not None:
             out.copy_(self.backprop.view(-1)[at : at + count]).mul_(self.share)
@@ -68,7 +65,7 @@ class Estimate:
             for low in range(0, count, PIECE):
                 size = min(PIECE, count - low)
                 out[low : low + size].add_(draw(noise, at + low, size, self.device).to(self.dtype).mul_(weight))
-        return out
+        return out.view(self.shape).to(dtype)
 
 
 def draw(noise: Noise, start: int, count: int, device: torch.device) -> Tensor:

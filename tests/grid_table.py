@@ -2,18 +2,19 @@
 
 import re
 import sys
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-from grid import ADAPTERS, CODECS, FREE, RELEASES, RULES, SPLITS, STORES, Cell, refusal
+from grid import ADAPTERS, CODECS, FREE, RELEASES, RULES, SOURCES, SPLITS, STORES, Cell, refusal
 
 README = Path(__file__).parent.parent / "README.md"
 START, END = "<!-- grid: python tests/grid_table.py --write -->\n", "<!-- end of grid -->"
-OTHERS = {"codec": CODECS, "store": STORES, "release": RELEASES, "adapters": ADAPTERS}
-INTRO = """A tick is a combination that trains with every codec, store, release and kind of adapter:
-`tests/test_grid_*.py` walk them all and check that weights, state and bytes are what was asked for. A number is one
-that is refused before anything is changed, for the reason below. Under `empty` there is nothing for `full` to do,
-under `whole` nothing for `free`.
+OTHERS = {"source": SOURCES, "codec": CODECS, "store": STORES, "release": RELEASES, "adapters": ADAPTERS}
+INTRO = """A tick is a combination that trains with every source, codec, store, release and kind of adapter:
+`tests/test_grid_*.py` walk them and check that weights, state and bytes are what was asked for; with `backprop` all of
+them, with other sources each under every rule and split. A number is one that is refused before anything is changed,
+for the reason below. Under `empty` there is nothing for `full` to do, under `whole` nothing for `free`.
 """
 
 
@@ -25,7 +26,7 @@ def table():
         for name in names:
             marks = (_mark(Cell(**{axis: name}, split=split), reasons) for split in SPLITS)
             lines.append(f'| `{axis}="{name}"` | {" | ".join(marks)} |')
-    lines = [INTRO, *lines, "", *_others(reasons)]
+    lines = [INTRO, *lines, "", *_others(reasons), _conservative(reasons)]
     return "\n".join([*lines, "", *(f"{i}. {reason}" for i, reason in enumerate(reasons, 1)), ""])
 
 
@@ -47,6 +48,20 @@ def _others(reasons):
     for axis, values in OTHERS.items():
         but = f"; refused: {', '.join(bad[axis])}" if bad[axis] else ""
         yield f"- {axis}: {', '.join(f'`{v}`' if axis != 'adapters' else v for v in values)}{but}"
+
+
+def _conservative(reasons):
+    """A line for the option that asks for certain rules."""
+    bad = {axis: [n for n in rules if _refused_trying(axis, n)] for axis, rules in (("full", RULES), ("free", FREE))}
+    fit = {axis: [n for n in rules if n not in bad[axis]] for axis, rules in (("full", RULES), ("free", FREE))}
+    mark = _mark(Cell(free="sgd", source="spsa", conservative=True), reasons)
+    only = " and ".join(f"{axis} {', '.join(f'`{n}`' for n in names)}" for axis, names in fit.items())
+    return f"- source `spsa` with `conservative=True`: {only}; refused: all other rules {mark}"
+
+
+def _refused_trying(axis, rule):
+    cell = replace(Cell("sgd", "sgd", source="spsa", conservative=True), **{axis: rule})
+    return refusal(cell) is not None
 
 
 def _mark(cell, reasons):

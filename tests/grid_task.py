@@ -14,22 +14,25 @@ TEXT = (  # Lincoln, Gettysburg, 1863
     "four score and seven years ago our fathers brought forth on this continent a new nation conceived in liberty "
     "and dedicated to the proposition that all men are created equal"
 )
-LINEAR = ("gate", "up", "down")
+LINEAR = ("layers.0.gate", "layers.1.up", "layers.2.down")
 
 
 class Reader(nn.Module):
-    """Two letters' fixed embeddings, a gated layer to be trained, a fixed output layer."""
+    """Two letters' fixed embeddings, a gated layer to be trained as three numbered ones, a fixed output layer."""
 
     def __init__(self):
         super().__init__()
         self.embedding = nn.Embedding(27, 32)
-        self.gate, self.up = (nn.Linear(64, 128, bias=False) for _ in range(2))
-        self.down = nn.Linear(128, 64, bias=False)
+        sizes = {"gate": (64, 128), "up": (64, 128), "down": (128, 64)}
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({name: nn.Linear(*size, bias=False)}) for name, size in sizes.items()
+        )
         self.head = nn.Linear(64, 27)
 
     def forward(self, letters):
+        gate, up, down = self.layers
         x = self.embedding(letters).flatten(-2)
-        return self.head(x + self.down(F.silu(self.gate(x)) * self.up(x)))
+        return self.head(x + down["down"](F.silu(gate["gate"](x)) * up["up"](x)))
 
 
 @cache

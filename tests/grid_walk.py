@@ -6,24 +6,23 @@ from pathlib import Path
 import torch
 from grid import DECAY, DENSITY, OPTIONS, TRAINED, refused, trained
 from grid_first_step import decoded, first_step, nbytes
+from grid_probe import check_bases, check_downhill, probe, probed
 from grid_task import loss
 
 from hybridopt import HybridOptError
 from hybridopt.base import portion
 from hybridopt.integrations.bitsandbytes import fingerprint
-from hybridopt.plan import Plan
-from hybridopt.roles import params
 from hybridopt.state import load
 
-STEPS = 4
+STEPS, STEPS_BY_PROBES = 4, 3  # into the second window
 LEAST = 2e-3  # by how much the loss falls at the least, of 3.4
 
 
 def failure(cell):
     """What is wrong with a cell; None where it does what was asked for, or is refused where it has to be."""
     try:
-        with trained(cell) as (model, policy, optimizer):
-            wrong = _attempt(cell, model, policy, optimizer)
+        with trained(cell) as run:
+            wrong = _attempt(cell, *run)
     except HybridOptError as error:
         return None if refused(cell) else f"{cell} is refused, and its parts in other combinations are not: {error}"
     return f"{cell} works, and one of its parts' combinations is refused: {refused(cell)}" if refused(cell) else wrong
@@ -37,23 +36,31 @@ def _attempt(cell, *run):
         return f"{cell}: {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
 
 
-def walk(cell, model, policy, optimizer):
+def walk(cell, model, plan, optimizer):
     """Train the cell; AssertionError for anything but what was asked for."""
-    plan = Plan.of(params(model), policy)
     check_tags(cell, model, plan)
     frozen = {n: p.detach().clone() for n, p in model.named_parameters() if n not in plan.trained}
     base = fingerprint(model)
     before = loss(model)
     check_first_step(cell, model, plan, optimizer, before)
-    for _ in range(STEPS - 1):
-        loss(model).backward()
+    for _ in range((STEPS if cell.source == "backprop" else STEPS_BY_PROBES) - 1):
+        prepare(cell, model, optimizer)
         optimizer.step()
         optimizer.zero_grad()
     after = loss(model).item()
-    assert after < before.item() - LEAST, f"loss {before.item():.4f} -> {after:.4f}"
+    if cell.source == "backprop":
+        assert after < before.item() - LEAST, f"loss {before.item():.4f} -> {after:.4f}"
     assert fingerprint(model) == base or cell.store == "int8_trainable", "the quantized base moved"
     for name, p in model.named_parameters():
         assert name not in frozen or (p.grad is None and p.equal(frozen[name])), f"{name} is frozen, and moved"
+
+
+def prepare(cell, model, optimizer):
+    """Everything that a step needs."""
+    if optimizer.probes_needed:
+        probe(model, optimizer)
+    if cell.first_order:
+        loss(model).backward()
 
 
 def check_tags(cell, model, plan):
@@ -71,28 +78,52 @@ def check_first_step(cell, model, plan, optimizer, before):
     live = {n: p for n, p in model.named_parameters() if n in plan.trained}
     jobs = {e.param.name: plan.job(e, 0) for e in plan.entries if e.treatment is not None}
     start = {n: plain(p) for n, p in live.items()}
-    grads = dict(zip(live, torch.autograd.grad(before, live.values(), retain_graph=True), strict=True))
-    before.backward()
-    check_release(cell.release == "fused", live, jobs, start)
+    grads = gradients(cell, model, optimizer, (live, jobs), before)
+    check_release(cell, live, jobs, start)
     early = {n: plain(p) for n, p in live.items()}
     optimizer.step()
     optimizer.zero_grad()
     for name, p in live.items():
-        assert cell.release != "fused" or plain(p).equal(early[name]), f"{name} was updated after the backward pass"
+        done_early = cell.release == "fused" and cell.first_order
+        assert not done_early or plain(p).equal(early[name]), f"{name} was updated after the backward pass"
         raw = {k: x for k, x in optimizer.state.get(p, {}).items() if isinstance(x, torch.Tensor)}
+        bases = check_bases(cell, optimizer, name, jobs[name])
+        if grads[name] is None:
+            assert not raw and plain(p).equal(start[name]), f"{name} was to be left alone in this step"
+            continue
         basis = {k.removeprefix("split."): raw.pop(k) for k in list(raw) if k.startswith("split.")}
-        check_split(cell, jobs[name], grads[name].float(), basis)
-        update, state = first_step(start[name], grads[name].float(), jobs[name], basis, name)
+        check_split(cell, jobs[name], grads[name], basis)
+        update, state = first_step(start[name], grads[name], jobs[name], basis, name)
         check_weight(cell, name, p, (start[name], update), rounded(cell, jobs[name], update))
         check_state(cell, name, jobs[name], raw, state)
-        kept = sum(x.nbytes for x in (*raw.values(), *basis.values()))
+        kept = bases + sum(x.nbytes for x in (*raw.values(), *basis.values()))
         assert kept == plan.state_bytes[name][0], f"{name}: {kept} bytes of state, {plan.state_bytes[name][0]} planned"
+    if cell.descends:
+        check_downhill(cell, model, start, live, DECAY)
 
 
-def check_release(fused, live, jobs, start):
+def gradients(cell, model, optimizer, work, before):
+    """Measure what the step needs; the gradients that follow, by name, and None where there is to be no step."""
+    live, jobs = work
+    if cell.source == "backprop":
+        found = torch.autograd.grad(before, live.values(), retain_graph=True)
+        before.backward()
+        return {n: g.float() for n, g in zip(live, found, strict=True)}
+    grads = probed(cell, model, optimizer, live, jobs)
+    if not cell.first_order:
+        assert not before.requires_grad, "gradients are asked for that nobody needs"
+        return grads
+    share, before = jobs[next(iter(jobs))].treatment.source.share, loss(model)
+    found = torch.autograd.grad(before, live.values(), retain_graph=True)
+    before.backward()
+    return {n: None if grads[n] is None else share * g.float() + grads[n] for n, g in zip(live, found, strict=True)}
+
+
+def check_release(cell, live, jobs, start):
     """After the backward pass: updated and freed, or neither; gradients that nobody needs are freed anyway."""
+    fused = cell.release == "fused" and cell.first_order
     for name, p in live.items():
-        idle = jobs[name].idle
+        idle = jobs[name].idle or not cell.first_order
         assert (p.grad is None) == (fused or idle), f"{name}: its gradient was {'kept' if fused or idle else 'freed'}"
         moved = not plain(p).equal(start[name])
         assert fused or not moved, f"{name} was updated in the backward pass"

@@ -11,6 +11,7 @@ RULES = {name: find("rules", name) for name in names("rules")}
 SPLITS = {name: find("splits", name) for name in names("splits")}
 CODECS = {name: find("codecs", name) for name in names("codecs")}
 STORES = {name: find("stores", name) for name in names("stores")}
+SOURCES = {name: find("sources", name) for name in names("sources")}
 SCHEDULES = {name: find("schedules", name) for name in names("schedules")}
 POLICIES = {name: find("policies", name) for name in names("policies")}
 MATRIX_ONLY = ("svd", "random")

@@ -27,6 +27,12 @@ class Slice:
     seeds: dict[str, Seed]
     row: int
 
+    @property
+    def given(self) -> tuple[Tensor, Tensor, State]:
+        """Parameter, gradient (which, where it is an estimate, is worked out only now) and state."""
+        grad = self.grad if isinstance(self.grad, Tensor) else self.grad.to(self.grad.dtype)
+        return self.param, grad, self.raw
+
 
 def elements(param: Tensor) -> int:
     """How many elements a slice of this parameter should have."""
@@ -46,10 +52,10 @@ def update_in_slices(param: Tensor, grad: Tensor, raw: State, job: Job, store: S
     for matrix, pieces in slices(param, grad, raw, job, key, _step(size, job.shape[-1], store.block)):
         one = now
         for i in range(rounds(job)):
-            found = join([look(i, s.param, s.grad, s.raw, matrix, _cut(one, s)) for s in pieces], 0)
+            found = join([look(i, *s.given, matrix, _cut(one, s)) for s in pieces], 0)
             one = settle(i, found, pieces[0].raw, matrix, one)
         for s in pieces:
-            write(s.param, s.grad, s.raw, matrix, store, _cut(one, s))
+            write(*s.given, matrix, store, _cut(one, s))
 
 
 def slices(
