@@ -66,7 +66,8 @@ def _by_comparing(x, bits):
     gap, down = (other - near).abs(), bits * 2**-16
     outward = (off >= 0) == (x >= 0)
     takes_other = torch.where(outward, off.abs() >= (1 - down) * gap, off.abs() > down * gap)
-    return torch.where(x.abs() < 1e30, torch.where(takes_other, other, near), x)
+    kept = (off == 0) | (x.abs() >= 1e30)  # what has eight bits already keeps even the sign of its zero
+    return torch.where(kept, x, torch.where(takes_other, other, near))
 
 
 def _eight_bits(x):

@@ -176,6 +176,14 @@ def test_a_store_writes_decay_then_update(name, dtype):
     torch.testing.assert_close(again.to(arithmetic), wanted, rtol=2 * torch.finfo(dtype).eps, atol=1e-30)
 
 
+def test_what_is_bfloat16_already_keeps_every_bit():
+    x = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    x = x[x.isfinite()]
+    for way in (rounding._by_comparing, rounding._by_adding):
+        rounded = way(x.float(), random_bits(x.float(), 5)).to(torch.bfloat16)
+        assert rounded.view(torch.int16).equal(x.view(torch.int16)), way.__name__
+
+
 def test_tiny_updates_of_bf16_weights_arrive_on_average():
     start = torch.full((1 << 14,), 0.02, dtype=torch.bfloat16)
     moved = {}
