@@ -1,0 +1,207 @@
+"""A transformers `Trainer` for every policy: gradients, probes, or both. The training loop stays the Trainer's."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.data_loader import prepare_data_loader
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
+
+from hybridopt.errors import HybridOptError
+from hybridopt.optimizer import HybridOptimizer
+from hybridopt.policy import Ready, read_policy
+
+from .activations import gradient_bytes
+from .assignment import FREE, Assignment, choose, measure_rows, total_bytes
+from .bitsandbytes import weight_bytes
+from .lengths import Halves, Lengths, PairCollator, PairSampler, lengths_of
+from .trainer_checks import check
+from .transformers import HybridOptimizerFactory
+
+__all__ = ["HybridTrainer", "HybridTrainerMixin"]
+
+FILE = "hybridopt_assignment.json"
+LOADING = ("num_workers", "worker_init_fn", "pin_memory", "persistent_workers", "multiprocessing_context")
+LOADING += ("prefetch_factor", "in_order")
+
+
+class HybridTrainerMixin:
+    """Makes any Trainer run any policy: `class Mine(HybridTrainerMixin, SFTTrainer)`.
+
+    Keyword arguments beside the Trainer's own:
+        policy, policy_options: a name with its options, or what else `wrap` takes; "frugal" unless the model is
+            wrapped. The learning rate, weight decay and seed are those of the TrainingArguments, except that zo_lr and
+            fo_lr of a policy come first.
+        optimizer_options: release, clip, nonfinite ... as in `Strategy.optimizer`.
+        assignment: how rows are split between gradient and probe (Addax): `Halves`, with their own batch sizes; or a
+            memory budget, weights included, as in `total_bytes` ("8GiB", a number of bytes, "free"). Then the split is
+            chosen by measurement, printed, and kept: as `trainer.assignment`, and in hybridopt_assignment.json of the
+            output folder, from where it is taken again for the same rows and budget. Without it, one batch serves for
+            both.
+        lengths: of the rows of the training set, as in `pair_loader`.
+
+    Policies with probes: every micro-batch is probed before its backward pass, all of a step along the same
+    directions, with the model in training mode (both sides of a probe drop out the same), and their mean counts. The
+    log gets projected_gradient, of the last step, and probe_loss, the mean since the log before. Several processes
+    (DDP) exchange losses. No fp16, no sharded weights; HybridOptError, before anything is trained, says why.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        policy: str | Ready | None = None,
+        policy_options: Mapping[str, Any] | None = None,
+        optimizer_options: Mapping[str, Any] | None = None,
+        assignment: Halves | int | str | None = None,
+        lengths: Lengths = None,
+        **kwargs: Any,
+    ):
+        if lengths is not None and assignment is None:
+            raise HybridOptError("lengths are for assignment=...; give that, too, or leave both out")
+        asked = policy is not None or policy_options
+        self._policy = read_policy("frugal" if policy is None else policy, policy_options or {}) if asked else None
+        self._options = dict(optimizer_options or {})
+        self.assignment, self._lengths, self._probed = assignment, lengths, []
+        super().__init__(*args, **kwargs)
+        if (asked or optimizer_options) and (self.optimizer, self.optimizer_cls_and_kwargs) != (None, None):
+            raise HybridOptError(
+                f"policy={policy!r} and its options say how to train, and so does the optimizer that is given; leave "
+                "one of them out"
+            )
+        self.add_callback(_ProbeLog(self))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The policy's optimizer, unless the Trainer was given another way to one."""
+        if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
+            optimizer = super().create_optimizer(model)
+            check(self, _bare(optimizer))
+            return optimizer
+        model = self.model if model is None else model
+        there = getattr(model, "hybrid", None)
+        optimizer = HybridOptimizerFactory()(model, **self._for_factory(there))
+        try:
+            check(self, optimizer)
+        except HybridOptError:
+            if there is None:
+                model.hybrid.unwrap()
+            raise
+        self.optimizer = optimizer
+        return optimizer
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Probe where the policy asks for it, then the Trainer's own step where it takes gradients."""
+        optimizer = _bare(self.optimizer)
+        if optimizer is None or not optimizer.probes_needed:
+            return super().training_step(model, inputs, num_items_in_batch)
+        first, zeroth = (inputs["fo"], inputs["zo"]) if set(inputs) == {"fo", "zo"} else (inputs, inputs)
+        model.train()
+        zeroth = self._prepare_inputs(zeroth)
+        inner = self.accelerator.unwrap_model(model)  # of DDP, which has nothing to do in a probe
+        self._probed.append(optimizer.probe(lambda: self._loss(inner, zeroth)))
+        if optimizer.gradients_needed:
+            return super().training_step(model, first, num_items_in_batch)
+        return torch.tensor(self._probed[-1] / self.current_gradient_accumulation_steps, device=self.args.device)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The Trainer's own, or with `assignment` one of {"fo": batch, "zo": batch}, split by length."""
+        loader = super().get_train_dataloader()
+        if self.assignment is None:
+            return loader
+        lengths = lengths_of(self.train_dataset, self._lengths)
+        if not isinstance(self.assignment, Halves):
+            with self.args.main_process_first(local=False, desc="choosing an assignment"):  # others read what it kept
+                self.assignment = self._assigned(loader, lengths)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        pairs = DataLoader(
+            loader.dataset,
+            batch_sampler=PairSampler(lengths, self.assignment, seed, self.args.process_index, self.args.world_size),
+            collate_fn=PairCollator(loader.collate_fn, self.assignment.fo_batch),
+            **{key: getattr(loader, key) for key in LOADING},
+        )
+        # it is shared out among the ranks already: accelerate would lose the epoch when it skips batches to resume
+        return prepare_data_loader(pairs, self.accelerator.device, 1, 0, put_on_device=True)
+
+    def _for_factory(self, strategy):
+        """What the factory is told."""
+        policy = self._policy if strategy is None or self._policy is not None else strategy.policy
+        own = getattr(policy, "lr", None)
+        options = {"lr": self.args.learning_rate if own is None else own, "weight_decay": self.args.weight_decay}
+        if self._fused() and not self.args.max_grad_norm:
+            options["clip"] = None
+        seed = self.args.seed if strategy is None else None
+        return {**options, **self._options, "policy": policy, "seed": seed}
+
+    def _fused(self):
+        return self._options.get("release") == "fused"
+
+    def _loss(self, model, batch):
+        """The mean of one batch by itself; compute_loss may take the dict apart."""
+        with self.compute_loss_context_manager():
+            return self.compute_loss(model, dict(batch))
+
+    def _assigned(self, loader, lengths):
+        """The choice for a budget, or the one that the output folder keeps of it."""
+        path = Path(self.args.output_dir) / FILE
+        if path.exists() and self._still_holds(kept := Assignment.load(path), lengths):
+            return kept
+        costs = measure_rows(self.model, loader.dataset, lengths, loader.collate_fn, self._measured)
+        costs = replace(costs, fused=self._fused(), accumulated=self.args.gradient_accumulation_steps > 1)
+        chosen = choose(costs, lengths, total_bytes(self.assignment, self.model))
+        print(chosen)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        chosen.save(path)
+        return chosen
+
+    def _still_holds(self, kept, lengths):
+        """Was this chosen for these rows, weights and gradients? What is free always changes, and does not count."""
+        largest, trained = gradient_bytes(self.model)
+        alive = largest if self._fused() and self.args.gradient_accumulation_steps == 1 else trained
+        limit = kept.longest if kept.threshold is None else kept.threshold
+        share = sum(length <= limit for length in lengths) / len(lengths)
+        now = (max(lengths), share, weight_bytes(self.model), alive)
+        budget = self.assignment == FREE or total_bytes(self.assignment, self.model) == kept.budget
+        return budget and now == (kept.longest, kept.fo_share, kept.weights, kept.gradients)
+
+    def _measured(self, batch):
+        """The loss as the prepared model would give it."""
+        with self.accelerator.autocast():
+            return self._loss(self.model, self._prepare_inputs(batch))
+
+    def log_probes(self) -> None:
+        """Give the Trainer's log what was probed since the last time."""
+        optimizer = _bare(self.optimizer)
+        if not self._probed:
+            return
+        found = {"projected_gradient": optimizer.projected_gradient}
+        found["probe_loss"] = sum(self._probed) / len(self._probed)
+        self._probed.clear()
+        self.log({key: value for key, value in found.items() if value is not None and math.isfinite(value)})
+
+
+class HybridTrainer(HybridTrainerMixin, Trainer):
+    """The transformers Trainer, for every policy."""
+
+
+class _ProbeLog(TrainerCallback):
+    """Logs whenever the Trainer does."""
+
+    def __init__(self, trainer: HybridTrainerMixin):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **_):
+        if control.should_log:
+            self.trainer.log_probes()
+            control.should_log = True  # what has been logged was not what the Trainer has to log
+
+
+def _bare(optimizer):
+    """The HybridOptimizer in accelerate's container; None for any other."""
+    optimizer = getattr(optimizer, "optimizer", optimizer)
+    return optimizer if isinstance(optimizer, HybridOptimizer) else None

@@ -1,0 +1,47 @@
+"""Settings of a transformers `Trainer` under which probes would go wrong."""
+
+from transformers import Trainer
+
+from hybridopt.errors import HybridOptError
+from hybridopt.optimizer import HybridOptimizer
+
+__all__ = ["check"]
+
+
+def check(trainer: Trainer, optimizer: HybridOptimizer | None) -> None:
+    """Raise HybridOptError for settings under which an optimizer would not do what was asked."""
+    probes = optimizer is not None and optimizer.probes_needed
+    if trainer.assignment is not None and not (probes and optimizer.gradients_needed):
+        lacks = "gradients" if probes else "probes"
+        raise HybridOptError(
+            f"assignment splits rows between gradients and probes, and the policy takes no {lacks}; leave assignment "
+            "out, or take policy='addax'"
+        )
+    if probes:
+        why = next((why for found, why in _obstacles(trainer, optimizer) if found), None)
+        if why is not None:
+            raise HybridOptError(f"the policy measures losses at shifted weights, and {why}")
+
+
+def _obstacles(trainer, optimizer):
+    args = trainer.args
+    yield trainer.is_deepspeed_enabled, "DeepSpeed keeps the weights to itself; train without it"
+    yield trainer.is_fsdp_enabled, "FSDP holds but a part of each weight; train without it, on whole copies"
+    yield (
+        args.world_size > 1 and not optimizer.gradients_needed,
+        (
+            f"{args.world_size} processes have no gradients to share, so DDP refuses the model; start one, or write "
+            "the loop yourself: optimizer.probe() takes the mean over processes"
+        ),
+    )
+    alone = f"{args.n_gpu} GPUs in one process would hold unshifted copies; start one process for each (torchrun), or "
+    yield args.n_gpu > 1, alone + "set CUDA_VISIBLE_DEVICES to one of them"
+    yield args.fp16, "fp16=True scales losses and rounds their differences away; take bf16=True"
+    unclipped = optimizer.release == "fused" or not optimizer.gradients_needed
+    yield (
+        args.max_grad_norm and unclipped,
+        (
+            f"max_grad_norm={args.max_grad_norm} finds no gradients to clip; give TrainingArguments(max_grad_norm=0), "
+            "and limit the projected gradient, if need be, by the policy's clip"
+        ),
+    )
