@@ -4,9 +4,9 @@ import math
 import weakref
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
+from .checksums import checksum
 from .int8_layers import plain
 from .roles import base_name, base_names, clean, codes_dtype, logical_shape
 from .scales import scales
@@ -14,7 +14,6 @@ from .scales import scales
 __all__ = [
     "Base",
     "changed",
-    "checksum",
     "merged",
     "persistent_buffers",
     "record",
@@ -25,8 +24,6 @@ __all__ = [
 ]
 
 Base = dict[str, list]  # base name: [elements before packing, dtype, checksum]
-CHUNK, PATTERN = 1 << 22, 1 << 12  # elements at a time, and of the weights that tell positions apart
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _REMEMBERED: weakref.WeakKeyDictionary[nn.Module, Base] = weakref.WeakKeyDictionary()
 
 
@@ -75,35 +72,11 @@ def restructured(model: nn.Module, base: Base) -> str | None:
     return strange(live, {n: [mark[0], "", None] for n, mark in base.items()})
 
 
-def checksum(tensor: Tensor) -> int:
-    """A number of 64 bits that depends on every bit of a tensor and its place; the same on every device.
-
-    Every multiplier is odd, so that none takes bits away.
-    """
-    parts = plain("", tensor.detach()).values()
-    bits = torch.cat([x.flatten().view(torch.uint8) for x in parts]) if len(parts) > 1 else tensor.detach()
-    bits = bits.contiguous().flatten()
-    bits = bits.view(BITS[bits.element_size()] if not bits.is_complex() else torch.int32)
-    weights = _odd(PATTERN, 0x9E3779B97F4A7C1, bits.device)
-    total = 0
-    for number, chunk in enumerate(bits.split(CHUNK)):
-        whole = chunk[: len(chunk) // PATTERN * PATTERN].view(-1, PATTERN).to(torch.int64)
-        rest = chunk[whole.numel() :].to(torch.int64)
-        rows = _odd(len(whole), 0x2545F4914F6CDD1D, bits.device)
-        part = ((whole * weights).sum(-1) * rows).sum() + (rest * weights[: len(rest)]).sum()
-        total += int(part) * (2 * number + 1)
-    return total % (1 << 64)
-
-
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """The base model's parameters and persistent buffers by base name."""
     own = set(base_names(model))
     parameters = {base_name(n): p for n, p in model.named_parameters() if base_name(n) in own}
     return parameters | {base_name(n): b for n, b in persistent_buffers(model)}
-
-
-def _odd(count: int, step: int, device: torch.device) -> Tensor:
-    return torch.arange(1, count + 1, device=device).mul_(step).bitwise_or_(1)
 
 
 def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

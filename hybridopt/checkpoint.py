@@ -1,6 +1,7 @@
 """What is saved and how it comes back: adapters as PEFT reads them, changed base tensors, and the configuration."""
 
 import re
+import warnings
 from contextlib import contextmanager
 from importlib.metadata import version
 from os import PathLike
@@ -11,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import plain_json, tensors
-from .errors import HybridOptError
+from . import plain_json, replay_file, tensors
+from .checksums import VERSION
+from .errors import HybridOptError, HybridOptWarning
 from .find import pack, unpack
 from .fitting import (
     CONFIG,
@@ -26,11 +28,13 @@ from .fitting import (
 )
 from .folder import open_folder, publish
 from .policy import Policy, Ready, check_format, pack_routes, read_policy, unpack_routes
+from .rebuilding import check_names, rebuilt
+from .replay_file import REPLAY
 from .roles import base_name
 from .strategy import Strategy
 from .wrapping import attach_strategy
 
-__all__ = ["CONFIG", "DELTA", "from_pretrained", "save"]
+__all__ = ["CONFIG", "DELTA", "from_pretrained", "read_config", "save"]
 
 KEYS = (
     "format",
@@ -44,10 +48,12 @@ KEYS = (
     "unfrozen",
     "base",
     "dtype",
+    "replayed",
+    "checksums",
 )
 
 
-def save(strategy: Strategy, directory: str | Path) -> None:
+def save(strategy: Strategy, directory: str | Path, replay: bool = True) -> None:
     """Publish the folder in one step; see `Strategy.save_pretrained`."""
     from .integrations import peft
 
@@ -63,9 +69,14 @@ def save(strategy: Strategy, directory: str | Path) -> None:
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's card is for people to edit, so no file of ours
             held = peft.saved_tensor_names(model, folder)
         changed = {n: t for n, t in strategy.changed_tensors().items() if n not in held}
-        if changed:
-            tensors.save(changed, folder / DELTA, {"format": "pt"})
-        plain_json.write(folder / CONFIG, _config(strategy, {*changed, *held}))
+        run = strategy.recorded(changed) if replay else None
+        replayed = {} if run is None else run.traces
+        delta = {n: t for n, t in changed.items() if n not in replayed}
+        if run is not None:
+            replay_file.write(run, folder / REPLAY)
+        if delta:
+            tensors.save(delta, folder / DELTA, {"format": "pt"})
+        plain_json.write(folder / CONFIG, _config(strategy, {*delta, *held}, replayed))
 
     publish(Path(directory), write)
 
@@ -85,6 +96,8 @@ def from_pretrained(
         policy, policy_options: another policy to go on with; None takes the saved one.
         is_trainable: False loads the adapters for inference.
 
+    Tensors that were saved as the scalars of a run are rebuilt first, by as many passes over them as it had steps.
+
     Returns the model as `wrap` does. Raises HybridOptError, before the model is changed, for a missing, damaged or
     foreign file and for another base model.
     """
@@ -93,13 +106,16 @@ def from_pretrained(
 
     _check_directory(directory)
     with open_folder(directory) as folder:
-        config = _read_config(folder.path(CONFIG))
+        config = read_config(folder.path(CONFIG))
         ready = _policy(policy, policy_options, config)
         delta = tensors.load(folder.path(DELTA), "changed base tensors") if DELTA in folder.names else {}
+        run = replay_file.read(folder.path(REPLAY)) if REPLAY in folder.names else None
         _check_files(folder, config)
+        check_names(run, config, delta)
         check_bare(model, config)
         names = check_quantization(model, config)
         base = check_base(model, config, delta)
+        delta |= {} if run is None else rebuilt(run, base_tensors(model))
         with _together(folder) as adapters:
             if config["adapters"]:
                 peft.check_saved(model, adapters, config["adapters"], config["active"])
@@ -131,7 +147,7 @@ def _check_savable(model, peft):
         )
 
 
-def _config(strategy, replaced):
+def _config(strategy, replaced, replayed):
     from .integrations import bitsandbytes, peft
 
     policy, model = strategy.policy, strategy.model
@@ -149,24 +165,42 @@ def _config(strategy, replaced):
         "unfrozen": strategy.unfrozen(),
         "base": {n: [*mark[:2], None if n in free else mark[2]] for n, mark in strategy.base.items()},
         "dtype": base_dtype(model),
-    }
+        "checksums": VERSION,
+    } | ({"replayed": sorted(replayed)} if replayed else {})
 
 
-def _read_config(path):
+def read_config(path: Path) -> dict:
+    """The configuration of a saved folder, every key checked. Raises HybridOptError, naming the key, for a bad one."""
     config = plain_json.read(path, "configuration")
     check_format(plain_json.take(config, "format", int, CONFIG), CONFIG)
     plain_json.only(config, KEYS, CONFIG)
     lists = dict.fromkeys(("quantized", "adapters", "active", "unfrozen"), list)
     kinds = {"seed": int, "quantization": str | None, "base": dict, "dtype": str | None, "policy": dict} | lists
     taken = {key: plain_json.take(config, key, kind, CONFIG) for key, kind in kinds.items()}
-    for key in lists:
+    taken["replayed"] = plain_json.take(config, "replayed", list, CONFIG, [])
+    for key in (*lists, "replayed"):
         if not all(isinstance(name, str) for name in taken[key]):
             raise HybridOptError(f"{CONFIG}: {key!r} must be an array of strings, not {taken[key]!r}")
     for name, mark in taken["base"].items():
         kinds = [type(v) for v in mark] if isinstance(mark, list) else []
         if kinds not in ([int, str, int], [int, str, type(None)]):
             raise HybridOptError(f"{CONFIG}: base: {name!r} must be [elements, dtype, checksum], not {mark!r}")
-    return taken
+    return taken | {"base": _comparable(taken["base"], plain_json.take(config, "checksums", int, CONFIG, 1))}
+
+
+def _comparable(base, version):
+    """Without the checksums of older versions, which a few small changes could leave as they were."""
+    if not 1 <= version <= VERSION:
+        raise HybridOptError(f"{CONFIG}: checksums={version} is not known; this hybridopt reads 1 to {VERSION}")
+    if version == VERSION:
+        return base
+    warnings.warn(
+        f"{CONFIG} was written by an older hybridopt: that this is the base model is seen by names and shapes only; "
+        "save again to keep its values, too",
+        HybridOptWarning,
+        stacklevel=4,
+    )
+    return {name: [*mark[:2], None] for name, mark in base.items()}
 
 
 def _policy(policy, options, config) -> Ready:

@@ -1,8 +1,10 @@
 """What `wrap` attaches to a model: the policy, resolved by name on the live module tree whenever it is needed."""
 
 import weakref
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,9 +14,11 @@ from .int8_layers import dequantize_, int8_layers
 from .optimizer import HybridOptimizer
 from .plan import Plan
 from .policy import Ready, check_routes
+from .recording import recorded
 from .report import Report
 from .roles import base_name, base_names, clean, params
 from .scales import scales
+from .zeroth.trajectory import Trajectory
 
 __all__ = ["Strategy"]
 
@@ -30,6 +34,7 @@ class Strategy:
         self.model, self.policy, self.seed, self.base = model, policy, seed, base
         self.quantization: str | None = None
         self.quantized: tuple[str, ...] = ()
+        self.choice: Any = None  # planning.Choice of policy="auto"
         self._frozen: set[str] = set()
         self._optimizers: weakref.WeakSet[HybridOptimizer] = weakref.WeakSet()
 
@@ -43,6 +48,17 @@ class Strategy:
         """Every parameter's tag by name: state-full, state-free, split or frozen."""
         return self._plan().tags
 
+    def plan(self, memory: str | int | None = None, **request: Any) -> Any:
+        """What a training step of this model takes: a planning.Estimate, by closed forms and a simulated step.
+
+        memory: to compare with, such as "24GiB". request: seq_len (2048), batch (1), micro_batches (1) and release of
+        `hybridopt.planning.Request`; policy, adapters, quantization and dtype are the model's own. Raises
+        HybridOptError for a model that transformers' configuration does not describe.
+        """
+        from .planning.live import plan_live
+
+        return plan_live(self, memory, **request)
+
     def report(self) -> Report:
         """A table: tag, role, tensors, parameters, bytes of weights, gradients and optimizer state."""
         return Report.of(self._plan(), self.model)
@@ -52,7 +68,7 @@ class Strategy:
         lr: float | Tensor | None = None,
         weight_decay: float = 0.0,
         nonfinite: str = "raise",
-        release: str = "accumulate",
+        release: str | None = None,
         clip: float | None = None,
         clip_mode: str = "global",
         compile: bool | str = "auto",
@@ -60,10 +76,13 @@ class Strategy:
         """A torch optimizer for the model as it is now; make a new one after adding or switching adapters.
 
         Parameters that the policy freezes, or trains without gradients, get requires_grad=False until `unwrap` or the
-        next call, and the hooks of optimizers made before go. lr: None takes the policy's own, or 1e-3. See
-        `HybridOptimizer` for the arguments. Raises HybridOptError if nothing is left to train.
+        next call, and the hooks of optimizers made before go. lr, release: None takes what policy="auto" has chosen,
+        or else the policy's own lr or 1e-3, and "accumulate". See `HybridOptimizer` for the arguments. Raises
+        HybridOptError if nothing is left to train.
         """
         self.check_structure()
+        chosen = ("accumulate", None) if self.choice is None else (self.choice.request.release, self.choice.way.lr)
+        release, lr = (ours if given is None else given for ours, given in zip(chosen, (release, lr), strict=True))
         plan = self._plan()
         if not plan.trained:
             raise HybridOptError(
@@ -103,11 +122,16 @@ class Strategy:
                 optimizer.rehook()
             raise
 
-    def save_pretrained(self, directory: str) -> None:
-        """Save adapters, every changed base tensor and the configuration; see `hybridopt.from_pretrained`."""
+    def save_pretrained(self, directory: str, replay: bool = True) -> None:
+        """Save adapters, every changed base tensor and the configuration; see `hybridopt.from_pretrained`.
+
+        replay: save base tensors as the scalars of a run, 4 bytes a step, wherever they follow from them: those that
+        an optimizer of this strategy, which must still be there, has trained by losses alone since the base. Loading
+        then repeats the run; False saves them as tensors.
+        """
         from .checkpoint import save
 
-        save(self, directory)
+        save(self, directory, replay)
 
     def unwrap(self) -> nn.Module:
         """Take `hybrid` off the model again, with every hook, and give back what the policy froze."""
@@ -145,6 +169,10 @@ class Strategy:
     def changed_tensors(self) -> dict[str, Tensor]:
         """Unquantized base parameters and persistent buffers that differ from the base model's, by live name."""
         return changed(self.model, self.base)
+
+    def recorded(self, changed: Mapping[str, Tensor]) -> Trajectory | None:
+        """The run from which most of these changed tensors follow; None if none does."""
+        return recorded(self._optimizers, self.base, changed)
 
     def unfrozen(self) -> list[str]:
         """Parameters of the base model, by base name, that are trained beside the adapters of a PeftModel."""

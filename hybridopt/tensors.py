@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import HybridOptError
 
-__all__ = ["load", "names", "save"]
+__all__ = ["each", "load", "metadata", "names", "save"]
 
 LONGEST_HEADER = 100_000_000  # bytes; safetensors refuses more
 # What safetensors and torch are known to raise for hostile headers: shapes that overflow, dtypes torch cannot make.
@@ -65,6 +65,19 @@ def names(path: str | Path, what: str = "the tensors") -> list[str]:
     """Return the names of the tensors in a file, sorted, reading only its header; errors as in `load`."""
     with _reading(path, what), safe_open(path, framework="pt") as file:
         return sorted(file.keys())
+
+
+def each(path: str | Path, what: str = "the tensors") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor with its name, in memory one at a time; errors as in `load`."""
+    with _reading(path, what), safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  it is no dict
+            yield name, file.get_tensor(name)
+
+
+def metadata(path: str | Path, what: str = "the tensors") -> dict[str, str]:
+    """Return the texts that `save` was given beside the tensors; errors as in `load`."""
+    with _reading(path, what), safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def _header(tensors: dict[str, Tensor], metadata: dict[str, str] | None, path: Path) -> bytes:

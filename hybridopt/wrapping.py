@@ -32,7 +32,9 @@ def wrap(
 
     Args:
         model: any nn.Module with real weights; names, state_dict and forward stay as they are.
-        policy: a name (see `hybridopt policies`), a Policy, or a path to a policy .json.
+        policy: a name (see `hybridopt policies`), a Policy, or a path to a policy .json. "auto": the way to train
+            that is closest to AdamW on all weights and fits into `memory` ("24GiB"; by default the model's GPU), with
+            seq_len=2048, batch=1 and micro_batches=1 as further options; see `hybridopt plan`.
         peft_config: any PEFT LoraConfig; adapters are added first, then everything is tagged.
         quantization: "nf4" (with double quantization), "fp4" or "int8": linear layers but the output layer are
             quantized by bitsandbytes, one by one, and frozen. "int8-trainable": the same layers keep 8-bit codes and
@@ -44,6 +46,10 @@ def wrap(
     """
     _check_model(model)
     check_count("wrap", "seed", seed, 0)
+    if policy == "auto":
+        from .planning.auto import wrap_auto
+
+        return wrap_auto(model, policy_options.pop("memory", None), peft_config, quantization, seed, **policy_options)
     ready = read_policy(policy, policy_options)
     names = _check_changes(model, peft_config, quantization)
     _check_policy(model, ready, seed, (quantization, names), peft_config is not None)

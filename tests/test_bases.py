@@ -10,7 +10,8 @@ from torch import nn
 
 import hybridopt
 from hybridopt import HybridOptError
-from hybridopt.bases import PATTERN, checksum, record
+from hybridopt.bases import record
+from hybridopt.checksums import PATTERN, checksum
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "down_proj"])
 
@@ -43,6 +44,30 @@ def test_one_bit_more_is_another_checksum(dtype, shape):
         y = x.clone()
         y.view(-1)[place] = 1 - y.view(-1)[place].to(torch.int8)
         assert checksum(y) != checksum(x)
+
+
+SMALL = st.lists(st.integers(-64, 64), min_size=8, max_size=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SMALL, st.integers(0, 1 << 18), st.sampled_from([1, 7, PATTERN, 1 << 17]))
+def test_a_few_small_changes_do_not_cancel_out(steps, start, stride):
+    x = torch.ones(start + 8 * stride, dtype=torch.int16)
+    y = x.clone()
+    y[start : start + 8 * stride : stride] += torch.tensor(steps, dtype=torch.int16)
+    assert (checksum(x) == checksum(y)) == (not any(steps))
+
+
+@pytest.mark.parametrize("changes", [(-12, -9, -2, 9), (1, -2, 1, 0), (3, 0, 0, -1)])
+def test_changes_in_regular_proportions_do_not_cancel_out(changes):
+    x = torch.ones(4, dtype=torch.bfloat16)
+    y = (x.view(torch.int16) + torch.tensor(changes, dtype=torch.int16)).view(torch.bfloat16)
+    assert checksum(x) != checksum(y)
+
+
+def test_all_signs_together_count():
+    x = torch.ones(8, dtype=torch.float64)
+    assert checksum(x) != checksum(-x)
 
 
 @settings(max_examples=30, deadline=None)

@@ -15,7 +15,7 @@ LAYERS = (
     ("rounding", "grids", "gradients", "alive"),
     ("base",),
     ("noise", "philox"),
-    ("fused",),
+    ("direction_kernels",),
     ("directions",),
     ("rules", "splits", "sources", "schedules", "codecs", "stores", "partition"),
     ("scales",),
@@ -26,19 +26,27 @@ LAYERS = (
     ("execution", "report", "tagging", "shards"),
     ("windows",),
     ("zeroth",),
-    ("updates",),
+    ("updates", "replay_file"),
     ("releases",),
     ("persistent",),
     ("optimizer",),
     ("bases",),
+    ("recording",),
     ("strategy",),
     ("wrapping", "fitting"),
+    ("rebuilding",),
     ("checkpoint",),
-    ("planning",),
+    ("replays",),
+    ("planning", "losses"),
     ("demo",),
+    ("cli_replay", "cli_plan"),
     ("cli",),
 )
-BACK = {("strategy", "checkpoint")}  # model.hybrid.save_pretrained, inside the method
+BACK = {  # inside a method: model.hybrid.save_pretrained, model.hybrid.plan, wrap(policy="auto")
+    ("strategy", "checkpoint"),
+    ("strategy", "planning"),
+    ("wrapping", "planning"),
+}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(f for f in PACKAGE.rglob("*.py") if f != PACKAGE / "__init__.py")
 HEAVY = ("transformers", "peft", "bitsandbytes", "accelerate", "trl")

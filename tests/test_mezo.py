@@ -377,3 +377,18 @@ def test_conservative_steps_are_of_plain_sgd():
     use = Treatment(source=SPSA(conservative=True), split=Empty())
     with pytest.raises(HybridOptError, match="conservative=True tries plain steps"):
         hybridopt.wrap(net(), policy=Policy((Route(use),)))
+
+
+def test_distributed_checkpoints_start_from_a_fresh_optimizer():
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+    for policy in ("mezo", "zo_adam", "addax"):
+        model = hybridopt.wrap(net(), policy=policy)
+        optimizer = model.hybrid.optimizer(lr=LR)
+        before = weights(model)
+        saved = get_optimizer_state_dict(model, optimizer)
+        set_optimizer_state_dict(model, optimizer, saved)
+        close(model, before, rtol=0, atol=0)
+        optimizer.probe(lambda m=model: loss_of(m))
+        optimizer.step()
+        assert any(not p.equal(before[n]) for n, p in model.named_parameters())

@@ -11,6 +11,7 @@ from ..errors import HybridOptError, HybridOptWarning
 from ..plan import check_scheme
 from ..roles import clean
 from ..scales import scales
+from .follow import Followed, follow
 from .log import Log
 from .perturb import Perturbation
 from .probes import Probes
@@ -26,7 +27,8 @@ class Course:
     def __init__(self, module: nn.Module | None):
         self._module = None if module is None else weakref.ref(module)
         self._probes: Probes | None = None
-        self.log: Log | None = None
+        self._log: Log | None = None
+        self._followed: list[Followed] = []
         self.last: tuple[float, ...] | None = None  # projected gradients of the last step
 
     def look_anew(self, updates) -> None:
@@ -42,8 +44,19 @@ class Course:
         if self._probes is None or self._probes.scheme != scheme:
             self._probes = Probes(scheme, perturbation)
         self._probes.look_at(perturbation)
-        if self.log is None:
-            self.log = Log(scheme.samples)
+        self._followed = follow(updates)
+        self.log = Log(scheme.samples) if self.log is None else self.log
+
+    @property
+    def log(self) -> Log | None:
+        """What was measured, and done, so far."""
+        return self._log
+
+    @log.setter
+    def log(self, log: Log | None) -> None:
+        self._log = log
+        if log is not None:
+            log.followed = self._followed
 
     @property
     def wanted(self) -> bool:
@@ -73,11 +86,15 @@ class Course:
                 "call loss.backward() and optimizer.step()"
             )
         if not self.pending:
-            self.log.look(_probed(updates), updates.step)
+            updates.check_trained()
+            self.log.begin(updates.step)
+            updates.prepare(self._probes.scheme.samples)
         return self._probes.measure(updates, closures, nonfinite)
 
     def ready(self, updates) -> bool:
         """May a step go on? Not without anything to do. Raises HybridOptError where probes are missing."""
+        if self.pending:
+            self.log.check()
         if not self.wanted or self.pending:
             return True
         still = all(float(group["lr"]) == 0 for group in updates.groups())
@@ -102,7 +119,7 @@ class Course:
             return
         slopes = (math.nan,) * self.log.samples if skipped else self.slopes
         self.log.add(slopes, updates.groups())
-        self.log.watch(_probed(updates))
+        self.log.watch()
         eps = next(updates.treatment(n).source.eps for n, _ in _probed(updates))
         self.last = tuple(slope / eps for slope in slopes)
 
@@ -129,7 +146,7 @@ class Course:
     def copy(self) -> "Course":
         """For copies of the optimizer, whose module is not known."""
         copy = Course(None)
-        copy.log, copy.last = self.log, self.last
+        copy._log, copy.last = None if self.log is None else self.log.copy(), self.last
         return copy
 
 

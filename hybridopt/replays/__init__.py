@@ -1,0 +1,1 @@
+"""Rebuilding checkpoint files from replay adapters: what `hybridopt replay` does."""
