@@ -137,7 +137,8 @@ def _salt(name):
 def sliceable(job: Job) -> bool:
     """May it run row by row: no rule wants the matrix in one piece, no part and no codec looks at other rows?"""
     t = job.treatment
-    whole_blocks = t.codec.local or job.shape[-1:] == (t.codec.block,) or not job.elementwise
+    low = job.part.shape(job.shape)
+    whole_blocks = t.codec.local or not job.elementwise or (low is not None and low[-1:] == (t.codec.block,))
     return t.full.looks is not None and t.free.looks is not None and whole_blocks and job.part.local
 
 

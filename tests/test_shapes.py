@@ -134,3 +134,15 @@ def test_tensors_that_are_no_parameters():
     w.grad = torch.ones(4, 4)
     optimizer.step()
     torch.testing.assert_close(w.detach(), torch.full((4, 4), 0.5))
+
+
+@pytest.mark.parametrize("split", FRUGAL_SPLITS)
+@pytest.mark.parametrize("width", [255, 256, 512])
+def test_blocks_of_the_codec_lie_in_the_state_not_in_the_weight(split, width):
+    shape = (768, width)  # more than a slice, and as wide as a block of the codec
+    codec = part("codecs", "int8")
+    params = tensors({"layers.0.w": shape})
+    optimizer = HybridOptimizer(params.items(), lr=0.1, policy=everywhere(split, codec=codec), compile=False)
+    before = values(params)
+    advance(optimizer, params, 3)
+    assert params["layers.0.w"].isfinite().all() and not params["layers.0.w"].equal(before["layers.0.w"])
