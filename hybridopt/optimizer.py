@@ -1,6 +1,6 @@
 """The torch optimizer that carries out a policy."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,6 +13,7 @@ from .gradients import NONFINITE, norm, total
 from .persistent import Persistent
 from .plan import check_scheme
 from .policy import Ready, check_routes, learning_rate, read_policy
+from .probing import Probing
 from .releases import conflicts
 from .releases.accumulate import Accumulate
 from .releases.clip import Clip
@@ -22,14 +23,13 @@ from .roles import Param
 from .tagging import Tags, check_numbers, named
 from .updates import Updates
 from .zeroth.course import Course
-from .zeroth.log import Log
 
 __all__ = ["HybridOptimizer"]
 
 RELEASES = {"accumulate": Accumulate, "fused": Fused}
 
 
-class HybridOptimizer(Persistent):
+class HybridOptimizer(Probing, Persistent):
     """Train every parameter as a policy says: state-full, state-free, or split.
 
     Args:
@@ -49,6 +49,10 @@ class HybridOptimizer(Persistent):
         release: "accumulate": updates in `step`; "fused": inside the backward pass, each gradient freed at once.
         clip: the largest gradient norm, by `clip_mode`: of all gradients together ("global"; fused release needs
             `measure(loss)` first), of each by itself ("tensor"), or as the step before would have it ("previous").
+            Refused where no parameter takes gradients from the backward pass, as it would do nothing.
+
+    Parameters with requires_grad=False stand still; where a `Param` in `roles` (as `wrap` gives) says trainable,
+    probes train them all the same.
 
     Param groups hold plain numbers and strings, among them `tag`, `param_names`, `seed`, and `step`, the clock by
     which the state-full part is chosen anew. Raises HybridOptError, naming the parameter, for what cannot be trained.
@@ -87,12 +91,21 @@ class HybridOptimizer(Persistent):
         self.release, self._clip = release, Clip(clip, clip_mode)
         self._start()
         self._course = Course(module)
+        self._trainable = frozenset(n for n, r in (roles or {}).items() if isinstance(r, Param) and r.trainable)
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         check_routes(self._tags.policy, self._tags.roles)
         if not self.param_groups:
             raise HybridOptError("nothing to train: the policy freezes every parameter given")
+        self._check_clip()
         self._release.check(self._updates.params())
         self.rehook()
+
+    def _check_clip(self):
+        if self._clip.mode_in_force and not any(map(self._backward, self.param_groups)):
+            raise HybridOptError(
+                f"clip={self._clip.limit} limits gradients of backward passes, and this policy takes none; leave it "
+                "out, and limit projected gradients by the policy's clip (mezo, qzo; SPSA(clip=...) in own policies)"
+            )
 
     def _start(self):
         """What copies make anew."""
@@ -162,44 +175,6 @@ class HybridOptimizer(Persistent):
                 loss.backward()
         return loss if probed is None else probed
 
-    # ---- losses at shifted weights
-
-    def probe(self, loss_fn: Callable[[], Any] | Sequence[Callable[[], Any]]) -> float:
-        """Measure the loss at theta +/- eps z, for the next `step()`; returns the mean of the losses.
-
-        loss_fn: computes and returns the loss, a number or a tensor of one element, without a backward pass; or a list
-        of such, whose mean counts (micro-batches). It is called as often as the policy's source says, two times for
-        MeZO, without gradients, with the same random numbers (dropout) each time. No weight and no buffer changes.
-        Several probes before a step shift along the same directions and are averaged. Addax: `optimizer.probe(long)`,
-        then `short_loss.backward()`, then `optimizer.step()`.
-
-        Raises HybridOptError, with everything as it was, for a loss that is no finite number (unless nonfinite="skip":
-        then the step is left out), and for a loss_fn that changes the model or asks for gradients.
-        """
-        if self._release.midway:
-            raise HybridOptError("probe() comes before loss.backward(), which has updated weights; call step() first")
-        return self._course.probe(self._updates, loss_fn, self.nonfinite)
-
-    @property
-    def probes_needed(self) -> bool:
-        """Does any parameter take its gradient from probes?"""
-        return self._course.wanted
-
-    @property
-    def projected_gradient(self) -> float | None:
-        """The slope along the (first) direction of the last step, over eps; nan where the step was skipped."""
-        return None if self._course.last is None else self._course.last[0]
-
-    @property
-    def slopes(self) -> tuple[float, ...] | None:
-        """Half the differences of the losses measured for the next step, by direction; None before any probe."""
-        return self._course.slopes
-
-    @property
-    def log(self) -> Log | None:
-        """The record from which zeroth-order weights can be rebuilt; None without zeroth-order parts."""
-        return self._course.log
-
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """With release="fused" torch.amp.GradScaler finds no gradients, and must leave it to `step()` to say so."""
@@ -222,8 +197,10 @@ class HybridOptimizer(Persistent):
         """Work out the norm of all gradients of `loss`, held ones included, by a backward pass that keeps none.
 
         For clip_mode="global" with release="fused": call it before `loss.backward()`, which has to run again. With
-        release="accumulate" it does nothing, since the norm is known anyway.
+        release="accumulate" it does nothing, since the norm is known anyway, nor where no parameter takes gradients.
         """
+        if not any(map(self._backward, self.param_groups)):
+            return None
         return self._release.measure(self._updates, loss, self.nonfinite)
 
     @property
@@ -256,7 +233,7 @@ class HybridOptimizer(Persistent):
 
     def _look_anew(self):
         """After any change of the groups: forget what was derived from them, watch what must be watched."""
-        self._updates = Updates(self, self._tags, self.compile, self._course)
+        self._updates = Updates(self, self._tags, self.compile, self._course, self._trainable)
         self._course.look_anew(self._updates)
         if self._hooked:
             self._hooks.put(self._watched(), alone=self._release.fused)

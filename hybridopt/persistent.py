@@ -1,9 +1,11 @@
 """An optimizer whose state is saved and loaded exactly, by name."""
 
+import warnings
+
 import torch
 
 from . import loading
-from .errors import HybridOptError
+from .errors import HybridOptError, HybridOptWarning
 
 __all__ = ["Persistent"]
 
@@ -31,6 +33,8 @@ class Persistent(torch.optim.Optimizer):
             for hook in hooks:
                 hook.remove()
         self._course.log = log
+        self._course.clear()  # probes of another step, along other directions
+        self._check_remembered()
 
     def state_dict(self) -> dict:
         """As torch's; a parameter without state has an empty entry, as torch.distributed.checkpoint wants it."""
@@ -44,13 +48,26 @@ class Persistent(torch.optim.Optimizer):
         finally:
             hook.remove()
 
+    def _check_remembered(self):
+        """Warn of a run whose moments were left out, as torch.distributed.checkpoint does without requires_grad."""
+        treated = ((group, self._tags.treatment(group)) for group in self.param_groups if group["step"])
+        kept = [g for g, t in treated if t.probed and t.tag == "state-full" and t.full.slots((2, 2))]
+        if kept and not any(self.state.get(p) for group in kept for p in group["params"]):
+            warnings.warn(
+                f"the saved state is of step {kept[0]['step']} and has nothing for {kept[0]['param_names'][0]!r} and "
+                "others: their moments start anew. torch.distributed.checkpoint's state dict functions leave out "
+                "parameters with requires_grad=False; save and load optimizer.state_dict() itself",
+                HybridOptWarning,
+                stacklevel=3,
+            )
+
     def _check_midway(self, what):
         if self._release.midway:
             raise HybridOptError(f"{what}() in the middle of a step: backward has updated weights; call step() first")
 
     def __getstate__(self) -> dict:
         self._check_midway("copy")
-        own = ("_tags", "nonfinite", "compile", "release", "_clip", "_alive")
+        own = ("_tags", "_trainable", "nonfinite", "compile", "release", "_clip", "_alive")
         return super().__getstate__() | {k: self.__dict__[k] for k in own} | {"_course": self._course.copy()}
 
     def __setstate__(self, state: dict) -> None:

@@ -174,6 +174,11 @@ def _check_tried(p, treatment):
             f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}): conservative=True tries plain steps along the "
             "direction, which other rules do not make; take full and free 'sgd', or conservative=False"
         )
+    if treatment.tag == "split" and treatment.free_lr_scale != 1:
+        raise HybridOptError(
+            f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}): conservative=True tries steps of one learning "
+            f"rate, got free_lr_scale={treatment.free_lr_scale} beside a state-full part; take 1, or split='empty'"
+        )
 
 
 def _slot_bytes(slots):

@@ -48,16 +48,16 @@ class Strategy:
         """Every parameter's tag by name: state-full, state-free, split or frozen."""
         return self._plan().tags
 
-    def plan(self, memory: str | int | None = None, **request: Any) -> Any:
+    def plan(self, batch: Mapping[str, Tensor] | None = None, **how: Any) -> Any:
         """What a training step of this model takes: a planning.Estimate, by closed forms and a simulated step.
 
-        memory: to compare with, such as "24GiB". request: seq_len (2048), batch (1), micro_batches (1) and release of
-        `hybridopt.planning.Request`; policy, adapters, quantization and dtype are the model's own. Raises
-        HybridOptError for a model that transformers' configuration does not describe.
+        batch: what the model is called with, of which only shapes and dtypes count; None: seq_len (2048) tokens in
+        each of batch_size (1) sequences. how: seq_len, batch_size, micro_batches (1), release ("accumulate"). Prints
+        as a table. Raises HybridOptError for a model that does not return an object with `loss` for such a batch.
         """
         from .planning.live import plan_live
 
-        return plan_live(self, memory, **request)
+        return plan_live(self.model, batch, **how)
 
     def report(self) -> Report:
         """A table: tag, role, tensors, parameters, bytes of weights, gradients and optimizer state."""

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 from . import shards
@@ -29,14 +30,14 @@ Work = tuple[str, Tensor]  # a parameter with its name
 class Updates:
     """The parameters of an optimizer by name, its state, and how both move; made anew when its groups change."""
 
-    def __init__(self, optimizer, tags: Tags, compile: bool | str, course):
-        self._optimizer, self._course = weakref.proxy(optimizer), course
+    def __init__(self, optimizer, tags: Tags, compile: bool | str, course, trainable: frozenset[str]):
+        self._optimizer, self._course, self._trainable = weakref.proxy(optimizer), course, trainable
         self.windows = Windows(tags, optimizer.param_groups)
         self.noises = Noises(self.windows)
         self._groups = {name: group for group in optimizer.param_groups for name in group["param_names"]}
         for name, p in self.params():
             shards.cut(name, self.windows.job(self._groups[name], name, p), p)
-
+        self._check_shared()
         self.compiles = self._worth_compiling() if compile == "auto" else compile
 
     def params(self) -> Iterable[Work]:
@@ -49,12 +50,10 @@ class Updates:
 
     def skips(self, name: str) -> bool:
         """Is this parameter's gradient to be thrown away, as the step's probe was? HybridOptError if there is none."""
-        if not self.treatment(name).probed:
-            return self._course.skipping
-        if not self._course.pending:
+        if self._course.wanted and not self._course.pending:
             raise HybridOptError(
-                f"{name!r} mixes its gradient with a probe, and there is none: call optimizer.probe(loss_fn) before "
-                "loss.backward()"
+                f"{name!r} is updated within the backward pass, and the probe of this step comes first: call "
+                "optimizer.probe(loss_fn) before loss.backward()"
             )
         return self._course.skipping
 
@@ -63,17 +62,40 @@ class Updates:
         return self._optimizer.param_groups
 
     def rate(self, name: str) -> float:
-        """The learning rate of a parameter's state-free part."""
+        """The learning rate of all of a parameter, or of its state-free part."""
         t = self.treatment(name)
-        return float(self._groups[name]["lr"]) * t.lr_scale * t.free_lr_scale
+        scale = 1.0 if t.tag == "state-full" else t.free_lr_scale
+        return float(self._groups[name]["lr"]) * t.lr_scale * scale
 
     def noise(self, name: str, p: Tensor, index: int) -> Noise | None:
         """A random direction of this step; None where the parameter is left alone."""
-        return self.noises.of(self._groups[name], name, p, index)
+        return None if self._rests(name, p) else self.noises.of(self._groups[name], name, p, index)
+
+    def prepare(self, samples: int) -> None:
+        """Work out what the directions of small parameters have in common beforehand."""
+        probed = [(n, p) for n, p in self.params() if self.treatment(n).probed and not self._rests(n, p)]
+        self.noises.prepare([(self._groups[n], n, p) for n, p in probed], samples)
 
     def terms(self, name: str, p: Tensor, slopes: Sequence[float]) -> tuple[tuple[float, Noise], ...]:
         """(weight, direction) of everything that a gradient has of directions."""
-        return self.noises.terms(self._groups[name], name, p, slopes)
+        return () if self._rests(name, p) else self.noises.terms(self._groups[name], name, p, slopes)
+
+    def _rests(self, name, p):
+        """Does it stand still whatever is measured? Then it is not shifted either, which would only add noise."""
+        return self._frozen(name, p) or self.idle(name, p)
+
+    def _frozen(self, name, p):
+        """Does its owner want it to stand still? `wrap` itself switches off requires_grad where only probes train."""
+        return not p.requires_grad and (self.treatment(name).source.backward or name not in self._trainable)
+
+    def check_trained(self) -> None:
+        """Raise HybridOptError if no parameter is left that probes could train."""
+        probed = [(n, p) for n, p in self.params() if self.treatment(n).probed]
+        if all(self._frozen(n, p) for n, p in probed):
+            raise HybridOptError(
+                f"nothing to train by probes: {probed[0][0]!r} and all others have requires_grad=False; set it to "
+                "True for those that probes should train, or let hybridopt.wrap(model, policy=...) make the optimizer"
+            )
 
     def waiting(self) -> list[Work]:
         """The parameters that have a gradient from the backward pass, and take it."""
@@ -132,7 +154,7 @@ class Updates:
         """The gradient of a parameter with probes; None where this step leaves it alone."""
         source = self.windows.treatment(group).source
         backprop = p.grad.contiguous() if source.backward and p.grad is not None else None
-        terms = self.noises.terms(group, name, p, self._course.slopes)
+        terms = self.terms(name, p, self._course.slopes)
         if backprop is None and not terms:
             return None
         dtype = self.windows.job(group, name, p).arithmetic
@@ -171,6 +193,25 @@ class Updates:
             job.part.sample(grad.to(job.arithmetic), basis(raw), self.windows.draw(group, name, window))
             state["window"] = window
         return raw
+
+    def allocate(self) -> None:
+        """Make all state that is missing, as a step with gradients of 0 would."""
+        for name, p in self.params():
+            group = self._groups[name]
+            job = self.windows.job(group, name, p)
+            if not job.idle and declare(job) and shards.local(p).numel():
+                own = shards.cut(name, job, p)
+                self._raw(group, name, p, own, torch.zeros(own.shape, device=p.device))
+
+    def _check_shared(self):
+        """Raise HybridOptError for a probed tensor with two names: it would be shifted by one, and updated by both."""
+        first: dict[int, str] = {}
+        for name, p in self.params():
+            if first.setdefault(id(p), name) != name and self.treatment(name).probed:
+                raise HybridOptError(
+                    f"{first[id(p)]!r} and {name!r} are one parameter, which zeroth-order training can shift under "
+                    "one name only; give it once, as model.named_parameters() does"
+                )
 
     def _worth_compiling(self):
         params = [p for _, p in self.params()]

@@ -11,7 +11,7 @@ from models import batch, tiny_gpt2, tiny_llama, tiny_resnet
 from test_perturb import Functional, add, moved, state, still, subtract, trained
 from torch import nn
 
-from hybridopt.errors import HybridOptError
+from hybridopt.errors import HybridOptError, HybridOptWarning
 from hybridopt.zeroth.evaluate import Evaluator
 from hybridopt.zeroth.perturb import Perturbation
 
@@ -366,3 +366,11 @@ def test_nothing_turns_into_an_inference_tensor(root):
         assert of(model, root).losses(closure, SIDES) == expected
     assert not any(seen) and state(model) == before
     assert not any(p.is_inference() or p.data.is_inference() for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_loss_of_sixteen_bits_is_warned_of(dtype):
+    p = nn.Parameter(torch.ones(3))
+    evaluator = Evaluator(Perturbation({"p": p}, None))
+    with pytest.warns(HybridOptWarning, match="compute it in float32"):
+        evaluator.losses(lambda: p.sum().to(dtype), [lambda name, x: x + 1])

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hybridopt"
 LAYERS = (
     ("errors",),
-    ("rounding", "grids", "gradients", "alive"),
+    ("rounding", "grids", "gradients", "alive", "losses"),
     ("base",),
     ("noise", "philox"),
     ("direction_kernels",),
@@ -28,7 +28,7 @@ LAYERS = (
     ("zeroth",),
     ("updates", "replay_file"),
     ("releases",),
-    ("persistent",),
+    ("persistent", "probing"),
     ("optimizer",),
     ("bases",),
     ("recording",),
@@ -37,7 +37,7 @@ LAYERS = (
     ("rebuilding",),
     ("checkpoint",),
     ("replays",),
-    ("planning", "losses"),
+    ("planning",),
     ("demo",),
     ("cli_replay", "cli_plan"),
     ("cli",),

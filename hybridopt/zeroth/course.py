@@ -92,13 +92,18 @@ class Course:
         return self._probes.measure(updates, closures, nonfinite)
 
     def ready(self, updates) -> bool:
-        """May a step go on? Not without anything to do. Raises HybridOptError where probes are missing."""
+        """May a step go on? Not without anything to do. Raises HybridOptError where probes are missing.
+
+        torch.distributed.checkpoint steps with a learning rate of 0, and no probe, to get state that it can load into.
+        """
         if self.pending:
             self.log.check()
         if not self.wanted or self.pending:
             return True
         still = all(float(group["lr"]) == 0 for group in updates.groups())
         first_order = any(updates.treatment(n).source.backward for n, _ in updates.params())
+        if still:
+            updates.allocate()
         if still or (first_order and not updates.waiting()):
             return False
         raise HybridOptError(

@@ -6,7 +6,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from ..errors import HybridOptError
+from ..errors import HybridOptError, HybridOptWarning
 from .intact import RULE, Intact
 from .perturb import Perturbation, Shift
 
@@ -25,6 +25,11 @@ class Evaluator:
     def __init__(self, perturbation: Perturbation):
         self._perturbation = perturbation
         self._known: set[Hashable] = set()
+
+    @property
+    def unused(self) -> bool:
+        """Were losses computed without any of the parameters, as far as was seen? Not into compiled code."""
+        return self._perturbation.unused
 
     def losses(self, closures: Closures, shifts: Sequence[Shift]) -> list[float]:
         """The loss at every shift, computed without gradients; of several closures (micro-batches) the mean.
@@ -59,8 +64,9 @@ class Evaluator:
             finally:
                 intact.put_back()
             intact.check()
-            if not self._perturbation.missed:
+            if not (self._perturbation.missed or self._perturbation.strays):
                 return sum(values) / len(values)
+            watch = True
 
 
 def _listed(closures):
@@ -91,6 +97,13 @@ def _called(closure):
 def _number(loss) -> float:
     """A loss as float64."""
     if isinstance(loss, Tensor) and loss.numel() == 1 and not loss.is_complex() and loss.dtype != torch.bool:
+        if loss.dtype in (torch.bfloat16, torch.float16):
+            warnings.warn(
+                f"the loss is {loss.dtype}, which cannot tell two losses apart that differ by less than "
+                f"{torch.finfo(loss.dtype).eps / 2:.0e} of themselves: compute it in float32 (logits.float())",
+                HybridOptWarning,
+                stacklevel=8,
+            )
         return loss.detach().double().item()
     if isinstance(loss, Real) and not isinstance(loss, bool):
         return float(loss)

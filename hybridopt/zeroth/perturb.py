@@ -14,6 +14,7 @@ from .watch import Watch, plain
 __all__ = ["Perturbation", "Shift"]
 
 Shift = Callable[[str, Tensor], Tensor | None]  # name, parameter -> its shifted copy; None: as it is
+MANY = 1000  # ways through a model that are remembered
 
 
 class Perturbation:
@@ -36,6 +37,10 @@ class Perturbation:
         self._root = None if root is None else weakref.ref(root)
         self.loose: set[str] = set()
         self.missed: frozenset[str] = frozenset()
+        self.unused = False
+        self.strays = False
+        self._idle: set[frozenset[str]] = {frozenset()}  # what was found to take no part in watched evaluations
+        self._spared: frozenset[str] = frozenset()
 
     @property
     def root(self) -> nn.Module | None:
@@ -48,27 +53,43 @@ class Perturbation:
 
         On leaving, `missed` names the parameters that were used unshifted: they are loose from now on, and the
         evaluation must be repeated. It is reliable after evaluations with `watch`, which are slower; those without
-        only notice that no module computed at all. Whatever is raised inside, everything is put back. Raises
-        HybridOptError for a loose parameter of which there can be no copy, or which is used through an alias.
+        only notice that no module computed at all, or others than ever: then `strays` is True, and the evaluation
+        must be repeated with `watch`. `unused`: the last watched evaluation saw no parameter in use, be it shifted.
+        Whatever is raised inside, everything is put back. Raises HybridOptError for a loose parameter of which there
+        can be no copy, or which is used through an alias.
         """
+        known = len(self.loose)
         places = self._places()
+        looks = watch or len(self.loose) > known
         watch = watch and bool(places or self.missed)
         loose, self.missed = sorted(self.loose), frozenset()
         self._check(self.loose)
         swaps = _Swaps(self.params, places, shift, watch)
+        copies = Watch({})
         try:
             try:
                 swaps.begin(loose)
-                with swaps.watch if watch else nullcontext():
+                copies = Watch({name: self.params[name] for name in loose})
+                with swaps.watch if watch else nullcontext(), copies if looks else nullcontext():
                     yield
             finally:
                 swaps.end()
         finally:
             swaps.end()  # once more, for an interrupt during the first
         _check_aliases(swaps.watch.seen.intersection(loose))
-        self.missed = frozenset(swaps.missed(watch))
+        self.missed = self._missed(swaps, watch)
+        self.unused = not (swaps.fired or copies.seen) and (looks or self.unused)
         self.loose |= self.missed
         self._check(self.missed)
+
+    def _missed(self, swaps, watch):
+        """What was seen unshifted, and what cannot be told as its module never computed, but for known ones."""
+        idle = swaps.idle
+        self.strays = not watch and swaps.fired and idle not in self._idle
+        spared, self._spared = self._spared, idle if self.strays else frozenset()
+        if watch and len(self._idle) < MANY:
+            self._idle.add(idle)
+        return frozenset(swaps.watch.seen) | (idle - spared if watch or not swaps.fired else frozenset())
 
     def _places(self):
         """(attribute, name) of what stands in for what, by module; what has no place is loose."""
@@ -135,11 +156,16 @@ class _Swaps:
             self._move_back(name)
         torch.clear_autocast_cache()
 
-    def missed(self, watched):
-        """Names of what was seen unshifted, and of what cannot be told as its module never computed."""
+    @property
+    def fired(self):
+        """Did any module compute with a copy?"""
+        return bool(self._fired)
+
+    @property
+    def idle(self):
+        """Names of what no module computed with."""
         places = {(module, *place) for module, found in self._places.items() for place in found}
-        idle = places - self._fired if watched or not self._fired else ()
-        return self.watch.seen.union(name for *_, name in idle)
+        return frozenset(name for *_, name in places - self._fired)
 
     def _before(self, module, _):
         if torch.compiler.is_compiling():

@@ -18,6 +18,11 @@ from .ranks import mean_over_ranks
 
 __all__ = ["Probes"]
 
+UNUSED = (
+    "the loss is the same wherever weights are shifted, and no parameter of this optimizer was used for it: loss_fn "
+    "must compute the loss (lambda: model(**batch).loss, not return an earlier one) by the model that has these "
+    "parameters; after switching adapters or replacing weights (load_state_dict(assign=True)) make a new optimizer"
+)
 Shift = tuple[int, int]  # sign (0: not shifted), direction
 
 
@@ -74,6 +79,8 @@ class Probes:
         losses = self._losses(updates, closures, [_shift(updates, *shift) for shift in shifts])
         if not all(map(math.isfinite, losses)):
             self._not_finite(shifts, losses, nonfinite, updates.step)
+        elif self._evaluator.unused and len(set(losses)) == 1:
+            raise HybridOptError(UNUSED)
         elif not self.skips:
             self._sums = [a + b for a, b in zip(self._sums or [0.0] * len(losses), losses, strict=True)]
         self._count += 1
@@ -90,10 +97,14 @@ class Probes:
         return mean_over_ranks(self._evaluator.losses(closures, shifts), next(updates.params())[1].device)
 
     def _choose(self, updates, closures):
-        """Of the step, its opposite and none the one with the lowest loss."""
+        """Of the step, its opposite and none the one with the lowest loss; without it there is no step."""
         slopes = self.slopes
         factors = (1.0, 0.0, -1.0)
-        losses = self._losses(updates, closures, [_step(updates, slopes, factor) for factor in factors])
+        try:
+            losses = self._losses(updates, closures, [_step(updates, slopes, factor) for factor in factors])
+        except BaseException:
+            self.clear()
+            raise
         known = [(loss, factor) for loss, factor in zip(losses, factors, strict=True) if math.isfinite(loss)]
         self._factor = min(known)[1] if known else 0.0
 
