@@ -2,6 +2,8 @@
 
 from .checkpoint import from_pretrained
 from .errors import HybridOptError, HybridOptWarning
+from .integrations.loading.streaming import load
+from .losses.chunked import chunked_loss
 from .optimizer import HybridOptimizer
 from .plan import Plan
 from .policy import Policy, Route
@@ -18,6 +20,8 @@ __all__ = [
     "Route",
     "Strategy",
     "Treatment",
+    "chunked_loss",
     "from_pretrained",
+    "load",
     "wrap",
 ]

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .cli_plan import plan
 from .cli_replay import replay
 from .errors import HybridOptError
 
@@ -20,6 +21,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+app.command()(plan)
 app.command()(replay)
 
 

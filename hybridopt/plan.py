@@ -153,7 +153,7 @@ def check_treatment(p: Param, treatment: Treatment) -> None:
         )
     if p.role == "scales" and treatment.source.backward:
         raise HybridOptError(
-            f"parameter {p.name!r} (shape {p.shape}) is a scale of a quantized weight, which no backward pass reaches; "
+            f"parameter {p.name!r} (shape {p.shape}) is a scale of quantized weights, which no backward pass reaches; "
             "take a zeroth-order source for it (policy='qzo'), or freeze it"
         )
     if all(getattr(rule, "idle", False) for rule in treatment.acting):

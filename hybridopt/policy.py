@@ -161,9 +161,9 @@ def check_routes(policy: Ready, names: Iterable[str]) -> None:
 def place(body: Treatment, **places: str) -> tuple[Route, ...]:
     """The routes that most policies share.
 
-    Quantized weights and their scales are frozen, linear and convolution weights get `body`, and every role named in `places` (for
-    example norm="full") gets what is said: "full" (state-full), "split" (`body`), "free" (state-free), "frozen".
-    Norms and biases do not decay.
+    Quantized weights and their scales are frozen, linear and convolution weights get `body`, and every role named in
+    `places` (for example norm="full") gets what is said: "full" (state-full), "split" (`body`), "free" (state-free),
+    "frozen". Norms and biases do not decay.
     """
     for role, where in places.items():
         check_choice("policy", role, where, PLACES)

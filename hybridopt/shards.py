@@ -23,8 +23,9 @@ def cut(name: str, job: Job, p: Tensor) -> Job:
     t, part = job.treatment, job.part
     if t.probed:
         raise HybridOptError(
-            f"parameter {name!r} (shape {tuple(p.shape)}) is sharded as {p.placements}, and zeroth-order training shifts "
-            "whole weights; train it on replicas (each rank its own batch: only losses are exchanged), or by backprop"
+            f"parameter {name!r} (shape {tuple(p.shape)}) is sharded as {p.placements}, and zeroth-order training "
+            "shifts whole weights; train it on replicas (each rank its own batch: only losses are exchanged), or by "
+            "backprop"
         )
     by_rows = all(x.is_replicate() or x.is_shard(0) for x in p.placements) and sliceable(job)
     chosen_alike = part.disjoint or part.shape(job.shape) is None  # not by looking at gradients

@@ -14,18 +14,21 @@ from hybridopt import int8_layers
 from hybridopt.errors import HybridOptError
 from hybridopt.grids import GROUP
 from hybridopt.int8_layers import TRAINABLE
+from hybridopt.integrations.frozen_layers import BLOCK, NESTED_BLOCK, THRESHOLD, is_conv1d
+from hybridopt.integrations.frozen_layers import frozen as _quantized
 
-__all__ = ["SCHEMES", "check", "fingerprint", "guard", "is_quantized_parameter", "logical_numel"]
-__all__ += ["planned_bytes", "quantize_", "scheme_of", "targets", "weight_bytes"]
+__all__ = ["BLOCK", "NESTED_BLOCK", "THRESHOLD"]  # of the frozen layers
+__all__ += ["SCHEMES", "check", "check_layer", "chosen", "fingerprint", "guard", "is_quantized_parameter"]
+__all__ += ["logical_numel", "planned_bytes", "quantize_", "scheme_of", "targets", "weight_bytes"]
 
 SCHEMES = ("nf4", "fp4", "int8")
-THRESHOLD = 6.0  # int8: activations above it are multiplied in full precision (transformers' default)
-BLOCK, NESTED_BLOCK = 64, 256  # 4-bit: weights per scale, scales per nested scale
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def targets(model: nn.Module, scheme: str, skip: Sequence[str] = ()) -> list[str]:
-    """Names of the linear layers that `scheme` covers (transformers' `Conv1D` too); works on meta tensors as well.
+def targets(model: nn.Module, scheme: str, skip: Sequence[str] = (), device: torch.device | None = None) -> list[str]:
+    """Names of the linear layers that `scheme` covers (transformers' `Conv1D` too) on `device`, by default their own.
+
+    Works on meta tensors as well.
 
     Left out are the modules named in `skip` with all beneath them, those that transformers keeps in fp32, layers that
     share their weight with another module, layers whose weight is no plain 16- or 32-bit float parameter of at least
@@ -38,7 +41,7 @@ def targets(model: nn.Module, scheme: str, skip: Sequence[str] = ()) -> list[str
         name
         for name, module in model.named_modules()
         if name
-        and _is_coverable(module, scheme)
+        and _is_coverable(module, scheme, device)
         and owners[id(module.weight)] == 1
         and not any(f"{name}.".startswith(f"{kept}.") for kept in skip)
         and fp32.isdisjoint(name.split("."))
@@ -50,18 +53,41 @@ def check(model: nn.Module, scheme: str, skip: Sequence[str] = ()) -> list[str]:
 
     Empty if the model already is quantized with this very scheme. See `targets` for what is left out.
     """
-    names = targets(model, scheme, skip)
+    _check_names(model, scheme, skip)
     if scheme_of(model) == scheme:
         return []
     _check_untouched(model, scheme)
+    names = chosen(model, scheme, skip)
+    for name in names:
+        check_layer(name, model.get_submodule(name), scheme)
+    return names
+
+
+def chosen(model: nn.Module, scheme: str, skip: Sequence[str] = (), device: torch.device | None = None) -> list[str]:
+    """`targets`, of which there must be one; raises HybridOptError if there is none."""
+    names = targets(model, scheme, skip, device)
     if not names:
         raise HybridOptError(
             f"quantization={scheme!r}: the model has no linear layer to quantize (16- or 32-bit float weights, not "
             f"tied, not in skip={list(skip)}, on CPUs as wide as a multiple of 64); leave `quantization` out"
         )
-    for name in names:
-        _check_layer(name, model.get_submodule(name), scheme)
     return names
+
+
+def check_layer(name: str, module: nn.Module, scheme: str) -> None:
+    """Raise HybridOptError if this layer's weight has no values, too large ones, or hooks that would be lost."""
+    weight = module.weight
+    if weight.is_meta:
+        raise HybridOptError(f"{name}.weight is on the meta device; load the weights before quantizing them")
+    hooked = "forward" in vars(module) or any(value for key, value in vars(module).items() if key.endswith("_hooks"))
+    if hooked and scheme != TRAINABLE:
+        raise HybridOptError(f"{name} has hooks, which its quantized replacement would lose; add them after wrap")
+    limit = torch.finfo(torch.float16).max if scheme == "int8" else torch.finfo(torch.float32).max
+    low, high = (value.item() for value in torch.aminmax(weight.detach()))
+    if not -limit <= low <= high <= limit:
+        raise HybridOptError(
+            f"{name}.weight has values from {low} to {high}; quantization={scheme!r} takes finite ones up to {limit:g}"
+        )
 
 
 def quantize_(model: nn.Module, scheme: str, names: Iterable[str]) -> None:
@@ -174,64 +200,17 @@ def _check_untouched(model: nn.Module, scheme: str) -> None:
             raise HybridOptError(f"quantization={scheme!r}: {name} already has an adapter; {cure}")
 
 
-def _check_layer(name: str, module: nn.Module, scheme: str) -> None:
-    weight = module.weight
-    if weight.is_meta:
-        raise HybridOptError(f"{name}.weight is on the meta device; load the weights before quantizing them")
-    hooked = "forward" in vars(module) or any(value for key, value in vars(module).items() if key.endswith("_hooks"))
-    if hooked and scheme != TRAINABLE:
-        raise HybridOptError(f"{name} has hooks, which its quantized replacement would lose; add them after wrap")
-    limit = torch.finfo(torch.float16).max if scheme == "int8" else torch.finfo(torch.float32).max
-    low, high = (value.item() for value in torch.aminmax(weight.detach()))
-    if not -limit <= low <= high <= limit:
-        raise HybridOptError(
-            f"{name}.weight has values from {low} to {high}; quantization={scheme!r} takes finite ones up to {limit:g}"
-        )
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    library = sys.modules.get("transformers.pytorch_utils")
-    return library is not None and type(module) is library.Conv1D
-
-
-def _is_coverable(module: nn.Module, scheme: str) -> bool:
-    if not (type(module) is nn.Linear or _is_conv1d(module)):
+def _is_coverable(module: nn.Module, scheme: str, device: torch.device | None) -> bool:
+    if not (type(module) is nn.Linear or is_conv1d(module)):
         return False
     weight = module._parameters.get("weight")  # None where weight_norm has taken its place
     if type(weight) is not nn.Parameter or weight.dtype not in FLOATS or weight.numel() < BLOCK:
         return False
-    inputs = weight.shape[0 if _is_conv1d(module) else 1]
-    if weight.device.type != "cpu" or scheme == TRAINABLE:
+    inputs = weight.shape[0 if is_conv1d(module) else 1]
+    if (device or weight.device).type != "cpu" or scheme == TRAINABLE:
         return True
     # On CPUs torch._int_mm returns garbage for one column, and the 4-bit AVX-512 kernel picks the wrong scales.
     return inputs > 1 if scheme == "int8" else inputs % 16 > 0 or inputs % BLOCK == 0
-
-
-def _quantized(module: nn.Module, scheme: str) -> nn.Module:
-    weight = module.weight.detach().t() if _is_conv1d(module) else module.weight.detach()
-    new = _eight_bit(weight) if scheme == "int8" else _four_bit(weight, scheme)
-    new.bias = module.bias
-    return new.train(module.training)
-
-
-def _four_bit(weight: Tensor, scheme: str) -> nn.Module:
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
-    format = {"compress_statistics": scheme == "nf4", "quant_type": scheme}
-    new = Linear4bit(weight.shape[1], weight.shape[0], False, weight.dtype, **format, device="meta")
-    new.weight = Params4bit(weight, requires_grad=False, **format, module=new).to(weight.device)
-    new.support_avx512bf16_for_cpu = False  # see `guard`
-    return new
-
-
-def _eight_bit(weight: Tensor) -> nn.Module:
-    from bitsandbytes.functional import int8_vectorwise_quant
-    from bitsandbytes.nn import Int8Params, Linear8bitLt
-
-    codes, scales, _ = int8_vectorwise_quant(weight.to(torch.float16))
-    new = Linear8bitLt(weight.shape[1], weight.shape[0], False, False, THRESHOLD, device="meta")
-    new.weight = Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scales)
-    return new
 
 
 def _tensors(thing: nn.Module | Tensor) -> list[Tensor]:

@@ -69,6 +69,53 @@ print(all(p.grad is None and not p.equal(b) for p, b in zip(model.parameters(), 
     assert run("fused.py", tmp_path).strip() in ("True True", "True tensor(True)")
 
 
+@pytest.mark.parametrize("index", [3, 4])
+def test_the_zeroth_order_lines_run(index, tmp_path):
+    start = blocks("python")[0].split("model = hybridopt.wrap(")[0]
+    given = """
+tokens = torch.randint(256, (2, 32))
+batches = [{"input_ids": tokens, "labels": tokens}] * 2
+pairs = [(batches[0], {"input_ids": tokens[:, :8], "labels": tokens[:, :8]})] * 2
+"""
+    check = """
+print(all(not p.equal(q) for p, q in zip(model.parameters(), base_model().parameters())), optimizer.probes_needed)
+"""
+    (tmp_path / "zeroth.py").write_text(start + given + blocks("python")[index] + check)
+    assert ("mezo" in blocks("python")[index]) == (index == 3) and ("addax" in blocks("python")[index]) == (index == 4)
+    assert run("zeroth.py", tmp_path).strip() == "True True"
+
+
+def test_the_replay_command_rebuilds_the_weights(tmp_path):
+    start = blocks("python")[0].split("model = hybridopt.wrap(")[0]
+    train = """
+base_model().save_pretrained("base_folder")
+model = hybridopt.wrap(base_model(), policy="mezo")
+optimizer = model.hybrid.optimizer(lr=1e-4)
+tokens = torch.randint(256, (2, 32))
+for _ in range(3):
+    optimizer.step(lambda: model(input_ids=tokens, labels=tokens).loss)
+model.hybrid.save_pretrained("adapter_folder")
+"""
+    compare = """
+again = LlamaForCausalLM.from_pretrained("rebuilt")
+print(all(p.equal(q) for p, q in zip(model.parameters(), again.parameters())))
+"""
+    (command,) = [line for block in blocks("bash")[1:] for line in block.splitlines() if " replay " in line]
+    words = [str(Path(sys.executable).with_name("hybridopt")), *command.split()[1:]]
+    shell = f"import subprocess; subprocess.run({words!r}, check=True, stdout=subprocess.DEVNULL)\n"
+    (tmp_path / "replay.py").write_text(start + train + shell + compare)
+    assert run("replay.py", tmp_path).strip() == "True"
+
+
+def test_the_table_of_addax_is_the_benchmarks():
+    results = (ROOT / "benchmarks" / "results" / "addax.md").read_text()
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in results.splitlines() if line.startswith("|")]
+    rows = [r for r in rows if len(r) == 12 and r[2][:1].isdigit()]
+    assert len(rows) == 8
+    for name, _, accuracy, _, _, gain, _, seconds, _, saved, taken, _ in rows:
+        assert f"| {name} | {accuracy} | {gain} | {seconds} | {saved} | {taken} |" in README
+
+
 def test_the_policies_of_the_table_are_those_there_are():
     from hybridopt.find import names
 

@@ -115,8 +115,10 @@ def test_lezo_moves_at_least_one_layer_and_what_has_none_always():
 
 def test_lezo_has_its_turns_by_step_and_seed_alone():
     members = Population(tuple((f"a.{i}.w", 4) for i in range(8)))
-    at = lambda seed, step: {
-        n for n, _ in members.members if LeZO().noise(Draw(seed, n, 0, step, members), (4,), 0, {})
-    }  # noqa: E731
+
+    def at(seed, step):
+        draws = {n: Draw(seed, n, 0, step, members) for n, _ in members.members}
+        return {n for n, draw in draws.items() if LeZO().noise(draw, (4,), 0, {})}
+
     assert at(0, 3) == at(0, 3)
     assert len({frozenset(at(seed, 0)) for seed in range(20)}) > 5

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from .. import tensors
-from .base_files import appearing, check_out, tensor_files
 from ..checksums import checksum
-from .composing import Adapter, check_present, check_tensor, fitted, read_adapter
 from ..errors import HybridOptError
 from ..rebuilding import check_result
 from ..zeroth.replay import Progress, add_, replay_, summed
 from ..zeroth.trajectory import check_upto
+from .base_files import appearing, check_out, tensor_files
+from .composing import Adapter, check_present, check_tensor, fitted, read_adapter
 
 __all__ = ["Replay", "Report"]
 

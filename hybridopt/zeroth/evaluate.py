@@ -1,5 +1,6 @@
 """Losses of the same closures at several shifts of the weights."""
 
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from numbers import Real
 

@@ -1,0 +1,67 @@
+"""What the planner predicts for the scenarios of fit_70b, by full-size simulation with fake tensors on the CPU."""
+
+from contextlib import ExitStack
+from unittest import mock
+
+import torch
+from fit_70b_model import ADAPTERS, SIZES
+from fit_70b_scenarios import CONTEXT, SHORT, Scenario
+from torch import nn
+
+from hybridopt.losses.chunked import chunked_loss
+from hybridopt.planning import Estimator, Request, estimate
+from hybridopt.planning.model import skeleton, source
+
+
+def predict(scenario: Scenario, size: str, device: str, sequence: int) -> dict:
+    """Bytes of a step as an allocator counts them, so without the framework's own; or why there is no prediction."""
+    request = Request(
+        scenario.policy,
+        scenario.options,
+        scenario.lora,
+        scenario.quantization,
+        scenario.release,
+        sequence,
+        checkpointing=scenario.checkpointing,
+        device=device,
+    )
+    try:
+        found = estimated(scenario, size, request)
+    except Exception as error:  # of whatever kind: it is the result
+        return {"failed": f"{type(error).__name__}: {error}"[:300]}
+    peak = found.peak_bytes - found.overhead_bytes - on_host(scenario, size, device)
+    return {"sequence": sequence, "peak_bytes": peak} | {f"{name}_bytes": n for name, n in found.parts.items()}
+
+
+def longest(scenario: Scenario, size: str, device: str) -> dict:
+    """The prediction for the longest sequence in the scenario's budget, along a line through two shorter ones."""
+    found = [predict(scenario, size, device, sequence) for sequence in SHORT]
+    if any("failed" in each for each in found):
+        return found[-1]
+    low, high = (each["peak_bytes"] for each in found)
+    room = (scenario.budget - CONTEXT - high) * (SHORT[1] - SHORT[0]) / (high - low)
+    return predict(scenario, size, device, int(SHORT[1] + room))
+
+
+def estimated(scenario: Scenario, size: str, request: Request) -> estimate.Estimate:
+    """The planner's estimate, of models with the scenario's loss and dtype of adapters."""
+    with ExitStack() as until_done:
+
+        def shaped(*args, **kwargs) -> nn.Module:
+            model = skeleton(*args, **kwargs)
+            for name, p in model.named_parameters():
+                if "lora_" in name:
+                    p.data = p.data.to(ADAPTERS[scenario.adapters])
+            if scenario.chunk is not None:
+                until_done.enter_context(chunked_loss(model, scenario.chunk))
+            return model
+
+        until_done.enter_context(mock.patch.object(estimate, "skeleton", shaped))
+        return Estimator(source(SIZES[size])).estimate(request)
+
+
+def on_host(scenario: Scenario, size: str, device: str) -> int:
+    """Bytes of the embedding table, where it is not on the device."""
+    if not scenario.host or device == "cpu":
+        return 0
+    return SIZES[size].vocab_size * SIZES[size].hidden_size * torch.bfloat16.itemsize

@@ -1,0 +1,114 @@
+"""The command `hybridopt plan`; what takes time to import is imported inside."""
+
+import json
+import logging
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from .errors import HybridOptError
+
+__all__ = ["plan"]
+
+Model = Annotated[str, typer.Argument(help="A known architecture, a config.json, or the folder of a saved model.")]
+Policy = Annotated[str | None, typer.Option(help="Of `hybridopt policies`; without it, --gpu searches for one.")]
+Options = Annotated[list[str] | None, typer.Option("--option", help="Of the policy, as key=value; may be repeated.")]
+Density = Annotated[float | None, typer.Option(help="Short for --option density=...")]
+Codec = Annotated[str | None, typer.Option(help="Short for --option codec=...: fp32, bf16, int8.")]
+Gap = Annotated[int | None, typer.Option(help="Short for --option update_gap=...")]
+Lora = Annotated[int | None, typer.Option(help="Rank of LoRA on all linear layers.")]
+Quantization = Annotated[str | None, typer.Option(help="Of the base: nf4, fp4, int8, int8-trainable.")]
+Release = Annotated[str | None, typer.Option(help="accumulate, or fused: gradients are freed within backward.")]
+Tokens = Annotated[int, typer.Option("--seq-len", help="Tokens of a sequence.")]
+Batch = Annotated[int, typer.Option(help="Sequences of a pass.")]
+Passes = Annotated[int, typer.Option("--micro-batches", help="Passes of a step.")]
+Checkpointing = Annotated[bool | None, typer.Option("--checkpointing/--no-checkpointing", help="Of activations.")]
+Dtype = Annotated[str, typer.Option(help="Of weights that are not quantized: bf16, fp16, fp32.")]
+Gpu = Annotated[str | None, typer.Option(help="Its memory, with a unit: 24GiB, 80GB.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Device = Annotated[str, typer.Option(help="cuda, or cpu: whose kernels count.")]
+
+
+def plan(
+    model: Model,
+    policy: Policy = None,
+    option: Options = None,
+    density: Density = None,
+    codec: Codec = None,
+    update_gap: Gap = None,
+    lora: Lora = None,
+    quantization: Quantization = None,
+    release: Release = None,
+    seq_len: Tokens = 2048,
+    batch: Batch = 1,
+    micro_batches: Passes = 1,
+    checkpointing: Checkpointing = None,
+    dtype: Dtype = "bf16",
+    gpu: Gpu = None,
+    json_: Json = False,
+    device: Device = "cuda",
+) -> None:
+    """What a training step takes, before anything is loaded: no download, no GPU, some seconds.
+
+    With --gpu and no --policy: the ways to train that fit, closest to full AdamW first.
+    """
+    from .planning.sizes import parse_size
+
+    memory = None if gpu is None else parse_size(gpu, "--gpu")
+    size = {"seq_len": seq_len, "batch": batch, "micro_batches": micro_batches, "dtype": dtype, "device": device}
+    asked = {"lora": lora, "quantization": quantization, "release": release, "checkpointing": checkpointing}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    options = _options(option or [], {"density": density, "codec": codec, "update_gap": update_gap})
+    _quiet()
+    if policy is None and memory is not None and not options:
+        _search(model, memory, size, asked, json_)
+    else:
+        _one(model, memory, {"policy": policy or "frugal", "options": options, **size, **asked}, json_)
+
+
+def _one(model: str, memory: int | None, settings: dict, as_json: bool) -> None:
+    from .planning import Request, plan, table
+
+    estimate = plan(model, Request(**settings))
+    if as_json:
+        print(json.dumps(estimate.as_dict(memory)))
+    else:
+        Console().print(table.estimate_table(estimate, memory))
+
+
+def _search(model: str, memory: int, size: dict, asked: dict, as_json: bool) -> None:
+    from .planning import search, table
+
+    choices = search(model, memory, asked=asked, **size)
+    if as_json:
+        print(json.dumps({"gpu_bytes": memory, "choices": [choice.as_dict(memory) for choice in choices]}))
+    else:
+        Console().print(table.choices_table(choices, memory))
+
+
+def _options(pairs: list[str], short: dict[str, Any]) -> dict[str, Any]:
+    """The policy's options from text; numbers, lists and words."""
+    found = {name: value for name, value in short.items() if value is not None}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise HybridOptError(f"--option {pair!r} is not allowed; write key=value, such as density=0.25")
+        found[name.replace("-", "_")] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"True": True, "False": False, "None": None}.get(text, text)
+
+
+def _quiet() -> None:
+    """Libraries' words about what they miss do not belong into a plan."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)

@@ -1,0 +1,50 @@
+"""Tensors without memory and without a trace: what a process keeps, or decides by values, is put aside meanwhile."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+from .. import rounding
+
+__all__ = ["fake_tensors", "meta_tensors"]
+
+
+@contextmanager
+def fake_tensors() -> Iterator[None]:
+    """Within it every tensor that is made is fake: shape, strides and dtype, on the CPU by name, and no memory."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    _fill_tables()
+    with ExitStack() as stack:
+        stack.enter_context(_instead(rounding, "_tables", {}))
+        masks = sys.modules.get("transformers.masking_utils")
+        if hasattr(masks, "find_packed_sequence_indices"):  # it would take any batch for a packed one, and make a mask
+            stack.enter_context(_instead(masks, "find_packed_sequence_indices", lambda position_ids: None))
+        stack.enter_context(FakeTensorMode())
+        yield
+
+
+@contextmanager
+def meta_tensors() -> Iterator[None]:
+    """Within it tensors are made on meta, unless something else is said."""
+    with _instead(rounding, "_tables", {}), torch.device("meta"):
+        yield
+
+
+def _fill_tables():
+    """bitsandbytes makes a table once, by reading values, and keeps it: it has to be a real one."""
+    functional = sys.modules.get("bitsandbytes.functional")
+    if functional is not None and "dynamic" not in functional.name2qmap:
+        functional.name2qmap["dynamic"] = functional.create_dynamic_map()
+
+
+@contextmanager
+def _instead(module, name, value):
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)

@@ -1,0 +1,74 @@
+"""The plan of a model that is loaded and wrapped: its own modules, run on fake tensors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import HybridOptError
+from .estimate import Costs, Estimate, estimate_of, freeze_
+from .fake import copied
+from .model import layers
+from .request import DTYPES, Request
+from .simulate import simulate
+
+__all__ = ["plan_live"]
+
+
+def plan_live(model: nn.Module, batch: Mapping[str, Tensor] | None = None, **how: Any) -> Estimate:
+    """What a training step of a wrapped model takes, on the device where it is.
+
+    batch: what the model is called with; only shapes and dtypes count. Without it, `seq_len` tokens in each of
+    `batch_size` sequences as input_ids and labels. how: release and micro_batches as of a `Request`, seq_len,
+    batch_size. The model must return an object with `loss`. Raises HybridOptError for a model that is not wrapped or
+    does not run so.
+    """
+    strategy = model.__dict__.get("hybrid")
+    if strategy is None:
+        raise HybridOptError(f"{type(model).__name__} is not wrapped; call hybridopt.wrap(model, ...) first")
+    request = _request(model, strategy, batch, how)
+    plan = strategy._plan()
+    costs = Costs(model, plan, request.device == "cuda")
+    inputs = _tokens(request) if batch is None else batch
+    uses = plan.trained.values()
+    kinds = [True] * any(t.source.backward for t in uses) + [False] * any(t.probed for t in uses)
+    traces = [_trace(model, plan, inputs, backward, request) for backward in kinds]
+    return estimate_of(type(model).__name__, request, costs, traces)
+
+
+def _trace(model, plan, inputs, backward, request):
+    copy = copied(model).train()
+    freeze_(copy, plan)
+    depth = getattr(getattr(model, "config", None), "num_hidden_layers", 0)
+    shifted = None if backward else [name for name, t in plan.trained.items() if t.probed]
+    try:
+        return simulate(copy, inputs, layers(copy, depth) if depth else None, shifted, request.device == "cuda")
+    except HybridOptError:
+        raise
+    except Exception as error:  # whatever the model raises
+        raise HybridOptError(
+            f"{type(model).__name__} does not run on {sorted(inputs)}: {error!r:.300}; give the batch that it trains "
+            "on"
+        ) from error
+
+
+def _request(model, strategy, batch, how) -> Request:
+    sizes = {"batch": how.pop("batch_size", 1), "seq_len": how.pop("seq_len", 2048)}
+    unknown = sorted(how.keys() - {"release", "micro_batches"})
+    if unknown:
+        raise HybridOptError(f"plan: {unknown} are not known; give release, micro_batches, seq_len or batch_size")
+    if batch is not None:
+        shape = max((x.shape for x in batch.values()), key=len)
+        sizes = {"batch": shape[0], "seq_len": shape[1] if len(shape) > 1 else 1}
+    first = next(p for p in model.parameters() if p.is_floating_point())
+    dtypes = {getattr(torch, name): short for short, name in DTYPES.items()}
+    where = {"device": "cuda" if first.is_cuda else "cpu", "dtype": dtypes.get(first.dtype, "fp32")}
+    lora = getattr(getattr(model, "peft_config", {}).get("default"), "r", None)
+    kept = {"lora": lora, "quantization": strategy.quantization, "seed": strategy.seed}
+    return Request(policy=strategy.policy, **sizes, **where, **kept, **how)
+
+
+def _tokens(request: Request) -> dict[str, Tensor]:
+    tokens = torch.empty(request.batch, request.seq_len, dtype=torch.long, device="meta")
+    return {"input_ids": tokens, "labels": tokens}

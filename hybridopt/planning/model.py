@@ -1,0 +1,158 @@
+"""The model that is planned: from a name, a config.json or a folder, on meta, with adapters and quantized layers."""
+
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import plain_json
+from ..errors import HybridOptError
+from .architectures import architecture, canonical
+from .request import DTYPES, Request
+
+__all__ = ["Source", "layers", "skeleton", "source"]
+
+DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's dimensions come from. name: as people call it. settings: of transformers' configuration."""
+
+    name: str
+    settings: dict[str, Any]
+
+    @cached_property
+    def depth(self) -> int:
+        """Repeated layers."""
+        return self._config(None).num_hidden_layers
+
+    def config(self, depth: int | None = None, cuda: bool = True) -> Any:
+        """transformers' configuration, of fewer layers if `depth` says so.
+
+        cuda: without dropout in the attention, as the kernels there keep no mask of it and those of a CPU do.
+        """
+        config = self._config(depth)
+        config.use_cache = False
+        for name in DROPOUTS:
+            if cuda and hasattr(config, name):
+                setattr(config, name, 0.0)
+        return config
+
+    def _config(self, depth):
+        from transformers import AutoConfig
+
+        settings = dict(self.settings)
+        settings.pop("quantization_config", None)
+        try:
+            config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+            whole = config.num_hidden_layers
+        except Exception as error:  # transformers raises many types
+            raise HybridOptError(f"model={self.name!r}: transformers makes no configuration of it: {error}") from error
+        if depth is not None:
+            for key, value in list(vars(config).items()):
+                if isinstance(value, list) and len(value) == whole:
+                    setattr(config, key, value[:depth])
+            config.num_hidden_layers = depth
+        return config
+
+
+def source(model: Any) -> Source:
+    """A known name, the path of a config.json or of a folder that holds one, or transformers' configuration itself.
+
+    Raises HybridOptError for unknown names, with the closest ones, and for files that are no configuration.
+    """
+    if hasattr(model, "to_dict") and hasattr(model, "model_type"):
+        return Source(getattr(model, "name_or_path", "") or model.model_type, model.to_dict())
+    if not isinstance(model, str | Path):
+        raise HybridOptError(f"model={model!r} is not allowed; give a name, a path, or transformers' configuration")
+    path = Path(model)
+    if path.is_dir() and (path / "config.json").exists():
+        path = path / "config.json"
+    if path.is_file():
+        return Source(str(model), _read(path))
+    if path.is_dir() and canonical(str(model)) is None:
+        raise HybridOptError(f"model={str(model)!r} is a folder without a config.json; give that of a saved model")
+    return Source(canonical(str(model)) or str(model), architecture(str(model)))
+
+
+def _read(path):
+    settings = plain_json.read(path, "model configuration")
+    if not isinstance(settings.get("model_type"), str):
+        raise HybridOptError(
+            f"{path} is no model configuration: it has no 'model_type'; give the config.json that lies beside the "
+            "weights of a transformers model"
+        )
+    return settings
+
+
+def skeleton(source: Source, request: Request, depth: int | None = None) -> nn.Module:
+    """The model on meta: quantized, with adapters, checkpointed and frozen as `hybridopt.wrap` would have it.
+
+    depth: so many layers instead of all. Raises HybridOptError where the request cannot be met.
+    """
+    with _quiet(), torch.device("meta"):
+        model = _bare(source, request, depth)
+        if request.quantization is not None:
+            from .quantized import quantize_
+
+            quantize_(model, request.quantization, getattr(request.ready, "opens_scales", False))
+        if request.lora is not None:
+            model = _adapted(model, request)
+        if request.checkpointing:
+            checkpoint_(model, request.reentrant)
+    return model.train()
+
+
+def layers(model: nn.Module, depth: int) -> nn.ModuleList | None:
+    """The repeated layers: the first list of that many modules; None if there is none."""
+    lists = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
+    return next(lists, None)
+
+
+def checkpoint_(model: nn.Module, reentrant: bool) -> None:
+    """Switch on transformers' checkpointing."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    if reentrant:
+        model.enable_input_require_grads()
+
+
+def _bare(source, request, depth):
+    import transformers
+
+    config = source.config(depth, request.device == "cuda")
+    named = (getattr(transformers, name, None) for name in config.architectures or ())
+    kind = next((k for k in named if k is not None), None)
+    before = torch.get_default_dtype()
+    try:
+        kind = kind or transformers.AutoModelForCausalLM
+        make = getattr(kind, "_from_config", None) or kind.from_config
+        return make(config, dtype=getattr(torch, DTYPES[request.dtype]))
+    except HybridOptError:
+        raise
+    except Exception as error:  # transformers raises many types
+        raise HybridOptError(f"model={source.name!r}: transformers cannot build it: {error}") from error
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _adapted(model, request):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=request.lora, target_modules="all-linear")
+    try:
+        return get_peft_model(model, config, low_cpu_mem_usage=True)
+    except Exception as error:  # PEFT raises many types
+        raise HybridOptError(f"lora={request.lora}: PEFT cannot put it on {type(model).__name__}: {error}") from error
+
+
+@contextmanager
+def _quiet():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,72 @@
+"""The largest moment of a training step: a trace, with gradients as the release keeps them, and updates."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from .simulate import Trace
+
+__all__ = ["Peak", "Step", "peak"]
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes alive at one moment beside weights and state, and where in the step it is.
+
+    activations: made in the forward pass. temporaries: made after it, gradients apart.
+    """
+
+    stage: tuple
+    activations: float
+    temporaries: float
+    gradients: float
+
+    @property
+    def total(self) -> float:
+        """All together."""
+        return self.activations + self.temporaries + self.gradients
+
+
+@dataclass(frozen=True)
+class Step:
+    """When gradients are let go, in bytes by parameter. idle: parameters whose gradients are dropped at once.
+
+    alone: what the update of one parameter takes for a moment; together: that of all. probed: are there updates
+    without gradients?
+    """
+
+    gradients: Mapping[str, int]
+    idle: frozenset[str]
+    fused: bool
+    passes: int
+    alone: Callable[[str], int]
+    together: Callable[[], int]
+    probed: bool = False
+
+
+def peak(trace: Trace, step: Step) -> Peak:
+    """The largest of all moments."""
+    return max(_moments(trace, step), key=lambda p: p.total)
+
+
+def _moments(trace: Trace, step: Step) -> Iterator[Peak]:
+    kept = sum(_kept(step, name) for name in step.gradients) if step.passes > 1 else 0
+    last = (0.0, 0.0)
+    for m in trace.moments:
+        yield Peak(m.stage, m.forward, m.backward - m.gradient, kept + m.gradient)
+        last = m.left
+        if m.done is None or m.done in step.idle:
+            continue
+        size = step.gradients[m.done]
+        if step.fused:
+            again = step.passes > 1
+            made = max(0, m.left[1] - size)
+            yield Peak(m.stage, m.left[0], made + step.alone(m.done), kept + size * (not again))
+            kept -= size * again
+        elif step.passes == 1:
+            kept += size
+    if (kept or step.probed) and not step.fused:
+        yield Peak(("update",), last[0], last[1] + step.together(), kept)
+
+
+def _kept(step, name) -> int:
+    return 0 if name in step.idle else step.gradients[name]

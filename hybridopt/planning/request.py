@@ -1,0 +1,87 @@
+"""What is to be planned: a policy and everything around it that costs memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from ..errors import HybridOptError, check_choice, check_count
+from ..find import pack
+from ..int8_layers import TRAINABLE
+from ..policy import Ready, read_policy
+
+__all__ = ["DTYPES", "QUANTIZATIONS", "Request"]
+
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+QUANTIZATIONS = ("nf4", "fp4", "int8", TRAINABLE)
+COUNTS = {"seq_len": 1, "batch": 1, "micro_batches": 1, "seed": 0}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One way to train, as it would be given to `hybridopt.wrap` and `model.hybrid.optimizer`.
+
+    policy, options: of `wrap`. lora: rank of a LoRA adapter on all linear layers; None: no adapter. quantization: of
+    the base. release: "accumulate" or "fused". seq_len tokens in each of `batch` sequences of a pass, `micro_batches`
+    passes a step. checkpointing: every layer's activations are made anew in the backward pass. dtype: of the weights
+    that are not quantized. device: "cuda" plans for a GPU, "cpu" for what the CPU's kernels take.
+    """
+
+    policy: str | Ready = "frugal"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    lora: int | None = None
+    quantization: str | None = None
+    release: str = "accumulate"
+    seq_len: int = 2048
+    batch: int = 1
+    micro_batches: int = 1
+    checkpointing: bool = False
+    dtype: str = "bf16"
+    device: str = "cuda"
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, low in COUNTS.items():
+            check_count("plan", name, getattr(self, name), low)
+        if self.lora is not None:
+            check_count("plan", "lora", self.lora, 1)
+        check_choice("plan", "release", self.release, ("accumulate", "fused"))
+        check_choice("plan", "dtype", self.dtype, DTYPES)
+        check_choice("plan", "device", self.device, ("cuda", "cpu"))
+        if self.quantization is not None:
+            check_choice("plan", "quantization", self.quantization, QUANTIZATIONS)
+        if self.quantization == TRAINABLE and self.lora is not None:
+            raise HybridOptError(
+                f"quantization={TRAINABLE!r} trains the base weights, and LoRA freezes them; leave lora out, or take "
+                "quantization='int8' or 'nf4'"
+            )
+        read_policy(self.policy, dict(self.options))  # bad names and options show now
+
+    @property
+    def ready(self):
+        """The policy itself."""
+        return read_policy(self.policy, dict(self.options))
+
+    @property
+    def reentrant(self) -> bool:
+        """The kind of checkpointing: bitsandbytes' 8-bit layers free their inputs with the reentrant one only."""
+        return self.quantization == "int8"
+
+    @property
+    def weights(self) -> tuple:
+        """What the bytes of weights depend on, and those of an update."""
+        return self.lora, self.quantization, self.dtype, self.device
+
+    @property
+    def structure(self) -> tuple:
+        """What the forward and backward passes depend on; requests that share it share their activations."""
+        return *self.weights, self.seq_len, self.batch, self.checkpointing
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data; a policy that is no name goes by that of its class."""
+        name = self.policy if isinstance(self.policy, str) else type(self.policy).__name__
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return own | {"policy": name, "options": {k: pack(v) for k, v in self.options.items()}}
+
+    def but(self, **changes: Any) -> "Request":
+        """The same with changes."""
+        return replace(self, **changes)

@@ -1,0 +1,145 @@
+"""The ways to train that fit a memory, closest to AdamW on all weights first."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import HybridOptError
+from ..policy import read_policy
+from .calls import calls
+from .estimate import Estimate, Estimator
+from .model import source
+from .request import Request
+from .sizes import gib, parse_size
+from .ways import CHANGES, SHORTEST, VARIANTS, WAYS, Way
+
+__all__ = ["Choice", "search"]
+
+FREE = frozenset({"checkpointing", "release"})  # what variants differ in
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way with what it takes. fits: into the memory asked for. change: where it does not, the least that would."""
+
+    way: Way
+    estimate: Estimate
+    fits: bool
+    change: str | None = None
+
+    @property
+    def request(self) -> Request:
+        """What was estimated."""
+        return self.estimate.request
+
+    @property
+    def code(self) -> str:
+        """Lines of Python that set this up, for a loaded model."""
+        return calls(self.request, self.way.lr)
+
+    def as_dict(self, memory: int) -> dict[str, Any]:
+        """Plain data."""
+        out = {"title": self.way.title, "gives_up": self.way.why, **self.estimate.as_dict(memory), "code": self.code}
+        return out | ({"change": self.change} if self.change else {})
+
+
+def search(model: object, memory: str | int, *, asked: Mapping[str, Any] | None = None, **size: Any) -> list[Choice]:
+    """All ways for a model (a name, a path, a transformers configuration or model), those that fit first, in rank.
+
+    memory: such as "24GiB", or bytes. size: seq_len, batch, micro_batches, dtype, device of a `Request`. asked: lora,
+    quantization, release, checkpointing, where only such ways are wanted. Raises HybridOptError if nothing fits,
+    saying what is missing.
+    """
+    room = memory if isinstance(memory, int) and not isinstance(memory, bool) else parse_size(memory, "memory")
+    hunt = _Hunt(Estimator(source(model)), room, dict(asked or {}), Request(**size))
+    found = [choice for way in WAYS if hunt.wanted(way) and (choice := hunt.choice(way)) is not None]
+    if not found:
+        raise HybridOptError(f"no known way to train has {hunt.asked}; leave some of it out, or give a policy")
+    fitting = [choice for choice in found if choice.fits]
+    if not fitting:
+        raise _nothing(found, room)
+    return [*fitting, *(replace(c, change=hunt.change(c)) for c in found if not c.fits)]
+
+
+def _nothing(found: list[Choice], room: int) -> HybridOptError:
+    least = min(found, key=lambda c: c.estimate.peak_bytes)
+    e, r = least.estimate, least.request
+    return HybridOptError(
+        f"{e.model}: nothing fits into {gib(room)}: the least, {least.way.title}, takes {gib(e.peak_bytes)} "
+        f"({gib(e.weights_bytes + e.quantization_bytes)} of it weights) with {r.batch} x {r.seq_len} tokens, so "
+        f"{gib(e.missing(room))} are missing; take a smaller model, a larger GPU, or shorter sequences"
+    )
+
+
+class _Hunt:
+    def __init__(self, estimator: Estimator, room: int, asked: dict[str, Any], size: Request):
+        self.estimator, self.room, self.asked, self.size = estimator, room, asked, size
+
+    def wanted(self, way: Way) -> bool:
+        """Has it what was asked for? A rank may be another than the way's own."""
+        fixed = {name: value for name, value in self.asked.items() if name not in FREE}
+        if "lora" in fixed and (way.lora is None) != (fixed.pop("lora") is None):
+            return False
+        return all(way.settings[name] == value for name, value in fixed.items())
+
+    def choice(self, way: Way) -> Choice | None:
+        """The way in its first variant that fits, or in its smallest; None where the model has no use for it."""
+        try:
+            lora = {"lora": self.asked["lora"]} if "lora" in self.asked else {}
+            found = self._first(self.size.but(**way.settings | lora))
+        except HybridOptError:
+            return None  # such as quantization of a model without linear layers
+        return Choice(way, found, not found.missing(self.room))
+
+    def change(self, choice: Choice) -> str | None:
+        """The least harmful change that makes it fit."""
+        for text, request in self._changed(choice.request):
+            try:
+                found = self.estimator.estimate(request)
+            except HybridOptError:
+                continue
+            if not found.missing(self.room):
+                return f"{text.format(**vars(found.request))}: {gib(found.peak_bytes)}"
+        return None
+
+    def _first(self, request: Request) -> Estimate:
+        """The smallest variant first: where it does not fit, no other does, and none need be simulated."""
+        variants = [request.but(**v) for v in self._variants(request)]
+        least = self.estimator.estimate(variants[-1])
+        if least.missing(self.room) or len(variants) == 1:
+            return least
+        for variant in variants[:-1]:
+            found = self.estimator.estimate(variant)
+            if not found.missing(self.room):
+                return found
+        return least
+
+    def _variants(self, request: Request) -> list[dict]:
+        probes = all(r.use is None or not r.use.source.backward for r in request.ready.routes)
+        fixed = {name: self.asked[name] for name in FREE & self.asked.keys()}
+        variants = VARIANTS[:1] if probes else VARIANTS
+        return list({tuple(sorted((v | fixed).items())): v | fixed for v in variants}.values())
+
+    def _changed(self, request: Request) -> Iterator[tuple[str, Request]]:
+        for text, change in CHANGES:
+            changed = _with(request, change)
+            if changed is not None:
+                yield text, changed
+
+
+def _with(request: Request, change: Mapping[str, Any]) -> Request | None:
+    """The request with a change; None where there is nothing to change."""
+    if "batch" in change:
+        passes = request.batch * request.micro_batches
+        return request.but(batch=1, micro_batches=passes) if request.batch > 1 else None
+    if "seq_len" in change:
+        shorter = int(request.seq_len * change["seq_len"])
+        return request.but(seq_len=shorter) if shorter >= SHORTEST else None
+    if "lora" in change:
+        return request.but(**change) if request.lora is None and request.quantization is None else None
+    options = dict(request.options) | change
+    try:
+        read_policy(request.policy, options)
+    except HybridOptError:
+        return None
+    return request.but(options=options) if options != request.options else None

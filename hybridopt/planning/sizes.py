@@ -1,0 +1,37 @@
+"""Sizes of memory as people write them."""
+
+import re
+from numbers import Real
+
+from ..errors import HybridOptError
+
+__all__ = ["GIB", "gib", "parse_size"]
+
+GIB = 2**30
+UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": GIB, "tib": 2**40}
+UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
+
+
+def parse_size(text: str, name: str = "size") -> int:
+    """Bytes of "24GiB" (2**30 each), "80GB" (10**9), "512 MiB" ...; HybridOptError for anything else.
+
+    A bare number is refused: nobody can tell gigabytes from gibibytes or bytes.
+    """
+    found = TEXT.fullmatch(text) if isinstance(text, str) else None
+    if found is None and not isinstance(text, Real):
+        raise HybridOptError(f"{name}={text!r} is no size; write a number with a unit, such as '24GiB' or '80GB'")
+    if found is None or not found[2]:
+        number = str(text).strip()
+        raise HybridOptError(f"{name}={text!r} has no unit; write '{number}GiB' (2**30 bytes) or '{number}GB' (10**9)")
+    if found[2].lower() not in UNITS:
+        raise HybridOptError(f"{name}={text!r}: the unit {found[2]!r} is not known; take GiB, GB, MiB, MB, TiB or TB")
+    size = int(float(found[1]) * UNITS[found[2].lower()])
+    if size < 1:
+        raise HybridOptError(f"{name}={text!r} is no memory at all; give a size above zero")
+    return size
+
+
+def gib(size: float) -> str:
+    """Bytes as GiB with two decimals, for sentences."""
+    return f"{size / GIB:.2f} GiB"

@@ -1,0 +1,118 @@
+"""Estimates in a terminal: a table, and a stacked bar against the GPU."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from ..report import human
+from .estimate import Estimate
+from .search import Choice
+
+__all__ = ["COLORS", "bar", "bars", "choices_table", "estimate_table", "legend"]
+
+COLORS = {
+    "weights": "blue",
+    "quantization": "cyan",
+    "gradients": "red",
+    "state": "magenta",
+    "activations": "green",
+    "temporaries": "yellow",
+    "overhead": "bright_black",
+}
+MEANING = {
+    "weights": "parameters and buffers, as they are kept",
+    "quantization": "scales and tables of quantized weights",
+    "gradients": "alive at the peak",
+    "state": "of the optimizer, in its largest window",
+    "activations": "made by the forward pass, alive at the peak",
+    "temporaries": "made after it, alive at the peak",
+    "overhead": "CUDA context and workspaces: an allowance",
+}
+WIDTH = 60  # characters of a whole bar
+
+
+def estimate_table(estimate: Estimate, memory: int | None = None) -> RenderableType:
+    """Every part with its bytes and share, the peak, and whether it fits."""
+    table = Table(title=escape(_title(estimate)))
+    table.add_column("what")
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    table.add_column("that is")
+    for name, size in estimate.parts.items():
+        share = f"{size / estimate.peak_bytes:.1%}"
+        table.add_row(f"[{COLORS[name]}]■[/] {name}", human(size), share, MEANING[name])
+    table.add_section()
+    table.add_row("peak", human(estimate.peak_bytes), "", f"at: {estimate.stage}")
+    lines = [table, bar(estimate, max(estimate.peak_bytes, memory or 0), memory)]
+    return Group(*lines, *([_verdict(estimate, memory)] if memory else []))
+
+
+def choices_table(choices: Sequence[Choice], memory: int) -> RenderableType:
+    """Ranked ways with their bars; for the first the lines to paste, for what does not fit what would help."""
+    fitting = [c for c in choices if c.fits]
+    parts: list[RenderableType] = [
+        legend(),
+        bars([(_label(i, c), c.estimate) for i, c in enumerate(fitting, 1)], memory),
+    ]
+    for number, choice in enumerate(fitting, 1):
+        parts += [Text(f"\n{number}. {choice.way.title} (given up: {choice.way.why})", "bold"), Text(choice.code)]
+    others = [c for c in choices if not c.fits]
+    if others:
+        parts += [Text("\nWhat does not fit:", "bold"), bars([(c.way.title, c.estimate) for c in others], memory)]
+        parts += [Text(f"{c.way.title}: {c.change or 'no single change makes it fit'}") for c in others]
+    return Group(*parts)
+
+
+def bars(estimates: Sequence[tuple[str, Estimate]], memory: int | None = None) -> Table:
+    """A stacked bar for each of several estimates, all on one scale."""
+    table = Table.grid(padding=(0, 1))
+    scale = max(memory or 0, *(e.peak_bytes for _, e in estimates))
+    for label, estimate in estimates:
+        table.add_row(escape(label), bar(estimate, scale, memory), human(estimate.peak_bytes))
+    return table
+
+
+def bar(estimate: Estimate, scale: int, memory: int | None = None) -> Text:
+    """The parts side by side, `scale` bytes wide; a line marks where the memory ends."""
+    text, done, drawn = Text(no_wrap=True), 0, 0
+    for name, size in estimate.parts.items():
+        done += size
+        cells = round(WIDTH * done / scale) - drawn
+        text.append("█" * cells, COLORS[name])
+        drawn += cells
+    if memory is None:
+        return text
+    end = round(WIDTH * memory / scale)
+    if drawn < end:
+        text.append("·" * (end - drawn), "bright_black")
+    head, tail = text[:end], text[end:]
+    return Text.assemble(head, ("|", "bold"), tail, no_wrap=True)
+
+
+def legend() -> Text:
+    """Which color is what."""
+    return Text("  ").join(Text(f"■ {name}", COLORS[name]) for name in COLORS)
+
+
+def _label(number: int, choice: Choice) -> str:
+    extra = ["checkpointing"] * choice.request.checkpointing + ["fused"] * (choice.request.release == "fused")
+    return f"{number}. {choice.way.title}" + (f" ({', '.join(extra)})" if extra else "")
+
+
+def _title(estimate: Estimate) -> str:
+    r = estimate.request
+    lora = f", LoRA r={r.lora}" if r.lora else ""
+    base = f" on {r.quantization}" if r.quantization else ""
+    passes = f" x {r.micro_batches}" if r.micro_batches > 1 else ""
+    how = f"{r.as_dict()['policy']}{lora}{base}, {r.release} release{', checkpointing' * r.checkpointing}"
+    return f"{estimate.model}: {how}, {r.batch} x {r.seq_len} tokens{passes}"
+
+
+def _verdict(estimate: Estimate, memory: int) -> str:
+    missing = estimate.missing(memory)
+    if missing:
+        return f"[red]does not fit[/] into {human(memory)}: {human(missing)} are missing"
+    return f"[green]fits[/] into {human(memory)}: {human(memory - estimate.peak_bytes)} are left"

@@ -1,0 +1,143 @@
+"""What an update takes for a moment, beyond weight, gradient and state: its own code run on empty tensors."""
+
+import math
+from collections.abc import Iterable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ..base import State
+from ..estimate import PIECE as DRAWN
+from ..execution import banks, compiled, native
+from ..execution.compiled import PIECE
+from ..execution.slices import update_in_slices
+from ..execution.task import Task
+from ..plan import Entry, Plan
+from ..state import Job, allocate, declare
+from ..stores.dense import Dense
+from .fakery import fake_tensors, meta_tensors
+from .tracker import Tracker
+
+__all__ = ["Temporaries"]
+
+WORTH_COMPILING = 50_000_000  # elements, on a CPU
+
+
+class Temporaries:
+    """Bytes that updates take, by parameter and all together; equal jobs are looked at once.
+
+    cuda: updates are compiled there, where they can be, and slices are larger.
+    """
+
+    def __init__(self, plan: Plan, cuda: bool):
+        self._plan, self._cuda = plan, cuda
+        self._entries = {e.param.name: e for e in plan.entries if e.treatment is not None}
+        self._compiles = cuda or sum(e.numel for e in self._entries.values()) >= WORTH_COMPILING
+        self._known: dict[tuple, int] = {}
+        self.together = cache(self._together)
+
+    def alone(self, name: str) -> int:
+        """When one parameter is updated by itself, as with release="fused"; also when its split is drawn anew."""
+        entry = self._entries[name]
+        job = self._plan.first(entry)
+        key = job, entry.param.dtype, entry.param.codes
+        if key not in self._known:
+            probed = entry.treatment.probed
+            self._known[key] = _estimated(entry, job, self._compiles) if probed else self._first_order(entry, job)
+        return self._known[key]
+
+    def _first_order(self, entry, job):
+        return max(self._update([entry]), self._drawing(entry, job))
+
+    def _together(self) -> int:
+        """When all are updated in `step`: small ones in banks, the others one after the other."""
+        small = {n: e for n, e in self._entries.items() if e.numel <= banks.LARGEST and not e.treatment.probed}
+        return max([self._update(small.values()), *(self.alone(n) for n in self._entries if n not in small)])
+
+    def _update(self, entries: Iterable[Entry]) -> int:
+        small, large = [], []
+        for entry in entries:
+            with meta_tensors():
+                task = self._task(entry)
+                if not _by_torch(task):
+                    (small if banks.fits(task) else large).append(entry)
+        with meta_tensors() if self._cuda else fake_tensors():
+            together = list(map(self._task, small))
+            sizes = [_peak(together, lambda: banks.run(together))]
+            return max([*sizes, *(self._large(entry) for entry in large)])
+
+    def _large(self, entry: Entry) -> int:
+        task = self._task(entry).in_blocks()
+        if self._compiles and compiled.fits(task):
+            return _between_kernels(task)
+        return _peak([task], lambda: _sliced(task))
+
+    def _task(self, entry: Entry) -> Task:
+        job, p = self._plan.first(entry), entry.param
+        param, grad = _weight(p, job), torch.empty(job.shape, dtype=p.dtype)
+        store = job.treatment.store_for(p.codes or p.dtype)
+        return Task(param, grad, _raw(job, grad), job, store, 1e-3, 1.0, 1, (0, p.name), 0)
+
+    def _drawing(self, entry: Entry, job: Job) -> int:
+        """A new basis: the gradient in full precision, and what finding its directions takes."""
+        if not job.part.slots(job.shape):
+            return 0
+        part = getattr(job.part, "inner", job.part)
+        with fake_tensors():
+            grad = torch.empty(job.shape, dtype=entry.param.dtype)
+            return _peak([], lambda: _drawn(part, grad, job.arithmetic), [grad])
+
+
+def _estimated(entry: Entry, job: Job, compiles: bool) -> int:
+    """A gradient from probes exists in full where a rule keeps state and is compiled, else in pieces."""
+    size = entry.numel if declare(job) and compiles else min(entry.numel, DRAWN)
+    return size * job.arithmetic.itemsize
+
+
+def _by_torch(task: Task) -> bool:
+    """As `native.fits`, which knows tensors with values only."""
+    same = task.param.dtype == task.grad.dtype == task.job.arithmetic
+    return same and isinstance(task.store, Dense) and native._rule_fits(task.job) and task.job.treatment.lr_scale > 0
+
+
+def _sliced(task: Task) -> None:
+    update_in_slices(task.param, task.grad, task.raw, task.job, task.store, task.now(), task.key)
+
+
+def _drawn(part, grad: Tensor, arithmetic: torch.dtype) -> None:
+    whole = grad.to(arithmetic)
+    if getattr(part, "leading", False):
+        torch.linalg.svd(whole, full_matrices=part.rank > min(whole.shape[-2:]))
+
+
+def _raw(job: Job, like: Tensor) -> State:
+    return {name: allocate(slot, like.device) for name, slot in declare(job).items()}
+
+
+def _weight(p, job: Job) -> Tensor:
+    if p.codes is None:
+        return torch.empty(job.shape, dtype=p.dtype)
+    from ..stores._int8_weight import Int8Weight
+
+    return Int8Weight.quantize(torch.empty(job.shape, dtype=p.dtype))
+
+
+def _peak(tasks: list[Task], work, besides: Iterable[Tensor] = ()) -> int:
+    known = [x for task in tasks for x in (task.param, task.grad, *task.raw.values())]
+    with torch.no_grad(), Tracker([*known, *besides]) as tracker:
+        work()
+    return tracker.peak
+
+
+def _between_kernels(task: Task) -> int:
+    """What compiled kernels hand on: rows and columns that rules look at, and the state-full part of a slice."""
+    job, looked = task.job, 0
+    low = job.part.shape(job.shape)
+    if low is not None and job.treatment.full.looks and len(job.shape) > 1:
+        looked = 8 * math.prod(job.shape[:-2]) * sum(job.shape[-2:])
+    if low is None or not job.part.disjoint or job.part.covers:
+        return looked
+    share = math.prod(low) / math.prod(job.shape)
+    sizes = task.param.element_size() + task.grad.element_size() + job.arithmetic.itemsize
+    return looked + int(share * min(PIECE, task.param.numel()) * sizes)

@@ -1,0 +1,78 @@
+"""Ways to train, as plain data: ranked by how close they are to AdamW on every weight."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["CHANGES", "SHORTEST", "VARIANTS", "WAYS", "Way"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A policy with its surroundings. lr: a rate to start from. why: what is given up against the way before it."""
+
+    title: str
+    policy: str
+    why: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    lora: int | None = None
+    quantization: str | None = None
+    lr: float = 1e-5
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a request takes of it."""
+        return {
+            "policy": self.policy,
+            "options": dict(self.options),
+            "lora": self.lora,
+            "quantization": self.quantization,
+        }
+
+
+# The order is a judgement, not a measurement: all weights by AdamW with exact state; then with rounded state; then a
+# part of the weights at a time; then coarser second moments; then rounded weights; then adapters alone, on a base
+# that is rounded more and more; last without gradients, whose steps are noisy and many.
+WAYS = (
+    Way("AdamW", "adamw", "nothing"),
+    Way("AdamW, 8-bit state", "adamw", "the state is rounded to 8 bits, blockwise", {"codec": "int8"}),
+    Way("FRUGAL, a half by AdamW", "frugal", "half of the linear weights by signSGD, in turns", {"density": 0.5}),
+    Way("FRUGAL, a quarter by AdamW", "frugal", "three quarters by signSGD, in turns", {"density": 0.25}),
+    Way("FRUGAL, a quarter, 8-bit state", "frugal", "state in 8 bits", {"density": 0.25, "codec": "int8"}),
+    Way("FRUGAL, 5 %, 8-bit state", "frugal", "95 % by signSGD, in turns", {"density": 0.05, "codec": "int8"}),
+    Way("Adam-mini", "adam_mini", "one second moment for each head or neuron"),
+    Way("AdaLomo", "adalomo", "no first moment, factored second moments", lr=5e-4),
+    Way("FRUGAL, 5 %, 8-bit weights", "frugal", "weights in 8 bits, trained with stochastic rounding",
+        {"density": 0.05, "codec": "int8"}, quantization="int8-trainable"),
+    Way("AdamW on LoRA", "adamw", "only adapters are trained", lora=16, lr=1e-4),
+    Way("AdamW on LoRA, 8-bit base", "adamw", "the frozen base is rounded to 8 bits", lora=16, quantization="int8",
+        lr=1e-4),
+    Way("AdamW on LoRA, nf4 base", "adamw", "the frozen base is rounded to 4 bits (QLoRA)", lora=16,
+        quantization="nf4", lr=1e-4),
+    Way("FRUGAL on LoRA, nf4 base", "frugal", "a quarter of the adapters by AdamW with 8-bit state",
+        {"density": 0.25, "codec": "int8"}, lora=16, quantization="nf4", lr=1e-4),
+    Way("MeZO", "mezo", "no gradients: random directions, many more steps", lr=1e-6),
+    Way("MeZO on LoRA, 8-bit base", "mezo", "no gradients, only adapters", {"eps": 1e-2}, 16, "int8", 1e-4),
+    Way("MeZO on LoRA, nf4 base", "mezo", "no gradients, only adapters, 4-bit base", {"eps": 1e-2}, 16, "nf4", 1e-4),
+)  # fmt: skip
+
+# Of each way the first variant that fits is taken: none of them changes what is learned, and each costs more time, or
+# in the case of release="fused" clipping by the norm of all gradients in one pass.
+VARIANTS = (
+    {"checkpointing": False, "release": "accumulate"},
+    {"checkpointing": False, "release": "fused"},
+    {"checkpointing": True, "release": "accumulate"},
+    {"checkpointing": True, "release": "fused"},
+)
+
+# What could be changed where none fits, the least harmful first; texts are for people.
+CHANGES = (
+    ("one sequence at a time, batch={micro_batches} as micro-batches", {"batch": 1}),
+    ('codec="int8"', {"codec": "int8"}),
+    ("density=0.05", {"density": 0.05}),
+    ("sequences of {seq_len} tokens", {"seq_len": 0.5}),
+    ("LoRA (r=16)", {"lora": 16}),
+    ('LoRA (r=16), quantization="int8"', {"lora": 16, "quantization": "int8"}),
+    ('LoRA (r=16), quantization="nf4"', {"lora": 16, "quantization": "nf4"}),
+)
+SHORTEST = 128  # tokens: shorter sequences are not proposed

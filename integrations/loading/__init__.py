@@ -1,0 +1,1 @@
+"""Models read from a folder tensor by tensor, and quantized while they are read."""

@@ -1,0 +1,44 @@
+"""Sizes are read as people write them, and never guessed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridopt import HybridOptError
+from hybridopt.planning.sizes import UNITS, gib, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("24GiB", 24 * 2**30), ("80GB", 80 * 10**9), (" 1.5 tib ", 3 * 2**39), ("512mib", 2**29), ("7 B", 7)],
+)
+def test_units_are_told_apart(text, size):
+    assert parse_size(text) == size
+
+
+@given(st.integers(1, 10**6), st.sampled_from(sorted(UNITS)))
+def test_every_number_with_every_unit(number, unit):
+    assert parse_size(f"{number} {unit}") == number * UNITS[unit]
+
+
+@pytest.mark.parametrize("value", ["24", 24, "24.5"])
+def test_a_size_without_unit_is_refused_with_both_cures(value):
+    with pytest.raises(HybridOptError, match=rf"--gpu={value!r} has no unit; write '{value}GiB' .*or '{value}GB'"):
+        parse_size(value, "--gpu")
+
+
+@pytest.mark.parametrize("value", ["GiB", "-3GiB", "lots", "", None, "3 GiB GiB", "nanGiB"])
+def test_what_is_no_size_is_refused(value):
+    with pytest.raises(HybridOptError, match="is no size; write a number with a unit"):
+        parse_size(value)
+
+
+def test_unknown_units_and_nothing_at_all_are_refused():
+    with pytest.raises(HybridOptError, match="the unit 'gigs' is not known"):
+        parse_size("24gigs")
+    with pytest.raises(HybridOptError, match="above zero"):
+        parse_size("0GiB")
+
+
+def test_gib_says_two_decimals():
+    assert gib(3 * 2**29) == "1.50 GiB"
