@@ -69,7 +69,7 @@ publish() {
   "$python" benchmarks/step.py --table --out "$work" >"$work/step.txt" 2>>"$out/gpu.log"
   "$python" benchmarks/train_memory.py --table --out "$work" >"$work/train_memory.txt" 2>>"$out/gpu.log"
   "$python" benchmarks/zeroth_memory.py --table --out "$work" >"$work/zeroth_memory.txt" 2>>"$out/gpu.log"
-  for file in step.json step.md step.png train_memory.json zeroth_memory.json noise.json pretrain.json pretrain.md; do
+  for file in step.json step.md step.png train_memory.json zeroth_memory.json fit_70b.json noise_cuda.json noise_cuda.md pretrain.json pretrain.md; do
     if [ -e "$work/$file" ]; then cp "$work/$file" "$out/"; fi
   done
   echo "[$(paste -sd, "$work/parts/all")]" >"$out/parts.json"
@@ -94,6 +94,7 @@ else
   step 8b 110 --pairs 9 --only "$own|torch.adamw-f*|torch.sgd*"
   part "train_memory" 110 "$python" benchmarks/train_memory.py --device cuda --minutes 1.5 --out "$work"
   part "zeroth_memory" 120 "$python" benchmarks/zeroth_memory.py --device cuda --minutes 1.7 --out "$work"
+  part "fit_70b" 150 "$python" benchmarks/fit_70b.py --device cuda --measure-only --minutes 2.2 --out "$work"
   part "noise" 40 "$python" benchmarks/noise.py --device cuda --out "$work"
   left=$((end - SECONDS - 25))
   part "pretrain" "$left" "$python" benchmarks/pretrain.py --size 60m --device cuda --data "$(find_data)" --out "$work" \

@@ -1,8 +1,9 @@
 """The one error that hybridopt raises for bad input, and the checks that raise it."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from numbers import Real
+from os.path import commonprefix
 
 __all__ = ["HybridOptError", "HybridOptWarning", "check_choice", "check_count", "check_number", "known"]
 
@@ -44,5 +45,11 @@ def check_choice(owner: str, name: str, value: object, choices: Iterable[str]) -
 def known(value: object, choices: Iterable[str]) -> str:
     """What may be written instead of `value`, the closest name first."""
     choices = sorted(choices)
-    near = get_close_matches(str(value), choices, 1)
-    return (f"did you mean {near[0]!r}? " if near else "") + "Known: " + (", ".join(choices) or "none")
+    near = get_close_matches(str(value), choices, 3)
+    best = max(near, key=lambda name: _likeness(name, str(value)), default="")
+    return (f"did you mean {best!r}? " if best else "") + "Known: " + (", ".join(choices) or "none")
+
+
+def _likeness(one: str, other: str) -> tuple[float, int]:
+    """Of two names; where several are as like, that which begins alike is more so."""
+    return SequenceMatcher(None, one, other).ratio(), len(commonprefix([one, other]))

@@ -1,6 +1,6 @@
 """What a plan costs, as a table: one row for each tag and role."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
 from torch import nn
@@ -36,6 +36,7 @@ class Report:
 
     rows: tuple[Row, ...]
     totals: Row
+    step: Mapping[str, int] | None = None  # bytes at the largest moment of a training step, by what they are for
 
     @staticmethod
     def of(plan: Plan, model: nn.Module) -> "Report":
@@ -63,13 +64,19 @@ class Report:
             "  ".join(_fit(c, w, i) for i, (c, w) in enumerate(zip(r, width, strict=True))) for r in (head, *body)
         ]
         rule = "-" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._step()])
 
     __repr__ = __str__
 
     def as_dict(self) -> dict[str, list[dict] | dict]:
         """Plain data: rows and totals."""
-        return {"rows": [_plain(r) for r in self.rows], "totals": _plain(self.totals)}
+        step = {} if self.step is None else {"step": dict(self.step)}
+        return {"rows": [_plain(r) for r in self.rows], "totals": _plain(self.totals)} | step
+
+    def _step(self):
+        if self.step is not None:
+            parts = ", ".join(f"{name} {human(size)}" for name, size in self.step.items() if size)
+            yield f"peak of a step: {human(sum(self.step.values()))} ({parts})"
 
     def _all(self):
         return (*self.rows, self.totals)

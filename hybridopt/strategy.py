@@ -59,9 +59,13 @@ class Strategy:
 
         return plan_live(self.model, batch, **how)
 
-    def report(self) -> Report:
-        """A table: tag, role, tensors, parameters, bytes of weights, gradients and optimizer state."""
-        return Report.of(self._plan(), self.model)
+    def report(self, **step: Any) -> Report:
+        """A table: tag, role, tensors, parameters, bytes of weights, gradients and optimizer state.
+
+        step: what `plan` takes, such as seq_len=2048; the table then ends with the peak of a training step.
+        """
+        found = Report.of(self._plan(), self.model)
+        return replace(found, step=self.plan(**step).parts) if step else found
 
     def optimizer(
         self,

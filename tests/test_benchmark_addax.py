@@ -90,17 +90,20 @@ def test_long_texts_have_the_majority_and_the_share_that_were_asked_for():
     assert max(uses) - min(uses) <= 1
 
 
-def test_short_ones_are_balanced_and_the_first_that_the_warm_start_did_not_see(folder, task):
-    pool = data.reviews(folder, "train", 2)
-    assert [label for _, label in data.balanced(pool, 30)].count(1) == 15
-    short = data.balanced(pool[RECIPE.warm_reviews :], BUDGET.train // 2)
-    assert task.train.labels[: len(short)].tolist() == [label for _, label in short]
-    assert len(task.train) == 2 * len(short) == BUDGET.train
+def test_short_ones_are_balanced_and_the_first_that_the_warm_start_did_not_see(folder, place, task):
+    pool = data.reviews(folder, "train", 2)[RECIPE.warm_reviews :]
+    short = data.balanced(pool, BUDGET.train // 2)
+    assert [label for _, label in short].count(1) * 2 == len(short) == BUDGET.train // 2
+    expected = data.asking(models.load_tokenizer(place), short, data.SHORT, RECIPE.sequence)
+    found = task.train[torch.arange(len(short))]
+    assert torch.equal(found.ids, expected.ids) and torch.equal(found.labels, expected.labels)
+    assert len(task.train) == BUDGET.train
 
 
 def test_examples_part_by_length_and_come_in_an_order_of_the_seed_alone(task):
-    short, long = task.train.up_to(BUDGET.threshold)
-    assert int(short.lengths.max()) <= BUDGET.threshold < int(long.lengths.min())
+    there = int(task.train.lengths.median())
+    short, long = task.train.up_to(there)
+    assert int(short.lengths.max()) == there < int(long.lengths.min())
     assert len(short) + len(long) == len(task.train) and min(len(short), len(long)) > 10
     assert short.ids.shape[1] == int(short.lengths.max())
     first, again, other = (next(task.train.batches(8, seed)).ids for seed in (0, 0, 1))

@@ -13,7 +13,7 @@ PUBLISHED = {  # billions, as in the papers and model cards; of Gemma 3 without 
     "llama-2-7b": 6.74, "llama-2-13b": 13.02, "llama-2-70b": 68.98,
     "llama-3-8b": 8.03, "llama-3-70b": 70.55, "llama-3.1-8b": 8.03, "llama-3.1-70b": 70.55, "llama-3.1-405b": 405.85,
     "llama-3.2-1b": 1.24, "llama-3.2-3b": 3.21,
-    "qwen2.5-0.5b": 0.49, "qwen2.5-1.5b": 1.54, "qwen2.5-3b": 3.09, "qwen2.5-7b": 7.62, "qwen2.5-14b": 14.77,
+    "qwen2.5-0.5b": 0.494, "qwen2.5-1.5b": 1.54, "qwen2.5-3b": 3.09, "qwen2.5-7b": 7.62, "qwen2.5-14b": 14.77,
     "qwen2.5-32b": 32.76, "qwen2.5-72b": 72.71,
     "qwen3-0.6b": 0.60, "qwen3-1.7b": 1.72, "qwen3-4b": 4.02, "qwen3-8b": 8.19, "qwen3-14b": 14.77, "qwen3-32b": 32.76,
     "mistral-7b": 7.24, "mixtral-8x7b": 46.70,

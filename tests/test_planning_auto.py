@@ -86,3 +86,11 @@ def test_the_live_plan_is_that_of_the_configuration():
 
     request = Request(policy="frugal", seq_len=32, dtype="fp32", device="cpu")
     assert model.hybrid.plan(seq_len=32).peak_bytes == plan(model.config, request).peak_bytes
+
+
+def test_the_report_ends_with_the_step_when_asked():
+    model = hybridopt.wrap(tiny_llama(), policy="frugal")
+    report, plan = model.hybrid.report(seq_len=32), model.hybrid.plan(seq_len=32)
+    assert sum(report.step.values()) == plan.peak_bytes and report.as_dict()["step"]["activations"] > 0
+    assert "peak of a step: " in str(report).splitlines()[-1] and "activations" in str(report)
+    assert "peak of a step" not in str(model.hybrid.report())

@@ -1,5 +1,6 @@
 """What the README says is what happens: its commands, its examples, its tables."""
 
+import json
 import os
 import re
 import subprocess
@@ -149,3 +150,31 @@ def test_the_pre_training_table_is_the_benchmarks():
     assert len(rows) > 15
     for name, rate, loss, gain, state, *_ in rows:
         assert f"| {name} | {rate} | {loss} | {gain} | {state} |" in README
+
+
+def test_the_table_of_what_fits_is_the_planners():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import fits
+    finally:
+        sys.path.pop(0)
+    document = json.loads(fits.FILE.read_text())
+    assert README == fits.written(README, document), "run: python benchmarks/fits.py --write"
+    assert list(document["models"]) == list(fits.MODELS)
+    estimator = fits.Estimator(fits.source("llama-3.2-1b"))
+    way = fits.WAYS[0]
+    peaks = [estimator.estimate(fits.Request(**way.settings, **v)).peak_bytes for v in fits.VARIANTS[:2]]
+    known = document["models"]["llama-3.2-1b"][0]
+    assert known["title"] == way.title and peaks == [pytest.approx(x, rel=0.01) for x in known["peaks"][:2]]
+
+
+def test_the_plan_commands_run(tmp_path):
+    commands = [line.split() for block in blocks("bash")[1:] for line in block.splitlines() if " plan " in line]
+    assert len(commands) == 2
+    from typer.testing import CliRunner
+
+    from hybridopt.cli import app
+
+    for command in commands[1:]:  # the search takes a minute on a slow machine; tests/test_planning_search.py runs one
+        done = CliRunner().invoke(app, command[1:])
+        assert done.exit_code == 0 and "peak" in done.output

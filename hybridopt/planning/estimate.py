@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,8 +89,10 @@ class Costs:
     def peak(self, traces: Iterable[Trace], request: Request) -> Peak:
         """The largest moment, in the window in which most is taken."""
         times = request.release == "fused", request.micro_batches
-        updates = self.updates.alone, self.updates.together, self.probed
-        steps = [Step(self.gradients, still, *times, *updates) for still in self.idle]
+        alone, together = self.updates.alone, self.updates.together
+        steps = [
+            Step(self.gradients, still, *times, alone, partial(together, still), self.probed) for still in self.idle
+        ]
         return max((peak(trace, step) for step in steps for trace in traces), key=lambda p: p.total)
 
 

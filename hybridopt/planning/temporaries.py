@@ -50,10 +50,11 @@ class Temporaries:
     def _first_order(self, entry, job):
         return max(self._update([entry]), self._drawing(entry, job))
 
-    def _together(self) -> int:
-        """When all are updated in `step`: small ones in banks, the others one after the other."""
-        small = {n: e for n, e in self._entries.items() if e.numel <= banks.LARGEST and not e.treatment.probed}
-        return max([self._update(small.values()), *(self.alone(n) for n in self._entries if n not in small)])
+    def _together(self, idle: frozenset[str] = frozenset()) -> int:
+        """When all that do not stand still are updated in `step`: small ones in banks, the others one by one."""
+        moved = {n: e for n, e in self._entries.items() if n not in idle}
+        small = {n: e for n, e in moved.items() if e.numel <= banks.LARGEST and not e.treatment.probed}
+        return max([self._update(small.values()), *(self.alone(n) for n in moved if n not in small)])
 
     def _update(self, entries: Iterable[Entry]) -> int:
         small, large = [], []
