@@ -3,6 +3,7 @@
 from pathlib import Path
 from statistics import mean, median
 
+import addax_text
 import addax_verdict as verdicts
 import results
 from addax_arms import ARMS
@@ -63,43 +64,17 @@ def publish(folder: Path) -> str:
     mezo = rows.get("mezo")
     table = results.table(HEADER, [zero_shot(found[0]), *(cells(row, mezo) for row in found)])
     said = verdicts.claims(rows)
-    parts = [title(found), table, said and f"## What is reproduced\n\n{said}", search_table(found), footnote(found[0])]
+    parts = [
+        addax_text.title(found),
+        table,
+        said and f"## What is reproduced\n\n{said}",
+        search_table(found),
+        footnote(found[0]),
+    ]
     results.save(folder.with_suffix(".json"), {"rows": found})
     results.write(folder.with_suffix(".md"), "\n".join(part for part in parts if part))
     plot(found, folder.with_suffix(".png"))
     return f"{table}\n{said}"
-
-
-def title(rows: list[dict]) -> str:
-    settings, seeds = rows[0]["settings"], sorted({seed for row in rows for seed in row["test"]})
-    least, most = settings["bundle"]
-    return f"""# Addax and its neighbours on short and long reviews: accuracy, CPU seconds, bytes
-
-The model: a causal language model of {rows[0]["weight_bytes"] // 4:,} parameters, trained from random weights on
-real text (WikiText-2, two novels, BoolQ's passages, SST-2's sentences without labels), then warmed up on labelled
-SST-2 phrases under other questions and answers than the task's. Without a warm start zeroth-order steps learn nothing
-from so small a model; with it the model knows what a review says, but not yet how this question is answered.
-
-The task: half of the examples are short (an SST-2 phrase, "my thumbs are" [down|up], as many of either), half are long
-({least} to {most} phrases on end, two thirds of them of the label that the whole has; "all in all, my thumbs are";
-{settings["positive"]:.0%} positive). The question, the aggregation and the share of positive ones differ, so that the
-short ones are no proxy for all, and whoever never sees a long one cannot know that most are negative (always "down"
-is right for {1 - settings["positive"]:.0%} of them). Long is what has more than L_T = {settings["threshold"]} tokens.
-
-- {settings["train"]} training examples, {settings["steps"]} steps for every arm but one, constant learning rate, fp32.
-  MeZO probes {ARMS["mezo"].probes} examples a step; Addax {ARMS["addax"].probes} long ones, with gradients of
-  {ARMS["addax"].gradients} short ones; Addax-WA as many of all lengths; the rest take gradients of
-  {ARMS["ip-sgd"].gradients}. Directions are Rademacher, eps 1e-3, of the library's own generator.
-- Every arm had the same number of tries for learning rate (and α), by the best validation accuracy with seed 0. The
-  arm with checkpointing computes what IP-SGD computes and takes its rate; MeZO with more steps takes MeZO's.
-- Test accuracy is that of the weights that did best on {settings["validation"]} validation examples, looked at
-  {settings["evaluations"]} times a run and before it; {settings["test"]} test examples from GLUE's dev set, whose
-  sentences each come in several long ones. Mean ± standard deviation over seeds {", ".join(map(str, seeds))}; a seed
-  draws batches and directions, and differences are taken seed by seed.
-- CPU seconds are processor time of the steps alone, on one thread, median over seeds, on a machine shared with others.
-- Saved for backward: bytes that autograd keeps from forward to backward (of a checkpointed layer only its input). A
-  step takes: the most allocated within a step beyond weights and state. Both on the longest batch there is.
-"""
 
 
 def accuracy(row: dict, part: str) -> str:

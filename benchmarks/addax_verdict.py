@@ -35,7 +35,8 @@ class Pairs:
 
     def text(self) -> str:
         middle, error = results.spread([100 * difference for difference in self.differences])
-        return f"{middle:+.2f} ± {error:.2f} points, {self.wins} of {len(self.differences)} seeds, p = {self.p:.3f}"
+        p = f"p = {self.p:.3f}" if self.p >= 0.001 else "p < 0.001"
+        return f"{middle:+.2f} ± {error:.2f} points, {self.wins} of {len(self.differences)} seeds, {p}"
 
 
 def student(t: float, freedom: int) -> float:
@@ -85,6 +86,7 @@ def claims(rows: dict[str, dict]) -> str:
         speed_line(addax, mezo),
         memory_line(addax, mezo),
         helps_line("the probes of long examples help", addax, short, "IP-SGD on the short ones"),
+        helps_line("(could they? gradients of long examples help)", everything, short, "IP-SGD on the short ones"),
         helps_line("Addax surpasses IP-SGD", addax, everything, "IP-SGD on everything"),
         checkpointing_line(addax, checkpointing),
     ]
