@@ -26,6 +26,7 @@ class Evaluator:
     def __init__(self, perturbation: Perturbation):
         self._perturbation = perturbation
         self._known: set[Hashable] = set()
+        self._unused: set[Hashable] = set()
 
     @property
     def unused(self) -> bool:
@@ -47,6 +48,7 @@ class Evaluator:
         root = self._perturbation.root
         path = (frozenset(map(_code, closures)), root is not None and root.training)
         with torch.inference_mode(False), torch.no_grad():
+            self._perturbation.unused = path in self._unused  # other closures may not have called the model
             intact = Intact(self._perturbation.params, root)
             try:
                 found = [self._loss(closures, shift, intact, path not in self._known) for shift in shifts]
@@ -54,6 +56,7 @@ class Evaluator:
                 intact.rewind()
                 raise
         self._known.add(path)
+        (self._unused.add if self.unused else self._unused.discard)(path)
         return found
 
     def _loss(self, closures, shift, intact, watch):
