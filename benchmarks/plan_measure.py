@@ -16,6 +16,7 @@ from tensor_bytes import Peak
 from torch import Tensor, nn
 
 import hybridopt
+from hybridopt import rounding
 from hybridopt.planning.fake import tensors_of
 from hybridopt.planning.model import Source, checkpoint_
 from hybridopt.planning.request import DTYPES, Request
@@ -57,6 +58,7 @@ class Measured:
 
 def measure(source: Source, request: Request, steps: int = 2) -> Measured:
     """Train for some steps, on one thread; the first makes the state."""
+    rounding._tables.clear()  # which may have grown by whatever ran before
     model, optimizer = prepared(source, request)
     tokens = torch.randint(source.settings["vocab_size"], (request.batch, request.seq_len))
     found = [_measured_step(model, optimizer, tokens, request.micro_batches) for _ in range(steps)]
