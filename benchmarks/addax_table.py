@@ -77,6 +77,11 @@ def publish(folder: Path) -> str:
     return f"{table}\n{said}"
 
 
+def alone(row: dict) -> str:
+    """A warning where there is no second seed."""
+    return " (one seed)" if len(row["test"]) == 1 else ""
+
+
 def accuracy(row: dict, part: str) -> str:
     return percent([found[part] for found in row["test"].values()])
 
@@ -93,7 +98,7 @@ def cells(row: dict, mezo: dict | None) -> list[str]:
     return [
         row["label"],
         f"{row['lr']:g}" + (f", α {row['alpha']:g}" if row["alpha"] else "") + (" (edge)" if row["edge"] else ""),
-        accuracy(row, "all") + (f" ({row['diverged']} diverged)" if row["diverged"] else ""),
+        accuracy(row, "all") + (f" ({row['diverged']} diverged)" if row["diverged"] else "") + alone(row),
         accuracy(row, "short"),
         accuracy(row, "long"),
         percent(compared, "+"),
