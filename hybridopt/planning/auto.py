@@ -7,7 +7,7 @@ from torch import nn
 
 from ..errors import HybridOptError
 from ..wrapping import wrap
-from .model import checkpoint_
+from .model import checkpoint_, lora_config
 from .request import DTYPES
 from .search import Choice, search
 from .sizes import parse_size
@@ -34,9 +34,7 @@ def wrap_auto(
     choice = _choose(model, memory, peft_config, quantization, size)
     request = choice.request
     if request.lora is not None and peft_config is None:
-        from peft import LoraConfig
-
-        peft_config = LoraConfig(r=request.lora, target_modules="all-linear")
+        peft_config = lora_config(request.lora)
     wrapped = wrap(
         model,
         request.policy,

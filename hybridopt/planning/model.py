@@ -15,7 +15,7 @@ from ..errors import HybridOptError
 from .architectures import architecture, canonical
 from .request import DTYPES, Request
 
-__all__ = ["Source", "layers", "skeleton", "source"]
+__all__ = ["Source", "layers", "lora_config", "skeleton", "source"]
 
 DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop")
 
@@ -122,6 +122,13 @@ def checkpoint_(model: nn.Module, reentrant: bool) -> None:
         model.enable_input_require_grads()
 
 
+def lora_config(rank: int) -> Any:
+    """The adapters that a request's `lora` stands for: PEFT's LoRA on all linear layers."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, target_modules="all-linear")
+
+
 def _bare(source, request, depth):
     import transformers
 
@@ -142,11 +149,10 @@ def _bare(source, request, depth):
 
 
 def _adapted(model, request):
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
-    config = LoraConfig(r=request.lora, target_modules="all-linear")
     try:
-        return get_peft_model(model, config, low_cpu_mem_usage=True)
+        return get_peft_model(model, lora_config(request.lora), low_cpu_mem_usage=True)
     except Exception as error:  # PEFT raises many types
         raise HybridOptError(f"lora={request.lora}: PEFT cannot put it on {type(model).__name__}: {error}") from error
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from ..base import Scheme, stream
-from ..directions import Direction
+from ..base import Scheme
 from ..errors import HybridOptError
+from ._along import elementwise, over
 from ._check import check
 
 __all__ = ["FZOO"]
@@ -44,8 +44,8 @@ class FZOO:
 
     def noise(self, draw, shape, index, basis):
         """Every element its own sign."""
-        return Direction(stream(draw.seed, draw.name, "z"), draw.step, index)
+        return elementwise(draw, index)
 
     def weights(self, slopes):
         """Over N and eps; sigma is in the slopes already."""
-        return tuple(slope / (self.eps * len(slopes)) for slope in slopes)
+        return over(slopes, self.eps)

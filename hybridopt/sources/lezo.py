@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..base import Draw, Scheme, layer_of, portion, stream
-from ..directions import Direction
+from ..base import Draw, Scheme, layer_of, portion
 from ..errors import HybridOptError, check_number
+from ._along import elementwise, over
 from ._check import check
 
 __all__ = ["LeZO"]
@@ -52,11 +52,11 @@ class LeZO:
         layer = layer_of(draw.name)
         if layer is not None and layer not in _in_turn(self.density, draw.seed, draw.step, draw.population):
             return None
-        return Direction(stream(draw.seed, draw.name, "z"), draw.step, index, self.kind)
+        return elementwise(draw, index, self.kind)
 
     def weights(self, slopes):
         """Projected gradients over n."""
-        return tuple(slope / (self.eps * len(slopes)) for slope in slopes)
+        return over(slopes, self.eps)
 
 
 @lru_cache(maxsize=256)

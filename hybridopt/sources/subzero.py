@@ -9,6 +9,7 @@ from torch import Tensor
 from ..base import Scheme, Slot, stream
 from ..directions import Direction, values
 from ..errors import check_count
+from ._along import elementwise, over
 from ._check import check
 
 __all__ = ["SubZero"]
@@ -56,12 +57,12 @@ class SubZero:
 
     def noise(self, draw, shape, index, basis):
         """Of low rank; elementwise for vectors."""
-        core = Direction(stream(draw.seed, draw.name, "z"), draw.step, index, "gaussian")
+        core = elementwise(draw, index, "gaussian")
         return LowRank(basis["u"], basis["v"], core) if basis else core
 
     def weights(self, slopes):
         """Projected gradients over n."""
-        return tuple(slope / (self.eps * len(slopes)) for slope in slopes)
+        return over(slopes, self.eps)
 
     def _sides(self, shape):
         """The matrix as which a parameter is seen."""
