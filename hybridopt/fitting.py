@@ -108,11 +108,12 @@ def scaled_layers(delta: Mapping[str, Tensor]) -> list[str]:
 
 def _scales(model, config, delta):
     """What the scales that were saved will be written to."""
+    from .integrations.frozen_layers import is_conv1d
     from .integrations.scales import planned_scales
 
     live = {base_name(n): p for n, p in model.named_parameters()}
     layers = [n for n in scaled_layers(delta) if f"{n}.weight" in live]
-    turned = {n for n in layers if type(model.get_submodule(n)).__name__ == "Conv1D"}
+    turned = {n for n in layers if is_conv1d(model.get_submodule(n))}
     shapes = {n: logical_shape(live[f"{n}.weight"])[:: -1 if n in turned else 1] for n in layers}
     return planned_scales(shapes, config["quantization"]) if layers else {}
 
