@@ -15,22 +15,30 @@ from pathlib import Path
 import torch
 from plan_measure import SOURCES, measure
 
+from hybridopt.int8_layers import TRAINABLE
 from hybridopt.planning import Estimator, Request
 
 HERE = Path(__file__).parent
 FILE = "plan_grid"
 POLICIES = {
     "adamw": {},
-    "frugal": {"density": 0.25, "update_gap": 1},
-    "galore": {"update_gap": 1},
+    "frugal": {"density": 0.25, "update_gap": 2},
+    "galore": {"update_gap": 2},
     "adalomo": {},
     "signsgd": {},
     "adam_mini": {},
     "badam": {"update_gap": 1},
+    "mezo": {},
 }
-BASES = {"full": (None, None), "lora": (8, None), "lora+nf4": (8, "nf4"), "lora+int8": (8, "int8")}
+BASES = {
+    "full": (None, None),
+    "int8-trainable": (None, TRAINABLE),
+    "lora": (8, None),
+    "lora+nf4": (8, "nf4"),
+    "lora+int8": (8, "int8"),
+}
 SIZE = {"seq_len": 64, "batch": 2, "device": "cpu"}
-STEPS = {"badam": 7}  # every layer has its turn
+STEPS = {"badam": 7, "frugal": 3, "galore": 3}  # every layer has its turn; the first step of a second window
 
 
 def cells(models: list[str]) -> dict[str, tuple[str, Request]]:

@@ -164,7 +164,10 @@ class Part(Protocol):
         """What the part itself keeps: indices or a basis."""
 
     def sample(self, grad: Tensor, basis: State, draw: Draw) -> None:
-        """Fill the basis at the start of a window, from zeros unless it `carries`; rare and eager."""
+        """Fill the basis at the start of a window, from zeros unless it `carries`; rare and eager.
+
+        `grad` comes in its own dtype, as a copy in that of the basis would be as large as the parameter.
+        """
 
     def down(self, x: Tensor, basis: State) -> Tensor | None:
         """The state-full part of `x`."""

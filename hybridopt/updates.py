@@ -190,7 +190,7 @@ class Updates:
         state.update({k: shards.like(allocate(wanted[k], p.device), p, full[k]) for k in missing})
         raw = {k: shards.local(state[k]) for k in wanted}
         if state["window"] != window or any(k.startswith(BASIS) for k in missing):
-            job.part.sample(grad.to(job.arithmetic), basis(raw), self.windows.draw(group, name, window))
+            job.part.sample(grad, basis(raw), self.windows.draw(group, name, window))
             state["window"] = window
         return raw
 

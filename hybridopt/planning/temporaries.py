@@ -7,13 +7,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..base import State
+from ..base import Draw, Part, State
 from ..estimate import PIECE as DRAWN
 from ..execution import banks, compiled, native
 from ..execution.compiled import PIECE
 from ..execution.slices import update_in_slices
 from ..execution.task import Task
 from ..plan import Entry, Plan
+from ..splits._subspace import Subspace
 from ..state import Job, allocate, declare
 from ..stores.dense import Dense
 from .fakery import fake_tensors, meta_tensors
@@ -81,13 +82,15 @@ class Temporaries:
         return Task(param, grad, _raw(job, grad), job, store, 1e-3, 1.0, 1, (0, p.name), 0)
 
     def _drawing(self, entry: Entry, job: Job) -> int:
-        """A new basis: the gradient in full precision, and what finding its directions takes."""
-        if not job.part.slots(job.shape):
+        """A new basis: the gradient in full precision and what its singular directions take, or random ones."""
+        part = _subspace(job.part)
+        if part is None or (self._cuda and not part.leading):  # random ones are drawn on the host
             return 0
-        part = getattr(job.part, "inner", job.part)
         with fake_tensors():
             grad = torch.empty(job.shape, dtype=entry.param.dtype)
-            return _peak([], lambda: _drawn(part, grad, job.arithmetic), [grad])
+            (slot,) = part.slots(job.shape).values()
+            basis = {"basis": torch.empty(slot.shape, dtype=job.arithmetic)}
+            return _peak([], lambda: part.sample(grad, basis, Draw(0, entry.param.name)), [grad, *basis.values()])
 
 
 def _estimated(entry: Entry, job: Job, compiles: bool) -> int:
@@ -106,10 +109,11 @@ def _sliced(task: Task) -> None:
     update_in_slices(task.param, task.grad, task.raw, task.job, task.store, task.now(), task.key)
 
 
-def _drawn(part, grad: Tensor, arithmetic: torch.dtype) -> None:
-    whole = grad.to(arithmetic)
-    if getattr(part, "leading", False):
-        torch.linalg.svd(whole, full_matrices=part.rank > min(whole.shape[-2:]))
+def _subspace(part: Part) -> Subspace | None:
+    """The subspace beneath a part, if it is one of some kind."""
+    while not isinstance(part, Subspace) and hasattr(part, "inner"):
+        part = part.inner
+    return part if isinstance(part, Subspace) else None
 
 
 def _raw(job: Job, like: Tensor) -> State:

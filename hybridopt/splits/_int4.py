@@ -42,7 +42,7 @@ class Int4Basis:
     def sample(self, grad, basis, draw):
         """Round a new basis to nearest."""
         (slot,) = self.inner.slots(tuple(grad.shape)).values()
-        exact = {"basis": grad.new_empty(slot.shape)}
+        exact = {"basis": torch.empty(slot.shape, dtype=basis["basis_scale"].dtype, device=grad.device)}
         self.inner.sample(grad, exact, draw)
         x = groups(exact["basis"])
         scale, zero = grid(x, TOP)
@@ -53,25 +53,25 @@ class Int4Basis:
 
     def down(self, x, basis):
         """Coordinates in the subspace; of a basis that is only nearly orthonormal."""
-        return self.inner.down(x, self._exact(x, basis))
+        return self.inner.down(x, self._exact(x.shape, x.dtype, basis))
 
     def rest(self, x, basis):
         """What these coordinates leave."""
-        return self.inner.rest(x, self._exact(x, basis))
+        return self.inner.rest(x, self._exact(x.shape, x.dtype, basis))
 
     def up_(self, out, x, basis):
         """Back to the full shape."""
-        return self.inner.up_(out, x, self._exact(out, basis))
+        return self.inner.up_(out, x, self._exact(out.shape, out.dtype, basis))
 
     def first(self, like, basis):
         """The leading direction for a gradient like this, [..., side]."""
-        return self.inner.first(like, self._exact(like, basis))
+        return self.inner.first(like, self._exact(like.shape, basis["basis_scale"].dtype, basis))
 
-    def _exact(self, like, basis):
+    def _exact(self, full, dtype, basis):
         packed = groups(basis["basis"], GROUP // 2)
         codes = torch.stack((packed & TOP, packed >> 4), -1).view(-1, GROUP)
-        x = decode(codes, basis["basis_scale"], basis["basis_zero"], like.dtype)
-        (slot,) = self.inner.slots(tuple(like.shape)).values()
+        x = decode(codes, basis["basis_scale"], basis["basis_zero"], dtype)
+        (slot,) = self.inner.slots(tuple(full)).values()
         return {"basis": x.view(-1)[: math.prod(slot.shape)].view(slot.shape)}
 
     def _count(self, full):

@@ -47,8 +47,9 @@ class Subspace:
 
     def sample(self, grad, basis, draw):
         """From the gradient's singular vectors, or from the QR factor of a Gaussian matrix."""
-        q = self._leading(grad, draw.name) if self.leading else self._random(basis["basis"], draw)
-        basis["basis"].copy_(q)
+        old = basis["basis"]
+        q = self._leading(grad.to(old.dtype), draw.name) if self.leading else self._random(old, draw)
+        old.copy_(q)
 
     def down(self, x, basis):
         """Coordinates in the subspace."""
