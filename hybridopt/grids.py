@@ -3,9 +3,10 @@
 from torch import Tensor, finfo, float32, where
 from torch.nn.functional import pad
 
-__all__ = ["GROUP", "decode", "encode", "grid", "groups"]
+__all__ = ["GROUP", "decode", "encode", "grid", "groups", "piece"]
 
 GROUP = 256  # values that share a grid
+PIECES, LEAST = 16, 1 << 16  # pieces of a weight, and values of a piece
 SLACK = 1e-4  # of a level: what float32 may be wrong by
 
 
@@ -36,3 +37,8 @@ def encode(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
 def decode(codes: Tensor, scale: Tensor, zero: Tensor, dtype) -> Tensor:
     """Values in `dtype`; the difference is exact in every float type, so only the product is rounded."""
     return codes.to(dtype).sub_(zero.unsqueeze(-1)).mul_(scale.unsqueeze(-1))
+
+
+def piece(count: int, most: int) -> int:
+    """Values to quantize at a time, whole groups up to `most`, in less room than the weight itself takes."""
+    return min(most, max(LEAST, count // PIECES // GROUP * GROUP))

@@ -6,11 +6,13 @@ import sys
 import torch
 from torch import Tensor, nn
 
+from hybridopt.grids import piece
+
 __all__ = ["BLOCK", "NESTED_BLOCK", "THRESHOLD", "frozen", "is_conv1d"]
 
 THRESHOLD = 6.0  # int8: activations above it are multiplied in full precision (transformers' default)
 BLOCK, NESTED_BLOCK = 64, 256  # 4-bit: weights per scale, scales per nested scale
-PIECE = 1 << 20  # weights quantized at a time on CPUs, where that takes up to 28 bytes for each
+PIECE = 1 << 20  # weights quantized at a time on CPUs at most, where that takes up to 28 bytes for each
 
 
 def frozen(module: nn.Module, scheme: str) -> nn.Module:
@@ -69,8 +71,8 @@ def _eight_bit(weight: Tensor) -> nn.Module:
     scales = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
     rows = max(_piece(weight) // weight.shape[1], 1)
     for start in range(0, len(weight), rows):
-        piece = slice(start, start + rows)
-        codes[piece], scales[piece], _ = int8_vectorwise_quant(weight[piece].to(torch.float16))
+        part = slice(start, start + rows)
+        codes[part], scales[part], _ = int8_vectorwise_quant(weight[part].to(torch.float16))
     new = Linear8bitLt(weight.shape[1], weight.shape[0], False, False, THRESHOLD, device="meta")
     new.weight = Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scales)
     return new
@@ -78,4 +80,4 @@ def _eight_bit(weight: Tensor) -> nn.Module:
 
 def _piece(weight: Tensor) -> int:
     """Weights to quantize at a time; on GPUs one kernel does it without working room."""
-    return PIECE if weight.device.type == "cpu" else weight.numel()
+    return piece(weight.numel(), PIECE) if weight.device.type == "cpu" else weight.numel()

@@ -214,6 +214,13 @@ def test_the_peak_is_the_model_and_one_layer(tmp_path, monkeypatch, scheme, stor
     assert scheme is None or final < 0.6 * 2 * sum(p.numel() for p in model.parameters())
 
 
+def test_the_room_for_quantizing_is_smaller_than_the_layer():
+    layer = torch.nn.Linear(2048, 1024, bias=False, dtype=torch.bfloat16)
+    with Peak("cpu") as peak:
+        kept = _int8_weight.Int8Weight.quantize(layer.weight)
+    assert peak.extra < sum(x.nbytes for x in kept.parts().values()) + layer.weight.nbytes
+
+
 # ---- training on it
 
 

@@ -5,14 +5,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ..errors import HybridOptError
-from ..grids import GROUP, decode, encode, grid, groups
+from ..grids import GROUP, decode, encode, grid, groups, piece
 from ..rounding import Seed, stochastic_round
 from ._int8_ops import OWN
 
 __all__ = ["Int8Weight"]
 
 TOP = 255
-PIECE = 1 << 24  # elements quantized at a time: bounds the float32 copy
+PIECE = 1 << 24  # elements quantized at a time, which takes up to 12 bytes for each
 
 
 class Int8Weight(Tensor):
@@ -36,12 +36,13 @@ class Int8Weight(Tensor):
 
     @staticmethod
     def quantize(x: Tensor) -> "Int8Weight":
-        """A dense float tensor, rounded to nearest piece by piece."""
+        """A dense float tensor, rounded to nearest piece by piece, in less room than the weight itself takes."""
         count = -(-x.numel() // GROUP)
         codes, scale, zero = (torch.empty(s, dtype=d, device=x.device) for s, d in _layout(x.shape, count))
         out, flat = Int8Weight(codes, scale, zero, x.dtype), x.detach().reshape(-1)
-        for start in range(0, x.numel(), PIECE):
-            out.view(-1)[start : start + PIECE].write_(flat[start : start + PIECE].float())
+        step = piece(x.numel(), PIECE)
+        for start in range(0, 0 if x.is_meta else x.numel(), step):
+            out.view(-1)[start : start + step].write_(flat[start : start + step].float())
         return out
 
     def parts(self) -> dict[str, Tensor]:
