@@ -11,7 +11,7 @@ from torch.autograd.graph import increment_version
 from .errors import HybridOptWarning
 from .philox import MASK, fill_
 
-__all__ = ["Sum", "combine_"]
+__all__ = ["Sum", "combine_", "room"]
 
 BLOCK = 128  # elements: of one block of Rademacher noise, of 16 of Gaussian
 BLOCKS = {"rademacher": 1, "gaussian": 16}
@@ -62,6 +62,13 @@ def combine_(out: Tensor, base: Tensor, job: Sum, table: Callable) -> tuple[int,
         _on_blocks(out[cut], base[cut], kernels, told)
     increment_version(out)
     return first, end
+
+
+def room(kind: str, count: int, dtype: torch.dtype, device: str) -> int:
+    """Bytes that one direction takes for a moment: its bits, and where a CPU needs it a copy in float32."""
+    size = min(count, CHUNKS.get(device, {}).get(kind, CHUNK))
+    exact = device == "cpu" and kind != "rademacher" and dtype != torch.float32
+    return BLOCKS[kind] * 16 * size // BLOCK + 4 * size * exact
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from . import direction_kernels
 from .errors import HybridOptError, check_choice, check_count
 from .philox import words, words_of_many
 
-__all__ = ["KINDS", "Direction", "combine_", "prepare", "values"]
+__all__ = ["KINDS", "Direction", "combine_", "prepare", "together", "values"]
 
 KINDS = {"rademacher": 128, "gaussian": 8}  # elements that share a block of 128 random bits
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -64,15 +64,20 @@ def prepare(wanted: Sequence[tuple[Direction, int]], device: torch.device) -> No
     """
     for known in [known for known in _ready if known[1] == device]:
         del _ready[known]
+    if chosen := together(wanted):
+        steps = [(z.step, z.index) for z in chosen]
+        bits = words_of_many([z.key for z in chosen], list(chosen.values()), steps, device)
+        _ready.update({(z, device): own for z, own in zip(chosen, bits, strict=True)})
+
+
+def together(wanted: Sequence[tuple[Direction, int]]) -> dict[Direction, int]:
+    """The directions that `prepare` works out, and of how many blocks of 16 bytes each is made."""
     chosen, left = {}, READY
     for direction, count in wanted:
         blocks = -(-count // KINDS[direction.kind])
         if 0 < count <= SMALL and blocks <= left and direction not in chosen:
             chosen[direction], left = blocks, left - blocks
-    if chosen:
-        steps = [(z.step, z.index) for z in chosen]
-        bits = words_of_many([z.key for z in chosen], list(chosen.values()), steps, device)
-        _ready.update({(z, device): own for z, own in zip(chosen, bits, strict=True)})
+    return chosen
 
 
 def values(direction: Direction, start: int, count: int, device: torch.device | str) -> Tensor:

@@ -14,7 +14,7 @@ from ..update import Now, join, look, rounds, settle, update, write
 __all__ = ["ELEMENTS", "Slice", "elements", "slices", "update_in_slices"]
 
 ELEMENTS = {"cpu": 1 << 17}  # 512 KiB of float32: a few temporaries fit into a core's caches
-ELSEWHERE = 1 << 26  # on an accelerator a slice only bounds memory
+ELSEWHERE = 1 << 24  # on an accelerator a slice only bounds memory: of about ten temporaries
 
 
 @dataclass(frozen=True)

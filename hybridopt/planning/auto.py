@@ -11,6 +11,7 @@ from .model import checkpoint_, lora_config
 from .request import DTYPES
 from .search import Choice, search
 from .sizes import parse_size
+from .table import watched
 
 __all__ = ["wrap_auto"]
 
@@ -61,7 +62,7 @@ def _choose(model: nn.Module, memory: str | int | None, peft_config: Any, quanti
     asked = {"lora": getattr(peft_config, "r", None), "quantization": quantization}
     asked = {name: value for name, value in asked.items() if value is not None}
     told = {"dtype": dtypes.get(first.dtype, "fp32"), "device": "cuda" if first.is_cuda else "cpu", **size}
-    return search(config, _memory(memory, first.device), asked=asked, **told)[0]
+    return search(config, _memory(memory, first.device), asked=asked, watch=watched, **told)[0]
 
 
 def _memory(memory: str | int | None, device: torch.device) -> int:

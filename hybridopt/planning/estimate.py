@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -93,7 +93,11 @@ class Costs:
         steps = [
             Step(self.gradients, still, *times, alone, partial(together, still), self.probed) for still in self.idle
         ]
-        return max((peak(trace, step) for step in steps for trace in traces), key=lambda p: p.total)
+        kept, top = self.updates.drawing.prepared
+        found = [peak(trace, step) for step in steps for trace in traces]
+        found += [Peak(("start",), 0, top - kept, 0)]
+        most = max(found, key=lambda p: p.total)
+        return replace(most, temporaries=most.temporaries + kept)
 
 
 class Estimator:
@@ -149,7 +153,7 @@ class Estimator:
         freeze_(model, plan)
         tokens = torch.empty(request.batch, request.seq_len, dtype=torch.long, device="meta")
         batch = {"input_ids": tokens, "labels": tokens.clone()}
-        shifted = None if backward else [name for name, t in plan.trained.items() if t.probed]
+        shifted = None if backward else Temporaries(plan, request.device == "cuda").drawing.alone
         return simulate(model, batch, layers(model, depth), shifted, request.device == "cuda")
 
 

@@ -64,7 +64,7 @@ def _moments(trace: Trace, step: Step) -> Iterator[Peak]:
             kept -= size * again
         elif step.passes == 1:
             kept += size
-    if (kept or step.probed) and not step.fused:
+    if step.probed or (kept and not step.fused):
         yield Peak(("update",), last[0], last[1] + step.together(), kept)
 
 

@@ -1,6 +1,6 @@
 """The ways to train that fit a memory, closest to AdamW on all weights first."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,16 +43,24 @@ class Choice:
         return out | ({"change": self.change} if self.change else {})
 
 
-def search(model: object, memory: str | int, *, asked: Mapping[str, Any] | None = None, **size: Any) -> list[Choice]:
+def search(
+    model: object,
+    memory: str | int,
+    *,
+    asked: Mapping[str, Any] | None = None,
+    watch: Callable[[Iterable[Way]], Iterable[Way]] = iter,
+    **size: Any,
+) -> list[Choice]:
     """All ways for a model (a name, a path, a transformers configuration or model), those that fit first, in rank.
 
     memory: such as "24GiB", or bytes. size: seq_len, batch, micro_batches, dtype, device of a `Request`. asked: lora,
-    quantization, release, checkpointing, where only such ways are wanted. Raises HybridOptError if nothing fits,
-    saying what is missing.
+    quantization, release, checkpointing, where only such ways are wanted. watch: hands the ways on, one by one, and
+    may show how far that is. Raises HybridOptError if nothing fits, saying what is missing.
     """
     room = memory if isinstance(memory, int) and not isinstance(memory, bool) else parse_size(memory, "memory")
     hunt = _Hunt(Estimator(source(model)), room, dict(asked or {}), Request(**size))
-    found = [choice for way in WAYS if hunt.wanted(way) and (choice := hunt.choice(way)) is not None]
+    wanted = [way for way in WAYS if hunt.wanted(way)]
+    found = [choice for way in watch(wanted) if (choice := hunt.choice(way)) is not None]
     if not found:
         raise HybridOptError(f"no known way to train has {hunt.asked}; leave some of it out, or give a policy")
     fitting = [choice for choice in found if choice.fits]

@@ -1,6 +1,6 @@
 """A real forward and backward pass on fake tensors: what is alive when, without memory and without a GPU."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -33,21 +33,21 @@ def simulate(
     model: nn.Module,
     inputs: Mapping[str, Tensor],
     layers: nn.ModuleList | None,
-    shifted: Collection[str] | None,
+    shifted: Mapping[str, int] | None,
     cuda: bool,
 ) -> Trace:
     """Run a model, whose tensors are replaced by fake ones for good, on inputs of which only shapes and dtypes count.
 
     shifted: None runs forward and backward pass; names of parameters run the forward pass alone, at shifted copies of
-    these parameters, as zeroth-order methods do. cuda: count what kernels take there. Raises what the model raises on
-    such inputs.
+    these parameters, as zeroth-order methods do, each with the bytes that making the copy takes for a moment. cuda:
+    count what kernels take there. Raises what the model raises on such inputs.
     """
     with fake_tensors():
         converted_(model, empty)
         batch = {name: torch.zeros(x.shape, dtype=x.dtype, device="cpu") for name, x in inputs.items()}
         tracker = Tracker([*tensors_of(model), *batch.values()], cuda)
         _mark(list(layers or ()), tracker)
-        _on_gradients(model, tracker) if shifted is None else _shift(model, frozenset(shifted))
+        _on_gradients(model, tracker) if shifted is None else _shift(model, shifted, tracker)
         with tracker, torch.set_grad_enabled(shifted is None):
             loss = model(**batch).loss
             if shifted is None:
@@ -109,27 +109,29 @@ class _Done:
         self.tracker.settle()
 
 
-def _shift(model, names):
+def _shift(model, rooms, tracker):
     """While a module computes, there are copies of those of its own parameters."""
-    owned: dict[nn.Module, list[Tensor]] = {}
+    owned: dict[nn.Module, list[tuple[Tensor, int]]] = {}
     for name, module in model.named_modules():
-        own = (p for n, p in module._parameters.items() if p is not None and clean(f"{name}.{n}") in names)
-        owned[module] = list(own)
+        own = ((p, clean(f"{name}.{n}")) for n, p in module._parameters.items() if p is not None)
+        owned[module] = [(p, rooms[full]) for p, full in own if full in rooms]
     for name, module, scale in scales(model):
-        owned[module] += [scale] if clean(name) in names else []
+        owned[module] += [(scale, rooms[clean(name)])] if clean(name) in rooms else []
     for module, tensors in owned.items():
         if tensors:
-            copies = _Copies(tensors)
+            copies = _Copies(tensors, tracker)
             module.register_forward_pre_hook(copies.make)
             module.register_forward_hook(copies.drop, always_call=True)
 
 
 class _Copies:
-    def __init__(self, tensors: list[Tensor]):
-        self.tensors, self.copies = tensors, []
+    def __init__(self, tensors: list[tuple[Tensor, int]], tracker: Tracker):
+        self.tensors, self.tracker, self.copies = tensors, tracker, []
 
     def make(self, *_):
-        self.copies = [torch.empty_like(x) for x in self.tensors]
+        for x, room in self.tensors:
+            self.copies.append(torch.empty_like(x))
+            self.tracker.bump(room)
 
     def drop(self, *_):
         self.copies = []

@@ -1,17 +1,19 @@
 """Estimates in a terminal: a table, and a stacked bar against the GPU."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
 from ..report import human
 from .estimate import Estimate
 from .search import Choice
+from .ways import Way
 
-__all__ = ["COLORS", "bar", "bars", "choices_table", "estimate_table", "legend"]
+__all__ = ["COLORS", "bar", "bars", "choices_table", "estimate_table", "legend", "watched"]
 
 COLORS = {
     "weights": "blue",
@@ -116,3 +118,9 @@ def _verdict(estimate: Estimate, memory: int) -> str:
     if missing:
         return f"[red]does not fit[/] into {human(memory)}: {human(missing)} are missing"
     return f"[green]fits[/] into {human(memory)}: {human(memory - estimate.peak_bytes)} are left"
+
+
+def watched(ways: Sequence[Way]) -> Iterable[Way]:
+    """The ways, with a progress bar on stderr while they are gone through; none where that is no terminal."""
+    console = Console(stderr=True)
+    return track(ways, "Looking for what fits", console=console, transient=True, disable=not console.is_terminal)

@@ -2,21 +2,24 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from ..base import Draw, Part, State
-from ..estimate import PIECE as DRAWN
+from ..estimate import Estimate
 from ..execution import banks, compiled, native
 from ..execution.compiled import PIECE
-from ..execution.slices import update_in_slices
+from ..execution.estimated import multiples
+from ..execution.slices import elements, update_in_slices
 from ..execution.task import Task
 from ..plan import Entry, Plan
 from ..splits._subspace import Subspace
-from ..state import Job, allocate, declare
+from ..state import Job, allocate, declare, seeds
 from ..stores.dense import Dense
+from .drawing import CPU, Drawing
 from .fakery import fake_tensors, meta_tensors
 from .tracker import Tracker
 
@@ -35,6 +38,7 @@ class Temporaries:
         self._plan, self._cuda = plan, cuda
         self._entries = {e.param.name: e for e in plan.entries if e.treatment is not None}
         self._compiles = cuda or sum(e.numel for e in self._entries.values()) >= WORTH_COMPILING
+        self.drawing = Drawing(plan, self._compiles, "cuda" if cuda else "cpu")
         self._known: dict[tuple, int] = {}
         self.together = cache(self._together)
 
@@ -45,11 +49,43 @@ class Temporaries:
         key = job, entry.param.dtype, entry.param.codes
         if key not in self._known:
             probed = entry.treatment.probed
-            self._known[key] = _estimated(entry, job, self._compiles) if probed else self._first_order(entry, job)
+            self._known[key] = self._estimated(entry, job) if probed else self._first_order(entry, job)
         return self._known[key]
 
     def _first_order(self, entry, job):
         return max(self._update([entry]), self._drawing(entry, job))
+
+    def _estimated(self, entry, job):
+        """A gradient from probes: in full where a rule keeps state and is compiled, else in slices or not at all."""
+        drawn = self.drawing.alone[entry.param.name]
+        with self._tensors():
+            task = self._task(entry)
+            size = min(entry.numel, elements(task.param))
+        if multiples(self._probe(entry, task)) is not None:
+            return drawn if type(task.store) is Dense else max(drawn, self._rounded(entry))
+        with self._tensors():
+            own = self._task(entry)
+            used = _peak([own], lambda: _sliced(own))
+        whole = entry.numel if declare(job) and self._compiles else size
+        return whole * job.arithmetic.itemsize + max(drawn, used)
+
+    def _rounded(self, entry):
+        """A slice in full precision, and what storing it takes."""
+        with self._tensors():
+            task = self._task(entry)
+            flat = task.param.view(-1, task.param.shape[-1])
+            part = flat[: max(1, elements(task.param) // flat.shape[-1])]
+            seed = seeds(task.job, task.key)[""]
+            return _peak([task], lambda: task.store.put_(part, part.to(torch.float32, copy=True), seed))
+
+    def _tensors(self):
+        """Those of a device that slices as the planned one does."""
+        return meta_tensors() if self._cuda else fake_tensors()
+
+    def _probe(self, entry, task):
+        terms = tuple((1.0, self.drawing.noise(entry, i)) for i in range(entry.treatment.source.scheme.samples))
+        backprop = torch.empty(0) if entry.treatment.source.backward else None
+        return replace(task, grad=Estimate(terms, task.job.shape, CPU, task.job.arithmetic, backprop))
 
     def _together(self, idle: frozenset[str] = frozenset()) -> int:
         """When all that do not stand still are updated in `step`: small ones in banks, the others one by one."""
@@ -64,7 +100,7 @@ class Temporaries:
                 task = self._task(entry)
                 if not _by_torch(task):
                     (small if banks.fits(task) else large).append(entry)
-        with meta_tensors() if self._cuda else fake_tensors():
+        with self._tensors():
             together = list(map(self._task, small))
             sizes = [_peak(together, lambda: banks.run(together))]
             return max([*sizes, *(self._large(entry) for entry in large)])
@@ -91,12 +127,6 @@ class Temporaries:
             (slot,) = part.slots(job.shape).values()
             basis = {"basis": torch.empty(slot.shape, dtype=job.arithmetic)}
             return _peak([], lambda: part.sample(grad, basis, Draw(0, entry.param.name)), [grad, *basis.values()])
-
-
-def _estimated(entry: Entry, job: Job, compiles: bool) -> int:
-    """A gradient from probes exists in full where a rule keeps state and is compiled, else in pieces."""
-    size = entry.numel if declare(job) and compiles else min(entry.numel, DRAWN)
-    return size * job.arithmetic.itemsize
 
 
 def _by_torch(task: Task) -> bool:
