@@ -27,7 +27,7 @@ POLICIES = {
     "adalomo": {},
     "signsgd": {},
     "adam_mini": {},
-    "badam": {"update_gap": 1},
+    "badam": {"update_gap": 2},
     "mezo": {},
 }
 BASES = {
@@ -38,7 +38,7 @@ BASES = {
     "lora+int8": (8, "int8"),
 }
 SIZE = {"seq_len": 64, "batch": 2, "device": "cpu"}
-STEPS = {"badam": 7, "frugal": 3, "galore": 3}  # every layer has its turn; the first step of a second window
+STEPS = {"badam": 14, "frugal": 3, "galore": 3}  # every layer has its turn; a second window
 
 
 def cells(models: list[str]) -> dict[str, tuple[str, Request]]:

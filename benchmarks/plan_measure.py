@@ -85,7 +85,7 @@ def prepared(source: Source, request: Request) -> tuple[nn.Module, torch.optim.O
 def _measured_step(model, optimizer, tokens, passes) -> Measured:
     gc.collect()
     before = sum({s._cdata: s.nbytes() for x in _kept(model, optimizer) for s in storages(x)}.values())
-    with Peak("cpu") as peak, Tracker([*_kept(model, optimizer), tokens]) as tracker:
+    with Peak("cpu") as peak, Tracker([*_kept(model, optimizer), tokens], "cpu") as tracker:
         step(model, optimizer, tokens, passes)
     return Measured(before + tracker.peak, before + peak.extra)
 

@@ -154,7 +154,7 @@ class Estimator:
         tokens = torch.empty(request.batch, request.seq_len, dtype=torch.long, device="meta")
         batch = {"input_ids": tokens, "labels": tokens.clone()}
         shifted = None if backward else Temporaries(plan, request.device == "cuda").drawing.alone
-        return simulate(model, batch, layers(model, depth), shifted, request.device == "cuda")
+        return simulate(model, batch, layers(model, depth), shifted, request.device)
 
 
 def estimate_of(name: str, request: Request, costs: Costs, traces: Iterable[Trace]) -> Estimate:

@@ -1,5 +1,6 @@
 """Tensors without memory and without a trace: what a process keeps, or decides by values, is put aside meanwhile."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,8 +13,11 @@ __all__ = ["fake_tensors", "meta_tensors"]
 
 
 @contextmanager
-def fake_tensors() -> Iterator[None]:
-    """Within it every tensor that is made is fake: shape, strides and dtype, on the CPU by name, and no memory."""
+def fake_tensors(device: str = "cpu") -> Iterator[None]:
+    """Within it every tensor that is made is fake: shape, strides and dtype, on the CPU by name, and no memory.
+
+    device: "cuda" lets 8-bit layers compute as they do there.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     _fill_tables()
@@ -22,6 +26,10 @@ def fake_tensors() -> Iterator[None]:
         masks = sys.modules.get("transformers.masking_utils")
         if hasattr(masks, "find_packed_sequence_indices"):  # it would take any batch for a packed one, and make a mask
             stack.enter_context(_instead(masks, "find_packed_sequence_indices", lambda position_ids: None))
+        functions = sys.modules.get("bitsandbytes.autograd._functions")
+        if functions is not None and device == "cuda":
+            stack.enter_context(_instead(functions, "MatMul8bitFp", _OnGpu))
+            stack.enter_context(_instead(functions, "logger", logging.Logger("unheard", logging.CRITICAL)))
         stack.enter_context(FakeTensorMode())
         yield
 
@@ -31,6 +39,18 @@ def meta_tensors() -> Iterator[None]:
     """Within it tensors are made on meta, unless something else is said."""
     with _instead(rounding, "_tables", {}), torch.device("meta"):
         yield
+
+
+class _OnGpu:
+    """Stands in for the 8-bit product that bitsandbytes takes for tensors on CPUs."""
+
+    @staticmethod
+    def apply(x, weight, out, bias, state):
+        """Without outliers, as their number depends on values."""
+        from bitsandbytes.autograd._functions import MatMul8bitLt
+
+        state.threshold = 0.0
+        return MatMul8bitLt.apply(x, weight, out, bias, state)
 
 
 def _fill_tables():

@@ -33,17 +33,17 @@ def plan_live(model: nn.Module, batch: Mapping[str, Tensor] | None = None, **how
     inputs = _tokens(request) if batch is None else batch
     uses = plan.trained.values()
     kinds = [True] * any(t.source.backward for t in uses) + [False] * any(t.probed for t in uses)
-    traces = [_trace(model, plan, inputs, backward, request) for backward in kinds]
+    traces = [_trace(model, costs, inputs, backward, request.device) for backward in kinds]
     return estimate_of(type(model).__name__, request, costs, traces)
 
 
-def _trace(model, plan, inputs, backward, request):
+def _trace(model, costs, inputs, backward, device):
     copy = copied(model).train()
-    freeze_(copy, plan)
+    freeze_(copy, costs.plan)
     depth = getattr(getattr(model, "config", None), "num_hidden_layers", 0)
-    shifted = None if backward else [name for name, t in plan.trained.items() if t.probed]
+    shifted = None if backward else costs.updates.drawing.alone
     try:
-        return simulate(copy, inputs, layers(copy, depth) if depth else None, shifted, request.device == "cuda")
+        return simulate(copy, inputs, layers(copy, depth) if depth else None, shifted, device)
     except HybridOptError:
         raise
     except Exception as error:  # whatever the model raises

@@ -34,18 +34,18 @@ def simulate(
     inputs: Mapping[str, Tensor],
     layers: nn.ModuleList | None,
     shifted: Mapping[str, int] | None,
-    cuda: bool,
+    device: str,
 ) -> Trace:
     """Run a model, whose tensors are replaced by fake ones for good, on inputs of which only shapes and dtypes count.
 
     shifted: None runs forward and backward pass; names of parameters run the forward pass alone, at shifted copies of
-    these parameters, as zeroth-order methods do, each with the bytes that making the copy takes for a moment. cuda:
-    count what kernels take there. Raises what the model raises on such inputs.
+    these parameters, as zeroth-order methods do, each with the bytes that making the copy takes for a moment. device:
+    "cuda" or "cpu", whose kernels count. Raises what the model raises on such inputs.
     """
-    with fake_tensors():
+    with fake_tensors(device):
         converted_(model, empty)
         batch = {name: torch.zeros(x.shape, dtype=x.dtype, device="cpu") for name, x in inputs.items()}
-        tracker = Tracker([*tensors_of(model), *batch.values()], cuda)
+        tracker = Tracker([*tensors_of(model), *batch.values()], device)
         _mark(list(layers or ()), tracker)
         _on_gradients(model, tracker) if shifted is None else _shift(model, shifted, tracker)
         with tracker, torch.set_grad_enabled(shifted is None):

@@ -41,14 +41,14 @@ class Tracker(TorchDispatchMode):
     """Within `with`, the sum of all storages that operations make and nobody has let go of.
 
     Works on real, fake and meta tensors alike, as it asks storages for their size only. What was there before, and is
-    given as `known`, does not count until it is let go of, which is then taken off. cuda: also counts what
-    bitsandbytes takes within one operation there.
+    given as `known`, does not count until it is let go of, which is then taken off. device: "cuda" or "cpu" also
+    counts what some operations take there for themselves.
     """
 
-    def __init__(self, known: Iterable[Tensor] = (), cuda: bool = False):
+    def __init__(self, known: Iterable[Tensor] = (), device: str | None = None):
         super().__init__()
         self.moments: list[Moment] = []
-        self._cuda, self._stage, self._after = cuda, ("start",), 0
+        self._within, self._stage, self._after = WITHIN.get(device, {}), ("start",), 0
         self._alive, self._top, self._top_age = [0, 0], (0, 0), 0
         self._refs: dict[int, weakref.ref] = {}
         self._born: dict[int, int] = {}  # when each storage was made
@@ -127,8 +127,8 @@ class Tracker(TorchDispatchMode):
         if wrapper is not None:  # what it does inside counts, too
             with self:
                 return wrapper.__torch_dispatch__(function, types, args, kwargs)
-        if self._cuda and str(function) == "bitsandbytes.gemm_4bit.default":
-            self.bump(_dense(args, kwargs))
+        if self._within and (room := self._within.get(str(function))) is not None:
+            self.bump(room(args, kwargs))
         out = function(*args, **kwargs)
         for tensor in tree_iter(out):
             if isinstance(tensor, Tensor):
@@ -154,3 +154,33 @@ def _dense(args, kwargs):
     scales = kwargs.get("absmax_8bit")
     dense = shape[0] * shape[1] * x.element_size() + (0 if scales is None else 4 * scales.numel())
     return dense + tokens * shape[0] * x.element_size() if tokens >= DEQUANTIZES_FROM else 0
+
+
+def _products(args, kwargs):
+    """Bytes of an 8-bit product on a GPU: whole numbers, then float16, then the dtype that was asked for."""
+    codes, weight = args[:2]
+    dtype = kwargs.get("dtype") or torch.float16
+    size = 6 if dtype == torch.float16 else 6 + dtype.itemsize
+    return size * (codes.numel() // codes.shape[-1]) * weight.shape[0]
+
+
+def _outliers(args, _):
+    """Bytes of looking for large activations on a GPU: their absolute values, and one byte for each."""
+    return 3 * args[0].numel()
+
+
+def _mixed(args, _):
+    """Bytes of a product in place with another dtype on a CPU: both the factor and the result in float32."""
+    x, factor = args[:2]
+    same = not isinstance(factor, Tensor) or factor.dtype == x.dtype or not factor.dim()
+    return 0 if same else 8 * x.numel()
+
+
+WITHIN = {  # operations that take more than they hand out
+    "cuda": {
+        "bitsandbytes.gemm_4bit.default": _dense,
+        "bitsandbytes.int8_scaled_mm.default": _products,
+        "bitsandbytes.int8_vectorwise_quant.default": _outliers,
+    },
+    "cpu": {"aten.mul_.Tensor": _mixed},
+}
