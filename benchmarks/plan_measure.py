@@ -16,7 +16,7 @@ from tensor_bytes import Peak
 from torch import Tensor, nn
 
 import hybridopt
-from hybridopt import rounding
+from hybridopt import directions, rounding
 from hybridopt.planning.fake import tensors_of
 from hybridopt.planning.model import Source, checkpoint_
 from hybridopt.planning.request import DTYPES, Request
@@ -59,6 +59,8 @@ class Measured:
 def measure(source: Source, request: Request, steps: int = 2) -> Measured:
     """Train for some steps, on one thread; the first makes the state."""
     rounding._tables.clear()  # which may have grown by whatever ran before
+    for kind in directions.KINDS:  # makes a table once
+        directions.values(directions.Direction(0, 0, kind=kind), 0, 1, "cpu")
     model, optimizer = prepared(source, request)
     tokens = torch.randint(source.settings["vocab_size"], (request.batch, request.seq_len))
     found = [_measured_step(model, optimizer, tokens, request.micro_batches) for _ in range(steps)]
@@ -91,11 +93,11 @@ def _measured_step(model, optimizer, tokens, passes) -> Measured:
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Tensor, passes: int) -> None:
-    """Forward, backward and update."""
-    if not any(t.source.backward for t in model.hybrid._plan().trained.values()):
-        optimizer.step(lambda: model(input_ids=tokens, labels=tokens).loss)
-        return
-    for i in range(passes):
+    """Probes, forward, backward and update, whichever the policy has."""
+    uses = model.hybrid._plan().trained.values()
+    if any(t.probed for t in uses):
+        optimizer.probe(lambda: model(input_ids=tokens, labels=tokens).loss)
+    for i in range(passes if any(t.source.backward for t in uses) else 0):
         with optimizer.hold() if i < passes - 1 else contextlib.nullcontext():
             model(input_ids=tokens, labels=tokens).loss.backward()
     optimizer.step()
