@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -59,3 +60,14 @@ def test_a_live_model_is_planned_like_its_config():
     live = plan_live(model, seq_len=48, batch_size=2, release="fused")
     assert live.parts == Estimator(LLAMA).estimate(request).parts
     assert live.request.as_dict()["policy"] == "Frugal" and live.request.lora == 8
+
+
+@pytest.mark.parametrize("how", [{"policy": "frugal", **INT8}, {"policy": "qzo", "quantization": "int8"}], ids=names)
+def test_a_step_changes_no_plan_of_an_8_bit_model(how):
+    """bitsandbytes moves the codes in the first forward pass."""
+    model, _ = prepared(LLAMA, Request(**how, **SIZE))
+    before = model.hybrid.plan(seq_len=48, batch_size=2).parts
+    tokens = torch.zeros(1, 8, dtype=torch.long)
+    model(input_ids=tokens, labels=tokens)
+    assert model.hybrid.plan(seq_len=48, batch_size=2).parts == before
+    assert Estimator(LLAMA).estimate(Request(**how, **SIZE)).parts == before

@@ -22,6 +22,9 @@ def converted_(model: nn.Module, make: Callable[[Tensor], Tensor]) -> nn.Module:
         return known[id(tensor)]
 
     for module in model.modules():
+        codes = _codes(module)
+        if codes is not None:
+            known[id(codes)] = new(module.weight).data
         for members in (module._parameters, module._buffers, vars(module)):
             for name, tensor in list(members.items()):
                 if isinstance(tensor, Tensor):
@@ -46,6 +49,9 @@ def copied(model: nn.Module) -> nn.Module:
         return known[id(tensor)]
 
     for module in model.modules():
+        codes = _codes(module)
+        if codes is not None:
+            known[id(codes)] = new(module.weight).data
         for members in (module._parameters, module._buffers, vars(module), vars(getattr(module, "state", object))):
             for tensor in members.values():
                 if isinstance(tensor, Tensor):
@@ -54,6 +60,13 @@ def copied(model: nn.Module) -> nn.Module:
         if state is not None:
             known[id(state)] = new(module.weight).quant_state
     return copy.deepcopy(model, known)
+
+
+def _codes(module: nn.Module) -> Tensor | None:
+    """The codes that an 8-bit layer of bitsandbytes keeps beside its weight, and which are the weight."""
+    codes, weight = getattr(getattr(module, "state", None), "CB", None), module._parameters.get("weight")
+    same = isinstance(codes, Tensor) and weight is not None and codes.dtype == weight.dtype
+    return codes if same and codes.shape == weight.shape else None
 
 
 def tensors_of(model: nn.Module) -> list[Tensor]:
