@@ -22,7 +22,7 @@ from hybridopt.planning.model import Source, checkpoint_
 from hybridopt.planning.request import DTYPES, Request
 from hybridopt.planning.tracker import Tracker, storages
 
-__all__ = ["SOURCES", "Measured", "measure"]
+__all__ = ["SOURCES", "Measured", "measure", "measured_step"]
 
 LLAMA = {
     "model_type": "llama",
@@ -63,7 +63,7 @@ def measure(source: Source, request: Request, steps: int = 2) -> Measured:
         directions.values(directions.Direction(0, 0, kind=kind), 0, 1, "cpu")
     model, optimizer = prepared(source, request)
     tokens = torch.randint(source.settings["vocab_size"], (request.batch, request.seq_len))
-    found = [_measured_step(model, optimizer, tokens, request.micro_batches) for _ in range(steps)]
+    found = [measured_step(model, optimizer, tokens, request.micro_batches) for _ in range(steps)]
     return Measured(max(x.ops for x in found), max(x.allocated for x in found))
 
 
@@ -84,7 +84,8 @@ def prepared(source: Source, request: Request) -> tuple[nn.Module, torch.optim.O
     return model.train(), model.hybrid.optimizer(lr=1e-6, release=request.release)
 
 
-def _measured_step(model, optimizer, tokens, passes) -> Measured:
+def measured_step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Tensor, passes: int) -> Measured:
+    """One step of `passes` micro-batches, each of these tokens."""
     gc.collect()
     before = sum({s._cdata: s.nbytes() for x in _kept(model, optimizer) for s in storages(x)}.values())
     with Peak("cpu") as peak, Tracker([*_kept(model, optimizer), tokens], "cpu") as tracker:

@@ -1,13 +1,20 @@
 """policy="auto": what is chosen, set up and refused."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from models import tiny_llama
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import hybridopt
 from hybridopt import HybridOptError
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+from plan_measure import measured_step  # noqa: E402
 
 SIZE = {"seq_len": 32}
 
@@ -94,3 +101,69 @@ def test_the_report_ends_with_the_step_when_asked():
     assert sum(report.step.values()) == plan.peak_bytes and report.as_dict()["step"]["activations"] > 0
     assert "peak of a step: " in str(report).splitlines()[-1] and "activations" in str(report)
     assert "peak of a step" not in str(model.hybrid.report())
+
+
+def saved(folder, **options):
+    tiny_llama().save_pretrained(folder)
+    return hybridopt.load(folder, **options)
+
+
+def adapters(**options):
+    return LoraConfig(target_modules="all-linear", **options)
+
+
+def measured(model, tokens):
+    """Bytes of the larger of two steps."""
+    optimizer = model.hybrid.optimizer()
+    return max(measured_step(model.train(), optimizer, tokens, 1).ops for _ in range(2))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"peft_config": adapters(r=4, modules_to_save=["lm_head", "embed_tokens"])},
+        {"peft_config": adapters(r=16, use_dora=True)},
+        {"peft_config": LoraConfig(r=4, target_modules=["q_proj"])},
+    ],
+    ids=["modules_to_save", "dora", "q_proj"],
+)
+def test_own_adapters_are_planned_as_they_are(options):
+    model = hybridopt.wrap(tiny_llama(), policy="auto", memory="1GiB", batch=2, **options, **SIZE)
+    found = measured(model, torch.zeros(2, 32, dtype=torch.long))
+    assert model.hybrid.choice.estimate.peak_bytes == pytest.approx(found, rel=0.03)
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "int8-trainable"])
+def test_a_model_that_is_quantized_stays_so(tmp_path, scheme):
+    model = hybridopt.wrap(saved(tmp_path, quantization=scheme), policy="auto", memory="1GiB", batch=2, **SIZE)
+    assert model.hybrid.choice.request.quantization == scheme
+    found = measured(model, torch.zeros(2, 32, dtype=torch.long))
+    assert model.hybrid.choice.estimate.peak_bytes == pytest.approx(found, rel=0.03)
+
+
+def with_adapters(model):
+    return get_peft_model(model, adapters(r=2))
+
+
+def half_frozen(model):
+    model.get_input_embeddings().weight.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "say"),
+    [(with_adapters, "has some already"), (half_frozen, "requires_grad=False"), (nn.Module.double, "float64")],
+)
+def test_models_that_their_configuration_does_not_describe_are_refused(change, say):
+    with pytest.raises(HybridOptError, match=say):
+        hybridopt.wrap(change(tiny_llama()), policy="auto", memory="1GiB", **SIZE)
+
+
+@pytest.mark.parametrize(("method", "say"), [("gptq", "plan its original"), ("bitsandbytes", "say which")])
+def test_weights_that_are_stored_quantized_are_not_planned_as_others(method, say):
+    from hybridopt.planning import Request, plan
+
+    config = tiny_llama().config
+    config.quantization_config = {"quant_method": method, "bits": 4}
+    with pytest.raises(HybridOptError, match=say):
+        plan(config, Request(seq_len=32))

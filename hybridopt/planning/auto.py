@@ -32,6 +32,10 @@ def wrap_auto(
         raise HybridOptError(
             f"policy='auto' has no option {unknown[0]!r}; it takes memory, {', '.join(SIZES)}, and chooses the rest"
         )
+    from ..integrations.bitsandbytes import scheme_of
+
+    quantization = quantization or scheme_of(model)
+    _check_model(model, peft_config is not None or quantization is not None)
     choice = _choose(model, memory, peft_config, quantization, size)
     request = choice.request
     if request.lora is not None and peft_config is None:
@@ -50,19 +54,40 @@ def wrap_auto(
     return wrapped
 
 
-def _choose(model: nn.Module, memory: str | int | None, peft_config: Any, quantization: str | None, size) -> Choice:
-    config = getattr(model, "config", None)
+def _check_model(model: nn.Module, freezes: bool) -> None:
+    """Raise HybridOptError for a model of which the configuration does not tell what it takes.
+
+    freezes: are parameters to be frozen anyway?
+    """
+    kind, config = type(model).__name__, getattr(model, "config", None)
     if not hasattr(config, "to_dict") or not hasattr(config, "model_type"):
         raise HybridOptError(
-            f"policy='auto' plans transformers models, and {type(model).__name__} has no configuration of that kind; "
-            "name a policy"
+            f"policy='auto' plans transformers models, and {kind} has no configuration of that kind; name a policy"
         )
-    first = next(model.parameters())
+    if hasattr(model, "peft_config"):
+        raise HybridOptError(
+            f"policy='auto' chooses adapters, and {kind} has some already; give it the model without them, with "
+            "peft_config=... if these are wanted, or name a policy"
+        )
+    frozen = next((n for n, p in model.named_parameters() if p.is_floating_point() and not p.requires_grad), None)
+    if frozen is not None and not freezes:
+        raise HybridOptError(
+            f"policy='auto' plans the training of all parameters, and {frozen!r} has requires_grad=False; set it to "
+            "True, pass peft_config=..., or name a policy"
+        )
+
+
+def _choose(model: nn.Module, memory: str | int | None, peft_config: Any, quantization: str | None, size) -> Choice:
+    first = next(p for p in model.parameters() if p.is_floating_point())
     dtypes = {getattr(torch, name): short for short, name in DTYPES.items()}
-    asked = {"lora": getattr(peft_config, "r", None), "quantization": quantization}
+    if first.dtype not in dtypes:
+        raise HybridOptError(f"policy='auto' plans {', '.join(DTYPES)}, and the model is {first.dtype}; name a policy")
+    adapters = None if peft_config is None else getattr(peft_config, "r", None) or 1
+    asked = {"lora": adapters, "quantization": quantization}
     asked = {name: value for name, value in asked.items() if value is not None}
-    told = {"dtype": dtypes.get(first.dtype, "fp32"), "device": "cuda" if first.is_cuda else "cpu", **size}
-    return search(config, _memory(memory, first.device), asked=asked, watch=watched, **told)[0]
+    on_gpu = first.is_cuda or torch.cuda.is_available()  # where it is trained, if not yet there
+    told = {"dtype": dtypes[first.dtype], "device": "cuda" if on_gpu else "cpu", "peft_config": peft_config, **size}
+    return search(model.config, _memory(memory, first.device), asked=asked, watch=watched, **told)[0]
 
 
 def _memory(memory: str | int | None, device: torch.device) -> int:

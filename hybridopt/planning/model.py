@@ -1,5 +1,6 @@
 """The model that is planned: from a name, a config.json or a folder, on meta, with adapters and quantized layers."""
 
+import copy
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,6 +97,7 @@ def skeleton(source: Source, request: Request, depth: int | None = None) -> nn.M
 
     depth: so many layers instead of all. Raises HybridOptError where the request cannot be met.
     """
+    _check_stored(source, request)
     with _quiet(), torch.device("meta"):
         model = _bare(source, request, depth)
         if request.quantization is not None:
@@ -129,6 +131,16 @@ def lora_config(rank: int) -> Any:
     return LoraConfig(r=rank, target_modules="all-linear")
 
 
+def _check_stored(source, request):
+    """Weights that are stored quantized stay so."""
+    stored = source.settings.get("quantization_config") or {}
+    method = stored.get("quant_method", "bitsandbytes" if stored.get("load_in_4bit") else None)
+    if not stored or (method == "bitsandbytes" and request.quantization is not None):
+        return
+    cure = "say which: quantization='nf4', 'fp4' or 'int8'" if method == "bitsandbytes" else "plan its original"
+    raise HybridOptError(f"model={source.name!r}: its weights are stored quantized ({method}); {cure}")
+
+
 def _bare(source, request, depth):
     import transformers
 
@@ -152,9 +164,11 @@ def _adapted(model, request):
     from peft import get_peft_model
 
     try:
-        return get_peft_model(model, lora_config(request.lora), low_cpu_mem_usage=True)
+        config = lora_config(request.lora) if request.peft_config is None else copy.deepcopy(request.peft_config)
+        return get_peft_model(model, config, low_cpu_mem_usage=True)
     except Exception as error:  # PEFT raises many types
-        raise HybridOptError(f"lora={request.lora}: PEFT cannot put it on {type(model).__name__}: {error}") from error
+        what = f"lora={request.lora}" if request.peft_config is None else "peft_config"
+        raise HybridOptError(f"{what}: PEFT cannot put it on {type(model).__name__}: {error}") from error
 
 
 @contextmanager

@@ -23,7 +23,8 @@ class Request:
     policy, options: of `wrap`. lora: rank of a LoRA adapter on all linear layers; None: no adapter. quantization: of
     the base. release: "accumulate" or "fused". seq_len tokens in each of `batch` sequences of a pass, `micro_batches`
     passes a step. checkpointing: every layer's activations are made anew in the backward pass. dtype: of the weights
-    that are not quantized. device: "cuda" plans for a GPU, "cpu" for what the CPU's kernels take.
+    that are not quantized. device: "cuda" plans for a GPU, "cpu" for what the CPU's kernels take. peft_config: the
+    adapters themselves, if they are others than `lora` stands for.
     """
 
     policy: str | Ready = "frugal"
@@ -38,6 +39,7 @@ class Request:
     dtype: str = "bf16"
     device: str = "cuda"
     seed: int = 0
+    peft_config: Any = field(default=None, compare=False)
 
     def __post_init__(self):
         for name, low in COUNTS.items():
@@ -69,7 +71,7 @@ class Request:
     @property
     def weights(self) -> tuple:
         """What the bytes of weights depend on, and those of an update."""
-        return self.lora, self.quantization, self.dtype, self.device
+        return self.lora, self.quantization, self.dtype, self.device, repr(self.peft_config)
 
     @property
     def structure(self) -> tuple:
@@ -79,7 +81,7 @@ class Request:
     def as_dict(self) -> dict[str, Any]:
         """Plain data; a policy that is no name goes by that of its class."""
         name = self.policy if isinstance(self.policy, str) else type(self.policy).__name__
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "peft_config"}
         return own | {"policy": name, "options": {k: pack(v) for k, v in self.options.items()}}
 
     def but(self, **changes: Any) -> "Request":
