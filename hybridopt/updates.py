@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from . import shards
 from .base import Noise
@@ -38,7 +39,12 @@ class Updates:
         for name, p in self.params():
             shards.cut(name, self.windows.job(self._groups[name], name, p), p)
         self._check_shared()
-        self.compiles = self._worth_compiling() if compile == "auto" else compile
+        self._compiles = self._worth_compiling() if compile == "auto" else compile
+
+    @property
+    def compiles(self) -> bool:
+        """Are updates compiled? Not under a mode that sees every operation, where torch.compile refuses to work."""
+        return self._compiles and not is_in_torch_dispatch_mode(include_infra_modes=False)
 
     def params(self) -> Iterable[Work]:
         """All parameters, group by group."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from hybridopt import HybridOptError, HybridOptimizer, HybridOptWarning
 from hybridopt.execution import compiled, kernels
@@ -98,6 +99,15 @@ def test_a_kernel_that_fails_half_way_through_an_update_changes_nothing_twice(mo
     slow, _ = trained("frugal", False, density=0.25, steps=2)
     for name in slow:
         torch.testing.assert_close(fast[name], slow[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["frugal", "adalomo"])
+def test_under_a_mode_that_sees_every_operation_steps_are_eager(policy):
+    """As flop counters and memory trackers are, under which torch.compile raises."""
+    with FlopCounterMode(display=False):
+        watched, _ = trained(policy, True)
+    plain, _ = trained(policy, False)
+    assert all(torch.equal(watched[name], plain[name]) for name in plain)
 
 
 @pytest.mark.parametrize("wrong", ["yes", 1, None])
