@@ -1,16 +1,14 @@
 """What the planner predicts for the scenarios of fit_70b, by full-size simulation with fake tensors on the CPU."""
 
-from contextlib import ExitStack
-from unittest import mock
+from functools import partial
 
 import torch
 from fit_70b_model import ADAPTERS, SIZES
 from fit_70b_scenarios import CONTEXT, SHORT, Scenario
 from torch import nn
 
-from hybridopt.losses.chunked import chunked_loss
-from hybridopt.planning import Estimator, Request, estimate
-from hybridopt.planning.model import skeleton, source
+from hybridopt.planning import Estimator, Request
+from hybridopt.planning.model import source
 
 
 def predict(scenario: Scenario, size: str, device: str, sequence: int) -> dict:
@@ -23,10 +21,11 @@ def predict(scenario: Scenario, size: str, device: str, sequence: int) -> dict:
         scenario.release,
         sequence,
         checkpointing=scenario.checkpointing,
+        chunk=scenario.chunk,
         device=device,
     )
     try:
-        found = estimated(scenario, size, request)
+        found = Estimator(source(SIZES[size]), partial(adapters_, scenario)).estimate(request)
     except Exception as error:  # of whatever kind: it is the result
         return {"failed": f"{type(error).__name__}: {error}"[:300]}
     peak = found.peak_bytes - found.overhead_bytes - on_host(scenario, size, device)
@@ -47,21 +46,11 @@ def longest(scenario: Scenario, size: str, device: str) -> dict:
     return found
 
 
-def estimated(scenario: Scenario, size: str, request: Request) -> estimate.Estimate:
-    """The planner's estimate, of models with the scenario's loss and dtype of adapters."""
-    with ExitStack() as until_done:
-
-        def shaped(*args, **kwargs) -> nn.Module:
-            model = skeleton(*args, **kwargs)
-            for name, p in model.named_parameters():
-                if "lora_" in name:
-                    p.data = p.data.to(ADAPTERS[scenario.adapters])
-            if scenario.chunk is not None:
-                until_done.enter_context(chunked_loss(model, scenario.chunk))
-            return model
-
-        until_done.enter_context(mock.patch.object(estimate, "skeleton", shaped))
-        return Estimator(source(SIZES[size])).estimate(request)
+def adapters_(scenario: Scenario, model: nn.Module) -> None:
+    """Give the LoRA weights the scenario's dtype."""
+    for name, p in model.named_parameters():
+        if "lora_" in name:
+            p.data = p.data.to(ADAPTERS[scenario.adapters])
 
 
 def on_host(scenario: Scenario, size: str, device: str) -> int:

@@ -87,7 +87,7 @@ def report(document: dict) -> str:
         "",
         "`python benchmarks/plan_grid.py`: models of 6 layers, width 256, 2 x 64 tokens, bfloat16, on a CPU. Error:",
         "planned / measured - 1. Op by op: every storage that an operation hands out; allocator: also buffers inside",
-        "of kernels (the 8-bit product of bitsandbytes makes large ones on CPUs).",
+        "of kernels.",
         "",
         "| cells | counted | median | 95 % within | largest | within 3 % |",
         "|---|---|---|---|---|---|",

@@ -23,10 +23,11 @@ Gap = Annotated[int | None, typer.Option(help="Short for --option update_gap=...
 Lora = Annotated[int | None, typer.Option(help="Rank of LoRA on all linear layers.")]
 Quantization = Annotated[str | None, typer.Option(help="Of the base: nf4, fp4, int8, int8-trainable.")]
 Release = Annotated[str | None, typer.Option(help="accumulate, or fused: gradients are freed within backward.")]
-Tokens = Annotated[int, typer.Option("--seq-len", help="Tokens of a sequence.")]
+Tokens = Annotated[int | None, typer.Option("--seq-len", help="Of a sequence; 2048, or all the model has room for.")]
 Batch = Annotated[int, typer.Option(help="Sequences of a pass.")]
 Passes = Annotated[int, typer.Option("--micro-batches", help="Passes of a step.")]
 Checkpointing = Annotated[bool | None, typer.Option("--checkpointing/--no-checkpointing", help="Of activations.")]
+Chunk = Annotated[int | None, typer.Option(help="Tokens a piece, where hybridopt.chunked_loss is used.")]
 Dtype = Annotated[str, typer.Option(help="Of weights that are not quantized: bf16, fp16, fp32.")]
 Gpu = Annotated[str | None, typer.Option(help="Its memory, with a unit: 24GiB, 80GB.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -43,10 +44,11 @@ def plan(
     lora: Lora = None,
     quantization: Quantization = None,
     release: Release = None,
-    seq_len: Tokens = 2048,
+    seq_len: Tokens = None,
     batch: Batch = 1,
     micro_batches: Passes = 1,
     checkpointing: Checkpointing = None,
+    chunk: Chunk = None,
     dtype: Dtype = "bf16",
     gpu: Gpu = None,
     json_: Json = False,
@@ -59,16 +61,23 @@ def plan(
     from .planning.sizes import parse_size
 
     memory = None if gpu is None else parse_size(gpu, "--gpu")
-    size = {"seq_len": seq_len, "batch": batch, "micro_batches": micro_batches, "dtype": dtype, "device": device}
+    size = {"batch": batch, "micro_batches": micro_batches, "chunk": chunk, "dtype": dtype, "device": device}
     asked = {"lora": lora, "quantization": quantization, "release": release, "checkpointing": checkpointing}
     asked = {name: value for name, value in asked.items() if value is not None}
     options = _options(option or [], {"density": density, "codec": codec, "update_gap": update_gap})
     _quiet()
     gc.disable()  # nearly all that is made here is imported modules: looking through them takes a fifth of the time
+    size["seq_len"] = _tokens(model) if seq_len is None else seq_len
     if policy is None and memory is not None and not options:
         _search(model, memory, size, asked, json_)
     else:
         _one(model, memory, {"policy": policy or "frugal", "options": options, **size, **asked}, json_)
+
+
+def _tokens(model: str) -> int:
+    from .planning import tokens
+
+    return tokens(model)
 
 
 def _one(model: str, memory: int | None, settings: dict, as_json: bool) -> None:
@@ -88,7 +97,7 @@ def _search(model: str, memory: int, size: dict, asked: dict, as_json: bool) -> 
     if as_json:
         print(json.dumps({"gpu_bytes": memory, "choices": [choice.as_dict(memory) for choice in choices]}))
     else:
-        Console().print(table.choices_table(choices, memory))
+        Console().print(table.choices_table(choices, memory), crop=False)  # lines to paste may be longer
 
 
 def _options(pairs: list[str], short: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hybridopt import HybridOptError
 from hybridopt.plan import Plan
 from hybridopt.planning import Request, plan
 from hybridopt.planning.model import skeleton, source
-from hybridopt.planning.static import static
+from hybridopt.planning.static import static, weights
 from hybridopt.roles import params
 
 SMALL = {"seq_len": 8, "device": "cpu"}
@@ -36,7 +36,7 @@ def test_a_skeleton_is_what_wrap_makes(make, case):
     lora = {"peft_config": LoraConfig(r=4, target_modules="all-linear")} if "lora" in case else {}
     real = hybridopt.wrap(model, policy="adamw", quantization=case.get("quantization"), **lora)
     assert params(planned) == params(real)
-    one, other = (static(m, Plan.of(params(m), request.ready)) for m in (planned, real))
+    one, other = (static(weights(m), Plan.of(params(m), request.ready)) for m in (planned, real))
     assert one == other
     assert one.weights + one.quantization == real.hybrid.report().totals.weight_bytes + sum(
         b.nbytes for b in model.buffers()

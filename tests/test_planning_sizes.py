@@ -40,5 +40,18 @@ def test_unknown_units_and_nothing_at_all_are_refused():
         parse_size("0GiB")
 
 
+@pytest.mark.parametrize("text", ["9" * 320 + "GiB", "2000000TiB"])
+def test_more_than_any_device_has_is_refused_in_few_words(text):
+    with pytest.raises(HybridOptError, match="more memory than any device has; give at most") as caught:
+        parse_size(text)
+    assert len(str(caught.value)) < 120
+
+
 def test_gib_says_two_decimals():
     assert gib(3 * 2**29) == "1.50 GiB"
+    assert gib(2**30 / 5) == "0.20 GiB"
+
+
+@pytest.mark.parametrize(("size", "text"), [(2**20, "1.00 MiB"), (3 * 2**9, "1.50 KiB"), (7, "7.00 B")])
+def test_small_sizes_are_not_rounded_to_nothing(size, text):
+    assert gib(size) == text

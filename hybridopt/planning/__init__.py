@@ -1,13 +1,14 @@
 """What fits before anything is loaded: bytes of a training step by closed forms and a simulated step."""
 
 from .estimate import Estimate, Estimator
+from .inputs import tokens_of
 from .live import plan_live
 from .model import source
 from .request import Request
 from .search import Choice, search
 from .sizes import parse_size
 
-__all__ = ["Choice", "Estimate", "Estimator", "Request", "parse_size", "plan", "plan_live", "search"]
+__all__ = ["Choice", "Estimate", "Estimator", "Request", "parse_size", "plan", "plan_live", "search", "tokens"]
 
 
 def plan(model: object, request: Request) -> Estimate:
@@ -16,3 +17,8 @@ def plan(model: object, request: Request) -> Estimate:
     Nothing is loaded or downloaded. Raises HybridOptError for what cannot be done.
     """
     return Estimator(source(model)).estimate(request)
+
+
+def tokens(model: object) -> int:
+    """Tokens of a sequence where nobody says: 2048, or as many as a model, given as to `plan`, has positions for."""
+    return tokens_of(source(model))

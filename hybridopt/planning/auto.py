@@ -23,10 +23,11 @@ def wrap_auto(
 ) -> nn.Module:
     """`wrap` by the first way that `search` finds for this model and memory; the way is `model.hybrid.choice`.
 
-    memory: such as "24GiB", or bytes; None: what the model's GPU has left for this process. size: seq_len (2048),
-    batch (1), micro_batches (1). Adapters and quantization that are given are kept to. Gradient checkpointing is
-    switched on, and `model.hybrid.optimizer()` takes the release, where the way says so. Raises HybridOptError, before
-    the model is changed, if nothing fits.
+    memory: such as "24GiB", or bytes; None: what the model's GPU has left for this process. size: seq_len (2048, or as
+    many as there are positions for), batch (1), micro_batches (1). Adapters and quantization that are given are kept
+    to, as is a quantization that the model already has. Gradient checkpointing is switched on, and
+    `model.hybrid.optimizer()` takes the release, where the way says so. Raises HybridOptError, before the model is
+    changed, if nothing fits, and for models that their configuration does not describe.
     """
     if unknown := sorted(size.keys() - set(SIZES)):
         raise HybridOptError(

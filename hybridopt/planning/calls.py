@@ -7,11 +7,23 @@ __all__ = ["calls"]
 
 def calls(request: Request, lr: float) -> str:
     """`hybridopt.wrap` and `optimizer`, with what must come before; for a model loaded in the dtype planned for."""
-    return "\n".join([*_before(request), _wrap(request), _optimizer(request, lr)])
+    return "\n".join(
+        [*_loaded(request), *_before(request), _wrap(request), _optimizer(request, lr), *_training(request)]
+    )
+
+
+def _loaded(request: Request) -> list[str]:
+    """How a model is read that does not fit before it is quantized."""
+    if not request.quantization:
+        return []
+    return [
+        "# Without a full-precision copy in memory (then leave quantization out below):",
+        f'# model = hybridopt.load(folder, quantization="{request.quantization}", device="{request.device}")',
+    ]
 
 
 def _before(request: Request) -> list[str]:
-    lines = ["from peft import LoraConfig"] if request.lora else []
+    lines = ["from peft import LoraConfig"] if request.lora and request.peft_config is None else []
     if not request.checkpointing:
         return lines
     lines += [f'model.gradient_checkpointing_enable({{"use_reentrant": {request.reentrant}}})']
@@ -22,7 +34,8 @@ def _wrap(request: Request) -> str:
     given = {"policy": request.policy, **request.options}
     parts = [f"{name}={_text(value)}" for name, value in given.items()]
     if request.lora:
-        parts.append(f'peft_config=LoraConfig(r={request.lora}, target_modules="all-linear")')
+        own = f'LoraConfig(r={request.lora}, target_modules="all-linear")'
+        parts.append(f"peft_config={own if request.peft_config is None else 'peft_config'}")
     if request.quantization:
         parts.append(f"quantization={_text(request.quantization)}")
     return f"model = hybridopt.wrap(model, {', '.join(parts)})"
@@ -31,6 +44,10 @@ def _wrap(request: Request) -> str:
 def _optimizer(request: Request, lr: float) -> str:
     release = f', release="{request.release}"' if request.release != "accumulate" else ""
     return f"optimizer = model.hybrid.optimizer(lr={lr:g}{release})"
+
+
+def _training(request: Request) -> list[str]:
+    return [f"# train within: with hybridopt.chunked_loss(model, {request.chunk}):"] if request.chunk else []
 
 
 def _text(value) -> str:

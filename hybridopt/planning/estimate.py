@@ -1,24 +1,26 @@
 """What one way of training a model takes: all of it in bytes, at the moment when most is taken."""
 
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..errors import HybridOptError
+from ..losses.chunked import chunked_loss
 from ..plan import Plan
 from ..policy import check_routes
-from ..roles import clean, params
-from .extrapolate import SHORT, extrapolate
+from ..roles import Param, clean, params
+from .extrapolate import extrapolate
+from .inputs import inputs
 from .model import Source, layers, skeleton
 from .peak import Peak, Step, peak
 from .request import Request
+from .rhythm import rhythm
 from .simulate import Trace, simulate
-from .static import gradient_bytes, idle_windows, static
+from .static import Weights, gradient_bytes, idle_windows, static, weights
 from .temporaries import Temporaries
 
 __all__ = ["OVERHEAD", "Costs", "Estimate", "Estimator", "estimate_of"]
@@ -80,8 +82,8 @@ class Estimate:
 class Costs:
     """What does not depend on the batch, on checkpointing, or on when gradients are released."""
 
-    def __init__(self, model: nn.Module, plan: Plan, cuda: bool):
-        self.plan, self.static = plan, static(model, plan)
+    def __init__(self, weights: Weights, plan: Plan, cuda: bool):
+        self.plan, self.static = plan, static(weights, plan)
         self.gradients, self.idle = gradient_bytes(plan), idle_windows(plan)
         self.updates = Temporaries(plan, cuda)
         self.probed = any(t.probed for t in plan.trained.values())
@@ -100,61 +102,78 @@ class Costs:
         return replace(most, temporaries=most.temporaries + kept)
 
 
-class Estimator:
-    """Estimates of one model; what several requests share is worked out once."""
+class Known:
+    """A model on meta, and what all policies find in it."""
 
-    def __init__(self, source: Source):
-        self.source = source
-        self._models: dict[tuple, nn.Module] = {}
+    def __init__(self, model: nn.Module):
+        self.model, self.params, self.weights = model, params(model), weights(model)
+
+
+class Estimator:
+    """Estimates of one model; what several requests share is worked out once.
+
+    change: done to every model that is made, for what no request can say.
+    """
+
+    def __init__(self, source: Source, change: Callable[[nn.Module], object] = lambda model: None):
+        self.source, self._change = source, change
+        self._models: dict[tuple, Known] = {}
         self._costs: dict[tuple, Costs] = {}
         self._traces: dict[tuple, Trace] = {}
 
     def estimate(self, request: Request) -> Estimate:
         """Raises HybridOptError where the request cannot be met on this model."""
         costs = self._cost(request)
-        return estimate_of(self.source.name, request, costs, self._traces_of(request, costs.plan))
+        return estimate_of(self.source.name, request, costs, self._traces_of(request, costs))
 
     def _cost(self, request):
         key = request.policy, repr(sorted(request.options.items())), request.seed, request.weights
         if key not in self._costs:
-            model = self._model(request)
-            self._costs[key] = Costs(model, resolved(model, request), request.device == "cuda")
+            known = self._known(request)
+            plan = resolved(known.params, request)
+            self._costs[key] = Costs(known.weights, plan, request.device == "cuda")
         return self._costs[key]
 
-    def _model(self, request):
+    def _known(self, request):
         key = request.weights, getattr(request.ready, "opens_scales", False)
         if key not in self._models:
-            self._models[key] = skeleton(self.source, request.but(checkpointing=False))
+            self._models[key] = Known(self._skeleton(request.but(checkpointing=False)))
         return self._models[key]
 
-    def _traces_of(self, request, plan):
-        """Of the backward pass and of probes, whichever there is."""
-        uses = plan.trained.values()
-        kinds = [True] * any(t.source.backward for t in uses) + [False] * any(t.probed for t in uses)
-        return [self._trace(request, plan, backward) for backward in kinds]
+    def _skeleton(self, request, depth=None):
+        model = skeleton(self.source, request, depth)
+        self._change(model)
+        return model
 
-    def _trace(self, request, plan, backward):
-        key = request.structure, backward, tuple(_patterns(plan))
+    def _traces_of(self, request, costs):
+        """Of the backward pass and of probes, whichever there is."""
+        uses = {True: costs.gradients, False: costs.updates.drawing.alone}
+        return [self._trace(request, backward, used) for backward, used in uses.items() if used]
+
+    def _trace(self, request, backward, used):
+        key = request.structure, backward, tuple(used.items())
         if key not in self._traces:
-            self._traces[key] = self._simulated(request, backward)
+            self._traces[key] = self._simulated(request, backward, used)
         return self._traces[key]
 
-    def _simulated(self, request, backward):
+    def _simulated(self, request, backward, used):
         depth = self.source.depth
-        if depth > max(SHORT):
-            found = extrapolate(*(self._short(request, d, backward) for d in SHORT), depth)
-            if found is not None:
-                return found
+        found = rhythm(self._known(request).model, self.source.config(), used, depth)
+        if found is not None:
+            short = (self._short(request, d, backward) for d in found.short(depth))
+            whole = extrapolate(*short, depth, found)
+            if whole is not None:
+                return whole
         return self._short(request, depth, backward)
 
     def _short(self, request, depth, backward):
-        model = skeleton(self.source, request, depth)
-        plan = resolved(model, request, check=False)
+        model = self._skeleton(request, depth)
+        plan = resolved(params(model), request, check=False)
         freeze_(model, plan)
-        tokens = torch.empty(request.batch, request.seq_len, dtype=torch.long, device="meta")
-        batch = {"input_ids": tokens, "labels": tokens.clone()}
         shifted = None if backward else Temporaries(plan, request.device == "cuda").drawing.alone
-        return simulate(model, batch, layers(model, depth), shifted, request.device)
+        told = inputs(model, request.batch, request.seq_len)
+        with nullcontext() if request.chunk is None else chunked_loss(model, request.chunk):
+            return simulate(model, told, layers(model, depth), shifted, request.device)
 
 
 def estimate_of(name: str, request: Request, costs: Costs, traces: Iterable[Trace]) -> Estimate:
@@ -176,10 +195,10 @@ def estimate_of(name: str, request: Request, costs: Costs, traces: Iterable[Trac
     )
 
 
-def resolved(model: nn.Module, request: Request, check: bool = True) -> Plan:
-    """The policy on a model; raises HybridOptError as `wrap` would."""
+def resolved(found: list[Param], request: Request, check: bool = True) -> Plan:
+    """The policy on a model's parameters; raises HybridOptError as `wrap` would."""
     ready = request.ready
-    plan = Plan.of(params(model), ready, request.seed)
+    plan = Plan.of(found, ready, request.seed)
     if not plan.trained:
         raise HybridOptError(
             f"nothing to train: policy={request.policy!r} freezes every parameter that is not quantized; add LoRA "
@@ -196,8 +215,3 @@ def freeze_(model: nn.Module, plan: Plan) -> None:
         treatment = plan.trained.get(clean(name))
         if p.requires_grad and (treatment is None or not treatment.source.backward):
             p.requires_grad_(False)
-
-
-def _patterns(plan: Plan) -> list[str]:
-    """Which parameters are trained, layers aside."""
-    return sorted({re.sub(r"\.\d+\.", ".*.", name) for name in plan.trained})

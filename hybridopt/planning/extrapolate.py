@@ -1,32 +1,33 @@
-"""From traces of a model of two and of four layers to that of all its layers: everything is linear in their number."""
+"""From traces of two models of few layers to that of all layers: everything is linear in their number."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 
+from .rhythm import Rhythm
 from .simulate import Trace
 from .tracker import Moment
 
-__all__ = ["SHORT", "extrapolate"]
+__all__ = ["extrapolate"]
 
-SHORT = (2, 4)  # layers that are simulated
-
+UNIFORM = Rhythm()
+KINDS = ("forward", "backward")
 Stages = dict[tuple, list[Moment]]
 
 
-def extrapolate(two: Trace, four: Trace, depth: int) -> Trace | None:
-    """The trace of `depth` layers, each amount linear in the number of layers, and along the layers between the ends.
+def extrapolate(short: Trace, long: Trace, depth: int, rhythm: Rhythm = UNIFORM) -> Trace | None:
+    """The trace of `depth` layers from those of the two numbers that `rhythm.short` names.
 
-    None if the two traces do not correspond, moment by moment: then only the whole model tells.
+    Each amount is linear in the number of layers, and along layers of a kind between the ends. None if the two traces
+    do not correspond, moment by moment: then only the whole model tells.
     """
-    a, b = _stages(two), _stages(four)
-    if any(len(a[one]) != len(b[other]) for one, other in _pairs() if one in a or other in b):
+    ends = _ends(_stages(short), _stages(long), rhythm, depth)
+    if ends is None or short.path != long.path:
         return None
-    ends = {key: _line(a[one], b[other], depth) for key, (one, other) in _targets(depth).items() if one in a}
     moments: list[Moment] = []
     for stage in _order(depth):
-        found = ends.get(stage) or _between(ends, stage, depth)
-        moments += (_renamed(m, stage, two.path) for m in found)
-    return Trace(tuple(moments), depth, two.path)
+        found = ends[stage] if stage in ends else _between(ends, stage, depth, rhythm)
+        moments += (_renamed(m, stage, short.path) for m in found)
+    return Trace(tuple(moments), depth, short.path)
 
 
 def _stages(trace) -> Stages:
@@ -36,34 +37,35 @@ def _stages(trace) -> Stages:
     return found
 
 
-def _pairs() -> list[tuple]:
-    """Stages of two and of four layers that correspond."""
-    ends = [((kind, 0), (kind, 0)) for kind in ("forward", "backward")]
-    ends += [((kind, 1), (kind, i)) for kind in ("forward", "backward") for i in (1, 3)]
-    return [*ends, *(((name,), (name,)) for name in ("start", "head", "end"))]
+def _ends(short, long, rhythm, depth) -> Stages | None:
+    """The stages outside of layers, and those of the first layers and the last."""
+    one, other = rhythm.short(depth)
+    share, found = (depth - one) / (other - one), {}
+    for stage, (a, b) in _sources(rhythm, depth).items():
+        if len(short.get(a, ())) != len(long.get(b, ())):
+            return None
+        found[stage] = [_mixed(x, y, share) for x, y in zip(short.get(a, ()), long.get(b, ()), strict=True)]
+    turns = [rhythm.between(i, depth) for i in range(rhythm.period)]
+    alike = all(len(found[kind, i]) == len(found[kind, j]) for kind in KINDS for i, j in turns)
+    return found if alike else None
 
 
-def _targets(depth) -> dict[tuple, tuple]:
-    """For the stages of the whole model those of two and of four layers from which they follow."""
+def _sources(rhythm, depth) -> dict[tuple, tuple]:
+    """For the stages of the whole model at both ends those of the short and of the long one that they follow from."""
+    one, other = rhythm.short(depth)
     found = {(name,): ((name,), (name,)) for name in ("start", "head", "end")}
-    for kind in ("forward", "backward"):
-        found |= {(kind, 0): ((kind, 0), (kind, 0)), (kind, 1): ((kind, 1), (kind, 1))}
-        found |= {(kind, depth - 1): ((kind, 1), (kind, 3))}
+    for kind in KINDS:
+        found |= {(kind, i): ((kind, i), (kind, i)) for i in range(rhythm.beginning)}
+        found |= {(kind, depth - i): ((kind, one - i), (kind, other - i)) for i in range(1, rhythm.period + 1)}
     return found
 
 
-def _line(two, four, depth) -> list[Moment]:
-    """Each moment as a line through two points."""
-    return [_mixed(a, b, (depth - SHORT[0]) / (SHORT[1] - SHORT[0])) for a, b in zip(two, four, strict=True)]
-
-
-def _between(ends, stage, depth) -> list[Moment]:
-    """A layer between the second and the last."""
-    kind, *rest = stage
-    if not rest or (kind, 1) not in ends:
-        return []
-    share = (rest[0] - 1) / (depth - 2)
-    return [_mixed(a, b, share) for a, b in zip(ends[kind, 1], ends[kind, depth - 1], strict=True)]
+def _between(ends, stage, depth, rhythm) -> list[Moment]:
+    """A layer between the first turn and the last."""
+    kind, layer = stage
+    first, last = rhythm.between(layer, depth)
+    share = (layer - first) / (last - first)
+    return [_mixed(a, b, share) for a, b in zip(ends[kind, first], ends[kind, last], strict=True)]
 
 
 def _mixed(a: Moment, b: Moment, share: float) -> Moment:

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from ..errors import HybridOptError
 from .estimate import Costs, Estimate, estimate_of, freeze_
 from .fake import copied
+from .inputs import inputs, usual_length
 from .model import layers
 from .request import DTYPES, Request
 from .simulate import simulate
+from .static import weights
 
 __all__ = ["plan_live"]
 
@@ -19,42 +21,34 @@ __all__ = ["plan_live"]
 def plan_live(model: nn.Module, batch: Mapping[str, Tensor] | None = None, **how: Any) -> Estimate:
     """What a training step of a wrapped model takes, on the device where it is.
 
-    batch: what the model is called with; only shapes and dtypes count. Without it, `seq_len` tokens in each of
-    `batch_size` sequences as input_ids and labels. how: release and micro_batches as of a `Request`, seq_len,
-    batch_size. The model must return an object with `loss`. Raises HybridOptError for a model that is not wrapped or
-    does not run so.
+    batch: what the model is called with; only shapes and dtypes count. Without it, `seq_len` tokens (2048, or as many
+    as there are positions for) in each of `batch_size` sequences as input_ids and labels. how: release and
+    micro_batches as of a `Request`, seq_len, batch_size. The model must return an object with `loss`. Raises
+    HybridOptError for a model that is not wrapped or does not run so.
     """
     strategy = model.__dict__.get("hybrid")
     if strategy is None:
         raise HybridOptError(f"{type(model).__name__} is not wrapped; call hybridopt.wrap(model, ...) first")
     request = _request(model, strategy, batch, how)
     plan = strategy._plan()
-    costs = Costs(model, plan, request.device == "cuda")
-    inputs = _tokens(request) if batch is None else batch
+    costs = Costs(weights(model), plan, request.device == "cuda")
+    told = inputs(model, request.batch, request.seq_len) if batch is None else batch
     uses = plan.trained.values()
     kinds = [True] * any(t.source.backward for t in uses) + [False] * any(t.probed for t in uses)
-    traces = [_trace(model, costs, inputs, backward, request.device) for backward in kinds]
+    traces = [_trace(model, costs, told, backward, request.device) for backward in kinds]
     return estimate_of(type(model).__name__, request, costs, traces)
 
 
-def _trace(model, costs, inputs, backward, device):
+def _trace(model, costs, told, backward, device):
     copy = copied(model).train()
     freeze_(copy, costs.plan)
     depth = getattr(getattr(model, "config", None), "num_hidden_layers", 0)
     shifted = None if backward else costs.updates.drawing.alone
-    try:
-        return simulate(copy, inputs, layers(copy, depth) if depth else None, shifted, device)
-    except HybridOptError:
-        raise
-    except Exception as error:  # whatever the model raises
-        raise HybridOptError(
-            f"{type(model).__name__} does not run on {sorted(inputs)}: {error!r:.300}; give the batch that it trains "
-            "on"
-        ) from error
+    return simulate(copy, told, layers(copy, depth) if depth else None, shifted, device)
 
 
 def _request(model, strategy, batch, how) -> Request:
-    sizes = {"batch": how.pop("batch_size", 1), "seq_len": how.pop("seq_len", 2048)}
+    sizes = {"batch": how.pop("batch_size", 1), "seq_len": how.pop("seq_len", usual_length(model))}
     unknown = sorted(how.keys() - {"release", "micro_batches"})
     if unknown:
         raise HybridOptError(f"plan: {unknown} are not known; give release, micro_batches, seq_len or batch_size")
@@ -67,8 +61,3 @@ def _request(model, strategy, batch, how) -> Request:
     lora = getattr(getattr(model, "peft_config", {}).get("default"), "r", None)
     kept = {"lora": lora, "quantization": strategy.quantization, "seed": strategy.seed}
     return Request(policy=strategy.policy, **sizes, **where, **kept, **how)
-
-
-def _tokens(request: Request) -> dict[str, Tensor]:
-    tokens = torch.empty(request.batch, request.seq_len, dtype=torch.long, device="meta")
-    return {"input_ids": tokens, "labels": tokens}

@@ -18,6 +18,7 @@ from .request import DTYPES, Request
 
 __all__ = ["Source", "layers", "lora_config", "skeleton", "source"]
 
+PART = "text_config"  # of models that read more than text
 DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop")
 
 
@@ -51,10 +52,15 @@ class Source:
         settings = dict(self.settings)
         settings.pop("quantization_config", None)
         try:
-            config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-            whole = config.num_hidden_layers
+            config = AutoConfig.for_model(settings.pop("model_type"), **settings).get_text_config()
         except Exception as error:  # transformers raises many types
             raise HybridOptError(f"model={self.name!r}: transformers makes no configuration of it: {error}") from error
+        whole = getattr(config, "num_hidden_layers", None)
+        if whole is None:
+            raise HybridOptError(
+                f"model={self.name!r}: its configuration has no num_hidden_layers, and only models of repeated layers "
+                "are planned; give one of text"
+            )
         if depth is not None:
             for key, value in list(vars(config).items()):
                 if isinstance(value, list) and len(value) == whole:
@@ -66,9 +72,15 @@ class Source:
 def source(model: Any) -> Source:
     """A known name, the path of a config.json or of a folder that holds one, or transformers' configuration itself.
 
-    Raises HybridOptError for unknown names, with the closest ones, and for files that are no configuration.
+    Of a file's model of images and text the text part is taken, and its name says so. Raises HybridOptError for
+    unknown names, with the closest ones, for files that are no configuration, and for configurations with parts.
     """
     if hasattr(model, "to_dict") and hasattr(model, "model_type"):
+        if getattr(model, PART, None) is not None:
+            raise HybridOptError(
+                f"model={model.model_type!r}: only the text part of such a model can be planned, which takes less "
+                "than the whole; give config.get_text_config() for it"
+            )
         return Source(getattr(model, "name_or_path", "") or model.model_type, model.to_dict())
     if not isinstance(model, str | Path):
         raise HybridOptError(f"model={model!r} is not allowed; give a name, a path, or transformers' configuration")
@@ -76,7 +88,8 @@ def source(model: Any) -> Source:
     if path.is_dir() and (path / "config.json").exists():
         path = path / "config.json"
     if path.is_file():
-        return Source(str(model), _read(path))
+        settings = _read(path)
+        return Source(f"{model} (text part)" if settings.get(PART) else str(model), settings)
     if path.is_dir() and canonical(str(model)) is None:
         raise HybridOptError(f"model={str(model)!r} is a folder without a config.json; give that of a saved model")
     return Source(canonical(str(model)) or str(model), architecture(str(model)))
@@ -155,7 +168,7 @@ def _bare(source, request, depth):
     except HybridOptError:
         raise
     except Exception as error:  # transformers raises many types
-        raise HybridOptError(f"model={source.name!r}: transformers cannot build it: {error}") from error
+        raise HybridOptError(f"model={source.name!r}: transformers cannot build it: {error!s:.300}") from error
     finally:
         torch.set_default_dtype(before)
 

@@ -22,9 +22,10 @@ class Request:
 
     policy, options: of `wrap`. lora: rank of a LoRA adapter on all linear layers; None: no adapter. quantization: of
     the base. release: "accumulate" or "fused". seq_len tokens in each of `batch` sequences of a pass, `micro_batches`
-    passes a step. checkpointing: every layer's activations are made anew in the backward pass. dtype: of the weights
-    that are not quantized. device: "cuda" plans for a GPU, "cpu" for what the CPU's kernels take. peft_config: the
-    adapters themselves, if they are others than `lora` stands for.
+    passes a step. checkpointing: every layer's activations are made anew in the backward pass. chunk: tokens of which
+    the loss is computed at a time, as by `hybridopt.chunked_loss`. dtype: of the weights that are not quantized.
+    device: "cuda" plans for a GPU, "cpu" for what the CPU's kernels take. peft_config: the adapters themselves, if
+    they are others than `lora` stands for.
     """
 
     policy: str | Ready = "frugal"
@@ -36,6 +37,7 @@ class Request:
     batch: int = 1
     micro_batches: int = 1
     checkpointing: bool = False
+    chunk: int | None = None
     dtype: str = "bf16"
     device: str = "cuda"
     seed: int = 0
@@ -44,8 +46,9 @@ class Request:
     def __post_init__(self):
         for name, low in COUNTS.items():
             check_count("plan", name, getattr(self, name), low)
-        if self.lora is not None:
-            check_count("plan", "lora", self.lora, 1)
+        for name in ("lora", "chunk"):
+            if getattr(self, name) is not None:
+                check_count("plan", name, getattr(self, name), 1)
         check_choice("plan", "release", self.release, ("accumulate", "fused"))
         check_choice("plan", "dtype", self.dtype, DTYPES)
         check_choice("plan", "device", self.device, ("cuda", "cpu"))
@@ -76,7 +79,7 @@ class Request:
     @property
     def structure(self) -> tuple:
         """What the forward and backward passes depend on; requests that share it share their activations."""
-        return *self.weights, self.seq_len, self.batch, self.checkpointing
+        return *self.weights, self.seq_len, self.batch, self.checkpointing, self.chunk
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data; a policy that is no name goes by that of its class."""

@@ -8,6 +8,7 @@ from ..errors import HybridOptError
 from ..policy import read_policy
 from .calls import calls
 from .estimate import Estimate, Estimator
+from .inputs import tokens_of
 from .model import source
 from .request import Request
 from .sizes import gib, parse_size
@@ -16,6 +17,7 @@ from .ways import CHANGES, SHORTEST, VARIANTS, WAYS, Way
 __all__ = ["Choice", "search"]
 
 FREE = frozenset({"checkpointing", "release"})  # what variants differ in
+SIZES = ("seq_len", "batch", "micro_batches")  # on which neither weights nor state depend
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,22 @@ def search(
 ) -> list[Choice]:
     """All ways for a model (a name, a path, a transformers configuration or model), those that fit first, in rank.
 
-    memory: such as "24GiB", or bytes. size: seq_len, batch, micro_batches, dtype, device of a `Request`. asked: lora,
-    quantization, release, checkpointing, where only such ways are wanted. watch: hands the ways on, one by one, and
-    may show how far that is. Raises HybridOptError if nothing fits, saying what is missing.
+    memory: such as "24GiB", or bytes. size: seq_len (2048, or as many as there are positions for), batch,
+    micro_batches, chunk, dtype, device of a `Request`. asked: lora, quantization, release, checkpointing, where only
+    such ways are wanted. watch: hands the ways on, one by one, and may show how far that is. Raises HybridOptError if
+    nothing fits, saying what is missing.
     """
     room = memory if isinstance(memory, int) and not isinstance(memory, bool) else parse_size(memory, "memory")
-    hunt = _Hunt(Estimator(source(model)), room, dict(asked or {}), Request(**size))
+    estimator = Estimator(source(model))
+    if "seq_len" not in size:
+        size["seq_len"] = tokens_of(estimator.source)
+    hunt = _Hunt(estimator, room, dict(asked or {}), Request(**size))
+    hunt.check()
     wanted = [way for way in WAYS if hunt.wanted(way)]
     found = [choice for way in watch(wanted) if (choice := hunt.choice(way)) is not None]
     if not found:
-        raise HybridOptError(f"no known way to train has {hunt.asked}; leave some of it out, or give a policy")
+        none = HybridOptError(f"no known way to train has {hunt.asked}; leave some of it out, or give a policy")
+        raise hunt.failed or none
     fitting = [choice for choice in found if choice.fits]
     if not fitting:
         raise _nothing(found, room)
@@ -82,6 +90,13 @@ def _nothing(found: list[Choice], room: int) -> HybridOptError:
 class _Hunt:
     def __init__(self, estimator: Estimator, room: int, asked: dict[str, Any], size: Request):
         self.estimator, self.room, self.asked, self.size = estimator, room, asked, size
+        self.failed: HybridOptError | None = None  # the first way that the model does not take
+        self._weights: dict[tuple, int] = {}
+
+    def check(self) -> None:
+        """Raise HybridOptError for a model of unknown depth, and for what no way could be asked for."""
+        self.size.but(**self.asked)
+        _ = self.estimator.source.depth
 
     def wanted(self, way: Way) -> bool:
         """Has it what was asked for? A rank may be another than the way's own."""
@@ -95,15 +110,18 @@ class _Hunt:
         try:
             lora = {"lora": self.asked["lora"]} if "lora" in self.asked else {}
             found = self._first(self.size.but(**way.settings | lora))
-        except HybridOptError:
-            return None  # such as quantization of a model without linear layers
+        except HybridOptError as error:  # such as quantization of a model without linear layers
+            self.failed = self.failed or error
+            return None
         return Choice(way, found, not found.missing(self.room))
 
     def change(self, choice: Choice) -> str | None:
         """The least harmful change that makes it fit."""
         for text, request in self._changed(choice.request):
+            if self._least(choice.estimate, request) > self.room:
+                continue  # without a pass on fake tensors
             try:
-                found = self.estimator.estimate(request)
+                found = self._estimate(request)
             except HybridOptError:
                 continue
             if not found.missing(self.room):
@@ -113,14 +131,25 @@ class _Hunt:
     def _first(self, request: Request) -> Estimate:
         """The smallest variant first: where it does not fit, no other does, and none need be simulated."""
         variants = [request.but(**v) for v in self._variants(request)]
-        least = self.estimator.estimate(variants[-1])
+        least = self._estimate(variants[-1])
         if least.missing(self.room) or len(variants) == 1:
             return least
         for variant in variants[:-1]:
-            found = self.estimator.estimate(variant)
+            found = self._estimate(variant)
             if not found.missing(self.room):
                 return found
         return least
+
+    def _estimate(self, request: Request) -> Estimate:
+        found = self.estimator.estimate(request)
+        self._weights[request.weights] = found.weights_bytes + found.quantization_bytes + found.overhead_bytes
+        return found
+
+    def _least(self, known: Estimate, changed: Request) -> int:
+        """Bytes below which a changed request cannot come: the weights, and the state where only sizes change."""
+        sizes = {name: getattr(known.request, name) for name in SIZES}
+        state = known.state_bytes if changed.but(**sizes) == known.request else 0
+        return self._weights.get(changed.weights, 0) + state
 
     def _variants(self, request: Request) -> list[dict]:
         probes = all(r.use is None or not r.use.source.backward for r in request.ready.routes)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..errors import HybridOptError
 from ..roles import clean
 from ..scales import scales
 from .fake import converted_, empty, tensors_of
 from .fakery import fake_tensors
+from .inputs import bare, check_length
 from .tracker import Moment, Tracker
 
 __all__ = ["Trace", "simulate"]
@@ -40,8 +42,23 @@ def simulate(
 
     shifted: None runs forward and backward pass; names of parameters run the forward pass alone, at shifted copies of
     these parameters, as zeroth-order methods do, each with the bytes that making the copy takes for a moment. device:
-    "cuda" or "cpu", whose kernels count. Raises what the model raises on such inputs.
+    "cuda" or "cpu", whose kernels count. Raises HybridOptError for a model that does not run on such inputs.
     """
+    check_length(model, inputs)
+    try:
+        return _run(model, inputs, layers, shifted, device)
+    except HybridOptError:
+        raise
+    except Exception as error:  # whatever the model raises
+        told = ", ".join(f"{name} {list(x.shape)}" for name, x in inputs.items())
+        raise HybridOptError(
+            f"{type(bare(model)).__name__} does not run on {told}: {error!r:.300}; wrap the model, and give "
+            "model.hybrid.plan(batch=...) what it trains on"
+        ) from error
+
+
+def _run(model, inputs, layers, shifted, device) -> Trace:
+    _keep_angles(model)
     with fake_tensors(device):
         converted_(model, empty)
         batch = {name: torch.zeros(x.shape, dtype=x.dtype, device="cpu") for name, x in inputs.items()}
@@ -49,13 +66,33 @@ def simulate(
         _mark(list(layers or ()), tracker)
         _on_gradients(model, tracker) if shifted is None else _shift(model, shifted, tracker)
         with tracker, torch.set_grad_enabled(shifted is None):
-            loss = model(**batch).loss
+            loss = _loss(model, batch)
             if shifted is None:
                 tracker.enter(("head",), backward=True)
                 loss.backward()
             tracker.end()
     path = next((clean(name) for name, module in model.named_modules() if module is layers), "")
     return Trace(tuple(tracker.moments), len(layers or ()), path)
+
+
+def _keep_angles(model):
+    """Without values nobody can tell whether rotary embeddings grow, which takes no memory worth a word."""
+    for module in model.modules():
+        kind = getattr(module, "rope_type", None)
+        if isinstance(kind, dict):
+            module.rope_type = {name: "default" if "dynamic" in one else one for name, one in kind.items()}
+        elif isinstance(kind, str) and "dynamic" in kind:
+            module.rope_type = "default"
+
+
+def _loss(model, batch) -> Tensor:
+    loss = getattr(model(**batch), "loss", None)
+    if not isinstance(loss, Tensor):
+        raise HybridOptError(
+            f"{type(bare(model)).__name__} returns no loss for {sorted(batch)}; plan a model with a head to train, "
+            "such as one ...ForCausalLM, or wrap it and give model.hybrid.plan(batch=...) what it trains on"
+        )
+    return loss
 
 
 def _mark(layers, tracker):

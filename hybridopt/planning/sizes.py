@@ -8,6 +8,7 @@ from ..errors import HybridOptError
 __all__ = ["GIB", "gib", "parse_size"]
 
 GIB = 2**30
+MOST = 2**60  # bytes
 UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": GIB, "tib": 2**40}
 UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
@@ -26,12 +27,15 @@ def parse_size(text: str, name: str = "size") -> int:
         raise HybridOptError(f"{name}={text!r} has no unit; write '{number}GiB' (2**30 bytes) or '{number}GB' (10**9)")
     if found[2].lower() not in UNITS:
         raise HybridOptError(f"{name}={text!r}: the unit {found[2]!r} is not known; take GiB, GB, MiB, MB, TiB or TB")
-    size = int(float(found[1]) * UNITS[found[2].lower()])
+    size = float(found[1]) * UNITS[found[2].lower()]
     if size < 1:
         raise HybridOptError(f"{name}={text!r} is no memory at all; give a size above zero")
-    return size
+    if size > MOST:
+        raise HybridOptError(f"{name}={text[:20]!r} is more memory than any device has; give at most {MOST // GIB}GiB")
+    return int(size)
 
 
 def gib(size: float) -> str:
-    """Bytes as GiB with two decimals, for sentences."""
-    return f"{size / GIB:.2f} GiB"
+    """Bytes as GiB with two decimals, for sentences; small sizes in the unit that shows them."""
+    unit = next((name for name in ("GiB", "MiB", "KiB") if size >= UNITS[name.lower()] / 10), "B")
+    return f"{size / UNITS[unit.lower()]:.2f} {unit}"

@@ -8,7 +8,7 @@ from ..plan import LONGEST, Plan
 from .fake import tensors_of
 from .tracker import storages
 
-__all__ = ["Static", "gradient_bytes", "idle_windows", "static"]
+__all__ = ["Static", "Weights", "gradient_bytes", "idle_windows", "static", "weights"]
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,32 @@ class Static:
     trained: int
 
 
-def static(model: nn.Module, plan: Plan) -> Static:
-    """Count a model, on meta or not, and its plan."""
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of parameters, or their codes, and buffers; of scales and tables."""
+
+    weights: int
+    quantization: int
+
+
+def weights(model: nn.Module) -> Weights:
+    """Count a model, on meta or not."""
     parameters = {id(p): p for p in model.parameters()}
     codes = sum(_code_bytes(p) for p in parameters.values())
     buffers = {id(b): b.nbytes for b in model.buffers()}
     everything = {}
     for tensor in tensors_of(model):
         everything |= {s._cdata: s.nbytes() for s in storages(tensor)}
-    weights = codes + sum(buffers.values())
+    kept = codes + sum(buffers.values())
+    return Weights(kept, sum(everything.values()) - kept)
+
+
+def static(found: Weights, plan: Plan) -> Static:
+    """A model and its plan."""
     trained = [e for e in plan.entries if e.treatment is not None]
     return Static(
-        weights,
-        sum(everything.values()) - weights,
+        found.weights,
+        found.quantization,
         plan.largest(e.param.name for e in trained),
         sum(e.numel for e in plan.entries),
         sum(e.numel for e in trained),

@@ -1,9 +1,11 @@
 """Estimates in a terminal: a table, and a stacked bar against the GPU."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +15,7 @@ from .estimate import Estimate
 from .search import Choice
 from .ways import Way
 
-__all__ = ["COLORS", "bar", "bars", "choices_table", "estimate_table", "legend", "watched"]
+__all__ = ["Bar", "COLORS", "bars", "choices_table", "estimate_table", "legend", "watched"]
 
 COLORS = {
     "weights": "blue",
@@ -33,7 +35,7 @@ MEANING = {
     "temporaries": "made after it, alive at the peak",
     "overhead": "CUDA context and workspaces: an allowance",
 }
-WIDTH = 60  # characters of a whole bar
+WIDTH, NARROW = 60, 20  # characters of a whole bar, and of one where there is little room
 
 
 def estimate_table(estimate: Estimate, memory: int | None = None) -> RenderableType:
@@ -48,7 +50,7 @@ def estimate_table(estimate: Estimate, memory: int | None = None) -> RenderableT
         table.add_row(f"[{COLORS[name]}]■[/] {name}", human(size), share, MEANING[name])
     table.add_section()
     table.add_row("peak", human(estimate.peak_bytes), "", f"at: {estimate.stage}")
-    lines = [table, bar(estimate, max(estimate.peak_bytes, memory or 0), memory)]
+    lines = [table, Bar(estimate, max(estimate.peak_bytes, memory or 0), memory)]
     return Group(*lines, *([_verdict(estimate, memory)] if memory else []))
 
 
@@ -60,7 +62,7 @@ def choices_table(choices: Sequence[Choice], memory: int) -> RenderableType:
         bars([(_label(i, c), c.estimate) for i, c in enumerate(fitting, 1)], memory),
     ]
     for number, choice in enumerate(fitting, 1):
-        parts += [Text(f"\n{number}. {choice.way.title} (given up: {choice.way.why})", "bold"), Text(choice.code)]
+        parts += [Text(f"\n{number}. {choice.way.title} (given up: {choice.way.why})", "bold"), _code(choice)]
     others = [c for c in choices if not c.fits]
     if others:
         parts += [Text("\nWhat does not fit:", "bold"), bars([(c.way.title, c.estimate) for c in others], memory)]
@@ -71,32 +73,52 @@ def choices_table(choices: Sequence[Choice], memory: int) -> RenderableType:
 def bars(estimates: Sequence[tuple[str, Estimate]], memory: int | None = None) -> Table:
     """A stacked bar for each of several estimates, all on one scale."""
     table = Table.grid(padding=(0, 1))
+    table.add_column()
+    table.add_column()
+    table.add_column(no_wrap=True)
     scale = max(memory or 0, *(e.peak_bytes for _, e in estimates))
     for label, estimate in estimates:
-        table.add_row(escape(label), bar(estimate, scale, memory), human(estimate.peak_bytes))
+        table.add_row(escape(label), Bar(estimate, scale, memory), human(estimate.peak_bytes))
     return table
 
 
-def bar(estimate: Estimate, scale: int, memory: int | None = None) -> Text:
-    """The parts side by side, `scale` bytes wide; a line marks where the memory ends."""
-    text, done, drawn = Text(no_wrap=True), 0, 0
-    for name, size in estimate.parts.items():
-        done += size
-        cells = round(WIDTH * done / scale) - drawn
-        text.append("█" * cells, COLORS[name])
-        drawn += cells
-    if memory is None:
+@dataclass(frozen=True)
+class Bar:
+    """The parts side by side, `scale` bytes wide, as wide as there is room; a line marks where the memory ends."""
+
+    estimate: Estimate
+    scale: int
+    memory: int | None = None
+
+    def __rich_measure__(self, console, options):
+        return Measurement(NARROW + 1, WIDTH + 1)
+
+    def __rich_console__(self, console, options):
+        width = min(WIDTH, options.max_width - 1)  # the line takes one
+        text = self._parts(width)
+        if self.memory is None:
+            yield text
+            return
+        end = round(width * self.memory / self.scale)
+        text.append("·" * (end - len(text)), "bright_black")
+        yield Text.assemble(text[:end], ("|", "bold"), text[end:], no_wrap=True)
+
+    def _parts(self, width: int) -> Text:
+        text, done = Text(no_wrap=True), 0
+        for name, size in self.estimate.parts.items():
+            done += size
+            text.append("█" * (round(width * done / self.scale) - len(text)), COLORS[name])
         return text
-    end = round(WIDTH * memory / scale)
-    if drawn < end:
-        text.append("·" * (end - drawn), "bright_black")
-    head, tail = text[:end], text[end:]
-    return Text.assemble(head, ("|", "bold"), tail, no_wrap=True)
 
 
 def legend() -> Text:
     """Which color is what."""
     return Text("  ").join(Text(f"■ {name}", COLORS[name]) for name in COLORS)
+
+
+def _code(choice: Choice) -> Text:
+    """To be pasted: no line is broken."""
+    return Text(choice.code, no_wrap=True, overflow="ignore")
 
 
 def _label(number: int, choice: Choice) -> str:

@@ -27,6 +27,8 @@ __all__ = ["Temporaries"]
 
 WORTH_COMPILING = 50_000_000  # elements, on a CPU
 
+Key = tuple[Job, torch.dtype, torch.dtype | None]
+
 
 class Temporaries:
     """Bytes that updates take, by parameter and all together; equal jobs are looked at once.
@@ -39,18 +41,27 @@ class Temporaries:
         self._entries = {e.param.name: e for e in plan.entries if e.treatment is not None}
         self._compiles = cuda or sum(e.numel for e in self._entries.values()) >= WORTH_COMPILING
         self.drawing = Drawing(plan, self._compiles, "cuda" if cuda else "cpu")
-        self._known: dict[tuple, int] = {}
+        self._keys: dict[str, Key] = {}
+        self._known: dict[Key, int] = {}
+        self._sizes: dict[Key, int] = {}
+        self.alone = cache(self._alone)
         self.together = cache(self._together)
 
-    def alone(self, name: str) -> int:
+    def _alone(self, name: str) -> int:
         """When one parameter is updated by itself, as with release="fused"; also when its split is drawn anew."""
         entry = self._entries[name]
-        job = self._plan.first(entry)
-        key = job, entry.param.dtype, entry.param.codes
+        key = self._key(entry)
         if key not in self._known:
             probed = entry.treatment.probed
-            self._known[key] = self._estimated(entry, job) if probed else self._first_order(entry, job)
+            self._known[key] = self._estimated(entry, key[0]) if probed else self._first_order(entry, key[0])
         return self._known[key]
+
+    def _key(self, entry: Entry) -> Key:
+        """What an update depends on."""
+        name = entry.param.name
+        if name not in self._keys:
+            self._keys[name] = self._plan.first(entry), entry.param.dtype, entry.param.codes
+        return self._keys[name]
 
     def _first_order(self, entry, job):
         return max(self._update([entry]), self._drawing(entry, job))
@@ -106,13 +117,19 @@ class Temporaries:
             return max([*sizes, *(self._large(entry) for entry in large)])
 
     def _large(self, entry: Entry) -> int:
+        key = self._key(entry)
+        if key not in self._sizes:
+            self._sizes[key] = self._by_itself(entry)
+        return self._sizes[key]
+
+    def _by_itself(self, entry: Entry) -> int:
         task = self._task(entry).in_blocks()
         if self._compiles and compiled.fits(task):
             return _between_kernels(task)
         return _peak([task], lambda: _sliced(task))
 
     def _task(self, entry: Entry) -> Task:
-        job, p = self._plan.first(entry), entry.param
+        job, p = self._key(entry)[0], entry.param
         param, grad = _weight(p, job), torch.empty(job.shape, dtype=p.dtype)
         store = job.treatment.store_for(p.codes or p.dtype)
         return Task(param, grad, _raw(job, grad), job, store, 1e-3, 1.0, 1, (0, p.name), 0)
