@@ -58,7 +58,8 @@ def _cell(found: list[dict], room: int) -> str:
     for way in found:
         for variant, peak in zip(VARIANTS, way["peaks"], strict=False):
             if peak <= room:
-                marks = "c" * variant["checkpointing"] + "f" * (variant["release"] == "fused")
+                marks = "c" * variant["checkpointing"] + "l" * bool(variant["chunk"])
+                marks += "f" * (variant["release"] == "fused")
                 return f"{way['title']} ({', '.join([f'{peak / GIB:.1f}', *marks])})"
     return "–"
 

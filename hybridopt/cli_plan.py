@@ -61,8 +61,9 @@ def plan(
     from .planning.sizes import parse_size
 
     memory = None if gpu is None else parse_size(gpu, "--gpu")
-    size = {"batch": batch, "micro_batches": micro_batches, "chunk": chunk, "dtype": dtype, "device": device}
+    size = {"batch": batch, "micro_batches": micro_batches, "dtype": dtype, "device": device}
     asked = {"lora": lora, "quantization": quantization, "release": release, "checkpointing": checkpointing}
+    asked["chunk"] = chunk
     asked = {name: value for name, value in asked.items() if value is not None}
     options = _options(option or [], {"density": density, "codec": codec, "update_gap": update_gap})
     _quiet()

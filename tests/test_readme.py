@@ -168,6 +168,17 @@ def test_the_table_of_what_fits_is_the_planners():
     assert known["title"] == way.title and peaks == [pytest.approx(x, rel=0.01) for x in known["peaks"][:2]]
 
 
+def test_the_table_of_70b_is_that_of_its_benchmark():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import fit_70b_table
+    finally:
+        sys.path.pop(0)
+    document = json.loads(fit_70b_table.FILE.read_text())
+    assert README == fit_70b_table.written(README, document), "run: python benchmarks/fit_70b_table.py --write"
+    assert [row.split(" | ")[-1] for row in fit_70b_table.table(document).splitlines()[2:]] == 6 * ["simulated |"]
+
+
 def test_the_plan_commands_run(tmp_path):
     commands = [line.split() for block in blocks("bash")[1:] for line in block.splitlines() if " plan " in line]
     assert len(commands) == 2

@@ -86,6 +86,7 @@ def _choose(model: nn.Module, memory: str | int | None, peft_config: Any, quanti
     adapters = None if peft_config is None else getattr(peft_config, "r", None) or 1
     asked = {"lora": adapters, "quantization": quantization}
     asked = {name: value for name, value in asked.items() if value is not None}
+    asked["chunk"] = None  # who trains might want the logits
     on_gpu = first.is_cuda or torch.cuda.is_available()  # where it is trained, if not yet there
     told = {"dtype": dtypes[first.dtype], "device": "cuda" if on_gpu else "cpu", "peft_config": peft_config, **size}
     return search(model.config, _memory(memory, first.device), asked=asked, watch=watched, **told)[0]

@@ -16,7 +16,7 @@ from .ways import CHANGES, SHORTEST, VARIANTS, WAYS, Way
 
 __all__ = ["Choice", "search"]
 
-FREE = frozenset({"checkpointing", "release"})  # what variants differ in
+FREE = frozenset({"checkpointing", "chunk", "release"})  # what variants differ in
 SIZES = ("seq_len", "batch", "micro_batches")  # on which neither weights nor state depend
 
 
@@ -56,7 +56,7 @@ def search(
     """All ways for a model (a name, a path, a transformers configuration or model), those that fit first, in rank.
 
     memory: such as "24GiB", or bytes. size: seq_len (2048, or as many as there are positions for), batch,
-    micro_batches, chunk, dtype, device of a `Request`. asked: lora, quantization, release, checkpointing, where only
+    micro_batches, dtype, device of a `Request`. asked: lora, quantization, release, checkpointing, chunk, where only
     such ways are wanted. watch: hands the ways on, one by one, and may show how far that is. Raises HybridOptError if
     nothing fits, saying what is missing.
     """
@@ -92,6 +92,7 @@ class _Hunt:
         self.estimator, self.room, self.asked, self.size = estimator, room, asked, size
         self.failed: HybridOptError | None = None  # the first way that the model does not take
         self._weights: dict[tuple, int] = {}
+        self._chunks = True
 
     def check(self) -> None:
         """Raise HybridOptError for a model of unknown depth, and for what no way could be asked for."""
@@ -129,16 +130,23 @@ class _Hunt:
         return None
 
     def _first(self, request: Request) -> Estimate:
-        """The smallest variant first: where it does not fit, no other does, and none need be simulated."""
-        variants = [request.but(**v) for v in self._variants(request)]
-        least = self._estimate(variants[-1])
-        if least.missing(self.room) or len(variants) == 1:
-            return least
-        for variant in variants[:-1]:
-            found = self._estimate(variant)
-            if not found.missing(self.room):
-                return found
-        return least
+        """The mildest variant that fits, or the smallest. Not every model's loss can be computed in chunks."""
+        try:
+            return self._among([request.but(**v) for v in self._variants(request, self._chunks)])
+        except HybridOptError:
+            found = self._among([request.but(**v) for v in self._variants(request, False)])
+            self._chunks = False
+            return found
+
+    def _among(self, variants: list[Request]) -> Estimate:
+        """The smallest comes first: where it does not fit, no other does, and none need be simulated."""
+        tried: list[Estimate] = []
+        for request in _smallest(variants):
+            tried.append(self._estimate(request))
+            if not tried[-1].missing(self.room):
+                found = map(self._estimate, variants)
+                return next(e for e in found if not e.missing(self.room))
+        return min(tried, key=lambda e: e.peak_bytes)
 
     def _estimate(self, request: Request) -> Estimate:
         found = self.estimator.estimate(request)
@@ -151,17 +159,25 @@ class _Hunt:
         state = known.state_bytes if changed.but(**sizes) == known.request else 0
         return self._weights.get(changed.weights, 0) + state
 
-    def _variants(self, request: Request) -> list[dict]:
+    def _variants(self, request: Request, chunks: bool) -> list[dict]:
         probes = all(r.use is None or not r.use.source.backward for r in request.ready.routes)
         fixed = {name: self.asked[name] for name in FREE & self.asked.keys()}
-        variants = VARIANTS[:1] if probes else VARIANTS
-        return list({tuple(sorted((v | fixed).items())): v | fixed for v in variants}.values())
+        found = [v for v in VARIANTS if chunks or not v["chunk"]]
+        if probes:
+            found = [v for v in found if not v["checkpointing"] and v["release"] == "accumulate"]
+        return list({tuple((v | fixed).items()): v | fixed for v in found}.values())
 
     def _changed(self, request: Request) -> Iterator[tuple[str, Request]]:
         for text, change in CHANGES:
             changed = _with(request, change)
             if changed is not None:
                 yield text, changed
+
+
+def _smallest(variants: list[Request]) -> list[Request]:
+    """The last; and, as pieces of the loss have their price, the last of those whose loss is computed at once."""
+    whole = [v for v in variants if v.chunk is None]
+    return [variants[-1], *(whole[-1:] if variants[-1].chunk is not None else [])]
 
 
 def _with(request: Request, change: Mapping[str, Any]) -> Request | None:

@@ -122,7 +122,10 @@ def _code(choice: Choice) -> Text:
 
 
 def _label(number: int, choice: Choice) -> str:
-    extra = ["checkpointing"] * choice.request.checkpointing + ["fused"] * (choice.request.release == "fused")
+    r = choice.request
+    extra = (
+        ["checkpointing"] * r.checkpointing + ["loss in chunks"] * bool(r.chunk) + ["fused"] * (r.release == "fused")
+    )
     return f"{number}. {choice.way.title}" + (f" ({', '.join(extra)})" if extra else "")
 
 
@@ -132,6 +135,7 @@ def _title(estimate: Estimate) -> str:
     base = f" on {r.quantization}" if r.quantization else ""
     passes = f" x {r.micro_batches}" if r.micro_batches > 1 else ""
     how = f"{r.as_dict()['policy']}{lora}{base}, {r.release} release{', checkpointing' * r.checkpointing}"
+    how += f", loss by {r.chunk} tokens" if r.chunk else ""
     return f"{estimate.model}: {how}, {r.batch} x {r.seq_len} tokens{passes}"
 
 

@@ -56,13 +56,15 @@ WAYS = (
     Way("MeZO on LoRA, nf4 base", "mezo", "no gradients, only adapters, 4-bit base", {"eps": 1e-2}, 16, "nf4", 1e-4),
 )  # fmt: skip
 
-# Of each way the first variant that fits is taken: none of them changes what is learned, and each costs more time, or
-# in the case of release="fused" clipping by the norm of all gradients in one pass.
-VARIANTS = (
-    {"checkpointing": False, "release": "accumulate"},
-    {"checkpointing": False, "release": "fused"},
-    {"checkpointing": True, "release": "accumulate"},
-    {"checkpointing": True, "release": "fused"},
+# Of each way the first variant that fits is taken: none of them changes what is learned, and each costs something:
+# release="fused" clipping by the norm of all gradients in one pass, `chunk` (hybridopt.chunked_loss) the logits beside
+# the loss, and checkpointing time.
+CHUNK = 256  # tokens
+VARIANTS = tuple(
+    {"checkpointing": again, "chunk": chunk, "release": release}
+    for again in (False, True)
+    for chunk in (None, CHUNK)
+    for release in ("accumulate", "fused")
 )
 
 # What could be changed where none fits, the least harmful first; texts are for people.
