@@ -51,9 +51,9 @@ def test_other_losses_are_searched_without_it():
 
 def test_who_lets_choose_keeps_the_logits():
     request = Request(policy="adamw", seq_len=512, device="cpu")
-    chunked = Estimator(LLAMA).estimate(request.but(chunk=CHUNK)).peak_bytes
+    plain, chunked = (Estimator(LLAMA).estimate(request.but(chunk=c)).peak_bytes for c in (None, CHUNK))
     model = AutoModelForCausalLM.from_config(LLAMA.config(), dtype=torch.bfloat16)
-    model = hybridopt.wrap(model, policy="auto", memory=chunked, seq_len=512)
+    model = hybridopt.wrap(model, policy="auto", memory=(plain + chunked) // 2, seq_len=512)
     assert model.hybrid.choice.fits and model.hybrid.choice.request.chunk is None
 
 
