@@ -7,10 +7,11 @@ import argparse
 import json
 from pathlib import Path
 
-HERE = Path(__file__).parent
-FILE, README = HERE / "results" / "fit_70b.json", HERE.parent / "README.md"
-START, END = "<!-- fit_70b: python benchmarks/fit_70b_table.py --write -->\n", "<!-- end of fit_70b -->"
+import readme
+
+FILE = Path(__file__).parent / "results" / "fit_70b.json"
 GIB = 2**30
+PARTS = ("weights", "quantization", "gradients", "state", "activations", "temporaries")
 
 
 def table(document: dict) -> str:
@@ -30,13 +31,7 @@ def _row(row: dict) -> str:
     return f"| {row['label']} | {plan['sequence']} | {sizes} | {said} |"
 
 
-PARTS = ("weights", "quantization", "gradients", "state", "activations", "temporaries")
-
-
-def written(readme: str, document: dict) -> str:
-    """The README with the table of this document."""
-    before, after = readme.index(START) + len(START), readme.index(END)
-    return f"{readme[:before]}{table(document)}{readme[after:]}"
+BLOCK = readme.Block("fit_70b", "python benchmarks/fit_70b_table.py --write", table)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--write", action="store_true", help="into the README")
     document = json.loads(FILE.read_text())
     if parser.parse_args(arguments).write:
-        README.write_text(written(README.read_text(), document))
+        BLOCK.write(document)
     print(table(document))
 
 

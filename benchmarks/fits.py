@@ -8,6 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
+import readme
 import results
 from rich.progress import track
 
@@ -19,8 +20,6 @@ from hybridopt.planning.ways import VARIANTS, WAYS
 
 HERE = Path(__file__).parent
 FILE = HERE / "results" / "fits.json"
-README = HERE.parent / "README.md"
-START, END = "<!-- fits: python benchmarks/fits.py --write -->\n", "<!-- end of fits -->"
 MODELS = ("llama-3.2-1b", "llama-3.2-3b", "llama-3-8b", "qwen2.5-14b", "qwen2.5-32b", "llama-3-70b")
 GPUS = (12, 16, 24, 40, 48, 80, 141)  # GiB
 
@@ -64,10 +63,7 @@ def _cell(found: list[dict], room: int) -> str:
     return "–"
 
 
-def written(readme: str, document: dict) -> str:
-    """The README with the table of this document."""
-    before, after = readme.index(START) + len(START), readme.index(END)
-    return f"{readme[:before]}{table(document)}{readme[after:]}"
+BLOCK = readme.Block("fits", "python benchmarks/fits.py --write", table)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -79,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
         results.save(FILE, measure(MODELS))
     document = json.loads(FILE.read_text())
     if options.write:
-        README.write_text(written(README.read_text(), document))
+        BLOCK.write(document)
     print(table(document))
 
 

@@ -1,5 +1,6 @@
 """What the README says is what happens: its commands, its examples, its tables."""
 
+import importlib
 import json
 import os
 import re
@@ -152,31 +153,24 @@ def test_the_pre_training_table_is_the_benchmarks():
         assert f"| {name} | {rate} | {loss} | {gain} | {state} |" in README
 
 
-def test_the_table_of_what_fits_is_the_planners():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import fits
-    finally:
-        sys.path.pop(0)
+@pytest.mark.parametrize("name", ["fits", "fit_70b_table"])
+def test_tables_of_plans_are_those_of_their_benchmarks(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module = importlib.import_module(name)
+    document = json.loads(module.FILE.read_text())
+    assert README == module.BLOCK.into(README, document), f"run: python benchmarks/{name}.py --write"
+
+
+def test_the_table_of_what_fits_is_the_planners(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    fits = importlib.import_module("fits")
     document = json.loads(fits.FILE.read_text())
-    assert README == fits.written(README, document), "run: python benchmarks/fits.py --write"
     assert list(document["models"]) == list(fits.MODELS)
     estimator = fits.Estimator(fits.source("llama-3.2-1b"))
     way = fits.WAYS[0]
     peaks = [estimator.estimate(fits.Request(**way.settings, **v)).peak_bytes for v in fits.VARIANTS[:2]]
     known = document["models"]["llama-3.2-1b"][0]
     assert known["title"] == way.title and peaks == [pytest.approx(x, rel=0.01) for x in known["peaks"][:2]]
-
-
-def test_the_table_of_70b_is_that_of_its_benchmark():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import fit_70b_table
-    finally:
-        sys.path.pop(0)
-    document = json.loads(fit_70b_table.FILE.read_text())
-    assert README == fit_70b_table.written(README, document), "run: python benchmarks/fit_70b_table.py --write"
-    assert [row.split(" | ")[-1] for row in fit_70b_table.table(document).splitlines()[2:]] == 6 * ["simulated |"]
 
 
 def test_the_plan_commands_run(tmp_path):
