@@ -51,12 +51,15 @@ class Strategy:
     def plan(self, batch: Mapping[str, Tensor] | None = None, **how: Any) -> Any:
         """What a training step of this model takes: a planning.Estimate, by closed forms and a simulated step.
 
-        batch: what the model is called with, of which only shapes and dtypes count; None: seq_len (2048) tokens in
-        each of batch_size (1) sequences. how: seq_len, batch_size, micro_batches (1), release ("accumulate"). Prints
-        as a table. Raises HybridOptError for a model that does not return an object with `loss` for such a batch.
+        batch: what the model is called with, of which only shapes and dtypes count; None: seq_len (2048, or as many
+        as there are positions for) tokens in each of batch_size (1) sequences. how: seq_len, batch_size,
+        micro_batches (1), release ("accumulate", or that of `choice`). Prints as a table. Raises HybridOptError for a
+        model that does not return an object with `loss` for such a batch.
         """
         from .planning.live import plan_live
 
+        if self.choice is not None:
+            how = {"release": self.choice.request.release} | how
         return plan_live(self.model, batch, **how)
 
     def report(self, **step: Any) -> Report:

@@ -8,6 +8,7 @@ import torch
 from models import tiny_llama
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 
 import hybridopt
 from hybridopt import HybridOptError
@@ -167,3 +168,33 @@ def test_weights_that_are_stored_quantized_are_not_planned_as_others(method, say
     config.quantization_config = {"quant_method": method, "bits": 4}
     with pytest.raises(HybridOptError, match=say):
         plan(config, Request(seq_len=32))
+
+
+def test_the_plan_afterwards_is_that_of_the_choice():
+    """With the release that the optimizer takes."""
+    room = next(peak for title, peak in peaks(release="fused").items() if title == "AdaLomo")
+    model = hybridopt.wrap(tiny_llama(), policy="auto", memory=room, **SIZE)
+    choice = model.hybrid.choice
+    assert choice.request.release == "fused"
+    assert model.hybrid.plan(**SIZE).peak_bytes == choice.estimate.peak_bytes
+
+
+def test_the_class_of_the_model_is_planned_not_that_of_its_checkpoint():
+    config = tiny_llama().config
+    config.architectures, config.pad_token_id = ["LlamaForCausalLM"], 0
+    model = AutoModelForSequenceClassification.from_config(config)
+    model = hybridopt.wrap(model, policy="auto", memory="1GiB", **SIZE)
+    assert model.hybrid.choice.estimate.peak_bytes == model.hybrid.plan(**SIZE).peak_bytes
+
+
+def test_probes_fill_no_cache():
+    model = hybridopt.wrap(tiny_llama(), policy="auto", memory=peaks()["MeZO"], **SIZE)
+    assert model.hybrid.choice.way.title.startswith("MeZO") and not model.config.use_cache
+    assert "use_cache = False" in model.hybrid.choice.code
+    assert model.hybrid.choice.estimate.peak_bytes == model.hybrid.plan(**SIZE).peak_bytes
+
+
+@pytest.mark.parametrize("batch", [{}, {"input_ids": [1, 2]}])
+def test_a_batch_is_tensors_by_name(batch):
+    with pytest.raises(HybridOptError, match="give tensors by name"):
+        hybridopt.wrap(tiny_llama(), policy="frugal").hybrid.plan(batch=batch)

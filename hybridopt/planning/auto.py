@@ -1,5 +1,6 @@
 """policy="auto": the first way to train that fits, set up on a live model."""
 
+import copy
 from typing import Any
 
 import torch
@@ -51,6 +52,8 @@ def wrap_auto(
     )
     if request.checkpointing:
         checkpoint_(wrapped, request.reentrant)
+    if request.probes:
+        wrapped.config.use_cache = False  # it would be filled and never read
     wrapped.hybrid.choice = choice
     return wrapped
 
@@ -89,7 +92,9 @@ def _choose(model: nn.Module, memory: str | int | None, peft_config: Any, quanti
     asked["chunk"] = None  # who trains might want the logits
     on_gpu = first.is_cuda or torch.cuda.is_available()  # where it is trained, if not yet there
     told = {"dtype": dtypes[first.dtype], "device": "cuda" if on_gpu else "cpu", "peft_config": peft_config, **size}
-    return search(model.config, _memory(memory, first.device), asked=asked, watch=watched, **told)[0]
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]  # a checkpoint's may be another
+    return search(config, _memory(memory, first.device), asked=asked, watch=watched, **told)[0]
 
 
 def _memory(memory: str | int | None, device: torch.device) -> int:

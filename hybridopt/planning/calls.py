@@ -24,6 +24,8 @@ def _loaded(request: Request) -> list[str]:
 
 def _before(request: Request) -> list[str]:
     lines = ["from peft import LoraConfig"] if request.lora and request.peft_config is None else []
+    if request.probes:
+        lines.append("model.config.use_cache = False")
     if not request.checkpointing:
         return lines
     lines += [f'model.gradient_checkpointing_enable({{"use_reentrant": {request.reentrant}}})']

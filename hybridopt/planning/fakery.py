@@ -26,6 +26,9 @@ def fake_tensors(device: str = "cpu") -> Iterator[None]:
         masks = sys.modules.get("transformers.masking_utils")
         if hasattr(masks, "find_packed_sequence_indices"):  # it would take any batch for a packed one, and make a mask
             stack.enter_context(_instead(masks, "find_packed_sequence_indices", lambda position_ids: None))
+        experts = sys.modules.get("transformers.integrations.moe")
+        if hasattr(experts, "_can_use_grouped_mm"):  # without values torch knows that product in bfloat16 only
+            stack.enter_context(_instead(experts, "_can_use_grouped_mm", _in_bfloat16(experts._can_use_grouped_mm)))
         functions = sys.modules.get("bitsandbytes.autograd._functions")
         if functions is not None and device == "cuda":
             stack.enter_context(_instead(functions, "MatMul8bitFp", _OnGpu))
@@ -39,6 +42,10 @@ def meta_tensors() -> Iterator[None]:
     """Within it tensors are made on meta, unless something else is said."""
     with _instead(rounding, "_tables", {}), torch.device("meta"):
         yield
+
+
+def _in_bfloat16(known):
+    return lambda x, weight, *rest: weight.dtype == torch.bfloat16 and known(x, weight, *rest)
 
 
 class _OnGpu:

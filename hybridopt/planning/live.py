@@ -53,6 +53,10 @@ def _request(model, strategy, batch, how) -> Request:
     if unknown:
         raise HybridOptError(f"plan: {unknown} are not known; give release, micro_batches, seq_len or batch_size")
     if batch is not None:
+        if not batch or not all(isinstance(x, Tensor) for x in batch.values()):
+            raise HybridOptError(
+                f"plan: batch={dict(batch)!r:.80} is not allowed; give tensors by name, as to the model"
+            )
         shape = max((x.shape for x in batch.values()), key=len)
         sizes = {"batch": shape[0], "seq_len": shape[1] if len(shape) > 1 else 1}
     first = next(p for p in model.parameters() if p.is_floating_point())

@@ -67,6 +67,11 @@ class Request:
         return read_policy(self.policy, dict(self.options))
 
     @property
+    def probes(self) -> bool:
+        """Is there no backward pass?"""
+        return all(route.use is None or not route.use.source.backward for route in self.ready.routes)
+
+    @property
     def reentrant(self) -> bool:
         """The kind of checkpointing: bitsandbytes' 8-bit layers free their inputs with the reentrant one only."""
         return self.quantization == "int8"

@@ -66,10 +66,10 @@ def search(
         size["seq_len"] = tokens_of(estimator.source)
     hunt = _Hunt(estimator, room, dict(asked or {}), Request(**size))
     hunt.check()
-    wanted = [way for way in WAYS if hunt.wanted(way)]
+    wanted = [way for way in hunt.ways() if hunt.wanted(way)]
     found = [choice for way in watch(wanted) if (choice := hunt.choice(way)) is not None]
     if not found:
-        none = HybridOptError(f"no known way to train has {hunt.asked}; leave some of it out, or give a policy")
+        none = HybridOptError(f"no known way to train has {hunt.given}; leave some of it out, or give a policy")
         raise hunt.failed or none
     fitting = [choice for choice in found if choice.fits]
     if not fitting:
@@ -90,6 +90,7 @@ def _nothing(found: list[Choice], room: int) -> HybridOptError:
 class _Hunt:
     def __init__(self, estimator: Estimator, room: int, asked: dict[str, Any], size: Request):
         self.estimator, self.room, self.asked, self.size = estimator, room, asked, size
+        self.given = {name: value for name, value in asked.items() if value is not None}
         self.failed: HybridOptError | None = None  # the first way that the model does not take
         self._weights: dict[tuple, int] = {}
         self._chunks = True
@@ -98,6 +99,12 @@ class _Hunt:
         """Raise HybridOptError for a model of unknown depth, and for what no way could be asked for."""
         self.size.but(**self.asked)
         _ = self.estimator.source.depth
+
+    def ways(self) -> tuple[Way, ...]:
+        """All; with 4-bit numbers of the other kind where these are asked for."""
+        if self.asked.get("quantization") != "fp4":
+            return WAYS
+        return tuple(_of_other_numbers(way) if way.quantization == "nf4" else way for way in WAYS)
 
     def wanted(self, way: Way) -> bool:
         """Has it what was asked for? A rank may be another than the way's own."""
@@ -160,10 +167,9 @@ class _Hunt:
         return self._weights.get(changed.weights, 0) + state
 
     def _variants(self, request: Request, chunks: bool) -> list[dict]:
-        probes = all(r.use is None or not r.use.source.backward for r in request.ready.routes)
         fixed = {name: self.asked[name] for name in FREE & self.asked.keys()}
         found = [v for v in VARIANTS if chunks or not v["chunk"]]
-        if probes:
+        if request.probes:
             found = [v for v in found if not v["checkpointing"] and v["release"] == "accumulate"]
         return list({tuple((v | fixed).items()): v | fixed for v in found}.values())
 
@@ -172,6 +178,10 @@ class _Hunt:
             changed = _with(request, change)
             if changed is not None:
                 yield text, changed
+
+
+def _of_other_numbers(way: Way) -> Way:
+    return replace(way, title=way.title.replace("nf4", "fp4"), quantization="fp4")
 
 
 def _smallest(variants: list[Request]) -> list[Request]:
