@@ -22,7 +22,7 @@ from .treatment import Treatment
 from .windows import Windows, turned
 from .zeroth.noises import Noises
 
-__all__ = ["Updates", "Work"]
+__all__ = ["WORTH_COMPILING", "Updates", "Work"]
 
 WORTH_COMPILING = 50_000_000  # elements, on a CPU
 Work = tuple[str, Tensor]  # a parameter with its name

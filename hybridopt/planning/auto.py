@@ -9,7 +9,7 @@ from torch import nn
 from ..errors import HybridOptError
 from ..wrapping import wrap
 from .model import checkpoint_, lora_config
-from .request import DTYPES
+from .request import DTYPES, short_name
 from .search import Choice, search
 from .sizes import parse_size
 from .table import watched
@@ -83,15 +83,15 @@ def _check_model(model: nn.Module, freezes: bool) -> None:
 
 def _choose(model: nn.Module, memory: str | int | None, peft_config: Any, quantization: str | None, size) -> Choice:
     first = next(p for p in model.parameters() if p.is_floating_point())
-    dtypes = {getattr(torch, name): short for short, name in DTYPES.items()}
-    if first.dtype not in dtypes:
+    dtype = short_name(first.dtype)
+    if dtype is None:
         raise HybridOptError(f"policy='auto' plans {', '.join(DTYPES)}, and the model is {first.dtype}; name a policy")
     adapters = None if peft_config is None else getattr(peft_config, "r", None) or 1
     asked = {"lora": adapters, "quantization": quantization}
     asked = {name: value for name, value in asked.items() if value is not None}
     asked["chunk"] = None  # who trains might want the logits
     on_gpu = first.is_cuda or torch.cuda.is_available()  # where it is trained, if not yet there
-    told = {"dtype": dtypes[first.dtype], "device": "cuda" if on_gpu else "cpu", "peft_config": peft_config, **size}
+    told = {"dtype": dtype, "device": "cuda" if on_gpu else "cpu", "peft_config": peft_config, **size}
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]  # a checkpoint's may be another
     return search(config, _memory(memory, first.device), asked=asked, watch=watched, **told)[0]

@@ -11,6 +11,7 @@ from ..estimate import shifted
 from ..philox import words_of_many
 from ..plan import Entry, Plan
 from ..state import allocate
+from ..zeroth.noises import drawn_from
 from .tracker import Tracker
 
 __all__ = ["Drawing"]
@@ -44,12 +45,9 @@ class Drawing:
         return source.noise(draw, p.shape, index, basis)
 
     def _small(self, entry):
-        """As `zeroth.noises` asks for them."""
-        for index in range(entry.treatment.source.scheme.samples if entry.numel <= SMALL else 0):
-            noise = self.noise(entry, index)
-            count = entry.numel if isinstance(noise, Direction) else getattr(noise, "drawn", 0)
-            if count:
-                yield getattr(noise, "core", noise), count
+        samples = entry.treatment.source.scheme.samples if entry.numel <= SMALL else 0
+        found = (drawn_from(self.noise(entry, index), entry.numel) for index in range(samples))
+        return [each for each in found if each]
 
     def _room(self, entry):
         key = entry.treatment.source, entry.param.shape, entry.param.dtype

@@ -86,15 +86,19 @@ class Costs:
         self.plan, self.static = plan, static(weights, plan)
         self.gradients, self.idle = gradient_bytes(plan), idle_windows(plan)
         self.updates = Temporaries(plan, cuda)
-        self.probed = any(t.probed for t in plan.trained.values())
+
+    @property
+    def passes(self) -> dict[bool, dict[str, int]]:
+        """Whether with a backward pass: of each kind that a step runs through, bytes for every parameter it is for."""
+        kinds = {True: self.gradients, False: self.updates.drawing.alone}
+        return {backward: used for backward, used in kinds.items() if used}
 
     def peak(self, traces: Iterable[Trace], request: Request) -> Peak:
         """The largest moment, in the window in which most is taken."""
         times = request.release == "fused", request.micro_batches
         alone, together = self.updates.alone, self.updates.together
-        steps = [
-            Step(self.gradients, still, *times, alone, partial(together, still), self.probed) for still in self.idle
-        ]
+        probed = False in self.passes
+        steps = [Step(self.gradients, still, *times, alone, partial(together, still), probed) for still in self.idle]
         kept, top = self.updates.drawing.prepared
         found = [peak(trace, step) for step in steps for trace in traces]
         found += [Peak(("start",), 0, top - kept, 0)]
@@ -147,8 +151,7 @@ class Estimator:
 
     def _traces_of(self, request, costs):
         """Of the backward pass and of probes, whichever there is."""
-        uses = {True: costs.gradients, False: costs.updates.drawing.alone}
-        return [self._trace(request, backward, used) for backward, used in uses.items() if used]
+        return [self._trace(request, backward, used) for backward, used in costs.passes.items()]
 
     def _trace(self, request, backward, used):
         key = request.structure, backward, tuple(used.items())

@@ -14,17 +14,8 @@ BESIDE = ("CB", "SCB")  # what bitsandbytes hangs on 8-bit parameters
 
 def converted_(model: nn.Module, make: Callable[[Tensor], Tensor]) -> nn.Module:
     """The model with every tensor replaced in place; ties stay, and so do quantization constants."""
-    known: dict[int, Tensor] = {}
-
-    def new(tensor):
-        if id(tensor) not in known:
-            known[id(tensor)] = _new(tensor, make, new)
-        return known[id(tensor)]
-
+    new = _once(model, make, {})
     for module in model.modules():
-        codes = _codes(module)
-        if codes is not None:
-            known[id(codes)] = new(module.weight).data
         for members in (module._parameters, module._buffers, vars(module)):
             for name, tensor in list(members.items()):
                 if isinstance(tensor, Tensor):
@@ -42,16 +33,8 @@ def copied(model: nn.Module) -> nn.Module:
     """A copy of a model, quantized or not, with every tensor on meta; its `hybrid`, hooks of parameters and gradients
     stay behind."""
     known: dict[int, object] = {id(model.__dict__.get("hybrid")): None}
-
-    def new(tensor):
-        if id(tensor) not in known:
-            known[id(tensor)] = _new(tensor, lambda x: empty(x, "meta"), new)
-        return known[id(tensor)]
-
+    new = _once(model, lambda x: empty(x, "meta"), known)
     for module in model.modules():
-        codes = _codes(module)
-        if codes is not None:
-            known[id(codes)] = new(module.weight).data
         for members in (module._parameters, module._buffers, vars(module), vars(getattr(module, "state", object))):
             for tensor in members.values():
                 if isinstance(tensor, Tensor):
@@ -60,6 +43,21 @@ def copied(model: nn.Module) -> nn.Module:
         if state is not None:
             known[id(state)] = new(module.weight).quant_state
     return copy.deepcopy(model, known)
+
+
+def _once(model, make, known: dict[int, object]) -> Callable[[Tensor], Tensor]:
+    """Makes each of a model's tensors anew once, and notes it in `known` by the old one's id."""
+
+    def new(tensor):
+        if id(tensor) not in known:
+            known[id(tensor)] = _new(tensor, make, new)
+        return known[id(tensor)]
+
+    for module in model.modules():
+        codes = _codes(module)
+        if codes is not None:
+            known[id(codes)] = new(module.weight).data
+    return new
 
 
 def _codes(module: nn.Module) -> Tensor | None:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import HybridOptError
@@ -11,7 +10,7 @@ from .estimate import Costs, Estimate, estimate_of, freeze_
 from .fake import copied
 from .inputs import inputs, usual_length
 from .model import layers
-from .request import DTYPES, Request
+from .request import Request, short_name
 from .simulate import simulate
 from .static import weights
 
@@ -30,12 +29,9 @@ def plan_live(model: nn.Module, batch: Mapping[str, Tensor] | None = None, **how
     if strategy is None:
         raise HybridOptError(f"{type(model).__name__} is not wrapped; call hybridopt.wrap(model, ...) first")
     request = _request(model, strategy, batch, how)
-    plan = strategy._plan()
-    costs = Costs(weights(model), plan, request.device == "cuda")
+    costs = Costs(weights(model), strategy._plan(), request.device == "cuda")
     told = inputs(model, request.batch, request.seq_len) if batch is None else batch
-    uses = plan.trained.values()
-    kinds = [True] * any(t.source.backward for t in uses) + [False] * any(t.probed for t in uses)
-    traces = [_trace(model, costs, told, backward, request.device) for backward in kinds]
+    traces = [_trace(model, costs, told, backward, request.device) for backward in costs.passes]
     return estimate_of(type(model).__name__, request, costs, traces)
 
 
@@ -60,8 +56,7 @@ def _request(model, strategy, batch, how) -> Request:
         shape = max((x.shape for x in batch.values()), key=len)
         sizes = {"batch": shape[0], "seq_len": shape[1] if len(shape) > 1 else 1}
     first = next(p for p in model.parameters() if p.is_floating_point())
-    dtypes = {getattr(torch, name): short for short, name in DTYPES.items()}
-    where = {"device": "cuda" if first.is_cuda else "cpu", "dtype": dtypes.get(first.dtype, "fp32")}
+    where = {"device": "cuda" if first.is_cuda else "cpu", "dtype": short_name(first.dtype) or "fp32"}
     lora = getattr(getattr(model, "peft_config", {}).get("default"), "r", None)
     kept = {"lora": lora, "quantization": strategy.quantization, "seed": strategy.seed}
     return Request(policy=strategy.policy, **sizes, **where, **kept, **how)

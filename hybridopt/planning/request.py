@@ -9,11 +9,16 @@ from ..find import pack
 from ..int8_layers import TRAINABLE
 from ..policy import Ready, read_policy
 
-__all__ = ["DTYPES", "QUANTIZATIONS", "Request"]
+__all__ = ["DTYPES", "QUANTIZATIONS", "Request", "short_name"]
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 QUANTIZATIONS = ("nf4", "fp4", "int8", TRAINABLE)
 COUNTS = {"seq_len": 1, "batch": 1, "micro_batches": 1, "seed": 0}
+
+
+def short_name(dtype: Any) -> str | None:
+    """What a request calls a torch.dtype; None for those that are not planned."""
+    return next((short for short, name in DTYPES.items() if str(dtype) == f"torch.{name}"), None)
 
 
 @dataclass(frozen=True)

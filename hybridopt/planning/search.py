@@ -69,12 +69,15 @@ def search(
     wanted = [way for way in hunt.ways() if hunt.wanted(way)]
     found = [choice for way in watch(wanted) if (choice := hunt.choice(way)) is not None]
     if not found:
-        none = HybridOptError(f"no known way to train has {hunt.given}; leave some of it out, or give a policy")
-        raise hunt.failed or none
+        raise hunt.failed or _none({name: value for name, value in hunt.asked.items() if value is not None})
     fitting = [choice for choice in found if choice.fits]
     if not fitting:
         raise _nothing(found, room)
     return [*fitting, *(replace(c, change=hunt.change(c)) for c in found if not c.fits)]
+
+
+def _none(asked: dict[str, Any]) -> HybridOptError:
+    return HybridOptError(f"no known way to train has {asked}; leave some of it out, or give a policy")
 
 
 def _nothing(found: list[Choice], room: int) -> HybridOptError:
@@ -90,7 +93,6 @@ def _nothing(found: list[Choice], room: int) -> HybridOptError:
 class _Hunt:
     def __init__(self, estimator: Estimator, room: int, asked: dict[str, Any], size: Request):
         self.estimator, self.room, self.asked, self.size = estimator, room, asked, size
-        self.given = {name: value for name, value in asked.items() if value is not None}
         self.failed: HybridOptError | None = None  # the first way that the model does not take
         self._weights: dict[tuple, int] = {}
         self._chunks = True

@@ -19,13 +19,12 @@ from ..plan import Entry, Plan
 from ..splits._subspace import Subspace
 from ..state import Job, allocate, declare, seeds
 from ..stores.dense import Dense
+from ..updates import WORTH_COMPILING
 from .drawing import CPU, Drawing
 from .fakery import fake_tensors, meta_tensors
 from .tracker import Tracker
 
 __all__ = ["Temporaries"]
-
-WORTH_COMPILING = 50_000_000  # elements, on a CPU
 
 Key = tuple[Job, torch.dtype, torch.dtype | None]
 

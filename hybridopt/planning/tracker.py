@@ -11,9 +11,7 @@ from torch.utils._pytree import tree_iter
 
 __all__ = ["Moment", "Tracker", "storages"]
 
-DEQUANTIZES_FROM = (
-    1537  # tokens: from here on bitsandbytes' CUDA product makes the dense weight first (0.50, gemm_4bit)
-)
+DEQUANTIZES_FROM = 1537  # tokens: bitsandbytes' CUDA product makes the dense weight first (0.50, gemm_4bit)
 
 
 @dataclass(frozen=True)

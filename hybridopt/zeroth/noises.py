@@ -9,7 +9,13 @@ from ..directions import Direction, prepare
 from ..state import allocate
 from ..windows import Windows
 
-__all__ = ["Noises"]
+__all__ = ["Noises", "drawn_from"]
+
+
+def drawn_from(noise: Noise | None, numel: int) -> tuple[Direction, int] | None:
+    """The elementwise direction that noise is made of, and how many of its elements; None where there is none."""
+    count = numel if isinstance(noise, Direction) else getattr(noise, "drawn", 0)
+    return (getattr(noise, "core", noise), count) if count else None
 
 
 class Noises:
@@ -29,10 +35,9 @@ class Noises:
         wanted: dict = {}
         for group, name, p in work:
             for index in range(samples):
-                noise = self.of(group, name, p, index)
-                count = p.numel() if isinstance(noise, Direction) else getattr(noise, "drawn", 0)
-                if count:
-                    wanted.setdefault(p.device, []).append((getattr(noise, "core", noise), count))
+                found = drawn_from(self.of(group, name, p, index), p.numel())
+                if found:
+                    wanted.setdefault(p.device, []).append(found)
         for device, directions in wanted.items():
             prepare(directions, device)
 
