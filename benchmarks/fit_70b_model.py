@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import hybridopt
-from hybridopt.integrations import bitsandbytes
-from hybridopt.integrations.loading.filling import InputGradients, fill, finish
-from hybridopt.integrations.loading.matching import shared_names
+from hybridopt.integrations.bitsandbytes import layers as bitsandbytes
+from hybridopt.model.loading.filling import InputGradients, fill, finish
+from hybridopt.model.loading.matching import shared_names
 
 
 def llama(hidden: int, inner: int, layers: int, heads: int, kv_heads: int, vocab: int) -> LlamaConfig:

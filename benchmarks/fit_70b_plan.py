@@ -8,7 +8,7 @@ from fit_70b_scenarios import CONTEXT, SHORT, Scenario
 from torch import nn
 
 from hybridopt.planning import Estimator, Request
-from hybridopt.planning.model import source
+from hybridopt.planning.subject.model import source
 
 
 def predict(scenario: Scenario, size: str, device: str, sequence: int) -> dict:

@@ -17,7 +17,7 @@ from fit_70b_scenarios import CONTEXT, SCENARIOS, SHORT, SHORTEST, Scenario
 from tensor_bytes import Peak, held
 from torch import nn
 
-from hybridopt.losses.chunked import chunked_loss
+from hybridopt.model.losses.chunked import chunked_loss
 
 STEPS = 2  # the first makes the state, and may compile
 LR = 1e-6

@@ -12,11 +12,11 @@ import readme
 import results
 from rich.progress import track
 
-from hybridopt.errors import HybridOptError
+from hybridopt.core.errors import HybridOptError
+from hybridopt.core.sizes import GIB
 from hybridopt.planning import Estimator, Request
-from hybridopt.planning.model import source
-from hybridopt.planning.sizes import GIB
-from hybridopt.planning.ways import VARIANTS, WAYS
+from hybridopt.planning.subject.model import source
+from hybridopt.planning.ways.ways import VARIANTS, WAYS
 
 HERE = Path(__file__).parent
 FILE = HERE / "results" / "fits.json"

@@ -15,7 +15,7 @@ import torch
 from step_measure import seconds
 from torch import Tensor
 
-from hybridopt.directions import KINDS, Direction, combine_
+from hybridopt.core.numerics.directions import KINDS, Direction, combine_
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 EPS = 1e-3

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from plan_measure import SOURCES, measure
 
-from hybridopt.int8_layers import TRAINABLE
+from hybridopt.model.quantization.int8_layers import TRAINABLE
 from hybridopt.planning import Estimator, Request
 
 HERE = Path(__file__).parent

@@ -16,11 +16,11 @@ from tensor_bytes import Peak
 from torch import Tensor, nn
 
 import hybridopt
-from hybridopt import directions, rounding
-from hybridopt.planning.fake import tensors_of
-from hybridopt.planning.model import Source, checkpoint_
+from hybridopt.core.numerics import directions, rounding
 from hybridopt.planning.request import DTYPES, Request
-from hybridopt.planning.tracker import Tracker, storages
+from hybridopt.planning.subject.model import Source, checkpoint_
+from hybridopt.planning.trace.fake_models import tensors_of
+from hybridopt.planning.trace.tracker import Tracker, storages
 
 __all__ = ["SOURCES", "Measured", "measure", "measured_step"]
 

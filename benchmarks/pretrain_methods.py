@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import hybridopt
-from hybridopt.find import find, names
+from hybridopt.core.registry import find, names
 
 # What is no row of a table of pre-training from random weights by backpropagation, and why.
 ZEROTH_ORDER = "needs probes of the loss instead of gradients, and a pretrained model"

@@ -8,7 +8,7 @@ from pretrain_methods import EXCLUDED, Method
 from pretrain_records import Runs, at_edge, best, runs_of, tried
 from sst2_table import least
 
-from hybridopt.find import names
+from hybridopt.core.registry import names
 
 HEADER = [
     "method",

@@ -8,9 +8,9 @@ import torch
 from step_measure import LR, Make, Subject
 
 from hybridopt import HybridOptError, HybridOptimizer, Policy
-from hybridopt.find import names
-from hybridopt.policy import read_policy
-from hybridopt.stores.dense import Dense
+from hybridopt.core.registry import names
+from hybridopt.parts.stores.dense import Dense
+from hybridopt.policy.routes import read_policy
 
 OWN = {
     "frugal": ("frugal", {"density": 0.25, "split": "columns"}),

@@ -27,8 +27,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import hybridopt
 from hybridopt import Policy
-from hybridopt.policy import read_policy
-from hybridopt.splits.random import Random
+from hybridopt.parts.splits.random import Random
+from hybridopt.policy.routes import read_policy
 
 HERE = Path(__file__).parent
 FILE = "train_memory.json"

@@ -5,11 +5,9 @@ from torch import nn
 
 import hybridopt
 from hybridopt import Policy, Route, Treatment
-from hybridopt.codecs.int8 import Int8
-from hybridopt.rules.lion import Lion
-from hybridopt.schedules.linear import Linear
-from hybridopt.splits.block import Block
-from hybridopt.splits.columns import Columns
+from hybridopt.parts import Block, Columns, Linear
+from hybridopt.parts.codecs.int8 import Int8
+from hybridopt.parts.rules.lion import Lion
 
 policy = Policy(
     (

@@ -1,14 +1,14 @@
 """hybridopt: state-full and state-free optimizers for every parameter of a model, with LoRA and 4/8-bit weights."""
 
-from .checkpoint import from_pretrained
-from .errors import HybridOptError, HybridOptWarning
-from .integrations.loading.streaming import load
-from .losses.chunked import chunked_loss
-from .optimizer import HybridOptimizer
-from .plan import Plan
-from .policy import Policy, Route
+from .core.errors import HybridOptError, HybridOptWarning
+from .model.loading.streaming import load
+from .model.losses.chunked import chunked_loss
+from .optimizer.optimizer import HybridOptimizer
+from .policy.plan import Plan
+from .policy.routes import Policy, Route
+from .policy.treatment import Treatment
+from .reloading import from_pretrained
 from .strategy import Strategy
-from .treatment import Treatment
 from .wrapping import wrap
 
 __all__ = [

@@ -8,17 +8,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .bases import Base, changed, remember, restructured
-from .errors import HybridOptError
-from .int8_layers import dequantize_, int8_layers
-from .optimizer import HybridOptimizer
-from .plan import Plan
-from .policy import Ready, check_routes
-from .recording import recorded
-from .report import Report
-from .roles import base_name, base_names, clean, params
-from .scales import scales
-from .zeroth.trajectory import Trajectory
+from .core.errors import HybridOptError
+from .model.base_record import Base, changed, remember, restructured
+from .model.quantization.int8_layers import dequantize_, int8_layers
+from .model.quantization.opened import scales
+from .model.roles import base_name, base_names, clean, params
+from .optimizer.optimizer import HybridOptimizer
+from .policy.plan import Plan
+from .policy.report import Report
+from .policy.routes import Ready, check_routes
+from .saving.replay.recording import recorded
+from .saving.replay.trajectory import Trajectory
+from .saving.save import save
 
 __all__ = ["Strategy"]
 
@@ -136,8 +137,6 @@ class Strategy:
         an optimizer of this strategy, which must still be there, has trained by losses alone since the base. Loading
         then repeats the run; False saves them as tensors.
         """
-        from .checkpoint import save
-
         save(self, directory, replay)
 
     def unwrap(self) -> nn.Module:

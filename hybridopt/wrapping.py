@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from .bases import merged, record, remembered
-from .errors import HybridOptError, HybridOptWarning, check_count
-from .int8_layers import TRAINABLE, int8_layers
-from .plan import Plan
-from .policy import Ready, check_routes, read_policy
-from .roles import Param, params
+from .core.errors import HybridOptError, HybridOptWarning, check_count
+from .model.base_record import merged, record, remembered
+from .model.quantization.int8_layers import TRAINABLE, int8_layers
+from .model.roles import Param, params
+from .policy.plan import Plan
+from .policy.routes import Ready, check_routes, read_policy
 from .strategy import Strategy
 
 __all__ = ["attach_strategy", "wrap"]
@@ -47,31 +47,40 @@ def wrap(
     _check_model(model)
     check_count("wrap", "seed", seed, 0)
     if policy == "auto":
-        from .planning.auto import wrap_auto
-
-        return wrap_auto(model, policy_options.pop("memory", None), peft_config, quantization, seed, **policy_options)
+        return _wrap_auto(model, peft_config, quantization, seed, policy_options)
     ready = read_policy(policy, policy_options)
     names = _check_changes(model, peft_config, quantization)
     _check_policy(model, ready, seed, (quantization, names), peft_config is not None)
     base = merged(remembered(model), record(model))
     if names:
-        from .integrations import bitsandbytes
+        from .integrations.bitsandbytes import layers as bitsandbytes
 
         bitsandbytes.quantize_(model, quantization, names)
     if getattr(ready, "opens_scales", False):
-        from .integrations.scales import open_scales
+        from .integrations.bitsandbytes.scales import open_scales
 
         open_scales(model)
     if peft_config is not None:
-        from .integrations import peft
+        from .integrations.peft import adapters as peft
 
         model = peft.attach(model, peft_config)
     return attach_strategy(model, ready, seed, base, quantization if names else None, names)
 
 
+def _wrap_auto(model, peft_config, quantization, seed, options):
+    from .auto import chosen, prepare_  # it imports the planner
+
+    choice, peft_config = chosen(model, peft_config=peft_config, quantization=quantization, **options)
+    request = choice.request
+    given = {"peft_config": peft_config, "quantization": request.quantization, "seed": seed}
+    wrapped = wrap(model, request.policy, **given, **request.options)
+    prepare_(wrapped, choice)
+    return wrapped
+
+
 def attach_strategy(model, policy, seed, base, quantization=None, quantized=()) -> nn.Module:
     """Guard quantized layers and set `model.hybrid`."""
-    from .integrations import bitsandbytes
+    from .integrations.bitsandbytes import layers as bitsandbytes
 
     bitsandbytes.guard(model)
     inner = _inner_strategy(model)
@@ -106,7 +115,8 @@ def _check_model(model):
 
 def _check_changes(model, peft_config, quantization):
     """The names of the layers to quantize, after a dry run of everything that will change the model."""
-    from .integrations import bitsandbytes, peft
+    from .integrations.bitsandbytes import layers as bitsandbytes
+    from .integrations.peft import adapters as peft
 
     _check_codes(model, peft_config, quantization)
     if peft_config is not None:

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
-from hybridopt.errors import HybridOptError
-from hybridopt.optimizer import HybridOptimizer
-from hybridopt.policy import Ready, read_policy
+from hybridopt.core.errors import HybridOptError
+from hybridopt.optimizer.optimizer import HybridOptimizer
+from hybridopt.policy.routes import Ready, read_policy
 
-from .activations import gradient_bytes
-from .assignment import FREE, Assignment, choose, measure_rows, total_bytes
-from .bitsandbytes import weight_bytes
-from .lengths import Halves, Lengths, PairCollator, PairSampler, lengths_of
+from .addax.activations import gradient_bytes
+from .addax.assignment import FREE, Assignment, choose, measure_rows, total_bytes
+from .addax.lengths import Halves, Lengths, PairCollator, PairSampler, lengths_of
+from .bitsandbytes.layers import weight_bytes
 from .trainer_checks import check
 from .transformers import HybridOptimizerFactory
 

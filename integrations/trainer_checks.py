@@ -2,8 +2,8 @@
 
 from transformers import Trainer
 
-from hybridopt.errors import HybridOptError
-from hybridopt.optimizer import HybridOptimizer
+from hybridopt.core.errors import HybridOptError
+from hybridopt.optimizer.optimizer import HybridOptimizer
 
 __all__ = ["check"]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hybridopt.errors import HybridOptError, HybridOptWarning
-from hybridopt.optimizer import HybridOptimizer
-from hybridopt.policy import Ready, read_policy
+from hybridopt.core.errors import HybridOptError, HybridOptWarning
+from hybridopt.optimizer.optimizer import HybridOptimizer
+from hybridopt.policy.routes import Ready, read_policy
 from hybridopt.strategy import Strategy
 from hybridopt.wrapping import wrap
 

@@ -17,11 +17,11 @@ from parts import STORES as ALL_STORES
 
 import hybridopt
 from hybridopt import HybridOptError, Policy, Route, Treatment
-from hybridopt.base import stream
-from hybridopt.integrations.bitsandbytes import quantize_
-from hybridopt.optimizer import RELEASES
-from hybridopt.plan import Plan
-from hybridopt.roles import params
+from hybridopt.core.contracts import stream
+from hybridopt.integrations.bitsandbytes.layers import quantize_
+from hybridopt.model.roles import params
+from hybridopt.optimizer.optimizer import RELEASES
+from hybridopt.policy.plan import Plan
 
 DENSITY, GAP, DECAY = 0.34, 2, 0.01  # decay: of the weights, a step
 ADAPTERS = ("full", "LoRA", "LoRA + nf4")

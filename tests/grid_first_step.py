@@ -4,7 +4,7 @@ of the splits."""
 import torch
 from rule_driver import state_for, step
 
-from hybridopt.base import stream
+from hybridopt.core.contracts import stream
 
 
 def first_step(param, grad, job, basis, name):

@@ -8,9 +8,9 @@ from grid import PROBING
 from grid_task import loss
 from torch.func import functional_call
 
-from hybridopt.base import Draw, Population
-from hybridopt.directions import Direction, values
-from hybridopt.state import allocate
+from hybridopt.core.contracts import Draw, Population
+from hybridopt.core.numerics.directions import Direction, values
+from hybridopt.execution.state import allocate
 
 
 def probe(model, optimizer):

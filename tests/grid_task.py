@@ -7,8 +7,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn import functional as F
 
-from hybridopt.int8_layers import quantize_
-from hybridopt.integrations import bitsandbytes
+from hybridopt.integrations.bitsandbytes import layers as bitsandbytes
+from hybridopt.model.quantization.int8_layers import quantize_
 
 TEXT = (  # Lincoln, Gettysburg, 1863
     "four score and seven years ago our fathers brought forth on this continent a new nation conceived in liberty "

@@ -10,9 +10,9 @@ from grid_probe import check_bases, check_downhill, probe, probed
 from grid_task import loss
 
 from hybridopt import HybridOptError
-from hybridopt.base import portion
-from hybridopt.integrations.bitsandbytes import fingerprint
-from hybridopt.state import load
+from hybridopt.core.contracts import portion
+from hybridopt.execution.state import load
+from hybridopt.integrations.bitsandbytes.layers import fingerprint
 
 STEPS, STEPS_BY_PROBES = 4, 3  # into the second window
 LEAST = 2e-3  # by how much the loss falls at the least, of 3.4

@@ -2,8 +2,8 @@
 
 from dataclasses import fields
 
-from hybridopt.base import Draw, Population
-from hybridopt.find import find, names
+from hybridopt.core.contracts import Draw, Population
+from hybridopt.core.registry import find, names
 
 SHAPES = [(7,), (1,), (5, 9), (9, 5), (1, 6), (6, 1), (3, 4, 6), (2, 6, 4)]
 DENSITIES = [0, 1e-9, 0.25, 0.5, 0.99, 1]

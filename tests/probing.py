@@ -5,8 +5,8 @@ import copy
 import torch
 from torch import nn
 
-from hybridopt.base import stream
-from hybridopt.directions import Direction, values
+from hybridopt.core.contracts import stream
+from hybridopt.core.numerics.directions import Direction, values
 
 
 def net(dtype=torch.float32, seed=0):

@@ -5,7 +5,7 @@ from models import batch, tiny_llama
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from hybridopt.integrations import bitsandbytes as quantization
+from hybridopt.integrations.bitsandbytes import layers as quantization
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 FP4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False}

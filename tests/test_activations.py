@@ -17,10 +17,10 @@ from torch.utils._pytree import tree_leaves
 
 import hybridopt
 from hybridopt import HybridOptError
-from hybridopt.integrations.activations import Rows, forward_bytes, measure, saved_bytes
-from hybridopt.integrations.assignment import Assignment, assign, choose, total_bytes
-from hybridopt.integrations.costs import Cost, Costs
-from hybridopt.integrations.lengths import Halves
+from hybridopt.integrations.addax.activations import Rows, forward_bytes, measure, saved_bytes
+from hybridopt.integrations.addax.assignment import Assignment, assign, choose, total_bytes
+from hybridopt.integrations.addax.costs import Cost, Costs
+from hybridopt.integrations.addax.lengths import Halves
 
 LORA = LoraConfig(r=4, target_modules="all-linear")
 MODELS = {
@@ -264,7 +264,7 @@ def test_budgets_are_read_with_their_units(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (500, 900))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
-    monkeypatch.setattr("hybridopt.integrations.assignment._device", lambda model: OnGpu.device)
+    monkeypatch.setattr("hybridopt.integrations.addax.assignment._device", lambda model: OnGpu.device)
     assert total_bytes("free", model) == 24 + 500 + 40
 
 

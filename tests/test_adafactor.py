@@ -9,9 +9,9 @@ from training import gradient, tensors, twin
 from transformers.optimization import Adafactor as TransformersAdafactor
 
 from hybridopt import HybridOptError
-from hybridopt.find import part
-from hybridopt.rules.adafactor import Adafactor
-from hybridopt.rules.adalomo import AdaLomo
+from hybridopt.core.registry import part
+from hybridopt.parts.rules.adafactor import Adafactor
+from hybridopt.parts.rules.adalomo import AdaLomo
 
 SHAPES = {"tall": (14, 6), "wide": (5, 16), "vector": (9,), "row": (1, 7), "column": (7, 1), "stack": (2, 4, 6)}
 STEPS, LR = 12, 0.05

@@ -9,8 +9,8 @@ from rule_driver import directions, extremes, train
 from training import gradient, tensors
 
 from hybridopt import HybridOptError
-from hybridopt.find import part
-from hybridopt.rules.adalomo import AdaLomo
+from hybridopt.core.registry import part
+from hybridopt.parts.rules.adalomo import AdaLomo
 
 SHAPES = {"tall": (14, 6), "wide": (5, 16), "vector": (9,), "row": (1, 7), "column": (7, 1), "one": (1,)}
 STEPS, LR = 12, 0.05

@@ -16,9 +16,9 @@ from rule_driver import directions
 from training import advance, assert_same, give, state_bytes, tensors, twin
 
 from hybridopt import HybridOptError, HybridOptimizer, Plan, Policy, Route, Treatment, wrap
-from hybridopt.find import pack, unpack
-from hybridopt.roles import params
-from hybridopt.rules.adam_mini import AdamMini
+from hybridopt.core.registry import pack, unpack
+from hybridopt.model.roles import params
+from hybridopt.parts.rules.adam_mini import AdamMini
 
 LR, QUERY, KEY = 3e-3, "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight"
 

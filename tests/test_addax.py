@@ -6,9 +6,9 @@ from probing import data, directions, loss_of, net, slope, weights
 
 import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
-from hybridopt.sources.mix import Mix
-from hybridopt.sources.spsa import SPSA
-from hybridopt.splits.whole import Whole
+from hybridopt.parts.sources.mix import Mix
+from hybridopt.parts.sources.spsa import SPSA
+from hybridopt.parts.splits.whole import Whole
 
 EPS, LR, ALPHA = 1e-2, 1e-2, 0.05
 LONG, SHORT = data(3, 9), data(4, 4)
@@ -199,7 +199,7 @@ def test_losses_fall_on_both_batches(monkeypatch):
 
 
 def test_a_mixture_needs_a_source_that_probes():
-    from hybridopt.sources.backprop import Backprop
+    from hybridopt.parts.sources.backprop import Backprop
 
     for bad in (Backprop(), Mix(), SPSA(conservative=True)):
         with pytest.raises(HybridOptError, match="Mix"):

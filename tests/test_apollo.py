@@ -9,14 +9,15 @@ from reference.rules import Adam
 from rule_driver import directions, extremes, state_for, step
 from training import advance, assert_same, give, optimize, state_bytes, tensors, twin, values
 
-from hybridopt import HybridOptError, Plan, noise, wrap
-from hybridopt.base import stream
+from hybridopt import HybridOptError, Plan, wrap
+from hybridopt.core.contracts import stream
+from hybridopt.core.numerics import normal as noise
+from hybridopt.core.numerics.normal import normal
 from hybridopt.execution import slices
-from hybridopt.noise import normal
-from hybridopt.policies.apollo import ApolloPolicy
-from hybridopt.policies.apollo_mini import ApolloMini
-from hybridopt.roles import params
-from hybridopt.rules.apollo import Apollo
+from hybridopt.model.roles import params
+from hybridopt.parts.rules.apollo import Apollo
+from hybridopt.policy.methods.apollo import ApolloPolicy
+from hybridopt.policy.methods.apollo_mini import ApolloMini
 
 KEY = stream("a parameter")
 MINI = {"rank": 1, "scale": 128.0, "scale_type": "tensor"}

@@ -7,7 +7,7 @@ import torch
 from training import assert_same, optimize, tensors, values
 
 from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment, wrap
-from hybridopt.find import find, part
+from hybridopt.core.registry import find, part
 
 NAN = math.nan
 OPTIONS = {

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from hybridopt import HybridOptError, Policy, Route, Treatment
-from hybridopt.find import names, unpack
-from hybridopt.policies.frugal import Frugal
+from hybridopt.core.registry import names, unpack
+from hybridopt.policy.methods.frugal import Frugal
 
 GOOD = json.loads(Policy(Frugal(density=0.5, split="block").routes).to_json())
 HOSTILE = [

@@ -10,8 +10,8 @@ from torch import nn
 
 import hybridopt
 from hybridopt import HybridOptError
-from hybridopt.bases import record
-from hybridopt.checksums import PATTERN, checksum
+from hybridopt.model.base_record import record
+from hybridopt.model.checksums import PATTERN, checksum
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "down_proj"])
 

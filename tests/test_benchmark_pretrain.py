@@ -23,7 +23,7 @@ from pretrain_bench import Bench, Run  # noqa: E402
 from pretrain_budget import SIZES, Budget  # noqa: E402
 from pretrain_methods import KNOWN, Method  # noqa: E402
 
-from hybridopt.find import find, names  # noqa: E402
+from hybridopt.core.registry import find, names
 
 BUDGET = Budget(
     hidden=32,

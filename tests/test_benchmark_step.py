@@ -21,7 +21,7 @@ from step_measure import Bench, Subject  # noqa: E402
 from step_shapes import SETS, Weights  # noqa: E402
 from tensor_bytes import Peak, held, highest, tensors  # noqa: E402
 
-from hybridopt.roles import guess  # noqa: E402
+from hybridopt.model.roles import guess  # noqa: E402
 
 TINY = SETS["tiny"]
 
@@ -166,7 +166,7 @@ def test_state_is_what_the_method_is_known_for(bench, row, bytes_each):
 
 
 def test_every_policy_and_bf16_twice():
-    from hybridopt.find import names
+    from hybridopt.core.registry import names
 
     rows = step_hybrid.rows(torch.bfloat16, False)
     assert {f"hybridopt.{name}" for name in names("policies")} <= rows.keys()
@@ -243,7 +243,7 @@ def test_targets_and_what_is_missed():
 
 
 def test_policies_with_targets_have_rows():
-    from hybridopt.find import names
+    from hybridopt.core.registry import names
 
     for dtype, goals in step_table.GOALS.items():
         rows = step_hybrid.rows(step.DTYPES[dtype], False)

@@ -9,8 +9,8 @@ from rule_driver import directions, extremes, train
 from training import gradient, tensors, twin
 
 from hybridopt import HybridOptError
-from hybridopt.find import part
-from hybridopt.rules.came import CAME
+from hybridopt.core.registry import part
+from hybridopt.parts.rules.came import CAME
 
 SHAPES = {"tall": (14, 6), "wide": (5, 16), "vector": (9,), "column": (7, 1)}
 STEPS, LR = 12, 0.01

@@ -18,9 +18,9 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, Granite
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from hybridopt import HybridOptError, wrap
-from hybridopt.losses.chunked import chunked_loss
-from hybridopt.losses.deferred import Logits
-from hybridopt.losses.linear_cross_entropy import linear_cross_entropy
+from hybridopt.model.losses.chunked import chunked_loss
+from hybridopt.model.losses.deferred import Logits
+from hybridopt.model.losses.linear_cross_entropy import linear_cross_entropy
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 

@@ -5,7 +5,7 @@ import torch
 from parts import DENSITIES, MATRIX_ONLY, RULES, SHAPES, SPLITS, draw, split_of
 from rule_driver import state_for, step
 
-from hybridopt.base import Slot
+from hybridopt.core.contracts import Slot
 
 CELLS = [
     (name, density, shape)

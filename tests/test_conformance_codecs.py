@@ -6,9 +6,9 @@ import pytest
 import torch
 from parts import CODECS, STORES
 
-from hybridopt import rounding
-from hybridopt.base import Slot
-from hybridopt.rounding import Seed, random_bits, stochastic_bf16, stochastic_round
+from hybridopt.core.contracts import Slot
+from hybridopt.core.numerics import rounding
+from hybridopt.core.numerics.rounding import Seed, random_bits, stochastic_bf16, stochastic_round
 
 ERROR = {"fp32": 0.0, "bf16": 2**-7, "int8": 1 / 127}  # of the largest value of a block
 SHAPES = [(3,), (64, 80), (5000,), (4096,), (2, 50, 51)]

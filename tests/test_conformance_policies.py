@@ -9,9 +9,9 @@ from parts import CODECS, MATRIX_ONLY, POLICIES, RULES, SCHEDULES, SPLITS, STORE
 from training import state_bytes
 
 from hybridopt import HybridOptError, HybridOptimizer, Plan, Policy, Route, Treatment, wrap
-from hybridopt.find import KINDS, find, names, pack, part, unpack
-from hybridopt.policy import pack_routes
-from hybridopt.roles import ROLES, Param, guess, params
+from hybridopt.core.registry import KINDS, find, names, pack, part, unpack
+from hybridopt.model.roles import ROLES, Param, guess, params
+from hybridopt.policy.routes import pack_routes
 
 MODELS = ("tiny_llama", "tiny_bert", "tiny_gpt2", "tiny_vit", "tiny_moe", "tiny_resnet", "tiny_lstm")
 TAGS = {"state-full", "state-free", "split", "frozen"}

@@ -13,13 +13,14 @@ from parts import CODECS, POLICIES, RULES, SOURCES, SPLITS, has, split_of
 from torch import nn
 from training import state_bytes
 
-from hybridopt import HybridOptError, HybridOptimizer, HybridOptWarning, Policy, Route, Treatment, estimate, wrap
-from hybridopt.base import Draw, Population, Scheme
-from hybridopt.directions import Direction, values
+from hybridopt import HybridOptError, HybridOptimizer, HybridOptWarning, Policy, Route, Treatment, wrap
+from hybridopt.core.contracts import Draw, Population, Scheme
+from hybridopt.core.numerics.directions import Direction, values
+from hybridopt.core.registry import build, pack, unpack
+from hybridopt.execution import probe_gradient as estimate
 from hybridopt.execution import slices
-from hybridopt.find import build, pack, unpack
-from hybridopt.rules.sgd import SGD
-from hybridopt.splits.empty import Empty
+from hybridopt.parts.rules.sgd import SGD
+from hybridopt.parts.splits.empty import Empty
 
 CPU = torch.device("cpu")
 PROBING = [name for name, source in SOURCES.items() if source().scheme is not None]

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parts import SPLITS, draw
 
-from hybridopt.base import Draw, Population
-from hybridopt.find import part
-from hybridopt.splits.block import Block
-from hybridopt.splits.randk import walk
+from hybridopt.core.contracts import Draw, Population
+from hybridopt.core.registry import part
+from hybridopt.parts.splits.block import Block
+from hybridopt.parts.splits.randk import walk
 
 SIZES = st.integers(1, 40)
 SEEDS = st.integers(0, 2**40)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_philox import restated
 
-from hybridopt import direction_kernels, directions
-from hybridopt.directions import KINDS, Direction, combine_, values
-from hybridopt.errors import HybridOptError, HybridOptWarning
+from hybridopt.core.errors import HybridOptError, HybridOptWarning
+from hybridopt.core.numerics import direction_kernels, directions
+from hybridopt.core.numerics.directions import KINDS, Direction, combine_, values
 
 MASK = (1 << 32) - 1
 KEY = 0x1234_5678_9ABC_DEF0

@@ -11,9 +11,9 @@ from models import batch, tiny_gpt2, tiny_llama, tiny_resnet
 from test_perturb import Functional, add, moved, state, still, subtract, trained
 from torch import nn
 
-from hybridopt.errors import HybridOptError, HybridOptWarning
-from hybridopt.zeroth.evaluate import Evaluator
-from hybridopt.zeroth.perturb import Perturbation
+from hybridopt.core.errors import HybridOptError, HybridOptWarning
+from hybridopt.optimizer.probing.evaluate import Evaluator
+from hybridopt.optimizer.probing.perturb import Perturbation
 
 SIDES = [add, subtract]
 

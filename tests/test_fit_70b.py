@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from hybridopt.find import names
-from hybridopt.integrations import bitsandbytes as quantization
-from hybridopt.integrations import frozen_layers
+from hybridopt.core.registry import names
+from hybridopt.integrations.bitsandbytes import frozen_layers
+from hybridopt.integrations.bitsandbytes import layers as quantization
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from hybridopt import lock
-from hybridopt.errors import HybridOptError
-from hybridopt.folder import COMMIT, TEMPORARY, open_folder, publish
-from hybridopt.manifest import MANIFEST
+from hybridopt.core.errors import HybridOptError
+from hybridopt.saving import lock
+from hybridopt.saving.folder import COMMIT, TEMPORARY, open_folder, publish
+from hybridopt.saving.manifest import MANIFEST
 
 quick = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 NAMES = {

@@ -156,7 +156,7 @@ def test_state_free_and_state_full_parts_do_not_mix(split):
 
 
 def test_a_density_schedule_changes_the_state():
-    from hybridopt.find import part
+    from hybridopt.core.registry import part
 
     params = tensors({"w": (4, 16)})
     schedule = part("schedules", "linear", start=0.5, end=0.0, steps=4)

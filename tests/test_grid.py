@@ -10,9 +10,9 @@ from grid_table import README, written
 
 import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
-from hybridopt.rules.muon import Muon
-from hybridopt.splits.block import Block
-from hybridopt.splits.randk import RandK
+from hybridopt.parts.rules.muon import Muon
+from hybridopt.parts.splits.block import Block
+from hybridopt.parts.splits.randk import RandK
 
 AXES = {"full": RULES, "free": FREE, "split": SPLITS, "codec": CODECS, "store": STORES}
 AXES |= {"release": RELEASES, "adapters": ADAPTERS}

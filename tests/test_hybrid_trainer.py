@@ -17,12 +17,12 @@ from transformers import Trainer, TrainingArguments
 
 import hybridopt
 from hybridopt import HybridOptError, Policy, Route, Treatment
-from hybridopt.integrations.assignment import Assignment
-from hybridopt.integrations.lengths import Halves
+from hybridopt.integrations.addax.assignment import Assignment
+from hybridopt.integrations.addax.lengths import Halves
 from hybridopt.integrations.trainer import FILE, HybridTrainer, HybridTrainerMixin
-from hybridopt.rules.sgd import SGD
-from hybridopt.sources.spsa import SPSA
-from hybridopt.splits.empty import Empty
+from hybridopt.parts.rules.sgd import SGD
+from hybridopt.parts.sources.spsa import SPSA
+from hybridopt.parts.splits.empty import Empty
 
 STEPS = 5
 MIXED = Policy((Route(Treatment(source=SPSA(), free=SGD(), split=Empty()), role="norm"), Route(Treatment())))

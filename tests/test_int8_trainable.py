@@ -16,14 +16,14 @@ from torch import nn
 
 import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
+from hybridopt.core.numerics.rounding import Seed
 from hybridopt.execution import slices
-from hybridopt.int8_layers import int8_layers
-from hybridopt.integrations.bitsandbytes import planned_bytes, quantize_, weight_bytes
-from hybridopt.rounding import Seed
-from hybridopt.stores import _int8_weight, int8_trainable
-from hybridopt.stores._int8_weight import Int8Weight
-from hybridopt.stores.dense import Dense
-from hybridopt.stores.int8_trainable import Int8Trainable
+from hybridopt.integrations.bitsandbytes.layers import planned_bytes, quantize_, weight_bytes
+from hybridopt.model.quantization.int8_layers import int8_layers
+from hybridopt.parts.stores import _int8_weight, int8_trainable
+from hybridopt.parts.stores._int8_weight import Int8Weight
+from hybridopt.parts.stores.dense import Dense
+from hybridopt.parts.stores.int8_trainable import Int8Trainable
 
 SCHEME = "int8-trainable"
 MODELS = (tiny_llama, tiny_gpt2, tiny_bert)
@@ -438,8 +438,8 @@ def test_a_copy_that_knows_no_base_is_saved_whole(tmp_path):
 
 def damaged(folder, change):
     """The folder's delta after a change, with a manifest that says so."""
-    from hybridopt import tensors
-    from hybridopt.folder import publish
+    from hybridopt.core.files import tensors
+    from hybridopt.saving.folder import publish
 
     file, config = "hybridopt_delta.safetensors", json.loads((folder / "hybridopt_config.json").read_text())
     delta = change(load_file(folder / file))

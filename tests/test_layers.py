@@ -8,58 +8,42 @@ from pathlib import Path
 
 import pytest
 
+from hybridopt import parts
+from hybridopt.core.registry import PARTS, names
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hybridopt"
-LAYERS = (
-    ("errors",),
-    ("rounding", "grids", "gradients", "alive", "losses"),
-    ("base",),
-    ("noise", "philox"),
-    ("direction_kernels",),
-    ("directions",),
-    ("rules", "splits", "sources", "schedules", "codecs", "stores", "partition"),
-    ("scales",),
-    ("roles",),
-    ("find", "treatment", "plain_json", "lock", "tensors", "int8_layers"),
-    ("policy", "state", "manifest", "checksums"),
-    ("policies", "update", "plan", "loading", "folder", "estimate"),
-    ("execution", "report", "tagging", "shards"),
-    ("windows",),
-    ("zeroth",),
-    ("updates", "replay_file"),
-    ("releases",),
-    ("persistent", "probing"),
-    ("optimizer",),
-    ("bases",),
-    ("recording",),
-    ("strategy",),
-    ("wrapping", "fitting"),
-    ("rebuilding",),
-    ("checkpoint",),
-    ("replays",),
-    ("planning",),
-    ("demo",),
-    ("cli_replay", "cli_plan"),
-    ("cli",),
+ROOMS = (  # a file imports from its own room and from those before it, within functions too
+    "core",
+    "parts",
+    "model",
+    "policy",
+    "execution",
+    "optimizer",
+    "saving",
+    "planning",
+    "strategy",
+    "auto",
+    "wrapping",
+    "reloading",
+    "hybridopt",
+    "cli",
+    "integrations",
 )
-BACK = {  # inside a method: model.hybrid.save_pretrained, model.hybrid.plan, wrap(policy="auto")
-    ("strategy", "checkpoint"),
-    ("strategy", "planning"),
-    ("wrapping", "planning"),
-}
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-FILES = sorted(f for f in PACKAGE.rglob("*.py") if f != PACKAGE / "__init__.py")
+LEVEL = {name: level for level, name in enumerate(ROOMS)}
+FILES = sorted(f for folder in (PACKAGE, ROOT / "integrations") for f in folder.rglob("*.py"))
 HEAVY = ("transformers", "peft", "bitsandbytes", "accelerate", "trl")
 
 
-def unit(module):
-    """hybridopt.splits.block -> splits; hybridopt.plan -> plan."""
+def room(module):
+    """hybridopt.parts.splits.block -> parts; hybridopt.wrapping -> wrapping; hybridopt -> hybridopt."""
     return module.split(".")[1] if "." in module else module
 
 
 def module_of(file):
     path = file.relative_to(ROOT).with_suffix("")
-    return ".".join(path.parts[:-1] if path.name == "__init__" else path.parts)
+    parts = ("hybridopt", *path.parts) if path.parts[0] == "integrations" else path.parts
+    return ".".join(parts[:-1] if path.name == "__init__" else parts)
 
 
 def imports(file):
@@ -73,32 +57,44 @@ def imports(file):
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             stem = ".".join([*base, node.module] if node.module else base)
-            own = stem == "hybridopt"  # from . import plain_json
-            yield from ((f"{stem}.{a.name}" if own else stem, node in inner) for a in node.names)
+            for alias in node.names:  # `from . import room` and `from .room import name` alike
+                yield (
+                    (f"{stem}.{alias.name}" if (PACKAGE.parent / stem.replace(".", "/")).is_dir() else stem),
+                    (node in inner),
+                )
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_of)
-def test_imports_point_up(file):
-    me = unit(module_of(file))
-    assert me in LEVEL, f"{me} has no layer; give it one in LAYERS"
+def test_imports_point_down(file):
+    me = room(module_of(file))
+    assert me in LEVEL, f"{me} is no room; give it a place in ROOMS"
     for target, inside in imports(file):
         top = target.split(".")[0]
-        assert inside or top not in HEAVY, f"{file.name} imports {target} at the top"
-        other = unit(target)
-        if top != "hybridopt" or other == me or (target == top and me in ("demo", "cli")):
-            continue
-        if other == "integrations":
-            assert inside or me in ("checkpoint", "cli", "demo"), f"{file.name} imports {target} at the top"
-        elif not (inside and (me, other) in BACK):
-            assert LEVEL.get(other, LEVEL["demo"]) < LEVEL[me], f"{me} imports {other}, which is not above it"
+        assert inside or top not in HEAVY or me == "integrations", f"{file.name} imports {target} at the top"
+        other = room(target)
+        if top == "hybridopt" and other in LEVEL and other != "integrations":
+            assert LEVEL[other] <= LEVEL[me], f"{me} imports {target}, which lies above it"
 
 
 @pytest.mark.parametrize("kind", ["rules", "splits", "sources", "schedules", "codecs", "stores"])
 def test_parts_know_no_other_kind_of_part(kind):
-    for file in (PACKAGE / kind).glob("*.py"):
+    for file in (PACKAGE / "parts" / kind).glob("*.py"):
         mine = [t for t, _ in imports(file) if t.startswith("hybridopt.")]
-        allowed = ("base", "errors", "rounding", "grids", "noise", "directions", kind)
-        assert all(unit(t) in allowed for t in mine), (file, mine)
+        assert all(t.startswith(("hybridopt.core.", f"hybridopt.parts.{kind}")) for t in mine), (file, mine)
+
+
+@pytest.mark.parametrize("name", dir(parts))
+def test_every_part_is_found_by_its_class_name(name):
+    assert getattr(parts, name).__name__ == name
+
+
+def test_a_part_that_is_not_there_lists_the_others():
+    with pytest.raises(AttributeError, match=r"no part 'Collumns'; known: .*Columns"):
+        _ = parts.Collumns
+
+
+def test_class_names_of_parts_are_unique():
+    assert len(dir(parts)) == sum(len(names(kind)) for kind in PARTS)
 
 
 def test_import_is_light():
@@ -109,9 +105,6 @@ def test_import_is_light():
 
 def test_every_package_is_shipped():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    found = {module_of(f) for f in PACKAGE.rglob("__init__.py")}
-    deeper = [f.parent.relative_to(ROOT / "integrations") for f in (ROOT / "integrations").rglob("__init__.py")]
-    found |= {".".join(("hybridopt.integrations", *path.parts)) for path in deeper}
-    assert set(settings["packages"]) == found
-    assert {f.parent for f in FILES} == {f.parent for f in PACKAGE.rglob("__init__.py")}, "a folder is no package"
+    assert set(settings["packages"]) == {module_of(f) for f in FILES if f.name == "__init__.py"}
+    assert {f.parent for f in FILES} == {f.parent for f in FILES if f.name == "__init__.py"}, "a folder is no package"
     assert settings["package-dir"] == {"hybridopt": "hybridopt", "hybridopt.integrations": "integrations"}

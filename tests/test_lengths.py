@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.utils.data import IterableDataset
 
 from hybridopt import HybridOptError
-from hybridopt.integrations.lengths import Halves, PairCollator, PairSampler, lengths_of, pair_loader
+from hybridopt.integrations.addax.lengths import Halves, PairCollator, PairSampler, lengths_of, pair_loader
 
 MANY = st.lists(st.integers(1, 50), min_size=2, max_size=40).filter(lambda lengths: len(set(lengths)) > 1)
 SIZES = {"fo": st.integers(1, 5), "zo": st.integers(1, 7), "seed": st.integers(0, 9)}

@@ -6,8 +6,8 @@ from rule_driver import directions, extremes
 from training import advance, give, optimize, state_bytes, tensors, twin, values
 
 from hybridopt import HybridOptError
-from hybridopt.find import part
-from hybridopt.rules.normalized_sgd import NormalizedSGD
+from hybridopt.core.registry import part
+from hybridopt.parts.rules.normalized_sgd import NormalizedSGD
 
 SHAPES = {"a.0.weight": (12, 8), "a.0.bias": (12,), "a.1.weight": (2, 6, 5), "a.1.norm": (6,), "head.weight": (4, 4)}
 SHAPES |= {"a.scale": (3,)}  # of no role in particular

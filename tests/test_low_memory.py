@@ -8,8 +8,8 @@ from rule_driver import state_for, step
 from training import give, optimize, state_bytes, tensors
 
 from hybridopt import HybridOptError, wrap
-from hybridopt.find import part
-from hybridopt.integrations import bitsandbytes as quantization
+from hybridopt.core.registry import part
+from hybridopt.integrations.bitsandbytes import layers as quantization
 
 RATES = {"adalomo": 1e-2, "adafactor": 1e-2, "came": 1e-3, "lion": 1e-3, "lomo": 0.1, "ip_sgd": 0.1, "sgd": 0.03}
 FACTORED = {"adalomo": {}, "adafactor": {"beta1": 0.9}, "came": {}}

@@ -8,9 +8,9 @@ from probing import data, direction, directions, loss_of, moved, net, slope, wei
 
 import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer, HybridOptWarning, Policy, Route, Treatment
-from hybridopt.rules.sgd import SGD
-from hybridopt.sources.spsa import SPSA
-from hybridopt.splits.empty import Empty
+from hybridopt.parts.rules.sgd import SGD
+from hybridopt.parts.sources.spsa import SPSA
+from hybridopt.parts.splits.empty import Empty
 
 EPS, LR = 1e-2, 1e-2
 

@@ -9,9 +9,9 @@ from rule_driver import state_for, step
 from training import give, optimize, tensors, twin
 
 from hybridopt import HybridOptError, Plan, wrap
-from hybridopt.policies.muon import MuonPolicy
-from hybridopt.roles import params
-from hybridopt.rules.muon import Muon
+from hybridopt.model.roles import params
+from hybridopt.parts.rules.muon import Muon
+from hybridopt.policy.methods.muon import MuonPolicy
 
 SHAPES = {"tall.weight": (14, 8), "wide.weight": (8, 14), "square.weight": (10, 10), "row.weight": (1, 6)}
 RULE = Muon()

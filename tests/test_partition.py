@@ -11,8 +11,8 @@ from peft import get_peft_model
 from torch import nn
 
 from hybridopt import HybridOptimizer, wrap
-from hybridopt.partition import Partition, guess_partition
-from hybridopt.roles import params
+from hybridopt.model.hessian_blocks import Partition, guess_partition
+from hybridopt.model.roles import params
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
 DECODER = SIZES | {"intermediate_size": 48, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

@@ -14,9 +14,9 @@ from quantized import quantized, with_lora
 from torch import nn
 from torch.nn import functional as F
 
-from hybridopt.errors import HybridOptError
-from hybridopt.zeroth import perturb
-from hybridopt.zeroth.perturb import Perturbation
+from hybridopt.core.errors import HybridOptError
+from hybridopt.optimizer.probing import perturb
+from hybridopt.optimizer.probing.perturb import Perturbation
 
 MODELS = (tiny_llama, tiny_moe, tiny_gpt2, tiny_bert, tiny_vit, tiny_resnet, tiny_lstm)
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridopt.philox import fill_, words
+from hybridopt.core.numerics.philox import fill_, words
 
 CPU = torch.device("cpu")
 MASK = (1 << 32) - 1

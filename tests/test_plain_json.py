@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hybridopt import plain_json
-from hybridopt.errors import HybridOptError
+from hybridopt.core.errors import HybridOptError
+from hybridopt.core.files import plain_json
 
 quick = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

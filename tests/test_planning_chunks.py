@@ -8,9 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import hybridopt
-from hybridopt.planning import Estimator, Request, search
-from hybridopt.planning.model import Source
-from hybridopt.planning.ways import CHUNK
+from hybridopt.planning import Estimator, Request
+from hybridopt.planning.subject.model import Source
+from hybridopt.planning.ways import search
+from hybridopt.planning.ways.ways import CHUNK
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 

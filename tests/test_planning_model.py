@@ -9,11 +9,11 @@ from peft import LoraConfig
 
 import hybridopt
 from hybridopt import HybridOptError
-from hybridopt.plan import Plan
+from hybridopt.model.roles import params
 from hybridopt.planning import Request, plan
-from hybridopt.planning.model import skeleton, source
-from hybridopt.planning.static import static, weights
-from hybridopt.roles import params
+from hybridopt.planning.bytes.static import static, weights
+from hybridopt.planning.subject.model import skeleton, source
+from hybridopt.policy.plan import Plan
 
 SMALL = {"seq_len": 8, "device": "cpu"}
 CASES = [

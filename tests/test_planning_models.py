@@ -14,11 +14,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import plan_measure  # noqa: E402
 
 import hybridopt  # noqa: E402
-from hybridopt import HybridOptError  # noqa: E402
-from hybridopt.cli_plan import plan as command  # noqa: E402
-from hybridopt.planning import Estimator, Request, estimate, plan, plan_live, tokens  # noqa: E402
-from hybridopt.planning.model import Source  # noqa: E402
-from hybridopt.planning.rhythm import Rhythm, rhythm_of  # noqa: E402
+from hybridopt import HybridOptError
+from hybridopt.cli.plan import plan as command
+from hybridopt.planning import Estimator, Request, estimate, plan, plan_live, tokens
+from hybridopt.planning.subject.model import Source
+from hybridopt.planning.trace.rhythm import Rhythm, rhythm_of
 
 SIZE = {"seq_len": 48, "batch": 2, "device": "cpu"}
 SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "vocab_size": 512}

@@ -5,10 +5,10 @@ import gc
 import pytest
 import torch
 
-from hybridopt.planning.extrapolate import extrapolate
-from hybridopt.planning.peak import Step, peak
-from hybridopt.planning.simulate import Trace
-from hybridopt.planning.tracker import Moment, Tracker
+from hybridopt.planning.trace.extrapolate import extrapolate
+from hybridopt.planning.trace.peak import Step, peak
+from hybridopt.planning.trace.simulate import Trace
+from hybridopt.planning.trace.tracker import Moment, Tracker
 
 GRADIENTS = {"a": 10, "b": 20}
 TRACE = Trace(

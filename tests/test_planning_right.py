@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 from plan_measure import SOURCES, measure, prepared  # noqa: E402
 
-from hybridopt.planning import Estimator, Request, plan_live  # noqa: E402
-from hybridopt.planning.model import Source  # noqa: E402
+from hybridopt.planning import Estimator, Request, plan_live
+from hybridopt.planning.subject.model import Source
 
 SMALL = {"num_hidden_layers": 5, "vocab_size": 512, "hidden_size": 128, "intermediate_size": 384}
 SMALL_GPT2 = {"n_layer": 5, "vocab_size": 512, "n_embd": 128}

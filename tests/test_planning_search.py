@@ -17,15 +17,16 @@ from typer.testing import CliRunner
 
 import hybridopt
 from hybridopt import HybridOptError
-from hybridopt.cli_plan import plan as command
-from hybridopt.int8_layers import int8_layers
-from hybridopt.plan import Entry
-from hybridopt.planning import Estimator, Request, parse_size, plan, search, table
-from hybridopt.planning.calls import calls
-from hybridopt.planning.model import Source
-from hybridopt.planning.temporaries import Temporaries
-from hybridopt.planning.ways import WAYS
-from hybridopt.roles import params
+from hybridopt.cli.plan import plan as command
+from hybridopt.model.quantization.int8_layers import int8_layers
+from hybridopt.model.roles import params
+from hybridopt.planning import Estimator, Request, parse_size, plan, table
+from hybridopt.planning.bytes.temporaries import Temporaries
+from hybridopt.planning.subject.model import Source
+from hybridopt.planning.ways import search
+from hybridopt.planning.ways.calls import calls
+from hybridopt.planning.ways.ways import WAYS
+from hybridopt.policy.plan import Entry
 
 SETTINGS = {
     "model_type": "llama", "hidden_size": 192, "intermediate_size": 576, "num_hidden_layers": 2,
@@ -33,7 +34,7 @@ SETTINGS = {
 }  # fmt: skip
 SIZE = {"seq_len": 64, "device": "cpu"}
 ROOM = "12MiB"  # for some ways, and not for others
-SEARCH = sys.modules["hybridopt.planning.search"]  # the package has a function of that name
+SEARCH = sys.modules["hybridopt.planning.ways.search"]  # the package has a function of that name
 
 
 @pytest.fixture(scope="module")
@@ -264,5 +265,5 @@ def test_the_command_asks_for_every_field_of_a_request():
 
 
 def test_planning_is_not_imported_with_the_package():
-    code = "import sys, hybridopt.cli; sys.exit('hybridopt.planning' in sys.modules)"
+    code = "import sys, hybridopt.cli.main; sys.exit('hybridopt.planning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

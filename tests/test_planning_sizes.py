@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridopt import HybridOptError
-from hybridopt.planning.sizes import UNITS, gib, parse_size
+from hybridopt.core.sizes import UNITS, gib, parse_size
 
 
 @pytest.mark.parametrize(

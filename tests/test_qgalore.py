@@ -12,10 +12,10 @@ from training import advance, assert_same, give, optimize, state_of, tensors
 
 import hybridopt
 from hybridopt import HybridOptError
-from hybridopt.base import Draw
-from hybridopt.splits._int4 import Int4Basis
-from hybridopt.splits._lazy import Lazy
-from hybridopt.splits.svd import Svd
+from hybridopt.core.contracts import Draw
+from hybridopt.parts.splits._int4 import Int4Basis
+from hybridopt.parts.splits._lazy import Lazy
+from hybridopt.parts.splits.svd import Svd
 
 SHAPES = {"tall.weight": (34, 24), "wide.weight": (24, 34), "square.weight": (30, 30)}
 GAP, STEPS, LR, SCALE = 4, 16, 0.02, 0.25

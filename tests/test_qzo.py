@@ -10,9 +10,9 @@ from probing import direction
 
 import hybridopt
 from hybridopt import HybridOptError
-from hybridopt.integrations.bitsandbytes import fingerprint, quantize_, targets
-from hybridopt.integrations.scales import open_scales
-from hybridopt.scales import scales
+from hybridopt.integrations.bitsandbytes.layers import fingerprint, quantize_, targets
+from hybridopt.integrations.bitsandbytes.scales import open_scales
+from hybridopt.model.quantization.opened import scales
 
 TOKENS = torch.arange(32).view(2, 16) % 90
 SCHEMES = ("nf4", "fp4", "int8")

@@ -119,7 +119,7 @@ def test_the_table_of_addax_is_the_benchmarks():
 
 
 def test_the_policies_of_the_table_are_those_there_are():
-    from hybridopt.find import names
+    from hybridopt.core.registry import names
 
     assert tuple(sorted(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))) == names("policies")
 
@@ -178,7 +178,7 @@ def test_the_plan_commands_run(tmp_path):
     assert len(commands) == 2
     from typer.testing import CliRunner
 
-    from hybridopt.cli import app
+    from hybridopt.cli.main import app
 
     for command in commands[1:]:  # the search takes a minute on a slow machine; tests/test_planning_search.py runs one
         done = CliRunner().invoke(app, command[1:])

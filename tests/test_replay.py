@@ -16,12 +16,12 @@ from torch import nn
 
 import hybridopt
 from hybridopt import Policy, Route, Treatment
-from hybridopt.rules.sgd import SGD
-from hybridopt.rules.signsgd import SignSGD
-from hybridopt.sources.lezo import LeZO
-from hybridopt.sources.spsa import SPSA
-from hybridopt.splits.empty import Empty
-from hybridopt.zeroth import replay
+from hybridopt.parts.rules.sgd import SGD
+from hybridopt.parts.rules.signsgd import SignSGD
+from hybridopt.parts.sources.lezo import LeZO
+from hybridopt.parts.sources.spsa import SPSA
+from hybridopt.parts.splits.empty import Empty
+from hybridopt.saving.replay import steps as replay
 
 REPLAY, DELTA = "hybridopt_replay.safetensors", "hybridopt_delta.safetensors"
 LR = 1e-2

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import hybridopt
 from hybridopt import HybridOptError, Policy
-from hybridopt.cli import app
-from hybridopt.replays.replay import Replay
+from hybridopt.cli.main import app
+from hybridopt.saving.rebuilding.replay import Replay
 
 LR = 1e-2
 FILE = "model.safetensors"
@@ -233,7 +233,7 @@ def test_adapters_that_need_their_model(base, tmp_path):
 
 
 def test_a_failure_in_the_middle_leaves_nothing(base, tmp_path, monkeypatch):
-    from hybridopt.replays import replay as replaying
+    from hybridopt.saving.rebuilding import replay as replaying
 
     saved(net(), tmp_path / "adapter")
     monkeypatch.setattr(replaying, "replay_", lambda x, *more: x.add_(1))

@@ -13,7 +13,8 @@ from saved import refused
 from test_replay import DELTA, REPLAY, metadata
 
 import hybridopt
-from hybridopt import HybridOptError, HybridOptWarning, manifest
+from hybridopt import HybridOptError, HybridOptWarning
+from hybridopt.saving import manifest
 
 CONFIG, MANIFEST = "hybridopt_config.json", "hybridopt_manifest.json"
 NAN, INF = float("nan"), float("inf")

@@ -12,8 +12,8 @@ from saved import ALL_LINEAR, DELTA, SCENES, Scene, bits, different, logits, tra
 
 import hybridopt
 from hybridopt import HybridOptError, Policy, Route, Treatment
-from hybridopt.integrations import bitsandbytes
-from hybridopt.schedules.linear import Linear
+from hybridopt.integrations.bitsandbytes import layers as bitsandbytes
+from hybridopt.parts.schedules.linear import Linear
 
 OWN_FILES = {"hybridopt_config.json", "hybridopt_manifest.json"}
 

@@ -8,7 +8,7 @@ from saved import ALL_LINEAR, SCENES, logits, refused, train
 
 import hybridopt
 from hybridopt import HybridOptError
-from hybridopt.integrations import bitsandbytes
+from hybridopt.integrations.bitsandbytes import layers as bitsandbytes
 
 
 def quantized(scheme):

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from saved import ALL_LINEAR, SCENES, refused, train
 
 import hybridopt
-from hybridopt import HybridOptError, manifest
+from hybridopt import HybridOptError
+from hybridopt.saving import manifest
 
 CONFIG, MANIFEST = "hybridopt_config.json", "hybridopt_manifest.json"
 DELTA, ADAPTER, LORA = "hybridopt_delta.safetensors", "adapter_model.safetensors", "adapter_config.json"

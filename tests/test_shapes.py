@@ -6,7 +6,7 @@ from parts import MATRIX_ONLY, SPLITS, has
 from training import advance, assert_same, give, optimize, state_of, tensors, values
 
 from hybridopt import HybridOptimizer, Policy, Route, Treatment
-from hybridopt.find import part
+from hybridopt.core.registry import part
 
 SHAPES = [(), (1,), (7,), (0,), (1, 6), (6, 1), (3, 0), (5, 9), (2, 5, 6), (1, 1, 1), (4, 3, 2, 2), (2, 2, 2, 2, 2)]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]

@@ -22,12 +22,12 @@ from transformers import (
 )
 
 from hybridopt import HybridOptError, from_pretrained, wrap
-from hybridopt.int8_layers import TRAINABLE
-from hybridopt.integrations import bitsandbytes as quantization
-from hybridopt.integrations import frozen_layers
-from hybridopt.integrations.loading import matching, weight_files
-from hybridopt.integrations.loading.streaming import load
-from hybridopt.stores import _int8_weight
+from hybridopt.integrations.bitsandbytes import frozen_layers
+from hybridopt.integrations.bitsandbytes import layers as quantization
+from hybridopt.model.loading import matching, weight_files
+from hybridopt.model.loading.streaming import load
+from hybridopt.model.quantization.int8_layers import TRAINABLE
+from hybridopt.parts.stores import _int8_weight
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 

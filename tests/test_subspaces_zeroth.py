@@ -6,10 +6,10 @@ from probing import loss_of, weights
 from torch import nn
 
 import hybridopt
-from hybridopt.base import Draw, Population
-from hybridopt.sources.lezo import LeZO
-from hybridopt.sources.subzero import SubZero
-from hybridopt.state import allocate
+from hybridopt.core.contracts import Draw, Population
+from hybridopt.execution.state import allocate
+from hybridopt.parts.sources.lezo import LeZO
+from hybridopt.parts.sources.subzero import SubZero
 
 
 def low_rank(source, shape, window=0, step=0):

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from hybridopt import tensors
-from hybridopt.errors import HybridOptError
+from hybridopt.core.errors import HybridOptError
+from hybridopt.core.files import tensors
 
 quick = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 DTYPES = [

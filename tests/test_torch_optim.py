@@ -5,7 +5,7 @@ import torch
 from training import SHAPES, assert_same, give, optimize, tensors, twin, values
 
 from hybridopt import HybridOptimizer, Policy, Route, Treatment
-from hybridopt.find import part
+from hybridopt.core.registry import part
 
 WHOLE = ("columns", "rows", "randk", "svd", "random", "block")
 

@@ -9,7 +9,8 @@ from torch import nn
 
 import hybridopt
 from hybridopt import HybridOptError, Policy, Route, Treatment
-from hybridopt.integrations import bitsandbytes
+from hybridopt.integrations.bitsandbytes import layers as bitsandbytes
+from hybridopt.model.roles import params
 
 LORA = LoraConfig(r=4, target_modules="all-linear")
 
@@ -188,7 +189,7 @@ def test_the_callers_lora_config_is_left_alone():
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2, tiny_bert])
 def test_the_output_layer_is_not_quantized(make):
     model = make()
-    head = next(p.name for p in hybridopt.roles.params(model) if p.role == "head")
+    head = next(p.name for p in params(model) if p.role == "head")
     hybridopt.wrap(model, quantization="nf4")
     assert dict(model.named_parameters())[head].is_floating_point()
     assert bitsandbytes.scheme_of(model) == "nf4"

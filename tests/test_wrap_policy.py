@@ -6,9 +6,9 @@ from saved import bits, different, equal, train
 
 import hybridopt
 from hybridopt import Policy, Route, Treatment
-from hybridopt.schedules.linear import Linear
-from hybridopt.schedules.steps import Steps
-from hybridopt.splits.columns import Columns
+from hybridopt.parts.schedules.linear import Linear
+from hybridopt.parts.schedules.steps import Steps
+from hybridopt.parts.splits.columns import Columns
 
 
 @pytest.mark.parametrize("density", [Linear(0.5, 0.1, 10), Steps((0.5, 0.25), (4,))])

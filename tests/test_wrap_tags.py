@@ -8,7 +8,7 @@ from torch import nn
 
 import hybridopt
 from hybridopt import HybridOptError, HybridOptWarning
-from hybridopt.roles import params
+from hybridopt.model.roles import params
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "down_proj"])
 TAGS = {"full": "state-full", "split": "split", "free": "state-free", "frozen": "frozen"}

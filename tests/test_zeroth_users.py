@@ -12,10 +12,10 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer, HybridOptWarning, Policy, Route, Treatment
-from hybridopt.rules.sgd import SGD
-from hybridopt.sources.spsa import SPSA
-from hybridopt.splits.columns import Columns
-from hybridopt.splits.empty import Empty
+from hybridopt.parts.rules.sgd import SGD
+from hybridopt.parts.sources.spsa import SPSA
+from hybridopt.parts.splits.columns import Columns
+from hybridopt.parts.splits.empty import Empty
 
 BARE = ("mezo", "zo_signsgd", "zo_momentum", "zo_adam", "zo_conservative", "subzero", "lezo", "fzoo")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from . import banks, compiled, native
+from .backends import banks, compiled, native
 from .slices import update_in_slices
 from .task import Task
 

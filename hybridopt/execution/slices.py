@@ -6,10 +6,11 @@ from math import gcd
 
 from torch import Tensor
 
-from ..base import State, Store
-from ..rounding import Seed
-from ..state import Job, declare, seeds, sliceable, with_elements
-from ..update import Now, join, look, rounds, settle, update, write
+from ..core.contracts import State, Store
+from ..core.numerics.rounding import Seed
+from ..policy.job import Job, declare, sliceable, with_elements
+from .state import seeds
+from .update import Now, join, look, rounds, settle, update, write
 
 __all__ = ["ELEMENTS", "Slice", "elements", "slices", "update_in_slices"]
 

@@ -5,9 +5,10 @@ from functools import cached_property, lru_cache
 
 from torch import Tensor
 
-from ..base import State, Store, stream
-from ..state import Job, in_blocks, seeds, unseeded
-from ..update import Now
+from ..core.contracts import State, Store, stream
+from ..policy.job import Job, in_blocks
+from .state import seeds, unseeded
+from .update import Now
 
 __all__ = ["Task"]
 

@@ -1,12 +1,12 @@
 """What fits before anything is loaded: bytes of a training step by closed forms and a simulated step."""
 
+from ..core.sizes import parse_size
 from .estimate import Estimate, Estimator
-from .inputs import tokens_of
 from .live import plan_live
-from .model import source
 from .request import Request
-from .search import Choice, search
-from .sizes import parse_size
+from .subject.inputs import tokens_of
+from .subject.model import source
+from .ways.search import Choice, search
 
 __all__ = ["Choice", "Estimate", "Estimator", "Request", "parse_size", "plan", "plan_live", "search", "tokens"]
 

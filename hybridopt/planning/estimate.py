@@ -8,20 +8,20 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import HybridOptError
-from ..losses.chunked import chunked_loss
-from ..plan import Plan
-from ..policy import check_routes
-from ..roles import Param, clean, params
-from .extrapolate import extrapolate
-from .inputs import inputs
-from .model import Source, layers, skeleton
-from .peak import Peak, Step, peak
+from ..core.errors import HybridOptError
+from ..model.losses.chunked import chunked_loss
+from ..model.roles import Param, clean, params
+from ..policy.plan import Plan
+from ..policy.routes import check_routes
+from .bytes.static import Weights, gradient_bytes, idle_windows, static, weights
+from .bytes.temporaries import Temporaries
 from .request import Request
-from .rhythm import rhythm
-from .simulate import Trace, simulate
-from .static import Weights, gradient_bytes, idle_windows, static, weights
-from .temporaries import Temporaries
+from .subject.inputs import inputs
+from .subject.model import Source, layers, skeleton
+from .trace.extrapolate import extrapolate
+from .trace.peak import Peak, Step, peak
+from .trace.rhythm import rhythm
+from .trace.simulate import Trace, simulate
 
 __all__ = ["OVERHEAD", "Costs", "Estimate", "Estimator", "estimate_of"]
 

@@ -5,14 +5,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import HybridOptError
+from ..core.errors import HybridOptError
+from .bytes.static import weights
 from .estimate import Costs, Estimate, estimate_of, freeze_
-from .fake import copied
-from .inputs import inputs, usual_length
-from .model import layers
 from .request import Request, short_name
-from .simulate import simulate
-from .static import weights
+from .subject.inputs import inputs, usual_length
+from .subject.model import layers
+from .trace.fake_models import copied
+from .trace.simulate import simulate
 
 __all__ = ["plan_live"]
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from ..errors import HybridOptError, check_choice, check_count
-from ..find import pack
-from ..int8_layers import TRAINABLE
-from ..policy import Ready, read_policy
+from ..core.errors import HybridOptError, check_choice, check_count
+from ..core.registry import pack
+from ..model.quantization.int8_layers import TRAINABLE
+from ..policy.routes import Ready, read_policy
 
 __all__ = ["DTYPES", "QUANTIZATIONS", "Request", "short_name"]
 

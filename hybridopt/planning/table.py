@@ -10,10 +10,10 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from ..report import human
+from ..core.sizes import human
 from .estimate import Estimate
-from .search import Choice
-from .ways import Way
+from .ways.search import Choice
+from .ways.ways import Way
 
 __all__ = ["Bar", "COLORS", "bars", "choices_table", "estimate_table", "legend", "watched"]
 

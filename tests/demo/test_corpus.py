@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hybridopt.demo import corpus
-from hybridopt.demo.corpus import CANDIDATES, build, hold_out, without_resembling
-from hybridopt.demo.snippets import Snippet, masked, module_paths, module_snippets
-from hybridopt.errors import HybridOptError
+from hybridopt.cli.demo import corpus
+from hybridopt.cli.demo.corpus import CANDIDATES, build, hold_out, without_resembling
+from hybridopt.cli.demo.snippets import Snippet, masked, module_paths, module_snippets
+from hybridopt.core.errors import HybridOptError
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def _runs(text: str) -> set[tuple[str, ...]]:
 
 def test_the_same_seed_gives_the_same_task_in_another_process(tmp_path):
     root = library(tmp_path, list(CANDIDATES[:4]))
-    code = f"from hybridopt.demo.corpus import build; print([s.text for s in build({str(root)!r}).train])"
+    code = f"from hybridopt.cli.demo.corpus import build; print([s.text for s in build({str(root)!r}).train])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == str([s.text for s in build(root).train])
 

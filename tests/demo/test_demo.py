@@ -11,13 +11,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import hybridopt
-from hybridopt import cli
-from hybridopt.demo import encoder, job, setups, show, task, threads
-from hybridopt.demo.batches import Example, encode, in_order, shuffled
-from hybridopt.demo.measure import gradient_bytes, model_bytes, state_bytes
-from hybridopt.demo.result import Data, Reload, Result, Run
-from hybridopt.demo.snippets import Snippet
-from hybridopt.demo.training import accuracy, fit, logits
+from hybridopt.cli import main as cli
+from hybridopt.cli.demo import encoder, job, setups, show, task, threads
+from hybridopt.cli.demo.batches import Example, encode, in_order, shuffled
+from hybridopt.cli.demo.measure import gradient_bytes, model_bytes, state_bytes
+from hybridopt.cli.demo.result import Data, Reload, Result, Run
+from hybridopt.cli.demo.snippets import Snippet
+from hybridopt.cli.demo.training import accuracy, fit, logits
 
 LABELS = tuple("abcde")
 FEW = 12  # steps in which the tiny model learns the tiny task
@@ -86,7 +86,7 @@ def test_bytes_of_plain_tensors_are_counted_once_and_in_full():
 
 def test_bytes_of_quantized_weights_include_their_constants():
     model = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.Linear(64, 4, bias=False))
-    from hybridopt.integrations.bitsandbytes import quantize_
+    from hybridopt.integrations.bitsandbytes.layers import quantize_
 
     quantize_(model, "nf4", ["0"])
     codes, scales, rest = 64 * 64 // 2, 64, 4 + 4 + 4 * 16 + 4 * 256
@@ -280,7 +280,7 @@ def test_the_version_is_that_of_the_package():
 
 
 def test_every_policy_is_listed_with_its_options():
-    from hybridopt.find import names
+    from hybridopt.core.registry import names
 
     found = command("policies")
     assert found.exit_code == 0

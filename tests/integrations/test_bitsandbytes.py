@@ -9,7 +9,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers.pytorch_utils import Conv1D
 
-from hybridopt.integrations import bitsandbytes as quantization
+from hybridopt.integrations.bitsandbytes import layers as quantization
 
 SCHEMES = quantization.SCHEMES
 

@@ -8,8 +8,8 @@ from models import tiny_llama
 from quantized import quantized, same, values, with_lora
 from torch import nn
 
-from hybridopt.errors import HybridOptError
-from hybridopt.integrations import bitsandbytes as quantization
+from hybridopt.core.errors import HybridOptError
+from hybridopt.integrations.bitsandbytes import layers as quantization
 
 SCHEMES = quantization.SCHEMES
 
@@ -57,7 +57,7 @@ def test_dense_and_foreign_parameters():
 
 def test_counting_and_importing_need_no_bitsandbytes():
     code = (
-        "import sys, torch; from hybridopt.integrations import bitsandbytes as q; m = torch.nn.Linear(4, 4);"
+        "import sys, torch; from hybridopt.integrations.bitsandbytes import layers as q; m = torch.nn.Linear(4, 4);"
         "assert q.weight_bytes(m) == 80 and q.scheme_of(m) is None and q.targets(m, 'nf4') == [];"
         "assert not {'bitsandbytes', 'peft', 'transformers'} & set(sys.modules)"
     )

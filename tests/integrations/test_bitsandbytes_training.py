@@ -9,8 +9,8 @@ from quantized import OPTIONS, evaluate, load, quantized, same, values, with_lor
 from torch import nn
 from transformers.trainer_utils import validate_quantization_for_training
 
-from hybridopt.errors import HybridOptError
-from hybridopt.integrations import bitsandbytes as quantization
+from hybridopt.core.errors import HybridOptError
+from hybridopt.integrations.bitsandbytes import layers as quantization
 
 SCHEMES = quantization.SCHEMES
 ATTENTION = "model.layers.0.self_attn"

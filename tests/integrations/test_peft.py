@@ -9,8 +9,8 @@ from peft import LoraConfig
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from hybridopt.errors import HybridOptError
-from hybridopt.integrations import peft as adapters
+from hybridopt.core.errors import HybridOptError
+from hybridopt.integrations.peft import adapters
 
 MODELS = (tiny_llama, tiny_moe, tiny_gpt2, tiny_bert, tiny_vit, tiny_resnet, tiny_lstm)
 

@@ -11,8 +11,8 @@ from models import batch, tiny_llama
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from hybridopt.errors import HybridOptError
-from hybridopt.integrations import peft as adapters
+from hybridopt.core.errors import HybridOptError
+from hybridopt.integrations.peft import adapters
 
 KINDS = [
     {},
@@ -199,7 +199,7 @@ def test_plain_models_have_no_adapters_and_asking_does_not_import_peft():
     assert not adapters.is_peft_model(model) and adapters.is_peft_model(adapters.attach(copy.deepcopy(model), lora()))
     assert adapters.adapter_names(model) == adapters.active_adapters(model) == []
     code = (
-        "import sys, torch; from hybridopt.integrations import peft as a; m = torch.nn.Linear(4, 4);"
+        "import sys, torch; from hybridopt.integrations.peft import adapters as a; m = torch.nn.Linear(4, 4);"
         "assert not a.is_peft_model(m) and a.adapter_names(m) == [];"
         "assert not {'bitsandbytes', 'peft', 'transformers'} & set(sys.modules)"
     )

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import hybridopt
-from hybridopt.integrations.bitsandbytes import fingerprint
+from hybridopt.integrations.bitsandbytes.layers import fingerprint
 from hybridopt.integrations.transformers import HybridOptimizerFactory
 
 STEPS, WARMUP, LR = 6, 2, 1e-2

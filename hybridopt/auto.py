@@ -1,0 +1,104 @@
+"""policy="auto": chooses the first way to train that fits a live model; `wrap` carries it out."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from .core.errors import HybridOptError
+from .core.sizes import parse_size
+from .planning.request import DTYPES, short_name
+from .planning.subject.model import checkpoint_, lora_config
+from .planning.table import watched
+from .planning.ways.search import Choice, search
+
+__all__ = ["chosen", "prepare_"]
+
+SIZES = ("seq_len", "batch", "micro_batches")
+
+
+def chosen(
+    model: nn.Module,
+    memory: str | int | None = None,
+    peft_config: Any = None,
+    quantization: str | None = None,
+    **size: Any,
+) -> tuple[Choice, Any]:
+    """The first way that `search` finds for this model and memory, with the adapters that it wants.
+
+    memory: such as "24GiB", or bytes; None: what the model's GPU has left for this process. size: seq_len (2048, or as
+    many as there are positions for), batch (1), micro_batches (1). Adapters and quantization that are given are kept
+    to, as is a quantization that the model already has. Raises HybridOptError if nothing fits, and for models that
+    their configuration does not describe.
+    """
+    if unknown := sorted(size.keys() - set(SIZES)):
+        raise HybridOptError(
+            f"policy='auto' has no option {unknown[0]!r}; it takes memory, {', '.join(SIZES)}, and chooses the rest"
+        )
+    from .integrations.bitsandbytes.layers import scheme_of
+
+    quantization = quantization or scheme_of(model)
+    _check_model(model, peft_config is not None or quantization is not None)
+    choice = _choose(model, memory, peft_config, quantization, size)
+    if choice.request.lora is not None and peft_config is None:
+        peft_config = lora_config(choice.request.lora)
+    return choice, peft_config
+
+
+def prepare_(wrapped: nn.Module, choice: Choice) -> None:
+    """What a way wants of the model beside its policy: gradient checkpointing, no cache; noted in `hybrid.choice`."""
+    if choice.request.checkpointing:
+        checkpoint_(wrapped, choice.request.reentrant)
+    if choice.request.probes:
+        wrapped.config.use_cache = False  # it would be filled and never read
+    wrapped.hybrid.choice = choice
+
+
+def _check_model(model: nn.Module, freezes: bool) -> None:
+    """Raise HybridOptError for a model of which the configuration does not tell what it takes.
+
+    freezes: are parameters to be frozen anyway?
+    """
+    kind, config = type(model).__name__, getattr(model, "config", None)
+    if not hasattr(config, "to_dict") or not hasattr(config, "model_type"):
+        raise HybridOptError(
+            f"policy='auto' plans transformers models, and {kind} has no configuration of that kind; name a policy"
+        )
+    if hasattr(model, "peft_config"):
+        raise HybridOptError(
+            f"policy='auto' chooses adapters, and {kind} has some already; give it the model without them, with "
+            "peft_config=... if these are wanted, or name a policy"
+        )
+    frozen = next((n for n, p in model.named_parameters() if p.is_floating_point() and not p.requires_grad), None)
+    if frozen is not None and not freezes:
+        raise HybridOptError(
+            f"policy='auto' plans the training of all parameters, and {frozen!r} has requires_grad=False; set it to "
+            "True, pass peft_config=..., or name a policy"
+        )
+
+
+def _choose(model: nn.Module, memory: str | int | None, peft_config: Any, quantization: str | None, size) -> Choice:
+    first = next(p for p in model.parameters() if p.is_floating_point())
+    dtype = short_name(first.dtype)
+    if dtype is None:
+        raise HybridOptError(f"policy='auto' plans {', '.join(DTYPES)}, and the model is {first.dtype}; name a policy")
+    adapters = None if peft_config is None else getattr(peft_config, "r", None) or 1
+    asked = {"lora": adapters, "quantization": quantization}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    asked["chunk"] = None  # who trains might want the logits
+    on_gpu = first.is_cuda or torch.cuda.is_available()  # where it is trained, if not yet there
+    told = {"dtype": dtype, "device": "cuda" if on_gpu else "cpu", "peft_config": peft_config, **size}
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]  # a checkpoint's may be another
+    return search(config, _memory(memory, first.device), asked=asked, watch=watched, **told)[0]
+
+
+def _memory(memory: str | int | None, device: torch.device) -> int:
+    if isinstance(memory, str):
+        return parse_size(memory, "memory")
+    if memory is None and device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    if not isinstance(memory, int) or isinstance(memory, bool) or memory <= 0:
+        raise HybridOptError(f"memory={memory!r} is not allowed; give a size such as '24GiB', or a number of bytes")
+    return memory

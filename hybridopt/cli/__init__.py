@@ -1,0 +1,1 @@
+"""The command `hybridopt`: one file a command."""

@@ -1,0 +1,90 @@
+"""How the demo looks in a terminal."""
+
+import math
+from collections.abc import Sequence
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ...core.sizes import human
+from .result import Data, Reload, Run
+
+__all__ = ["curves", "data_line", "live", "progress", "reload_line", "runs_table", "sparkline"]
+
+BARS = "▁▂▃▄▅▆▇█"
+LIVE, WIDE = 16, 40  # characters of a loss curve
+
+
+def sparkline(values: Sequence[float], width: int, top: float) -> str:
+    """The values as at most `width` bars between 0 and `top`, each the mean of its share of the values."""
+    width = min(width, len(values))
+    edges = [round(i * len(values) / width) for i in range(width + 1)] if width else []
+    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    return "".join(BARS[min(len(BARS) - 1, int(len(BARS) * max(0.0, mean) / top))] for mean in means)
+
+
+def progress(console) -> Progress:
+    """A progress bar that shows the loss and its curve; give `update` a `loss` and a `curve`."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[curve]}"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def live(losses: Sequence[float], classes: int) -> dict[str, str]:
+    """What the progress bar shows of the losses so far."""
+    recent = losses[-8:]
+    return {"loss": f"{sum(recent) / len(recent):.2f}", "curve": sparkline(losses, LIVE, _top(classes))}
+
+
+def data_line(data: Data) -> str:
+    """The task in two sentences."""
+    return (
+        f"Task: from which of {len(data.labels)} standard-library packages is a text? {data.train} texts of "
+        f"{data.train_modules} modules train, {data.test} texts of {data.test_modules} other modules test "
+        f"({data.dropped} training texts that resembled a test text were dropped)."
+    )
+
+
+def curves(runs: Sequence[Run], classes: int) -> Table:
+    """The loss of every run from first to last step, all on one scale."""
+    table = Table("run", "loss, from guessing down", "start", "end", title="Training loss")
+    for run in runs:
+        share = max(1, len(run.losses) // 10)
+        ends = (sum(part) / share for part in (run.losses[:share], run.losses[-share:]))
+        table.add_row(run.title, sparkline(run.losses, WIDE, _top(classes)), *(f"{end:.2f}" for end in ends))
+    return table
+
+
+def runs_table(runs: Sequence[Run], data: Data) -> Table:
+    """Accuracy on the held-out modules, bytes and seconds of every run."""
+    table = Table(title="Held-out accuracy, and bytes measured on the tensors")
+    table.add_column("run", no_wrap=True)
+    for name in ("accuracy", "weights", "gradients", "state", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for run in runs:
+        sizes = map(human, (run.weight_bytes, run.grad_bytes, run.state_bytes))
+        table.add_row(run.title, f"{run.accuracy:.1%}", *sizes, f"{run.seconds:.1f}")
+    table.add_section()
+    table.add_row("one label for all", f"{data.floor:.1%}")
+    return table
+
+
+def reload_line(reload: Reload) -> str:
+    """What saving and loading the last run came to."""
+    size = human(sum(reload.files.values()))
+    logits = "are equal bit for bit" if reload.identical else f"differ by up to {reload.largest_difference:.2g}"
+    return (
+        f"Saved {len(reload.files)} files ({size}) to {reload.folder}, loaded onto a fresh base: "
+        f"{reload.agreeing} of {reload.predictions} predictions agree, the logits {logits}."
+    )
+
+
+def _top(classes: int) -> float:
+    """The loss of guessing, with a little room."""
+    return 1.1 * math.log(classes)

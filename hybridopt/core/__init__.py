@@ -1,0 +1,1 @@
+"""What everything else stands on: contracts, registry, errors; imports torch alone."""

@@ -1,0 +1,1 @@
+"""JSON and tensor files, read strictly: no file can name code or run any."""

@@ -1,0 +1,1 @@
+"""Counter-based random numbers, random directions, rounding, quantization grids."""

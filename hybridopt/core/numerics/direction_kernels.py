@@ -1,0 +1,214 @@
+"""Sums of weights and noise in one compiled pass, in which noise is only ever a bit, or an index, per element."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from ..errors import HybridOptWarning
+from .philox import MASK, fill_
+
+__all__ = ["Sum", "combine_", "room"]
+
+BLOCK = 128  # elements: of one block of Rademacher noise, of 16 of Gaussian
+BLOCKS = {"rademacher": 1, "gaussian": 16}
+CHUNKS = {"cpu": {"rademacher": 1 << 22, "gaussian": 1 << 18}}  # elements a call: bits should stay in the cache
+CHUNK = 1 << 27  # elsewhere
+MOST = 64  # terms of a kernel
+TRIAL = 1 << 11  # blocks of the first call, enough for kernels to use all threads
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_kernels: dict[tuple, Callable] = {}
+_broken: set[str] = set()  # types of devices for which nothing can be compiled here
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What is added to weights: terms (scale, direction), from position `start` on, in float64 if `wide`."""
+
+    terms: tuple
+    start: int
+    decay: float
+    wide: bool
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of noise of every term."""
+        return tuple(direction.kind for _, direction in self.terms)
+
+
+def combine_(out: Tensor, base: Tensor, job: Sum, table: Callable) -> tuple[int, int]:
+    """Write decay * base + noise to whole blocks of `out`, both of shape [n]; return where they begin and end.
+
+    table: gives the table of Gaussian noise on a device. Where compiling fails it warns, and does nothing.
+    """
+    first = -job.start % BLOCK
+    end = first + (len(out) - first) // BLOCK * BLOCK
+    if end - first < 2 * BLOCK or out.dtype not in DTYPES or len(job.terms) > MOST or out.device.type in _broken:
+        return 0, 0
+    try:
+        kernels = _made(_like(out, base, job), job, table)
+    except _failures() as error:
+        _give_up(out.device.type, error)
+        return 0, 0
+    numbers = torch.tensor([job.decay, *(scale for scale, _ in job.terms)], dtype=torch.float64).to(out.device)
+    size = _chunk(out, job)
+    end -= BLOCK * ((end - first) % size == BLOCK)  # a single block would be compiled anew
+    for at in range(first, end, size):
+        cut = slice(at, min(at + size, end))
+        told = job, job.start + at, numbers, table(out.device) if job.wide else None
+        _on_blocks(out[cut], base[cut], kernels, told)
+    increment_version(out)
+    return first, end
+
+
+def room(kind: str, count: int, dtype: torch.dtype, device: str) -> int:
+    """Bytes that one direction takes for a moment: its bits, and where a CPU needs it a copy in float32."""
+    size = min(count, CHUNKS.get(device, {}).get(kind, CHUNK))
+    exact = device == "cpu" and kind != "rademacher" and dtype != torch.float32
+    return BLOCKS[kind] * 16 * size // BLOCK + 4 * size * exact
+
+
+@dataclass(frozen=True)
+class Like:
+    """What the kernel of a sum depends on besides its terms. same: is `base` the tensor that is written?"""
+
+    dtype: torch.dtype
+    device: torch.device
+    same: bool
+
+
+def _like(out, base, job):
+    if _by_float32(out, job):
+        return Like(torch.float32, out.device, True)
+    return Like(out.dtype, out.device, out.data_ptr() == base.data_ptr())
+
+
+def _by_float32(out, job):
+    """16 bits to 64 and back is not vectorized on a CPU, 32 to 64 is; both round to float32 first."""
+    return job.wide and out.device.type == "cpu" and out.dtype != torch.float32
+
+
+def _on_blocks(out, base, kernels, told):
+    job, start, numbers, table = told
+    fill, add = kernels
+    bits = [_bits(fill, z, start, len(out), out.device) for _, z in job.terms]
+    if _by_float32(out, job):
+        exact = base.float()
+        add(_blocks(exact), None, bits, numbers, table)
+        out.copy_(exact)
+    else:
+        source = None if out.data_ptr() == base.data_ptr() else _blocks(base)
+        add(_blocks(out), source, bits, numbers, table)
+
+
+def _bits(fill, direction, start, count, device):
+    """The random bits of whole blocks: int32 [blocks, 4], or one int16 an element of Gaussian noise."""
+    many = BLOCKS[direction.kind]
+    out = torch.empty(count // BLOCK * many, 4, dtype=torch.int32, device=device)
+    numbers = [direction.key & MASK, direction.key >> 32, start // BLOCK * many, direction.step, direction.index]
+    fill(out, torch.tensor(numbers, device=device))
+    return out if many == 1 else _blocks(out.view(torch.int16))
+
+
+def _chunk(out, job):
+    sizes = CHUNKS.get(out.device.type, {})
+    size = min(sizes.get(kind, CHUNK) for kind in job.kinds) // len(job.terms)
+    size = min(size, sizes["gaussian"]) if _by_float32(out, job) else size
+    return max(2, size // BLOCK) * BLOCK
+
+
+def _blocks(x):
+    return x.view(-1, 4, 32)
+
+
+def _made(like, job, table):
+    """Both kernels, made where there are none, and tried on other tensors."""
+    where = like.device, torch.get_num_threads()
+    key = (job.kinds, job.wide, like, *where)
+    if where not in _kernels:
+        _kernels[where] = _tried_fill(like.device)
+    if key not in _kernels:
+        _kernels[key] = _tried_add(like, job, _kernels[where], table)
+    return _kernels[where], _kernels[key]
+
+
+def _tried_fill(device):
+    kernel, out = _compile(fill_, device), torch.empty(TRIAL, 4, dtype=torch.int32, device=device)
+    torch._dynamo.mark_dynamic(out, 0)
+    kernel(out, torch.zeros(5, dtype=torch.int64, device=device))
+    return kernel
+
+
+def _tried_add(like, job, fill, table):
+    kernel, numel = _compile(_adder(job.kinds, job.wide), like.device), TRIAL * BLOCK
+    out, base = (_blocks(torch.zeros(numel, dtype=like.dtype, device=like.device)) for _ in range(2))
+    bits = [_bits(fill, z, 0, numel, like.device) for _, z in job.terms]
+    for x in (out, base, *bits):
+        torch._dynamo.mark_dynamic(x, 0)
+    numbers = torch.zeros(1 + len(bits), dtype=torch.float64, device=like.device)
+    kernel(out, None if like.same else base, bits, numbers, table(like.device) if job.wide else None)
+    return kernel
+
+
+def _adder(kinds, wide):
+    """out <- decay base + noise; out, base: [blocks, 4, 32], no base: `out` itself; in the order of `directions`."""
+
+    def narrow(out, base, bits, numbers, table):
+        scales = numbers[1:].float().unbind()
+        total = _signed(bits[0], scales[0])
+        for word, scale in zip(bits[1:], scales[1:], strict=True):
+            total = total + _signed(word, scale)
+        out.copy_(((out if base is None else base).float() + total).to(out.dtype))
+
+    def in_double(out, base, bits, numbers, table):
+        decay, *scales = numbers.unbind()
+        total = (out if base is None else base).double() * decay
+        for kind, word, scale in zip(kinds, bits, scales, strict=True):
+            z = _ones(word) if kind == "rademacher" else table[word.int() & 0xFFFF]
+            total = total + z.double() * scale
+        out.copy_(total.float().to(out.dtype))
+
+    return in_double if wide else narrow
+
+
+def _signed(word, scale):
+    """The scale with the sign of every bit; choosing is faster than multiplying."""
+    return torch.where(_bit(word) == 0, scale, -scale)
+
+
+def _ones(word):
+    return 1 - 2 * _bit(word)
+
+
+def _bit(word):
+    return word[..., None] >> torch.arange(32, dtype=torch.int32, device=word.device) & 1
+
+
+def _compile(function, device):
+    """A kernel of its own code object, so that kernels do not count as each other's recompilations."""
+    code = function.__code__.replace(co_name=f"{function.__name__}_{len(_kernels)}")
+    function = type(function)(code, function.__globals__, code.co_name, None, function.__closure__)
+    bare = {"guard_filter_fn": _sizes, "size_asserts": False}
+    return torch.compile(function, fullgraph=True, options=bare if device.type == "cpu" else None)
+
+
+def _sizes(guards):
+    return [guard.guard_type in ("SHAPE_ENV", "TENSOR_MATCH") for guard in guards]
+
+
+def _failures():
+    return (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError, OSError)
+
+
+def _give_up(kind, error):
+    _broken.add(kind)
+    why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    warnings.warn(
+        f"noise is not compiled ({why}), so zeroth-order steps are slower, with the same results. Install a C++ "
+        "compiler (for GPUs Triton), or pass compile=False",
+        HybridOptWarning,
+        stacklevel=4,
+    )

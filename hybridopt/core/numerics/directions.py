@@ -1,0 +1,232 @@
+"""Random directions of zeroth-order methods: elementwise noise that is never stored, and its sums with weights.
+
+A direction is a pure function of (key, step, index) and of the position in the parameter, the same to the bit on every
+device, for every dtype, however the parameter is cut. NOISE.md is the specification.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from numbers import Real
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from ..errors import HybridOptError, check_choice, check_count
+from . import direction_kernels
+from .philox import words, words_of_many
+
+__all__ = ["KINDS", "Direction", "combine_", "prepare", "together", "values"]
+
+KINDS = {"rademacher": 128, "gaussian": 8}  # elements that share a block of 128 random bits
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+BLOCKS = {"cpu": 1 << 12}  # worked on at a time without compiling: they should stay in the cache
+BLOCKS_ELSEWHERE = 1 << 19
+SMALL, READY = 1 << 17, 1 << 20  # elements of a parameter, and blocks of all: 16 MiB
+DECAY_BITS = 29  # times the 24 of float32 is exact in float64
+
+Terms = Sequence[tuple[float, "Direction"]]
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Noise of mean 0 for every element of a parameter, independent for another key, step or index.
+
+    key: 63 bits, of seed and parameter name; step: of the optimizer; index: which direction of that step (n-SPSA).
+    kind: "rademacher", +1 or -1 with equal probability, or "gaussian", a standard normal in steps of 2**-10.
+    HybridOptError for numbers out of range.
+    """
+
+    key: int
+    step: int
+    index: int = 0
+    kind: str = "rademacher"
+
+    def __post_init__(self):
+        for name, bits in (("key", 63), ("step", 32), ("index", 32)):
+            value = getattr(self, name)
+            check_count("Direction", name, value, 0)
+            if value >> bits:
+                raise HybridOptError(f"Direction: {name}={value} is not allowed; give a whole number below 2**{bits}")
+        check_choice("Direction", "kind", self.kind, KINDS)
+
+
+_ready: dict[tuple[Direction, torch.device], Tensor] = {}  # bits that were worked out beforehand
+
+
+def prepare(wanted: Sequence[tuple[Direction, int]], device: torch.device) -> None:
+    """Work out the bits of small parameters' directions together, as that takes no longer than for one of them.
+
+    wanted: directions with the elements of their parameters; large ones are passed over, as are those that would take
+    more than 16 MiB together. What was prepared before on this device is forgotten; no result depends on it.
+    """
+    for known in [known for known in _ready if known[1] == device]:
+        del _ready[known]
+    if chosen := together(wanted):
+        steps = [(z.step, z.index) for z in chosen]
+        bits = words_of_many([z.key for z in chosen], list(chosen.values()), steps, device)
+        _ready.update({(z, device): own for z, own in zip(chosen, bits, strict=True)})
+
+
+def together(wanted: Sequence[tuple[Direction, int]]) -> dict[Direction, int]:
+    """The directions that `prepare` works out, and of how many blocks of 16 bytes each is made."""
+    chosen, left = {}, READY
+    for direction, count in wanted:
+        blocks = -(-count // KINDS[direction.kind])
+        if 0 < count <= SMALL and blocks <= left and direction not in chosen:
+            chosen[direction], left = blocks, left - blocks
+    return chosen
+
+
+def values(direction: Direction, start: int, count: int, device: torch.device | str) -> Tensor:
+    """The noise at positions start, ..., start + count - 1 of the contiguous, unsharded parameter: float32 [count]."""
+    check_count("values", "start", start, 0)
+    check_count("values", "count", count, 0)
+    device = torch.device(device)
+    out = torch.empty(count, device=device)
+    for at, end in _chunks(count, device, [direction.kind]):
+        out[at:end] = _noise(direction, start + at, end - at, device)
+    return out
+
+
+def combine_(
+    out: Tensor, base: Tensor, terms: Terms, start: int = 0, decay: float = 1.0, compile: bool = False
+) -> None:
+    """Write decay * base + sum_k scale_k z_k to `out`, for terms (scale, Direction), rounded to nearest.
+
+    out, base: contiguous tensors of one shape, floating dtype and device; the same tensor, or apart. start: position
+    of their first element in the parameter. Scales are rounded to float32, decay to 29 bits; the order of arithmetic
+    is fixed (NOISE.md), so that the result does not depend on device, compiler or on `compile`, which is only faster.
+    HybridOptError for anything else, before `out` is changed.
+    """
+    _check(out, base, start)
+    terms = _rounded(terms)
+    decay = _decay(decay)
+    wide = out.dtype == torch.float64 or decay != 1 or any(z.kind != "rademacher" for _, z in terms)
+    job = direction_kernels.Sum(tuple(terms), start, decay, wide)
+    with torch.no_grad():
+        out, base = out.detach().view(-1), base.detach().view(-1)
+        ready = all((z, out.device) in _ready for _, z in terms)
+        at, end = direction_kernels.combine_(out, base, job, _table) if compile and not ready else (0, 0)
+        for first, last in ((0, at), (end, len(out))):
+            _in_chunks(out[first:last], base[first:last], job, start + first)
+
+
+def _in_chunks(out, base, job, start):
+    for at, end in _chunks(len(out), out.device, job.kinds):
+        (_wide if job.wide else _narrow)(out[at:end], base[at:end], job, start + at)
+
+
+def _narrow(out, base, job, start):
+    """In float32, where every product is one with +1 or -1."""
+    total = None
+    for scale, direction in job.terms:
+        z = _noise(direction, start, len(out), out.device)
+        total = z.mul_(scale) if total is None else total.add_(z, alpha=scale)
+    out.copy_(base) if total is None else torch.add(base, total, out=out)
+
+
+def _wide(out, base, job, start):
+    """In float64, where every product of the numbers above is exact."""
+    total = base.to(torch.float64) * job.decay
+    for scale, direction in job.terms:
+        total.add_(_noise(direction, start, len(out), out.device), alpha=scale)
+    out.copy_(total if out.dtype == torch.float64 else total.float())
+
+
+def _noise(direction, start, count, device):
+    """As `values`, in one piece, in memory of its own."""
+    size = KINDS[direction.kind]
+    first, end = start // size, -(-(start + count) // size)
+    bits = _ready.get((direction, device), ())[first:end]
+    if len(bits) < end - first:
+        bits = words(direction.key, first, end - first, direction.step, direction.index, device)
+    z = _signs(bits) if direction.kind == "rademacher" else _normals(bits)
+    return z[start - first * size :][:count]
+
+
+def _signs(bits):
+    """+1 for a bit that is 0, -1 for one that is 1, lowest bits first."""
+    return _looked_up(_sign_table(bits.device), bits, torch.uint8)
+
+
+def _normals(bits):
+    return _looked_up(_table(bits.device), bits, torch.int16)
+
+
+def _looked_up(table, bits, dtype):
+    """Entries for the unsigned numbers, as wide as this dtype, that the bits are; the lowest bits first."""
+    index = bits.view(dtype).view(-1)
+    if index.device.type == "cpu":  # NumPy's is twice as fast as torch's
+        return torch.from_numpy(table.numpy().take(index.numpy(), axis=0, mode="wrap")).view(-1)
+    return table.index_select(0, index.int() & len(table) - 1).view(-1)
+
+
+@lru_cache
+def _sign_table(device):
+    """The signs of every byte: float32 [256, 8]."""
+    bits = torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device) & 1
+    return (1 - 2 * bits).float()
+
+
+@lru_cache
+def _table(device):
+    """The quantiles of the standard normal at (i + 0.5) / 65536, to nearest multiples of 2**-10: float32 [65536].
+
+    None is so near to the middle of two that another library of mathematics could round it to the other.
+    """
+    quantile = NormalDist().inv_cdf
+    lower = [round(1024 * quantile((i + 0.5) / 65536)) for i in range(32768)]
+    return torch.tensor([*lower, *(-x for x in reversed(lower))], device=device) / 1024
+
+
+def _chunks(count, device, kinds):
+    size = BLOCKS.get(device.type, BLOCKS_ELSEWHERE) * min((KINDS[kind] for kind in kinds), default=128)
+    return ((at, min(at + size, count)) for at in range(0, count, size))
+
+
+def _rounded(terms):
+    """Scales as float32 can hold them, without terms of scale 0."""
+    for scale, direction in terms:
+        if not isinstance(direction, Direction):
+            raise HybridOptError(f"combine_: {direction!r} is no direction; give terms (scale, Direction)")
+        _check_finite("scale", scale)
+    scales = torch.tensor([float(scale) for scale, _ in terms], dtype=torch.float32).tolist()
+    for scale in scales:
+        _check_finite("scale", scale)
+    return [(scale, direction) for scale, (_, direction) in zip(scales, terms, strict=True) if scale]
+
+
+def _decay(decay):
+    _check_finite("decay", decay)
+    mantissa, exponent = math.frexp(decay)
+    return math.ldexp(round(math.ldexp(mantissa, DECAY_BITS)), exponent - DECAY_BITS)
+
+
+def _check_finite(name, value):
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise HybridOptError(f"combine_: {name}={value!r} is not allowed; give a finite number that float32 can hold")
+
+
+def _check(out, base, start):
+    check_count("combine_", "start", start, 0)
+    if out.dtype not in DTYPES:
+        raise HybridOptError(f"combine_: out.dtype={out.dtype} is not allowed; give one of {DTYPES}")
+    for what in ("shape", "dtype", "device"):
+        one, other = getattr(out, what), getattr(base, what)
+        if one != other:
+            raise HybridOptError(f"combine_: out has {what} {one}, base {other}; give tensors that agree in it")
+    for name, x in (("out", out), ("base", base)):
+        if not x.is_contiguous():
+            raise HybridOptError(f"combine_: {name} has strides {x.stride()}; give contiguous tensors (.contiguous())")
+    if out.data_ptr() != base.data_ptr() and _overlap(out, base):
+        raise HybridOptError(
+            "combine_: out and base share a part of their memory; give one tensor twice, or two apart"
+        )
+
+
+def _overlap(one, other):
+    ahead = other.data_ptr() - one.data_ptr()
+    return -other.nbytes < ahead < one.nbytes

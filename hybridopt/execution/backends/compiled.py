@@ -1,0 +1,125 @@
+"""Updates by compiled kernels, several parameters by one call."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from ...policy.job import sliceable
+from ..slices import Slice, slices
+from ..state import basis
+from ..task import Task
+from ..update import apart, look, rounds, settle, update, write, write_free_, write_low
+from . import compiled_kernels as kernels
+
+__all__ = ["SMALLEST", "fits", "run"]
+
+SMALLEST = 1 << 16  # elements: below, a call costs more than what it saves
+PIECE = 1 << 22  # elements of a slice, where a part of the parameter is copied out
+BLOCKS = 1 << 18  # elements of a slice of state in blocks: what was decoded should stay in the cache
+CREW, OF = 8, 1 << 21  # parameters done by one call, if none is larger than that
+
+
+def fits(task: Task) -> bool:
+    """Is it large, in plain tensors, and not mainly matrix products, which gain nothing?"""
+    plain = type(task.param) in (Tensor, torch.nn.Parameter) and task.param.numel() >= SMALLEST
+    return plain and _elementwise(task.job) and not kernels.broken(task.job)
+
+
+def run(tasks: Iterable[Task]) -> None:
+    """Carry out all tasks. Where compiling fails it warns, goes on without, and nothing of the kind `fits` later."""
+    crews: dict[tuple, list[Task]] = {}
+    for task in tasks:
+        crews.setdefault(kernels.alike(task), []).append(task)
+    for crew in crews.values():
+        now = crew[0].now()
+        floats = [now.lr, now.decay, *now.full.values(), *now.free.values()]
+        vector = _vector(floats, crew[0].job.arithmetic, crew[0].param.device)
+        for parts in _together(crew):
+            _update(parts, vector, (tuple(now.full), tuple(now.free)))
+        increment_version([task.param for task in crew])
+
+
+def _update(parts, numbers, names):
+    job = parts[0][0].job
+
+    def call(function, more=()):
+        told = more or [()] * len(parts)
+        with_more = [(task, piece, said) for (task, piece), said in zip(parts, told, strict=True)]
+        return kernels.call(function, with_more, numbers, names)
+
+    if rounds(job):
+        seen = [({}, {})] * len(parts)
+        for i in range(rounds(job)):
+            seen = call(_LOOKS[i], seen)
+        call(_write, seen)
+    elif apart(job):
+        chosen = call(write_low)
+        call(write_free_)
+        call(_put_, [(x,) for x in chosen])
+    else:
+        call(update)
+
+
+def _together(crew):
+    """(task, slice) by the call: full crews of small parameters, everything else one by one.
+
+    Kernels that look at whole matrices have many loops already, and would take minutes to compile eight times over.
+    """
+    small = [] if rounds(crew[0].job) else [task for task in crew if task.param.numel() <= OF]
+    full = len(small) // CREW * CREW
+    for start in range(0, full, CREW):
+        yield [(task, _whole(task)) for task in small[start : start + CREW]]
+    for task in [*small[full:], *(task for task in crew if task not in small)]:
+        yield from ([(task, piece)] for piece in _pieces(task))
+
+
+def _whole(task):
+    return Slice(task.param, task.grad, task.raw, {}, 0)
+
+
+def _pieces(task):
+    """Slices, where a whole would need temporaries of its size; one where a kernel needs none."""
+    job = task.job
+    blocks = task.raw and getattr(job.treatment.codec, "block", 0)
+    size = BLOCKS if blocks else PIECE
+    if task.param.numel() <= size or not (blocks or apart(job)) or not sliceable(job) or rounds(job):
+        return [_whole(task)]
+    step = max(1, size // job.shape[-1])
+    return [piece for _, cut in slices(task.param, task.grad, task.raw, job, task.key, step) for piece in cut]
+
+
+def _elementwise(job):
+    rules = (job.treatment.full, job.treatment.free)
+    subspace = not job.part.disjoint and job.part.slots(job.shape)
+    return not subspace and not any(getattr(rule, "products", False) for rule in rules)
+
+
+def _round(i):
+    """Round `i` and its end: what it finds leaves the kernel, to be read by later loops, not worked out anew."""
+
+    def look_and_settle(param, grad, raw, job, store, now, rows, rest):
+        now = replace(now, rows=rows, rest=rest)
+        now = settle(i, look(i, param, grad, raw, job, now), raw, job, now)
+        return now.rows, now.rest
+
+    return look_and_settle
+
+
+_LOOKS = tuple(_round(i) for i in range(4))
+
+
+def _write(param, grad, raw, job, store, now, rows, rest):
+    write(param, grad, raw, job, store, replace(now, rows=rows, rest=rest))
+
+
+def _put_(param, grad, raw, job, store, now, chosen):
+    job.part.up_(param, chosen, basis(raw))
+
+
+def _vector(numbers, dtype, device):
+    if not any(isinstance(x, Tensor) for x in numbers):
+        return torch.tensor(numbers, dtype=dtype, device=device)
+    return torch.stack([torch.as_tensor(x, dtype=dtype, device=device) for x in numbers])

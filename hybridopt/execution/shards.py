@@ -1,0 +1,58 @@
+"""Parameters sharded by FSDP2 (`fully_shard`): every rank updates its own rows."""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from ..core.contracts import Slot
+from ..core.errors import HybridOptError
+from ..policy.job import Job, sliceable
+
+__all__ = ["cut", "like", "local", "place"]
+
+
+def local(x: Tensor) -> Tensor:
+    """What this rank holds of a tensor; a plain one is whole."""
+    return x.to_local() if hasattr(x, "to_local") else x
+
+
+def cut(name: str, job: Job, p: Tensor) -> Job:
+    """The job of this rank's rows. Raises HybridOptError if they cannot be updated without the others."""
+    if not hasattr(p, "to_local"):
+        return job
+    t, part = job.treatment, job.part
+    if t.probed:
+        raise HybridOptError(
+            f"parameter {name!r} (shape {tuple(p.shape)}) is sharded as {p.placements}, and zeroth-order training "
+            "shifts whole weights; train it on replicas (each rank its own batch: only losses are exchanged), or by "
+            "backprop"
+        )
+    by_rows = all(x.is_replicate() or x.is_shard(0) for x in p.placements) and sliceable(job)
+    chosen_alike = part.disjoint or part.shape(job.shape) is None  # not by looking at gradients
+    if not (by_rows and chosen_alike and t.full.local and t.free.local):
+        raise HybridOptError(
+            f"parameter {name!r} (shape {tuple(p.shape)}) is sharded as {p.placements}, and its treatment (full="
+            f"{type(t.full).__name__}, free={type(t.free).__name__}, split={type(t.split).__name__}, codec="
+            f"{type(t.codec).__name__}) needs more than one shard; take elementwise rules (adamw, lion, sgd), "
+            "split='columns' or 'block', codec fp32 or bf16, and shards along dimension 0"
+        )
+    return replace(job, shape=(len(local(p)), *job.shape[1:]))
+
+
+def like(x: Tensor, p: Tensor, slot: Slot) -> Tensor:
+    """State of this rank's rows, sharded as the parameter is; what is the same on all ranks stays as it is."""
+    if not hasattr(p, "to_local") or tuple(x.shape) == slot.shape:
+        return x
+    strides = [1]
+    for n in reversed(slot.shape[1:]):
+        strides.insert(0, strides[0] * n)
+    options = {"run_check": False, "shape": slot.shape, "stride": tuple(strides)}
+    return type(p.data).from_local(x, p.device_mesh, p.placements, **options)
+
+
+def place(p: Tensor) -> tuple[int, ...]:
+    """Which shard this is, the same on all ranks that hold it; () for a plain tensor."""
+    if not hasattr(p, "to_local"):
+        return ()
+    at = p.device_mesh.get_coordinate()
+    return tuple(i for i, x in zip(at, p.placements, strict=True) if x.is_shard())

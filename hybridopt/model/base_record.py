@@ -1,0 +1,98 @@
+"""What the base model was: a checksum of every tensor, so that no change to it is lost and no other base is taken."""
+
+import math
+import weakref
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from .checksums import checksum
+from .quantization.int8_layers import plain
+from .quantization.opened import scales
+from .roles import base_name, base_names, clean, codes_dtype, logical_shape
+
+__all__ = [
+    "Base",
+    "changed",
+    "merged",
+    "persistent_buffers",
+    "record",
+    "remember",
+    "remembered",
+    "restructured",
+    "strange",
+]
+
+Base = dict[str, list]  # base name: [elements before packing, dtype, checksum]
+_REMEMBERED: weakref.WeakKeyDictionary[nn.Module, Base] = weakref.WeakKeyDictionary()
+
+
+def record(model: nn.Module) -> Base:
+    """Every parameter and persistent buffer of the base model, whatever adapters are on it; shares of a tie once."""
+    return {n: [math.prod(logical_shape(t)), str(t.dtype), checksum(t)] for n, t in _tensors(model).items()}
+
+
+def changed(model: nn.Module, base: Base) -> dict[str, Tensor]:
+    """Unquantized parameters and persistent buffers that differ from the base model's, by live name.
+
+    Weights trained as codes always do, and are given as their codes with the constants; so do scales that are opened
+    for training.
+    """
+    parameters = ((n, p.detach()) for n, p in model.named_parameters() if p.is_floating_point())
+    live = [(n, t) for n, t in (*parameters, *persistent_buffers(model)) if base_name(n) in base]
+    other = [(n, t) for n, t in live if codes_dtype(t) or base[base_name(n)][2] != checksum(t)]
+    found = {name: x for n, t in other for name, x in plain(clean(n), t).items()}
+    return found | {clean(n): x.detach() for n, _, x in scales(model)}
+
+
+def merged(old: Base, new: Base) -> Base:
+    """The old record where it still speaks of the same tensors, the new one elsewhere."""
+    return {n: old[n] if n in old and old[n][0] == mark[0] else mark for n, mark in new.items()}
+
+
+def strange(live: Base, base: Base) -> str | None:
+    """A tensor that makes `live` another base than `base`, and why; without a checksum in `base` any values will do.
+
+    Quantized weights can be told apart only from such as were quantized the same way.
+    """
+    for name in sorted(live.keys() ^ base.keys()):
+        return f"{name!r} is only {'here' if name in live else 'there'}"
+    for name, (elements, dtype, digest) in base.items():
+        mine = live[name]
+        if mine[0] != elements:
+            return f"{name!r} has {mine[0]} elements, and had {elements}"
+        if digest is not None and mine[1] == dtype and mine[2] != digest:
+            return f"{name!r} has other values"
+    return None
+
+
+def restructured(model: nn.Module, base: Base) -> str | None:
+    """A tensor that was added, removed or resized, and how; reads no values."""
+    live = {n: [math.prod(logical_shape(t)), "", None] for n, t in _tensors(model).items()}
+    return strange(live, {n: [mark[0], "", None] for n, mark in base.items()})
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The base model's parameters and persistent buffers by base name."""
+    own = set(base_names(model))
+    parameters = {base_name(n): p for n, p in model.named_parameters() if base_name(n) in own}
+    return parameters | {base_name(n): b for n, b in persistent_buffers(model)}
+
+
+def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor of every buffer that state_dict holds."""
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield f"{prefix}.{name}" if prefix else name, buffer
+
+
+def remember(model: nn.Module, base: Base) -> None:
+    """Keep the record of a model that is unwrapped, for the next `wrap`: its weights may be trained ones."""
+    _REMEMBERED[model] = base
+
+
+def remembered(model: nn.Module) -> Base:
+    """The record kept for a model or for the base of a PeftModel; empty if there is none."""
+    inner = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    return _REMEMBERED.get(model) or _REMEMBERED.get(inner) or {}

@@ -1,0 +1,43 @@
+"""A checksum of a tensor, the same on every device."""
+
+import torch
+from torch import Tensor
+
+from ..core.numerics.rounding import tables
+from .quantization.int8_layers import plain
+
+__all__ = ["PATTERN", "VERSION", "checksum"]
+
+VERSION = 2
+PATTERN = 1 << 12  # elements of a row
+CHUNKS = {"cpu": 1 << 17}  # elements worked on at a time: they should stay in the cache
+CHUNK = 1 << 22
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
+
+
+def checksum(tensor: Tensor) -> int:
+    """A number of 64 bits that depends on every bit of a tensor and its place; the same on every device.
+
+    A sum of its bits as whole numbers of at most 32 bits, times the random number of its place: one of its row of
+    `PATTERN` elements, times one within. All are odd, so that none takes bits away; were they regular, a few small
+    changes could cancel out.
+    """
+    parts = plain("", tensor.detach()).values()
+    bits = torch.cat([x.flatten().view(torch.uint8) for x in parts]) if len(parts) > 1 else tensor.detach()
+    bits = bits.contiguous().flatten()
+    bits = bits.view(BITS[bits.element_size()] if not bits.is_complex() else torch.int32)
+    weights, rows = _odd(PATTERN, bits.device), _odd(PATTERN + 1 + len(bits) // PATTERN, bits.device)[PATTERN:]
+    total, size = 0, CHUNKS.get(bits.device.type, CHUNK)
+    for number, chunk in enumerate(bits.split(size)):
+        whole = chunk[: len(chunk) // PATTERN * PATTERN].view(-1, PATTERN).to(torch.int64)
+        rest = chunk[whole.numel() :].to(torch.int64)
+        own = rows[number * (size // PATTERN) :]
+        part = ((whole * weights).sum(-1) * own[: len(whole)]).sum()
+        total += int(part) + (int((rest * weights[: len(rest)]).sum() * own[len(whole)]) if len(rest) else 0)
+    return total % (1 << 64)
+
+
+def _odd(count: int, device: torch.device) -> Tensor:
+    """Random odd numbers of 64 bits."""
+    upper, lower = (x[:count].to(torch.int64) for x in tables(count, device))
+    return (upper << 32).bitwise_xor_(lower).bitwise_or_(1)

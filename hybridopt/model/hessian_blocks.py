@@ -1,0 +1,163 @@
+"""Hessian blocks of a weight: which of its output neurons belong together, from the module tree and its configs."""
+
+import math
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from ..core.contracts import Shape
+
+__all__ = ["Partition", "guess_partition", "partition"]
+
+KINDS = ("query", "key", "value")
+FUSED = ("qkv", "qkv_proj", "qkv_linear", "query_key_value", "Wqkv", "c_attn", "att_proj", "in_proj")
+COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead")
+KEY_COUNTS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads")
+SIZES = ("head_dim", "attention_head_size", "head_size", "key_value_proj_dim", "dim_head")
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Where the output neurons of a weight lie, and which of them share a Hessian block (Zhang et al. 2024, Alg. 3).
+
+    axis: "rows", or "columns" where the weight is stored transposed. parts: (kind, blocks, lines of each) in their
+    order along the axis, all of it `groups` times over; kinds are query, key, value and neuron. Without parts every
+    line is a block.
+    """
+
+    axis: str = "rows"
+    parts: tuple[tuple[str, int, int], ...] = ()
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """Of an attention: query heads, key heads and lines of a head, as far as they are known; how fused ones lie."""
+
+    query: int | None
+    key: int | None
+    size: int | None
+    layout: str
+
+
+def partition(name: str, shape: Shape, modules: Mapping[str, nn.Module]) -> Partition:
+    """The blocks of a parameter by its live name: heads of queries and keys, single output neurons of all else.
+
+    An attention is a module with query, key and value projections, or with a fused one, of the sizes that its own
+    head count or that of the nearest config asks for; what fits none of it has a block for every output neuron.
+    """
+    *path, last = name.split(".")
+    owner = modules[".".join(path)]
+    if isinstance(owner, nn.modules.conv._ConvTransposeNd) and owner.groups == 1 and len(shape) > 2:
+        return Partition("columns", (("neuron", shape[1], math.prod(shape[2:])),))
+    base = Partition("columns" if _transposed(owner, shape) else "rows")
+    if len(shape) != 2:
+        return base
+    if last.endswith("_weight") and isinstance(owner, nn.MultiheadAttention):
+        path = [*path, last.removesuffix("_weight")]
+    while path and (path[-1] in ("base_layer", "original_module") or path[-1][:1] == "_"):
+        path = path[:-1]
+    path = path[:-2] if path[-2:-1] == ["modules_to_save"] else path
+    return _projection(base, path, shape[-1 if base.axis == "columns" else -2], modules)
+
+
+def guess_partition(name: str, shape: Shape) -> Partition:
+    """What the name alone says of a parameter: query, key or value, its heads unknown."""
+    *path, _ = name.split(".")
+    kind, _ = _kind(path[-1], None) if path and len(shape) == 2 else (None, None)
+    return Partition(parts=((kind, shape[0], 1),)) if kind else Partition()
+
+
+def _projection(base, path, lines, modules):
+    """`base` with the parts of the last member of `path`, if that is a projection of an attention."""
+    if not path:
+        return base
+    *above, member = path
+    attention = modules[".".join(above)]
+    siblings = {*attention._modules, *(n.removesuffix("_weight") for n in attention._parameters)}
+    apart = {"c_attn", "q_attn"} <= siblings  # GPT-2's cross-attention
+    kind, query = ("query", member) if apart and member == "q_attn" else _kind(member, siblings)
+    fused = member in FUSED and (member != "in_proj" or isinstance(attention, nn.MultiheadAttention))
+    if not fused and not kind:
+        return base
+    heads = _heads(attention, member, [modules[".".join(above[:i])] for i in range(len(above), -1, -1)])
+    if fused:
+        return _fused(base, lines, heads, apart)
+    return replace(base, parts=(_separate(kind, lines, heads, _lines(attention, query)),))
+
+
+def _kind(member: str, siblings: Collection[str] | None) -> tuple[str | None, str | None]:
+    """Query, key or value, and the query's name, if all three are there under names that differ in that word only."""
+    for words in (KINDS, "qkv"):
+        for kind, word in zip(KINDS, words, strict=True):
+            pattern = rf"(?<![A-Za-z])([wW]?){word}(?![A-Za-z])"
+            others = [re.sub(pattern, rf"\g<1>{other}", member, count=1) for other in words]
+            if re.search(pattern, member) and (siblings is None or set(others) <= set(siblings)):
+                return kind, others[0]
+    return None, None
+
+
+def _separate(kind, lines, heads, query_lines):
+    """One projection: whole heads where the sizes agree, else line by line."""
+    size = heads.size or (query_lines // heads.query if heads.query and query_lines else 0)
+    count = lines // size if size and heads.query else 0
+    wanted = heads.query if kind == "query" else heads.key or count
+    fits = count and count * size == lines and count == wanted and heads.query % count == 0
+    return (kind, count, size) if fits and kind != "value" else (kind, lines, 1)
+
+
+def _fused(base, lines, heads, apart):
+    """Query (unless it is `apart`), key and value in one weight: one after the other, for all heads or in groups."""
+    count, layout = heads.query or 0, heads.layout
+    keys = {"heads": count, "multi_query": 1}.get(layout, heads.key or count)
+    together = (0 if apart else count) + 2 * keys
+    size = heads.size or lines // max(1, together)
+    if layout == "unknown" or not count or count % keys or not size or lines != together * size:
+        return base
+    groups = keys if layout in ("heads", "groups") else 1
+    parts = (("query", count // groups, size), ("key", keys // groups, size), ("value", keys // groups * size, 1))
+    return replace(base, parts=parts[apart:], groups=groups)
+
+
+def _heads(attention, member, above):
+    """From the attention itself, or from the nearest config that has a head count; never from a mixture."""
+    configs = [m.config for m in above if getattr(m, "config", None) is not None]
+    sources = [attention, *configs]
+    at = next((i for i, source in enumerate(sources) if _count(source, COUNTS)), 0)
+    near = sources[: at + 1]
+    query, key, size = (
+        next((n for s in near if (n := _count(s, names))), None) for names in (COUNTS, KEY_COUNTS, SIZES)
+    )
+    return _Heads(query, key, size, _layout(member, [attention, *configs[:1]]))
+
+
+def _layout(member, sources):
+    """How a fused projection lies, as its model or else its name tells; "": all queries, all keys, all values."""
+
+    def told(name):
+        return next((v for s in sources if (v := getattr(s, name, None)) is not None), None)
+
+    if told("new_decoder_architecture"):
+        return "groups"
+    if told("multi_query") is not None:
+        return "multi_query" if told("multi_query") else "heads"
+    usual = "heads" if member == "query_key_value" else ""
+    return {"minimax": "heads", "codegen": "unknown"}.get(told("model_type"), usual)
+
+
+def _count(source, names):
+    values = (getattr(source, name, None) for name in names)
+    return next((v for v in values if type(v) is int and v > 0), None)
+
+
+def _lines(attention, member):
+    """Output neurons of a projection."""
+    return _count(attention._modules.get(member), ("out_features", "nf"))
+
+
+def _transposed(owner, shape):
+    """Is the weight stored as [in, out]: Conv1D of transformers, or experts that say so?"""
+    conv = type(owner).__name__ == "Conv1D" and getattr(owner, "nf", None) == shape[-1]
+    return conv or (getattr(owner, "is_transposed", False) is True and len(shape) == 3)

@@ -1,0 +1,105 @@
+"""A transformers model without memory, as the config.json of a folder describes it."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ...core.errors import HybridOptError, check_choice
+
+__all__ = ["build", "check_folder", "kept_in_fp32", "read_config"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CONFIG = "config.json"
+
+
+def check_folder(path: object) -> Path:
+    """The folder of a model; raises HybridOptError for what is none, and says how to come by one."""
+    if not isinstance(path, str | Path) or not str(path):
+        raise HybridOptError(f"path={path!r} is not allowed; give the folder of a model")
+    folder = Path(path)
+    if not folder.exists():
+        raise HybridOptError(
+            f"path={str(path)!r}: there is no such folder. Nothing is downloaded here; of a model on the Hugging Face "
+            f"hub take what huggingface_hub.snapshot_download({str(path)!r}) returns"
+        )
+    if not (folder / CONFIG).is_file():
+        kind = "has no config.json" if folder.is_dir() else "is no folder"
+        raise HybridOptError(f"path={str(path)!r} {kind}; give the folder that save_pretrained wrote")
+    return folder
+
+
+def read_config(folder: Path):
+    """The configuration of a model in full precision that transformers knows; code in the folder is never run."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises many types
+        raise HybridOptError(
+            f"{folder / CONFIG} is no configuration of a model that transformers itself knows: {_first_line(error)}"
+        ) from error
+    if quantized := getattr(config, "quantization_config", None):
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else type(quantized).__name__
+        raise HybridOptError(
+            f"{folder / CONFIG}: the weights are quantized already ({method}); load them with transformers' "
+            "from_pretrained, or take the model in full precision"
+        )
+    return config
+
+
+def build(config, folder: Path, dtype: torch.dtype | str | None, otherwise: torch.dtype) -> nn.Module:
+    """The model on the meta device, of the class that the config names (a causal language model where it names none).
+
+    dtype: of all floats; None takes the config's, or `otherwise` if it says nothing.
+    """
+    from transformers import AutoModelForCausalLM
+
+    dtype = _dtype(dtype if dtype is not None else (getattr(config, "dtype", None) or otherwise))
+    kind = _architecture(config, folder)
+    try:
+        with torch.device("meta"):
+            if kind is None:
+                model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+            else:
+                model = kind._from_config(config, dtype=dtype)
+    except Exception as error:  # transformers raises many types
+        raise HybridOptError(
+            f"{folder / CONFIG}: transformers cannot build this model: {_first_line(error)}"
+        ) from error
+    model.config.name_or_path = str(folder)
+    return model.eval()
+
+
+def kept_in_fp32(model: nn.Module) -> list[str]:
+    """Parts of tensors' names that transformers keeps in float32 in a model of this dtype."""
+    strict = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
+    loose = getattr(model, "_keep_in_fp32_modules", None) or ()
+    half = {torch.float16: (*strict, *loose), torch.bfloat16: tuple(strict)}
+    return sorted(half.get(model.config.dtype, ()))
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    check_choice("load", "dtype", name, DTYPES)
+    return DTYPES[name]
+
+
+def _architecture(config, folder: Path) -> type | None:
+    import transformers
+
+    names = getattr(config, "architectures", None) or ()
+    for name in names:
+        kind = getattr(transformers, str(name), None)
+        if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
+            return kind
+    if names:
+        raise HybridOptError(
+            f"{folder / CONFIG}: architectures={list(names)}, which transformers {transformers.__version__} has not; "
+            "code that comes with a model is not run here. Load it with from_pretrained and wrap it"
+        )
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"

@@ -1,0 +1,79 @@
+"""Values for a model on meta, one tensor at a time; a layer to be quantized is, as soon as its weight is there."""
+
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+
+from ...integrations.bitsandbytes import layers as bitsandbytes
+from .matching import shared_names
+
+__all__ = ["InputGradients", "fill", "finish"]
+
+DONE = "_is_hf_initialized"  # transformers' own mark: it leaves these values alone
+
+
+def fill(
+    model: nn.Module, tensors: Iterable[tuple[str, Tensor]], scheme: str | None = None, layers: Collection[str] = ()
+) -> None:
+    """Put every (name, value) in its place, under all names that share it, and quantize the weights of `layers`.
+
+    A value is freed before the next is asked for, so that never more than one layer is held in full precision.
+    """
+    names = {name: together for together in shared_names(model) for name in together}
+    layers = set(layers)
+    for name, value in tensors:
+        _put(model, names[name], value)
+        del value
+        layer, _, kind = name.rpartition(".")
+        if kind == "weight" and layer in layers:
+            bitsandbytes.check_layer(layer, model.get_submodule(layer), scheme)
+            bitsandbytes.quantize_(model, scheme, [layer])
+
+
+def finish(model: nn.Module, device: torch.device) -> nn.Module:
+    """Compute the buffers that are never stored, as transformers does after loading: its `initialize_weights`."""
+    for module in model.modules():
+        computed = {name for name in module._non_persistent_buffers_set if module._buffers[name] is not None}
+        for name in computed:
+            module._buffers[name] = torch.empty_like(module._buffers[name], device=device)
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and name not in computed:
+                setattr(tensor, DONE, True)
+        setattr(module, DONE, not computed)
+    model.initialize_weights()
+    return model
+
+
+class InputGradients:
+    """A hook that lets gradients reach a checkpointed model whose embedding is frozen.
+
+    Reentrant checkpointing runs backward only through blocks of which an input requires a gradient. With adapters on a
+    frozen base none does. It does nothing while the model is not checkpointed.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    def __call__(self, embedding: nn.Module, args: tuple, output: Tensor) -> None:
+        """Mark the embedded tokens."""
+        checkpointed = any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules())
+        if checkpointed and embedding.training and torch.is_grad_enabled() and not output.requires_grad:
+            output.requires_grad_(True)
+
+    @staticmethod
+    def of(model: nn.Module) -> None:
+        """Attach it where the model takes its tokens, if it says where."""
+        with suppress(NotImplementedError):
+            model.get_input_embeddings().register_forward_hook(InputGradients(model))
+
+
+def _put(model, names: list[str], value: Tensor) -> None:
+    owner, _, last = names[0].rpartition(".")
+    old = getattr(model.get_submodule(owner), last)
+    if isinstance(old, nn.Parameter):
+        value = nn.Parameter(value, old.requires_grad)
+    for name in names:
+        owner, _, last = name.rpartition(".")
+        setattr(model.get_submodule(owner), last, value)

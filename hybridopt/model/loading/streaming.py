@@ -1,0 +1,112 @@
+"""`load`: a model from a folder, quantized while it is read, in the memory that it will take."""
+
+from collections.abc import Sequence
+from os import PathLike
+
+import torch
+from torch import nn
+
+from ...core.errors import HybridOptError, check_choice
+from ...integrations.bitsandbytes import layers as bitsandbytes
+from ..quantization.int8_layers import TRAINABLE
+from ..roles import params
+from .building import build, check_folder, kept_in_fp32, read_config
+from .filling import InputGradients, fill, finish
+from .matching import match, shared_names
+from .weight_files import read, stored
+
+__all__ = ["load"]
+
+
+def load(
+    path: str | PathLike,
+    *,
+    quantization: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    skip: Sequence[str] = (),
+) -> nn.Module:
+    """The transformers model in a local folder (config.json, one or several .safetensors), in evaluation mode.
+
+    What `from_pretrained` and `wrap(quantization=...)` make, to the bit, but tensor by tensor: at no time is more
+    allocated than the finished model and one layer in full precision. Hand it to `wrap` without `quantization`;
+    `prepare_model_for_kbit_training` is not needed: norms and embeddings stay in `dtype`, and gradient checkpointing
+    works, reentrant or not (with int8 take use_reentrant=True: bitsandbytes' int8 layers keep their inputs otherwise).
+
+    Args:
+        path: the folder. Nothing is downloaded, and code in it is never run.
+        quantization: "nf4", "fp4", "int8" or "int8-trainable", as in `wrap`: linear layers but the output layer.
+        dtype: "float32", "bfloat16" or "float16" for all else; None takes that of config.json, or of the first tensor.
+        device: where the model is to be; None takes torch's default device.
+        skip: names of modules to keep in full precision, with all beneath them, such as an adapter's modules_to_save.
+
+    Raises HybridOptError, before a tensor is read, for a folder, config or file that is missing or damaged, and for
+    tensors that are missing, left over, misshapen or of a dtype that needs scales.
+    """
+    folder = check_folder(path)
+    target = _device(device)
+    if quantization is not None:
+        check_choice("load", "quantization", quantization, (*bitsandbytes.SCHEMES, TRAINABLE))
+    config, entries = read_config(folder), stored(folder)
+    floats = [entry.dtype for entry in entries.values() if entry.dtype.is_floating_point]
+    model = build(config, folder, dtype, floats[0] if floats else torch.float32)
+    found = match(model, entries)
+    _check_ties(model, entries)
+    layers = _layers(model, quantization, skip, target)
+    dtypes = _dtypes(model)
+
+    def place(name, value, copied):
+        return value.to(target, dtypes[name], copy=copied)
+
+    fill(model, found.tensors(place), quantization, layers)
+    finish(model, target)
+    _generation(model, folder)
+    if quantization in bitsandbytes.SCHEMES:
+        InputGradients.of(model)
+    return model
+
+
+def _device(device) -> torch.device:
+    try:
+        found = torch.get_default_device() if device is None else torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        text = str(error).partition("\n")[0][:200]
+        raise HybridOptError(f"load: device={device!r} is not there: {text}") from error
+    if found.type == "meta":
+        raise HybridOptError("load: device='meta' holds no values; take 'cpu' or 'cuda'")
+    return found
+
+
+def _check_ties(model, entries) -> None:
+    """Two stored tensors for one of the model must be the same; from_pretrained would silently untie them."""
+    for names in shared_names(model):
+        there = [entries[name] for name in names if name in entries]
+        for other in there[1:]:
+            if not torch.equal(read(there[0]), read(other)):
+                raise HybridOptError(
+                    f"config.json ties {other.name!r} to {there[0].name!r}, but they are stored with different "
+                    "values; set tie_word_embeddings to false there"
+                )
+
+
+def _layers(model, quantization, skip, device) -> list[str]:
+    if quantization is None:
+        return []
+    head = {p.name.rpartition(".")[0] for p in params(model) if p.role == "head"}
+    return bitsandbytes.chosen(model, quantization, sorted(head | set(skip)), device)
+
+
+def _dtypes(model) -> dict[str, torch.dtype]:
+    fp32 = kept_in_fp32(model)
+    return {
+        name: torch.float32 if x.is_floating_point() and any(part in name for part in fp32) else x.dtype
+        for name, x in model.state_dict().items()
+    }
+
+
+def _generation(model, folder) -> None:
+    if (folder / "generation_config.json").is_file() and model.can_generate():
+        from transformers import GenerationConfig
+
+        model.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)

@@ -1,0 +1,1 @@
+"""Weights kept as codes, and the scales of codes as parameters."""

@@ -1,0 +1,1 @@
+"""The torch optimizer: groups, windows, hooks, probes, saved state."""

@@ -1,0 +1,64 @@
+"""Gradients before they are used: dense, finite, and how large."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..core.errors import HybridOptError
+
+__all__ = ["NONFINITE", "check_dense", "norm", "not_finite", "sums", "total", "whole"]
+
+NONFINITE = ("raise", "skip", "ignore")
+Named = list[tuple[str, Tensor]]
+
+
+def check_dense(grads: Named) -> None:
+    """Raise HybridOptError for sparse gradients."""
+    for name, grad in grads:
+        if grad.layout != torch.strided:
+            raise HybridOptError(f"the gradient of {name!r} is sparse ({grad.layout}); use nn.Embedding(sparse=False)")
+
+
+def not_finite(grads: Named, shown: list[Tensor]) -> str | None:
+    """The name of the first gradient with NaN or infinity, None if there is none.
+
+    shown: for every gradient a number in which such an entry shows, a sum or norm. Finite entries may make it
+    overflow: then all are looked at closely. One synchronisation a device where everything is finite.
+    """
+    by_device: dict[torch.device, list] = {}
+    for number in shown:
+        by_device.setdefault(number.device, []).append(number)
+    if all(_finite(numbers) for numbers in by_device.values()):
+        return None
+    return next((name for name, grad in grads if not bool(whole(grad.isfinite().all()))), None)
+
+
+def sums(grads: Named) -> list[Tensor]:
+    """A number for every gradient in which NaN and infinity show, cheaper than its norm.
+
+    Without a dtype of its own for the sum: reading bfloat16 as float32 is 30 times slower on a CPU.
+    """
+    return [whole(grad.sum()).float() for _, grad in grads]
+
+
+def norm(grad: Tensor) -> Tensor:
+    """The 2-norm of a gradient, of all its shards together: shape [], float32, or float64 for float64."""
+    dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    return whole(torch.linalg.vector_norm(grad, dtype=dtype))
+
+
+def total(norms: Iterable[Tensor]) -> Tensor | None:
+    """The norm of all gradients from the norms of each, on the first one's device; nothing waits for it."""
+    norms = list(norms)
+    return torch.linalg.vector_norm(torch.stack([x.to(norms[0].device) for x in norms])) if norms else None
+
+
+def whole(x: Tensor) -> Tensor:
+    """What was worked out on shards, joined."""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def _finite(numbers):
+    return math.isfinite(numbers[0]) if len(numbers) == 1 else bool(torch.stack(numbers).isfinite().all())

@@ -1,0 +1,114 @@
+"""Param groups by treatment: names, roles and treatments of what an optimizer was given."""
+
+import json
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from ..core.errors import HybridOptError, check_choice, check_number
+from ..model.hessian_blocks import guess_partition
+from ..model.roles import ROLES, Param, clean, codes_dtype, guess
+from ..policy.plan import Plan
+from ..policy.routes import Ready, pack_treatment
+from ..policy.treatment import Treatment
+
+__all__ = ["Tags", "check_numbers", "named"]
+
+
+class Tags:
+    """Which parameter is trained how, by name; plain data, so it travels with copies of the optimizer."""
+
+    def __init__(self, policy: Ready, seed: int, roles: Mapping[str, str | Param] | None):
+        roles = roles or {}
+        self.policy, self.seed = policy, seed
+        self.roles = {n: r.role if isinstance(r, Param) else r for n, r in roles.items()}
+        self._partitions = {n: r.partition for n, r in roles.items() if isinstance(r, Param)}
+        for name, role in self.roles.items():
+            check_choice("HybridOptimizer", f"role of {name!r}", role, ROLES)
+        self._treatments: dict[str, Treatment] = {}
+        self._named: bool | None = None
+        self._count = 0
+
+    def treatment(self, group: dict) -> Treatment:
+        """How the parameters of a group are trained."""
+        return self._treatments[group["treatment"]]
+
+    def with_names(self, group: dict) -> dict:
+        """Unnamed tensors get names by their position, so that everything else can go by name."""
+        if not isinstance(group, dict) or isinstance(group.get("params"), set | dict | None):
+            return group  # torch says what is wrong
+        self._check_options(group)
+        params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        if not params:
+            return {**group, "params": [], "param_names": []}
+        unnamed = all(isinstance(p, Tensor) for p in params)
+        if self._named and unnamed:
+            return {**group, "params": params}  # torch refuses the mixture
+        if self._named is False and not unnamed:
+            raise ValueError(
+                "all optimizer param groups should be with/without names. cannot add param group with names to the "
+                "optimizer without names"
+            )
+        self._named = not unnamed
+        start, self._count = self._count, self._count + len(params)
+        return {**group, "params": [(f"param_{start + i}", p) for i, p in enumerate(params)] if unnamed else params}
+
+    def _check_options(self, group):
+        own = {"policy", "betas", "eps", "momentum", "seed", *getattr(self.policy, "__dataclass_fields__", ())}
+        if wrong := sorted(own & group.keys()):
+            raise HybridOptError(
+                f"{wrong[0]}={group[wrong[0]]!r} in a param group has no effect: groups take lr and weight_decay, "
+                "everything else belongs to the policy; give it to the optimizer, or write a Policy with routes"
+            )
+
+    def divide(self, group: dict, others: Iterable[dict], own_decay: bool) -> list[dict]:
+        """One group of named parameters as one group a treatment; frozen ones are left out."""
+        others = list(others)
+        found = {clean(n): p for n, p in zip(group["param_names"], group["params"], strict=True)}
+        taken = [n for g in others for n in g["param_names"] if n in found]
+        if taken or len(found) < len(group["params"]):
+            raise HybridOptError(f"parameter names must differ; {(taken or group['param_names'])[:3]} are given twice")
+        roles = {n: self.roles.get(n) or guess(n, p) for n, p in found.items()}
+        params = [self._param(n, p, roles[n]) for n, p in found.items()]
+        step, parts = others[0]["step"] if others else 0, {}
+        for name, treatment in Plan.of(params, self.policy, self.seed).trained.items():
+            label = self._label(treatment)
+            part = parts.setdefault(label, group | self._plain(treatment, label, step))
+            if treatment.weight_decay is not None and not own_decay:
+                part["weight_decay"] = treatment.weight_decay
+            part["params"].append(found[name])
+            part["param_names"].append(name)
+        self.roles |= roles
+        return list(parts.values())
+
+    def _param(self, name, p, role):
+        shape = tuple(p.shape)
+        blocks = self._partitions.get(name) or guess_partition(name, shape)
+        return Param(name, role, shape, p.dtype, partition=blocks, codes=codes_dtype(p))
+
+    def _plain(self, treatment, label, step):
+        numbers = {"step": step, "seed": self.seed}
+        return {"params": [], "param_names": [], "tag": treatment.tag, "treatment": label} | numbers
+
+    def _label(self, treatment):
+        """The treatment as text; own parts and callables of one name are told apart by a mark."""
+        label = json.dumps(pack_treatment(treatment))
+        while self._treatments.setdefault(label, treatment) != treatment:
+            label += "'"
+        return label
+
+
+def named(group: dict) -> Iterable[tuple[str, Tensor]]:
+    """Name and tensor of every parameter of a group."""
+    return zip(group["param_names"], group["params"], strict=True)
+
+
+def check_numbers(group: dict) -> None:
+    """Raise HybridOptError for a learning rate or weight decay that is none."""
+    lr = group["lr"]
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1:
+            raise HybridOptError(f"lr must be a number or a tensor of one element, got shape {tuple(lr.shape)}")
+        lr = lr.item()
+    check_number("HybridOptimizer", "lr", lr, 0)
+    check_number("HybridOptimizer", "weight_decay", group["weight_decay"], 0)

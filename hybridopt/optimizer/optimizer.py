@@ -1,0 +1,249 @@
+"""The torch optimizer that carries out a policy."""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.errors import HybridOptError, check_choice
+from ..model.roles import Param
+from ..policy.plan import check_scheme
+from ..policy.routes import Ready, check_routes, learning_rate, read_policy
+from .gradients import NONFINITE, norm, total
+from .groups import Tags, check_numbers, named
+from .parameters import Updates
+from .probe_face import Probing
+from .probing.course import Course
+from .releases import conflicts
+from .releases.accumulate import Accumulate
+from .releases.clip import Clip
+from .releases.fused import Fused
+from .releases.hooks import Hooks
+from .state_dict import Persistent
+from .trainable import Alive
+
+__all__ = ["HybridOptimizer"]
+
+RELEASES = {"accumulate": Accumulate, "fused": Fused}
+
+
+class HybridOptimizer(Probing, Persistent):
+    """Train every parameter as a policy says: state-full, state-free, or split.
+
+    Args:
+        params: what torch optimizers take: tensors, (name, tensor) pairs, or group dicts (with own lr, weight_decay).
+        lr: learning rate, a number or a tensor of one element; None: the one that the policy's options say, or 1e-3.
+        weight_decay: decoupled; norms and biases are exempt in most policies, a group's own value always counts.
+        policy: a name, a Policy, or a path to a policy .json; policy_options are the named policy's.
+        seed: of every random choice; the global generators are never touched.
+        nonfinite: what an infinite or NaN gradient does: "raise" an error, "skip" the step, or "ignore". With
+            release="fused" "skip" skips the parameter, and "raise" comes before the parameter is changed, but after
+            others were; both wait for the device once a parameter.
+        compile: updates of large parameters by torch.compile: True, False, or "auto": on GPUs, and on CPUs from 50
+            million elements on (below, compiling takes longer than it saves). Results differ by rounding only.
+        roles: role, or Param, by parameter name; what is missing is guessed from name and shape.
+        module: the model of the parameters; probes then shift one of its modules at a time, and without it all
+            parameters at once, in a copy.
+        release: "accumulate": updates in `step`; "fused": inside the backward pass, each gradient freed at once.
+        clip: the largest gradient norm, by `clip_mode`: of all gradients together ("global"; fused release needs
+            `measure(loss)` first), of each by itself ("tensor"), or as the step before would have it ("previous").
+            Refused where no parameter takes gradients from the backward pass, as it would do nothing.
+
+    Parameters with requires_grad=False stand still; where a `Param` in `roles` (as `wrap` gives) says trainable,
+    probes train them all the same.
+
+    Param groups hold plain numbers and strings, among them `tag`, `param_names`, `seed`, and `step`, the clock by
+    which the state-full part is chosen anew. Raises HybridOptError, naming the parameter, for what cannot be trained.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float | Tensor | None = None,
+        weight_decay: float = 0.0,
+        policy: str | Ready = "frugal",
+        seed: int = 0,
+        nonfinite: str = "raise",
+        compile: bool | str = "auto",
+        roles: Mapping[str, str | Param] | None = None,
+        release: str = "accumulate",
+        clip: float | None = None,
+        clip_mode: str = "global",
+        module: torch.nn.Module | None = None,
+        **policy_options: Any,
+    ):
+        check_choice("HybridOptimizer", "nonfinite", nonfinite, NONFINITE)
+        check_choice("HybridOptimizer", "release", release, RELEASES)
+        policy = read_policy(policy, policy_options)
+        lr = learning_rate(policy, lr)
+        check_numbers({"lr": lr, "weight_decay": weight_decay})
+        if isinstance(params, torch.nn.Module):
+            raise HybridOptError(
+                f"params={type(params).__name__} is a module; give its named_parameters(), or wrap it"
+            )
+        self._tags = Tags(policy, seed, roles)
+        if not isinstance(compile, bool) and compile != "auto":
+            raise HybridOptError(f"HybridOptimizer: compile={compile!r} is not allowed; give True, False or 'auto'")
+        self.compile = compile
+        self.nonfinite, self._alive = nonfinite, Alive()
+        self.release, self._clip = release, Clip(clip, clip_mode)
+        self._start()
+        self._course = Course(module)
+        self._trainable = frozenset(n for n, r in (roles or {}).items() if isinstance(r, Param) and r.trainable)
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        check_routes(self._tags.policy, self._tags.roles)
+        if not self.param_groups:
+            raise HybridOptError("nothing to train: the policy freezes every parameter given")
+        self._check_clip()
+        self._release.check(self._updates.params())
+        self.rehook()
+
+    def _check_clip(self):
+        if self._clip.mode_in_force and not any(map(self._backward, self.param_groups)):
+            raise HybridOptError(
+                f"clip={self._clip.limit} limits gradients of backward passes, and this policy takes none; leave it "
+                "out, and limit projected gradients by the policy's clip (mezo, qzo; SPSA(clip=...) in own policies)"
+            )
+
+    def _start(self):
+        """What copies make anew."""
+        self._release, self._norm, self._stale = RELEASES[self.release](self._clip), None, None
+        self._hooks, self._hooked = Hooks(self), False
+
+    # ---- groups
+
+    def add_param_group(self, param_group: dict) -> None:
+        """As torch's; the parameters are tagged by the policy and fall into one group a treatment."""
+        own = isinstance(param_group, dict) and set(param_group)
+        super().add_param_group(self._tags.with_names(param_group))
+        group = self.param_groups.pop()
+        check_numbers(group)
+        parts = self._tags.divide(group, self.param_groups, "weight_decay" in (own or ()))
+        together = (*self.param_groups, *parts)
+        check_scheme((g["param_names"][0], self._tags.treatment(g)) for g in together)
+        self.param_groups += parts
+        self._alive.add(p for part in parts for p in self._backward(part))
+        self._course.clear()
+        self._look_anew()
+        self._updates.turn()
+
+    # ---- one step
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient; without any gradient nothing happens, not even the clock moves.
+
+        closure: torch's, called once with gradients enabled. Where the policy has zeroth-order parts it computes and
+        returns the loss, nothing else: it is probed with, and then called once more for a backward pass if there are
+        first-order parts. Returns its loss. Raises HybridOptError, before anything is changed, for sparse gradients,
+        for gradients that are not finite (unless asked otherwise), without a probe where one is needed, and if
+        gradients were switched off for all parameters, as PEFT does to an adapter when another one takes over.
+        """
+        conflicts.check_scaler(self)
+        loss = None if closure is None else self._run(closure)
+        if self._stale:
+            raise HybridOptError(self._stale)
+        self._alive.check([(n, p) for g in self.param_groups if self._backward(g) for n, p in named(g)])
+        if self._hooked and self._hooks.stale(self._watched()):
+            self._look_anew()
+        if not self._course.ready(self._updates):
+            return loss
+        skipped = self._course.skips()
+        if skipped:
+            moved, self._norm = True, None
+            self._release.drop()
+        else:
+            moved, self._norm = self._release.finish(self._updates, self.nonfinite)
+        if moved:
+            self._course.end(self._updates, skipped)
+            for group in self.param_groups:
+                group["step"] += 1
+            self._clip.remember(self.param_groups, self._norm)
+        self._course.clear()
+        return loss
+
+    def _run(self, closure):
+        """The loss of a closure, with a backward pass where it leaves that to the optimizer."""
+        probed = self.probe(closure) if self._course.wanted else None
+        if probed is not None and not any(self._backward(g) for g in self.param_groups):
+            return probed
+        with torch.enable_grad():
+            loss = closure()
+            if probed is not None:
+                loss.backward()
+        return loss if probed is None else probed
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """With release="fused" torch.amp.GradScaler finds no gradients, and must leave it to `step()` to say so."""
+        return self._release.fused
+
+    def _backward(self, group):
+        """The parameters of a group, if they take gradients from the backward pass."""
+        return group["params"] if self._tags.treatment(group).source.backward else ()
+
+    # ---- gradients as the backward pass makes them
+
+    def hold(self) -> AbstractContextManager:
+        """Within it, backward passes only add up gradients; with release="accumulate" they always do.
+
+        For all but the last backward pass of a step. The sum is kept in `.grad`: all gradients are alive meanwhile.
+        """
+        return self._release.hold()
+
+    def measure(self, loss: Tensor) -> Tensor | None:
+        """Work out the norm of all gradients of `loss`, held ones included, by a backward pass that keeps none.
+
+        For clip_mode="global" with release="fused": call it before `loss.backward()`, which has to run again. With
+        release="accumulate" it does nothing, since the norm is known anyway, nor where no parameter takes gradients.
+        """
+        if not any(map(self._backward, self.param_groups)):
+            return None
+        return self._release.measure(self._updates, loss, self.nonfinite)
+
+    @property
+    def grad_norm(self) -> Tensor | None:
+        """The norm of all gradients of the last step together, before clipping: shape [], on their device.
+
+        With release="accumulate" and clip=None it is worked out from `.grad` when asked for, so ask before
+        `zero_grad()`, or pass clip=float("inf"). None where there are no gradients.
+        """
+        if self._norm is None:
+            with torch.no_grad():
+                return total(norm(p.grad) for _, p in self._updates.waiting())
+        return self._norm
+
+    @torch.no_grad()
+    def receive(self, name: str, p: Tensor) -> None:
+        """What the hooks call: this parameter's gradient is complete."""
+        self._release.receive(self._updates, name, p, self.nonfinite)
+
+    def unhook(self) -> bool:
+        """Remove every hook from the parameters; the optimizer can still step. Returns whether there were any."""
+        self._hooks.remove()
+        self._hooked, before = False, self._hooked
+        return before
+
+    def rehook(self) -> None:
+        """Undo `unhook`."""
+        self._hooked = True
+        self._look_anew()
+
+    def _look_anew(self):
+        """After any change of the groups: forget what was derived from them, watch what must be watched."""
+        self._updates = Updates(self, self._tags, self.compile, self._course, self._trainable)
+        self._course.look_anew(self._updates)
+        if self._hooked:
+            self._hooks.put(self._watched(), alone=self._release.fused)
+
+    def _watched(self):
+        idles = {id(g): getattr(self._tags.treatment(g).free, "idle", False) for g in self.param_groups}
+        groups = [g for g in self.param_groups if self._backward(g) and self._release.hooks(idles[id(g)])]
+        return {n: p for g in groups for n, p in named(g) if p.requires_grad}
+
+    def retire(self, why: str) -> None:
+        """Let go of the parameters, as they are no longer those of the model: every later step raises `why`."""
+        self.unhook()
+        self._stale = why

@@ -1,0 +1,57 @@
+"""The zeroth-order side of an optimizer, as its users see it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..core.errors import HybridOptError
+from .probing.log import Log
+
+__all__ = ["Probing"]
+
+
+class Probing:
+    """Losses at shifted weights, in place of gradients or beside them."""
+
+    def probe(self, loss_fn: Callable[[], Any] | Sequence[Callable[[], Any]]) -> float:
+        """Measure the loss at theta +/- eps z, for the next `step()`; returns the mean of the losses.
+
+        loss_fn: computes and returns the loss, a number or a tensor of one element, without a backward pass; or a list
+        of such, whose mean counts (micro-batches). It is called as often as the policy's source says, two times for
+        MeZO, without gradients, with the same random numbers (dropout) each time. No weight and no buffer changes.
+        Several probes before a step shift along the same directions and are averaged. Addax: `optimizer.probe(long)`,
+        then `short_loss.backward()`, then `optimizer.step()`.
+
+        Raises HybridOptError, with everything as it was, for a loss that is no finite number (unless nonfinite="skip":
+        then the step is left out), and for a loss_fn that changes the model or asks for gradients.
+        """
+        if self._release.midway:
+            raise HybridOptError("probe() comes before loss.backward(), which has updated weights; call step() first")
+        return self._course.probe(self._updates, loss_fn, self.nonfinite)
+
+    @property
+    def probes_needed(self) -> bool:
+        """Does any parameter take its gradient from probes?"""
+        return self._course.wanted
+
+    @property
+    def gradients_needed(self) -> bool:
+        """Does any parameter take its gradient from the backward pass?"""
+        return any(self._backward(g) for g in self.param_groups)
+
+    @property
+    def projected_gradient(self) -> float | None:
+        """The slope along the (first) direction of the last step, over eps; nan where the step was skipped.
+
+        In units of the losses' standard deviation with fzoo; 0 where zo_conservative stood still.
+        """
+        return None if self._course.last is None else self._course.last[0]
+
+    @property
+    def slopes(self) -> tuple[float, ...] | None:
+        """Half the differences of the losses measured for the next step, by direction; None before any probe."""
+        return self._course.slopes
+
+    @property
+    def log(self) -> Log | None:
+        """The record from which zeroth-order weights can be rebuilt; None without zeroth-order parts."""
+        return self._course.log

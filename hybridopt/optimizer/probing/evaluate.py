@@ -1,0 +1,122 @@
+"""Losses of the same closures at several shifts of the weights."""
+
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from ...core.errors import HybridOptError, HybridOptWarning
+from .intact import RULE, Intact
+from .perturb import Perturbation, Shift
+
+__all__ = ["Evaluator"]
+
+Closures = Callable[[], object] | Sequence[Callable[[], object]]
+
+
+class Evaluator:
+    """Evaluates losses at shifted weights, every time under the same circumstances.
+
+    Each evaluation starts from the same global random states (so with the same dropout masks) and from the same
+    buffers. The weights are never written, and the mode of the model (train or eval) is its owner's.
+    """
+
+    def __init__(self, perturbation: Perturbation):
+        self._perturbation = perturbation
+        self._known: set[Hashable] = set()
+        self._unused: set[Hashable] = set()
+
+    @property
+    def unused(self) -> bool:
+        """Were losses computed without any of the parameters, as far as was seen? Not into compiled code."""
+        return self._perturbation.unused
+
+    def losses(self, closures: Closures, shifts: Sequence[Shift]) -> list[float]:
+        """The loss at every shift, computed without gradients; of several closures (micro-batches) the mean.
+
+        A closure returns a number, or a tensor of one element. It runs once for each shift; the first time that its
+        code runs it is watched, and runs again where parameters were found to be used outside their modules.
+        Afterwards random states are as after one evaluation, and buffers as before. Losses that are not finite are
+        returned.
+
+        What a closure raises passes through. Raises HybridOptError for a closure that returns something else, needs
+        gradients, or changes the model. After an error random states are as before.
+        """
+        closures = _listed(closures)
+        root = self._perturbation.root
+        path = (frozenset(map(_code, closures)), root is not None and root.training)
+        with torch.inference_mode(False), torch.no_grad():
+            self._perturbation.unused = path in self._unused  # other closures may not have called the model
+            intact = Intact(self._perturbation.params, root)
+            try:
+                found = [self._loss(closures, shift, intact, path not in self._known) for shift in shifts]
+            except BaseException:
+                intact.rewind()
+                raise
+        self._known.add(path)
+        (self._unused.add if self.unused else self._unused.discard)(path)
+        return found
+
+    def _loss(self, closures, shift, intact, watch):
+        while True:
+            intact.rewind()
+            try:
+                with self._perturbation.shifted(shift, watch):
+                    values = [_number(_called(closure)) for closure in closures]
+            finally:
+                intact.put_back()
+            intact.check()
+            if not (self._perturbation.missed or self._perturbation.strays):
+                return sum(values) / len(values)
+            watch = True
+
+
+def _listed(closures):
+    found = [closures] if callable(closures) else closures
+    if not isinstance(found, Sequence) or not found or not all(map(callable, found)):
+        raise HybridOptError(
+            f"loss_fn must be a function without arguments that returns the loss, or a list of them (micro-batches); "
+            f"got {type(closures).__name__} {closures!r:.100}"
+        )
+    return list(found)
+
+
+def _code(closure):
+    """What runs: the same for every new lambda from one line of a loop."""
+    closure = getattr(closure, "func", closure)  # of functools.partial
+    return getattr(getattr(closure, "__func__", closure), "__code__", type(closure))
+
+
+def _called(closure):
+    try:
+        return closure()
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        raise HybridOptError(f"the closure asked for gradients, and there are none in zeroth order; {RULE}") from error
+
+
+def _number(loss) -> float:
+    """A loss as float64."""
+    if isinstance(loss, Tensor) and loss.numel() == 1 and not loss.is_complex() and loss.dtype != torch.bool:
+        if loss.dtype in (torch.bfloat16, torch.float16):
+            warnings.warn(
+                f"the loss is {loss.dtype}, which cannot tell two losses apart that differ by less than "
+                f"{torch.finfo(loss.dtype).eps / 2:.0e} of themselves: compute it in float32 (logits.float())",
+                HybridOptWarning,
+                stacklevel=8,
+            )
+        return loss.detach().double().item()
+    if isinstance(loss, Real) and not isinstance(loss, bool):
+        return float(loss)
+    what = f"a tensor of shape {tuple(loss.shape)}, {loss.dtype}" if isinstance(loss, Tensor) else _described(loss)
+    raise HybridOptError(f"the closure must return the loss, one real number or a tensor of one; it returned {what}")
+
+
+def _described(loss):
+    if loss is None:
+        return "None; end it with `return loss`"
+    hint = "; return its .loss" if hasattr(loss, "loss") else ""
+    return f"{type(loss).__name__}{hint}"

@@ -1,0 +1,90 @@
+"""Which parameters of an optimizer follow from slopes alone, and what else must be known of them."""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ...core.contracts import Population, Shape
+from ...model.roles import codes_dtype
+from ...parts.rules.sgd import SGD
+from ...parts.rules.signsgd import SignSGD
+from ...parts.splits.empty import Empty
+from ...parts.stores.bf16_stochastic import Bf16Stochastic
+from ...parts.stores.dense import Dense
+from ...policy.routes import pack_treatment
+from ...policy.treatment import Treatment
+from ..groups import named
+
+__all__ = ["Followed", "follow", "group_key", "head", "replayable"]
+
+HEAD = 128  # elements
+
+
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """A parameter with all that its updates depend on, beside slopes, learning rate and decay.
+
+    seen: its shape as updates see it. group: the first in the alphabet of the names in its param group.
+    """
+
+    name: str
+    p: Tensor
+    treatment: Treatment
+    seed: int
+    population: Population
+    seen: Shape
+    group: str
+
+
+@lru_cache(maxsize=256)
+def replayable(treatment: Treatment, dtype: torch.dtype) -> bool:
+    """Are all updates of such a weight the same bits on every device, by slopes, learning rate and decay alone?
+
+    That takes elementwise directions, a rule without state, a weight in a dtype of its own, and parts that a file can
+    name. Signs of several directions, or of normal ones, are taken in tensor arithmetic, which would round a scaled
+    rate otherwise if it is a tensor.
+    """
+    t = treatment
+    source = t.probed and t.source.exact and not t.source.backward
+    scaled = (t.lr_scale, t.free_lr_scale) != (1, 1)
+    rule = type(t.free) is SGD or (type(t.free) is SignSGD and not (scaled and _several(t.source)))
+    store = type(t.store_for(dtype)) in (Dense, Bf16Stochastic)
+    return source and rule and type(t.split) is Empty and store and '{"custom": ' not in json.dumps(pack_treatment(t))
+
+
+def follow(updates) -> list[Followed]:
+    """The replayable ones among the parameters of an optimizer."""
+    found = []
+    for group in updates.groups():
+        key, treatment = group_key(group), updates.windows.treatment(group)
+        for name, p in named(group):
+            if _plain(p) and replayable(treatment, p.dtype):
+                draw = updates.windows.probe_draw(group, name)
+                seen = updates.windows.job(group, name, p).shape
+                found.append(Followed(name, p, treatment, draw.seed, draw.population, seen, key))
+    return found
+
+
+def head(p: Tensor, seen: Shape) -> Tensor:
+    """A copy of the first elements of its first row: by rows and columns numbers are rounded at random."""
+    row = p.detach().reshape(seen).reshape(-1, seen[-1] if len(seen) > 1 else p.numel())[:1]
+    return row[:, :HEAD].clone()
+
+
+def group_key(group: dict) -> str:
+    """What tells a param group from others, whatever the order of parameters."""
+    return min(group["param_names"])
+
+
+def _several(source):
+    return source.scheme is not None and (
+        source.scheme.samples > 1 or getattr(source, "kind", "rademacher") != "rademacher"
+    )
+
+
+def _plain(p):
+    """Neither codes, nor spread over devices, nor without values."""
+    return codes_dtype(p) is None and not hasattr(p, "to_local") and not p.is_meta

@@ -1,0 +1,101 @@
+"""What evaluations must leave as it was: random states, buffers, and everything that a closure must not touch."""
+
+import random
+from collections.abc import Mapping
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from ...core.errors import HybridOptError
+from .watch import plain
+
+__all__ = ["Intact"]
+
+RULE = "the closure must only compute and return the loss: no backward, no zero_grad, no step"
+
+
+class Intact:
+    """The state before the first of several evaluations.
+
+    Random states are the global ones of torch (CPU and CUDA), NumPy and Python. Buffers are the persistent ones:
+    those of modules in training mode (running statistics) are copied, to be put back; others must not change at all.
+    The rest are caches, which belong to the model.
+    """
+
+    def __init__(self, params: Mapping[str, Tensor], root: nn.Module | None):
+        self._root, self._random = root, _random_states()
+        buffers = [] if root is None else list(_buffers(root))
+        self._fixed = [(*place, b, _version(b)) for place, b in buffers if not place[0].training]
+        self._kept = [(*place, b, b.detach().clone()) for place, b in buffers if place[0].training]
+        known = {id(p): name for name, p in self._named().items()}
+        self._others = {name: p for name, p in params.items() if id(p) not in known}
+        ours = {known.get(id(p), name) for name, p in params.items()}
+        self._trained = ours | {name for name, p in self._named().items() if p.requires_grad}
+        self._marks = self._now()
+
+    def rewind(self) -> None:
+        """Put the random states back."""
+        cpu, cuda, of_numpy, of_python = self._random
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        numpy.random.set_state(of_numpy)
+        random.setstate(of_python)
+
+    def put_back(self) -> None:
+        """The buffers of modules in training mode, into the same tensors."""
+        for module, name, buffer, values in self._kept:
+            if module._buffers.get(name) is not buffer:
+                module._buffers[name] = buffer
+            buffer.data.copy_(values)  # .data: no new version, as the values are the old ones
+
+    def check(self) -> None:
+        """Raise HybridOptError if parameters, gradients or fixed buffers are not what they were."""
+        changes = [*_differences(self._marks, self._now()), *self._changed_buffers()]
+        if changes:
+            more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+            raise HybridOptError(f"the closure has changed the model: {'; '.join(changes[:3])}{more}; {RULE}")
+
+    def _now(self):
+        """What must stay: everything of trained parameters; frozen ones may be packed or moved by their modules."""
+        named = self._others | self._named()
+        return {name: _marks(p) if name in self._trained else {} for name, p in named.items()}
+
+    def _named(self):
+        return {} if self._root is None else dict(self._root.named_parameters())
+
+    def _changed_buffers(self):
+        for module, name, buffer, version in self._fixed:
+            if module._buffers.get(name) is not buffer or _version(buffer) != version:
+                yield f"buffer {name!r} of a {type(module).__name__}, which is not in training mode, was changed"
+
+
+def _random_states():
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return torch.get_rng_state(), cuda, numpy.random.get_state(), random.getstate()
+
+
+def _buffers(root):
+    for module in root.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                yield (module, name), buffer
+
+
+def _marks(p):
+    marks = {"replaced": id(p), "moved": p.data_ptr() if plain(p) else 0, "written": _version(p)}
+    return marks | {"given another gradient": (id(p.grad), 0 if p.grad is None else _version(p.grad))}
+
+
+def _version(x):
+    return 0 if x.is_inference() else x._version
+
+
+def _differences(old, new):
+    yield from (f"parameter {name!r} was removed" for name in old.keys() - new.keys())
+    yield from (f"parameter {name!r} was added" for name in new.keys() - old.keys())
+    for name in (name for name in old if name in new):
+        how = [text for text, mark in old[name].items() if new[name][text] != mark]
+        if how:
+            yield f"parameter {name!r} was {how[0]}"

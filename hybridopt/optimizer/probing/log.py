@@ -1,0 +1,149 @@
+"""The record of a zeroth-order run: slopes and learning rates, from which its weights follow."""
+
+from array import array
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from ...core.errors import HybridOptError
+from ...model.checksums import checksum
+from .follow import Followed, group_key, head
+from .rates import check_rates, rates_of
+
+__all__ = ["Log"]
+
+KEYS = ("slopes", "rates", "counts", "groups", "origin", "heads", "weights", "broken")
+
+
+class Log:
+    """The slopes of every step since the first, and the groups' learning rates and decays, by runs of steps.
+
+    followed: the parameters whose weights follow from it. origin, heads: checksums of these and their first
+    elements before the first step. broken: why they do not follow, None if they do. A skipped step has slopes
+    that are not numbers.
+    """
+
+    def __init__(self, samples: int):
+        self.samples, self.broken = samples, None
+        self.followed: Sequence[Followed] = ()
+        self.origin: dict[str, int] = {}
+        self.heads: dict[str, Tensor] = {}
+        self.groups: tuple[str, ...] = ()  # what the columns of rates belong to
+        self._slopes = array("f")
+        self._rates: list[tuple[float, ...]] = []  # lr and decay of every group
+        self._counts: list[int] = []
+        self._versions: dict[str, int] = {}  # as they were last seen; of no parameter in copies
+        self._weights: dict[str, int] | None = None  # checksums that the weights must have when they are next seen
+
+    def __len__(self) -> int:
+        return len(self._slopes) // self.samples
+
+    def add(self, slopes: Iterable[float], groups: list[dict]) -> None:
+        """One step."""
+        self._slopes.extend(slopes)
+        rates = {group_key(group): rates_of(group) for group in groups}
+        self.groups = self.groups or tuple(rates)
+        if rates.keys() != set(self.groups):
+            return self._break(f"param groups were added or changed before step {len(self)}")
+        row = tuple(x for group in self.groups for x in rates[group])
+        if self._rates[-1:] == [row]:
+            self._counts[-1] += 1
+        else:
+            self._rates.append(row)
+            self._counts.append(1)
+
+    def watch(self) -> None:
+        """After a step: notice from now on if somebody else writes to the parameters."""
+        self._versions = {f.name: f.p._version for f in self.followed}
+
+    def begin(self, step: int) -> None:
+        """Before the first probe of a step: has somebody written to them? Before the first step note what they are."""
+        if len(self) != step:
+            self._break(f"it holds {len(self)} steps of {step}")
+        elif step:
+            self.check()
+        else:
+            self.origin, self._weights = self._checksums(), None
+            self.heads = {f.name: head(f.p, f.seen) for f in self.followed}
+            self.watch()
+
+    def check(self) -> None:
+        """Break if the parameters are not those that this log has left."""
+        if self.broken:
+            return
+        if len(self) and self.origin.keys() != {f.name for f in self.followed}:
+            self._break("parameters were added or left out, or are trained otherwise now")
+        elif other := self._other():
+            self._break(other)
+        self._weights = None
+        self.watch()
+
+    def _other(self):
+        """What is not as this log has left it."""
+        if self._weights is None:
+            seen = self._versions
+            changed = (f.name for f in self.followed if seen.get(f.name, f.p._version) != f.p._version)
+            why = f"was changed by somebody else before step {len(self)}"
+        else:
+            now = self._checksums()
+            changed = (name for name in now if now[name] != self._weights.get(name))
+            why = "is not what it was when the log was saved"
+        return next((f"{name!r} {why}" for name in changed), None)
+
+    def _break(self, why):
+        self.broken = self.broken or why
+
+    def _checksums(self):
+        return {f.name: checksum(f.p) for f in self.followed}
+
+    # ---- saving and loading
+
+    @property
+    def numbers(self) -> dict[str, Tensor]:
+        """slopes: float32 [steps, samples]; rates: float64 [runs, 2 * groups], lr and decay; counts: int32 [runs]."""
+        return {
+            "slopes": torch.tensor(self._slopes, dtype=torch.float32).view(-1, self.samples),
+            "rates": torch.tensor(self._rates, dtype=torch.float64).view(len(self._counts), 2 * len(self.groups)),
+            "counts": torch.tensor(self._counts, dtype=torch.int32),
+        }
+
+    def state(self) -> dict:
+        """Plain tensors, lists and dicts, with checksums of the weights as they are."""
+        self.check()
+        weights = {} if self.broken or not len(self) else self._checksums()
+        own = {"groups": list(self.groups), "origin": dict(self.origin), "heads": dict(self.heads)}
+        return self.numbers | own | {"weights": weights, "broken": self.broken or ""}
+
+    def load(self, state: dict) -> None:
+        """Take over what `state` gave; the weights are compared when they are next used.
+
+        Raises HybridOptError for another number of directions, and for what `state` never gave.
+        """
+        if not isinstance(state, dict) or not set(KEYS) <= state.keys():
+            raise HybridOptError(f"the saved log is no log: it must have {', '.join(KEYS)}")
+        slopes = state["slopes"]
+        if slopes.ndim != 2 or slopes.shape[1] != self.samples:
+            raise HybridOptError(
+                f"the saved log has slopes of shape {tuple(slopes.shape)}, this optimizer {self.samples} a step"
+            )
+        if not state["broken"]:
+            check_rates(slopes, state["rates"], state["counts"], len(state["groups"]), "the saved log")
+        self._slopes = array("f", slopes.flatten().tolist())
+        self._rates = [tuple(row) for row in state["rates"].tolist()]
+        self._counts, self.groups = state["counts"].tolist(), tuple(state["groups"])
+        self.origin, self.broken = dict(state["origin"]), state["broken"] or None
+        devices = {f.name: f.p.device for f in self.followed}
+        self.heads = {name: x.to(devices.get(name, x.device)) for name, x in state["heads"].items()}
+        self._versions, self._weights = {}, dict(state["weights"]) if state["weights"] else None
+
+    def copy(self) -> "Log":
+        """Another of the same parameters."""
+        other = Log(self.samples)
+        other.__dict__.update(self.__dict__)
+        other._slopes, other._rates, other._counts = self._slopes[:], self._rates[:], self._counts[:]
+        return other
+
+    def __getstate__(self) -> dict:
+        """For deep copies and pickles, whose parameters are others, of the same values."""
+        return self.__dict__ | {"followed": (), "_versions": {}}

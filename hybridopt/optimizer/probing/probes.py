@@ -1,0 +1,154 @@
+"""What is measured between two steps: losses at shifted weights, and the slopes that they come to."""
+
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ...core.contracts import Scheme
+from ...core.errors import HybridOptError, HybridOptWarning
+from ...execution.probe_gradient import shifted
+from ...model.roles import codes_dtype
+from .evaluate import Evaluator
+from .perturb import Perturbation
+from .ranks import mean_over_ranks
+
+__all__ = ["Probes"]
+
+UNUSED = (
+    "the loss is the same wherever weights are shifted, and no parameter of this optimizer was used for it: loss_fn "
+    "must compute the loss (lambda: model(**batch).loss, not return an earlier one) by the model that has these "
+    "parameters; after switching adapters or replacing weights (load_state_dict(assign=True)) make a new optimizer"
+)
+Shift = tuple[int, int]  # sign (0: not shifted), direction
+
+
+class Probes:
+    """The losses of one step, by the scheme that all parameters share.
+
+    Several probes of a step, as of micro-batches, shift along the same directions, so their losses are averaged.
+    """
+
+    def __init__(self, scheme: Scheme, perturbation: Perturbation):
+        self.scheme = scheme
+        self.look_at(perturbation)
+        self.clear()
+
+    def look_at(self, perturbation: Perturbation) -> None:
+        """Other parameters, or other modules, from now on."""
+        self._evaluator = Evaluator(perturbation)
+
+    def clear(self) -> None:
+        """Forget: a new step."""
+        self._sums: list[float] = []
+        self._count = 0
+        self._factor = 1.0
+        self.skips = False  # something was not finite
+
+    @property
+    def pending(self) -> bool:
+        """Has anything been measured in this step?"""
+        return self._count > 0
+
+    @property
+    def slopes(self) -> tuple[float, ...] | None:
+        """The change of the loss along each direction, for a shift by eps z, as float32; None before any probe."""
+        if not self.pending or self.skips:
+            return None
+        losses = [total / self._count for total in self._sums]
+        if self.scheme.two_sided:
+            found = [(up - down) / 2 for up, down in zip(losses[::2], losses[1::2], strict=True)]
+        else:
+            found = [loss - losses[0] for loss in losses[1:]]
+        spread = statistics.stdev(losses[1:]) if self.scheme.normalized else 1.0
+        return tuple(_float32(self._factor * x / spread) if spread > 0 else 0.0 for x in found)
+
+    def measure(self, updates, closures: Callable | Sequence[Callable], nonfinite: str) -> float:
+        """Evaluate the closures (their mean) wherever the scheme wants it; returns the mean loss.
+
+        Raises HybridOptError for a loss that is not finite, or warns that the step is skipped, as `nonfinite` says.
+        """
+        if self.scheme.conservative and self.pending:
+            raise HybridOptError(
+                "conservative=True tries its steps on all micro-batches together; give them to one probe, as a list"
+            )
+        shifts = self._shifts()
+        losses = self._losses(updates, closures, [_shift(updates, *shift) for shift in shifts])
+        if not all(map(math.isfinite, losses)):
+            self._not_finite(shifts, losses, nonfinite, updates.step)
+        elif self._evaluator.unused and len(set(losses)) == 1:
+            raise HybridOptError(UNUSED)
+        elif not self.skips:
+            self._sums = [a + b for a, b in zip(self._sums or [0.0] * len(losses), losses, strict=True)]
+        self._count += 1
+        if self.scheme.conservative and not self.skips:
+            self._choose(updates, closures)
+        return statistics.fmean(losses) if self.scheme.two_sided else losses[0]
+
+    def _shifts(self) -> list[Shift]:
+        both = [(sign, k) for k in range(self.scheme.samples) for sign in (1, -1)]
+        return both if self.scheme.two_sided else [(0, 0), *((1, k) for k in range(self.scheme.samples))]
+
+    def _losses(self, updates, closures, shifts):
+        """Of all ranks together, so that they take the same step."""
+        return mean_over_ranks(self._evaluator.losses(closures, shifts), next(updates.params())[1].device)
+
+    def _choose(self, updates, closures):
+        """Of the step, its opposite and none the one with the lowest loss; without it there is no step."""
+        slopes = self.slopes
+        factors = (1.0, 0.0, -1.0)
+        try:
+            losses = self._losses(updates, closures, [_step(updates, slopes, factor) for factor in factors])
+        except BaseException:
+            self.clear()
+            raise
+        known = [(loss, factor) for loss, factor in zip(losses, factors, strict=True) if math.isfinite(loss)]
+        self._factor = min(known)[1] if known else 0.0
+
+    def _not_finite(self, shifts, losses, nonfinite, step):
+        sign, k = next(s for s, loss in zip(shifts, losses, strict=True) if not math.isfinite(loss))
+        where = "theta" if not sign else f"theta {'+' if sign > 0 else '-'} eps z"
+        text = f"the loss at {where} is not finite at step {step} (direction {k + 1} of {self.scheme.samples})"
+        if nonfinite == "raise":
+            raise HybridOptError(f"{text}; nothing was changed. Lower lr or eps, or pass nonfinite='skip'")
+        self.skips = True
+        warnings.warn(f"{text}; the step is skipped", HybridOptWarning, stacklevel=4)
+
+
+def _shift(updates, sign: int, k: int) -> Callable[[str, Tensor], Tensor | None]:
+    """theta + sign eps z_k."""
+
+    def shift(name, p):
+        noise = updates.noise(name, p, k) if sign else None
+        return (
+            None
+            if noise is None
+            else shifted(_values(p), sign * updates.treatment(name).source.eps, noise, updates.compiles)
+        )
+
+    return shift
+
+
+def _step(updates, slopes, factor):
+    """theta - factor lr weight z: what a step of plain SGD would make of them."""
+
+    def shift(name, p):
+        terms = updates.terms(name, p, slopes) if factor else ()
+        return (
+            shifted(_values(p), -factor * updates.rate(name) * terms[0][0], terms[0][1], updates.compiles)
+            if terms
+            else None
+        )
+
+    return shift
+
+
+def _values(p):
+    return p.detach().dequantize() if codes_dtype(p) else p.detach()
+
+
+def _float32(x):
+    return torch.tensor(x, dtype=torch.float32).item()

@@ -1,0 +1,208 @@
+"""Every update within the backward pass."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from ...core.errors import HybridOptError, HybridOptWarning
+from .. import gradients
+from ..parameters import Updates, Work
+from . import conflicts
+from .accumulate import update_all
+from .clip import Clip
+
+__all__ = ["Fused"]
+
+
+Sizes = tuple[Tensor, Tensor]  # the 2-norm of a gradient, and its largest entry
+
+
+class Fused:
+    """Each parameter is updated, and its gradient freed, as soon as that is complete (LOMO, Lv et al. 2023).
+
+    So gradients never take more than one parameter's bytes. `step()` updates what still has a gradient (after held
+    passes, or given by hand) and moves the clock. Exactly one update a parameter and step: a second gradient is an
+    error. A sum over several backward passes must be kept somewhere until the last, as all of them must see the same
+    weights and most rules read the sum's square or sign: `hold` keeps it in `.grad`, and is the one exact way. (Plain
+    momentum could take it in pieces, into a float32 buffer, which saves nothing over `.grad`'s own sum in bfloat16.)
+    """
+
+    fused = True
+
+    def __init__(self, clip: Clip):
+        self.clip, self._holding = clip, 0
+        self._lock = Lock()  # backward runs a thread for each device
+        self._looked = False  # for containers
+        self._kept: dict[str, Tensor] | None = None  # gradients held, while a pass only measures
+        self._begin()
+
+    def _begin(self):
+        """A new step."""
+        self._norms: dict[str, Tensor] = {}  # of the parameters seen in this step
+        self._measured: dict[str, Sizes] = {}
+        self._size: Tensor | None = None  # of all measured gradients
+        self._moved = self._skips = self._warned = False
+
+    @property
+    def midway(self) -> bool:
+        """Is a step half done?"""
+        return bool(self._norms)
+
+    def hooks(self, idles: bool) -> bool:
+        """Every parameter is watched."""
+        return True
+
+    def check(self, work: list[Work]) -> None:
+        """Raise HybridOptError where gradients are not yet what they will be when the hook gets them."""
+        conflicts.check(work, containers=True)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Only keep gradients."""
+        self._holding += 1
+        try:
+            yield
+        finally:
+            self._holding -= 1
+
+    def receive(self, updates: Updates, name: str, p: Tensor, nonfinite: str) -> None:
+        """A gradient is complete."""
+        with self._lock:
+            if updates.idle(name, p):
+                p.grad = None
+            elif self._kept is not None:
+                self._measure(name, p)
+            elif not (self._holding or conflicts.accumulating()):
+                self._update(updates, name, p, nonfinite)
+
+    def finish(self, updates: Updates, nonfinite: str) -> tuple[bool, Tensor | None]:
+        """The end of the step: was anything updated, and the norm of all gradients."""
+        work = updates.due()
+        if self._norms:
+            waiting = {n for n, _ in updates.waiting()}
+            for name, p in work:
+                if name in waiting:
+                    self._update(updates, name, p, nonfinite)
+            if self._moved:
+                updates.carry_out([(n, p) for n, p in work if n not in self._norms])  # by probes alone
+            out = self._moved, gradients.total(self._norms[n] for n, _ in updates.params() if n in self._norms)
+        else:
+            clip = self.clip if self.clip.limit is not None else Clip(float("inf"))
+            out = update_all(updates, work, clip, nonfinite)
+        self._begin()
+        return out
+
+    def drop(self) -> None:
+        """The step is left out."""
+        self._begin()
+
+    # ---- one parameter
+
+    def _update(self, updates, name, p, nonfinite):
+        self._check_order(updates, name, p)
+        if updates.skips(name):
+            p.grad = None
+            return
+        gradients.check_dense([(name, p.grad)])
+        norm = gradients.norm(p.grad)
+        if self._skips or not self._sound(name, p.grad, norm, nonfinite, updates.step):
+            self._norms[name] = norm
+            p.grad = None
+            return
+        size = updates.previous if self.clip.mode == "previous" else self._size
+        self.clip.scale_(p.grad, norm, size)
+        if not self._moved:
+            updates.turn()
+        self._norms[name], self._moved = norm, True
+        updates.carry_out([(name, p)])
+        p.grad = None
+
+    def _check_order(self, updates, name, p):
+        if name in self._norms:
+            p.grad = None  # so that step() can end the step
+            raise HybridOptError(
+                f"a gradient of {name!r} arrives after its update in this step (step {updates.step}); a step updates "
+                "every parameter once. Several backward passes in a step: run all but the last in `with optimizer."
+                "hold():`. A weight shared by checkpointed segments: use_reentrant=False. After an error within "
+                "the backward pass: optimizer.step() ends that step"
+            )
+        if not self._norms:
+            conflicts.check(updates.params(), containers=not self._looked)
+            self._looked = True
+            if self.clip.mode_in_force == "global" and self._size is None:
+                raise HybridOptError(
+                    f"clip={self.clip.limit} by the norm of all gradients (clip_mode='global'): with release='fused' "
+                    "it must be known before the backward pass: call optimizer.measure(loss) before loss.backward(), "
+                    "or take clip_mode='previous' or 'tensor'"
+                )
+
+    def _sound(self, name, grad, norm, nonfinite, step):
+        if nonfinite == "ignore" or gradients.not_finite([(name, grad)], [norm]) is None:
+            return True
+        text = f"the gradient of {name!r} is not finite at step {step}"
+        if nonfinite == "raise":
+            done = (
+                "; nothing was changed"
+                if not self._moved
+                else ("; it is unchanged, but parameters after it in the network were updated in this step already")
+            )
+            raise HybridOptError(f"{text}{done}. Lower lr, clip gradients, or pass nonfinite='skip'")
+        self._warn(f"{text}; this parameter is skipped, as are others like it")
+        return False
+
+    def _warn(self, text):
+        if not self._warned:
+            warnings.warn(text, HybridOptWarning, stacklevel=2)
+        self._warned = True
+
+    # ---- a pass that only measures
+
+    def measure(self, updates: Updates, loss: Tensor, nonfinite: str) -> Tensor:
+        """The norm of all gradients of `loss`, held ones included, by a backward pass that keeps none of them."""
+        if self.midway:
+            raise HybridOptError("measure() comes before loss.backward(); end this step with optimizer.step() first")
+        work = [(n, p) for n, p in updates.params() if p.requires_grad]
+        sharded = any(hasattr(p, "to_local") for _, p in work)  # then the graph holds other tensors
+        self._begin()
+        self._kept = {n: p.grad for n, p in work}
+        for _, p in work:
+            p.grad = None
+        try:
+            with torch.enable_grad():
+                loss.backward(retain_graph=True, inputs=None if sharded else [p for _, p in work])
+            rest = {n: _sizes(g) for n, g in self._kept.items() if g is not None and n not in self._measured}
+        finally:
+            for name, p in work:
+                p.grad = self._kept[name]
+            self._kept = None
+        found = self._measured | rest
+        self._size = gradients.total(found[n][0] for n, _ in work if n in found)
+        self._judge(found, nonfinite, updates.step)
+        return self._size
+
+    def _measure(self, name, p):
+        if name in self._measured:
+            raise HybridOptError(
+                f"{name!r} gets two gradients in one backward pass; checkpoint with use_reentrant=False"
+            )
+        grad = p.grad if self._kept[name] is None else self._kept[name] + p.grad
+        self._measured[name], p.grad = _sizes(grad), None
+
+    def _judge(self, found, nonfinite, step):
+        """What is not finite shows before anything is changed."""
+        bad = next((n for n, (_, top) in found.items() if nonfinite != "ignore" and not top.isfinite()), None)
+        if bad is None:
+            return
+        text = f"the gradient of {bad!r} is not finite at step {step}"
+        if nonfinite == "raise":
+            raise HybridOptError(f"{text}; nothing was changed. Lower lr, or pass nonfinite='skip'")
+        self._skips = True
+        self._warn(f"{text}; the step is skipped")
+
+
+def _sizes(grad) -> Sizes:
+    return gradients.norm(grad), gradients.whole(torch.linalg.vector_norm(grad, torch.inf))

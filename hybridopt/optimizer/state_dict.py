@@ -1,0 +1,78 @@
+"""An optimizer whose state is saved and loaded exactly, by name."""
+
+import warnings
+
+import torch
+
+from ..core.errors import HybridOptError, HybridOptWarning
+from . import state_matching as loading
+
+__all__ = ["Persistent"]
+
+
+class Persistent(torch.optim.Optimizer):
+    """What `HybridOptimizer` has in place of torch's own saving, loading and copying."""
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As torch's, but matched by parameter name and exact: every tensor keeps its dtype, and bits.
+
+        Raises HybridOptError, before anything is changed, for other parameters, shapes or treatments.
+        """
+        self._check_midway("load_state_dict")
+        found: dict = {}
+        log = self._course.read(state_dict)
+        hooks = (
+            self.register_load_state_dict_pre_hook(
+                lambda _, saved: loading.match(self.param_groups, self._updates.windows.job_at, saved, found)
+            ),
+            self.register_load_state_dict_post_hook(lambda _: self.state.update(found), prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self._course.log = log
+        self._course.clear()  # probes of another step, along other directions
+        self._check_remembered()
+
+    def state_dict(self) -> dict:
+        """As torch's; a parameter without state has an empty entry, as torch.distributed.checkpoint wants it."""
+        self._check_midway("state_dict")
+        more = self._course.saved()
+        hook = self.register_state_dict_post_hook(
+            lambda _, saved: loading.complete(saved) or saved.update(more), prepend=True
+        )
+        try:
+            return super().state_dict()
+        finally:
+            hook.remove()
+
+    def _check_remembered(self):
+        """Warn of a run whose moments were left out, as torch.distributed.checkpoint does without requires_grad."""
+        treated = ((group, self._tags.treatment(group)) for group in self.param_groups if group["step"])
+        kept = [g for g, t in treated if t.probed and t.tag == "state-full" and t.full.slots((2, 2))]
+        if kept and not any(self.state.get(p) for group in kept for p in group["params"]):
+            warnings.warn(
+                f"the saved state is of step {kept[0]['step']} and has nothing for {kept[0]['param_names'][0]!r} and "
+                "others: their moments start anew. torch.distributed.checkpoint's state dict functions leave out "
+                "parameters with requires_grad=False; save and load optimizer.state_dict() itself",
+                HybridOptWarning,
+                stacklevel=3,
+            )
+
+    def _check_midway(self, what):
+        if self._release.midway:
+            raise HybridOptError(f"{what}() in the middle of a step: backward has updated weights; call step() first")
+
+    def __getstate__(self) -> dict:
+        self._check_midway("copy")
+        own = ("_tags", "_trainable", "nonfinite", "compile", "release", "_clip", "_alive")
+        return super().__getstate__() | {k: self.__dict__[k] for k in own} | {"_course": self._course.copy()}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if "_hooks" not in self.__dict__:
+            self._start()
+            self._hooked = True
+        self._look_anew()

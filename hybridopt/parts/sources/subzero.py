@@ -1,0 +1,99 @@
+"""SubZero's gradient: along random directions of low rank."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...core.contracts import Scheme, Slot, stream
+from ...core.errors import check_count
+from ...core.numerics.directions import Direction, values
+from ._along import elementwise, over
+from ._check import check
+
+__all__ = ["SubZero"]
+
+
+@dataclass(frozen=True)
+class SubZero:
+    """SubZero (Yu et al. 2024, Alg. 1 and 2): SPSA along U Z V^T, with Z of r x r normal numbers.
+
+    U [m, r] and V [n, r] are orthonormal bases (of normal matrices by QR), drawn anew every `update_gap` steps, and
+    directions are scaled by sqrt(m n) / r, so that they are as long as MeZO's on average and its learning rates fit.
+    Matrices of which a side has less than 4 `rank`, such as LoRA's, are seen as nearly square first; vectors get
+    elementwise normal directions. The bases are kept: 4 r (m + n) bytes a matrix. Their products depend on the last
+    bits of the device's matrix multiplication, so a run is not replayed from its scalars. eps, samples: as of SPSA.
+    """
+
+    rank: int = 24
+    update_gap: int = 1000
+    eps: float = 1e-3
+    samples: int = 1
+    backward = False
+    share = 0.0
+    exact = False
+
+    def __post_init__(self):
+        check(self, "SubZero")
+        check_count("SubZero", "rank", self.rank, 1)
+        check_count("SubZero", "update_gap", self.update_gap, 1)
+
+    @property
+    def scheme(self):
+        """Two losses a direction."""
+        return Scheme(self.samples)
+
+    def slots(self, shape):
+        """Both bases of a matrix."""
+        sides = self._sides(shape)
+        return {} if sides is None else {side: Slot((n, min(self.rank, *sides))) for side, n in zip("uv", sides)}  # noqa: B905
+
+    def sample(self, basis, draw):
+        """The Q factors of normal matrices."""
+        for side, out in basis.items():
+            normal = Direction(stream(draw.seed, draw.name, side), draw.window, kind="gaussian")
+            out.copy_(torch.linalg.qr(values(normal, 0, out.numel(), out.device).view(out.shape))[0])
+
+    def noise(self, draw, shape, index, basis):
+        """Of low rank; elementwise for vectors."""
+        core = elementwise(draw, index, "gaussian")
+        return LowRank(basis["u"], basis["v"], core) if basis else core
+
+    def weights(self, slopes):
+        """Projected gradients over n."""
+        return over(slopes, self.eps)
+
+    def _sides(self, shape):
+        """The matrix as which a parameter is seen."""
+        if len(shape) < 2 or 0 in shape:
+            return None
+        sides = (math.prod(shape[:-1]), shape[-1])
+        return sides if min(sides) >= 4 * self.rank else _nearly_square(math.prod(shape))
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """sqrt(m n) / r U Z V^T, row by row."""
+
+    u: Tensor
+    v: Tensor
+    core: Direction
+
+    @property
+    def drawn(self) -> int:
+        """Elements of the core."""
+        return self.u.shape[1] ** 2
+
+    def values(self, start: int, count: int, device: torch.device) -> Tensor:
+        """The rows that hold these positions, cut to them."""
+        (m, r), n = self.u.shape, len(self.v)
+        core = values(self.core, 0, r * r, device).view(r, r).mul_(math.sqrt(m * n) / r)
+        first, last = start // n, -(-(start + count) // n)
+        rows = self.u[first:last] @ (core @ self.v.T)
+        return rows.flatten()[start - first * n :][:count]
+
+
+def _nearly_square(total):
+    small = next(n for n in range(math.isqrt(total), 0, -1) if total % n == 0)
+    return total // small, small

@@ -1,0 +1,31 @@
+"""What every split with a density and a window checks and does first."""
+
+from ...core.contracts import Density, Draw, Shape
+from ...core.errors import HybridOptError, check_count, check_number
+from .empty import Empty
+from .whole import Whole
+
+__all__ = ["check", "limit", "matrix"]
+
+
+def check(owner: str, density: Density, update_gap: int) -> None:
+    """Raise unless density is in [0, 1] (or a schedule) and update_gap a whole number of at least 1."""
+    if not callable(density):
+        check_number(owner, "density", density, 0, 1)
+    check_count(owner, "update_gap", update_gap, 1)
+
+
+def limit(density: Density, draw: Draw) -> tuple[float, Whole | Empty | None]:
+    """The density of the window, and the part to use where it is 0 or 1."""
+    value = draw.density(density)
+    return value, Empty() if value == 0 else Whole() if value == 1 else None
+
+
+def matrix(owner: str, draw: Draw, shape: Shape) -> Shape:
+    """The last two sizes, or an error naming the parameter that has fewer."""
+    if len(shape) < 2:
+        raise HybridOptError(
+            f"split={owner!r} needs matrices; parameter {draw.name!r} has shape {shape}. "
+            "Keep it state-full or state-free, or use columns, rows, randk or block"
+        )
+    return shape[-2:]

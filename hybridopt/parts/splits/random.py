@@ -1,0 +1,27 @@
+"""Random orthonormal directions."""
+
+from dataclasses import dataclass
+
+from ...core.contracts import Density
+from ...core.errors import check_choice
+from . import _share
+from ._subspace import SIDES, subspace
+
+__all__ = ["Random"]
+
+
+@dataclass(frozen=True)
+class Random:
+    """A random semi-orthogonal projection is state-full (FRUGAL, Zmushko et al. 2024, "Random")."""
+
+    density: Density = 0.25
+    update_gap: int = 200
+    side: str = "std"
+
+    def __post_init__(self):
+        _share.check("Random", self.density, self.update_gap)
+        check_choice("Random", "side", self.side, SIDES)
+
+    def at(self, draw, shape):
+        """At least one direction."""
+        return subspace(self, "random", draw, shape)

@@ -1,0 +1,43 @@
+"""The leading singular directions of the gradient."""
+
+from dataclasses import dataclass
+
+from ...core.contracts import Density
+from ...core.errors import HybridOptError, check_choice, check_number
+from . import _share
+from ._int4 import Int4Basis
+from ._lazy import Lazy
+from ._subspace import SIDES, Subspace, subspace
+
+__all__ = ["Svd"]
+
+
+@dataclass(frozen=True)
+class Svd:
+    """The gradient's leading singular directions are state-full (GaLore, Zhao et al. 2024; FRUGAL with SVD).
+
+    `side` is GaLore's proj_type: "std" takes the shorter side. Q-GaLore (Zhang et al. 2024): the basis in 4 `bits`,
+    and a new one half as often once the leading direction stands still (the last five cosines reach `threshold`).
+    """
+
+    density: Density = 0.25
+    update_gap: int = 200
+    side: str = "std"
+    bits: int = 32
+    threshold: float | None = None
+
+    def __post_init__(self):
+        if self.bits not in (4, 32):
+            raise HybridOptError(f"Svd: bits={self.bits!r} is not allowed; give 4 or 32")
+        if self.threshold is not None:
+            check_number("Svd", "threshold", self.threshold, 0, 1)
+        _share.check("Svd", self.density, self.update_gap)
+        check_choice("Svd", "side", self.side, SIDES)
+
+    def at(self, draw, shape):
+        """At least one direction."""
+        part = subspace(self, "svd", draw, shape)
+        if not isinstance(part, Subspace):
+            return part
+        part = Int4Basis(part) if self.bits == 4 else part
+        return part if self.threshold is None else Lazy(part, self.threshold)

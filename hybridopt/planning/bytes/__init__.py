@@ -1,0 +1,1 @@
+"""Bytes by closed forms: weights, state, and what updates take for a moment."""

@@ -1,0 +1,67 @@
+"""Known architectures by name; their dimensions lie in architectures.json, so that nothing is downloaded."""
+
+import json
+import re
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+
+from ...core.errors import HybridOptError
+
+__all__ = ["Architecture", "architecture", "canonical", "names"]
+
+FILE = Path(__file__).with_name("architectures.json")
+ALIASES = {
+    "llama-3-405b": "llama-3.1-405b",
+    "llama-3.3-70b": "llama-3.1-70b",
+    "bert": "bert-base",
+    "gpt2-small": "gpt2",
+    "mixtral": "mixtral-8x7b",
+    "mistral": "mistral-7b",
+}
+SUFFIXES = ("instruct", "chat", "hf", "it", "pt", "base", "uncased", "cased", "v0.1", "v0.2", "v0.3")
+Architecture = dict[str, object]  # what transformers' configuration is made of, "model_type" among it
+
+
+def names() -> tuple[str, ...]:
+    """All names, as they are listed in the data file."""
+    return tuple(_known())
+
+
+def canonical(name: str) -> str | None:
+    """The name in the data file; None for an unknown one.
+
+    Case, hyphens, an organisation ("meta-llama/") and endings such as "-Instruct" do not matter.
+    """
+    plain = {_plain(each): each for each in _known()} | {_plain(a): each for a, each in ALIASES.items()}
+    text = name.rpartition("/")[2].lower().removeprefix("meta-").removeprefix("facebook-")
+    while True:
+        if _plain(text) in plain:
+            return plain[_plain(text)]
+        shorter = re.sub(rf"[-_]({'|'.join(map(re.escape, SUFFIXES))})$", "", text)
+        if shorter == text:
+            return None
+        text = shorter
+
+
+def architecture(name: str) -> Architecture:
+    """The configuration of a known architecture; HybridOptError with the closest names for any other."""
+    found = canonical(name)
+    if found is None:
+        near = get_close_matches(name.rpartition("/")[2].lower(), names(), 3, 0.5)
+        hint = f"the closest are {', '.join(near)}" if near else f"known are {', '.join(names())}"
+        raise HybridOptError(
+            f"model={name!r} is no known architecture, and no config.json or folder lies there: {hint}; or give the "
+            "path of the model's config.json"
+        )
+    return dict(_known()[found]["config"])
+
+
+@cache
+def _known() -> dict:
+    return json.loads(FILE.read_text())
+
+
+def _plain(name: str) -> str:
+    """ "Llama-3_70B" and "llama3-70b" are one name; a point counts, as 0.5b is not 05b."""
+    return re.sub(r"[-_\s]", "", name.lower())

@@ -1,0 +1,191 @@
+"""The model that is planned: from a name, a config.json or a folder, on meta, with adapters and quantized layers."""
+
+import copy
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...core.errors import HybridOptError
+from ...core.files import plain_json
+from ..request import DTYPES, Request
+from .architectures import architecture, canonical
+
+__all__ = ["Source", "layers", "lora_config", "skeleton", "source"]
+
+PART = "text_config"  # of models that read more than text
+DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's dimensions come from. name: as people call it. settings: of transformers' configuration."""
+
+    name: str
+    settings: dict[str, Any]
+
+    @cached_property
+    def depth(self) -> int:
+        """Repeated layers."""
+        return self._config(None).num_hidden_layers
+
+    def config(self, depth: int | None = None, cuda: bool = True) -> Any:
+        """transformers' configuration, of fewer layers if `depth` says so.
+
+        cuda: without dropout in the attention, as the kernels there keep no mask of it and those of a CPU do.
+        """
+        config = self._config(depth)
+        config.use_cache = False
+        for name in DROPOUTS:
+            if cuda and hasattr(config, name):
+                setattr(config, name, 0.0)
+        return config
+
+    def _config(self, depth):
+        from transformers import AutoConfig
+
+        settings = dict(self.settings)
+        settings.pop("quantization_config", None)
+        try:
+            config = AutoConfig.for_model(settings.pop("model_type"), **settings).get_text_config()
+        except Exception as error:  # transformers raises many types
+            raise HybridOptError(f"model={self.name!r}: transformers makes no configuration of it: {error}") from error
+        whole = getattr(config, "num_hidden_layers", None)
+        if whole is None:
+            raise HybridOptError(
+                f"model={self.name!r}: its configuration has no num_hidden_layers, and only models of repeated layers "
+                "are planned; give one of text"
+            )
+        if depth is not None:
+            for key, value in list(vars(config).items()):
+                if isinstance(value, list) and len(value) == whole:
+                    setattr(config, key, value[:depth])
+            config.num_hidden_layers = depth
+        return config
+
+
+def source(model: Any) -> Source:
+    """A known name, the path of a config.json or of a folder that holds one, or transformers' configuration itself.
+
+    Of a file's model of images and text the text part is taken, and its name says so. Raises HybridOptError for
+    unknown names, with the closest ones, for files that are no configuration, and for configurations with parts.
+    """
+    if hasattr(model, "to_dict") and hasattr(model, "model_type"):
+        if getattr(model, PART, None) is not None:
+            raise HybridOptError(
+                f"model={model.model_type!r}: only the text part of such a model can be planned, which takes less "
+                "than the whole; give config.get_text_config() for it"
+            )
+        return Source(getattr(model, "name_or_path", "") or model.model_type, model.to_dict())
+    if not isinstance(model, str | Path):
+        raise HybridOptError(f"model={model!r} is not allowed; give a name, a path, or transformers' configuration")
+    path = Path(model)
+    if path.is_dir() and (path / "config.json").exists():
+        path = path / "config.json"
+    if path.is_file():
+        settings = _read(path)
+        return Source(f"{model} (text part)" if settings.get(PART) else str(model), settings)
+    if path.is_dir() and canonical(str(model)) is None:
+        raise HybridOptError(f"model={str(model)!r} is a folder without a config.json; give that of a saved model")
+    return Source(canonical(str(model)) or str(model), architecture(str(model)))
+
+
+def _read(path):
+    settings = plain_json.read(path, "model configuration")
+    if not isinstance(settings.get("model_type"), str):
+        raise HybridOptError(
+            f"{path} is no model configuration: it has no 'model_type'; give the config.json that lies beside the "
+            "weights of a transformers model"
+        )
+    return settings
+
+
+def skeleton(source: Source, request: Request, depth: int | None = None) -> nn.Module:
+    """The model on meta: quantized, with adapters, checkpointed and frozen as `hybridopt.wrap` would have it.
+
+    depth: so many layers instead of all. Raises HybridOptError where the request cannot be met.
+    """
+    _check_stored(source, request)
+    with _quiet(), torch.device("meta"):
+        model = _bare(source, request, depth)
+        if request.quantization is not None:
+            from .quantized import quantize_
+
+            quantize_(model, request.quantization, getattr(request.ready, "opens_scales", False))
+        if request.lora is not None:
+            model = _adapted(model, request)
+        if request.checkpointing:
+            checkpoint_(model, request.reentrant)
+    return model.train()
+
+
+def layers(model: nn.Module, depth: int) -> nn.ModuleList | None:
+    """The repeated layers: the first list of that many modules; None if there is none."""
+    lists = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
+    return next(lists, None)
+
+
+def checkpoint_(model: nn.Module, reentrant: bool) -> None:
+    """Switch on transformers' checkpointing."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    if reentrant:
+        model.enable_input_require_grads()
+
+
+def lora_config(rank: int) -> Any:
+    """The adapters that a request's `lora` stands for: PEFT's LoRA on all linear layers."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, target_modules="all-linear")
+
+
+def _check_stored(source, request):
+    """Weights that are stored quantized stay so."""
+    stored = source.settings.get("quantization_config") or {}
+    method = stored.get("quant_method", "bitsandbytes" if stored.get("load_in_4bit") else None)
+    if not stored or (method == "bitsandbytes" and request.quantization is not None):
+        return
+    cure = "say which: quantization='nf4', 'fp4' or 'int8'" if method == "bitsandbytes" else "plan its original"
+    raise HybridOptError(f"model={source.name!r}: its weights are stored quantized ({method}); {cure}")
+
+
+def _bare(source, request, depth):
+    import transformers
+
+    config = source.config(depth, request.device == "cuda")
+    named = (getattr(transformers, name, None) for name in config.architectures or ())
+    kind = next((k for k in named if k is not None), None)
+    before = torch.get_default_dtype()
+    try:
+        kind = kind or transformers.AutoModelForCausalLM
+        make = getattr(kind, "_from_config", None) or kind.from_config
+        return make(config, dtype=getattr(torch, DTYPES[request.dtype]))
+    except HybridOptError:
+        raise
+    except Exception as error:  # transformers raises many types
+        raise HybridOptError(f"model={source.name!r}: transformers cannot build it: {error!s:.300}") from error
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _adapted(model, request):
+    from peft import get_peft_model
+
+    try:
+        config = lora_config(request.lora) if request.peft_config is None else copy.deepcopy(request.peft_config)
+        return get_peft_model(model, config, low_cpu_mem_usage=True)
+    except Exception as error:  # PEFT raises many types
+        what = f"lora={request.lora}" if request.peft_config is None else "peft_config"
+        raise HybridOptError(f"{what}: PEFT cannot put it on {type(model).__name__}: {error}") from error
+
+
+@contextmanager
+def _quiet():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        yield

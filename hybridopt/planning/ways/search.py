@@ -1,0 +1,210 @@
+"""The ways to train that fit a memory, closest to AdamW on all weights first."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...core.errors import HybridOptError
+from ...core.sizes import gib, parse_size
+from ...policy.routes import read_policy
+from ..estimate import Estimate, Estimator
+from ..request import Request
+from ..subject.inputs import tokens_of
+from ..subject.model import source
+from .calls import calls
+from .ways import CHANGES, SHORTEST, VARIANTS, WAYS, Way
+
+__all__ = ["Choice", "search"]
+
+FREE = frozenset({"checkpointing", "chunk", "release"})  # what variants differ in
+SIZES = ("seq_len", "batch", "micro_batches")  # on which neither weights nor state depend
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way with what it takes. fits: into the memory asked for. change: where it does not, the least that would."""
+
+    way: Way
+    estimate: Estimate
+    fits: bool
+    change: str | None = None
+
+    @property
+    def request(self) -> Request:
+        """What was estimated."""
+        return self.estimate.request
+
+    @property
+    def code(self) -> str:
+        """Lines of Python that set this up, for a loaded model."""
+        return calls(self.request, self.way.lr)
+
+    def as_dict(self, memory: int) -> dict[str, Any]:
+        """Plain data."""
+        out = {"title": self.way.title, "gives_up": self.way.why, **self.estimate.as_dict(memory), "code": self.code}
+        return out | ({"change": self.change} if self.change else {})
+
+
+def search(
+    model: object,
+    memory: str | int,
+    *,
+    asked: Mapping[str, Any] | None = None,
+    watch: Callable[[Iterable[Way]], Iterable[Way]] = iter,
+    **size: Any,
+) -> list[Choice]:
+    """All ways for a model (a name, a path, a transformers configuration or model), those that fit first, in rank.
+
+    memory: such as "24GiB", or bytes. size: seq_len (2048, or as many as there are positions for), batch,
+    micro_batches, dtype, device of a `Request`. asked: lora, quantization, release, checkpointing, chunk, where only
+    such ways are wanted. watch: hands the ways on, one by one, and may show how far that is. Raises HybridOptError if
+    nothing fits, saying what is missing.
+    """
+    room = memory if isinstance(memory, int) and not isinstance(memory, bool) else parse_size(memory, "memory")
+    estimator = Estimator(source(model))
+    if "seq_len" not in size:
+        size["seq_len"] = tokens_of(estimator.source)
+    hunt = _Hunt(estimator, room, dict(asked or {}), Request(**size))
+    hunt.check()
+    wanted = [way for way in hunt.ways() if hunt.wanted(way)]
+    found = [choice for way in watch(wanted) if (choice := hunt.choice(way)) is not None]
+    if not found:
+        raise hunt.failed or _none({name: value for name, value in hunt.asked.items() if value is not None})
+    fitting = [choice for choice in found if choice.fits]
+    if not fitting:
+        raise _nothing(found, room)
+    return [*fitting, *(replace(c, change=hunt.change(c)) for c in found if not c.fits)]
+
+
+def _none(asked: dict[str, Any]) -> HybridOptError:
+    return HybridOptError(f"no known way to train has {asked}; leave some of it out, or give a policy")
+
+
+def _nothing(found: list[Choice], room: int) -> HybridOptError:
+    least = min(found, key=lambda c: c.estimate.peak_bytes)
+    e, r = least.estimate, least.request
+    return HybridOptError(
+        f"{e.model}: nothing fits into {gib(room)}: the least, {least.way.title}, takes {gib(e.peak_bytes)} "
+        f"({gib(e.weights_bytes + e.quantization_bytes)} of it weights) with {r.batch} x {r.seq_len} tokens, so "
+        f"{gib(e.missing(room))} are missing; take a smaller model, a larger GPU, or shorter sequences"
+    )
+
+
+class _Hunt:
+    def __init__(self, estimator: Estimator, room: int, asked: dict[str, Any], size: Request):
+        self.estimator, self.room, self.asked, self.size = estimator, room, asked, size
+        self.failed: HybridOptError | None = None  # the first way that the model does not take
+        self._weights: dict[tuple, int] = {}
+        self._chunks = True
+
+    def check(self) -> None:
+        """Raise HybridOptError for a model of unknown depth, and for what no way could be asked for."""
+        self.size.but(**self.asked)
+        _ = self.estimator.source.depth
+
+    def ways(self) -> tuple[Way, ...]:
+        """All; with 4-bit numbers of the other kind where these are asked for."""
+        if self.asked.get("quantization") != "fp4":
+            return WAYS
+        return tuple(_of_other_numbers(way) if way.quantization == "nf4" else way for way in WAYS)
+
+    def wanted(self, way: Way) -> bool:
+        """Has it what was asked for? A rank may be another than the way's own."""
+        fixed = {name: value for name, value in self.asked.items() if name not in FREE}
+        if "lora" in fixed and (way.lora is None) != (fixed.pop("lora") is None):
+            return False
+        return all(way.settings[name] == value for name, value in fixed.items())
+
+    def choice(self, way: Way) -> Choice | None:
+        """The way in its first variant that fits, or in its smallest; None where the model has no use for it."""
+        try:
+            lora = {"lora": self.asked["lora"]} if "lora" in self.asked else {}
+            found = self._first(self.size.but(**way.settings | lora))
+        except HybridOptError as error:  # such as quantization of a model without linear layers
+            self.failed = self.failed or error
+            return None
+        return Choice(way, found, not found.missing(self.room))
+
+    def change(self, choice: Choice) -> str | None:
+        """The least harmful change that makes it fit."""
+        for text, request in self._changed(choice.request):
+            if self._least(choice.estimate, request) > self.room:
+                continue  # without a pass on fake tensors
+            try:
+                found = self._estimate(request)
+            except HybridOptError:
+                continue
+            if not found.missing(self.room):
+                return f"{text.format(**vars(found.request))}: {gib(found.peak_bytes)}"
+        return None
+
+    def _first(self, request: Request) -> Estimate:
+        """The mildest variant that fits, or the smallest. Not every model's loss can be computed in chunks."""
+        try:
+            return self._among([request.but(**v) for v in self._variants(request, self._chunks)])
+        except HybridOptError:
+            found = self._among([request.but(**v) for v in self._variants(request, False)])
+            self._chunks = False
+            return found
+
+    def _among(self, variants: list[Request]) -> Estimate:
+        """The smallest comes first: where it does not fit, no other does, and none need be simulated."""
+        tried: list[Estimate] = []
+        for request in _smallest(variants):
+            tried.append(self._estimate(request))
+            if not tried[-1].missing(self.room):
+                found = map(self._estimate, variants)
+                return next(e for e in found if not e.missing(self.room))
+        return min(tried, key=lambda e: e.peak_bytes)
+
+    def _estimate(self, request: Request) -> Estimate:
+        found = self.estimator.estimate(request)
+        self._weights[request.weights] = found.weights_bytes + found.quantization_bytes + found.overhead_bytes
+        return found
+
+    def _least(self, known: Estimate, changed: Request) -> int:
+        """Bytes below which a changed request cannot come: the weights, and the state where only sizes change."""
+        sizes = {name: getattr(known.request, name) for name in SIZES}
+        state = known.state_bytes if changed.but(**sizes) == known.request else 0
+        return self._weights.get(changed.weights, 0) + state
+
+    def _variants(self, request: Request, chunks: bool) -> list[dict]:
+        fixed = {name: self.asked[name] for name in FREE & self.asked.keys()}
+        found = [v for v in VARIANTS if chunks or not v["chunk"]]
+        if request.probes:
+            found = [v for v in found if not v["checkpointing"] and v["release"] == "accumulate"]
+        return list({tuple((v | fixed).items()): v | fixed for v in found}.values())
+
+    def _changed(self, request: Request) -> Iterator[tuple[str, Request]]:
+        for text, change in CHANGES:
+            changed = _with(request, change)
+            if changed is not None:
+                yield text, changed
+
+
+def _of_other_numbers(way: Way) -> Way:
+    return replace(way, title=way.title.replace("nf4", "fp4"), quantization="fp4")
+
+
+def _smallest(variants: list[Request]) -> list[Request]:
+    """The last; and, as pieces of the loss have their price, the last of those whose loss is computed at once."""
+    whole = [v for v in variants if v.chunk is None]
+    return [variants[-1], *(whole[-1:] if variants[-1].chunk is not None else [])]
+
+
+def _with(request: Request, change: Mapping[str, Any]) -> Request | None:
+    """The request with a change; None where there is nothing to change."""
+    if "batch" in change:
+        passes = request.batch * request.micro_batches
+        return request.but(batch=1, micro_batches=passes) if request.batch > 1 else None
+    if "seq_len" in change:
+        shorter = int(request.seq_len * change["seq_len"])
+        return request.but(seq_len=shorter) if shorter >= SHORTEST else None
+    if "lora" in change:
+        return request.but(**change) if request.lora is None and request.quantization is None else None
+    options = dict(request.options) | change
+    try:
+        read_policy(request.policy, options)
+    except HybridOptError:
+        return None
+    return request.but(options=options) if options != request.options else None

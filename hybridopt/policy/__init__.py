@@ -1,0 +1,1 @@
+"""Who is trained how: treatments, the routes to them, and a policy resolved on a model."""

@@ -1,0 +1,52 @@
+"""Adafactor."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ...core.contracts import Codec
+from ...core.registry import part
+from ...parts.rules.adafactor import Adafactor
+from ..routes import place, places
+from ..treatment import Treatment
+
+__all__ = ["AdafactorPolicy"]
+
+
+@dataclass(frozen=True)
+class AdafactorPolicy:
+    """Adafactor on everything (Shazeer & Stern 2018).
+
+    With scale_parameter, lr is relative to each matrix (1e-3 is common); without, it is of the size of AdamW's. The
+    paper's own step sizes are relative_step=True with lr=1. eps, clip_threshold, decay_rate, beta1: of the rule; codec
+    keeps the momentum that beta1 asks for. embeddings, norms, biases, head, adapters: full, free (signSGD) or frozen.
+    """
+
+    eps: tuple[float, float] = (1e-30, 1e-3)
+    clip_threshold: float = 1.0
+    decay_rate: float = -0.8
+    beta1: float | None = None
+    scale_parameter: bool = True
+    relative_step: bool = False
+    codec: str | Codec = "fp32"
+    embeddings: str = "full"
+    norms: str = "full"
+    biases: str = "full"
+    head: str = "full"
+    adapters: str = "full"
+
+    def __post_init__(self):
+        self.routes  # noqa: B018  bad options show now
+
+    @cached_property
+    def routes(self):
+        """Everything state-full, quantized weights frozen."""
+        rule = Adafactor(
+            eps=self.eps,
+            clip_threshold=self.clip_threshold,
+            decay_rate=self.decay_rate,
+            beta1=self.beta1,
+            scale_parameter=self.scale_parameter,
+            relative_step=self.relative_step,
+        )
+        body = Treatment(full=rule, codec=part("codecs", self.codec))
+        return place(body, **places(self))

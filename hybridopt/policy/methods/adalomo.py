@@ -1,0 +1,38 @@
+"""AdaLomo."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ...parts.rules.adalomo import AdaLomo
+from ..routes import place, places
+from ..treatment import Treatment
+
+__all__ = ["AdaLomoPolicy"]
+
+
+@dataclass(frozen=True)
+class AdaLomoPolicy:
+    """AdaLomo on everything (Lv et al. 2023): a factored second moment, updates in proportion to the weights.
+
+    lr is relative to each matrix: 5e-4 to 1e-3. No clipping of the global norm is needed. release="fused" is the
+    method's other half. eps, clip_threshold, decay_rate: of the rule. embeddings, norms, biases, head, adapters: full,
+    free (signSGD) or frozen. Matrices of zeros, as LoRA's B at first, start with steps of lr * eps[1].
+    """
+
+    eps: tuple[float, float] = (1e-30, 1e-3)
+    clip_threshold: float = 1.0
+    decay_rate: float = -0.8
+    embeddings: str = "full"
+    norms: str = "full"
+    biases: str = "full"
+    head: str = "full"
+    adapters: str = "full"
+
+    def __post_init__(self):
+        self.routes  # noqa: B018  bad options show now
+
+    @cached_property
+    def routes(self):
+        """Everything state-full, quantized weights frozen."""
+        body = Treatment(full=AdaLomo(self.eps, self.clip_threshold, self.decay_rate))
+        return place(body, **places(self))

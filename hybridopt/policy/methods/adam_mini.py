@@ -1,0 +1,38 @@
+"""Adam-mini."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ...core.contracts import Codec
+from ...core.registry import part
+from ...parts.rules.adam_mini import AdamMini
+from ..routes import place
+from ..treatment import Treatment
+
+__all__ = ["AdamMiniPolicy"]
+
+
+@dataclass(frozen=True)
+class AdamMiniPolicy:
+    """Adam-mini (Zhang et al. 2024) on everything: AdamW's momentum, and one second moment for each Hessian block.
+
+    Blocks are the heads of queries and keys, and the output neurons (tokens, for embeddings) of all else; they are
+    found in the model, heads and kv_heads replace its own head counts. value_blocks: "neuron", or "whole" for short
+    runs (below some 10k steps). Half of AdamW's state; with codec="int8" an eighth. Norms and biases do not decay.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    heads: int | None = None
+    kv_heads: int | None = None
+    value_blocks: str = "neuron"
+    codec: str | Codec = "fp32"
+
+    def __post_init__(self):
+        self.routes  # noqa: B018  bad options show now
+
+    @cached_property
+    def routes(self):
+        """Everything state-full, quantized weights frozen."""
+        full = AdamMini(self.betas, self.eps, self.heads, self.kv_heads, self.value_blocks)
+        return place(Treatment(full=full, codec=part("codecs", self.codec)), norm="full", bias="full")

@@ -1,0 +1,56 @@
+"""APOLLO-Mini."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ...core.contracts import Codec
+from ...core.registry import part
+from ...parts.rules.adamw import AdamW
+from ...parts.rules.apollo import Apollo
+from ..routes import places
+from ..treatment import Treatment
+from ._matrices import matrices
+
+__all__ = ["ApolloMini"]
+
+
+@dataclass(frozen=True)
+class ApolloMini:
+    """APOLLO-Mini (Zhu et al. 2024): one scale a matrix, from a projection on a single random direction.
+
+    scale: the paper's alpha, updates are multiplied by its root. update_gap: steps between two directions. limiter:
+    norm growth allowed in a step, or None. Embeddings, norms, biases and the output layer by AdamW.
+    """
+
+    update_gap: int = 200
+    scale: float = 128.0
+    limiter: float | None = 1.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-6
+    codec: str | Codec = "fp32"
+    embeddings: str = "full"
+    norms: str = "full"
+    biases: str = "full"
+    head: str = "full"
+    adapters: str = "split"
+
+    def __post_init__(self):
+        self.routes  # noqa: B018  bad options show now
+
+    @cached_property
+    def routes(self):
+        """Linear weights, convolutions and adapters by APOLLO-Mini; everything else by AdamW."""
+        rule = Apollo(
+            rank=1,
+            update_gap=self.update_gap,
+            scale=self.scale,
+            scale_type="tensor",
+            limiter=self.limiter,
+            betas=self.betas,
+            eps=self.eps,
+        )
+        return matrices(
+            Treatment(full=rule, codec=part("codecs", self.codec)),
+            AdamW(self.betas, self.eps),
+            **places(self),
+        )

@@ -1,0 +1,62 @@
+"""BAdam."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from ...core.contracts import Codec, Density, Rule
+from ...core.errors import check_choice
+from ...core.registry import part, unpack
+from ...parts.rules.no_update import NoUpdate
+from ...parts.splits.block import Block
+from ...parts.splits.whole import Whole
+from ..routes import PLACES, Route
+from ..treatment import Treatment
+
+__all__ = ["BAdam"]
+
+
+@dataclass(frozen=True)
+class BAdam:
+    """BAdam (Luo et al. 2024): Adam on one transformer layer at a time, all others stand still.
+
+    blocks: layers trained at a time; None lets `density`, a share of the elements, decide. update_gap: the paper's K,
+    steps before the next layer's turn. Gradients of layers that stand still are dropped as the backward pass makes
+    them. What lies outside the numbered layers: the embeddings are frozen, as in the paper; the rest (final norm, and
+    the head, which is new in fine-tuning) is trained all the time.
+    """
+
+    density: Density = 0.25
+    update_gap: int = 100
+    blocks: int | None = 1
+    order: str = "random"
+    full: str | Rule = "adamw"
+    codec: str | Codec = "fp32"
+    embeddings: str = "frozen"
+    head: str = "full"
+
+    def __post_init__(self):
+        object.__setattr__(self, "density", unpack(self.density, "schedules"))
+        self.routes  # noqa: B018  bad options show now
+
+    @cached_property
+    def routes(self):
+        """Layers in turns; embeddings frozen; the rest state-full."""
+        body = Treatment(
+            full=part("rules", self.full),
+            free=NoUpdate(),
+            split=Block(self.density, self.update_gap, self.order, "layer", self.blocks),
+            codec=part("codecs", self.codec),
+        )
+        uses = {"full": replace(body, split=Whole()), "split": body, "frozen": None}
+        for option in ("embeddings", "head"):
+            check_choice("badam", option, getattr(self, option), set(PLACES) - {"free"})
+        layers = {"name": "*.[0-9]*.*|[0-9]*.*"}
+        return (
+            Route(None, role="quantized"),
+            Route(uses[self.embeddings], role="embedding"),
+            Route(uses[self.head], role="head"),
+            Route(replace(body, weight_decay=0.0), role="norm|bias", **layers),
+            Route(body, **layers),
+            Route(replace(uses["full"], weight_decay=0.0), role="norm|bias"),
+            Route(uses["full"]),
+        )

@@ -1,0 +1,43 @@
+"""CAME."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ...core.contracts import Codec
+from ...core.registry import part
+from ...parts.rules.came import CAME
+from ..routes import place, places
+from ..treatment import Treatment
+
+__all__ = ["CAMEPolicy"]
+
+
+@dataclass(frozen=True)
+class CAMEPolicy:
+    """CAME on everything (Luo et al. 2023): momentum, weighted down where updates stray from it.
+
+    lr: 0.5 to 0.9 times AdamW's, with warm-up: first steps are 11 times as long as lr says, or 1.1 times with
+    bias_correction=True. betas, eps, clip_threshold, bias_correction: of the rule; codec keeps the momentum.
+    embeddings, norms, biases, head, adapters: full, free (signSGD) or frozen.
+    """
+
+    betas: tuple[float, float, float] = (0.9, 0.999, 0.9999)
+    eps: tuple[float, float] = (1e-30, 1e-16)
+    clip_threshold: float = 1.0
+    bias_correction: bool = False
+    codec: str | Codec = "fp32"
+    embeddings: str = "full"
+    norms: str = "full"
+    biases: str = "full"
+    head: str = "full"
+    adapters: str = "full"
+
+    def __post_init__(self):
+        self.routes  # noqa: B018  bad options show now
+
+    @cached_property
+    def routes(self):
+        """Everything state-full, quantized weights frozen."""
+        rule = CAME(self.betas, self.eps, self.clip_threshold, self.bias_correction)
+        body = Treatment(full=rule, codec=part("codecs", self.codec))
+        return place(body, **places(self))

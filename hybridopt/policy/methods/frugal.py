@@ -1,0 +1,70 @@
+"""FRUGAL."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ...core.contracts import Codec, Density, Rule, Split
+from ...core.errors import HybridOptError
+from ...core.registry import part, unpack
+from ..routes import place, places
+from ..treatment import Treatment
+
+__all__ = ["Frugal"]
+
+
+@dataclass(frozen=True)
+class Frugal:
+    """FRUGAL (Zmushko et al. 2024): part of every linear weight by AdamW, the rest by signSGD, chosen anew in turns.
+
+    density: state-full share of the elements, 0 to 1, or a schedule by step. update_gap: steps between two choices.
+    split: block, columns, rows, randk, svd, random. order: of blocks, random, ascending, descending, mirror.
+    full, free: the two rules. free_lr_scale: 1.0 for pre-training, 0.1 for fine-tuning (the paper's settings).
+    reset: forget the state at each choice. codec: fp32, bf16, int8.
+    embeddings, norms, biases, head, adapters: full, split, free or frozen.
+    """
+
+    density: Density = 0.25
+    update_gap: int = 200
+    split: str | Split = "columns"
+    order: str = "random"
+    full: str | Rule = "adamw"
+    free: str | Rule = "signsgd"
+    free_lr_scale: float = 1.0
+    lr_scale: float = 1.0
+    reset: bool = True
+    codec: str | Codec = "fp32"
+    embeddings: str = "full"
+    norms: str = "full"
+    biases: str = "full"
+    head: str = "full"
+    adapters: str = "split"
+
+    def __post_init__(self):
+        object.__setattr__(self, "density", unpack(self.density, "schedules"))
+        self.routes  # noqa: B018  bad options show now
+
+    @cached_property
+    def routes(self):
+        """Quantized weights frozen; linear weights, convolutions and adapters split; everything else state-full."""
+        body = Treatment(
+            full=part("rules", self.full),
+            free=part("rules", self.free),
+            split=self._split(),
+            codec=part("codecs", self.codec),
+            lr_scale=self.lr_scale,
+            free_lr_scale=self.free_lr_scale,
+            reset=self.reset,
+        )
+        return place(body, **places(self))
+
+    def _split(self):
+        options = {"density": self.density, "update_gap": self.update_gap}
+        if self.split == "block":
+            options["order"] = self.order
+        elif self.order != "random":
+            raise HybridOptError(f"frugal: order={self.order!r} belongs to split='block', got split={self.split!r}")
+        if not isinstance(self.split, str):
+            if (self.density, self.update_gap) != (0.25, 200):
+                raise HybridOptError(f"frugal: give density and update_gap inside split={self.split!r}, not beside it")
+            options = {}
+        return part("splits", self.split, **options)

@@ -1,0 +1,52 @@
+"""Muon."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ...core.contracts import Codec
+from ...core.registry import part
+from ...parts.rules.adamw import AdamW
+from ...parts.rules.muon import Muon
+from ..routes import places
+from ..treatment import Treatment
+from ._matrices import matrices
+
+__all__ = ["MuonPolicy"]
+
+
+@dataclass(frozen=True)
+class MuonPolicy:
+    """Muon (Jordan et al. 2024) on the hidden matrices, AdamW on everything else.
+
+    adjust: "match_rms_adamw", with which one learning rate serves both, or "original", which wants a larger one for
+    the matrices: lr_scale, on Muon's updates alone. dtype: of the iterations, "auto", "float32" or "bfloat16".
+    betas, eps: AdamW's.
+    """
+
+    momentum: float = 0.95
+    nesterov: bool = True
+    ns_steps: int = 5
+    adjust: str = "match_rms_adamw"
+    dtype: str = "auto"
+    lr_scale: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    codec: str | Codec = "fp32"
+    embeddings: str = "full"
+    norms: str = "full"
+    biases: str = "full"
+    head: str = "full"
+    adapters: str = "split"
+
+    def __post_init__(self):
+        self.routes  # noqa: B018  bad options show now
+
+    @cached_property
+    def routes(self):
+        """Linear weights, convolutions and adapters by Muon; everything else by AdamW."""
+        rule = Muon(self.momentum, self.nesterov, self.ns_steps, self.adjust, dtype=self.dtype)
+        return matrices(
+            Treatment(full=rule, codec=part("codecs", self.codec), lr_scale=self.lr_scale),
+            AdamW(self.betas, self.eps),
+            **places(self),
+        )

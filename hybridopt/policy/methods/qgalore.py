@@ -1,0 +1,55 @@
+"""Q-GaLore."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ...core.contracts import Codec, Density, Rule
+from ...core.registry import part, unpack
+from ...parts.rules.no_update import NoUpdate
+from ...parts.splits.svd import Svd
+from ..routes import place, places
+from ..treatment import Treatment
+
+__all__ = ["QGaLore"]
+
+
+@dataclass(frozen=True)
+class QGaLore:
+    """Q-GaLore (Zhang et al. 2024): GaLore with 4-bit projections, 8-bit Adam and a search for directions when needed.
+
+    For 8-bit weights as in the paper wrap with quantization="int8-trainable". density, update_gap, scale, side: as in
+    galore. threshold: cosine of a layer's leading direction with its last one from which the search is made half as
+    often (the mean of five counts); None searches every update_gap steps. bits: of the projection, 4 or 32.
+    """
+
+    density: Density = 0.25
+    update_gap: int = 200
+    scale: float = 0.25
+    side: str = "std"
+    threshold: float | None = 0.4
+    bits: int = 4
+    full: str | Rule = "adamw"
+    reset: bool = False
+    codec: str | Codec = "int8"
+    embeddings: str = "full"
+    norms: str = "full"
+    biases: str = "full"
+    head: str = "full"
+    adapters: str = "split"
+
+    def __post_init__(self):
+        object.__setattr__(self, "density", unpack(self.density, "schedules"))
+        self.routes  # noqa: B018  bad options show now
+
+    @cached_property
+    def routes(self):
+        """Linear weights, convolutions and adapters projected; everything else state-full, in 8 bits, too."""
+        body = Treatment(
+            full=part("rules", self.full),
+            free=NoUpdate(),
+            split=Svd(self.density, self.update_gap, self.side, self.bits, self.threshold),
+            codec=part("codecs", self.codec),
+            lr_scale=self.scale,
+            reset=self.reset,
+        )
+        return place(body, **places(self))

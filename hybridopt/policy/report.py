@@ -1,0 +1,106 @@
+"""What a plan costs, as a table: one row for each tag and role."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+
+from torch import nn
+
+from ..core.sizes import human
+from ..model.quantization.opened import scales
+from ..model.roles import clean
+from .plan import Entry, Plan
+
+__all__ = ["Report", "Row"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Parameters of one tag and role; all sizes in bytes, state in its largest window.
+
+    A table that all quantized layers share counts once in every row, and once in the total.
+    """
+
+    tag: str
+    role: str
+    tensors: int
+    parameters: int
+    weight_bytes: int
+    grad_bytes: int
+    state_bytes: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows and their totals; prints as a table."""
+
+    rows: tuple[Row, ...]
+    totals: Row
+    step: Mapping[str, int] | None = None  # bytes at the largest moment of a training step, by what they are for
+
+    @staticmethod
+    def of(plan: Plan, model: nn.Module) -> "Report":
+        """Count a plan on its live model; quantized weights with their constants."""
+        from ..integrations.bitsandbytes.layers import weight_bytes
+
+        tensors = {clean(n): p for n, p in model.named_parameters()}
+        tensors |= {clean(n): x for n, _, x in scales(model)}
+
+        def weights(entries):
+            return weight_bytes(*(tensors[e.param.name] for e in entries))
+
+        kinds: dict[tuple[str, str], list[Entry]] = {}
+        for entry in plan.entries:
+            kinds.setdefault((entry.tag, entry.param.role), []).append(entry)
+        rows = tuple(_row(*kind, plan, entries, weights) for kind, entries in sorted(kinds.items()))
+        return Report(rows, _row("total", "", plan, plan.entries, weights))
+
+    def __str__(self) -> str:
+        """The table."""
+        head = ("tag", "role", "tensors", "parameters", "weights", "gradients", "state")
+        body = [(r.tag, r.role, f"{r.tensors}", f"{r.parameters:,}", *map(human, _bytes(r))) for r in self._all()]
+        width = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
+        lines = [
+            "  ".join(_fit(c, w, i) for i, (c, w) in enumerate(zip(r, width, strict=True))) for r in (head, *body)
+        ]
+        rule = "-" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._step()])
+
+    __repr__ = __str__
+
+    def as_dict(self) -> dict[str, list[dict] | dict]:
+        """Plain data: rows and totals."""
+        step = {} if self.step is None else {"step": dict(self.step)}
+        return {"rows": [_plain(r) for r in self.rows], "totals": _plain(self.totals)} | step
+
+    def _step(self):
+        if self.step is not None:
+            parts = ", ".join(f"{name} {human(size)}" for name, size in self.step.items() if size)
+            yield f"peak of a step: {human(sum(self.step.values()))} ({parts})"
+
+    def _all(self):
+        return (*self.rows, self.totals)
+
+
+def _row(tag: str, role: str, plan: Plan, entries, weights: Callable) -> Row:
+    trained = [e for e in entries if e.treatment is not None]
+    return Row(
+        tag,
+        role,
+        len(entries),
+        sum(e.numel for e in entries),
+        weights(entries),
+        sum(e.numel * e.param.dtype.itemsize for e in trained if e.treatment.source.backward),
+        plan.largest(e.param.name for e in trained),
+    )
+
+
+def _bytes(row):
+    return row.weight_bytes, row.grad_bytes, row.state_bytes
+
+
+def _fit(cell, width, column):
+    return cell.ljust(width) if column < 2 else cell.rjust(width)
+
+
+def _plain(row):
+    return {f.name: getattr(row, f.name) for f in fields(row)}

@@ -1,0 +1,102 @@
+"""`from_pretrained`: a saved folder comes back onto its base model."""
+
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from .core.errors import HybridOptError
+from .core.files import tensors
+from .model.roles import base_name
+from .policy.routes import Ready
+from .saving.configuration import policy_of, read_config
+from .saving.fitting import base_tensors, check_bare, check_base, check_quantization, scaled_layers
+from .saving.folder import open_folder
+from .saving.names import CONFIG, DELTA, REPLAY
+from .saving.replay import file as replay_file
+from .saving.replay.rebuild import check_names, rebuilt
+from .saving.save import check_directory
+from .wrapping import attach_strategy
+
+__all__ = ["from_pretrained"]
+
+
+def from_pretrained(
+    model: nn.Module,
+    directory: str | PathLike,
+    policy: str | Ready | None = None,
+    is_trainable: bool = True,
+    **policy_options: Any,
+) -> nn.Module:
+    """Bring a saved folder onto its base model: quantize as before, add the adapters, write the changed tensors.
+
+    Args:
+        model: the same base model as before training, unwrapped; quantized the same way if it was given quantized.
+        directory: what `save_pretrained` wrote; every file is verified against the manifest first.
+        policy, policy_options: another policy to go on with; None takes the saved one.
+        is_trainable: False loads the adapters for inference.
+
+    Tensors that were saved as the scalars of a run are rebuilt first, by as many passes over them as it had steps.
+
+    Returns the model as `wrap` does. Raises HybridOptError, before the model is changed, for a missing, damaged or
+    foreign file and for another base model.
+    """
+    from .integrations.bitsandbytes import layers as bitsandbytes
+    from .integrations.bitsandbytes.scales import open_scales
+    from .integrations.peft import adapters as peft
+
+    check_directory(directory)
+    with open_folder(directory) as folder:
+        config = read_config(folder.path(CONFIG))
+        ready = policy_of(policy, policy_options, config)
+        delta = tensors.load(folder.path(DELTA), "changed base tensors") if DELTA in folder.names else {}
+        run = replay_file.read(folder.path(REPLAY)) if REPLAY in folder.names else None
+        _check_files(folder, config)
+        check_names(run, config, delta)
+        check_bare(model, config)
+        names = check_quantization(model, config)
+        base = check_base(model, config, delta)
+        delta |= {} if run is None else rebuilt(run, base_tensors(model))
+        with _together(folder) as adapters:
+            if config["adapters"]:
+                peft.check_saved(model, adapters, config["adapters"], config["active"])
+            bitsandbytes.quantize_(model, config["quantization"], names)
+            if config["adapters"]:
+                model = peft.load_adapters(model, adapters, config["adapters"], is_trainable, config["active"])
+    if scaled_layers(delta) or getattr(ready, "opens_scales", False):
+        open_scales(model)
+    _write(model, delta, config["unfrozen"] if is_trainable else ())
+    quantization = config["quantization"] if config["quantized"] else None
+    return attach_strategy(model, ready, config["seed"], base, quantization, config["quantized"])
+
+
+@contextmanager
+def _together(folder):
+    """The adapter files side by side, as PEFT wants them, wherever the published version has them now."""
+    with TemporaryDirectory() as together:
+        for name in folder.names:
+            link = Path(together) / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(folder.path(name).resolve())
+        yield together
+
+
+def _check_files(folder, config):
+    """Adapters that lie there must be listed, or their training would be lost silently."""
+    found = {str(Path(n).parent) for n in folder.names if Path(n).name == "adapter_model.safetensors"}
+    listed = {"." if name == "default" else name for name in config["adapters"]}
+    if found != listed:
+        raise HybridOptError(f"{CONFIG}: adapters={config['adapters']}, but there are files of {sorted(found)}")
+
+
+def _write(model, delta, unfrozen):
+    live = base_tensors(model)
+    with torch.no_grad():
+        for name, value in delta.items():
+            live[base_name(name)].copy_(value)
+    for name in unfrozen:
+        live[name].requires_grad_(live[name].is_floating_point())

@@ -1,0 +1,110 @@
+"""hybridopt_config.json: what is written, and what is believed when it is read."""
+
+import re
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import HybridOptError, HybridOptWarning
+from ..core.files import plain_json
+from ..core.registry import pack, unpack
+from ..model.checksums import VERSION
+from ..model.roles import base_name
+from ..policy.routes import Policy, Ready, check_format, pack_routes, read_policy, unpack_routes
+from .fitting import base_dtype
+from .names import CONFIG
+
+__all__ = ["configuration", "policy_of", "read_config"]
+
+KEYS = (
+    "format",
+    "hybridopt",
+    "policy",
+    "seed",
+    "quantization",
+    "quantized",
+    "adapters",
+    "active",
+    "unfrozen",
+    "base",
+    "dtype",
+    "replayed",
+    "checksums",
+)
+
+
+def configuration(strategy: Any, replaced: set[str], replayed: Mapping[str, object]) -> dict:
+    """Describe a strategy as the JSON object that `read_config` takes.
+
+    replaced: names of tensors whose new values are saved, so that the base's do not matter. replayed: names of those
+    that are saved as scalars.
+    """
+    from ..integrations.bitsandbytes import layers as bitsandbytes
+    from ..integrations.peft import adapters as peft
+
+    policy, model = strategy.policy, strategy.model
+    free = {re.sub(r"\.modules_to_save\.[^.]+", "", base_name(n)) for n in replaced}
+    free |= {n.rpartition(".")[0] for n in free}  # of a weight's codes: the weight
+    return {
+        "format": 1,
+        "hybridopt": version("hybridopt"),
+        "policy": {"routes": pack_routes(policy)} if isinstance(policy, Policy) else pack(policy),
+        "seed": strategy.seed,
+        "quantization": bitsandbytes.scheme_of(model),
+        "quantized": list(strategy.quantized),
+        "adapters": peft.adapter_names(model),
+        "active": peft.active_adapters(model),
+        "unfrozen": strategy.unfrozen(),
+        "base": {n: [*mark[:2], None if n in free else mark[2]] for n, mark in strategy.base.items()},
+        "dtype": base_dtype(model),
+        "checksums": VERSION,
+    } | ({"replayed": sorted(replayed)} if replayed else {})
+
+
+def read_config(path: Path) -> dict:
+    """The configuration of a saved folder, every key checked. Raises HybridOptError, naming the key, for a bad one."""
+    config = plain_json.read(path, "configuration")
+    check_format(plain_json.take(config, "format", int, CONFIG), CONFIG)
+    plain_json.only(config, KEYS, CONFIG)
+    lists = dict.fromkeys(("quantized", "adapters", "active", "unfrozen"), list)
+    kinds = {"seed": int, "quantization": str | None, "base": dict, "dtype": str | None, "policy": dict} | lists
+    taken = {key: plain_json.take(config, key, kind, CONFIG) for key, kind in kinds.items()}
+    taken["replayed"] = plain_json.take(config, "replayed", list, CONFIG, [])
+    for key in (*lists, "replayed"):
+        if not all(isinstance(name, str) for name in taken[key]):
+            raise HybridOptError(f"{CONFIG}: {key!r} must be an array of strings, not {taken[key]!r}")
+    for name, mark in taken["base"].items():
+        kinds = [type(v) for v in mark] if isinstance(mark, list) else []
+        if kinds not in ([int, str, int], [int, str, type(None)]):
+            raise HybridOptError(f"{CONFIG}: base: {name!r} must be [elements, dtype, checksum], not {mark!r}")
+    return taken | {"base": _comparable(taken["base"], plain_json.take(config, "checksums", int, CONFIG, 1))}
+
+
+def _comparable(base, version):
+    """Without the checksums of older versions, which a few small changes could leave as they were."""
+    if not 1 <= version <= VERSION:
+        raise HybridOptError(f"{CONFIG}: checksums={version} is not known; this hybridopt reads 1 to {VERSION}")
+    if version == VERSION:
+        return base
+    warnings.warn(
+        f"{CONFIG} was written by an older hybridopt: that this is the base model is seen by names and shapes only; "
+        "save again to keep its values, too",
+        HybridOptWarning,
+        stacklevel=4,
+    )
+    return {name: [*mark[:2], None] for name, mark in base.items()}
+
+
+def policy_of(policy: str | Ready | None, options: dict, config: dict) -> Ready:
+    """Return the policy that is asked for, or, where it is None, the saved one. Options need a policy's name."""
+    if policy is not None:
+        return read_policy(policy, options)
+    if options:
+        raise HybridOptError(f"options {sorted(options)} belong to a policy; name it, too: policy='frugal'")
+    data = config["policy"]
+    try:
+        return unpack_routes({"format": 1, **data}) if "routes" in data else unpack(data, "policies")
+    except HybridOptError as error:
+        raise HybridOptError(f"{CONFIG}: {error}: from_pretrained(model, directory, policy=...)") from error

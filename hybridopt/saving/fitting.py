@@ -1,0 +1,129 @@
+"""Does what was saved fit this base model? Checked before anything is changed."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ..core.errors import HybridOptError
+from ..model.base_record import Base, persistent_buffers, record, restructured, strange
+from ..model.quantization.int8_layers import TRAINABLE, plain, planned
+from ..model.quantization.opened import SUFFIXES, scales
+from ..model.roles import base_name, base_names, logical_shape
+from .names import CONFIG, DELTA
+
+__all__ = [
+    "base_dtype",
+    "base_tensors",
+    "check_bare",
+    "check_base",
+    "check_quantization",
+    "scaled_layers",
+]
+
+
+def check_bare(model: nn.Module, config: dict) -> None:
+    """Raise HybridOptError unless this is a base model of the same tensors, with weights and nothing on it yet."""
+    if not isinstance(model, nn.Module):
+        raise HybridOptError(f"model={model!r} is not allowed; give the base model itself, an nn.Module")
+    if "hybrid" in model.__dict__ or any(hasattr(m, "adapter_layer_names") for m in model.modules()):
+        raise HybridOptError("give from_pretrained the base model itself, not wrapped and without adapters")
+    if any(p.is_meta for p in model.parameters()):
+        raise HybridOptError("the base model is on meta and has no values; load its weights first")
+    if why := restructured(model, config["base"]):
+        raise _another(model, why)
+
+
+def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> Base:
+    """The record of a base model that fits; raises HybridOptError, naming the tensor, for any other."""
+    base = record(model)
+    if why := strange(base, config["base"]):
+        raise _another(model, why)
+    if base_dtype(model) != config["dtype"]:
+        raise HybridOptError(
+            f"the base model is in {base_dtype(model)}, but was trained in {config['dtype']}, and would answer "
+            f"otherwise; load it with dtype=torch.{config['dtype']}"
+        )
+    live = base_tensors(model) | _codes(model, config, delta) | _scales(model, config, delta)
+    if unknown := sorted(set(config["unfrozen"]) - live.keys()):
+        raise HybridOptError(f"{CONFIG}: unfrozen={unknown[:3]}, which the base model has not")
+    for name, value in delta.items():
+        target = live.get(base_name(name))
+        if target is None:
+            raise HybridOptError(f"{DELTA} holds {name!r}, which the base model has not")
+        if base_name(name).rpartition(".")[0] in config["quantized"] and base_name(name).endswith(".weight"):
+            raise HybridOptError(f"{DELTA} holds {name!r}, which {CONFIG} calls quantized")
+        if (target.shape, target.dtype) != (value.shape, value.dtype):
+            raise HybridOptError(
+                f"{DELTA}: {name!r} has shape {tuple(value.shape)} and dtype {value.dtype}, the base model has "
+                f"{tuple(target.shape)} and {target.dtype}; load the base model as it was trained (dtype=...)"
+            )
+    return base
+
+
+def check_quantization(model, config) -> list[str]:
+    """The layers that are still to be quantized; none where the base is given as it was, quantized already."""
+    from ..integrations.bitsandbytes import layers as bitsandbytes
+
+    bitsandbytes.guard(model)
+    wanted, names, given = config["quantization"], config["quantized"], bitsandbytes.scheme_of(model)
+    if names and wanted is None:
+        raise HybridOptError(f"{CONFIG}: quantization is null, but quantized={names[:3]}")
+    if given == wanted != TRAINABLE:
+        return []
+    if given is not None or not names:
+        raise HybridOptError(
+            f"the base model is quantized: {given}, but was trained with: {wanted}; load it "
+            + ("in full precision" if names or wanted is None else f"quantized with {wanted}")
+        )
+    if strange := sorted(set(names) - set(bitsandbytes.check(model, wanted))):
+        raise HybridOptError(f"{CONFIG}: quantized={strange[:3]} cannot be quantized in this base model")
+    return names
+
+
+def base_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, as plain tensors, persistent buffers, and opened scales by base name."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    named = (*parameters, *persistent_buffers(model), *((n, x) for n, _, x in scales(model)))
+    return {name: x for n, t in named for name, x in plain(base_name(n), t).items()}
+
+
+def _codes(model, config, delta):
+    """What the layers that will be quantized and trained will hold, all of which must have been saved."""
+    layers = config["quantized"] if config["quantization"] == TRAINABLE else ()
+    weights = {f"{name}.weight": model.get_parameter(f"{name}.weight") for name in layers}
+    codes = {name: x for n, p in weights.items() for name, x in plain(n, planned(p)).items()}
+    if lost := sorted(codes.keys() - {base_name(n) for n in delta}):
+        raise HybridOptError(f"{DELTA} lacks {lost[0]!r}, which {CONFIG} calls quantized and trained")
+    return codes
+
+
+def scaled_layers(delta: Mapping[str, Tensor]) -> list[str]:
+    """Base names of the quantized layers whose scales were trained."""
+    found = (base_name(n).rpartition(".weight.") for n in delta)
+    return [layer for layer, _, last in found if last in SUFFIXES]
+
+
+def _scales(model, config, delta):
+    """What the scales that were saved will be written to."""
+    from ..integrations.bitsandbytes.frozen_layers import is_conv1d
+    from ..integrations.bitsandbytes.scales import planned_scales
+
+    live = {base_name(n): p for n, p in model.named_parameters()}
+    layers = [n for n in scaled_layers(delta) if f"{n}.weight" in live]
+    turned = {n for n in layers if is_conv1d(model.get_submodule(n))}
+    shapes = {n: logical_shape(live[f"{n}.weight"])[:: -1 if n in turned else 1] for n in layers}
+    return planned_scales(shapes, config["quantization"]) if layers else {}
+
+
+def base_dtype(model: nn.Module) -> str | None:
+    """The dtype of the base: of its first parameter that is not quantized."""
+    own = set(base_names(model))
+    floats = (p.dtype for n, p in model.named_parameters() if p.is_floating_point() and base_name(n) in own)
+    return str(next(floats)).removeprefix("torch.") if own else None
+
+
+def _another(model, why):
+    return HybridOptError(
+        f"{type(model).__name__} is not the base model this was trained on: {why}; load the same model class from the "
+        "same base checkpoint"
+    )

@@ -1,0 +1,68 @@
+"""Weights of a saved run, rebuilt on base tensors in memory."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ...core.errors import HybridOptError
+from ...model.checksums import checksum
+from ...model.roles import base_name
+from ..names import CONFIG, DELTA, REPLAY
+from .steps import Progress, replay_
+from .trajectory import Trace, Trajectory
+
+__all__ = ["check_base", "check_names", "check_result", "rebuilt"]
+
+
+def check_names(run: Trajectory | None, config: dict, delta: Mapping[str, Tensor]) -> None:
+    """Raise HybridOptError unless the files of a folder speak of the same replayed tensors, each in one place."""
+    names = set() if run is None else set(run.traces)
+    if odd := sorted(names ^ set(config["replayed"])):
+        raise HybridOptError(
+            f"{REPLAY} and {CONFIG} do not agree about {odd[0]!r}; copy or save the whole folder again"
+        )
+    twice = {base_name(n) for n in names} & {base_name(n) for n in delta}
+    quantized = {n for n in names if base_name(n).removesuffix(".weight") in config["quantized"]}
+    for name in sorted(twice | quantized):
+        raise HybridOptError(f"{REPLAY} rebuilds {name!r}, which is {'in ' + DELTA if name in twice else 'quantized'}")
+
+
+def rebuilt(run: Trajectory, base: Mapping[str, Tensor], progress: Progress = lambda done: None) -> dict[str, Tensor]:
+    """The trained tensors by name, in memory of their own, on the devices of the base tensors, given by base name.
+
+    Raises HybridOptError for a base that it was not trained on, and if the run does not lead to where it ended.
+    """
+    for name, trace in run.traces.items():
+        check_base(name, trace, base.get(base_name(name)))
+    found = {}
+    for name, trace in run.traces.items():
+        x = base[base_name(name)].detach().clone(memory_format=torch.contiguous_format)
+        replay_(x, name, run.group(name), run.moves(name), progress)
+        check_result(name, trace, x)
+        found[name] = x
+    return found
+
+
+def check_base(name: str, trace: Trace, base: Tensor | None) -> None:
+    """Raise HybridOptError unless this is the tensor that the run began with."""
+    if base is None:
+        raise HybridOptError(f"{REPLAY} is of {name!r}, which the base model has not; take the base it was trained on")
+    if base.dtype != trace.dtype:
+        raise HybridOptError(
+            f"{name!r} was trained in {trace.dtype}, the base model has it in {base.dtype}, where steps would be "
+            f"rounded otherwise; load the base with dtype={trace.dtype}"
+        )
+    if tuple(base.shape) != trace.shape or checksum(base) != trace.base:
+        what = "other values" if tuple(base.shape) == trace.shape else f"shape {tuple(base.shape)}, not {trace.shape}"
+        raise HybridOptError(f"{name!r} has {what} in this base model; take the base that the run began with")
+
+
+def check_result(name: str, trace: Trace, x: Tensor) -> None:
+    """Raise HybridOptError unless this is the tensor that the run ended with."""
+    if checksum(x) != trace.result:
+        raise HybridOptError(
+            f"{name!r} was rebuilt, and is not what training had made of it: {REPLAY} was edited or damaged, or this "
+            "hybridopt steps otherwise than the one it was trained with; nothing was changed. Restore the file from a "
+            "copy, or take the version of hybridopt that saved it"
+        )

@@ -1,0 +1,45 @@
+"""Which of a model's changes are saved as scalars."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from ...model.base_record import Base
+from ...model.roles import base_name
+from ...optimizer.probing.follow import Followed
+from ...optimizer.probing.log import Log
+from .record import holds, trajectory
+from .trajectory import Trajectory
+
+__all__ = ["recorded"]
+
+
+def recorded(optimizers: Iterable, base: Base, changed: Mapping[str, Tensor]) -> Trajectory | None:
+    """The run of one of the optimizers from which most of the changed tensors follow; None if none does.
+
+    Their logs must be whole, reach from `base` to the weights as they are, and say of them what is true.
+    """
+    runs = (_run(optimizer, base, changed) for optimizer in optimizers)
+    return max((run for run in runs if run is not None), key=lambda run: len(run.traces), default=None)
+
+
+def _run(optimizer, base, changed):
+    log = optimizer.log
+    if log is None or not len(log):
+        return None
+    log.check()
+    if log.broken or any(group["step"] != len(log) for group in optimizer.param_groups):
+        return None
+    kept = [f for f in log.followed if f.name in changed and _from(base, log, f) and _is(f.p, changed[f.name])]
+    run = trajectory(log, kept) if kept else None
+    return run if run is not None and holds(run, log, kept) else None
+
+
+def _from(base: Base, log: Log, f: Followed) -> bool:
+    """Did the run begin with the weights of the base model?"""
+    _, dtype, digest = base[base_name(f.name)]
+    return (dtype, digest) == (str(f.p.dtype), log.origin[f.name])
+
+
+def _is(p, live):
+    return (p.data_ptr(), p.shape, p.dtype) == (live.data_ptr(), live.shape, live.dtype)

@@ -1,0 +1,108 @@
+"""A zeroth-order run as plain data: slopes, rates and the parameters that follow from them."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice, repeat
+
+import torch
+from torch import Tensor
+
+from ...core.contracts import Draw, Noise, Population, Shape
+from ...core.errors import HybridOptError
+from ...policy.treatment import Treatment
+
+__all__ = ["Group", "Move", "Trace", "Trajectory", "check_upto"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A parameter before and after: shape, dtype, checksum of the base and of the result. seen: as updates see it."""
+
+    shape: Shape
+    seen: Shape
+    dtype: torch.dtype
+    base: int
+    result: int
+
+    @property
+    def numel(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Parameters of one treatment, by the names that they had in training."""
+
+    treatment: Treatment
+    seed: int
+    population: Population
+    traces: Mapping[str, Trace]
+
+
+@dataclass(frozen=True)
+class Move:
+    """One step of one parameter; terms: (weight, direction) of its gradient."""
+
+    step: int
+    lr: float
+    decay: float
+    terms: tuple[tuple[float, Noise], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Slopes, float32 [steps, samples]; rates, float64 [runs, 2 * groups]: lr and decay; counts, int32 [runs]."""
+
+    slopes: Tensor
+    rates: Tensor
+    counts: Tensor
+    groups: tuple[Group, ...]
+
+    def __len__(self) -> int:
+        return len(self.slopes)
+
+    @property
+    def traces(self) -> dict[str, Trace]:
+        """All parameters by name."""
+        return {name: trace for group in self.groups for name, trace in group.traces.items()}
+
+    @property
+    def decays(self) -> bool:
+        """Is there weight decay in any step? Then steps depend on the weights."""
+        return bool((self.rates[:, 1::2] != 1).any())
+
+    def group(self, name: str) -> Group:
+        """The group of a parameter."""
+        return next(group for group in self.groups if name in group.traces)
+
+    def moves(self, name: str, upto: int | None = None) -> list[Move]:
+        """What happens to a parameter in the first `upto` steps (None: in all), but for steps that leave it alone."""
+        group = self.group(name)
+        at = self.groups.index(group)
+        source, shape = group.treatment.source, group.traces[name].shape
+        found = []
+        for step, slopes, (lr, decay) in islice(self._steps(at), upto):
+            if slopes[0] != slopes[0]:
+                continue  # not a number: skipped
+            draw = Draw(group.seed, name, 0, step, group.population)
+            noises = (source.noise(draw, shape, i, {}) for i in range(len(slopes)))
+            terms = tuple((w, z) for w, z in zip(source.weights(slopes), noises, strict=True) if z is not None)
+            if terms:
+                found.append(Move(step, lr, decay, terms))
+        return found
+
+    def _steps(self, at) -> Iterator[tuple[int, tuple[float, ...], tuple[float, float]]]:
+        own = self.rates[:, 2 * at : 2 * at + 2].tolist()
+        rates = (pair for pair, count in zip(own, self.counts.tolist(), strict=True) for pair in repeat(pair, count))
+        for step, (slopes, pair) in enumerate(zip(self.slopes.tolist(), rates, strict=True)):
+            yield step, tuple(slopes), tuple(pair)
+
+
+def check_upto(upto: object, steps: int) -> None:
+    """Raise HybridOptError unless it is a number of steps out of `steps`."""
+    if upto is not None and (not isinstance(upto, int) or isinstance(upto, bool) or not 0 <= upto <= steps):
+        raise HybridOptError(
+            f"upto={upto!r} is not allowed; the run has {steps} steps, give a number from 0 to {steps}"
+        )

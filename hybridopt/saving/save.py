@@ -1,0 +1,88 @@
+"""A saved folder, written: adapters as PEFT reads them, changed base tensors, and the configuration."""
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from ..core.errors import HybridOptError
+from ..core.files import plain_json, tensors
+from ..model.base_record import Base
+from ..policy.routes import Ready
+from .configuration import configuration
+from .folder import publish
+from .names import CONFIG, DELTA, REPLAY
+from .replay import file as replay_file
+
+__all__ = ["Savable", "check_directory", "save"]
+
+
+class Savable(Protocol):
+    """What is saved: a model with its policy, and what has become of its base. `Strategy` is one."""
+
+    model: nn.Module
+    policy: Ready
+    seed: int
+    base: Base
+    quantized: tuple[str, ...]
+
+    def check_structure(self) -> None:
+        """Raise HybridOptError if base tensors were added, removed or resized."""
+
+    def changed_tensors(self) -> dict[str, Tensor]:
+        """Base tensors that training changed, by live name."""
+
+    def recorded(self, changed: Mapping[str, Tensor]) -> Any:
+        """The run from which most of them follow; None if none does."""
+
+    def unfrozen(self) -> list[str]:
+        """Parameters of the base that are trained beside adapters."""
+
+
+def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
+    """Publish the folder in one step; see `Strategy.save_pretrained`."""
+    from ..integrations.peft import adapters as peft
+
+    model = strategy.model
+    check_directory(directory)
+    strategy.check_structure()
+    _check_savable(model, peft)
+
+    def write(folder: Path) -> None:
+        held = set()
+        if peft.is_peft_model(model):
+            peft.save_adapters(model, folder)
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's card is for people to edit, so no file of ours
+            held = peft.saved_tensor_names(model, folder)
+        changed = {n: t for n, t in strategy.changed_tensors().items() if n not in held}
+        run = strategy.recorded(changed) if replay else None
+        replayed = {} if run is None else run.traces
+        delta = {n: t for n, t in changed.items() if n not in replayed}
+        if run is not None:
+            replay_file.write(run, folder / REPLAY)
+        if delta:
+            tensors.save(delta, folder / DELTA, {"format": "pt"})
+        plain_json.write(folder / CONFIG, configuration(strategy, {*delta, *held}, replayed))
+
+    publish(Path(directory), write)
+
+
+def _check_savable(model, peft):
+    merged = [n for n, m in model.named_modules() if getattr(m, "merged", False) is True]
+    if merged:
+        raise HybridOptError(
+            f"the adapter of {merged[0]!r} is merged into its base; call model.unmerge_adapter() first"
+        )
+    if not peft.is_peft_model(model) and any(hasattr(m, "adapter_layer_names") for m in model.modules()):
+        raise HybridOptError(
+            "LoRA was added after wrap, and the wrapped model is only its base; call hybridopt.wrap(peft_model, ...) "
+            "on the PeftModel and save that: nothing is lost"
+        )
+
+
+def check_directory(directory: str | PathLike) -> None:
+    """Raise HybridOptError for what is no path."""
+    if not isinstance(directory, str | PathLike) or not str(directory):
+        raise HybridOptError(f"directory={directory!r} is not allowed; give the path of a folder")

@@ -1,0 +1,192 @@
+"""Addax that sets itself up: from a memory budget to the length threshold and the batch sizes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from hybridopt.core.errors import HybridOptError, check_count
+from hybridopt.core.files import plain_json
+from hybridopt.core.sizes import human
+
+from ..bitsandbytes.layers import weight_bytes
+from .activations import Rows, measure
+from .costs import Costs
+from .lengths import Halves, Lengths, lengths_of
+
+FREE = "free"
+
+__all__ = ["Assignment", "assign", "choose", "measure_rows", "total_bytes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment(Halves):
+    """The halves that fit a budget, and what they take; prints as a table.
+
+    All sizes in bytes: of the weights, of the gradients that are alive at once, and including these `fo_bytes` of
+    fo_batch rows of `threshold` tokens, `zo_bytes` of zo_batch rows of the `longest` length, `all_bytes` of a gradient
+    on fo_batch rows of that length, and `checkpointed_bytes` of the same with gradient checkpointing (None where the
+    model cannot do it). fo_share: of the rows; 1.0 if both halves draw from all.
+    """
+
+    budget: int
+    weights: int
+    gradients: int
+    longest: int
+    fo_bytes: int
+    zo_bytes: int
+    fo_share: float
+    all_bytes: int
+    checkpointed_bytes: int | None = None
+
+    @property
+    def zo_share(self) -> float:
+        """Share of the rows that the probe draws from."""
+        return 1.0 if self.threshold is None else 1 - self.fo_share
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON."""
+        plain_json.write(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Assignment":
+        """Read what `save` wrote; raises HybridOptError for anything else."""
+        data = plain_json.read(path, "the assignment")
+        plain_json.only(data, [field.name for field in fields(cls)], str(path))
+        return cls(**{field.name: plain_json.take(data, field.name, field.type, str(path)) for field in fields(cls)})
+
+    def __str__(self) -> str:
+        """The table, and what follows from it."""
+        limit = self.longest if self.threshold is None else self.threshold
+        head = ("half", "rows", "share", "batch", "bytes")
+        first = ("first-order", f"<= {limit} tokens", f"{self.fo_share:.1%}", f"{self.fo_batch}", human(self.fo_bytes))
+        over = f"<= {self.longest} tokens" if self.threshold is None else f"> {limit} tokens"
+        zeroth = ("zeroth-order", over, f"{self.zo_share:.1%}", f"{self.zo_batch}", human(self.zo_bytes))
+        width = [max(map(len, column)) for column in zip(head, first, zeroth, strict=True)]
+        lines = ["  ".join(map(str.ljust, line, width)).rstrip() for line in (head, first, zeroth)]
+        return "\n".join([*lines, self._remarks()])
+
+    def _remarks(self):
+        said = f"budget {human(self.budget)}: weights {human(self.weights)}, gradients {human(self.gradients)}; "
+        said += f"gradients on rows of all lengths would take {human(self.all_bytes)}"
+        if self.checkpointed_bytes not in (None, self.all_bytes):  # equal where it is on already
+            fits = "which fits" if self.checkpointed_bytes <= self.budget else "too much as well"
+            said += f", with gradient checkpointing {human(self.checkpointed_bytes)}" + (
+                f", {fits}" if self.all_bytes > self.budget else ""
+            )
+        return said + ("" if self.threshold is not None else "\neverything fits: no split by length is needed")
+
+
+def choose(costs: Costs, lengths: Sequence[int], budget: int, halves: Halves = Halves()) -> Assignment:
+    """The largest threshold that a budget allows.
+
+    lengths: of all rows, in tokens. budget: bytes, weights included. halves: the batch sizes that are wanted; they
+    shrink only where not even one row length fits. Memory is that of Addax (Li et al. 2025): weights, and the greater
+    of a probe of long rows and a backward pass over short ones. Raises HybridOptError, naming the missing bytes, if
+    one row is too much.
+    """
+    if halves.threshold is not None:
+        raise HybridOptError(
+            f"threshold={halves.threshold} is given already; there is nothing to choose from a budget"
+        )
+    levels = sorted(set(lengths))
+    longest = levels[-1]
+    zo_batch = _largest(halves.zo_batch, lambda k: costs.zeroth_order(k, longest) <= budget)
+    if not zo_batch:
+        _refuse("the probe", longest, costs.zeroth_order(1, longest), budget)
+    fo_batch = _largest(halves.fo_batch, lambda k: costs.first_order(k, levels[0]) <= budget)
+    if not fo_batch:
+        _refuse("the gradient", levels[0], costs.first_order(1, levels[0]), budget)
+    limit = max(length for length in levels if costs.first_order(fo_batch, length) <= budget)
+    return Assignment(
+        threshold=None if limit == longest else limit,
+        fo_batch=fo_batch,
+        zo_batch=zo_batch,
+        budget=budget,
+        weights=costs.weights,
+        gradients=costs.gradients,
+        longest=longest,
+        fo_bytes=costs.first_order(fo_batch, limit),
+        zo_bytes=costs.zeroth_order(zo_batch, longest),
+        fo_share=sum(length <= limit for length in lengths) / len(lengths),
+        all_bytes=costs.first_order(fo_batch, longest),
+        checkpointed_bytes=costs.with_checkpointing(fo_batch, longest),
+    )
+
+
+def _largest(most, fits):
+    return next((k for k in range(most, 0, -1) if fits(k)), 0)
+
+
+def _refuse(what, length, needed, budget):
+    cure = "shorten the rows, " if what == "the probe" else "take policy='mezo', gradient checkpointing, "
+    raise HybridOptError(
+        f"budget={budget} ({human(budget)}): {what} of a single row of {length} tokens takes {needed} bytes, weights "
+        f"included; {needed - budget} bytes ({human(needed - budget)}) are missing. Raise the budget, {cure}quantize "
+        "the base, or train an adapter"
+    )
+
+
+def assign(
+    model: nn.Module,
+    dataset: Any,
+    collate: Callable[[list], Any] = default_collate,
+    budget: int | str = FREE,
+    lengths: Lengths = None,
+    loss: Callable[[Any], Tensor] | None = None,
+) -> Assignment:
+    """Measure a model on a data set and choose: `measure`, then `choose` with the paper's batch sizes.
+
+    dataset, collate, lengths: as in `pair_loader`. budget: as in `total_bytes`. loss: of a batch, on the model's
+    device; `model(**batch).loss` unless given.
+    """
+    sizes = lengths_of(dataset, lengths)
+    return choose(measure_rows(model, dataset, sizes, collate, loss), sizes, total_bytes(budget, model))
+
+
+def measure_rows(
+    model: nn.Module,
+    dataset: Any,
+    lengths: Sequence[int],
+    collate: Callable[[list], Any],
+    loss: Callable[[Any], Tensor] | None = None,
+) -> Costs:
+    """The costs of batches that are cut from the longest row; arguments as in `assign`, a length for each row."""
+    Halves().divide(lengths)
+    longest = max(lengths)
+    rows = Rows(dataset[lengths.index(longest)], longest, collate)
+    device = _device(model)
+    loss = loss or (lambda batch: model(**{key: value.to(device) for key, value in batch.items()}).loss)
+    return measure(model, lambda batch, length: loss(rows(batch, length)), longest)
+
+
+def total_bytes(budget: int | str, model: nn.Module) -> int:
+    """A budget in bytes, weights included: a number of bytes, or text such as "8GiB" or "80 GB".
+
+    "free": the weights and what is free on the model's GPU now. Raises HybridOptError for what is no size, and for
+    "free" where the model is on no GPU.
+    """
+    if budget == FREE:
+        return weight_bytes(model) + _free(_device(model))
+    if isinstance(budget, str):
+        from hybridopt.core.sizes import parse_size
+
+        return parse_size(budget, "budget")
+    check_count("total_bytes", "budget", budget, 1)
+    return budget
+
+
+def _device(model):
+    return next(model.parameters()).device
+
+
+def _free(device):
+    """What torch could still allocate, its own cache included."""
+    if device.type != "cuda":
+        raise HybridOptError(f"budget='free' is the free memory of a GPU, and the model is on {device}; give '8GiB'")
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused

@@ -1,0 +1,1 @@
+"""Frozen base weights in 4 and 8 bits, by bitsandbytes."""
