@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from models import tiny_llama
-from saved import bits, equal
-from test_trainer import LR, STEPS, arguments, data
-from test_trainer import wrapped as unseeded
 from transformers import Trainer, TrainerCallback
 
 import hybridopt
 from hybridopt.integrations.transformers import HybridOptimizerFactory
+from support.models import tiny_llama
+from support.saved import bits, equal
+from support.trainers import LR, STEPS, arguments, data
+from support.trainers import wrapped as unseeded
 
 
 def wrapped(kind):

@@ -1,0 +1,185 @@
+"""fit_70b has the shapes it says, runs every scenario, finds the longest sequence, and keeps what it has measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from hybridopt.core.registry import names
+from hybridopt.integrations.bitsandbytes import frozen_layers
+from hybridopt.integrations.bitsandbytes import layers as quantization
+from support.paths import BENCHMARKS
+
+sys.path.insert(0, str(BENCHMARKS))
+
+import fit_70b  # noqa: E402
+import fit_70b_run  # noqa: E402
+from fit_70b_model import SIZES, FromHost, build, prepared  # noqa: E402
+from fit_70b_plan import predict  # noqa: E402
+from fit_70b_scenarios import GIB, SCENARIOS, SHORTEST  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:the output layer is state-free", "ignore:.gradient_checkpointing_enable"
+)
+
+
+def options(*arguments):
+    return fit_70b.parse([*arguments, "--device", "cpu"])
+
+
+class Steps:
+    """Stands for a bench: so many bytes by the length, and an end of memory."""
+
+    def __init__(self, peak, most=10**9):
+        self.peak, self.most, self.found, self.tried = peak, most, {}, []
+
+    def steps(self, sequence, count):
+        self.tried.append(sequence)
+        if sequence > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.note(sequence=sequence)
+        return self.peak(sequence)
+
+    def note(self, **values):
+        self.found |= values
+
+    def clear(self):
+        pass
+
+
+# ---- the model
+
+
+def test_shapes_are_those_of_llama_3_70b():
+    with torch.device("meta"):
+        model = LlamaForCausalLM(SIZES["70b"])
+    assert sum(p.numel() for p in model.parameters()) == 70_553_706_496
+    linear = quantization.targets(model, "nf4", ["lm_head"])
+    assert len(linear) == 560 and sum(model.get_submodule(n).weight.numel() for n in linear) == 68_451_041_280
+
+
+def test_weights_are_quantized_while_they_are_made(monkeypatch):
+    monkeypatch.setattr(frozen_layers, "PIECE", 1 << 10)
+    with fit_70b_run.Peak("cpu") as peak:
+        model = build("tiny", SCENARIOS["frugal"], "cpu")
+    own = fit_70b_run.live("cpu", [model])
+    layer = 2 * max(p.numel() for p in model.parameters())
+    assert own <= peak.extra < own + layer + 100_000
+    assert len({p.sum().item() for n, p in model.named_parameters() if "norm" not in n and p.is_floating_point()}) == 2
+
+
+def test_a_table_on_the_host_says_the_same():
+    model = LlamaForCausalLM(SIZES["tiny"])
+    tokens = torch.arange(8)[None]
+    wanted = model(tokens).logits
+    FromHost.of(model)
+    assert torch.equal(model(tokens).logits, wanted)
+    assert not model.get_input_embeddings().weight.requires_grad
+
+
+def test_adapters_have_the_dtype_of_the_scenario():
+    for name, dtype in (("frugal", torch.bfloat16), ("qlora", torch.float32)):
+        model = prepared(build("tiny", SCENARIOS[name], "cpu"), SCENARIOS[name])
+        assert {p.dtype for n, p in model.named_parameters() if "lora_" in n} == {dtype}
+        kept = {p.dtype for n, p in model.named_parameters() if "lora_" not in n}
+        assert kept == {torch.bfloat16, torch.uint8} and model.is_gradient_checkpointing
+
+
+# ---- the measurement
+
+
+@pytest.mark.parametrize("name", [n for n in SCENARIOS if SCENARIOS[n].policy in names("policies")])
+def test_every_scenario_runs_and_is_predicted(tmp_path, name):
+    found = fit_70b_run.measure(name, "tiny", "cpu", tmp_path / "found.json")
+    assert json.loads((tmp_path / "found.json").read_text()) == found
+    assert found["random_weights"] and 5 < found["loss"] < 8 and found["tokens_per_second"] > 0
+    assert found["model_bytes"] + found["optimizer_bytes"] < found["peak_bytes"] < 10 * found["model_bytes"]
+    assert (found["sequence"] > 2 * SHORTEST) == (name == "longest")
+    plan = predict(SCENARIOS[name], "tiny", "cpu", found["sequence"])
+    assert plan["peak_bytes"] == pytest.approx(found["peak_bytes"], rel=0.1)
+
+
+def test_the_longest_sequence_fills_the_budget_and_no_more():
+    bench = Steps(lambda length: 1000 + 3 * length)
+    fit_70b_run.longest(bench, 100_000, (1024, 2048))
+    assert 0.97 * 33_000 < bench.found["sequence"] < 33_000 and len(bench.tried) == 3
+    tight = Steps(lambda length: 1000 + 3 * length, most=32_000)
+    fit_70b_run.longest(tight, 100_000, (1024, 2048))
+    assert tight.found["sequence"] < 32_000 and len(tight.found["failed_sequences"]) == 1
+    bent = Steps(lambda length: 1000 + 3 * length + length**2 // 20_000)
+    fit_70b_run.longest(bent, 100_000, (8192, 16384))
+    assert bent.peak(bent.found["sequence"]) <= 100_000
+    with pytest.raises(MemoryError, match="not even"):
+        fit_70b_run.longest(Steps(lambda length: 1000 + 3 * length, most=2048), 100_000, (1024, 2048))
+
+
+def test_shorter_sequences_are_tried_where_longer_ones_do_not_fit():
+    bench = Steps(lambda length: length, most=600)
+    fit_70b_run.first_that_fits(bench, (2048, 1024, 512))
+    assert bench.found["sequence"] == 512 and bench.found["failed_sequences"] == [2048, 1024]
+    with pytest.raises(MemoryError, match="none of the sequences"):
+        fit_70b_run.first_that_fits(bench, (2048, 1024))
+
+
+# ---- the plan
+
+
+def test_the_plan_says_that_70b_fits_40_gib_where_usually_it_does_not():
+    ours, usual = (predict(SCENARIOS[name], "70b", "cuda", 2048)["peak_bytes"] for name in ("frugal", "qlora"))
+    assert ours < 40 * GIB < 44 * GIB < usual
+
+
+# ---- the command
+
+
+def test_a_scenario_of_its_own_process_and_a_prediction_beside(tmp_path, capsys):
+    arguments = ["--device", "cpu", "--only", "qzo", "--out", str(tmp_path)]
+    fit_70b.main([*arguments, "--measure-only", "--seconds", "120"])
+    fit_70b.main([*arguments, "--simulate"])
+    out = capsys.readouterr().out
+    document = json.loads(out.splitlines()[-1])
+    assert document == json.loads((tmp_path / "fit_70b.json").read_text())
+    row = document["rows"]["qzo"]
+    assert "failed" not in row["measured"] and row["predicted"]["sequence"] == row["measured"]["sequence"] == SHORTEST
+    assert "random weights" in out and SCENARIOS["qzo"].label in out
+
+
+def test_what_fails_is_a_row_like_any_other(tmp_path, monkeypatch):
+    found = {"peak_bytes": GIB, "sequence": 512}
+
+    def stopped(command, timeout, **_):
+        Path(command[command.index("--file") + 1]).write_text(json.dumps(found))
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(fit_70b.subprocess, "run", stopped)
+    assert fit_70b.measured("full", 33.0, options()) == found | {"failed": "stopped after 33 s"}
+    broken = SimpleNamespace(returncode=-9, stderr="Killed")
+    monkeypatch.setattr(fit_70b.subprocess, "run", lambda *a, **k: broken)
+    assert fit_70b.measured("full", 33.0, options()) == {"failed": "exit -9: Killed"}
+    assert fit_70b.measured("full", 3.0, options()) == {"failed": "no time left"}
+    document = fit_70b.run(options("--measure-only", "--minutes", "0", "--out", str(tmp_path)), lambda text: None)
+    assert {row["measured"]["failed"] for row in document["rows"].values()} == {"no time left"}
+    assert fit_70b.table(document).row_count == len(SCENARIOS)
+
+
+def test_an_error_within_a_scenario_keeps_what_was_found(tmp_path, monkeypatch):
+    file = tmp_path / "found.json"
+
+    def broken(name, size, device, path):
+        path.write_text('{"model_bytes": 7}')
+        raise MemoryError("none fits")
+
+    monkeypatch.setattr(fit_70b_run, "measure", broken)
+    fit_70b_run.main(["full", "--file", str(file)])
+    assert json.loads(file.read_text()) == {"model_bytes": 7, "failed": "MemoryError: none fits"}
+
+
+def test_the_whole_size_is_not_tried_on_a_cpu():
+    with pytest.raises(SystemExit):
+        options("--size", "70b")
+    assert fit_70b.parse(["--simulate"]).size == "70b"

@@ -1,0 +1,109 @@
+"""Imports point one way, stay light, and every package is shipped."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from hybridopt import parts
+from hybridopt.core.registry import PARTS, names
+from support.paths import ROOT
+
+PACKAGE = ROOT / "hybridopt"
+ROOMS = (  # a file imports from its own room and from those before it, within functions too
+    "core",
+    "parts",
+    "model",
+    "policy",
+    "execution",
+    "optimizer",
+    "saving",
+    "planning",
+    "strategy",
+    "auto",
+    "wrapping",
+    "reloading",
+    "hybridopt",
+    "cli",
+    "integrations",
+)
+LEVEL = {name: level for level, name in enumerate(ROOMS)}
+FILES = sorted(f for folder in (PACKAGE, ROOT / "integrations") for f in folder.rglob("*.py"))
+HEAVY = ("transformers", "peft", "bitsandbytes", "accelerate", "trl")
+
+
+def room(module):
+    """hybridopt.parts.splits.block -> parts; hybridopt.wrapping -> wrapping; hybridopt -> hybridopt."""
+    return module.split(".")[1] if "." in module else module
+
+
+def module_of(file):
+    path = file.relative_to(ROOT).with_suffix("")
+    parts = ("hybridopt", *path.parts) if path.parts[0] == "integrations" else path.parts
+    return ".".join(parts[:-1] if path.name == "__init__" else parts)
+
+
+def imports(file):
+    """(full module name, is it inside a function) of everything a file imports."""
+    tree = ast.parse(file.read_text())
+    inner = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
+    package = module_of(file).split(".")[: None if file.name == "__init__.py" else -1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node in inner) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join([*base, node.module] if node.module else base)
+            for alias in node.names:  # `from . import room` and `from .room import name` alike
+                yield (
+                    (f"{stem}.{alias.name}" if (PACKAGE.parent / stem.replace(".", "/")).is_dir() else stem),
+                    (node in inner),
+                )
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_imports_point_down(file):
+    me = room(module_of(file))
+    assert me in LEVEL, f"{me} is no room; give it a place in ROOMS"
+    for target, inside in imports(file):
+        top = target.split(".")[0]
+        assert inside or top not in HEAVY or me == "integrations", f"{file.name} imports {target} at the top"
+        other = room(target)
+        if top == "hybridopt" and other in LEVEL and other != "integrations":
+            assert LEVEL[other] <= LEVEL[me], f"{me} imports {target}, which lies above it"
+
+
+@pytest.mark.parametrize("kind", ["rules", "splits", "sources", "schedules", "codecs", "stores"])
+def test_parts_know_no_other_kind_of_part(kind):
+    for file in (PACKAGE / "parts" / kind).glob("*.py"):
+        mine = [t for t, _ in imports(file) if t.startswith("hybridopt.")]
+        assert all(t.startswith(("hybridopt.core.", f"hybridopt.parts.{kind}")) for t in mine), (file, mine)
+
+
+@pytest.mark.parametrize("name", dir(parts))
+def test_every_part_is_found_by_its_class_name(name):
+    assert getattr(parts, name).__name__ == name
+
+
+def test_a_part_that_is_not_there_lists_the_others():
+    with pytest.raises(AttributeError, match=r"no part 'Collumns'; known: .*Columns"):
+        _ = parts.Collumns
+
+
+def test_class_names_of_parts_are_unique():
+    assert len(dir(parts)) == sum(len(names(kind)) for kind in PARTS)
+
+
+def test_import_is_light():
+    code = f"import sys, hybridopt; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_package_is_shipped():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert set(settings["packages"]) == {module_of(f) for f in FILES if f.name == "__init__.py"}
+    assert {f.parent for f in FILES} == {f.parent for f in FILES if f.name == "__init__.py"}, "a folder is no package"
+    assert settings["package-dir"] == {"hybridopt": "hybridopt", "hybridopt.integrations": "integrations"}

@@ -1,0 +1,61 @@
+"""Plans of a loss in chunks: as `hybridopt.chunked_loss` takes it, tried in a search, and left to those who train."""
+
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import hybridopt
+from hybridopt.planning import Estimator, Request
+from hybridopt.planning.subject.model import Source
+from hybridopt.planning.ways import search
+from hybridopt.planning.ways.ways import CHUNK
+from support.paths import BENCHMARKS
+
+sys.path.insert(0, str(BENCHMARKS))
+
+from plan_measure import SOURCES, measured_step, prepared  # noqa: E402
+
+WORDS = {"num_hidden_layers": 2, "vocab_size": 8192, "hidden_size": 64, "intermediate_size": 128}
+LLAMA = Source("llama", SOURCES["llama"].settings | WORDS)
+BERT = Source("bert", SOURCES["bert"].settings | {"num_hidden_layers": 2, "hidden_size": 64})
+SIZE = {"seq_len": 64, "device": "cpu"}
+
+
+@pytest.mark.parametrize("chunk", [16, 48])
+def test_the_plan_is_that_of_a_real_step(chunk):
+    request = Request(policy="adamw", lora=4, chunk=chunk, batch=2, **SIZE)
+    model, optimizer = prepared(LLAMA, request)
+    tokens = torch.randint(8192, (2, 64))
+    with hybridopt.chunked_loss(model, chunk):
+        found = max(measured_step(model, optimizer, tokens, 1).ops for _ in range(2))
+    planned = Estimator(LLAMA).estimate(request).peak_bytes
+    assert planned == pytest.approx(found, rel=0.03)
+    assert planned < 0.7 * Estimator(LLAMA).estimate(request.but(chunk=None)).peak_bytes
+
+
+def test_it_is_tried_before_checkpointing():
+    """And where it alone helps, the lines to paste say so."""
+    size = SIZE | {"seq_len": 512}
+    request = Request(policy="adamw", **size)
+    plain, chunked = (Estimator(LLAMA).estimate(request.but(chunk=c)).peak_bytes for c in (None, CHUNK))
+    best = search(LLAMA_CONFIG, (plain + chunked) // 2, **size)[0]
+    assert best.way.title == "AdamW" and best.request.chunk == CHUNK and not best.request.checkpointing
+    assert "chunked_loss(model, 256)" in best.code and best.estimate.peak_bytes == chunked
+
+
+def test_other_losses_are_searched_without_it():
+    found = search(BERT.config(), "1GiB", **SIZE)
+    assert found and all(choice.request.chunk is None for choice in found)
+
+
+def test_who_lets_choose_keeps_the_logits():
+    request = Request(policy="adamw", seq_len=512, device="cpu")
+    plain, chunked = (Estimator(LLAMA).estimate(request.but(chunk=c)).peak_bytes for c in (None, CHUNK))
+    model = AutoModelForCausalLM.from_config(LLAMA.config(), dtype=torch.bfloat16)
+    model = hybridopt.wrap(model, policy="auto", memory=(plain + chunked) // 2, seq_len=512)
+    assert model.hybrid.choice.fits and model.hybrid.choice.request.chunk is None
+
+
+LLAMA_CONFIG = LLAMA.config()

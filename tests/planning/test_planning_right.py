@@ -1,0 +1,74 @@
+"""Planned peaks are those of real training steps: every storage counted as long as it lives, op by op."""
+
+import sys
+
+import pytest
+import torch
+
+from support.paths import BENCHMARKS
+
+sys.path.insert(0, str(BENCHMARKS))
+
+from plan_measure import SOURCES, measure, prepared  # noqa: E402
+
+from hybridopt.planning import Estimator, Request, plan_live
+from hybridopt.planning.subject.model import Source
+
+SMALL = {"num_hidden_layers": 5, "vocab_size": 512, "hidden_size": 128, "intermediate_size": 384}
+SMALL_GPT2 = {"n_layer": 5, "vocab_size": 512, "n_embd": 128}
+LLAMA, BERT = (Source(name, SOURCES[name].settings | SMALL) for name in ("llama", "bert"))
+GPT2 = Source("gpt2", SOURCES["gpt2"].settings | SMALL_GPT2)
+SIZE = {"seq_len": 48, "batch": 2, "device": "cpu"}
+NF4, INT8 = {"lora": 8, "quantization": "nf4"}, {"lora": 8, "quantization": "int8"}
+FUSED, AGAIN = {"release": "fused"}, {"checkpointing": True}
+CELLS = [  # every policy, base, release and both ways of keeping activations, in pairs
+    (LLAMA, {"policy": "adamw", "dtype": "fp32", **FUSED}),
+    (LLAMA, {"policy": "adamw", "options": {"codec": "int8"}, "micro_batches": 2, **AGAIN}),
+    (LLAMA, {"policy": "adamw", "micro_batches": 3, **FUSED}),
+    (LLAMA, {"policy": "frugal", **FUSED, **AGAIN}),
+    (LLAMA, {"policy": "frugal", **INT8, **AGAIN}),
+    (LLAMA, {"policy": "galore", **AGAIN}),
+    (LLAMA, {"policy": "adalomo", "lora": 8, **AGAIN}),
+    (LLAMA, {"policy": "signsgd", **NF4, **AGAIN}),
+    (LLAMA, {"policy": "adam_mini", **INT8, **FUSED}),
+    (LLAMA, {"policy": "badam", "options": {"update_gap": 1}, **AGAIN}),
+    (LLAMA, {"policy": "mezo", "options": {"kind": "gaussian"}}),
+    (LLAMA, {"policy": "addax", **NF4, **FUSED}),
+    (GPT2, {"policy": "mezo", "options": {"samples": 2}}),
+    (BERT, {"policy": "zo_adam", "lora": 8}),
+    (LLAMA, {"policy": "frugal", "quantization": "int8-trainable", **AGAIN}),
+    (GPT2, {"policy": "signsgd", **NF4, **FUSED}),
+    (BERT, {"policy": "frugal", **AGAIN, **FUSED}),
+]
+STEPS = {"badam": 6}
+
+
+def names(value):
+    return value.name if isinstance(value, Source) else " ".join(str(v) for v in value.values())
+
+
+@pytest.mark.filterwarnings("ignore:the output layer is state-free")
+@pytest.mark.parametrize(("source", "how"), CELLS, ids=names)
+def test_a_plan_is_within_three_percent_of_a_real_step(source, how):
+    request = Request(**how, **SIZE)
+    planned = Estimator(source).estimate(request).peak_bytes
+    assert planned == pytest.approx(measure(source, request, STEPS.get(request.policy, 2)).ops, rel=0.03)
+
+
+def test_a_live_model_is_planned_like_its_config():
+    request = Request(policy="frugal", **NF4, **FUSED, **SIZE)
+    model, _ = prepared(LLAMA, request)
+    live = plan_live(model, seq_len=48, batch_size=2, release="fused")
+    assert live.parts == Estimator(LLAMA).estimate(request).parts
+    assert live.request.as_dict()["policy"] == "Frugal" and live.request.lora == 8
+
+
+@pytest.mark.parametrize("how", [{"policy": "frugal", **INT8}, {"policy": "qzo", "quantization": "int8"}], ids=names)
+def test_a_step_changes_no_plan_of_an_8_bit_model(how):
+    """bitsandbytes moves the codes in the first forward pass."""
+    model, _ = prepared(LLAMA, Request(**how, **SIZE))
+    before = model.hybrid.plan(seq_len=48, batch_size=2).parts
+    tokens = torch.zeros(1, 8, dtype=torch.long)
+    model(input_ids=tokens, labels=tokens)
+    assert model.hybrid.plan(seq_len=48, batch_size=2).parts == before
+    assert Estimator(LLAMA).estimate(Request(**how, **SIZE)).parts == before
