@@ -8,7 +8,7 @@ from fit_70b_scenarios import CONTEXT, SHORT, Scenario
 from torch import nn
 
 from hybridopt.planning import Estimator, Request
-from hybridopt.planning.subject.model import source
+from hybridopt.planning.subject.model import subject_of
 
 
 def predict(scenario: Scenario, size: str, device: str, sequence: int) -> dict:
@@ -25,7 +25,7 @@ def predict(scenario: Scenario, size: str, device: str, sequence: int) -> dict:
         device=device,
     )
     try:
-        found = Estimator(source(SIZES[size]), partial(adapters_, scenario)).estimate(request)
+        found = Estimator(subject_of(SIZES[size]), partial(adapters_, scenario)).estimate(request)
     except Exception as error:  # of whatever kind: it is the result
         return {"failed": f"{type(error).__name__}: {error}"[:300]}
     peak = found.peak_bytes - found.overhead_bytes - on_host(scenario, size, device)

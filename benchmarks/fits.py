@@ -15,7 +15,7 @@ from rich.progress import track
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.sizes import GIB
 from hybridopt.planning import Estimator, Request
-from hybridopt.planning.subject.model import source
+from hybridopt.planning.subject.model import subject_of
 from hybridopt.planning.ways.ways import VARIANTS, WAYS
 
 HERE = Path(__file__).parent
@@ -26,7 +26,7 @@ GPUS = (12, 16, 24, 40, 48, 80, 141)  # GiB
 
 def ways(model: str) -> list[dict]:
     """Every way with the peak of each of its variants, in bytes."""
-    estimator, found = Estimator(source(model)), []
+    estimator, found = Estimator(subject_of(model)), []
     for way in WAYS:
         peaks = []
         for variant in VARIANTS:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import hybridopt
 from hybridopt.core.numerics import directions, rounding
 from hybridopt.planning.request import DTYPES, Request
-from hybridopt.planning.subject.model import Source, checkpoint_
+from hybridopt.planning.subject.model import Subject, checkpoint_
 from hybridopt.planning.trace.fake_models import tensors_of
 from hybridopt.planning.trace.tracker import Tracker, storages
 
@@ -45,7 +45,7 @@ BERT = {
     "max_position_embeddings": 256,
     "architectures": ["BertForMaskedLM"],
 }
-SOURCES = {settings["model_type"]: Source(settings["model_type"], settings) for settings in (LLAMA, GPT2, BERT)}
+SOURCES = {settings["model_type"]: Subject(settings["model_type"], settings) for settings in (LLAMA, GPT2, BERT)}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Measured:
     allocated: int
 
 
-def measure(source: Source, request: Request, steps: int = 2) -> Measured:
+def measure(source: Subject, request: Request, steps: int = 2) -> Measured:
     """Train for some steps, on one thread; the first makes the state."""
     rounding._tables.clear()  # which may have grown by whatever ran before
     for kind in directions.KINDS:  # makes a table once
@@ -67,7 +67,7 @@ def measure(source: Source, request: Request, steps: int = 2) -> Measured:
     return Measured(max(x.ops for x in found), max(x.allocated for x in found))
 
 
-def prepared(source: Source, request: Request) -> tuple[nn.Module, torch.optim.Optimizer]:
+def prepared(source: Subject, request: Request) -> tuple[nn.Module, torch.optim.Optimizer]:
     """A model with random weights, wrapped as the request says, and its optimizer."""
     torch.manual_seed(0)
     config = source.config(cuda=False)

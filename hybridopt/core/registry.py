@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .errors import HybridOptError, check_choice, known
 
-__all__ = ["KINDS", "PARTS", "find", "names", "pack", "part", "unpack"]
+__all__ = ["KINDS", "PARTS", "find", "names", "pack", "make", "unpack"]
 
 PACKAGE = __package__.partition(".")[0]
 PARTS = ("rules", "splits", "sources", "schedules", "codecs", "stores")
@@ -33,7 +33,7 @@ def find(kind: str, name: str) -> type:
     return getattr(module, module.__all__[0])
 
 
-def part(kind: str, value: object, **options: object) -> object:
+def make(kind: str, value: object, **options: object) -> object:
     """A part from its name, its packed form, or itself."""
     if isinstance(value, str):
         return build(find(kind, value), options)

@@ -10,13 +10,13 @@ from torch import Tensor
 from ..core.contracts import Noise, Shape
 from ..core.numerics.directions import Direction, combine_, values
 
-__all__ = ["Estimate", "shifted"]
+__all__ = ["ProbeGradient", "shifted"]
 
 PIECE = 1 << 18  # elements of a direction that exist at one time
 
 
 @dataclass(frozen=True, eq=False)
-class Estimate:
+class ProbeGradient:
     """g = share * backprop + sum_k weight_k z_k, for the elements from `start` on; behaves as a tensor of `shape`.
 
     terms: (weight, direction). Its parts are estimates; `to` makes a tensor, and products and sums are rounded one by
@@ -35,7 +35,7 @@ class Estimate:
         """Elements."""
         return math.prod(self.shape)
 
-    def reshape(self, *shape: int | Sequence[int]) -> "Estimate":
+    def reshape(self, *shape: int | Sequence[int]) -> "ProbeGradient":
         """The same elements in another shape; one of its sizes may be -1."""
         sizes = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
         rest = math.prod(n for n in sizes if n >= 0)
@@ -43,11 +43,11 @@ class Estimate:
 
     view = reshape
 
-    def contiguous(self) -> "Estimate":
+    def contiguous(self) -> "ProbeGradient":
         """Itself."""
         return self
 
-    def __getitem__(self, at: int | slice) -> "Estimate":
+    def __getitem__(self, at: int | slice) -> "ProbeGradient":
         """One of its parts, or some in a row."""
         size = math.prod(self.shape[1:])
         if isinstance(at, int):

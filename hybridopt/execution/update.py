@@ -10,7 +10,18 @@ from ..core.numerics.rounding import Seed
 from ..policy.job import Job
 from .state import basis, keep, load
 
-__all__ = ["Now", "apart", "join", "look", "rounds", "settle", "update", "write", "write_free_", "write_low"]
+__all__ = [
+    "Now",
+    "can_write_separately",
+    "join",
+    "look",
+    "rounds",
+    "settle",
+    "update",
+    "write",
+    "write_free_",
+    "write_low",
+]
 
 Looked = dict[str, tuple[State, State]]  # by axis: rows, sums
 
@@ -90,7 +101,7 @@ def settle(i: int, looked: Looked, raw: State, job: Job, now: Now) -> Now:
 
 def write(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: Now) -> None:
     """Both directions, joined and written, on a slice of rows."""
-    if store.block == 1 and apart(job):
+    if store.block == 1 and can_write_separately(job):
         chosen = write_low(param, grad, raw, job, store, now)
         write_free_(param, grad, raw, job, store, now)
         job.part.up_(param, chosen, basis(raw))
@@ -109,7 +120,7 @@ def write(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: 
     store.write_(param, out, now.decay, now.seeds[""])
 
 
-def apart(job: Job) -> bool:
+def can_write_separately(job: Job) -> bool:
     """Can both parts be written one after the other, as every entry belongs to one? Then none is joined."""
     return job.part.disjoint and not job.part.covers and job.treatment.free.local
 

@@ -20,7 +20,7 @@ __all__ = [
     "remember",
     "remembered",
     "restructured",
-    "strange",
+    "first_difference",
 ]
 
 Base = dict[str, list]  # base name: [elements before packing, dtype, checksum]
@@ -50,7 +50,7 @@ def merged(old: Base, new: Base) -> Base:
     return {n: old[n] if n in old and old[n][0] == mark[0] else mark for n, mark in new.items()}
 
 
-def strange(live: Base, base: Base) -> str | None:
+def first_difference(live: Base, base: Base) -> str | None:
     """A tensor that makes `live` another base than `base`, and why; without a checksum in `base` any values will do.
 
     Quantized weights can be told apart only from such as were quantized the same way.
@@ -69,7 +69,7 @@ def strange(live: Base, base: Base) -> str | None:
 def restructured(model: nn.Module, base: Base) -> str | None:
     """A tensor that was added, removed or resized, and how; reads no values."""
     live = {n: [math.prod(logical_shape(t)), "", None] for n, t in _tensors(model).items()}
-    return strange(live, {n: [mark[0], "", None] for n, mark in base.items()})
+    return first_difference(live, {n: [mark[0], "", None] for n, mark in base.items()})
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from ..policy.plan import check_scheme
 from ..policy.routes import Ready, check_routes, learning_rate, read_policy
 from .gradients import NONFINITE, norm, total
 from .groups import Tags, check_numbers, named
-from .parameters import Updates
+from .parameters import Parameters
 from .probe_face import Probing
 from .probing.course import Course
 from .releases import conflicts
@@ -233,7 +233,7 @@ class HybridOptimizer(Probing, Persistent):
 
     def _look_anew(self):
         """After any change of the groups: forget what was derived from them, watch what must be watched."""
-        self._updates = Updates(self, self._tags, self.compile, self._course, self._trainable)
+        self._updates = Parameters(self, self._tags, self.compile, self._course, self._trainable)
         self._course.look_anew(self._updates)
         if self._hooked:
             self._hooks.put(self._watched(), alone=self._release.fused)

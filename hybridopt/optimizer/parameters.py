@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from ..core.contracts import Noise
 from ..core.errors import HybridOptError
 from ..execution import shards
-from ..execution.probe_gradient import Estimate
+from ..execution.probe_gradient import ProbeGradient
 from ..execution.probed import run_estimated
 from ..execution.run import run
 from ..execution.state import allocate, basis
@@ -23,13 +23,13 @@ from .groups import Tags, named
 from .probing.draws import Noises
 from .windows import Windows, turned
 
-__all__ = ["WORTH_COMPILING", "Updates", "Work"]
+__all__ = ["WORTH_COMPILING", "Parameters", "Work"]
 
 WORTH_COMPILING = 50_000_000  # elements, on a CPU
 Work = tuple[str, Tensor]  # a parameter with its name
 
 
-class Updates:
+class Parameters:
     """The parameters of an optimizer by name, its state, and how both move; made anew when its groups change."""
 
     def __init__(self, optimizer, tags: Tags, compile: bool | str, course, trainable: frozenset[str]):
@@ -165,7 +165,7 @@ class Updates:
         if backprop is None and not terms:
             return None
         dtype = self.windows.job(group, name, p).arithmetic
-        return Estimate(terms, tuple(p.shape), p.device, dtype, backprop, source.share)
+        return ProbeGradient(terms, tuple(p.shape), p.device, dtype, backprop, source.share)
 
     def _task(self, group, name, p, grad):
         """What is to be done to a parameter; None where it is left alone. Counts its state's age."""

@@ -5,7 +5,7 @@ from .estimate import Estimate, Estimator
 from .live import plan_live
 from .request import Request
 from .subject.inputs import tokens_of
-from .subject.model import source
+from .subject.model import subject_of
 from .ways.search import Choice, search
 
 __all__ = ["Choice", "Estimate", "Estimator", "Request", "parse_size", "plan", "plan_live", "search", "tokens"]
@@ -16,9 +16,9 @@ def plan(model: object, request: Request) -> Estimate:
 
     Nothing is loaded or downloaded. Raises HybridOptError for what cannot be done.
     """
-    return Estimator(source(model)).estimate(request)
+    return Estimator(subject_of(model)).estimate(request)
 
 
 def tokens(model: object) -> int:
     """Tokens of a sequence where nobody says: 2048, or as many as a model, given as to `plan`, has positions for."""
-    return tokens_of(source(model))
+    return tokens_of(subject_of(model))

@@ -17,7 +17,7 @@ from .bytes.static import Weights, gradient_bytes, idle_windows, static, weights
 from .bytes.temporaries import Temporaries
 from .request import Request
 from .subject.inputs import inputs
-from .subject.model import Source, layers, skeleton
+from .subject.model import Subject, layers, skeleton
 from .trace.extrapolate import extrapolate
 from .trace.peak import Peak, Step, peak
 from .trace.rhythm import rhythm
@@ -119,7 +119,7 @@ class Estimator:
     change: done to every model that is made, for what no request can say.
     """
 
-    def __init__(self, source: Source, change: Callable[[nn.Module], object] = lambda model: None):
+    def __init__(self, source: Subject, change: Callable[[nn.Module], object] = lambda model: None):
         self.source, self._change = source, change
         self._models: dict[tuple, Known] = {}
         self._costs: dict[tuple, Costs] = {}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ..core.errors import HybridOptError
-from ..model.base_record import Base, persistent_buffers, record, restructured, strange
+from ..model.base_record import Base, first_difference, persistent_buffers, record, restructured
 from ..model.quantization.int8_layers import TRAINABLE, plain, planned
 from ..model.quantization.opened import SUFFIXES, scales
 from ..model.roles import base_name, base_names, logical_shape
@@ -36,7 +36,7 @@ def check_bare(model: nn.Module, config: dict) -> None:
 def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> Base:
     """The record of a base model that fits; raises HybridOptError, naming the tensor, for any other."""
     base = record(model)
-    if why := strange(base, config["base"]):
+    if why := first_difference(base, config["base"]):
         raise _another(model, why)
     if base_dtype(model) != config["dtype"]:
         raise HybridOptError(
@@ -75,8 +75,8 @@ def check_quantization(model, config) -> list[str]:
             f"the base model is quantized: {given}, but was trained with: {wanted}; load it "
             + ("in full precision" if names or wanted is None else f"quantized with {wanted}")
         )
-    if strange := sorted(set(names) - set(bitsandbytes.check(model, wanted))):
-        raise HybridOptError(f"{CONFIG}: quantized={strange[:3]} cannot be quantized in this base model")
+    if foreign := sorted(set(names) - set(bitsandbytes.check(model, wanted))):
+        raise HybridOptError(f"{CONFIG}: quantized={foreign[:3]} cannot be quantized in this base model")
     return names
 
 

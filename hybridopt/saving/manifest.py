@@ -9,14 +9,14 @@ from pathlib import Path, PurePath
 from ..core.errors import HybridOptError
 from ..core.files import plain_json
 
-__all__ = ["MANIFEST", "Entry", "inside", "read", "seal", "sync", "verify"]
+__all__ = ["MANIFEST", "FileEntry", "inside", "read", "seal", "sync", "verify"]
 
 MANIFEST = "hybridopt_manifest.json"
 FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Entry:
+class FileEntry:
     """What one file must be: its size in bytes and its sha256 in hexadecimal."""
 
     size: int
@@ -41,7 +41,7 @@ def seal(folder: Path) -> list[str]:
     return names
 
 
-def read(path: Path) -> dict[str, Entry]:
+def read(path: Path) -> dict[str, FileEntry]:
     """Return the entries of a manifest file by name.
 
     Raises HybridOptError for another format and for names that are not plain paths inside the folder.
@@ -56,7 +56,7 @@ def read(path: Path) -> dict[str, Entry]:
     return {name: _entry(name, files, where) for name in files}
 
 
-def verify(path: Path, entry: Entry) -> None:
+def verify(path: Path, entry: FileEntry) -> None:
     """Raise HybridOptError unless `path` is a regular file of the size and the sha256 in `entry`."""
     cure = "restore the file from a copy, or save again"
     if not path.is_file():
@@ -99,18 +99,18 @@ def _names(folder: Path) -> list[str]:
     return names
 
 
-def _measure(path: Path) -> Entry:
+def _measure(path: Path) -> FileEntry:
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return Entry(size=file.tell(), sha256=sha256)
+        return FileEntry(size=file.tell(), sha256=sha256)
 
 
-def _entry(name: str, files: dict[str, object], where: str) -> Entry:
+def _entry(name: str, files: dict[str, object], where: str) -> FileEntry:
     _check_name(name, where)
     data = plain_json.take(files, name, dict, where)
     plain_json.only(data, ("size", "sha256"), f"{where}: {name!r}")
     size = plain_json.take(data, "size", int, f"{where}: {name!r}")
-    return Entry(size, plain_json.take(data, "sha256", str, f"{where}: {name!r}"))
+    return FileEntry(size, plain_json.take(data, "sha256", str, f"{where}: {name!r}"))
 
 
 def _check_name(name: str, where: str) -> None:

@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_leaves
 from hybridopt.core.errors import HybridOptError, check_count
 
 from ..bitsandbytes.layers import weight_bytes
-from .costs import Cost, Costs
+from .length_costs import Cost, LengthCosts
 
-__all__ = ["Rows", "forward_bytes", "gradient_bytes", "measure", "saved_bytes"]
+__all__ = ["RowBatches", "forward_bytes", "gradient_bytes", "measure", "saved_bytes"]
 
 Loss = Callable[[], Tensor]
 LossAt = Callable[[int, int], Tensor]  # of a batch of that size and length
@@ -26,7 +26,7 @@ BLOCK = "GradientCheckpointingLayer"  # what transformers recomputes as one piec
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowBatches:
     """Batches of any size and length, cut from one row, which must be the longest of the data.
 
     Every value of the row that is as long as the row itself is cut; `collate` makes a batch of a list of rows.
@@ -45,7 +45,7 @@ class Rows:
         return value[:length] if whole and not isinstance(value, str) and len(value) == self.length else value
 
 
-def measure(model: nn.Module, loss_at: LossAt, longest: int) -> Costs:
+def measure(model: nn.Module, loss_at: LossAt, longest: int) -> LengthCosts:
     """Measure by forward passes alone, at most over `longest` tokens at once; nothing of the model changes.
 
     loss_at: the loss of training, of a batch of the given size and length. Activations are freed as they come, so
@@ -61,7 +61,7 @@ def measure(model: nn.Module, loss_at: LossAt, longest: int) -> Costs:
         checkpointed = Cost.measured(passes.checkpointed, longest) if can else None
         probe = Cost.measured(passes.forward, longest)
     weights, gradient = weight_bytes(model), checkpointed if now else plain
-    return Costs(weights, largest, trained, gradient, probe, checkpointed, longest)
+    return LengthCosts(weights, largest, trained, gradient, probe, checkpointed, longest)
 
 
 def gradient_bytes(model: nn.Module) -> tuple[int, int]:

@@ -14,8 +14,8 @@ from hybridopt.core.files import plain_json
 from hybridopt.core.sizes import human
 
 from ..bitsandbytes.layers import weight_bytes
-from .activations import Rows, measure
-from .costs import Costs
+from .activations import RowBatches, measure
+from .length_costs import LengthCosts
 from .lengths import Halves, Lengths, lengths_of
 
 FREE = "free"
@@ -81,7 +81,7 @@ class Assignment(Halves):
         return said + ("" if self.threshold is not None else "\neverything fits: no split by length is needed")
 
 
-def choose(costs: Costs, lengths: Sequence[int], budget: int, halves: Halves = Halves()) -> Assignment:
+def choose(costs: LengthCosts, lengths: Sequence[int], budget: int, halves: Halves = Halves()) -> Assignment:
     """The largest threshold that a budget allows.
 
     lengths: of all rows, in tokens. budget: bytes, weights included. halves: the batch sizes that are wanted; they
@@ -154,11 +154,11 @@ def measure_rows(
     lengths: Sequence[int],
     collate: Callable[[list], Any],
     loss: Callable[[Any], Tensor] | None = None,
-) -> Costs:
+) -> LengthCosts:
     """The costs of batches that are cut from the longest row; arguments as in `assign`, a length for each row."""
     Halves().divide(lengths)
     longest = max(lengths)
-    rows = Rows(dataset[lengths.index(longest)], longest, collate)
+    rows = RowBatches(dataset[lengths.index(longest)], longest, collate)
     device = _device(model)
     loss = loss or (lambda batch: model(**{key: value.to(device) for key, value in batch.items()}).loss)
     return measure(model, lambda batch, length: loss(rows(batch, length)), longest)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hybridopt import HybridOptError, HybridOptimizer, Plan, Policy, Route, Treatment, wrap
-from hybridopt.core.registry import KINDS, find, names, pack, part, unpack
+from hybridopt.core.registry import KINDS, find, make, names, pack, unpack
 from hybridopt.model.roles import ROLES, Param, guess, params
 from hybridopt.policy.routes import pack_routes
 from support import models
@@ -44,7 +44,7 @@ def test_every_part_comes_back_from_json(kind):
     for name in names(kind):
         made = find(kind, name)()
         assert unpack(json.loads(json.dumps(pack(made))), kind) == made
-        assert part(kind, name) == made == part(kind, made) == part(kind, pack(made))
+        assert make(kind, name) == made == make(kind, made) == make(kind, pack(made))
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["defaults", "options"])
@@ -137,8 +137,8 @@ def test_roles_of_known_parameters():
 )
 def test_declared_bytes_are_allocated_bytes(policy, options, codec):
     options = options | ({"codec": codec} if has(POLICIES[policy], "codec") else {})
-    for make in (models.tiny_llama, models.tiny_resnet):
-        model = wrap(make(hidden=64) if make is models.tiny_llama else make(), policy=policy, **options)
+    for build in (models.tiny_llama, models.tiny_resnet):
+        model = wrap(build(hidden=64) if build is models.tiny_llama else build(), policy=policy, **options)
         optimizer, seen, told = model.hybrid.optimizer(lr=1e-3), [], model.hybrid.report().totals.state_bytes
         for _ in range(9 if options.get("split") == "block" or policy == "badam" else 1):
             model(**models.batch(model, size=1)).loss.backward()

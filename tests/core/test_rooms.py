@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 
 import pytest
 
@@ -107,3 +108,10 @@ def test_every_package_is_shipped():
     assert set(settings["packages"]) == {module_of(f) for f in FILES if f.name == "__init__.py"}
     assert {f.parent for f in FILES} == {f.parent for f in FILES if f.name == "__init__.py"}, "a folder is no package"
     assert settings["package-dir"] == {"hybridopt": "hybridopt", "hybridopt.integrations": "integrations"}
+
+
+def test_no_two_classes_have_one_name():
+    classes = Counter(
+        node.name for file in FILES for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in classes.items() if count > 1 and not name.startswith("_")] == []

@@ -167,7 +167,7 @@ def test_the_table_of_what_fits_is_the_planners(monkeypatch):
     fits = importlib.import_module("fits")
     document = json.loads(fits.FILE.read_text())
     assert list(document["models"]) == list(fits.MODELS)
-    estimator = fits.Estimator(fits.source("llama-3.2-1b"))
+    estimator = fits.Estimator(fits.subject_of("llama-3.2-1b"))
     way = fits.WAYS[0]
     peaks = [estimator.estimate(fits.Request(**way.settings, **v)).peak_bytes for v in fits.VARIANTS[:2]]
     known = document["models"]["llama-3.2-1b"][0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hybridopt import HybridOptimizer, Policy, Route, Treatment
-from hybridopt.core.registry import part
+from hybridopt.core.registry import make
 from support.parts import MATRIX_ONLY, SPLITS, has
 from support.training import advance, assert_same, give, optimize, state_of, tensors, values
 
@@ -15,7 +15,7 @@ FRUGAL_SPLITS = [name for name in SPLITS if has(SPLITS[name], "density")]
 
 def everywhere(split, **options):
     """A policy that treats every parameter alike."""
-    return Policy((Route(Treatment(split=part("splits", split, density=0.5, update_gap=2), **options)),))
+    return Policy((Route(Treatment(split=make("splits", split, density=0.5, update_gap=2), **options)),))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -102,7 +102,7 @@ def test_memory_layout_does_not_matter(split, codec):
         for w in layouts(start):
             params = {name: torch.nn.Parameter(w)}
             strides = w.stride()
-            optimizer = HybridOptimizer(params.items(), lr=0.1, policy=everywhere(split, codec=part("codecs", codec)))
+            optimizer = HybridOptimizer(params.items(), lr=0.1, policy=everywhere(split, codec=make("codecs", codec)))
             for step in range(5):
                 give(params, step)
                 params[name].grad = torch.empty_like(w).copy_(params[name].grad)
@@ -140,7 +140,7 @@ def test_tensors_that_are_no_parameters():
 @pytest.mark.parametrize("width", [255, 256, 512])
 def test_blocks_of_the_codec_lie_in_the_state_not_in_the_weight(split, width):
     shape = (768, width)  # more than a slice, and as wide as a block of the codec
-    codec = part("codecs", "int8")
+    codec = make("codecs", "int8")
     params = tensors({"layers.0.w": shape})
     optimizer = HybridOptimizer(params.items(), lr=0.1, policy=everywhere(split, codec=codec), compile=False)
     before = values(params)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment, wrap
-from hybridopt.core.registry import find, part
+from hybridopt.core.registry import find, make
 from support.training import assert_same, optimize, tensors, values
 
 NAN = math.nan
@@ -49,11 +49,11 @@ OPTIONS = {
     "lr_scale nan": ({"lr_scale": NAN}, ["lr_scale=nan"]),
     "reset text": ({"reset": "no"}, ["reset='no'", "True or False"]),
     "order without blocks": ({"order": "ascending"}, ["order='ascending'", "split='block'", "columns"]),
-    "reset with a schedule": ({"reset": False, "density": part("schedules", "linear")}, ["reset=False", "constant"]),
+    "reset with a schedule": ({"reset": False, "density": make("schedules", "linear")}, ["reset=False", "constant"]),
     "state in the state-free rule": ({"free": "adamw"}, ["AdamW", "keeps state", "signsgd"]),
     "svd on vectors": ({"split": "svd", "biases": "split"}, ["'svd'", "'a.0.bias'", "(12,)", "columns"]),
     "random on vectors": ({"split": "random", "norms": "split"}, ["'random'", "'a.1.norm'", "(6,)"]),
-    "density twice": ({"split": part("splits", "rows"), "density": 0.5}, ["density", "inside split"]),
+    "density twice": ({"split": make("splits", "rows"), "density": 0.5}, ["density", "inside split"]),
     "a part of another kind": ({"split": {"part": "rules.adamw"}}, ["rules.adamw", "splits"]),
     "a class instead of a part": ({"full": find("rules", "adamw")}, ["AdamW", "name or an instance"]),
     "a split that is none": ({"split": 5}, ["5", "name or an instance"]),
@@ -119,13 +119,13 @@ PARTS = {
 def test_parts(name, options, text):
     kind, _, file = name.partition(".")
     with pytest.raises(HybridOptError, match=text):
-        part(kind, file, **options)
+        make(kind, file, **options)
 
 
 def test_lists_are_as_good_as_tuples():
     params = tensors()
-    schedule = part("schedules", "steps", values=[0.5, 0.25], boundaries=[2])
-    rule = part("rules", "adamw", betas=[0.9, 0.99])
+    schedule = make("schedules", "steps", values=[0.5, 0.25], boundaries=[2])
+    rule = make("rules", "adamw", betas=[0.9, 0.99])
     optimizer = optimize(params, density=schedule, full=rule)
     for _ in range(4):
         for p in params.values():
@@ -143,10 +143,10 @@ ROUTES = {
     "no route objects": (lambda: Policy((Treatment(),)), ["routes=", "Route"]),
     "routes that are none": (lambda: Policy(3), ["routes=3"]),
     "a rule by name": (lambda: Treatment(full="adamw"), ["full='adamw'"]),
-    "a split for a rule": (lambda: Treatment(full=part("splits", "rows")), ["full=Rows"]),
-    "a rule for a split": (lambda: Treatment(split=part("rules", "adamw")), ["split=AdamW"]),
-    "a split for a codec": (lambda: Treatment(codec=part("splits", "rows")), ["codec=Rows"]),
-    "a codec for a store": (lambda: Treatment(store=part("codecs", "fp32")), ["store=Fp32"]),
+    "a split for a rule": (lambda: Treatment(full=make("splits", "rows")), ["full=Rows"]),
+    "a rule for a split": (lambda: Treatment(split=make("rules", "adamw")), ["split=AdamW"]),
+    "a split for a codec": (lambda: Treatment(codec=make("splits", "rows")), ["codec=Rows"]),
+    "a codec for a store": (lambda: Treatment(store=make("codecs", "fp32")), ["store=Fp32"]),
     "decay negative": (lambda: Treatment(weight_decay=-1), ["weight_decay=-1"]),
 }
 
@@ -177,7 +177,7 @@ def test_a_parameter_without_a_route_is_named():
 
 
 def test_a_store_that_does_not_fit_is_named():
-    policy = Policy((Route(Treatment(store=part("stores", "bf16_stochastic"))),))
+    policy = Policy((Route(Treatment(store=make("stores", "bf16_stochastic"))),))
     with pytest.raises(HybridOptError, match="'a.0.weight'.*torch.float32.*store"):
         HybridOptimizer(list(tensors().items()), policy=policy)
 

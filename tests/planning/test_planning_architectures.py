@@ -7,7 +7,7 @@ import pytest
 from hybridopt import HybridOptError
 from hybridopt.planning.request import Request
 from hybridopt.planning.subject import architectures
-from hybridopt.planning.subject.model import Source, skeleton, source
+from hybridopt.planning.subject.model import Subject, skeleton, subject_of
 
 PUBLISHED = {  # billions, as in the papers and model cards; of Gemma 3 without its image encoder
     "llama-2-7b": 6.74, "llama-2-13b": 13.02, "llama-2-70b": 68.98,
@@ -31,7 +31,7 @@ def test_every_architecture_is_checked_here():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_those_that_were_published(name):
-    model = skeleton(source(name), Request(policy="adamw"))
+    model = skeleton(subject_of(name), Request(policy="adamw"))
     count = sum(p.numel() for p in model.parameters())
     assert count == json.loads(architectures.FILE.read_text())[name]["parameters"]
     assert count / 1e9 == pytest.approx(PUBLISHED[name], abs=0.006 if count > 1e9 else 0.006 * count / 1e9 + 0.0005)
@@ -62,9 +62,9 @@ def test_sizes_with_a_point_are_not_confused():
 
 def test_an_unknown_name_lists_the_closest():
     with pytest.raises(HybridOptError, match="'llama-3-9b' is no known architecture.*closest are llama-3-8b"):
-        source("llama-3-9b")
+        subject_of("llama-3-9b")
     with pytest.raises(HybridOptError, match="known are llama-2-7b, .*bert-large.*config.json"):
-        source("zzzzzz")
+        subject_of("zzzzzz")
 
 
 def test_a_data_file_entry_is_not_shared():
@@ -73,4 +73,4 @@ def test_a_data_file_entry_is_not_shared():
 
 
 def test_a_source_keeps_its_name():
-    assert source("Llama3-8B") == Source("llama-3-8b", architectures.architecture("llama-3-8b"))
+    assert subject_of("Llama3-8B") == Subject("llama-3-8b", architectures.architecture("llama-3-8b"))

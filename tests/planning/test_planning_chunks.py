@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 import hybridopt
 from hybridopt.planning import Estimator, Request
-from hybridopt.planning.subject.model import Source
+from hybridopt.planning.subject.model import Subject
 from hybridopt.planning.ways import search
 from hybridopt.planning.ways.ways import CHUNK
 from support.paths import BENCHMARKS
@@ -18,8 +18,8 @@ sys.path.insert(0, str(BENCHMARKS))
 from plan_measure import SOURCES, measured_step, prepared  # noqa: E402
 
 WORDS = {"num_hidden_layers": 2, "vocab_size": 8192, "hidden_size": 64, "intermediate_size": 128}
-LLAMA = Source("llama", SOURCES["llama"].settings | WORDS)
-BERT = Source("bert", SOURCES["bert"].settings | {"num_hidden_layers": 2, "hidden_size": 64})
+LLAMA = Subject("llama", SOURCES["llama"].settings | WORDS)
+BERT = Subject("bert", SOURCES["bert"].settings | {"num_hidden_layers": 2, "hidden_size": 64})
 SIZE = {"seq_len": 64, "device": "cpu"}
 
 

@@ -11,7 +11,7 @@ from hybridopt import HybridOptError
 from hybridopt.model.roles import params
 from hybridopt.planning import Request, plan
 from hybridopt.planning.bytes.static import static, weights
-from hybridopt.planning.subject.model import skeleton, source
+from hybridopt.planning.subject.model import skeleton, subject_of
 from hybridopt.policy.plan import Plan
 from support.models import tiny_gpt2, tiny_llama
 
@@ -32,7 +32,7 @@ def test_a_skeleton_is_what_wrap_makes(make, case):
     """The same parameters in the same roles, and the same bytes of weights, constants and state."""
     model = _bfloat16(make())
     request = Request(policy="adamw", **case, **SMALL)
-    planned = skeleton(source(model.config), request)
+    planned = skeleton(subject_of(model.config), request)
     lora = {"peft_config": LoraConfig(r=4, target_modules="all-linear")} if "lora" in case else {}
     real = hybridopt.wrap(model, policy="adamw", quantization=case.get("quantization"), **lora)
     assert params(planned) == params(real)

@@ -18,7 +18,7 @@ import hybridopt  # noqa: E402
 from hybridopt import HybridOptError
 from hybridopt.cli.plan import plan as command
 from hybridopt.planning import Estimator, Request, estimate, plan, plan_live, tokens
-from hybridopt.planning.subject.model import Source
+from hybridopt.planning.subject.model import Subject
 from hybridopt.planning.trace.rhythm import Rhythm, rhythm_of
 
 SIZE = {"seq_len": 48, "batch": 2, "device": "cpu"}
@@ -42,7 +42,7 @@ TURNS = ("experts in every second layer", "no window in every third")
 
 
 def layered(name, depth=8):
-    return Source(name, KINDS[name] | {"num_hidden_layers": depth})
+    return Subject(name, KINDS[name] | {"num_hidden_layers": depth})
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -102,7 +102,7 @@ def labelled(model, optimizer, ids, passes):
     ids=lambda settings: settings["model_type"],
 )
 def test_models_that_classify_sequences(settings, monkeypatch):
-    source, request = Source("it", settings), Request(policy="signsgd", lora=4, **SIZE)
+    source, request = Subject("it", settings), Request(policy="signsgd", lora=4, **SIZE)
     monkeypatch.setattr(plan_measure, "step", labelled)
     found = Estimator(source).estimate(request).peak_bytes
     assert found == pytest.approx(plan_measure.measure(source, request, 1).ops, rel=0.03)
@@ -113,7 +113,7 @@ def test_models_that_classify_sequences(settings, monkeypatch):
 @pytest.mark.parametrize("more", [{"num_labels": 1}, {"num_labels": 3, "problem_type": "multi_label_classification"}])
 def test_labels_that_are_values(more):
     settings = BERT | {"architectures": ["BertForSequenceClassification"]} | more
-    assert Estimator(Source("it", settings)).estimate(Request(policy="adamw", **SIZE)).peak_bytes > 0
+    assert Estimator(Subject("it", settings)).estimate(Request(policy="adamw", **SIZE)).peak_bytes > 0
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_rotary_embeddings_that_grow():
     """They are worked out anew from what tokens there are, which nobody knows."""
     grows = {"rope_scaling": {"rope_type": "dynamic", "factor": 8.0}, "max_position_embeddings": 32}
     request = Request(policy="adamw", **SIZE)
-    found, plain = (Estimator(Source("it", LLAMA | more)).estimate(request) for more in (grows, {}))
+    found, plain = (Estimator(Subject("it", LLAMA | more)).estimate(request) for more in (grows, {}))
     assert found.parts == plain.parts
 
 
@@ -177,4 +177,4 @@ def test_rotary_embeddings_that_grow():
 )
 def test_models_that_need_other_inputs_are_refused(settings, text):
     with pytest.raises(HybridOptError, match=text):
-        Estimator(Source("it", settings)).estimate(Request(policy="adamw", **SIZE))
+        Estimator(Subject("it", settings)).estimate(Request(policy="adamw", **SIZE))

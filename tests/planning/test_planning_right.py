@@ -12,12 +12,12 @@ sys.path.insert(0, str(BENCHMARKS))
 from plan_measure import SOURCES, measure, prepared  # noqa: E402
 
 from hybridopt.planning import Estimator, Request, plan_live
-from hybridopt.planning.subject.model import Source
+from hybridopt.planning.subject.model import Subject
 
 SMALL = {"num_hidden_layers": 5, "vocab_size": 512, "hidden_size": 128, "intermediate_size": 384}
 SMALL_GPT2 = {"n_layer": 5, "vocab_size": 512, "n_embd": 128}
-LLAMA, BERT = (Source(name, SOURCES[name].settings | SMALL) for name in ("llama", "bert"))
-GPT2 = Source("gpt2", SOURCES["gpt2"].settings | SMALL_GPT2)
+LLAMA, BERT = (Subject(name, SOURCES[name].settings | SMALL) for name in ("llama", "bert"))
+GPT2 = Subject("gpt2", SOURCES["gpt2"].settings | SMALL_GPT2)
 SIZE = {"seq_len": 48, "batch": 2, "device": "cpu"}
 NF4, INT8 = {"lora": 8, "quantization": "nf4"}, {"lora": 8, "quantization": "int8"}
 FUSED, AGAIN = {"release": "fused"}, {"checkpointing": True}
@@ -44,7 +44,7 @@ STEPS = {"badam": 6}
 
 
 def names(value):
-    return value.name if isinstance(value, Source) else " ".join(str(v) for v in value.values())
+    return value.name if isinstance(value, Subject) else " ".join(str(v) for v in value.values())
 
 
 @pytest.mark.filterwarnings("ignore:the output layer is state-free")

@@ -21,7 +21,7 @@ from hybridopt.model.quantization.int8_layers import int8_layers
 from hybridopt.model.roles import params
 from hybridopt.planning import Estimator, Request, parse_size, plan, table
 from hybridopt.planning.bytes.temporaries import Temporaries
-from hybridopt.planning.subject.model import Source
+from hybridopt.planning.subject.model import Subject
 from hybridopt.planning.ways import search
 from hybridopt.planning.ways.calls import calls
 from hybridopt.planning.ways.ways import WAYS
@@ -68,7 +68,7 @@ def test_what_fits_comes_first_and_in_rank(choices):
 
 
 def test_a_choice_fits_if_its_own_plan_does(choices, config):
-    estimator = Estimator(Source("it", SETTINGS))
+    estimator = Estimator(Subject("it", SETTINGS))
     for choice in (choices[0], choices[-1]):
         assert estimator.estimate(choice.request).peak_bytes == choice.estimate.peak_bytes
         assert choice.fits == (choice.estimate.peak_bytes <= parse_size(ROOM))
@@ -92,7 +92,7 @@ def test_what_cannot_fit_is_not_estimated_and_changes_nothing(config, monkeypatc
 
 def test_the_least_that_a_changed_request_takes(config):
     """Weights in any case, and the state as long as only sizes are changed."""
-    hunt = SEARCH._Hunt(SEARCH.Estimator(Source(str(config), SETTINGS)), 1, {}, Request(**SIZE))
+    hunt = SEARCH._Hunt(SEARCH.Estimator(Subject(str(config), SETTINGS)), 1, {}, Request(**SIZE))
     request = Request(policy="adamw", **SIZE)
     found = hunt._estimate(request)
     assert hunt._least(found, request.but(options={"codec": "int8"})) == found.weights_bytes
@@ -116,10 +116,10 @@ def test_equal_updates_are_looked_at_once(monkeypatch):
     alone = Temporaries._by_itself
     monkeypatch.setattr(Temporaries, "_by_itself", lambda self, entry: seen.append(entry) or alone(self, entry))
     request = Request(policy="adamw", options={"codec": "int8"}, lora=32, **SIZE)
-    quick = Estimator(Source("it", SETTINGS)).estimate(request)
+    quick = Estimator(Subject("it", SETTINGS)).estimate(request)
     assert seen and len({entry.param.shape for entry in seen}) == len(seen)
     monkeypatch.setattr(Temporaries, "_large", Temporaries._by_itself)
-    assert Estimator(Source("it", SETTINGS)).estimate(request) == quick
+    assert Estimator(Subject("it", SETTINGS)).estimate(request) == quick
     assert len(seen) > 2 * len({entry.param.shape for entry in seen}) + 14
 
 

@@ -46,7 +46,7 @@ def demo(folder: Path, seed: int, steps: int, console: Console) -> Result:
     return Result(MODEL, seed, steps, count, seconds, work.data, tuple(runs), back, versions())
 
 
-def train(setup: Setup, work: task.Task, seed: int, steps: int, bar: Progress) -> tuple[nn.Module, Run]:
+def train(setup: Setup, work: task.DemoTask, seed: int, steps: int, bar: Progress) -> tuple[nn.Module, Run]:
     """Train a fresh copy of the encoder as the setup says, and measure it."""
     model = hybridopt.wrap(pretrained(work.labels, seed), seed=seed, **setup.options())
     optimizer = model.hybrid.optimizer(lr=setup.lr)
@@ -72,7 +72,7 @@ def train(setup: Setup, work: task.Task, seed: int, steps: int, bar: Progress) -
     return model, run
 
 
-def reload(model: nn.Module, work: task.Task, seed: int, folder: Path) -> Reload:
+def reload(model: nn.Module, work: task.DemoTask, seed: int, folder: Path) -> Reload:
     """Save a model, load it onto a fresh base whose classifier was drawn anew, and compare outputs on the test set."""
     before = _outputs(model, work)
     model.hybrid.save_pretrained(folder)
@@ -88,11 +88,11 @@ def reload(model: nn.Module, work: task.Task, seed: int, folder: Path) -> Reload
     )
 
 
-def _outputs(model: nn.Module, work: task.Task) -> Tensor:
+def _outputs(model: nn.Module, work: task.DemoTask) -> Tensor:
     return logits(model, in_order(work.test))
 
 
-def _follow(bar: Progress, setup: Setup, steps: int, work: task.Task) -> Callable[[list[float]], None]:
+def _follow(bar: Progress, setup: Setup, steps: int, work: task.DemoTask) -> Callable[[list[float]], None]:
     job = bar.add_task(setup.title, total=steps, loss="    ", curve="")
     classes = len(work.labels)
     return lambda losses: bar.update(job, completed=len(losses), **show.live(losses, classes))

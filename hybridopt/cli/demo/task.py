@@ -10,11 +10,11 @@ from .corpus import Corpus, build
 from .encoder import tokenizer
 from .result import Data
 
-__all__ = ["Task", "load"]
+__all__ = ["DemoTask", "load"]
 
 
 @dataclass(frozen=True)
-class Task:
+class DemoTask:
     """Label names, tokenized training and test texts, and the sizes to print."""
 
     labels: tuple[str, ...]
@@ -28,11 +28,11 @@ class Task:
         return torch.tensor([example.label for example in self.test])
 
 
-def load(seed: int) -> Task:
+def load(seed: int) -> DemoTask:
     """Build the corpus and tokenize it."""
     words, corpus = tokenizer(), build(seed=seed)
     train, test = (encode(part, corpus.labels, words) for part in (corpus.train, corpus.test))
-    return Task(corpus.labels, train, test, _sizes(corpus))
+    return DemoTask(corpus.labels, train, test, _sizes(corpus))
 
 
 def _sizes(corpus: Corpus) -> Data:

@@ -11,7 +11,7 @@ from ...policy.job import sliceable
 from ..slices import Slice, slices
 from ..state import basis
 from ..task import Task
-from ..update import apart, look, rounds, settle, update, write, write_free_, write_low
+from ..update import can_write_separately, look, rounds, settle, update, write, write_free_, write_low
 from . import compiled_kernels as kernels
 
 __all__ = ["SMALLEST", "fits", "run"]
@@ -55,7 +55,7 @@ def _update(parts, numbers, names):
         for i in range(rounds(job)):
             seen = call(_LOOKS[i], seen)
         call(_write, seen)
-    elif apart(job):
+    elif can_write_separately(job):
         chosen = call(write_low)
         call(write_free_)
         call(_put_, [(x,) for x in chosen])
@@ -85,7 +85,7 @@ def _pieces(task):
     job = task.job
     blocks = task.raw and getattr(job.treatment.codec, "block", 0)
     size = BLOCKS if blocks else PIECE
-    if task.param.numel() <= size or not (blocks or apart(job)) or not sliceable(job) or rounds(job):
+    if task.param.numel() <= size or not (blocks or can_write_separately(job)) or not sliceable(job) or rounds(job):
         return [_whole(task)]
     step = max(1, size // job.shape[-1])
     return [piece for _, cut in slices(task.param, task.grad, task.raw, job, task.key, step) for piece in cut]

@@ -7,7 +7,7 @@ from torch import nn
 
 from ...core.errors import HybridOptError, check_choice
 
-__all__ = ["build", "check_folder", "kept_in_fp32", "read_config"]
+__all__ = ["build", "check_folder", "kept_in_fp32", "read_model_config"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CONFIG = "config.json"
@@ -29,7 +29,7 @@ def check_folder(path: object) -> Path:
     return folder
 
 
-def read_config(folder: Path):
+def read_model_config(folder: Path):
     """The configuration of a model in full precision that transformers knows; code in the folder is never run."""
     from transformers import AutoConfig
 

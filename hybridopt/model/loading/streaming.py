@@ -10,7 +10,7 @@ from ...core.errors import HybridOptError, check_choice
 from ...integrations.bitsandbytes import layers as bitsandbytes
 from ..quantization.int8_layers import TRAINABLE
 from ..roles import params
-from .building import build, check_folder, kept_in_fp32, read_config
+from .building import build, check_folder, kept_in_fp32, read_model_config
 from .filling import InputGradients, fill, finish
 from .matching import match, shared_names
 from .weight_files import read, stored
@@ -47,7 +47,7 @@ def load(
     target = _device(device)
     if quantization is not None:
         check_choice("load", "quantization", quantization, (*bitsandbytes.SCHEMES, TRAINABLE))
-    config, entries = read_config(folder), stored(folder)
+    config, entries = read_model_config(folder), stored(folder)
     floats = [entry.dtype for entry in entries.values() if entry.dtype.is_floating_point]
     model = build(config, folder, dtype, floats[0] if floats else torch.float32)
     found = match(model, entries)

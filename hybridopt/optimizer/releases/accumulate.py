@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...core.errors import HybridOptError, HybridOptWarning
 from .. import gradients
-from ..parameters import Updates, Work
+from ..parameters import Parameters, Work
 from .clip import Clip
 
 __all__ = ["Accumulate", "update_all"]
@@ -32,15 +32,15 @@ class Accumulate:
     def check(self, work: list[Work]) -> None:
         """Any parameter will do."""
 
-    def receive(self, updates: Updates, name: str, p: Tensor, nonfinite: str) -> None:
+    def receive(self, updates: Parameters, name: str, p: Tensor, nonfinite: str) -> None:
         """A gradient is complete: keep it, unless the parameter stands still."""
         if updates.idle(name, p):
             p.grad = None
 
-    def measure(self, updates: Updates, loss: Tensor, nonfinite: str) -> None:
+    def measure(self, updates: Parameters, loss: Tensor, nonfinite: str) -> None:
         """Nothing to do: all gradients are there when the step needs their norm."""
 
-    def finish(self, updates: Updates, nonfinite: str) -> tuple[bool, Tensor | None]:
+    def finish(self, updates: Parameters, nonfinite: str) -> tuple[bool, Tensor | None]:
         """The step: was anything updated, and the norm of all gradients where it had to be worked out."""
         return update_all(updates, updates.due(), self.clip, nonfinite)
 
@@ -53,7 +53,7 @@ class Accumulate:
         return False
 
 
-def update_all(updates: Updates, work: list[Work], clip: Clip, nonfinite: str) -> tuple[bool, Tensor | None]:
+def update_all(updates: Parameters, work: list[Work], clip: Clip, nonfinite: str) -> tuple[bool, Tensor | None]:
     """Update every parameter of `work`, or none: True or False, and the norm of all gradients if it clips."""
     with_gradient = {n for n, _ in updates.waiting()}
     grads = [(n, p.grad) for n, p in work if n in with_gradient]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...core.errors import HybridOptError, HybridOptWarning
 from .. import gradients
-from ..parameters import Updates, Work
+from ..parameters import Parameters, Work
 from . import conflicts
 from .accumulate import update_all
 from .clip import Clip
@@ -69,7 +69,7 @@ class Fused:
         finally:
             self._holding -= 1
 
-    def receive(self, updates: Updates, name: str, p: Tensor, nonfinite: str) -> None:
+    def receive(self, updates: Parameters, name: str, p: Tensor, nonfinite: str) -> None:
         """A gradient is complete."""
         with self._lock:
             if updates.idle(name, p):
@@ -79,7 +79,7 @@ class Fused:
             elif not (self._holding or conflicts.accumulating()):
                 self._update(updates, name, p, nonfinite)
 
-    def finish(self, updates: Updates, nonfinite: str) -> tuple[bool, Tensor | None]:
+    def finish(self, updates: Parameters, nonfinite: str) -> tuple[bool, Tensor | None]:
         """The end of the step: was anything updated, and the norm of all gradients."""
         work = updates.due()
         if self._norms:
@@ -161,7 +161,7 @@ class Fused:
 
     # ---- a pass that only measures
 
-    def measure(self, updates: Updates, loss: Tensor, nonfinite: str) -> Tensor:
+    def measure(self, updates: Parameters, loss: Tensor, nonfinite: str) -> Tensor:
         """The norm of all gradients of `loss`, held ones included, by a backward pass that keeps none of them."""
         if self.midway:
             raise HybridOptError("measure() comes before loss.backward(); end this step with optimizer.step() first")

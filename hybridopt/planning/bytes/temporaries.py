@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.contracts import Draw, Part, State
 from ...execution.backends import banks, compiled, native
 from ...execution.backends.compiled import PIECE
-from ...execution.probe_gradient import Estimate
+from ...execution.probe_gradient import ProbeGradient
 from ...execution.probed import multiples
 from ...execution.slices import elements, update_in_slices
 from ...execution.state import allocate, seeds
@@ -96,7 +96,7 @@ class Temporaries:
     def _probe(self, entry, task):
         terms = tuple((1.0, self.drawing.noise(entry, i)) for i in range(entry.treatment.source.scheme.samples))
         backprop = torch.empty(0) if entry.treatment.source.backward else None
-        return replace(task, grad=Estimate(terms, task.job.shape, CPU, task.job.arithmetic, backprop))
+        return replace(task, grad=ProbeGradient(terms, task.job.shape, CPU, task.job.arithmetic, backprop))
 
     def _together(self, idle: frozenset[str] = frozenset()) -> int:
         """When all that do not stand still are updated in `step`: small ones in banks, the others one by one."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
 from ..request import Request
-from .model import Source, skeleton
+from .model import Subject, skeleton
 
 __all__ = ["bare", "check_length", "inputs", "positions", "tokens_of", "usual_length"]
 
@@ -35,7 +35,7 @@ def usual_length(model: nn.Module) -> int:
     return min(USUAL, positions(model) or USUAL)
 
 
-def tokens_of(source: Source) -> int:
+def tokens_of(source: Subject) -> int:
     """The same of a model that is not made yet: one of two layers tells. Raises HybridOptError as `skeleton` does."""
     settings = {name: value for name, value in source.settings.items() if name != "quantization_config"}
     return usual_length(skeleton(replace(source, settings=settings), Request(), min(2, source.depth)))

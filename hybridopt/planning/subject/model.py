@@ -16,14 +16,14 @@ from ...core.files import plain_json
 from ..request import DTYPES, Request
 from .architectures import architecture, canonical
 
-__all__ = ["Source", "layers", "lora_config", "skeleton", "source"]
+__all__ = ["Subject", "layers", "lora_config", "skeleton", "subject_of"]
 
 PART = "text_config"  # of models that read more than text
 DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop")
 
 
 @dataclass(frozen=True)
-class Source:
+class Subject:
     """Where a model's dimensions come from. name: as people call it. settings: of transformers' configuration."""
 
     name: str
@@ -69,7 +69,7 @@ class Source:
         return config
 
 
-def source(model: Any) -> Source:
+def subject_of(model: Any) -> Subject:
     """A known name, the path of a config.json or of a folder that holds one, or transformers' configuration itself.
 
     Of a file's model of images and text the text part is taken, and its name says so. Raises HybridOptError for
@@ -81,7 +81,7 @@ def source(model: Any) -> Source:
                 f"model={model.model_type!r}: only the text part of such a model can be planned, which takes less "
                 "than the whole; give config.get_text_config() for it"
             )
-        return Source(getattr(model, "name_or_path", "") or model.model_type, model.to_dict())
+        return Subject(getattr(model, "name_or_path", "") or model.model_type, model.to_dict())
     if not isinstance(model, str | Path):
         raise HybridOptError(f"model={model!r} is not allowed; give a name, a path, or transformers' configuration")
     path = Path(model)
@@ -89,10 +89,10 @@ def source(model: Any) -> Source:
         path = path / "config.json"
     if path.is_file():
         settings = _read(path)
-        return Source(f"{model} (text part)" if settings.get(PART) else str(model), settings)
+        return Subject(f"{model} (text part)" if settings.get(PART) else str(model), settings)
     if path.is_dir() and canonical(str(model)) is None:
         raise HybridOptError(f"model={str(model)!r} is a folder without a config.json; give that of a saved model")
-    return Source(canonical(str(model)) or str(model), architecture(str(model)))
+    return Subject(canonical(str(model)) or str(model), architecture(str(model)))
 
 
 def _read(path):
@@ -105,7 +105,7 @@ def _read(path):
     return settings
 
 
-def skeleton(source: Source, request: Request, depth: int | None = None) -> nn.Module:
+def skeleton(source: Subject, request: Request, depth: int | None = None) -> nn.Module:
     """The model on meta: quantized, with adapters, checkpointed and frozen as `hybridopt.wrap` would have it.
 
     depth: so many layers instead of all. Raises HybridOptError where the request cannot be met.

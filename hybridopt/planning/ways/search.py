@@ -10,7 +10,7 @@ from ...policy.routes import read_policy
 from ..estimate import Estimate, Estimator
 from ..request import Request
 from ..subject.inputs import tokens_of
-from ..subject.model import source
+from ..subject.model import subject_of
 from .calls import calls
 from .ways import CHANGES, SHORTEST, VARIANTS, WAYS, Way
 
@@ -61,7 +61,7 @@ def search(
     nothing fits, saying what is missing.
     """
     room = memory if isinstance(memory, int) and not isinstance(memory, bool) else parse_size(memory, "memory")
-    estimator = Estimator(source(model))
+    estimator = Estimator(subject_of(model))
     if "seq_len" not in size:
         size["seq_len"] = tokens_of(estimator.source)
     hunt = _Hunt(estimator, room, dict(asked or {}), Request(**size))

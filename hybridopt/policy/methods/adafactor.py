@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ...core.contracts import Codec
-from ...core.registry import part
+from ...core.registry import make
 from ...parts.rules.adafactor import Adafactor
 from ..routes import place, places
 from ..treatment import Treatment
@@ -48,5 +48,5 @@ class AdafactorPolicy:
             scale_parameter=self.scale_parameter,
             relative_step=self.relative_step,
         )
-        body = Treatment(full=rule, codec=part("codecs", self.codec))
+        body = Treatment(full=rule, codec=make("codecs", self.codec))
         return place(body, **places(self))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ...core.contracts import Codec
-from ...core.registry import part
+from ...core.registry import make
 from ...parts.rules.adam_mini import AdamMini
 from ..routes import place
 from ..treatment import Treatment
@@ -35,4 +35,4 @@ class AdamMiniPolicy:
     def routes(self):
         """Everything state-full, quantized weights frozen."""
         full = AdamMini(self.betas, self.eps, self.heads, self.kv_heads, self.value_blocks)
-        return place(Treatment(full=full, codec=part("codecs", self.codec)), norm="full", bias="full")
+        return place(Treatment(full=full, codec=make("codecs", self.codec)), norm="full", bias="full")

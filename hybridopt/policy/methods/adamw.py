@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ...core.contracts import Codec
-from ...core.registry import part
+from ...core.registry import make
 from ...parts.rules.adamw import AdamW
 from ..routes import place
 from ..treatment import Treatment
@@ -26,5 +26,5 @@ class AdamWPolicy:
     @cached_property
     def routes(self):
         """Everything state-full, quantized weights frozen."""
-        body = Treatment(full=AdamW(self.betas, self.eps), codec=part("codecs", self.codec))
+        body = Treatment(full=AdamW(self.betas, self.eps), codec=make("codecs", self.codec))
         return place(body, norm="full", bias="full")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ...core.contracts import Codec
-from ...core.registry import part
+from ...core.registry import make
 from ...parts.rules.adamw import AdamW
 from ...parts.rules.apollo import Apollo
 from ..routes import places
@@ -53,7 +53,7 @@ class ApolloPolicy:
             eps=self.eps,
         )
         return matrices(
-            Treatment(full=rule, codec=part("codecs", self.codec)),
+            Treatment(full=rule, codec=make("codecs", self.codec)),
             AdamW(self.betas, self.eps),
             **places(self),
         )

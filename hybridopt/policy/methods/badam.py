@@ -5,7 +5,7 @@ from functools import cached_property
 
 from ...core.contracts import Codec, Density, Rule
 from ...core.errors import check_choice
-from ...core.registry import part, unpack
+from ...core.registry import make, unpack
 from ...parts.rules.no_update import NoUpdate
 from ...parts.splits.block import Block
 from ...parts.splits.whole import Whole
@@ -42,10 +42,10 @@ class BAdam:
     def routes(self):
         """Layers in turns; embeddings frozen; the rest state-full."""
         body = Treatment(
-            full=part("rules", self.full),
+            full=make("rules", self.full),
             free=NoUpdate(),
             split=Block(self.density, self.update_gap, self.order, "layer", self.blocks),
-            codec=part("codecs", self.codec),
+            codec=make("codecs", self.codec),
         )
         uses = {"full": replace(body, split=Whole()), "split": body, "frozen": None}
         for option in ("embeddings", "head"):

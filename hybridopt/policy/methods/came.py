@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ...core.contracts import Codec
-from ...core.registry import part
+from ...core.registry import make
 from ...parts.rules.came import CAME
 from ..routes import place, places
 from ..treatment import Treatment
@@ -39,5 +39,5 @@ class CAMEPolicy:
     def routes(self):
         """Everything state-full, quantized weights frozen."""
         rule = CAME(self.betas, self.eps, self.clip_threshold, self.bias_correction)
-        body = Treatment(full=rule, codec=part("codecs", self.codec))
+        body = Treatment(full=rule, codec=make("codecs", self.codec))
         return place(body, **places(self))

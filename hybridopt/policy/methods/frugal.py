@@ -5,7 +5,7 @@ from functools import cached_property
 
 from ...core.contracts import Codec, Density, Rule, Split
 from ...core.errors import HybridOptError
-from ...core.registry import part, unpack
+from ...core.registry import make, unpack
 from ..routes import place, places
 from ..treatment import Treatment
 
@@ -47,10 +47,10 @@ class Frugal:
     def routes(self):
         """Quantized weights frozen; linear weights, convolutions and adapters split; everything else state-full."""
         body = Treatment(
-            full=part("rules", self.full),
-            free=part("rules", self.free),
+            full=make("rules", self.full),
+            free=make("rules", self.free),
             split=self._split(),
-            codec=part("codecs", self.codec),
+            codec=make("codecs", self.codec),
             lr_scale=self.lr_scale,
             free_lr_scale=self.free_lr_scale,
             reset=self.reset,
@@ -67,4 +67,4 @@ class Frugal:
             if (self.density, self.update_gap) != (0.25, 200):
                 raise HybridOptError(f"frugal: give density and update_gap inside split={self.split!r}, not beside it")
             options = {}
-        return part("splits", self.split, **options)
+        return make("splits", self.split, **options)

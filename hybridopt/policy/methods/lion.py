@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ...core.contracts import Codec
-from ...core.registry import part
+from ...core.registry import make
 from ...parts.rules.lion import Lion
 from ..routes import place, places
 from ..treatment import Treatment
@@ -34,5 +34,5 @@ class LionPolicy:
     @cached_property
     def routes(self):
         """Everything state-full, quantized weights frozen."""
-        body = Treatment(full=Lion(self.betas), codec=part("codecs", self.codec))
+        body = Treatment(full=Lion(self.betas), codec=make("codecs", self.codec))
         return place(body, **places(self))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ...core.contracts import Codec
-from ...core.registry import part
+from ...core.registry import make
 from ...parts.rules.adamw import AdamW
 from ...parts.rules.muon import Muon
 from ..routes import places
@@ -46,7 +46,7 @@ class MuonPolicy:
         """Linear weights, convolutions and adapters by Muon; everything else by AdamW."""
         rule = Muon(self.momentum, self.nesterov, self.ns_steps, self.adjust, dtype=self.dtype)
         return matrices(
-            Treatment(full=rule, codec=part("codecs", self.codec), lr_scale=self.lr_scale),
+            Treatment(full=rule, codec=make("codecs", self.codec), lr_scale=self.lr_scale),
             AdamW(self.betas, self.eps),
             **places(self),
         )

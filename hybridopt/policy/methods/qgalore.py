@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ...core.contracts import Codec, Density, Rule
-from ...core.registry import part, unpack
+from ...core.registry import make, unpack
 from ...parts.rules.no_update import NoUpdate
 from ...parts.splits.svd import Svd
 from ..routes import place, places
@@ -45,10 +45,10 @@ class QGaLore:
     def routes(self):
         """Linear weights, convolutions and adapters projected; everything else state-full, in 8 bits, too."""
         body = Treatment(
-            full=part("rules", self.full),
+            full=make("rules", self.full),
             free=NoUpdate(),
             split=Svd(self.density, self.update_gap, self.side, self.bits, self.threshold),
-            codec=part("codecs", self.codec),
+            codec=make("codecs", self.codec),
             lr_scale=self.scale,
             reset=self.reset,
         )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ...core.contracts import Codec
-from ...core.registry import part
+from ...core.registry import make
 from ...parts.rules.momentum import Momentum
 from ...parts.rules.sgd import SGD
 from ...parts.splits.empty import Empty
@@ -40,7 +40,7 @@ class SGDPolicy:
         """Everything state-full where there is momentum, else state-free; quantized weights frozen."""
         rule = Momentum(self.momentum, nesterov=self.nesterov)
         split = Whole() if self.momentum else Empty()
-        body = Treatment(full=rule, free=SGD(), split=split, codec=part("codecs", self.codec))
+        body = Treatment(full=rule, free=SGD(), split=split, codec=make("codecs", self.codec))
         return place(
             body,
             embedding=self._at(self.embeddings),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ...core.contracts import Codec
-from ...core.registry import part
+from ...core.registry import make
 from ...parts.rules.adamw import AdamW
 from ...parts.sources.spsa import SPSA
 from ...parts.splits.whole import Whole
@@ -39,5 +39,5 @@ class ZOAdam:
     @cached_property
     def routes(self):
         """Everything by AdamW, quantized weights frozen."""
-        source, codec = SPSA(self.eps, self.samples, self.kind), part("codecs", self.codec)
+        source, codec = SPSA(self.eps, self.samples, self.kind), make("codecs", self.codec)
         return everything_by(self, source, full=AdamW(self.betas, self.adam_eps), split=Whole(), codec=codec)

@@ -16,7 +16,7 @@ from ..folder import open_folder
 from ..names import CONFIG, DELTA, REPLAY
 from ..replay import file as replay_file
 from ..replay.rebuild import check_names
-from ..replay.trajectory import Trace, Trajectory
+from ..replay.trajectory import Endpoints, Trajectory
 
 __all__ = ["Adapter", "Known", "fitted", "read_adapter"]
 
@@ -34,7 +34,7 @@ class Adapter:
     delta: Mapping[str, Tensor]
     base: Mapping[str, list]
 
-    def trace(self, name: str) -> Trace:
+    def trace(self, name: str) -> Endpoints:
         """What becomes of a replayed tensor."""
         return self.run.traces[self.names[name]]
 

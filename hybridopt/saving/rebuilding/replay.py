@@ -11,17 +11,17 @@ from torch import Tensor
 from ...core.errors import HybridOptError
 from ...core.files import tensors
 from ...model.checksums import checksum
-from ..replay.rebuild import check_result
+from ..replay.rebuild import check_end
 from ..replay.steps import Progress, add_, replay_, summed
 from ..replay.trajectory import check_upto
 from .base_files import appearing, check_out, tensor_files
 from .composing import Adapter, check_present, check_tensor, fitted, read_adapter
 
-__all__ = ["Replay", "Report"]
+__all__ = ["Replay", "ReplayReport"]
 
 
 @dataclass
-class Report:
+class ReplayReport:
     """What was done: steps, directions along which weights moved, parameters, seconds. verified: by checksums."""
 
     steps: int
@@ -64,7 +64,7 @@ class Replay:
         whole = all(self._steps(a) == len(a.run) for a in self.adapters)
         return whole and all(self.exact) and not self.pooled
 
-    def write(self, out: Path, device: str = "cpu", progress: Progress = lambda done: None) -> Report:
+    def write(self, out: Path, device: str = "cpu", progress: Progress = lambda done: None) -> ReplayReport:
         """Write the rebuilt checkpoint to `out`, which must not exist: a file for a file, a folder for a folder."""
         check_out(self.base, out)
         device = _device(device)
@@ -85,7 +85,7 @@ class Replay:
             elif name in adapter.names:
                 x = self._replayed(adapter, name, x.to(device), progress)
                 if exact and not self.pooled and self._steps(adapter) == len(adapter.run):
-                    check_result(name, adapter.trace(name), x)
+                    check_end(name, adapter.trace(name), x)
         return x
 
     def _replayed(self, adapter, name, x, progress):
@@ -103,7 +103,7 @@ class Replay:
         steps = sum(map(self._steps, self.adapters))
         samples = 1 if self.pooled else self.adapters[0].run.slopes.shape[1]
         sizes = {name: a.trace(name).numel for a in self.adapters for name in a.names}
-        return Report(steps, sum(self.passes) * samples, sum(sizes.values()), self._seconds, self.verified)
+        return ReplayReport(steps, sum(self.passes) * samples, sum(sizes.values()), self._seconds, self.verified)
 
     def _steps(self, adapter):
         return len(adapter.run) if self.upto is None else self.upto

@@ -14,7 +14,7 @@ from ...optimizer.probing.follow import replayable
 from ...optimizer.probing.rates import check_rates
 from ...policy.routes import pack_treatment
 from ...policy.treatment import Treatment
-from .trajectory import Group, Trace, Trajectory
+from .trajectory import Endpoints, Group, Trajectory
 
 __all__ = ["read", "write"]
 
@@ -121,4 +121,4 @@ def _trace(name, mark, where):
         check_count(where, f"a number of {name!r}", number, 0)
     if math.prod(mark[0]) != math.prod(mark[1]):
         raise HybridOptError(f"{where}: {name!r} of shape {mark[0]} cannot be seen as {mark[1]}")
-    return Trace(tuple(mark[0]), tuple(mark[1]), DTYPES[mark[2]], *mark[3:])
+    return Endpoints(tuple(mark[0]), tuple(mark[1]), DTYPES[mark[2]], *mark[3:])

@@ -10,9 +10,9 @@ from ...model.checksums import checksum
 from ...model.roles import base_name
 from ..names import CONFIG, DELTA, REPLAY
 from .steps import Progress, replay_
-from .trajectory import Trace, Trajectory
+from .trajectory import Endpoints, Trajectory
 
-__all__ = ["check_base", "check_names", "check_result", "rebuilt"]
+__all__ = ["check_start", "check_names", "check_end", "rebuilt"]
 
 
 def check_names(run: Trajectory | None, config: dict, delta: Mapping[str, Tensor]) -> None:
@@ -34,17 +34,17 @@ def rebuilt(run: Trajectory, base: Mapping[str, Tensor], progress: Progress = la
     Raises HybridOptError for a base that it was not trained on, and if the run does not lead to where it ended.
     """
     for name, trace in run.traces.items():
-        check_base(name, trace, base.get(base_name(name)))
+        check_start(name, trace, base.get(base_name(name)))
     found = {}
     for name, trace in run.traces.items():
         x = base[base_name(name)].detach().clone(memory_format=torch.contiguous_format)
         replay_(x, name, run.group(name), run.moves(name), progress)
-        check_result(name, trace, x)
+        check_end(name, trace, x)
         found[name] = x
     return found
 
 
-def check_base(name: str, trace: Trace, base: Tensor | None) -> None:
+def check_start(name: str, trace: Endpoints, base: Tensor | None) -> None:
     """Raise HybridOptError unless this is the tensor that the run began with."""
     if base is None:
         raise HybridOptError(f"{REPLAY} is of {name!r}, which the base model has not; take the base it was trained on")
@@ -58,7 +58,7 @@ def check_base(name: str, trace: Trace, base: Tensor | None) -> None:
         raise HybridOptError(f"{name!r} has {what} in this base model; take the base that the run began with")
 
 
-def check_result(name: str, trace: Trace, x: Tensor) -> None:
+def check_end(name: str, trace: Endpoints, x: Tensor) -> None:
     """Raise HybridOptError unless this is the tensor that the run ended with."""
     if checksum(x) != trace.result:
         raise HybridOptError(

@@ -7,7 +7,7 @@ from ...model.checksums import checksum
 from ...optimizer.probing.follow import Followed, head
 from ...optimizer.probing.log import Log
 from .steps import replay_
-from .trajectory import Group, Trace, Trajectory
+from .trajectory import Endpoints, Group, Trajectory
 
 __all__ = ["holds", "trajectory"]
 
@@ -44,4 +44,4 @@ def _follows(run, log, f):
 
 
 def _trace(log, f):
-    return Trace(tuple(f.p.shape), f.seen, f.p.dtype, log.origin[f.name], checksum(f.p))
+    return Endpoints(tuple(f.p.shape), f.seen, f.p.dtype, log.origin[f.name], checksum(f.p))

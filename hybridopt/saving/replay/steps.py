@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ...core.errors import HybridOptError
 from ...core.numerics.directions import Direction, combine_
-from ...execution.probe_gradient import Estimate
+from ...execution.probe_gradient import ProbeGradient
 from ...execution.probed import multiples, run_estimated
 from ...execution.task import Task
 from ...policy.job import Job, arithmetic
@@ -77,7 +77,7 @@ def _task(tile, name, group, move, start):
     """The task of training, for a part of the parameter that begins at `start`."""
     t, numbers = group.treatment, arithmetic(tile.dtype)
     job = Job(t, t.split, tuple(tile.shape), numbers)
-    grad = Estimate(move.terms, job.shape, tile.device, numbers, start=start)
+    grad = ProbeGradient(move.terms, job.shape, tile.device, numbers, start=start)
     store, key = t.store_for(tile.dtype), (group.seed, name)
     return Task(tile, grad, {}, job, store, move.lr, move.decay, move.step + 1, key, move.step)
 

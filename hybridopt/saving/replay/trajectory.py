@@ -12,11 +12,11 @@ from ...core.contracts import Draw, Noise, Population, Shape
 from ...core.errors import HybridOptError
 from ...policy.treatment import Treatment
 
-__all__ = ["Group", "Move", "Trace", "Trajectory", "check_upto"]
+__all__ = ["Group", "Move", "Endpoints", "Trajectory", "check_upto"]
 
 
 @dataclass(frozen=True)
-class Trace:
+class Endpoints:
     """A parameter before and after: shape, dtype, checksum of the base and of the result. seen: as updates see it."""
 
     shape: Shape
@@ -38,7 +38,7 @@ class Group:
     treatment: Treatment
     seed: int
     population: Population
-    traces: Mapping[str, Trace]
+    traces: Mapping[str, Endpoints]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Trajectory:
         return len(self.slopes)
 
     @property
-    def traces(self) -> dict[str, Trace]:
+    def traces(self) -> dict[str, Endpoints]:
         """All parameters by name."""
         return {name: trace for group in self.groups for name, trace in group.traces.items()}
 

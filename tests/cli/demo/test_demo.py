@@ -32,7 +32,7 @@ def example(number: int) -> Example:
 @pytest.fixture
 def work():
     data = Data(LABELS, 80, 40, 4, 2, 3, 0.2)
-    return task.Task(LABELS, [example(i) for i in range(80)], [example(i) for i in range(40)], data)
+    return task.DemoTask(LABELS, [example(i) for i in range(80)], [example(i) for i in range(40)], data)
 
 
 @pytest.fixture

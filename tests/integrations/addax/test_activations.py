@@ -16,9 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 import hybridopt
 from hybridopt import HybridOptError
-from hybridopt.integrations.addax.activations import Rows, forward_bytes, measure, saved_bytes
+from hybridopt.integrations.addax.activations import RowBatches, forward_bytes, measure, saved_bytes
 from hybridopt.integrations.addax.assignment import Assignment, assign, choose, total_bytes
-from hybridopt.integrations.addax.costs import Cost, Costs
+from hybridopt.integrations.addax.length_costs import Cost, LengthCosts
 from hybridopt.integrations.addax.lengths import Halves
 from support.models import tiny_bert, tiny_llama, tiny_resnet
 
@@ -169,7 +169,7 @@ def test_a_fit_is_never_below_what_was_measured_and_exact_where_it_can_be(linear
 
 def test_rows_are_cut_to_length_with_everything_that_is_as_long():
     row = {"input_ids": [5, 6, 7], "labels": torch.arange(3), "label": torch.tensor(1), "text": "abc", "pair": (1, 2)}
-    first, second = Rows(row, 3, list)(2, 2)
+    first, second = RowBatches(row, 3, list)(2, 2)
     assert first["input_ids"] == [5, 6] and first["labels"].tolist() == [0, 1]
     assert (first["label"], first["text"], first["pair"]) == (torch.tensor(1), "abc", (1, 2))
     assert first is not second
@@ -177,7 +177,7 @@ def test_rows_are_cut_to_length_with_everything_that_is_as_long():
 
 # ---- the choice
 
-COSTS = Costs(1000, 50, 400, Cost(30, 0.1), Cost(1, 0.01), Cost(6, 0.05), 100)
+COSTS = LengthCosts(1000, 50, 400, Cost(30, 0.1), Cost(1, 0.01), Cost(6, 0.05), 100)
 LENGTHS = [10] * 5 + [20] * 3 + [60] * 10 + [100] * 2
 
 

@@ -6,7 +6,7 @@ import torch
 from transformers.optimization import Adafactor as TransformersAdafactor
 
 from hybridopt import HybridOptError
-from hybridopt.core.registry import part
+from hybridopt.core.registry import make
 from hybridopt.parts.rules.adafactor import Adafactor
 from hybridopt.parts.rules.adalomo import AdaLomo
 from support.reference.factored import Adafactor as Restated
@@ -130,4 +130,4 @@ def test_extreme_gradients_stay_finite(case):
 )
 def test_bad_options(options, text):
     with pytest.raises(HybridOptError, match=text):
-        part("rules", "adafactor", **options)
+        make("rules", "adafactor", **options)

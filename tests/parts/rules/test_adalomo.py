@@ -6,7 +6,7 @@ import torch
 from lomo_optim import AdaLomo as TheirAdaLomo
 
 from hybridopt import HybridOptError
-from hybridopt.core.registry import part
+from hybridopt.core.registry import make
 from hybridopt.parts.rules.adalomo import AdaLomo
 from support.reference.factored import AdaLomo as Restated
 from support.rule_driver import directions, extremes, train
@@ -122,4 +122,4 @@ def test_huge_gradients_still_move_the_weights():
 )
 def test_bad_options(options, text):
     with pytest.raises(HybridOptError, match=text):
-        part("rules", "adalomo", **options)
+        make("rules", "adalomo", **options)

@@ -6,7 +6,7 @@ import torch
 from came_pytorch import CAME as TheirCAME
 
 from hybridopt import HybridOptError
-from hybridopt.core.registry import part
+from hybridopt.core.registry import make
 from hybridopt.parts.rules.came import CAME
 from support.reference.factored import Came as Restated
 from support.rule_driver import directions, extremes, train
@@ -122,7 +122,7 @@ def test_extreme_gradients_stay_finite(case, correct):
 )
 def test_bad_options(options, text):
     with pytest.raises(HybridOptError, match=text):
-        part("rules", "came", **options)
+        make("rules", "came", **options)
 
 
 def test_lists_are_as_good_as_tuples():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hybridopt import HybridOptimizer, Policy, Route, Treatment
-from hybridopt.core.registry import part
+from hybridopt.core.registry import make
 from support.training import SHAPES, assert_same, give, optimize, tensors, twin, values
 
 WHOLE = ("columns", "rows", "randk", "svd", "random", "block")
@@ -28,7 +28,7 @@ def race(mine, theirs, params, others, steps=8, rtol=1e-6):
 def test_adamw(dtype, decay):
     params = tensors(dtype=dtype)
     others = twin(params)
-    policy = Policy((Route(Treatment(full=part("rules", "adamw", betas=(0.8, 0.95), eps=1e-6))),))
+    policy = Policy((Route(Treatment(full=make("rules", "adamw", betas=(0.8, 0.95), eps=1e-6))),))
     mine = HybridOptimizer(params.items(), lr=0.01, weight_decay=decay, policy=policy)
     theirs = torch.optim.AdamW(others.values(), lr=0.01, weight_decay=decay, betas=(0.8, 0.95), eps=1e-6)
     race(mine, theirs, params, others, rtol=1e-6 if dtype == torch.float32 else 1e-13)
@@ -59,7 +59,7 @@ def test_momentum(nesterov, dampening):
         return
     params = tensors()
     others = twin(params)
-    rule = part("rules", "momentum", momentum=0.8, dampening=dampening, nesterov=nesterov)
+    rule = make("rules", "momentum", momentum=0.8, dampening=dampening, nesterov=nesterov)
     mine = HybridOptimizer(params.items(), lr=0.05, policy=Policy((Route(Treatment(full=rule)),)))
     theirs = torch.optim.SGD(others.values(), 0.05, momentum=0.8, dampening=dampening, nesterov=nesterov)
     race(mine, theirs, params, others)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridopt.core.contracts import Draw, Population
-from hybridopt.core.registry import part
+from hybridopt.core.registry import make
 from hybridopt.parts.splits.block import Block
 from hybridopt.parts.splits.randk import walk
 from support.parts import SPLITS, draw
@@ -162,16 +162,16 @@ def test_visits_in_any_order_agree():
 
 
 def test_density_schedules_reach_blocks():
-    steps = part("schedules", "steps", values=(1.0, 0.5, 0.0), boundaries=(2, 4))
+    steps = make("schedules", "steps", values=(1.0, 0.5, 0.0), boundaries=(2, 4))
     members = tuple((n, 10) for n in "abcd")
     found = turns(Block(steps, 1, "ascending"), members, 6)
     assert [len(w) for w in found] == [4, 4, 2, 2, 0, 0]
 
 
 def test_schedules():
-    linear = part("schedules", "linear", start=0.5, end=0.1, steps=4)
+    linear = make("schedules", "linear", start=0.5, end=0.1, steps=4)
     assert [round(linear(s), 9) for s in (0, 1, 2, 4, 9)] == [0.5, 0.4, 0.3, 0.1, 0.1]
-    steps = part("schedules", "steps", values=(0.5, 0.2), boundaries=(3,))
+    steps = make("schedules", "steps", values=(0.5, 0.2), boundaries=(3,))
     assert [steps(s) for s in (0, 2, 3, 9)] == [0.5, 0.5, 0.2, 0.2]
     assert draw(3, gap=2).density(lambda step: step / 10) == 0.6
     with pytest.raises(ValueError, match="density at step 6.*2"):

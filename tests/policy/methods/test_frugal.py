@@ -157,10 +157,10 @@ def test_state_free_and_state_full_parts_do_not_mix(split):
 
 
 def test_a_density_schedule_changes_the_state():
-    from hybridopt.core.registry import part
+    from hybridopt.core.registry import make
 
     params = tensors({"w": (4, 16)})
-    schedule = part("schedules", "linear", start=0.5, end=0.0, steps=4)
+    schedule = make("schedules", "linear", start=0.5, end=0.0, steps=4)
     optimizer = optimize(params, density=schedule, update_gap=2)
     sizes = []
     for step in range(6):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hybridopt import HybridOptError
-from hybridopt.core.registry import part
+from hybridopt.core.registry import make
 from hybridopt.parts.rules.normalized_sgd import NormalizedSGD
 from support.rule_driver import directions, extremes
 from support.training import advance, give, optimize, state_bytes, tensors, twin, values
@@ -139,7 +139,7 @@ def test_eps_is_added_to_the_norm():
     grad = torch.tensor([[3.0, 4.0]])
     torch.testing.assert_close(directions(NormalizedSGD(5.0), [grad], dtype=torch.float32)[0][0], grad / 10)
     with pytest.raises(HybridOptError, match="NormalizedSGD: eps=-1"):
-        part("rules", "normalized_sgd", eps=-1)
+        make("rules", "normalized_sgd", eps=-1)
 
 
 def test_it_serves_as_the_state_free_rule():

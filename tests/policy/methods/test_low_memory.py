@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig
 
 from hybridopt import HybridOptError, wrap
-from hybridopt.core.registry import part
+from hybridopt.core.registry import make
 from hybridopt.integrations.bitsandbytes import layers as quantization
 from support.models import batch, tiny_llama, tiny_moe, tiny_resnet
 from support.rule_driver import state_for, step
@@ -63,7 +63,7 @@ def test_the_optimizer_makes_the_steps_of_the_rule(policy):
     """Also for a matrix so large that it is updated in slices, for a vector, and for a stack."""
     shapes = {"large.weight": (700, 300), "small.weight": (6, 5), "norm.weight": (7,), "experts.weight": (3, 4, 6)}
     params = tensors(shapes, torch.float64)
-    rule = part("rules", policy, **FACTORED[policy])
+    rule = make("rules", policy, **FACTORED[policy])
     optimizer = optimize(params, policy=policy, lr=0.01, **FACTORED[policy])
     weights = {n: p.detach().clone().view((1,) * (2 - p.ndim) + p.shape) for n, p in params.items()}
     states = {n: state_for(rule, w.shape) for n, w in weights.items()}

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Cost", "Costs"]
+__all__ = ["Cost", "LengthCosts"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Costs:
+class LengthCosts:
     """All that training takes, in bytes.
 
     weights: of all parameters, with quantization constants. largest, trained: the largest trained tensor, and all of
