@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..core.contracts import Draw, Population, Scheme
+from ..core.contracts import Draw, Population, ProbeScheme
 from ..core.errors import HybridOptError, check_count
 from ..model.roles import ROLES, Param
 from ..parts.rules.sgd import SGD
@@ -113,7 +113,7 @@ class Plan:
         return LONGEST if callable(getattr(split, "density", None)) else 1
 
 
-def check_scheme(treatments: Iterable[tuple[str, Treatment]]) -> Scheme | None:
+def check_scheme(treatments: Iterable[tuple[str, Treatment]]) -> ProbeScheme | None:
     """How the losses of probes are used; None without probes. Raises HybridOptError if parameters disagree."""
     probed = [(name, t) for name, t in treatments if t.probed]
     for name, t in probed:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hybridopt import HybridOptError, HybridOptimizer, HybridOptWarning, Policy, Route, Treatment, wrap
-from hybridopt.core.contracts import Draw, Population, Scheme
+from hybridopt.core.contracts import Draw, Population, ProbeScheme
 from hybridopt.core.numerics.directions import Direction, values
 from hybridopt.core.registry import build, pack, unpack
 from hybridopt.execution import probe_gradient as estimate
@@ -94,7 +94,7 @@ def test_the_scheme_says_what_is_measured_and_is_that_of_equal_options(name):
     assert one.backward or one.scheme is not None, "it has no gradient at all"
     assert 0 <= one.share <= 1 and (one.share > 0) == one.backward
     if name in PROBING:
-        assert isinstance(one.scheme, Scheme) and one.eps > 0
+        assert isinstance(one.scheme, ProbeScheme) and one.eps > 0
         assert one.scheme.samples == getattr(one, "samples", getattr(one, "zeroth", one).scheme.samples)
         assert len(one.weights([0.5] * one.scheme.samples)) == one.scheme.samples
     else:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ...core.contracts import Scheme
+from ...core.contracts import ProbeScheme
 from ...core.errors import HybridOptError, HybridOptWarning
 from ...execution.probe_gradient import shifted
 from ...model.roles import codes_dtype
@@ -32,7 +32,7 @@ class Probes:
     Several probes of a step, as of micro-batches, shift along the same directions, so their losses are averaged.
     """
 
-    def __init__(self, scheme: Scheme, perturbation: Perturbation):
+    def __init__(self, scheme: ProbeScheme, perturbation: Perturbation):
         self.scheme = scheme
         self.look_at(perturbation)
         self.clear()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Scheme
+from ...core.contracts import ProbeScheme
 from ...core.errors import HybridOptError
 from ._along import elementwise, over
 from ._check import check
@@ -33,7 +33,7 @@ class FZOO:
     @property
     def scheme(self):
         """One loss a direction, and one for all."""
-        return Scheme(self.samples, two_sided=False, normalized=True)
+        return ProbeScheme(self.samples, two_sided=False, normalized=True)
 
     def slots(self, shape):
         """None: directions are never kept."""

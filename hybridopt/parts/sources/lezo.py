@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ...core.contracts import Draw, Scheme, layer_of, portion
+from ...core.contracts import Draw, ProbeScheme, layer_of, portion
 from ...core.errors import HybridOptError, check_number
 from ._along import elementwise, over
 from ._check import check
@@ -38,7 +38,7 @@ class LeZO:
     @property
     def scheme(self):
         """Two losses a direction."""
-        return Scheme(self.samples)
+        return ProbeScheme(self.samples)
 
     def slots(self, shape):
         """None: directions are never kept."""

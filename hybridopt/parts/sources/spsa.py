@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Scheme, stream
+from ...core.contracts import ProbeScheme, stream
 from ...core.errors import HybridOptError
 from ...core.numerics.directions import Direction
 from ._check import check
@@ -43,7 +43,7 @@ class SPSA:
     @property
     def scheme(self):
         """Two losses a direction."""
-        return Scheme(self.samples, conservative=self.conservative)
+        return ProbeScheme(self.samples, conservative=self.conservative)
 
     def slots(self, shape):
         """None: directions are never kept."""

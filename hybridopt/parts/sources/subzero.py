@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.contracts import Scheme, Slot, stream
+from ...core.contracts import ProbeScheme, Slot, stream
 from ...core.errors import check_count
 from ...core.numerics.directions import Direction, values
 from ._along import elementwise, over
@@ -42,7 +42,7 @@ class SubZero:
     @property
     def scheme(self):
         """Two losses a direction."""
-        return Scheme(self.samples)
+        return ProbeScheme(self.samples)
 
     def slots(self, shape):
         """Both bases of a matrix."""
