@@ -94,7 +94,7 @@ def _one(model: str, memory: int | None, settings: dict, as_json: bool) -> None:
 
 def _search(model: str, memory: int, size: dict, asked: dict, as_json: bool) -> None:
     from ..planning import table
-    from ..planning.ways import search
+    from ..planning.ways.search import search
 
     choices = search(model, memory, asked=asked, watch=table.watched, **size)
     if as_json:

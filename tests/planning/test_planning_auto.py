@@ -21,7 +21,7 @@ SIZE = {"seq_len": 32}
 
 
 def peaks(**asked):
-    from hybridopt.planning.ways import search
+    from hybridopt.planning.ways.search import search
 
     return {
         c.way.title: c.estimate.peak_bytes

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 import hybridopt
 from hybridopt.planning import Estimator, Request
 from hybridopt.planning.subject.model import Subject
-from hybridopt.planning.ways import search
+from hybridopt.planning.ways.search import search
 from hybridopt.planning.ways.ways import CHUNK
 from support.paths import BENCHMARKS
 
