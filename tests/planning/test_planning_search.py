@@ -22,8 +22,8 @@ from hybridopt.model.roles import params
 from hybridopt.planning import Estimator, Request, parse_size, plan, table
 from hybridopt.planning.bytes.temporaries import Temporaries
 from hybridopt.planning.subject.model import Subject
-from hybridopt.planning.ways.search import search
 from hybridopt.planning.ways.calls import calls
+from hybridopt.planning.ways.search import search
 from hybridopt.planning.ways.ways import WAYS
 from hybridopt.policy.plan import Entry
 from support.models import tiny_llama
