@@ -15,7 +15,7 @@ from .gradients import NONFINITE, norm, total
 from .groups import Tags, check_numbers, named
 from .parameters import Parameters
 from .probe_face import Probing
-from .probing.course import Course
+from .probing.state import ProbeState
 from .releases import conflicts
 from .releases.accumulate import Accumulate
 from .releases.clip import Clip
@@ -90,14 +90,14 @@ class HybridOptimizer(Probing, Persistent):
         self.nonfinite, self._alive = nonfinite, Alive()
         self.release, self._clip = release, Clip(clip, clip_mode)
         self._start()
-        self._course = Course(module)
+        self._probing = ProbeState(module)
         self._trainable = frozenset(n for n, r in (roles or {}).items() if isinstance(r, Param) and r.trainable)
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         check_routes(self._tags.policy, self._tags.roles)
         if not self.param_groups:
             raise HybridOptError("nothing to train: the policy freezes every parameter given")
         self._check_clip()
-        self._release.check(self._updates.params())
+        self._release.check(self._parameters.params())
         self.rehook()
 
     def _check_clip(self):
@@ -125,9 +125,9 @@ class HybridOptimizer(Probing, Persistent):
         check_scheme((g["param_names"][0], self._tags.treatment(g)) for g in together)
         self.param_groups += parts
         self._alive.add(p for part in parts for p in self._backward(part))
-        self._course.clear()
+        self._probing.clear()
         self._look_anew()
-        self._updates.turn()
+        self._parameters.turn()
 
     # ---- one step
 
@@ -148,25 +148,25 @@ class HybridOptimizer(Probing, Persistent):
         self._alive.check([(n, p) for g in self.param_groups if self._backward(g) for n, p in named(g)])
         if self._hooked and self._hooks.stale(self._watched()):
             self._look_anew()
-        if not self._course.ready(self._updates):
+        if not self._probing.ready(self._parameters):
             return loss
-        skipped = self._course.skips()
+        skipped = self._probing.skips()
         if skipped:
             moved, self._norm = True, None
             self._release.drop()
         else:
-            moved, self._norm = self._release.finish(self._updates, self.nonfinite)
+            moved, self._norm = self._release.finish(self._parameters, self.nonfinite)
         if moved:
-            self._course.end(self._updates, skipped)
+            self._probing.end(self._parameters, skipped)
             for group in self.param_groups:
                 group["step"] += 1
             self._clip.remember(self.param_groups, self._norm)
-        self._course.clear()
+        self._probing.clear()
         return loss
 
     def _run(self, closure):
         """The loss of a closure, with a backward pass where it leaves that to the optimizer."""
-        probed = self.probe(closure) if self._course.wanted else None
+        probed = self.probe(closure) if self._probing.measured.wanted else None
         if probed is not None and not any(self._backward(g) for g in self.param_groups):
             return probed
         with torch.enable_grad():
@@ -201,7 +201,7 @@ class HybridOptimizer(Probing, Persistent):
         """
         if not any(map(self._backward, self.param_groups)):
             return None
-        return self._release.measure(self._updates, loss, self.nonfinite)
+        return self._release.measure(self._parameters, loss, self.nonfinite)
 
     @property
     def grad_norm(self) -> Tensor | None:
@@ -212,13 +212,13 @@ class HybridOptimizer(Probing, Persistent):
         """
         if self._norm is None:
             with torch.no_grad():
-                return total(norm(p.grad) for _, p in self._updates.waiting())
+                return total(norm(p.grad) for _, p in self._parameters.waiting())
         return self._norm
 
     @torch.no_grad()
     def receive(self, name: str, p: Tensor) -> None:
         """What the hooks call: this parameter's gradient is complete."""
-        self._release.receive(self._updates, name, p, self.nonfinite)
+        self._release.receive(self._parameters, name, p, self.nonfinite)
 
     def unhook(self) -> bool:
         """Remove every hook from the parameters; the optimizer can still step. Returns whether there were any."""
@@ -233,8 +233,8 @@ class HybridOptimizer(Probing, Persistent):
 
     def _look_anew(self):
         """After any change of the groups: forget what was derived from them, watch what must be watched."""
-        self._updates = Parameters(self, self._tags, self.compile, self._course, self._trainable)
-        self._course.look_anew(self._updates)
+        self._parameters = Parameters(self, self._tags, self.compile, self._probing.measured, self._trainable)
+        self._probing.follow(self._parameters)
         if self._hooked:
             self._hooks.put(self._watched(), alone=self._release.fused)
 

@@ -26,12 +26,12 @@ class Probing:
         """
         if self._release.midway:
             raise HybridOptError("probe() comes before loss.backward(), which has updated weights; call step() first")
-        return self._course.probe(self._updates, loss_fn, self.nonfinite)
+        return self._probing.probe(self._parameters, loss_fn, self.nonfinite)
 
     @property
     def probes_needed(self) -> bool:
         """Does any parameter take its gradient from probes?"""
-        return self._course.wanted
+        return self._probing.measured.wanted
 
     @property
     def gradients_needed(self) -> bool:
@@ -44,14 +44,14 @@ class Probing:
 
         In units of the losses' standard deviation with fzoo; 0 where zo_conservative stood still.
         """
-        return None if self._course.last is None else self._course.last[0]
+        return None if self._probing.last is None else self._probing.last[0]
 
     @property
     def slopes(self) -> tuple[float, ...] | None:
         """Half the differences of the losses measured for the next step, by direction; None before any probe."""
-        return self._course.slopes
+        return self._probing.measured.slopes
 
     @property
     def log(self) -> Log | None:
         """The record from which zeroth-order weights can be rebuilt; None without zeroth-order parts."""
-        return self._course.log
+        return self._probing.log

@@ -20,10 +20,10 @@ class Persistent(torch.optim.Optimizer):
         """
         self._check_midway("load_state_dict")
         found: dict = {}
-        log = self._course.read(state_dict)
+        log = self._probing.read(state_dict)
         hooks = (
             self.register_load_state_dict_pre_hook(
-                lambda _, saved: loading.match(self.param_groups, self._updates.windows.job_at, saved, found)
+                lambda _, saved: loading.match(self.param_groups, self._parameters.windows.job_at, saved, found)
             ),
             self.register_load_state_dict_post_hook(lambda _: self.state.update(found), prepend=True),
         )
@@ -32,14 +32,14 @@ class Persistent(torch.optim.Optimizer):
         finally:
             for hook in hooks:
                 hook.remove()
-        self._course.log = log
-        self._course.clear()  # probes of another step, along other directions
+        self._probing.log = log
+        self._probing.clear()  # probes of another step, along other directions
         self._check_remembered()
 
     def state_dict(self) -> dict:
         """As torch's; a parameter without state has an empty entry, as torch.distributed.checkpoint wants it."""
         self._check_midway("state_dict")
-        more = self._course.saved()
+        more = self._probing.saved()
         hook = self.register_state_dict_post_hook(
             lambda _, saved: loading.complete(saved) or saved.update(more), prepend=True
         )
@@ -68,7 +68,7 @@ class Persistent(torch.optim.Optimizer):
     def __getstate__(self) -> dict:
         self._check_midway("copy")
         own = ("_tags", "_trainable", "nonfinite", "compile", "release", "_clip", "_alive")
-        return super().__getstate__() | {k: self.__dict__[k] for k in own} | {"_course": self._course.copy()}
+        return super().__getstate__() | {k: self.__dict__[k] for k in own} | {"_probing": self._probing.copy()}
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)

@@ -1,4 +1,4 @@
-"""What is done to every parameter in the window of steps that its group is in."""
+"""All parameters of an optimizer, resolved once for the window of steps that their groups are in."""
 
 from torch import Tensor
 
@@ -6,14 +6,21 @@ from ..core.contracts import Draw, Population
 from ..policy.job import BASIS, Job, arithmetic, declare, seen_as
 from ..policy.treatment import Treatment
 from .groups import Tags, named
+from .resolved import Resolved, resolve
 
-__all__ = ["Windows", "turned"]
+__all__ = ["Windows", "carried_over"]
 
 
-def turned(state: dict, job: Job, window: int) -> dict:
-    """What stays of a parameter's state in a new window: moments unless they are reset, and a basis that carries on.
+def carried_over(state: dict, job: Job, window: int) -> dict:
+    """Return what stays of a parameter's state when a new window begins.
 
-    The latter keeps the old window's number until `sample` has seen it.
+    Moments stay unless the treatment resets them, or their shapes change. The split's basis stays where the part
+    refines it; then the old window's number stays beside it, until `sample` has drawn the new basis.
+
+    Args:
+        state: the optimizer's state of the parameter: tensors by name, "step" and "window".
+        job: the parameter's update in the new window.
+        window: the number of the new window.
     """
     fits = {k: state[k] for k, s in declare(job).items() if k in state and state[k].shape == s.shape}
     moments = {k: x for k, x in fits.items() if not k.startswith(BASIS) and not job.treatment.reset}
@@ -24,45 +31,75 @@ def turned(state: dict, job: Job, window: int) -> dict:
 
 
 class Windows:
-    """The jobs of all parameters, worked out once a window from the groups' clocks; nothing here need be saved."""
+    """The parameters of an optimizer by name, resolved anew where a window has ended; nothing here need be saved."""
 
     def __init__(self, tags: Tags, groups: list[dict]):
         self._tags, self._groups = tags, groups
-        self._jobs: dict[str, tuple[int, Job]] = {}
+        self._group = {name: group for group in groups for name in group["param_names"]}
+        self._known: dict[str, Resolved] = {}
+        self._all: list[Resolved] = []
+        self._marks: list[tuple] = []
         self._populations: dict[tuple, Population] = {}
 
+    def all(self) -> list[Resolved]:
+        """Return all parameters, group by group, as they are trained now."""
+        marks = [self._mark(group) for group in self._groups]
+        if marks != self._marks:
+            self._all = [self._resolved(group, name, p) for group in self._groups for name, p in named(group)]
+            self._marks = marks
+        return self._all
+
+    def of(self, name: str, p: Tensor) -> Resolved:
+        """Return one parameter as it is trained now; `p` is the tensor that has this name."""
+        known = self._known.get(name)
+        if known is not None and known.p is p and known.holds:
+            return known
+        return self._resolved(self._group[name], name, p)
+
     def now(self, group: dict) -> int:
-        """The window that the group is in."""
+        """Return the number of the window that a group is in."""
         gap = self._tags.treatment(group).split.update_gap
         return group["step"] // gap if gap else 0
 
-    def job(self, group: dict, name: str, p: Tensor) -> Job:
-        """What is done to a parameter now."""
-        window = self.now(group)
-        if self._jobs.get(name, (None, None))[0] != window:
-            self._jobs[name] = window, self.job_at(group, name, p, window)
-        return self._jobs[name][1]
-
     def job_at(self, group: dict, name: str, p: Tensor, window: int) -> Job:
-        """What is done to a parameter in any window."""
+        """Return the update of a parameter in any window.
+
+        Args:
+            group: its param group, which says the treatment and the seed.
+            name: its name.
+            p: the parameter, of which shape and dtype count.
+            window: the number of the window, from 0.
+        """
         t = self._tags.treatment(group)
         shape = seen_as(self._tags.roles[name], tuple(p.shape), t)
         return Job(t, t.split.at(self.draw(group, name, window), shape), shape, arithmetic(p.dtype))
 
     def draw(self, group: dict, name: str, window: int) -> Draw:
-        """The random choices of a parameter's split in a window."""
+        """Return the random choices of a parameter's split in a window, numbered from 0."""
         split = self._tags.treatment(group).split
         return Draw(group["seed"], name, window, window * split.update_gap, self._population("split", split))
 
     def probe_draw(self, group: dict, name: str) -> Draw:
-        """The random choices of a parameter's source in this step."""
+        """Return the random choices of a parameter's source in the step that its group is in."""
         source, step = self._tags.treatment(group).source, group["step"]
         window = step // source.update_gap if source.update_gap else 0
         return Draw(group["seed"], name, window, step, self._population("source", source))
 
     def treatment(self, group: dict) -> Treatment:
-        """How the parameters of a group are trained."""
+        """Return how the parameters of a group are trained."""
         return self._tags.treatment(group)
+
+    def _mark(self, group):
+        """What a group's parameters are resolved for: window, identities and dtypes."""
+        params = group["params"]
+        return self.now(group), list(map(id, params)), [p.dtype for p in params]
+
+    def _resolved(self, group, name, p):
+        known, window = self._known.get(name), self.now(group)
+        if known is None or known.p is not p or not known.holds:
+            known = resolve(name, p, group, window, self.job_at(group, name, p, window))
+            self._known[name] = known
+        return known
 
     def _population(self, axis, part):
         """All parameters that share this split or source."""

@@ -353,7 +353,7 @@ def test_policies_declare_the_bytes_they_allocate_and_ask_for_gradients_only_to_
             {n for n, tag in tags.items() if tag != "frozen"} if mixes else set()
         )
         optimizer.step(lambda model=model, batch=batch: model(**batch).loss)
-        bases = optimizer._updates.noises._bases.values()
+        bases = optimizer._parameters.noises._bases.values()
         kept = state_bytes(optimizer) + sum(x.nbytes for _, found in bases for x in found.values())
         assert kept == model.hybrid.report().totals.state_bytes
         assert set(tags.values()) <= {"state-free", "state-full", "frozen"}
@@ -407,7 +407,7 @@ def test_frozen_and_idle_parameters_are_neither_shifted_nor_moved():
         if asked:
             params["a"].requires_grad_(False)
         else:
-            jobs = {n: optimizer._updates.idle(n, p) for n, p in params.items()}
+            jobs = {n: optimizer._parameters.idle(n, p) for n, p in params.items()}
             assert sorted(jobs.values()) == [False, True]
             still = next(n for n, idle in jobs.items() if idle)
         before, seen = params[still].detach().clone(), []

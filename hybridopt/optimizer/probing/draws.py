@@ -2,18 +2,27 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
+import torch
 
-from ...core.contracts import Noise, State
+from ...core.contracts import Draw, Noise, State
 from ...core.numerics.directions import Direction, prepare
 from ...execution.state import allocate
+from ..resolved import Resolved
 from ..windows import Windows
 
 __all__ = ["Noises", "drawn_from"]
 
 
 def drawn_from(noise: Noise | None, numel: int) -> tuple[Direction, int] | None:
-    """The elementwise direction that noise is made of, and how many of its elements; None where there is none."""
+    """Return the elementwise direction that must be generated for a noise, and how many elements of it.
+
+    Args:
+        noise: elementwise itself, or made of a smaller one, as low-rank noise is of its r x r core.
+        numel: elements of the parameter.
+
+    Returns:
+        None where nothing has to be generated.
+    """
     count = numel if isinstance(noise, Direction) else getattr(noise, "drawn", 0)
     return (getattr(noise, "core", noise), count) if count else None
 
@@ -24,36 +33,49 @@ class Noises:
     def __init__(self, windows: Windows):
         self._windows = windows
         self._bases: dict[str, tuple[int, State]] = {}
+        self._drawn: dict[str, tuple[int, Draw, dict[int, Noise | None]]] = {}  # by name: step, draw, directions
 
-    def of(self, group: dict, name: str, p: Tensor, index: int) -> Noise | None:
-        """Direction `index` of this step; None where the parameter is left alone."""
-        source, draw = self._windows.treatment(group).source, self._windows.probe_draw(group, name)
-        return source.noise(draw, tuple(p.shape), index, self._basis(source, draw, p))
+    def of(self, one: Resolved, index: int) -> Noise | None:
+        """Return direction `index` of this step; None where the parameter is left alone."""
+        step, draw, drawn = self._drawn.get(one.name, (None, None, {}))
+        if step != one.group["step"]:
+            draw, drawn = self._windows.probe_draw(one.group, one.name), {}
+            self._drawn[one.name] = one.group["step"], draw, drawn
+        if index not in drawn:
+            source, shape = one.job.treatment.source, tuple(one.p.shape)
+            drawn[index] = source.noise(draw, shape, index, self._basis(source, draw, shape, one.p.device))
+        return drawn[index]
 
-    def prepare(self, work: Sequence[tuple[dict, str, Tensor]], samples: int) -> None:
-        """Work out the random bits of small parameters together; no result depends on it. work: (group, name, p)."""
-        wanted: dict = {}
-        for group, name, p in work:
+    def prepare(self, work: Sequence[Resolved], samples: int) -> None:
+        """Work out the random bits of small parameters together; no result depends on it.
+
+        work: the parameters; samples: directions of a step.
+        """
+        wanted: dict[torch.device, list[tuple[Direction, int]]] = {}
+        for one in work:
             for index in range(samples):
-                found = drawn_from(self.of(group, name, p, index), p.numel())
+                found = drawn_from(self.of(one, index), one.p.numel())
                 if found:
-                    wanted.setdefault(p.device, []).append(found)
+                    wanted.setdefault(one.p.device, []).append(found)
         for device, directions in wanted.items():
             prepare(directions, device)
 
-    def terms(self, group: dict, name: str, p: Tensor, slopes: Sequence[float]) -> tuple[tuple[float, Noise], ...]:
-        """(weight, direction) of everything that the gradient has of directions."""
-        weights = self._windows.treatment(group).source.weights(slopes)
-        found = ((weight, self.of(group, name, p, i)) for i, weight in enumerate(weights))
-        return tuple((weight, noise) for weight, noise in found if noise is not None)
+    def terms(self, one: Resolved, slopes: Sequence[float]) -> tuple[tuple[float, Noise], ...]:
+        """Return (weight, direction) of everything that a parameter's gradient has of directions.
 
-    def _basis(self, source, draw, p):
-        slots = source.slots(tuple(p.shape))
+        slopes: change of the loss along every direction of the step.
+        """
+        weights = one.job.treatment.source.weights(slopes)
+        found = [(weight, self.of(one, i)) for i, weight in enumerate(weights)]
+        return tuple([(weight, noise) for weight, noise in found if noise is not None])
+
+    def _basis(self, source, draw, shape, device):
+        slots = source.slots(shape)
         if not slots:
             return {}
         if self._bases.get(draw.name, (None, None))[0] != draw.window:
             self._bases.pop(draw.name, None)
-            basis = {key: allocate(slot, p.device) for key, slot in slots.items()}
+            basis = {key: allocate(slot, device) for key, slot in slots.items()}
             source.sample(basis, draw)
             self._bases[draw.name] = draw.window, basis
         return self._bases[draw.name][1]

@@ -11,7 +11,7 @@ from ...core.errors import HybridOptError, HybridOptWarning
 from .intact import RULE, Intact
 from .perturb import Perturbation, Shift
 
-__all__ = ["Evaluator"]
+__all__ = ["Closures", "Evaluator"]
 
 Closures = Callable[[], object] | Sequence[Callable[[], object]]
 

@@ -16,7 +16,7 @@ from ...parts.stores.bf16_stochastic import Bf16Stochastic
 from ...parts.stores.dense import Dense
 from ...policy.routes import pack_treatment
 from ...policy.treatment import Treatment
-from ..groups import named
+from ..parameters import Parameters
 
 __all__ = ["Followed", "follow", "group_key", "head", "replayable"]
 
@@ -55,16 +55,14 @@ def replayable(treatment: Treatment, dtype: torch.dtype) -> bool:
     return source and rule and type(t.split) is Empty and store and '{"custom": ' not in json.dumps(pack_treatment(t))
 
 
-def follow(updates) -> list[Followed]:
-    """The replayable ones among the parameters of an optimizer."""
+def follow(parameters: Parameters) -> list[Followed]:
+    """Return the parameters of an optimizer whose updates can be replayed from slopes alone."""
     found = []
-    for group in updates.groups():
-        key, treatment = group_key(group), updates.windows.treatment(group)
-        for name, p in named(group):
-            if _plain(p) and replayable(treatment, p.dtype):
-                draw = updates.windows.probe_draw(group, name)
-                seen = updates.windows.job(group, name, p).shape
-                found.append(Followed(name, p, treatment, draw.seed, draw.population, seen, key))
+    for one in parameters.windows.all():
+        treatment = one.job.treatment
+        if _plain(one.p) and replayable(treatment, one.p.dtype):
+            draw, key = parameters.windows.probe_draw(one.group, one.name), group_key(one.group)
+            found.append(Followed(one.name, one.p, treatment, draw.seed, draw.population, one.job.shape, key))
     return found
 
 

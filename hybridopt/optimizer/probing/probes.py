@@ -3,7 +3,7 @@
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,7 +12,9 @@ from ...core.contracts import ProbeScheme
 from ...core.errors import HybridOptError, HybridOptWarning
 from ...execution.probe_gradient import shifted
 from ...model.roles import codes_dtype
-from .evaluate import Evaluator
+from ..parameters import Parameters
+from .evaluate import Closures, Evaluator
+from .measured import Measured
 from .perturb import Perturbation
 from .ranks import mean_over_ranks
 
@@ -27,36 +29,59 @@ Shift = tuple[int, int]  # sign (0: not shifted), direction
 
 
 class Probes:
-    """The losses of one step, by the scheme that all parameters share.
+    """The losses of one step, by the scheme that all parameters share; what they come to is written to `measured`.
 
     Several probes of a step, as of micro-batches, shift along the same directions, so their losses are averaged.
     """
 
-    def __init__(self, scheme: ProbeScheme, perturbation: Perturbation):
-        self.scheme = scheme
+    def __init__(self, scheme: ProbeScheme, perturbation: Perturbation, measured: Measured):
+        self.scheme, self._measured = scheme, measured
         self.look_at(perturbation)
         self.clear()
 
     def look_at(self, perturbation: Perturbation) -> None:
-        """Other parameters, or other modules, from now on."""
+        """Shift other parameters, or those of other modules, from now on."""
         self._evaluator = Evaluator(perturbation)
 
     def clear(self) -> None:
-        """Forget: a new step."""
+        """Forget all losses: a new step begins."""
         self._sums: list[float] = []
         self._count = 0
         self._factor = 1.0
-        self.skips = False  # something was not finite
+        self._measured.clear()
 
-    @property
-    def pending(self) -> bool:
-        """Has anything been measured in this step?"""
-        return self._count > 0
+    def measure(self, parameters: Parameters, closures: Closures, nonfinite: str) -> float:
+        """Evaluate the closures (their mean) wherever the scheme wants it, and return the mean loss.
 
-    @property
-    def slopes(self) -> tuple[float, ...] | None:
-        """The change of the loss along each direction, for a shift by eps z, as float32; None before any probe."""
-        if not self.pending or self.skips:
+        Args:
+            parameters: of the optimizer, which give the directions.
+            closures: one that computes and returns the loss, or a list of them.
+            nonfinite: what a loss that is not finite does: "raise", "skip" or "ignore".
+
+        Raises:
+            HybridOptError: for a loss that is not finite, unless asked otherwise.
+        """
+        if self.scheme.conservative and self._count:
+            raise HybridOptError(
+                "conservative=True tries its steps on all micro-batches together; give them to one probe, as a list"
+            )
+        shifts = self._shifts()
+        losses = self._losses(parameters, closures, [_shift(parameters, *shift) for shift in shifts])
+        if not all(map(math.isfinite, losses)):
+            self._not_finite(shifts, losses, nonfinite, parameters.step)
+        elif self._evaluator.unused and len(set(losses)) == 1:
+            raise HybridOptError(UNUSED)
+        elif not self._measured.failed:
+            self._sums = [a + b for a, b in zip(self._sums or [0.0] * len(losses), losses, strict=True)]
+        self._count += 1
+        if self.scheme.conservative and not self._measured.failed:
+            self._choose(parameters, closures)
+        self._measured.pending, self._measured.slopes = True, self._slopes()
+        return statistics.fmean(losses) if self.scheme.two_sided else losses[0]
+
+    def _slopes(self) -> tuple[float, ...] | None:
+        """The change of the loss along each direction, for a shift by eps z, as float32; None where one has failed."""
+        if self._measured.failed:
             return None
         losses = [total / self._count for total in self._sums]
         if self.scheme.two_sided:
@@ -66,42 +91,20 @@ class Probes:
         spread = statistics.stdev(losses[1:]) if self.scheme.normalized else 1.0
         return tuple(_float32(self._factor * x / spread) if spread > 0 else 0.0 for x in found)
 
-    def measure(self, updates, closures: Callable | Sequence[Callable], nonfinite: str) -> float:
-        """Evaluate the closures (their mean) wherever the scheme wants it; returns the mean loss.
-
-        Raises HybridOptError for a loss that is not finite, or warns that the step is skipped, as `nonfinite` says.
-        """
-        if self.scheme.conservative and self.pending:
-            raise HybridOptError(
-                "conservative=True tries its steps on all micro-batches together; give them to one probe, as a list"
-            )
-        shifts = self._shifts()
-        losses = self._losses(updates, closures, [_shift(updates, *shift) for shift in shifts])
-        if not all(map(math.isfinite, losses)):
-            self._not_finite(shifts, losses, nonfinite, updates.step)
-        elif self._evaluator.unused and len(set(losses)) == 1:
-            raise HybridOptError(UNUSED)
-        elif not self.skips:
-            self._sums = [a + b for a, b in zip(self._sums or [0.0] * len(losses), losses, strict=True)]
-        self._count += 1
-        if self.scheme.conservative and not self.skips:
-            self._choose(updates, closures)
-        return statistics.fmean(losses) if self.scheme.two_sided else losses[0]
-
     def _shifts(self) -> list[Shift]:
         both = [(sign, k) for k in range(self.scheme.samples) for sign in (1, -1)]
         return both if self.scheme.two_sided else [(0, 0), *((1, k) for k in range(self.scheme.samples))]
 
-    def _losses(self, updates, closures, shifts):
+    def _losses(self, parameters, closures, shifts):
         """Of all ranks together, so that they take the same step."""
-        return mean_over_ranks(self._evaluator.losses(closures, shifts), next(updates.params())[1].device)
+        return mean_over_ranks(self._evaluator.losses(closures, shifts), parameters.params()[0][1].device)
 
-    def _choose(self, updates, closures):
+    def _choose(self, parameters, closures):
         """Of the step, its opposite and none the one with the lowest loss; without it there is no step."""
-        slopes = self.slopes
+        slopes = self._slopes()
         factors = (1.0, 0.0, -1.0)
         try:
-            losses = self._losses(updates, closures, [_step(updates, slopes, factor) for factor in factors])
+            losses = self._losses(parameters, closures, [_step(parameters, slopes, factor) for factor in factors])
         except BaseException:
             self.clear()
             raise
@@ -114,31 +117,29 @@ class Probes:
         text = f"the loss at {where} is not finite at step {step} (direction {k + 1} of {self.scheme.samples})"
         if nonfinite == "raise":
             raise HybridOptError(f"{text}; nothing was changed. Lower lr or eps, or pass nonfinite='skip'")
-        self.skips = True
+        self._measured.failed = True
         warnings.warn(f"{text}; the step is skipped", HybridOptWarning, stacklevel=4)
 
 
-def _shift(updates, sign: int, k: int) -> Callable[[str, Tensor], Tensor | None]:
+def _shift(parameters, sign: int, k: int) -> Callable[[str, Tensor], Tensor | None]:
     """theta + sign eps z_k."""
 
     def shift(name, p):
-        noise = updates.noise(name, p, k) if sign else None
+        noise = parameters.noise(name, p, k) if sign else None
         return (
-            None
-            if noise is None
-            else shifted(_values(p), sign * updates.treatment(name).source.eps, noise, updates.compiles)
+            None if noise is None else shifted(_values(p), sign * parameters.eps(name, p), noise, parameters.compiles)
         )
 
     return shift
 
 
-def _step(updates, slopes, factor):
+def _step(parameters, slopes, factor):
     """theta - factor lr weight z: what a step of plain SGD would make of them."""
 
     def shift(name, p):
-        terms = updates.terms(name, p, slopes) if factor else ()
+        terms = parameters.terms(name, p, slopes) if factor else ()
         return (
-            shifted(_values(p), -factor * updates.rate(name) * terms[0][0], terms[0][1], updates.compiles)
+            shifted(_values(p), -factor * parameters.rate(name, p) * terms[0][0], terms[0][1], parameters.compiles)
             if terms
             else None
         )

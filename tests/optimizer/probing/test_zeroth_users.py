@@ -139,7 +139,7 @@ def test_layers_left_out_at_times_are_not_copied_for_good():
     for use[:] in ([0, 1, 2], [0, 1], [0, 2], [0, 1, 2]):
         optimizer.step(loss)
         assert optimizer.projected_gradient
-    assert not optimizer._course._probes._evaluator._perturbation.loose
+    assert not optimizer._probing._probes._evaluator._perturbation.loose
 
 
 def test_a_limit_on_gradients_that_nothing_takes_is_refused():

@@ -1,0 +1,158 @@
+"""Zeroth-order state of one optimizer: the pending probe, whether a step may run, and the replay log."""
+
+import math
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from ...core.errors import HybridOptError, HybridOptWarning
+from ...model.quantization.opened import scales
+from ...model.roles import clean
+from ...policy.plan import check_scheme
+from ..parameters import Parameters
+from .follow import Followed, follow
+from .log import Log
+from .measured import Measured
+from .perturb import Perturbation
+from .probes import Probes
+
+__all__ = ["ProbeState"]
+
+LOG = "zeroth_order"  # in state dicts
+
+
+class ProbeState:
+    """Zeroth-order state of one optimizer: the pending probe, whether a step may run, and the replay log.
+
+    It knows no parameters; those of the optimizer are given to the methods that need them. What probes have found is
+    in `measured`, plain numbers that the parameters' updates read.
+    """
+
+    def __init__(self, module: nn.Module | None):
+        self._module = None if module is None else weakref.ref(module)
+        self.measured = Measured()
+        self._probes: Probes | None = None
+        self._log: Log | None = None
+        self._followed: list[Followed] = []
+        self.last: tuple[float, ...] | None = None  # projected gradients of the last step
+
+    def follow(self, parameters: Parameters) -> None:
+        """Take over the optimizer's parameters, after any change of its groups.
+
+        Raises:
+            HybridOptError: if they ask for probes by different schemes.
+        """
+        probed = parameters.probed()
+        scheme = check_scheme((one.name, one.job.treatment) for one in probed)
+        self.measured.wanted = scheme is not None
+        if scheme is None:
+            self._probes = None
+            return
+        work = {one.name: one.p for one in probed}
+        module = None if self._module is None else self._module()
+        owners = {} if module is None else {clean(n): m for n, m, _ in scales(module) if clean(n) in work}
+        perturbation = Perturbation(work, module, owners)
+        if self._probes is None or self._probes.scheme != scheme:
+            self._probes = Probes(scheme, perturbation, self.measured)
+        self._probes.look_at(perturbation)
+        self._followed = follow(parameters)
+        self.log = Log(scheme.samples) if self.log is None else self.log
+
+    @property
+    def log(self) -> Log | None:
+        """The record of all steps so far."""
+        return self._log
+
+    @log.setter
+    def log(self, log: Log | None) -> None:
+        self._log = log
+        if log is not None:
+            log.followed = self._followed
+
+    def probe(self, parameters: Parameters, closures: Callable | Sequence[Callable], nonfinite: str) -> float:
+        """Measure losses at shifted weights for the next step, and return their mean; see `HybridOptimizer.probe`.
+
+        Args:
+            parameters: of the optimizer.
+            closures: one that computes and returns the loss, or a list of them (micro-batches).
+            nonfinite: what a loss that is not finite does: "raise", "skip" or "ignore".
+        """
+        if self._probes is None:
+            raise HybridOptError(
+                "probe() is for policies with zeroth-order parts (mezo, addax, subzero ...), and this one has none: "
+                "call loss.backward() and optimizer.step()"
+            )
+        if not self.measured.pending:
+            parameters.check_trained()
+            self.log.begin(parameters.step)
+            parameters.prepare(self._probes.scheme.samples)
+        return self._probes.measure(parameters, closures, nonfinite)
+
+    def ready(self, parameters: Parameters) -> bool:
+        """Return whether a step may go on; it may not without anything to do.
+
+        torch.distributed.checkpoint steps with a learning rate of 0, and no probe, to get state that it can load into.
+
+        Raises:
+            HybridOptError: where probes are missing.
+        """
+        if self.measured.pending:
+            self.log.check()
+        if not self.measured.wanted or self.measured.pending:
+            return True
+        still = all(float(group["lr"]) == 0 for group in parameters.groups())
+        if still:
+            parameters.allocate()
+        first_order = any(one.backward for one in parameters.windows.all())
+        if still or (first_order and not parameters.waiting()):
+            return False
+        raise HybridOptError(
+            "this policy needs the loss at shifted weights, and nothing was measured since the last step: call "
+            "optimizer.probe(loss_fn) before optimizer.step(), or optimizer.step(loss_fn), where loss_fn() computes "
+            "and returns the loss"
+        )
+
+    def skips(self) -> bool:
+        """Return whether the step is to be left out; warn of it, where the probe has not."""
+        skipping = self.measured.skipping
+        if skipping and not self.measured.failed:
+            warnings.warn("the projected gradient is not finite; the step is skipped", HybridOptWarning, stacklevel=4)
+        return skipping
+
+    def end(self, parameters: Parameters, skipped: bool) -> None:
+        """Write a step that is done into the log; `skipped`: it was left out."""
+        if not self.measured.pending:
+            return
+        slopes = (math.nan,) * self.log.samples if skipped else self.measured.slopes
+        self.log.add(slopes, parameters.groups())
+        self.log.watch()
+        eps = parameters.probed()[0].job.treatment.source.eps
+        self.last = tuple(slope / eps for slope in slopes)
+
+    def clear(self) -> None:
+        """Forget what was measured: it is used up, or out of date."""
+        if self._probes is not None:
+            self._probes.clear()
+
+    # ---- saving and loading
+
+    def saved(self) -> dict:
+        """Return what goes into the optimizer's state_dict."""
+        return {} if self.log is None else {LOG: self.log.state()}
+
+    def read(self, state_dict: dict) -> Log | None:
+        """Return the log of a state_dict; one that is missing starts late, and says so when it is asked for."""
+        if self.log is None:
+            return None
+        log = Log(self.log.samples)
+        if LOG in state_dict:
+            log.load(state_dict[LOG])
+        return log
+
+    def copy(self) -> "ProbeState":
+        """Return the state for a copy of the optimizer, whose module is not known."""
+        copy = ProbeState(None)
+        copy._log, copy.last = None if self.log is None else self.log.copy(), self.last
+        return copy

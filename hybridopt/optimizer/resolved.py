@@ -1,0 +1,113 @@
+"""One parameter in one window of steps: what all its updates share until the window ends."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core.contracts import Slot, Store
+from ..core.errors import HybridOptError
+from ..execution import shards
+from ..model.roles import codes_dtype
+from ..policy.job import Job, declare
+
+__all__ = ["Resolved", "resolve"]
+
+
+@dataclass(eq=False, slots=True)
+class Resolved:
+    """A parameter with all that follows from its treatment and from the window that its group is in.
+
+    Args:
+        name: of the parameter, as in `param_names`.
+        p: the parameter.
+        group: its param group, whose numbers (lr, weight_decay, step) may change at every step.
+        window: the window for which this holds; `gap` steps make one, 0 means that there is only one.
+        gap: the split's `update_gap`.
+        job: the update of the whole parameter.
+        own: the update of the rows that this rank holds; `job` itself unless the parameter is sharded.
+        slots: the raw state tensors that this rank keeps, by name, declared for `own`.
+        whole: the same for `job`.
+        store: what writes the weight.
+        dtype: of the parameter when this was worked out.
+        sharded: is it a DTensor?
+        place: which shard this rank holds; () for a plain tensor.
+        empty: does this rank hold no element?
+        backward: does it take a gradient from the backward pass?
+        probed: does it take one from probes of the loss?
+        idle: is it left alone in this window?
+    """
+
+    name: str
+    p: Tensor
+    group: dict
+    window: int
+    gap: int
+    job: Job
+    own: Job
+    slots: dict[str, Slot]
+    whole: dict[str, Slot]
+    store: Store
+    dtype: torch.dtype
+    sharded: bool
+    place: tuple[int, ...]
+    empty: bool
+    backward: bool
+    probed: bool
+    idle: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is still true: the group is in the same window, and the parameter has the same dtype."""
+        now = self.group["step"] // self.gap if self.gap else 0
+        return now == self.window and self.p.dtype is self.dtype
+
+    def local(self, x: Tensor) -> Tensor:
+        """Return the rows of `x` that this rank holds, all of a plain tensor."""
+        return shards.local(x) if self.sharded else x
+
+
+def resolve(name: str, p: Tensor, group: dict, window: int, job: Job) -> Resolved:
+    """Work out what the updates of one parameter share in one window.
+
+    Args:
+        name: of the parameter.
+        p: the parameter.
+        group: its param group.
+        window: the window that the group is in.
+        job: the parameter's update in that window.
+
+    Raises:
+        HybridOptError: if the parameter is sharded, and its rows cannot be updated without the others, or if no
+            store keeps its dtype.
+    """
+    own, source = shards.cut(name, job, p), job.treatment.source
+    return Resolved(
+        name=name,
+        p=p,
+        group=group,
+        window=window,
+        gap=job.treatment.split.update_gap,
+        job=job,
+        own=own,
+        slots=declare(own),
+        whole=declare(job),
+        store=_store(name, p, job),
+        dtype=p.dtype,
+        sharded=hasattr(p, "to_local"),
+        place=shards.place(p),
+        empty=not shards.local(p).numel(),
+        backward=source.backward,
+        probed=source.scheme is not None,
+        idle=job.idle,
+    )
+
+
+def _store(name, p, job) -> Store:
+    store = job.treatment.store_for(codes_dtype(p) or p.dtype)
+    if store is None:
+        raise HybridOptError(
+            f"parameter {name!r} has dtype {p.dtype} now, which its store does not keep; convert it to float32, "
+            "bfloat16 or float16, or make a new optimizer"
+        )
+    return store
