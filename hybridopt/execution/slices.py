@@ -10,7 +10,7 @@ from ..core.contracts import State, Store
 from ..core.numerics.rounding import Seed
 from ..policy.job import Job, declare, sliceable, with_elements
 from .state import seeds
-from .update import Now, join, look, rounds, settle, update, write
+from .update import Now, join, look, settle, update, write
 
 __all__ = ["ELEMENTS", "Slice", "elements", "slices", "update_in_slices"]
 
@@ -48,11 +48,11 @@ def update_in_slices(param: Tensor, grad: Tensor, raw: State, job: Job, store: S
     size = elements(param)
     if param.numel() <= size or not param.is_contiguous() or not sliceable(job):
         return update(param, grad, raw, job, store, now)
-    flat = not (rounds(job) or job.part.slots(job.shape) or store.random or job.treatment.codec.random)
+    flat = not (job.rounds or job.part.slots(job.shape) or store.random or job.treatment.codec.random)
     job = replace(job, shape=(param.numel(), 1)) if flat else job
     for matrix, pieces in slices(param, grad, raw, job, key, _step(size, job.shape[-1], store.block)):
         one = now
-        for i in range(rounds(job)):
+        for i in range(job.rounds):
             found = join([look(i, *s.given, matrix, _cut(one, s)) for s in pieces], 0)
             one = settle(i, found, pieces[0].raw, matrix, one)
         for s in pieces:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..core.contracts import Slot, State, stream
 from ..core.numerics.rounding import Seed
-from ..policy.job import BASIS, Job, codec_of
+from ..policy.job import Job, Kept
 
 __all__ = ["allocate", "basis", "keep", "load", "seeds", "unseeded"]
 
@@ -17,22 +17,41 @@ def allocate(slot: Slot, device: torch.device) -> Tensor:
     return torch.zeros(slot.shape, dtype=slot.dtype, device=device)
 
 
-def basis(raw: State) -> State:
-    """What the split keeps."""
-    return {name.removeprefix(BASIS): x for name, x in raw.items() if name.startswith(BASIS)}
+def basis(job: Job, raw: State) -> State:
+    """Return what the split keeps, as the split calls it."""
+    found = {}
+    for name, key in job.basis.items():
+        found[name] = raw[key]
+    return found
 
 
 def load(job: Job, raw: State, elementwise: bool) -> State:
-    """The rule's state, decoded: what goes with the elements, or what is settled for the whole parameter."""
-    chosen = {name: slot for name, slot in job.slots.items() if (name in job.elementwise) == elementwise}
-    return {name: codec_of(job, slot).load(_raws(job, name, slot, raw), slot) for name, slot in chosen.items()}
+    """Decode the rule's state.
+
+    Args:
+        job: the parameter's update.
+        raw: its raw state tensors by name.
+        elementwise: True for the slots that go with the elements, False for those that are settled for all of them.
+    """
+    state = {}
+    for name, kept in job.kept.items():
+        if kept.elementwise == elementwise:
+            state[name] = kept.codec.load(_raw(kept, raw), kept.slot)
+    return state
 
 
 def keep(job: Job, raw: State, state: State, seeds: dict[str, Seed]) -> None:
-    """Encode the rule's state back into the raw tensors."""
+    """Encode the rule's state back into the raw tensors.
+
+    Args:
+        job: the parameter's update.
+        raw: its raw state tensors by name, which are written.
+        state: what `load` returned, or a part of it.
+        seeds: for rounding, by slot.
+    """
     for name, value in state.items():
-        slot = job.slots[name]
-        codec_of(job, slot).store(_raws(job, name, slot, raw), value, slot, seeds[name])
+        kept = job.kept[name]
+        kept.codec.store(_raw(kept, raw), value, kept.slot, seeds[name])
 
 
 def seeds(job: Job, key: int, row: int = 0) -> dict[str, Seed]:
@@ -50,5 +69,9 @@ def _salt(name):
     return stream(name) if name else 0
 
 
-def _raws(job, name, slot, raw):
-    return {suffix: raw[name + suffix] for suffix in codec_of(job, slot).raw(slot)}
+def _raw(kept: Kept, raw: State) -> State:
+    """The raw tensors of one slot, as its codec calls them."""
+    found = {}
+    for suffix, name in kept.raw.items():
+        found[suffix] = raw[name]
+    return found

@@ -12,10 +12,8 @@ from .state import basis, keep, load
 
 __all__ = [
     "Now",
-    "can_write_separately",
     "join",
     "look",
-    "rounds",
     "settle",
     "update",
     "write",
@@ -53,25 +51,20 @@ def update(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now:
 
     All arithmetic is in `job.arithmetic` (float32, or float64 for float64 weights); `store` writes the weight.
     """
-    for i in range(rounds(job)):
+    for i in range(job.rounds):
         now = settle(i, look(i, param, grad, raw, job, now), raw, job, now)
     write(param, grad, raw, job, store, now)
-
-
-def rounds(job: Job) -> int:
-    """How often the rules must look at the whole parameter before it is written."""
-    return max(getattr(rule, "looks", 0) or 0 for _, rule in _rules(job))
 
 
 def look(i: int, param: Tensor, grad: Tensor, raw: State, job: Job, now: Now) -> Looked:
     """Round `i` of every rule, on a slice of rows."""
     found = {}
-    for axis, rule in _rules(job):
+    for axis, rule in job.rules:
         if i < (rule.looks or 0):
             cut = job.part.down if axis == "full" else job.part.rest
             state = load(job, raw, elementwise=True) if axis == "full" else {}
-            weight = cut(param.to(job.arithmetic), basis(raw)) if rule.reads_param else None
-            found[axis] = rule.look(i, cut(grad.to(job.arithmetic), basis(raw)), state, weight, now.of(axis))
+            weight = cut(param.to(job.arithmetic), basis(job, raw)) if rule.reads_param else None
+            found[axis] = rule.look(i, cut(grad.to(job.arithmetic), basis(job, raw)), state, weight, now.of(axis))
     return found
 
 
@@ -101,16 +94,16 @@ def settle(i: int, looked: Looked, raw: State, job: Job, now: Now) -> Now:
 
 def write(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: Now) -> None:
     """Both directions, joined and written, on a slice of rows."""
-    if store.block == 1 and can_write_separately(job):
+    if store.block == 1 and job.separate:
         chosen = write_low(param, grad, raw, job, store, now)
         write_free_(param, grad, raw, job, store, now)
-        job.part.up_(param, chosen, basis(raw))
+        job.part.up_(param, chosen, basis(job, raw))
         return
-    t, part, at = job.treatment, job.part, basis(raw)
+    t, part, at = job.treatment, job.part, basis(job, raw)
     grad = grad.to(job.arithmetic)
     if part.covers:
         out = _full(grad, param, raw, job, now)
-    elif part.shape(job.shape) is None:
+    elif job.low is None:
         out = _free(grad, param, job, now)
     else:
         idle = getattr(t.free, "idle", False)
@@ -120,14 +113,10 @@ def write(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: 
     store.write_(param, out, now.decay, now.seeds[""])
 
 
-def can_write_separately(job: Job) -> bool:
-    """Can both parts be written one after the other, as every entry belongs to one? Then none is joined."""
-    return job.part.disjoint and not job.part.covers and job.treatment.free.local
-
-
 def write_low(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: Now) -> Tensor:
     """The state-full part of the parameter, with its update; the parameter itself is left alone."""
-    chosen, low = (job.part.down(x, basis(raw)) for x in (param, grad))
+    at = basis(job, raw)
+    chosen, low = job.part.down(param, at), job.part.down(grad, at)
     store.write_(chosen, _full(low.to(job.arithmetic), chosen, raw, job, now), now.decay, now.seeds["low"])
     return chosen
 
@@ -153,14 +142,6 @@ def _free(rest, param, job, now):
     rule, scale = job.treatment.free, job.treatment.free_lr_scale
     out = rule.update(rest, {}, param.to(job.arithmetic) if rule.reads_param else None, now.of("free"))
     return out.mul_(now.lr * scale)
-
-
-def _rules(job):
-    """(axis, rule) of the rules in force."""
-    if job.part.shape(job.shape) is not None:
-        yield "full", job.treatment.full
-    if not job.part.covers:
-        yield "free", job.treatment.free
 
 
 def _cat(tensors, dim):

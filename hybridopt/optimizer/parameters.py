@@ -71,10 +71,6 @@ class Parameters:
 
     # ---- random directions
 
-    def eps(self, name: str, p: Tensor) -> float:
-        """Return how far probes shift a parameter, in multiples of its direction."""
-        return self.windows.of(name, p).job.treatment.source.eps
-
     def rate(self, name: str, p: Tensor) -> float:
         """Return the learning rate of a whole parameter, or of its state-free part where it has one."""
         one = self.windows.of(name, p)
@@ -82,10 +78,11 @@ class Parameters:
         scale = 1.0 if t.tag == "state-full" else t.free_lr_scale
         return float(one.group["lr"]) * t.lr_scale * scale
 
-    def noise(self, name: str, p: Tensor, index: int) -> Noise | None:
-        """Return random direction `index` of this step; None where the parameter is left alone."""
+    def shift(self, name: str, p: Tensor, index: int) -> tuple[float, Noise] | None:
+        """Return eps and direction `index` of this step, along which probes shift a parameter; None: they do not."""
         one = self.windows.of(name, p)
-        return None if self._rests(one) else self.noises.of(one, index)
+        noise = None if self._rests(one) else self.noises.of(one, index)
+        return None if noise is None else (one.job.treatment.source.eps, noise)
 
     def prepare(self, samples: int) -> None:
         """Work out what the `samples` directions of small parameters have in common beforehand."""
@@ -217,7 +214,7 @@ class Parameters:
         raw = {k: one.local(state[k]) for k in wanted} if one.sharded else {k: state[k] for k in wanted}
         if state["window"] != one.window or any(k.startswith(BASIS) for k in missing):
             draw = self.windows.draw(one.group, one.name, one.window)
-            one.own.part.sample(grad, basis(raw), draw)
+            one.own.part.sample(grad, basis(one.own, raw), draw)
             state["window"] = one.window
         return raw
 

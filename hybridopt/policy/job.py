@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 
 import torch
 
-from ..core.contracts import Codec, Part, Shape, Slot
+from ..core.contracts import Codec, Part, Rule, Shape, Slot
 from ..parts.codecs.fp32 import Fp32
 from ..parts.splits.empty import Empty
 from .treatment import Treatment
@@ -14,6 +14,7 @@ from .treatment import Treatment
 __all__ = [
     "BASIS",
     "Job",
+    "Kept",
     "arithmetic",
     "codec_of",
     "declare",
@@ -26,6 +27,29 @@ __all__ = [
 
 EXACT = Fp32()
 BASIS = "split."
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One slot of a rule's state between two steps.
+
+    Args:
+        slot: as the rule declares it.
+        codec: what encodes it.
+        raw: the raw tensors: suffix of the codec -> name in the state, such as {"": "exp_avg", "_scale": ...}.
+        elementwise: does `update` change it, slice by slice, or `settle`, for the whole parameter?
+    """
+
+    slot: Slot
+    codec: Codec
+    raw: dict[str, str]
+    elementwise: bool
+
+    @staticmethod
+    def of(job: "Job", name: str, slot: Slot) -> "Kept":
+        """Return how slot `name` of a job is kept."""
+        codec = codec_of(job, slot)
+        return Kept(slot, codec, {suffix: name + suffix for suffix in codec.raw(slot)}, name in job.elementwise)
 
 
 @dataclass(frozen=True)
@@ -45,21 +69,52 @@ class Job:
         return hash((self.treatment, self.part, self.shape, self.arithmetic))
 
     @cached_property
+    def low(self) -> Shape | None:
+        """The shape of the state-full part; None where there is none."""
+        return self.part.shape(self.shape)
+
+    @cached_property
     def slots(self) -> dict[str, Slot]:
         """The slots of the state-full rule."""
-        low = self.part.shape(self.shape)
-        return {} if low is None else {name: _in(self, slot) for name, slot in self.treatment.full.slots(low).items()}
+        if self.low is None:
+            return {}
+        return {name: _in(self, slot) for name, slot in self.treatment.full.slots(self.low).items()}
 
     @cached_property
     def elementwise(self) -> frozenset[str]:
         """Names of the slots that `update` changes, cut into slices with the elements; the others are for `settle`."""
-        low = self.part.shape(self.shape)
         whole = self.treatment.full.looks is None
-        return frozenset(k for k, slot in self.slots.items() if whole or (slot.shape == low and not slot.settled))
+        return frozenset(k for k, slot in self.slots.items() if whole or (slot.shape == self.low and not slot.settled))
 
-    @property
+    @cached_property
+    def kept(self) -> dict[str, Kept]:
+        """How every slot is kept: its codec, and the raw tensors that the codec makes of it."""
+        return {name: Kept.of(self, name, slot) for name, slot in self.slots.items()}
+
+    @cached_property
+    def basis(self) -> dict[str, str]:
+        """The raw tensors of the split, as the split calls them and as the state does: {"index": "split.index"}."""
+        return {name: BASIS + name for name in self.part.slots(self.shape)}
+
+    @cached_property
+    def rules(self) -> tuple[tuple[str, Rule], ...]:
+        """(axis, rule) of the rules at work in this window: "full", "free" or both."""
+        full = () if self.low is None else (("full", self.treatment.full),)
+        return full if self.part.covers else (*full, ("free", self.treatment.free))
+
+    @cached_property
+    def rounds(self) -> int:
+        """How often the rules must look at the whole parameter before it is written."""
+        return max([rule.looks or 0 for _, rule in self.rules], default=0)
+
+    @cached_property
+    def separate(self) -> bool:
+        """Whether both parts can be written one after the other, as every entry belongs to one of them."""
+        return self.part.disjoint and not self.part.covers and self.treatment.free.local
+
+    @cached_property
     def idle(self) -> bool:
-        """Is the parameter left alone in this window?"""
+        """Whether the parameter is left alone in this window."""
         return isinstance(self.part, Empty) and getattr(self.treatment.free, "idle", False)
 
 
@@ -93,7 +148,7 @@ def nbytes(job: Job) -> int:
 def sliceable(job: Job) -> bool:
     """May it run row by row: no rule wants the matrix in one piece, no part and no codec looks at other rows?"""
     t = job.treatment
-    low = job.part.shape(job.shape)
+    low = job.low
     whole_blocks = t.codec.local or not job.elementwise or (low is not None and low[-1:] == (t.codec.block,))
     return t.full.looks is not None and t.free.looks is not None and whole_blocks and job.part.local
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,10 +34,10 @@ class Sum:
     decay: float
     wide: bool
 
-    @property
+    @cached_property
     def kinds(self) -> tuple[str, ...]:
         """The kind of noise of every term."""
-        return tuple(direction.kind for _, direction in self.terms)
+        return tuple([direction.kind for _, direction in self.terms])
 
 
 def combine_(out: Tensor, base: Tensor, job: Sum, table: Callable) -> tuple[int, int]:

@@ -104,14 +104,15 @@ def combine_(
     _check(out, base, start)
     terms = _rounded(terms)
     decay = _decay(decay)
-    wide = out.dtype == torch.float64 or decay != 1 or any(z.kind != "rademacher" for _, z in terms)
+    wide = out.dtype == torch.float64 or decay != 1 or "gaussian" in [z.kind for _, z in terms]
     job = direction_kernels.Sum(tuple(terms), start, decay, wide)
     with torch.no_grad():
         out, base = out.detach().view(-1), base.detach().view(-1)
-        ready = all((z, out.device) in _ready for _, z in terms)
-        at, end = direction_kernels.combine_(out, base, job, _table) if compile and not ready else (0, 0)
+        compile = compile and not all((z, out.device) in _ready for _, z in terms)
+        at, end = direction_kernels.combine_(out, base, job, _table) if compile else (0, 0)
         for first, last in ((0, at), (end, len(out))):
-            _in_chunks(out[first:last], base[first:last], job, start + first)
+            if first < last:
+                _in_chunks(out[first:last], base[first:last], job, start + first)
 
 
 def _in_chunks(out, base, job, start):
@@ -183,8 +184,8 @@ def _table(device):
 
 
 def _chunks(count, device, kinds):
-    size = BLOCKS.get(device.type, BLOCKS_ELSEWHERE) * min((KINDS[kind] for kind in kinds), default=128)
-    return ((at, min(at + size, count)) for at in range(0, count, size))
+    size = BLOCKS.get(device.type, BLOCKS_ELSEWHERE) * min(map(KINDS.__getitem__, kinds), default=128)
+    return [(at, min(at + size, count)) for at in range(0, count, size)]
 
 
 def _rounded(terms):
@@ -194,8 +195,8 @@ def _rounded(terms):
             raise HybridOptError(f"combine_: {direction!r} is no direction; give terms (scale, Direction)")
         _check_finite("scale", scale)
     scales = torch.tensor([float(scale) for scale, _ in terms], dtype=torch.float32).tolist()
-    for scale in scales:
-        _check_finite("scale", scale)
+    if not all(map(math.isfinite, scales)):
+        _check_finite("scale", next(scale for scale in scales if not math.isfinite(scale)))
     return [(scale, direction) for scale, (_, direction) in zip(scales, terms, strict=True) if scale]
 
 

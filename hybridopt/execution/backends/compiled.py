@@ -11,7 +11,7 @@ from ...policy.job import sliceable
 from ..slices import Slice, slices
 from ..state import basis
 from ..task import Task
-from ..update import can_write_separately, look, rounds, settle, update, write, write_free_, write_low
+from ..update import look, settle, update, write, write_free_, write_low
 from . import compiled_kernels as kernels
 
 __all__ = ["SMALLEST", "fits", "run"]
@@ -50,12 +50,12 @@ def _update(parts, numbers, names):
         with_more = [(task, piece, said) for (task, piece), said in zip(parts, told, strict=True)]
         return kernels.call(function, with_more, numbers, names)
 
-    if rounds(job):
+    if job.rounds:
         seen = [({}, {})] * len(parts)
-        for i in range(rounds(job)):
+        for i in range(job.rounds):
             seen = call(_LOOKS[i], seen)
         call(_write, seen)
-    elif can_write_separately(job):
+    elif job.separate:
         chosen = call(write_low)
         call(write_free_)
         call(_put_, [(x,) for x in chosen])
@@ -68,7 +68,7 @@ def _together(crew):
 
     Kernels that look at whole matrices have many loops already, and would take minutes to compile eight times over.
     """
-    small = [] if rounds(crew[0].job) else [task for task in crew if task.param.numel() <= OF]
+    small = [] if crew[0].job.rounds else [task for task in crew if task.param.numel() <= OF]
     full = len(small) // CREW * CREW
     for start in range(0, full, CREW):
         yield [(task, _whole(task)) for task in small[start : start + CREW]]
@@ -85,7 +85,7 @@ def _pieces(task):
     job = task.job
     blocks = task.raw and getattr(job.treatment.codec, "block", 0)
     size = BLOCKS if blocks else PIECE
-    if task.param.numel() <= size or not (blocks or can_write_separately(job)) or not sliceable(job) or rounds(job):
+    if task.param.numel() <= size or not (blocks or job.separate) or not sliceable(job) or job.rounds:
         return [_whole(task)]
     step = max(1, size // job.shape[-1])
     return [piece for _, cut in slices(task.param, task.grad, task.raw, job, task.key, step) for piece in cut]
@@ -116,7 +116,7 @@ def _write(param, grad, raw, job, store, now, rows, rest):
 
 
 def _put_(param, grad, raw, job, store, now, chosen):
-    job.part.up_(param, chosen, basis(raw))
+    job.part.up_(param, chosen, basis(job, raw))
 
 
 def _vector(numbers, dtype, device):

@@ -87,7 +87,7 @@ def _on_tensors(function, part, names):
     """`function` with its numbers in a vector and its state in a tuple, of every part in turn."""
     task, piece, _ = part
     (full, free), job, store, raw_names = names, task.job, task.store, tuple(piece.raw)
-    job.slots, job.elementwise  # noqa: B018  worked out now, not while it is traced
+    job.kept, job.basis, job.rules, job.rounds, job.separate  # noqa: B018  worked out now, not while it is traced
 
     def kernel(numbers, parts):
         told = numbers.unbind()

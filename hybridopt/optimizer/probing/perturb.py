@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
-from .watch import Watch, plain
+from .watch import Watch, plain, unseen
 
 __all__ = ["Perturbation", "Shift"]
 
@@ -173,12 +173,9 @@ class _Swaps:
         self._depth[module] += 1
         if self._depth[module] > 1:
             return
-        self.watch.quiet = True
-        try:
+        with unseen():
             for place in self._places[module]:
                 self._stand_in(module, *place)
-        finally:
-            self.watch.quiet = False
 
     def _after(self, module, *_):
         if torch.compiler.is_compiling() or not self._depth[module]:
@@ -186,12 +183,9 @@ class _Swaps:
         self._depth[module] -= 1
         if self._depth[module]:
             return
-        self.watch.quiet = True
-        try:
+        with unseen():
             for attribute, name in self._places[module]:
                 self._return(module, attribute) if attribute else self._move_back(name)
-        finally:
-            self.watch.quiet = False
 
     def _stand_in(self, module, attribute, name):
         if attribute is None:

@@ -3,10 +3,8 @@
 import math
 import statistics
 import warnings
-from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from ...core.contracts import ProbeScheme
 from ...core.errors import HybridOptError, HybridOptWarning
@@ -15,7 +13,7 @@ from ...model.roles import codes_dtype
 from ..parameters import Parameters
 from .evaluate import Closures, Evaluator
 from .measured import Measured
-from .perturb import Perturbation
+from .perturb import Perturbation, Shift
 from .ranks import mean_over_ranks
 
 __all__ = ["Probes"]
@@ -25,7 +23,7 @@ UNUSED = (
     "must compute the loss (lambda: model(**batch).loss, not return an earlier one) by the model that has these "
     "parameters; after switching adapters or replacing weights (load_state_dict(assign=True)) make a new optimizer"
 )
-Shift = tuple[int, int]  # sign (0: not shifted), direction
+Side = tuple[int, int]  # sign (0: not shifted), direction
 
 
 class Probes:
@@ -91,7 +89,7 @@ class Probes:
         spread = statistics.stdev(losses[1:]) if self.scheme.normalized else 1.0
         return tuple(_float32(self._factor * x / spread) if spread > 0 else 0.0 for x in found)
 
-    def _shifts(self) -> list[Shift]:
+    def _shifts(self) -> list[Side]:
         both = [(sign, k) for k in range(self.scheme.samples) for sign in (1, -1)]
         return both if self.scheme.two_sided else [(0, 0), *((1, k) for k in range(self.scheme.samples))]
 
@@ -121,28 +119,25 @@ class Probes:
         warnings.warn(f"{text}; the step is skipped", HybridOptWarning, stacklevel=4)
 
 
-def _shift(parameters, sign: int, k: int) -> Callable[[str, Tensor], Tensor | None]:
+def _shift(parameters, sign: int, k: int) -> Shift:
     """theta + sign eps z_k."""
 
     def shift(name, p):
-        noise = parameters.noise(name, p, k) if sign else None
-        return (
-            None if noise is None else shifted(_values(p), sign * parameters.eps(name, p), noise, parameters.compiles)
-        )
+        found = parameters.shift(name, p, k) if sign else None
+        return None if found is None else shifted(_values(p), sign * found[0], found[1], parameters.compiles)
 
     return shift
 
 
-def _step(parameters, slopes, factor):
+def _step(parameters, slopes, factor) -> Shift:
     """theta - factor lr weight z: what a step of plain SGD would make of them."""
 
     def shift(name, p):
         terms = parameters.terms(name, p, slopes) if factor else ()
-        return (
-            shifted(_values(p), -factor * parameters.rate(name, p) * terms[0][0], terms[0][1], parameters.compiles)
-            if terms
-            else None
-        )
+        if not terms:
+            return None
+        weight, noise = terms[0]
+        return shifted(_values(p), -factor * parameters.rate(name, p) * weight, noise, parameters.compiles)
 
     return shift
 
