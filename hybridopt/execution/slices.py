@@ -48,7 +48,7 @@ def update_in_slices(param: Tensor, grad: Tensor, raw: State, job: Job, store: S
     size = elements(param)
     if param.numel() <= size or not param.is_contiguous() or not sliceable(job):
         return update(param, grad, raw, job, store, now)
-    flat = not (job.rounds or job.part.slots(job.shape) or store.random or job.treatment.codec.random)
+    flat = not (job.rounds or job.basis or store.random or job.treatment.codec.random)
     job = replace(job, shape=(param.numel(), 1)) if flat else job
     for matrix, pieces in slices(param, grad, raw, job, key, _step(size, job.shape[-1], store.block)):
         one = now

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ..core.contracts import Slot, State, stream
 from ..core.numerics.rounding import Seed
-from ..policy.job import Job, Kept
+from ..policy.job import Job
 
-__all__ = ["allocate", "basis", "keep", "load", "seeds", "unseeded"]
+__all__ = ["allocate", "basis", "keep", "load", "seeds"]
 
 
 def allocate(slot: Slot, device: torch.device) -> Tensor:
@@ -36,7 +36,10 @@ def load(job: Job, raw: State, elementwise: bool) -> State:
     state = {}
     for name, kept in job.kept.items():
         if kept.elementwise == elementwise:
-            state[name] = kept.codec.load(_raw(kept, raw), kept.slot)
+            own = {}
+            for suffix, key in kept.raw:
+                own[suffix] = raw[key]
+            state[name] = kept.codec.load(own, kept.slot)
     return state
 
 
@@ -50,8 +53,10 @@ def keep(job: Job, raw: State, state: State, seeds: dict[str, Seed]) -> None:
         seeds: for rounding, by slot.
     """
     for name, value in state.items():
-        kept = job.kept[name]
-        kept.codec.store(_raw(kept, raw), value, kept.slot, seeds[name])
+        kept, own = job.kept[name], {}
+        for suffix, key in kept.raw:
+            own[suffix] = raw[key]
+        kept.codec.store(own, value, kept.slot, seeds[name])
 
 
 def seeds(job: Job, key: int, row: int = 0) -> dict[str, Seed]:
@@ -59,19 +64,6 @@ def seeds(job: Job, key: int, row: int = 0) -> dict[str, Seed]:
     return {name: Seed(key ^ _salt(name), row) for name in ("", "low", *job.slots)}
 
 
-def unseeded(job: Job) -> dict[str, None]:
-    """In place of seeds, where nothing is rounded at random."""
-    return dict.fromkeys(("", "low", *job.slots))
-
-
 @lru_cache(maxsize=1024)
 def _salt(name):
     return stream(name) if name else 0
-
-
-def _raw(kept: Kept, raw: State) -> State:
-    """The raw tensors of one slot, as its codec calls them."""
-    found = {}
-    for suffix, name in kept.raw.items():
-        found[suffix] = raw[name]
-    return found

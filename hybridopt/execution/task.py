@@ -6,8 +6,8 @@ from functools import cached_property, lru_cache
 from torch import Tensor
 
 from ..core.contracts import State, Store, stream
-from ..policy.job import Job, in_blocks
-from .state import seeds, unseeded
+from ..policy.job import Job
+from .state import seeds
 from .update import Now
 
 __all__ = ["Task"]
@@ -40,7 +40,8 @@ class Task:
     @property
     def alike(self) -> tuple:
         """What tasks must have in common, beside their jobs, to be done together: numbers, device and dtypes."""
-        lr, decay = (id(x) if isinstance(x, Tensor) else x for x in (self.lr, self.decay))
+        lr = id(self.lr) if isinstance(self.lr, Tensor) else self.lr
+        decay = id(self.decay) if isinstance(self.decay, Tensor) else self.decay
         return self.age, lr, decay, self.param.device, self.param.dtype, self.grad.dtype
 
     @cached_property
@@ -55,7 +56,7 @@ class Task:
 
     def in_blocks(self) -> "Task":
         """The same task, a block of its codec in every row, where that is possible."""
-        job = in_blocks(self.job)
+        job = self.job.in_blocks
         if job is self.job:
             return self
         raw = {name: x.view(job.shape) if x.numel() == self.param.numel() else x for name, x in self.raw.items()}
@@ -65,7 +66,7 @@ class Task:
         """The numbers as plain floats."""
         t = self.job.treatment
         numbers = t.full.numbers(self.age), t.free.numbers(self.age)
-        own = seeds(self.job, self.key) if self.random else unseeded(self.job)
+        own = seeds(self.job, self.key) if self.random else self.job.unseeded
         return Now(self.lr * t.lr_scale, self.decay, *numbers, self.constant, own)
 
 

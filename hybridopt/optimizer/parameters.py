@@ -169,7 +169,7 @@ class Parameters:
             if id(one.group) not in rates:
                 rates[id(one.group)] = _rates(one.group)
             task = self._task(one, grad, *rates[id(one.group)])
-            live = one.local(p)
+            live = shards.local(p) if one.sharded else p
             copied = task.param.data_ptr() != live.data_ptr()
             if one.probed:
                 run_estimated(task, self.compiles)
@@ -192,9 +192,10 @@ class Parameters:
 
     def _task(self, one, grad, lr, decay):
         """What is to be done to a parameter. Counts its state's age."""
-        own, group = one.own, one.group
-        param = one.local(one.p.detach()).reshape(own.shape).contiguous()
-        grad = one.local(grad).reshape(own.shape).contiguous()
+        own, group, param = one.own, one.group, one.p.detach()
+        if one.sharded:
+            param, grad = shards.local(param), shards.local(grad)
+        param, grad = param.reshape(own.shape).contiguous(), grad.reshape(own.shape).contiguous()
         raw, age = self._raw(one, grad) if one.slots else {}, group["step"] + 1
         if raw:
             state = self._optimizer.state[one.p]
@@ -211,8 +212,8 @@ class Parameters:
         if missing:
             made = [k for k in wanted if k in missing]
             state.update({k: shards.like(allocate(wanted[k], one.p.device), one.p, one.whole[k]) for k in made})
-        raw = {k: one.local(state[k]) for k in wanted} if one.sharded else {k: state[k] for k in wanted}
-        if state["window"] != one.window or any(k.startswith(BASIS) for k in missing):
+        raw = {k: shards.local(state[k]) if one.sharded else state[k] for k in wanted}
+        if state["window"] != one.window or (missing and any(k.startswith(BASIS) for k in missing)):
             draw = self.windows.draw(one.group, one.name, one.window)
             one.own.part.sample(grad, basis(one.own, raw), draw)
             state["window"] = one.window

@@ -62,10 +62,6 @@ class Resolved:
         now = self.group["step"] // self.gap if self.gap else 0
         return now == self.window and self.p.dtype is self.dtype
 
-    def local(self, x: Tensor) -> Tensor:
-        """Return the rows of `x` that this rank holds, all of a plain tensor."""
-        return shards.local(x) if self.sharded else x
-
 
 def resolve(name: str, p: Tensor, group: dict, window: int, job: Job) -> Resolved:
     """Work out what the updates of one parameter share in one window.

@@ -20,11 +20,11 @@ class Alive:
 
     def add(self, params: Iterable[Tensor]) -> None:
         """Parameters that join."""
-        self._count += sum(p.requires_grad for p in params)
+        self._count += sum([p.requires_grad for p in params])
 
     def check(self, work: list[tuple[str, Tensor]]) -> None:
         """Raise HybridOptError if none can be trained any more, as when PEFT switches adapters; warn of fewer."""
-        alive = sum(p.requires_grad for _, p in work)
+        alive = sum([p.requires_grad for _, p in work])
         lost, self._count = alive < self._count, alive
         if not lost:
             return

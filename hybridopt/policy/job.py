@@ -18,7 +18,6 @@ __all__ = [
     "arithmetic",
     "codec_of",
     "declare",
-    "in_blocks",
     "nbytes",
     "seen_as",
     "sliceable",
@@ -36,20 +35,21 @@ class Kept:
     Args:
         slot: as the rule declares it.
         codec: what encodes it.
-        raw: the raw tensors: suffix of the codec -> name in the state, such as {"": "exp_avg", "_scale": ...}.
+        raw: (suffix of the codec, name in the state) of every raw tensor, such as ("_absmax", "exp_avg_absmax").
         elementwise: does `update` change it, slice by slice, or `settle`, for the whole parameter?
     """
 
     slot: Slot
     codec: Codec
-    raw: dict[str, str]
+    raw: tuple[tuple[str, str], ...]
     elementwise: bool
 
     @staticmethod
     def of(job: "Job", name: str, slot: Slot) -> "Kept":
         """Return how slot `name` of a job is kept."""
         codec = codec_of(job, slot)
-        return Kept(slot, codec, {suffix: name + suffix for suffix in codec.raw(slot)}, name in job.elementwise)
+        raw = tuple((suffix, name + suffix) for suffix in codec.raw(slot))
+        return Kept(slot, codec, raw, name in job.elementwise)
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,19 @@ class Job:
         return max([rule.looks or 0 for _, rule in self.rules], default=0)
 
     @cached_property
+    def unseeded(self) -> dict[str, None]:
+        """In place of seeds, where nothing is rounded at random."""
+        return dict.fromkeys(("", "low", *self.slots))
+
+    @cached_property
+    def in_blocks(self) -> "Job":
+        """The same update with a block of the codec in every row, where no rule and no part asks for its own rows."""
+        block = getattr(self.treatment.codec, "block", 0)
+        free = self.treatment.full.local and self.treatment.free.local and not self.basis
+        fits = block and free and math.prod(self.shape) % block == 0 and self.slots
+        return replace(self, shape=(math.prod(self.shape) // block, block)) if fits else self
+
+    @cached_property
     def separate(self) -> bool:
         """Whether both parts can be written one after the other, as every entry belongs to one of them."""
         return self.part.disjoint and not self.part.covers and self.treatment.free.local
@@ -157,14 +170,6 @@ def with_elements(job: Job) -> set[str]:
     """Names of the raw tensors that are cut into slices of rows with the elements."""
     beside = getattr(job.treatment.codec, "beside", ())
     return set(job.elementwise) | {name + suffix for name in job.elementwise for suffix in beside}
-
-
-def in_blocks(job: Job) -> Job:
-    """The same update with a block of the codec in every row, where no rule and no part asks for rows of its own."""
-    block = getattr(job.treatment.codec, "block", 0)
-    free = job.treatment.full.local and job.treatment.free.local and not job.part.slots(job.shape)
-    fits = block and free and math.prod(job.shape) % block == 0 and job.slots
-    return replace(job, shape=(math.prod(job.shape) // block, block)) if fits else job
 
 
 def _in(job, slot):

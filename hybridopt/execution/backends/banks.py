@@ -20,7 +20,7 @@ MOST = 1 << 20  # elements of a bank
 def fits(task: Task) -> bool:
     """Is it small, and are its parts the same for all: no subspace of its own, no state in blocks?"""
     plain = set(task.raw) == set(task.job.slots) and type(task.param) in (Tensor, torch.nn.Parameter)
-    return plain and task.param.numel() <= LARGEST and not task.job.part.slots(task.job.shape)
+    return plain and task.param.numel() <= LARGEST and not task.job.basis
 
 
 def run(tasks: Iterable[Task]) -> None:

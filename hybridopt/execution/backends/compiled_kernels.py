@@ -13,7 +13,6 @@ from ...core.errors import HybridOptWarning
 from ...core.numerics.rounding import Seed, hashed_rows, tables
 from ...policy.job import Job
 from ..slices import Slice
-from ..state import unseeded
 from ..task import Task
 from ..update import Now
 
@@ -87,7 +86,7 @@ def _on_tensors(function, part, names):
     """`function` with its numbers in a vector and its state in a tuple, of every part in turn."""
     task, piece, _ = part
     (full, free), job, store, raw_names = names, task.job, task.store, tuple(piece.raw)
-    job.kept, job.basis, job.rules, job.rounds, job.separate  # noqa: B018  worked out now, not while it is traced
+    job.kept, job.basis, job.rules, job.rounds, job.separate, job.unseeded  # noqa: B018  worked out now, not while it is traced
 
     def kernel(numbers, parts):
         told = numbers.unbind()
@@ -95,7 +94,7 @@ def _on_tensors(function, part, names):
         of_free = dict(zip(free, told[2 + len(full) :], strict=True))
         out = []
         for param, grad, key, dice, raws, more in parts:
-            seeds = {name: Seed(0, 0, hashes) for name, hashes in dice.items()} or unseeded(job)
+            seeds = {name: Seed(0, 0, hashes) for name, hashes in dice.items()} or job.unseeded
             now = Now(told[0], told[1], of_full, of_free, key, seeds)
             out.append(function(param, grad, dict(zip(raw_names, raws, strict=True)), job, store, now, *more))
         return out

@@ -89,12 +89,9 @@ def _tensors(args: tuple, kwargs: dict) -> list[Tensor]:
 
 def _place(x):
     """(storage, first byte, end) of a plain tensor in memory; None of any other, and of none."""
-    if (
-        (type(x) not in USUAL and not plain(x))
-        or x.layout is not torch.strided
-        or x.device.type == "meta"
-        or not x.numel()
-    ):
+    if type(x) not in USUAL and not plain(x):
+        return None
+    if x.layout is not torch.strided or x.device.type == "meta" or not x.numel():
         return None
     try:
         storage, low = x.untyped_storage().data_ptr(), x.data_ptr()
