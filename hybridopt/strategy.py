@@ -31,8 +31,9 @@ class Strategy:
     layers that `wrap` quantized.
     """
 
-    def __init__(self, model: nn.Module, policy: Ready, seed: int, base: Base):
+    def __init__(self, model: nn.Module, policy: Ready, seed: int, base: Base, plan: Plan | None = None):
         self.model, self.policy, self.seed, self.base = model, policy, seed, base
+        self._planned = plan  # of the model as it was; made anew when its parameters are others
         self.quantization: str | None = None
         self.quantized: tuple[str, ...] = ()
         self.choice: Any = None  # planning.Choice of policy="auto"
@@ -108,7 +109,7 @@ class Strategy:
                 policy=self.policy,
                 seed=self.seed,
                 nonfinite=nonfinite,
-                roles={e.param.name: e.param for e in plan.entries},
+                roles={e.param.name: e for e in plan.entries},
                 release=release,
                 clip=clip,
                 clip_mode=clip_mode,
@@ -187,9 +188,11 @@ class Strategy:
         return sorted(n for n, trainable in live if trainable and n in own)
 
     def _plan(self):
-        """The plan as if nothing had been frozen by an earlier one."""
+        """The plan as if nothing had been frozen by an earlier one; the last one where no parameter has changed."""
         live = [p if p.name not in self._frozen else replace(p, trainable=True) for p in params(self.model)]
-        return Plan.of(live, self.policy, self.seed)
+        if self._planned is None or [e.param for e in self._planned.entries] != live:
+            self._planned = Plan.of(live, self.policy, self.seed)
+        return self._planned
 
     def _freeze(self, plan):
         self._thaw()
@@ -206,8 +209,8 @@ class Strategy:
         self._frozen = set()
 
     def __getstate__(self) -> dict:
-        return {k: v for k, v in self.__dict__.items() if k != "_optimizers"}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_optimizers", "_planned")}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._optimizers = weakref.WeakSet()
+        self._optimizers, self._planned = weakref.WeakSet(), None

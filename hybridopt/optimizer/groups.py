@@ -8,21 +8,24 @@ from torch import Tensor
 from ..core.errors import HybridOptError, check_choice, check_number
 from ..model.hessian_blocks import guess_partition
 from ..model.roles import ROLES, Param, clean, codes_dtype, guess
-from ..policy.plan import Plan
+from ..policy.plan import Entry, Plan
 from ..policy.routes import Ready, pack_treatment
 from ..policy.treatment import Treatment
 
-__all__ = ["Tags", "check_numbers", "named"]
+__all__ = ["Known", "Tags", "check_numbers", "named", "trainable_of"]
+
+Known = str | Param | Entry  # of a parameter: its role, that and its blocks, or its treatment, too
 
 
 class Tags:
     """Which parameter is trained how, by name; plain data, so it travels with copies of the optimizer."""
 
-    def __init__(self, policy: Ready, seed: int, roles: Mapping[str, str | Param] | None):
-        roles = roles or {}
+    def __init__(self, policy: Ready, seed: int, roles: Mapping[str, Known] | None):
+        known = {n: r.param if isinstance(r, Entry) else r for n, r in (roles or {}).items()}
         self.policy, self.seed = policy, seed
-        self.roles = {n: r.role if isinstance(r, Param) else r for n, r in roles.items()}
-        self._partitions = {n: r.partition for n, r in roles.items() if isinstance(r, Param)}
+        self.roles = {n: r.role if isinstance(r, Param) else r for n, r in known.items()}
+        self._partitions = {n: r.partition for n, r in known.items() if isinstance(r, Param)}
+        self._planned = {n: r for n, r in (roles or {}).items() if isinstance(r, Entry)}
         for name, role in self.roles.items():
             check_choice("HybridOptimizer", f"role of {name!r}", role, ROLES)
         self._treatments: dict[str, Treatment] = {}
@@ -71,7 +74,7 @@ class Tags:
         roles = {n: self.roles.get(n) or guess(n, p) for n, p in found.items()}
         params = [self._param(n, p, roles[n]) for n, p in found.items()]
         step, parts = others[0]["step"] if others else 0, {}
-        for name, treatment in Plan.of(params, self.policy, self.seed).trained.items():
+        for name, treatment in self._trained(params).items():
             label = self._label(treatment)
             part = parts.setdefault(label, group | self._plain(treatment, label, step))
             if treatment.weight_decay is not None and not own_decay:
@@ -80,6 +83,13 @@ class Tags:
             part["param_names"].append(name)
         self.roles |= roles
         return list(parts.values())
+
+    def _trained(self, params):
+        """The treatments of parameters by name: as a plan has resolved them already, or by the policy."""
+        planned = [self._planned.get(p.name) for p in params]
+        if all(e is not None and _alike(e.param, p) for e, p in zip(planned, params, strict=True)):
+            return Plan(tuple(planned), self.seed).trained
+        return Plan.of(params, self.policy, self.seed).trained
 
     def _param(self, name, p, role):
         shape = tuple(p.shape)
@@ -96,6 +106,22 @@ class Tags:
         while self._treatments.setdefault(label, treatment) != treatment:
             label += "'"
         return label
+
+
+def trainable_of(roles: Mapping[str, Known]) -> frozenset[str]:
+    """Return the names that are said to be trainable, whatever their requires_grad is."""
+    params = {n: r.param if isinstance(r, Entry) else r for n, r in roles.items()}
+    return frozenset(n for n, p in params.items() if isinstance(p, Param) and p.trainable)
+
+
+def _alike(planned: Param, live: Param) -> bool:
+    """Is the live parameter what was planned, but for what only the module tree tells?"""
+    return (planned.role, planned.shape, planned.dtype, planned.codes) == (
+        live.role,
+        live.shape,
+        live.dtype,
+        live.codes,
+    )
 
 
 def named(group: dict) -> Iterable[tuple[str, Tensor]]:

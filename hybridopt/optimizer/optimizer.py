@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from ..core.errors import HybridOptError, check_choice
-from ..model.roles import Param
 from ..policy.plan import check_scheme
 from ..policy.routes import Ready, check_routes, learning_rate, read_policy
 from .gradients import NONFINITE, norm, total
-from .groups import Tags, check_numbers, named
+from .groups import Known, Tags, check_numbers, named, trainable_of
 from .parameters import Parameters
 from .probe_face import Probing
 from .probing.state import ProbeState
@@ -43,7 +42,8 @@ class HybridOptimizer(Probing, Persistent):
             others were; both wait for the device once a parameter.
         compile: updates of large parameters by torch.compile: True, False, or "auto": on GPUs, and on CPUs from 50
             million elements on (below, compiling takes longer than it saves). Results differ by rounding only.
-        roles: role, or Param, by parameter name; what is missing is guessed from name and shape.
+        roles: role, Param, or Entry of a Plan, by parameter name; what is missing is guessed from name and shape.
+            Of an Entry the treatment is taken as it is.
         module: the model of the parameters; probes then shift one of its modules at a time, and without it all
             parameters at once, in a copy.
         release: "accumulate": updates in `step`; "fused": inside the backward pass, each gradient freed at once.
@@ -51,8 +51,8 @@ class HybridOptimizer(Probing, Persistent):
             `measure(loss)` first), of each by itself ("tensor"), or as the step before would have it ("previous").
             Refused where no parameter takes gradients from the backward pass, as it would do nothing.
 
-    Parameters with requires_grad=False stand still; where a `Param` in `roles` (as `wrap` gives) says trainable,
-    probes train them all the same.
+    Parameters with requires_grad=False stand still; where a `Param` or `Entry` in `roles` (as `wrap` gives) says
+    trainable, probes train them all the same.
 
     Param groups hold plain numbers and strings, among them `tag`, `param_names`, `seed`, and `step`, the clock by
     which the state-full part is chosen anew. Raises HybridOptError, naming the parameter, for what cannot be trained.
@@ -67,7 +67,7 @@ class HybridOptimizer(Probing, Persistent):
         seed: int = 0,
         nonfinite: str = "raise",
         compile: bool | str = "auto",
-        roles: Mapping[str, str | Param] | None = None,
+        roles: Mapping[str, Known] | None = None,
         release: str = "accumulate",
         clip: float | None = None,
         clip_mode: str = "global",
@@ -91,7 +91,7 @@ class HybridOptimizer(Probing, Persistent):
         self.release, self._clip = release, Clip(clip, clip_mode)
         self._start()
         self._probing = ProbeState(module)
-        self._trainable = frozenset(n for n, r in (roles or {}).items() if isinstance(r, Param) and r.trainable)
+        self._trainable = trainable_of(roles or {})
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         check_routes(self._tags.policy, self._tags.roles)
         if not self.param_groups:

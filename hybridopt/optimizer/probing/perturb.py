@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
-from .watch import Watch, plain, unseen
+from .watch import Seen, Watch, plain
 
 __all__ = ["Perturbation", "Shift"]
 
@@ -65,20 +65,21 @@ class Perturbation:
         loose, self.missed = sorted(self.loose), frozenset()
         self._check(self.loose)
         swaps = _Swaps(self.params, places, shift, watch)
-        copies = Watch({})
+        copies = Seen({})
         try:
             try:
                 swaps.begin(loose)
-                copies = Watch({name: self.params[name] for name in loose})
-                with swaps.watch if watch else nullcontext(), copies if looks else nullcontext():
+                copies = Seen({name: self.params[name] for name in loose})
+                swaps.watch = Watch(swaps.seen, copies)
+                with swaps.watch if watch or looks else nullcontext():
                     yield
             finally:
                 swaps.end()
         finally:
             swaps.end()  # once more, for an interrupt during the first
-        _check_aliases(swaps.watch.seen.intersection(loose))
+        _check_aliases(swaps.seen.names.intersection(loose))
         self.missed = self._missed(swaps, watch)
-        self.unused = not (swaps.fired or copies.seen) and (looks or self.unused)
+        self.unused = not (swaps.fired or copies.names) and (looks or self.unused)
         self.loose |= self.missed
         self._check(self.missed)
 
@@ -89,7 +90,7 @@ class Perturbation:
         spared, self._spared = self._spared, idle if self.strays else frozenset()
         if watch and len(self._idle) < MANY:
             self._idle.add(idle)
-        return frozenset(swaps.watch.seen) | (idle - spared if watch or not swaps.fired else frozenset())
+        return frozenset(swaps.seen.names) | (idle - spared if watch or not swaps.fired else frozenset())
 
     def _places(self):
         """(attribute, name) of what stands in for what, by module; what has no place is loose."""
@@ -131,7 +132,7 @@ class _Swaps:
     def __init__(self, params, places, shift, watch):
         self._params, self._places, self._shift = params, places, shift
         self._watched = watch
-        self.watch = Watch(params if watch else {})
+        self.seen, self.watch = Seen(params if watch else {}), Watch()
         self._depth: Counter[nn.Module] = Counter()
         self._own: dict[tuple[nn.Module, str], tuple[str, Tensor]] = {}
         self._data: dict[str, Tensor] = {}
@@ -173,9 +174,12 @@ class _Swaps:
         self._depth[module] += 1
         if self._depth[module] > 1:
             return
-        with unseen():
+        self.watch.quiet = True
+        try:
             for place in self._places[module]:
                 self._stand_in(module, *place)
+        finally:
+            self.watch.quiet = False
 
     def _after(self, module, *_):
         if torch.compiler.is_compiling() or not self._depth[module]:
@@ -183,9 +187,12 @@ class _Swaps:
         self._depth[module] -= 1
         if self._depth[module]:
             return
-        with unseen():
+        self.watch.quiet = True
+        try:
             for attribute, name in self._places[module]:
                 self._return(module, attribute) if attribute else self._move_back(name)
+        finally:
+            self.watch.quiet = False
 
     def _stand_in(self, module, attribute, name):
         if attribute is None:

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Watch", "plain", "unseen"]
+__all__ = ["Seen", "Watch", "plain"]
 
-unseen = torch._C.DisableTorchFunction  # a context in which no watch sees what hybridopt itself computes
 USUAL = (Tensor, torch.nn.Parameter)
 METADATA = {
     "__get__",  # attributes; those that are views (T, data) are seen where they are used
@@ -32,16 +31,15 @@ METADATA = {
 }
 
 
-class Watch(TorchFunctionMode):
-    """Names of the parameters whose own memory some operation gets to see, also through views and aliases, in `seen`.
+class Seen:
+    """Names of the parameters whose own memory some operation got to see, also through views and aliases, in `names`.
 
-    A parameter for which a copy stands in, or whose `data` is a copy for the time being, is elsewhere in memory.
-    Metadata (shape, dtype, device) is not looked at, nor is compiled code.
+    A parameter for which a copy stands in is elsewhere in memory. Of one whose `data` is a copy for the time being
+    the memory counts that it had when it was given.
     """
 
     def __init__(self, params: Mapping[str, Tensor]):
-        super().__init__()
-        self.seen: set[str] = set()
+        self.names: set[str] = set()
         self._whole = {id(p): name for name, p in params.items()}
         self._parts: dict[int, list[tuple[int, int, str]]] = {}
         for name, p in params.items():
@@ -49,23 +47,40 @@ class Watch(TorchFunctionMode):
                 self._whole.pop(id(p))
                 self._parts.setdefault(place[0], []).append((*place[1:], name))
 
+    def add(self, x: Tensor, place: tuple[int, int, int] | None) -> None:
+        """Note the parameters that a tensor shares memory with.
+
+        x: what an operation is given. place: its storage, first byte and end; None where it has no memory of its own.
+        """
+        if name := self._whole.get(id(x)):
+            self.names.add(name)
+        elif place:
+            base, low, high = place
+            for start, end, name in self._parts.get(base, ()):
+                if low < end and start < high:
+                    self.names.add(name)
+
+
+class Watch(TorchFunctionMode):
+    """Shows every operation's tensors to some `Seen`; neither metadata (shape, dtype, device) nor compiled code.
+
+    One mode serves all of them, as two would watch each other. quiet: look away, as from hybridopt's own noise.
+    """
+
+    def __init__(self, *seen: Seen):
+        super().__init__()
+        self.quiet = False
+        self._seen = seen
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if not torch.compiler.is_compiling() and getattr(func, "__name__", "") not in METADATA:
-            with unseen():  # by a watch around this one
-                for x in _tensors(args, kwargs):
-                    self._look_at(x)
+        if self.quiet or torch.compiler.is_compiling() or getattr(func, "__name__", "") in METADATA:
+            return func(*args, **kwargs)
+        for x in _tensors(args, kwargs):
+            place = _place(x)
+            for seen in self._seen:
+                seen.add(x, place)
         return func(*args, **kwargs)
-
-    def _look_at(self, x):
-        name = self._whole.get(id(x))
-        if name:
-            self.seen.add(name)
-            return
-        base, low, high = _place(x) or (0, 0, 0)
-        for start, end, name in self._parts.get(base, ()):
-            if low < end and start < high:
-                self.seen.add(name)
 
 
 def plain(x: Tensor) -> bool:
