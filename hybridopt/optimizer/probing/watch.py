@@ -8,7 +8,6 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["Seen", "Watch", "plain"]
 
-USUAL = (Tensor, torch.nn.Parameter)
 METADATA = {
     "__get__",  # attributes; those that are views (T, data) are seen where they are used
     "__set__",
@@ -85,7 +84,7 @@ class Watch(TorchFunctionMode):
 
 def plain(x: Tensor) -> bool:
     """Has it memory of its own, unlike DTensors and other subclasses that keep their values in other tensors?"""
-    return type(x) in USUAL or not (hasattr(x, "to_local") or hasattr(x, "__tensor_flatten__"))
+    return not hasattr(x, "to_local") and not hasattr(x, "__tensor_flatten__")
 
 
 def _tensors(args: tuple, kwargs: dict) -> list[Tensor]:
@@ -104,9 +103,7 @@ def _tensors(args: tuple, kwargs: dict) -> list[Tensor]:
 
 def _place(x):
     """(storage, first byte, end) of a plain tensor in memory; None of any other, and of none."""
-    if type(x) not in USUAL and not plain(x):
-        return None
-    if x.layout is not torch.strided or x.device.type == "meta" or not x.numel():
+    if not plain(x) or x.layout is not torch.strided or x.device.type == "meta" or not x.numel():
         return None
     try:
         storage, low = x.untyped_storage().data_ptr(), x.data_ptr()
