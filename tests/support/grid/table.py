@@ -25,7 +25,7 @@ def table():
             marks = (_mark(Cell(**{axis: name}, split=split), reasons) for split in SPLITS)
             lines.append(f'| `{axis}="{name}"` | {" | ".join(marks)} |')
     lines = [INTRO, *lines, "", *_others(reasons), _conservative(reasons)]
-    return "\n".join([*lines, "", *(f"{i}. {reason}" for i, reason in enumerate(reasons, 1)), ""])
+    return "\n".join([*lines, "", "Reasons:", "", *(f"{i}. {reason}" for i, reason in enumerate(reasons, 1)), ""])
 
 
 def _others(reasons):
