@@ -30,9 +30,15 @@ def test_links_lead_to_files_and_headings(page):
         assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "hybridopt").rglob("README.md")), ids=lambda page: page.parent.name)
+def test_readmes_of_rooms_stay_short(page):
+    assert len(page.read_text().splitlines()) <= 20
+
+
 def test_every_page_is_in_the_navigation():
     listed = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
-    assert set(_leaves(listed)) >= {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    examples = {f"examples/{path.name}.md" for path in (ROOT / "examples").glob("*.py")}
+    assert set(_leaves(listed)) >= {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} | examples
 
 
 def _leaves(node):
