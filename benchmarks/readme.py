@@ -25,7 +25,7 @@ class Block:
 
     @property
     def page(self) -> Path:
-        """The one page with the marks; raises HybridOptError if there is none, or a second one."""
+        """Find the one page with the marks. Raises HybridOptError if there is none, or a second one."""
         found = [page for page in PAGES if self._start in page.read_text()]
         if len(found) != 1:
             raise HybridOptError(f"{self._start.strip()!r} must stand on one page; it stands on {len(found)}: {found}")

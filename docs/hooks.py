@@ -1,4 +1,4 @@
-"""Builds the site: pages that lie outside of docs/, links between all of them, and packages as they are installed."""
+"""Hooks of the site: pages from outside of docs/, links between all pages, packages as they are installed."""
 
 import posixpath
 import re
@@ -16,7 +16,7 @@ _packages = tempfile.mkdtemp(prefix="hybridopt-docs-")
 
 
 def place(path):
-    """Where a file of the repository lies in the site."""
+    """Return where a file of the repository lies in the site."""
     path = path.removeprefix("docs/")
     return INDEX.get(path, path + ".md" if path.endswith(".py") else path)
 
@@ -45,12 +45,12 @@ def on_files(files, config):
 
 
 def program(path):
-    """A page that shows a program."""
+    """Return a page that shows a program."""
     return f"# {path.relative_to(ROOT)}\n\n```python\n{path.read_text()}```\n"
 
 
 def commands():
-    """The help of `hybridopt` and of its commands, as Markdown."""
+    """Return the help of `hybridopt` and of its commands as Markdown."""
     import typer
     from typer.cli import get_docs_for_click
 
@@ -61,7 +61,7 @@ def commands():
 
 
 def every(match):
-    """Descriptions of all parts of a kind, or of all policies, without what their contract describes."""
+    """Return directives for all parts of a kind, or all policies, without what their contract describes."""
     from hybridopt.core.registry import find, names
 
     kind, options = match[1], "members: false, heading_level: 3"
