@@ -37,8 +37,9 @@ def from_pretrained(
     Args:
         model: the same base model as before training, unwrapped; quantized the same way if it was given quantized.
         directory: what `save_pretrained` wrote; every file is verified against the manifest first.
-        policy, policy_options: another policy to go on with; None takes the saved one.
+        policy: another policy to go on with; None takes the saved one.
         is_trainable: False loads the adapters for inference.
+        policy_options: of `policy`, by name.
 
     Tensors that were saved as the scalars of a run are rebuilt first, by as many passes over them as it had steps.
 

@@ -35,8 +35,10 @@ class HybridOptimizerFactory:
         """The optimizer of `model`, out of its DDP, FSDP or torch.compile container.
 
         Args:
+            model: what the Trainer was given.
             lr: required, since the Trainer hands none of its own on; its schedules start from this one.
-            policy, seed: as in `wrap`; "frugal" and 0 unless the model is wrapped.
+            policy: as in `wrap`; "frugal" unless the model is wrapped.
+            seed: as in `wrap`; 0 unless the model is wrapped.
             options: weight_decay, nonfinite, release, clip and clip_mode as in `Strategy.optimizer`, and the named
                 policy's options. With release="fused" the Trainer finds no gradients any more: its max_grad_norm does
                 nothing, so `clip` must be given, and it logs a grad_norm of 0; `optimizer.grad_norm` is the true one.

@@ -1,4 +1,4 @@
-"""What the grid of combinations covers, what it refuses and how, and the README's table of it."""
+"""What the grid of combinations covers, what it refuses and how, and the page with the table of it."""
 
 from dataclasses import astuple
 from itertools import combinations, product
@@ -12,7 +12,7 @@ from hybridopt.parts.rules.muon import Muon
 from hybridopt.parts.splits.block import Block
 from hybridopt.parts.splits.randk import RandK
 from support.grid.cells import ADAPTERS, CELLS, CODECS, FREE, RELEASES, RULES, SPLITS, STORES, Cell, refusal, trained
-from support.grid.table import README, written
+from support.grid.table import BLOCK
 
 AXES = {"full": RULES, "free": FREE, "split": SPLITS, "codec": CODECS, "store": STORES}
 AXES |= {"release": RELEASES, "adapters": ADAPTERS}
@@ -34,9 +34,9 @@ def test_no_cell_is_walked_twice():
     assert len(set(map(astuple, CELLS))) == len(CELLS) == len(RULES) * len(SPLITS) * len(CODECS) * len(STORES) * 3
 
 
-def test_the_table_of_the_readme_is_this():
-    readme = README.read_text()
-    assert readme == written(readme), "run: PYTHONPATH=tests python -m support.grid.table --write"
+def test_the_table_of_the_page_is_this():
+    page = BLOCK.page.read_text()
+    assert page == BLOCK.into(page, {}), "run: PYTHONPATH=tests python -m support.grid.table --write"
 
 
 REFUSED = {

@@ -1,15 +1,13 @@
-"""The README's table of what can be combined; `PYTHONPATH=tests python -m support.grid.table --write` writes it."""
+"""The table of what can be combined; `PYTHONPATH=tests python -m support.grid.table --write` puts it on its page."""
 
 import re
 import sys
 from dataclasses import replace
 from itertools import combinations
 
+from benchmarks.readme import Block
 from support.grid.cells import ADAPTERS, CODECS, FREE, RELEASES, RULES, SOURCES, SPLITS, STORES, Cell, refusal
-from support.paths import ROOT
 
-README = ROOT / "README.md"
-START, END = "<!-- grid: PYTHONPATH=tests python -m support.grid.table --write -->\n", "<!-- end of grid -->"
 OTHERS = {"source": SOURCES, "codec": CODECS, "store": STORES, "release": RELEASES, "adapters": ADAPTERS}
 INTRO = """A tick is a combination that trains with every source, codec, store, release and kind of adapter:
 `tests/grid/` walks them and checks that weights, state and bytes are what was asked for; with `backprop` all of
@@ -27,13 +25,7 @@ def table():
             marks = (_mark(Cell(**{axis: name}, split=split), reasons) for split in SPLITS)
             lines.append(f'| `{axis}="{name}"` | {" | ".join(marks)} |')
     lines = [INTRO, *lines, "", *_others(reasons), _conservative(reasons)]
-    return "\n".join([*lines, "", *(f"{i}. {reason}" for i, reason in enumerate(reasons, 1)), ""])
-
-
-def written(readme):
-    """The README with the table as it is now."""
-    before, after = readme.index(START) + len(START), readme.index(END)
-    return f"{readme[:before]}{table()}{readme[after:]}"
+    return "\n".join([*lines, "", "Reasons:", "", *(f"{i}. {reason}" for i, reason in enumerate(reasons, 1)), ""])
 
 
 def _others(reasons):
@@ -81,8 +73,10 @@ def _short(reason):
     return re.sub(r"^full='\w+' needs", "the rule needs", reason)
 
 
+BLOCK = Block("grid", "PYTHONPATH=tests python -m support.grid.table --write", lambda _: table())
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["--write"]:
-        README.write_text(written(README.read_text()))
+        BLOCK.write({})
     else:
         print(table())

@@ -1,0 +1,101 @@
+"""Links of all pages lead somewhere, and their tables are those of the benchmarks and of the code."""
+
+import importlib
+import json
+import re
+
+import pytest
+import yaml
+
+from hybridopt.core.registry import names
+from support.pages import PAGES
+from support.paths import ROOT
+
+DOCS = ROOT / "docs"
+MEASURED = (DOCS / "benchmarks.md").read_text()
+CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+
+
+def anchors(page):
+    """What links to a page may name: its headings, as GitHub and the site spell them."""
+    titles = re.findall(r"^#+ (.*)$", CODE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page):
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", CODE.sub("", page.read_text())):
+        file = page.parent / target if target else page
+        assert file.is_file(), target
+        assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "hybridopt").rglob("README.md")), ids=lambda page: page.parent.name)
+def test_readmes_of_rooms_stay_short(page):
+    assert len(page.read_text().splitlines()) <= 20
+
+
+def test_every_page_is_in_the_navigation():
+    listed = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    examples = {f"examples/{path.name}.md" for path in (ROOT / "examples").glob("*.py")}
+    assert set(_leaves(listed)) >= {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} | examples
+
+
+def _leaves(node):
+    if isinstance(node, str):
+        return [node]
+    return [leaf for child in (node.values() if isinstance(node, dict) else node) for leaf in _leaves(child)]
+
+
+def test_the_policies_of_the_table_are_those_there_are():
+    found = re.findall(r"^\| `(\w+)` \| .* \| .* \|$", (DOCS / "policies.md").read_text(), re.MULTILINE)
+    assert tuple(sorted(found)) == names("policies")
+
+
+def rows(file, columns):
+    """Cells of the rows of a benchmark's tables that have so many columns."""
+    text = (ROOT / "benchmarks" / "results" / file).read_text()
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    return [row for row in found if len(row) == columns]
+
+
+def test_the_table_of_addax_is_the_benchmarks():
+    found = [row for row in rows("addax.md", 12) if row[2][:1].isdigit()]
+    assert len(found) == 9
+    for name, _, accuracy, _, _, gain, _, seconds, _, saved, taken, _ in found:
+        assert f"| {name} | {accuracy} | {gain} | {seconds} | {saved} | {taken} |" in MEASURED
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "benchmarks.md"], ids=lambda page: page.stem)
+def test_the_fine_tuning_table_is_the_benchmarks(page):
+    found = [row for row in rows("sst2.md", 10) if "±" in row[2]]
+    assert len(found) == 8
+    for name, _, test, gain, _, state, weights, _, cpu, _ in found:
+        assert f"| {name} | {test} | {gain} | {state} | {weights} | {cpu} |" in page.read_text()
+
+
+def test_the_pre_training_table_is_the_benchmarks():
+    found = [row for row in rows("pretrain.md", 8) if "±" in row[2]]
+    assert len(found) > 15
+    for name, rate, loss, gain, state, *_ in found:
+        assert f"| {name} | {rate} | {loss} | {gain} | {state} |" in MEASURED
+
+
+@pytest.mark.parametrize("name", ["fits", "fit_70b_table"])
+def test_tables_of_plans_are_those_of_their_benchmarks(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module = importlib.import_module(name)
+    document, page = json.loads(module.FILE.read_text()), module.BLOCK.page.read_text()
+    assert page == module.BLOCK.into(page, document), f"run: python benchmarks/{name}.py --write"
+
+
+def test_the_table_of_what_fits_is_the_planners(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    fits = importlib.import_module("fits")
+    document = json.loads(fits.FILE.read_text())
+    assert list(document["models"]) == list(fits.MODELS)
+    estimator = fits.Estimator(fits.subject_of("llama-3.2-1b"))
+    way = fits.WAYS[0]
+    peaks = [estimator.estimate(fits.Request(**way.settings, **v)).peak_bytes for v in fits.VARIANTS[:2]]
+    known = document["models"]["llama-3.2-1b"][0]
+    assert known["title"] == way.title and peaks == [pytest.approx(x, rel=0.01) for x in known["peaks"][:2]]
