@@ -103,7 +103,10 @@ def test_another_process_chooses_alike():
 @pytest.mark.parametrize("codec", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("split", [*SPLITS, "whole"])
 def test_slices_are_the_whole_to_the_bit(monkeypatch, split, codec, dtype):
-    """Large parameters are updated slice by slice; small slices must give what the whole gives."""
+    """Large parameters are updated slice by slice; small slices must give what the whole gives.
+
+    But for products with a basis: how they are summed is the library's choice, by the processor and the size.
+    """
     density = {"density": 1.0} if split == "whole" else {"split": split}
     results = []
     for elements in (1 << 16, 16):
@@ -112,4 +115,9 @@ def test_slices_are_the_whole_to_the_bit(monkeypatch, split, codec, dtype):
         optimizer = optimize(params, codec=codec, weight_decay=0.1, **{"density": 0.5} | density)
         advance(optimizer, params, 5)
         results.append((values(params), state_of(optimizer, params)))
-    assert_same(*results)
+    if split in ("svd", "random") and codec != "int8":
+        whole, small = ([*found.values(), *(x for s in state.values() for x in s.values())] for found, state in results)
+        for one, other in zip(whole, small, strict=True):
+            torch.testing.assert_close(one, other)
+    else:
+        assert_same(*results)
