@@ -1,4 +1,4 @@
-"""Gradients before they are used: dense, finite, and how large."""
+"""Checks of gradients before they are used: are they dense and finite, and how large are they?"""
 
 import math
 from collections.abc import Iterable
@@ -22,10 +22,11 @@ def check_dense(grads: Named) -> None:
 
 
 def not_finite(grads: Named, shown: list[Tensor]) -> str | None:
-    """The name of the first gradient with NaN or infinity, None if there is none.
+    """Return the name of the first gradient with NaN or infinity, None if there is none.
 
-    shown: for every gradient a number in which such an entry shows, a sum or norm. Finite entries may make it
-    overflow: then all are looked at closely. One synchronisation a device where everything is finite.
+    grads: (name, gradient) pairs. shown: for every gradient a number in which such an entry shows, a sum or norm.
+    Finite entries may make it overflow: then all are looked at closely. One synchronisation a device where everything
+    is finite.
     """
     by_device: dict[torch.device, list] = {}
     for number in shown:
@@ -36,27 +37,28 @@ def not_finite(grads: Named, shown: list[Tensor]) -> str | None:
 
 
 def sums(grads: Named) -> list[Tensor]:
-    """A number for every gradient in which NaN and infinity show, cheaper than its norm.
+    """Return a number for every gradient in which NaN and infinity show, cheaper than its norm.
 
     Without a dtype of its own for the sum: reading bfloat16 as float32 is 30 times slower on a CPU.
     """
-    return [whole(grad.sum()).float() for _, grad in grads]
+    found = [grad.sum() for _, grad in grads]
+    return [(whole(x) if hasattr(x, "full_tensor") else x).float() for x in found]
 
 
 def norm(grad: Tensor) -> Tensor:
-    """The 2-norm of a gradient, of all its shards together: shape [], float32, or float64 for float64."""
+    """Return the 2-norm of a gradient, of all its shards together: shape [], float32, or float64 for float64."""
     dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
     return whole(torch.linalg.vector_norm(grad, dtype=dtype))
 
 
 def total(norms: Iterable[Tensor]) -> Tensor | None:
-    """The norm of all gradients from the norms of each, on the first one's device; nothing waits for it."""
+    """Return the norm of all gradients from the norms of each, on the first one's device; nothing waits for it."""
     norms = list(norms)
     return torch.linalg.vector_norm(torch.stack([x.to(norms[0].device) for x in norms])) if norms else None
 
 
 def whole(x: Tensor) -> Tensor:
-    """What was worked out on shards, joined."""
+    """Join what was worked out on shards; other tensors are returned as they are."""
     return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 

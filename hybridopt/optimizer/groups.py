@@ -18,7 +18,13 @@ Known = str | Param | Entry  # of a parameter: its role, that and its blocks, or
 
 
 class Tags:
-    """Which parameter is trained how, by name; plain data, so it travels with copies of the optimizer."""
+    """Which parameter is trained how, by name; plain data, so it travels with copies of the optimizer.
+
+    Args:
+        policy: gives treatments by role and name.
+        seed: of every random choice.
+        roles: what is known of parameters beforehand, by name; everything else is guessed.
+    """
 
     def __init__(self, policy: Ready, seed: int, roles: Mapping[str, Known] | None):
         known = {n: r.param if isinstance(r, Entry) else r for n, r in (roles or {}).items()}
@@ -33,11 +39,11 @@ class Tags:
         self._count = 0
 
     def treatment(self, group: dict) -> Treatment:
-        """How the parameters of a group are trained."""
+        """Return how the parameters of a group are trained."""
         return self._treatments[group["treatment"]]
 
     def with_names(self, group: dict) -> dict:
-        """Unnamed tensors get names by their position, so that everything else can go by name."""
+        """Give unnamed tensors names by their position, so that everything else can go by name."""
         if not isinstance(group, dict) or isinstance(group.get("params"), set | dict | None):
             return group  # torch says what is wrong
         self._check_options(group)
@@ -65,7 +71,16 @@ class Tags:
             )
 
     def divide(self, group: dict, others: Iterable[dict], own_decay: bool) -> list[dict]:
-        """One group of named parameters as one group a treatment; frozen ones are left out."""
+        """Divide one group of named parameters into one group a treatment; frozen parameters are left out.
+
+        Args:
+            group: as torch has completed it, with `param_names`.
+            others: the groups that there are already, whose clock is taken over.
+            own_decay: was weight_decay given for this group? Then treatments do not change it.
+
+        Raises:
+            HybridOptError: for a name that is given twice, and for what the policy cannot train.
+        """
         others = list(others)
         found = {clean(n): p for n, p in zip(group["param_names"], group["params"], strict=True)}
         taken = [n for g in others for n in g["param_names"] if n in found]
@@ -85,7 +100,7 @@ class Tags:
         return list(parts.values())
 
     def _trained(self, params):
-        """The treatments of parameters by name: as a plan has resolved them already, or by the policy."""
+        """Return treatments by parameter name: as a plan has resolved them already, or by the policy."""
         planned = [self._planned.get(p.name) for p in params]
         if all(e is not None and _alike(e.param, p) for e, p in zip(planned, params, strict=True)):
             return Plan(tuple(planned), self.seed).trained
@@ -101,7 +116,7 @@ class Tags:
         return {"params": [], "param_names": [], "tag": treatment.tag, "treatment": label} | numbers
 
     def _label(self, treatment):
-        """The treatment as text; own parts and callables of one name are told apart by a mark."""
+        """Write a treatment as text; own parts and callables of one name are told apart by a mark."""
         label = json.dumps(pack_treatment(treatment))
         while self._treatments.setdefault(label, treatment) != treatment:
             label += "'"
@@ -125,7 +140,7 @@ def _alike(planned: Param, live: Param) -> bool:
 
 
 def named(group: dict) -> Iterable[tuple[str, Tensor]]:
-    """Name and tensor of every parameter of a group."""
+    """Return (name, tensor) of every parameter of a group."""
     return zip(group["param_names"], group["params"], strict=True)
 
 

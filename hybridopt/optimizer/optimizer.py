@@ -108,14 +108,14 @@ class HybridOptimizer(Probing, Persistent):
             )
 
     def _start(self):
-        """What copies make anew."""
+        """Make what a copy of the optimizer does not share."""
         self._release, self._norm, self._stale = RELEASES[self.release](self._clip), None, None
         self._hooks, self._hooked = Hooks(self), False
 
     # ---- groups
 
     def add_param_group(self, param_group: dict) -> None:
-        """As torch's; the parameters are tagged by the policy and fall into one group a treatment."""
+        """Add parameters, as torch's optimizers do; the policy divides them into one group a treatment."""
         own = isinstance(param_group, dict) and set(param_group)
         super().add_param_group(self._tags.with_names(param_group))
         group = self.param_groups.pop()
@@ -165,7 +165,7 @@ class HybridOptimizer(Probing, Persistent):
         return loss
 
     def _run(self, closure):
-        """The loss of a closure, with a backward pass where it leaves that to the optimizer."""
+        """Evaluate a closure, with a backward pass where it leaves that to the optimizer; return its loss."""
         probed = self.probe(closure) if self._probing.measured.wanted else None
         if probed is not None and not any(self._backward(g) for g in self.param_groups):
             return probed
@@ -181,13 +181,13 @@ class HybridOptimizer(Probing, Persistent):
         return self._release.fused
 
     def _backward(self, group):
-        """The parameters of a group, if they take gradients from the backward pass."""
+        """Return the parameters of a group, if they take gradients from the backward pass."""
         return group["params"] if self._tags.treatment(group).source.backward else ()
 
     # ---- gradients as the backward pass makes them
 
     def hold(self) -> AbstractContextManager:
-        """Within it, backward passes only add up gradients; with release="accumulate" they always do.
+        """Return a context in which backward passes only add up gradients; with release="accumulate" they always do.
 
         For all but the last backward pass of a step. The sum is kept in `.grad`: all gradients are alive meanwhile.
         """
@@ -217,7 +217,7 @@ class HybridOptimizer(Probing, Persistent):
 
     @torch.no_grad()
     def receive(self, name: str, p: Tensor) -> None:
-        """What the hooks call: this parameter's gradient is complete."""
+        """Take a complete gradient, as the hooks report it; the release decides what becomes of it."""
         self._release.receive(self._parameters, name, p, self.nonfinite)
 
     def unhook(self) -> bool:
@@ -227,12 +227,12 @@ class HybridOptimizer(Probing, Persistent):
         return before
 
     def rehook(self) -> None:
-        """Undo `unhook`."""
+        """Put the hooks back that `unhook` has removed."""
         self._hooked = True
         self._look_anew()
 
     def _look_anew(self):
-        """After any change of the groups: forget what was derived from them, watch what must be watched."""
+        """Forget what was derived from the groups, after any change of them, and watch what must be watched."""
         self._parameters = Parameters(self, self._tags, self.compile, self._probing.measured, self._trainable)
         self._probing.follow(self._parameters)
         if self._hooked:

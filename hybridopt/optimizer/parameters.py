@@ -30,7 +30,15 @@ Work = tuple[str, Tensor]  # a parameter with its name
 
 
 class Parameters:
-    """The parameters of an optimizer by name, their state, and how both move; made anew when its groups change."""
+    """The parameters of an optimizer by name, their state, and how both move; made anew when its groups change.
+
+    Args:
+        optimizer: whose groups and state these are; held weakly.
+        tags: the treatments of its groups.
+        compile: updates by torch.compile: True, False or "auto", as `HybridOptimizer` takes it.
+        measured: what probes have found for the next step.
+        trainable: names that probes train although they have requires_grad=False.
+    """
 
     def __init__(self, optimizer, tags: Tags, compile: bool | str, measured: Measured, trainable: frozenset[str]):
         self._optimizer, self._measured, self._trainable = weakref.proxy(optimizer), measured, trainable
@@ -79,7 +87,16 @@ class Parameters:
         return float(one.group["lr"]) * t.lr_scale * scale
 
     def shift(self, name: str, p: Tensor, index: int) -> tuple[float, Noise] | None:
-        """Return eps and direction `index` of this step, along which probes shift a parameter; None: they do not."""
+        """Return how far and along which direction probes shift a parameter.
+
+        Args:
+            name: of the parameter.
+            p: the parameter.
+            index: which of the step's directions, from 0.
+
+        Returns:
+            eps and the direction; None where the parameter is not shifted.
+        """
         one = self.windows.of(name, p)
         noise = None if self._rests(one) else self.noises.of(one, index)
         return None if noise is None else (one.job.treatment.source.eps, noise)
@@ -100,11 +117,11 @@ class Parameters:
         return () if self._rests(one) else self.noises.terms(one, slopes)
 
     def _rests(self, one):
-        """Does it stand still whatever is measured? Then it is not shifted either, which would only add noise."""
+        """Tell whether it stands still whatever is measured; then it is not shifted either, which would add noise."""
         return one.idle or self._frozen(one)
 
     def _frozen(self, one):
-        """Does its owner want it to stand still? `wrap` itself switches off requires_grad where only probes train."""
+        """Tell whether its owner froze it; `wrap` itself switches off requires_grad where only probes train."""
         return not one.p.requires_grad and (one.backward or one.name not in self._trainable)
 
     def check_trained(self) -> None:
@@ -146,7 +163,7 @@ class Parameters:
         return self.windows.of(name, p).idle
 
     def turn(self) -> None:
-        """Where a new window has begun, or other blocks are in turn: let go of old state before any new is made."""
+        """Drop the state that ends with a window, or whose block is not in turn, before any new state is made."""
         states = self._optimizer.state
         for one in self.windows.all():
             state = states.get(one.p)
@@ -182,7 +199,7 @@ class Parameters:
         run(tasks, self.compiles)
 
     def _estimate(self, one):
-        """The gradient of a parameter with probes; None where this step leaves it alone."""
+        """Return the gradient of a parameter with probes; None where this step leaves it alone."""
         source, p = one.job.treatment.source, one.p
         backprop = p.grad.contiguous() if source.backward and p.grad is not None else None
         terms = () if self._rests(one) else self.noises.terms(one, self._measured.slopes)
@@ -191,7 +208,7 @@ class Parameters:
         return ProbeGradient(terms, tuple(p.shape), p.device, one.job.arithmetic, backprop, source.share)
 
     def _task(self, one, grad, lr, decay):
-        """What is to be done to a parameter. Counts its state's age."""
+        """Make the task that updates a parameter, and count its state's age."""
         own, group, param = one.own, one.group, one.p.detach()
         if one.sharded:
             param, grad = shards.local(param), shards.local(grad)
@@ -204,7 +221,7 @@ class Parameters:
         return Task(param, grad, raw, own, one.store, lr, decay, age, stream, group["step"])
 
     def _raw(self, one: Resolved, grad: Tensor) -> State:
-        """The raw state tensors; missing ones are made, and the split's are drawn."""
+        """Return the raw state tensors; missing ones are made, and the split's are drawn."""
         wanted, state = one.slots, self._optimizer.state[one.p]
         if not state:
             state.update(step=0, window=one.window)

@@ -17,11 +17,19 @@ def complete(saved: dict) -> None:
 
 
 def match(live: list[dict], job_at: Callable[..., Job], saved: dict, found: dict) -> dict:
-    """`saved` in the order of the live groups and parameters, its state moved to `found`, by live parameter.
+    """Bring a saved state dict into the order of the live groups and parameters.
 
-    job_at(group, name, parameter, window) says what a parameter keeps.
+    Args:
+        live: the optimizer's param groups.
+        job_at: called with (group, name, parameter, window); returns the Job, which says what the parameter keeps.
+        saved: the state dict, as `state_dict()` returned it.
+        found: is filled with the saved state, by live parameter.
 
-    Raises HybridOptError for parameters, shapes, dtypes or treatments that differ, naming them.
+    Returns:
+        The state dict without state, for torch to load.
+
+    Raises:
+        HybridOptError: for parameters, shapes, dtypes or treatments that differ, naming them.
     """
     for key, kind in (("param_groups", list), ("state", dict)):
         if not isinstance(saved.get(key), kind):
@@ -67,7 +75,7 @@ def _group(mine, groups):
 
 
 def _ordered(mine, theirs):
-    """The saved group with its parameters in the live order."""
+    """Bring the parameters of a saved group into the live order."""
     ids = dict(zip(theirs["param_names"], theirs["params"], strict=True))
     return {**theirs, "params": [ids[n] for n in mine["param_names"]], "param_names": mine["param_names"]}
 

@@ -75,7 +75,13 @@ class Windows:
         return Job(t, t.split.at(self.draw(group, name, window), shape), shape, arithmetic(p.dtype))
 
     def draw(self, group: dict, name: str, window: int) -> Draw:
-        """Return the random choices of a parameter's split in a window, numbered from 0."""
+        """Return the random choices of a parameter's split in a window.
+
+        Args:
+            group: its param group.
+            name: its name.
+            window: the number of the window, from 0.
+        """
         split = self._tags.treatment(group).split
         return Draw(group["seed"], name, window, window * split.update_gap, self._population("split", split))
 
@@ -90,7 +96,7 @@ class Windows:
         return self._tags.treatment(group)
 
     def _mark(self, group):
-        """What a group's parameters are resolved for: window, identities and dtypes."""
+        """Return what a group's parameters are resolved for: window, identities and dtypes."""
         params = group["params"]
         return self.now(group), list(map(id, params)), [p.dtype for p in params]
 
@@ -102,7 +108,7 @@ class Windows:
         return known
 
     def _population(self, axis, part):
-        """All parameters that share this split or source."""
+        """Return all parameters that share this split or source."""
         if (axis, part) not in self._populations:
             treated = ((g, self._tags.treatment(g)) for g in self._groups)
             same = [(g, t) for g, t in treated if getattr(t, axis) == part]

@@ -30,11 +30,11 @@ class Evaluator:
 
     @property
     def unused(self) -> bool:
-        """Were losses computed without any of the parameters, as far as was seen? Not into compiled code."""
+        """Whether losses were computed without any of the parameters, as far as was seen (not into compiled code)."""
         return self._perturbation.unused
 
     def losses(self, closures: Closures, shifts: Sequence[Shift]) -> list[float]:
-        """The loss at every shift, computed without gradients; of several closures (micro-batches) the mean.
+        """Compute the loss at every shift, without gradients; of several closures (micro-batches) the mean.
 
         A closure returns a number, or a tensor of one element. It runs once for each shift; the first time that its
         code runs it is watched, and runs again where parameters were found to be used outside their modules.
@@ -84,7 +84,7 @@ def _listed(closures):
 
 
 def _code(closure):
-    """What runs: the same for every new lambda from one line of a loop."""
+    """Return the code that runs: the same for every new lambda from one line of a loop."""
     closure = getattr(closure, "func", closure)  # of functools.partial
     return getattr(getattr(closure, "__func__", closure), "__code__", type(closure))
 
@@ -99,7 +99,7 @@ def _called(closure):
 
 
 def _number(loss) -> float:
-    """A loss as float64."""
+    """Turn a loss into a float64 number."""
     if isinstance(loss, Tensor) and loss.numel() == 1 and not loss.is_complex() and loss.dtype != torch.bool:
         if loss.dtype in (torch.bfloat16, torch.float16):
             warnings.warn(

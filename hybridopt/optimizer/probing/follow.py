@@ -41,7 +41,7 @@ class Followed:
 
 @lru_cache(maxsize=256)
 def replayable(treatment: Treatment, dtype: torch.dtype) -> bool:
-    """Are all updates of such a weight the same bits on every device, by slopes, learning rate and decay alone?
+    """Tell whether updates are the same bits on every device, by slopes, learning rate and decay alone.
 
     That takes elementwise directions, a rule without state, a weight in a dtype of its own, and parts that a file can
     name. Signs of several directions, or of normal ones, are taken in tensor arithmetic, which would round a scaled
@@ -67,13 +67,16 @@ def follow(parameters: Parameters) -> list[Followed]:
 
 
 def head(p: Tensor, seen: Shape) -> Tensor:
-    """A copy of the first elements of its first row: by rows and columns numbers are rounded at random."""
+    """Copy the first elements of a parameter's first row, as updates see it: rounding depends on rows and columns.
+
+    p: the parameter. seen: its shape as updates see it.
+    """
     row = p.detach().reshape(seen).reshape(-1, seen[-1] if len(seen) > 1 else p.numel())[:1]
     return row[:, :HEAD].clone()
 
 
 def group_key(group: dict) -> str:
-    """What tells a param group from others, whatever the order of parameters."""
+    """Return what tells a param group from others, whatever the order of parameters."""
     return min(group["param_names"])
 
 

@@ -44,7 +44,7 @@ class Intact:
         random.setstate(of_python)
 
     def put_back(self) -> None:
-        """The buffers of modules in training mode, into the same tensors."""
+        """Put the buffers of modules in training mode back, into the same tensors."""
         for module, name, buffer, values in self._kept:
             if module._buffers.get(name) is not buffer:
                 module._buffers[name] = buffer
@@ -58,7 +58,7 @@ class Intact:
             raise HybridOptError(f"the closure has changed the model: {'; '.join(changes[:3])}{more}; {RULE}")
 
     def _now(self):
-        """What must stay: everything of trained parameters; frozen ones may be packed or moved by their modules."""
+        """Note what must stay: everything of trained parameters; modules may pack or move frozen ones."""
         named = self._others | self._named()
         return {name: _marks(p) if name in self._trained else {} for name, p in named.items()}
 

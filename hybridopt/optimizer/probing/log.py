@@ -40,7 +40,7 @@ class Log:
         return len(self._slopes) // self.samples
 
     def add(self, slopes: Iterable[float], groups: list[dict]) -> None:
-        """One step."""
+        """Append one step: its slopes, one a direction, and the groups' learning rates and decays."""
         self._slopes.extend(slopes)
         rates = {group_key(group): rates_of(group) for group in groups}
         self.groups = self.groups or tuple(rates)
@@ -54,11 +54,11 @@ class Log:
             self._counts.append(1)
 
     def watch(self) -> None:
-        """After a step: notice from now on if somebody else writes to the parameters."""
+        """Notice from now on, after a step, if somebody else writes to the parameters."""
         self._versions = {f.name: f.p._version for f in self.followed}
 
     def begin(self, step: int) -> None:
-        """Before the first probe of a step: has somebody written to them? Before the first step note what they are."""
+        """Check before the first probe of a step that nobody has written to them; before the first step note them."""
         if len(self) != step:
             self._break(f"it holds {len(self)} steps of {step}")
         elif step:
@@ -80,7 +80,7 @@ class Log:
         self.watch()
 
     def _other(self):
-        """What is not as this log has left it."""
+        """Say what is not as this log has left it."""
         if self._weights is None:
             seen = self._versions
             changed = (f.name for f in self.followed if seen.get(f.name, f.p._version) != f.p._version)
@@ -109,7 +109,7 @@ class Log:
         }
 
     def state(self) -> dict:
-        """Plain tensors, lists and dicts, with checksums of the weights as they are."""
+        """Return plain tensors, lists and dicts, with checksums of the weights as they are."""
         self.check()
         weights = {} if self.broken or not len(self) else self._checksums()
         own = {"groups": list(self.groups), "origin": dict(self.origin), "heads": dict(self.heads)}
@@ -138,7 +138,7 @@ class Log:
         self._versions, self._weights = {}, dict(state["weights"]) if state["weights"] else None
 
     def copy(self) -> "Log":
-        """Another of the same parameters."""
+        """Return another log of the same parameters."""
         other = Log(self.samples)
         other.__dict__.update(self.__dict__)
         other._slopes, other._rates, other._counts = self._slopes[:], self._rates[:], self._counts[:]

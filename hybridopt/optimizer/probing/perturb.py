@@ -24,8 +24,11 @@ class Perturbation:
     module. Parameters that are used elsewhere (`F.linear(h, embedding.weight)`), in compiled code, or that belong to
     no module of `root` are `loose`: their `data` is a copy during the whole evaluation.
 
-    params: by name, what can be shifted. root: the model; None makes all of them loose. owners: of tensors that are
-    no parameters of a module but are used by one alone, by the name in `params`.
+    Args:
+        params: what can be shifted, by name.
+        root: the model; None makes all of them loose.
+        owners: the modules of tensors that are no parameters of a module but are used by one alone, by their names in
+            `params`.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class Perturbation:
 
     @contextmanager
     def shifted(self, shift: Shift, watch: bool = True) -> Iterator[None]:
-        """Within it, forward passes compute with `shift(name, p)`, of the shape and dtype of p, for every parameter p.
+        """Let forward passes within it compute with `shift(name, p)`, of p's shape and dtype, for every parameter p.
 
         On leaving, `missed` names the parameters that were used unshifted: they are loose from now on, and the
         evaluation must be repeated. It is reliable after evaluations with `watch`, which are slower; those without
@@ -84,7 +87,7 @@ class Perturbation:
         self._check(self.missed)
 
     def _missed(self, swaps, watch):
-        """What was seen unshifted, and what cannot be told as its module never computed, but for known ones."""
+        """Return what was seen unshifted, and what cannot be told as its module never computed, but for known ones."""
         idle = swaps.idle
         self.strays = not watch and swaps.fired and idle not in self._idle
         spared, self._spared = self._spared, idle if self.strays else frozenset()

@@ -30,6 +30,11 @@ class Probes:
     """The losses of one step, by the scheme that all parameters share; what they come to is written to `measured`.
 
     Several probes of a step, as of micro-batches, shift along the same directions, so their losses are averaged.
+
+    Args:
+        scheme: how many losses are wanted, and how they become slopes.
+        perturbation: lets the model compute at shifted weights.
+        measured: what was found, for the updates to read.
     """
 
     def __init__(self, scheme: ProbeScheme, perturbation: Perturbation, measured: Measured):
@@ -78,7 +83,7 @@ class Probes:
         return statistics.fmean(losses) if self.scheme.two_sided else losses[0]
 
     def _slopes(self) -> tuple[float, ...] | None:
-        """The change of the loss along each direction, for a shift by eps z, as float32; None where one has failed."""
+        """Work out the change of the loss along each direction, for a shift by eps z; None after a failure."""
         if self._measured.failed:
             return None
         losses = [total / self._count for total in self._sums]
@@ -94,11 +99,11 @@ class Probes:
         return both if self.scheme.two_sided else [(0, 0), *((1, k) for k in range(self.scheme.samples))]
 
     def _losses(self, parameters, closures, shifts):
-        """Of all ranks together, so that they take the same step."""
+        """Average over all ranks, so that they take the same step."""
         return mean_over_ranks(self._evaluator.losses(closures, shifts), parameters.params()[0][1].device)
 
     def _choose(self, parameters, closures):
-        """Of the step, its opposite and none the one with the lowest loss; without it there is no step."""
+        """Choose of the step, its opposite and none the one with the lowest loss; without it there is no step."""
         slopes = self._slopes()
         factors = (1.0, 0.0, -1.0)
         try:
@@ -120,7 +125,7 @@ class Probes:
 
 
 def _shift(parameters, sign: int, k: int) -> Shift:
-    """theta + sign eps z_k."""
+    """Return the shift to theta + sign eps z_k."""
 
     def shift(name, p):
         found = parameters.shift(name, p, k) if sign else None
@@ -130,7 +135,7 @@ def _shift(parameters, sign: int, k: int) -> Shift:
 
 
 def _step(parameters, slopes, factor) -> Shift:
-    """theta - factor lr weight z: what a step of plain SGD would make of them."""
+    """Return the shift to theta - factor lr weight z: where a step of plain SGD would go."""
 
     def shift(name, p):
         terms = parameters.terms(name, p, slopes) if factor else ()

@@ -7,7 +7,7 @@ __all__ = ["mean_over_ranks"]
 
 
 def mean_over_ranks(losses: list[float], device: torch.device) -> list[float]:
-    """The mean of each loss over all ranks of torch.distributed; the losses themselves where it is not in use.
+    """Return the mean of each loss over all ranks of torch.distributed; the losses themselves without it.
 
     Every rank must call it as often. 8 bytes a loss are exchanged, and replicas stay the same to the bit.
     """

@@ -14,9 +14,14 @@ def rates_of(group: dict) -> tuple[float, float]:
 
 
 def check_rates(slopes: Tensor, rates: Tensor, counts: Tensor, groups: int, where: str) -> None:
-    """Raise HybridOptError, beginning with `where`, for numbers that no run can have written.
+    """Raise HybridOptError for numbers that no run can have written.
 
-    slopes: float32 [steps, samples], all or none of a step NaN. rates: float64 [runs, 2 groups]. counts: int32 [runs].
+    Args:
+        slopes: float32 [steps, samples], all or none of a step NaN.
+        rates: float64 [runs, 2 * groups], learning rate and decay of each group in a run of equal steps.
+        counts: int32 [runs], steps of each.
+        groups: how many param groups there are.
+        where: what the message begins with.
     """
     for name, x, dtype in (("slopes", slopes, torch.float32), ("rates", rates, torch.float64)):
         if x.dtype != dtype or x.ndim != 2:
