@@ -1,7 +1,5 @@
 """policy="auto": what is chosen, set up and refused."""
 
-import sys
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -9,13 +7,9 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 import hybridopt
+from benchmarks.plan_grid.measure import measured_step
 from hybridopt import HybridOptError
 from support.models import tiny_llama
-from support.paths import BENCHMARKS
-
-sys.path.insert(0, str(BENCHMARKS))
-
-from plan_measure import measured_step  # noqa: E402
 
 SIZE = {"seq_len": 32}
 

@@ -1,16 +1,9 @@
 """Planned peaks are those of real training steps: every storage counted as long as it lives, op by op."""
 
-import sys
-
 import pytest
 import torch
 
-from support.paths import BENCHMARKS
-
-sys.path.insert(0, str(BENCHMARKS))
-
-from plan_measure import SOURCES, measure, prepared  # noqa: E402
-
+from benchmarks.plan_grid.measure import SOURCES, measure, prepared
 from hybridopt.planning import Estimator, Request, plan_live
 from hybridopt.planning.subject.model import Subject
 
