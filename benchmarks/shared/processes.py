@@ -14,7 +14,7 @@ def run_module(module: str, arguments: Iterable[str], **options) -> subprocess.C
     Args:
         module: name below benchmarks: "step", "fit_70b.run".
         arguments: of its command line.
-        options: of subprocess.run; `env` is added to this process's environment.
+        **options: of subprocess.run; `env` is added to this process's environment.
 
     Returns:
         What subprocess.run returns.

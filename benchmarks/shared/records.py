@@ -41,7 +41,7 @@ class Records:
 
         Args:
             settings: what the record must have been made with; other settings of the record do not matter.
-            identity: a value for each of `fields`.
+            **identity: a value for each of `fields`.
 
         Raises:
             ValueError: there is such a record, made with other settings.
