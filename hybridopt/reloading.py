@@ -68,7 +68,7 @@ def from_pretrained(
             bitsandbytes.quantize_(model, config["quantization"], names)
             if config["adapters"]:
                 model = peft.load_adapters(model, adapters, config["adapters"], is_trainable, config["active"])
-    if scaled_layers(delta) or getattr(ready, "opens_scales", False):
+    if scaled_layers(delta) or ready.opens_scales:
         open_scales(model)
     _write(model, delta, config["unfrozen"] if is_trainable else ())
     quantization = config["quantization"] if config["quantized"] else None

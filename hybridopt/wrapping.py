@@ -56,7 +56,7 @@ def wrap(
         from .integrations.bitsandbytes import layers as bitsandbytes
 
         bitsandbytes.quantize_(model, quantization, names)
-    if getattr(ready, "opens_scales", False):
+    if ready.opens_scales:
         from .integrations.bitsandbytes.scales import open_scales
 
         open_scales(model)
@@ -146,7 +146,7 @@ def _check_policy(model, ready, seed, quantized, adapters):
         _as_quantized(p, scheme) if p.name.rpartition(".")[0] in layers and p.name.endswith("weight") else p
         for p in params(model)
     ]
-    if getattr(ready, "opens_scales", False):
+    if ready.opens_scales:
         now += _scales(now)
     if adapters:
         now = [Param(p.name, p.role, p.shape, p.dtype, p.role == "scales") for p in now]

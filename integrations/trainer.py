@@ -131,7 +131,7 @@ class HybridTrainerMixin:
     def _for_factory(self, strategy):
         """What the factory is told."""
         policy = self._policy if strategy is None or self._policy is not None else strategy.policy
-        own = getattr(policy, "lr", None)
+        own = None if policy is None else policy.lr
         options = {"lr": self.args.learning_rate if own is None else own, "weight_decay": self.args.weight_decay}
         if self._fused() and not self.args.max_grad_norm:
             options["clip"] = None

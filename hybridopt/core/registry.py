@@ -5,6 +5,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from .errors import HybridOptError, check_choice, known
 
@@ -25,15 +26,16 @@ def names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(m.name for m in pkgutil.iter_modules([folder]) if not m.name.startswith("_")))
 
 
-def find(kind: str, name: str) -> type:
+def find(kind: str, name: str) -> type[Any]:
     """The class that the file `kind/name.py` offers; a hyphen reads as an underscore."""
     name = name.replace("-", "_") if isinstance(name, str) else name
     check_choice("hybridopt", {"policies": "policy"}.get(kind, kind[:-1]), name, names(kind))
     module = import_module(f"{PACKAGE}.{FOLDERS[kind]}.{name}")
-    return getattr(module, module.__all__[0])
+    cls: type[Any] = getattr(module, module.__all__[0])
+    return cls
 
 
-def make(kind: str, value: object, **options: object) -> object:
+def make(kind: str, value: object, **options: object) -> Any:
     """A part from its name, its packed form, or itself."""
     if isinstance(value, str):
         return build(find(kind, value), options)
@@ -46,7 +48,7 @@ def make(kind: str, value: object, **options: object) -> object:
     return value
 
 
-def build(cls: type, options: dict) -> object:
+def build(cls: type, options: dict[str, Any]) -> Any:
     """The dataclass `cls` from options, with an error that names those it does not have."""
     allowed = [f.name for f in fields(cls)]
     for key in options:
@@ -74,7 +76,7 @@ def pack(value: object) -> object:
     return {"custom": f"{type(value).__name__} {getattr(value, '__name__', '')}".strip()}
 
 
-def unpack(data: object, kind: str | None = None) -> object:
+def unpack(data: object, kind: str | None = None) -> Any:
     """A part from plain data: only parts of this package, only their own options."""
     if isinstance(data, list):
         return tuple(unpack(v) for v in data)

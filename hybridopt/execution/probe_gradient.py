@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.contracts import Noise, Shape
-from ..core.numerics.directions import Direction, combine_, values
+from ..core.numerics.directions import Direction, combine_
 
 __all__ = ["ProbeGradient", "shifted"]
 
@@ -64,13 +64,8 @@ class ProbeGradient:
         for weight, noise in self.terms:
             for low in range(0, count, PIECE):
                 size = min(PIECE, count - low)
-                out[low : low + size].add_(draw(noise, at + low, size, self.device).to(self.dtype).mul_(weight))
+                out[low : low + size].add_(noise.values(at + low, size, self.device).to(self.dtype).mul_(weight))
         return out.view(self.shape).to(dtype)
-
-
-def draw(noise: Noise, start: int, count: int, device: torch.device) -> Tensor:
-    """z at these positions, float32."""
-    return values(noise, start, count, device) if isinstance(noise, Direction) else noise.values(start, count, device)
 
 
 def shifted(base: Tensor, scale: float, noise: Noise, compile: bool) -> Tensor:

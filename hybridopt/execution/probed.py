@@ -7,7 +7,6 @@ import torch
 from ..core.numerics.directions import Direction, combine_
 from ..parts.rules.sgd import SGD
 from ..parts.rules.signsgd import SignSGD
-from ..parts.splits.empty import Empty
 from ..parts.stores.dense import Dense
 from ..policy.job import sliceable
 from .run import run
@@ -38,7 +37,7 @@ def run_estimated(task: Task, compile: bool) -> None:
 def multiples(task: Task) -> list[float] | None:
     """The update as multiples of the directions, where it is that; rows of a parameter may then be given alone."""
     t, grad = task.job.treatment, task.grad
-    plain = isinstance(task.job.part, Empty) and grad.backprop is None and task.store.block == 1
+    plain = task.job.part.empty and grad.backprop is None and task.store.block == 1
     if not plain or not all(isinstance(noise, Direction) for _, noise in grad.terms):
         return None
     scale = float(task.lr) * t.lr_scale * t.free_lr_scale

@@ -85,7 +85,7 @@ def settle(i: int, looked: Looked, raw: State, job: Job, now: Now) -> Now:
     rows, rest = dict(now.rows), dict(now.rest)
     for axis, found in looked.items():
         state = load(job, raw, elementwise=False) if axis == "full" else {}
-        more = getattr(job.treatment, axis).settle(i, *found, state, now.of(axis))
+        more = job.treatment.rule(axis).settle(i, *found, state, now.of(axis))
         if axis == "full":
             keep(job, raw, state, now.seeds)
         rows[axis], rest[axis] = ({**old.get(axis, {}), **new} for old, new in zip((rows, rest), more, strict=True))
@@ -106,8 +106,7 @@ def write(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: 
     elif job.low is None:
         out = _free(grad, param, job, now)
     else:
-        idle = getattr(t.free, "idle", False)
-        out = grad.new_zeros(grad.shape) if idle else _free(part.rest(grad, at), param, job, now)
+        out = grad.new_zeros(grad.shape) if t.free.idle else _free(part.rest(grad, at), param, job, now)
         weight = part.down(param.to(job.arithmetic), at) if t.full.reads_param else None
         out = part.up_(out, _full(part.down(grad, at), weight, raw, job, now), at)
     store.write_(param, out, now.decay, now.seeds[""])
@@ -123,7 +122,7 @@ def write_low(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, n
 
 def write_free_(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: Now) -> None:
     """The state-free update of the whole parameter, for its state-full part to be overwritten."""
-    if getattr(job.treatment.free, "idle", False):
+    if job.treatment.free.idle:
         if isinstance(now.decay, Tensor) or now.decay != 1:
             store.write_(param, torch.zeros((), dtype=job.arithmetic, device=param.device), now.decay, now.seeds[""])
         return

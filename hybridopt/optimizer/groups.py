@@ -63,7 +63,7 @@ class Tags:
         return {**group, "params": [(f"param_{start + i}", p) for i, p in enumerate(params)] if unnamed else params}
 
     def _check_options(self, group):
-        own = {"policy", "betas", "eps", "momentum", "seed", *getattr(self.policy, "__dataclass_fields__", ())}
+        own = {"policy", "betas", "eps", "momentum", "seed", *self.policy.options()}
         if wrong := sorted(own & group.keys()):
             raise HybridOptError(
                 f"{wrong[0]}={group[wrong[0]]!r} in a param group has no effect: groups take lr and weight_decay, "

@@ -239,7 +239,7 @@ class HybridOptimizer(Probing, Persistent):
             self._hooks.put(self._watched(), alone=self._release.fused)
 
     def _watched(self):
-        idles = {id(g): getattr(self._tags.treatment(g).free, "idle", False) for g in self.param_groups}
+        idles = {id(g): self._tags.treatment(g).free.idle for g in self.param_groups}
         groups = [g for g in self.param_groups if self._backward(g) and self._release.hooks(idles[id(g)])]
         return {n: p for g in groups for n, p in named(g) if p.requires_grad}
 

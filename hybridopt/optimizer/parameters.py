@@ -15,7 +15,6 @@ from ..execution.probed import run_estimated
 from ..execution.run import run
 from ..execution.state import allocate, basis
 from ..execution.task import Task
-from ..parts.splits.empty import Empty
 from ..policy.job import BASIS
 from .groups import Tags
 from .probing.draws import Noises
@@ -169,7 +168,7 @@ class Parameters:
             state = states.get(one.p)
             if not state:
                 continue
-            if isinstance(one.job.part, Empty):
+            if one.job.part.empty:
                 del states[one.p]
             elif state["window"] != one.window:
                 states[one.p] = carried_over(state, one.job, one.window)

@@ -1,28 +1,41 @@
-"""Everything that is ever asked of a part, one axis a file; imports torch, and only errors and seeds of hybridopt."""
+"""Everything that is ever asked of a part, one axis a file, each attribute with its default.
+
+Imports torch, and of hybridopt nothing but errors, seeds and directions.
+"""
 
 from .codec import Codec
+from .computed import computed
+from .parameter import BlockLayout, ParameterInfo
+from .policy import Ready
 from .rule import Rule
+from .schedule import Schedule
 from .source import Noise, ProbeScheme, Source
 from .split import Part, Split
 from .store import Store
-from .values import Density, Draw, Numbers, Population, Shape, Slot, State, layer_of, portion, stream
+from .values import Density, Draw, Numbers, Population, Shape, Slot, State, found, layer_of, portion, stream
 
 __all__ = [
+    "BlockLayout",
     "Codec",
     "Density",
     "Draw",
     "Noise",
     "Numbers",
+    "ParameterInfo",
     "Part",
     "Population",
     "ProbeScheme",
+    "Ready",
     "Rule",
+    "Schedule",
     "Shape",
     "Slot",
     "Source",
     "Split",
     "State",
     "Store",
+    "computed",
+    "found",
     "layer_of",
     "portion",
     "stream",

@@ -83,7 +83,7 @@ def _whole(task):
 def _pieces(task):
     """Slices, where a whole would need temporaries of its size; one where a kernel needs none."""
     job = task.job
-    blocks = task.raw and getattr(job.treatment.codec, "block", 0)
+    blocks = task.raw and job.treatment.codec.block
     size = BLOCKS if blocks else PIECE
     if task.param.numel() <= size or not (blocks or job.separate) or not sliceable(job) or job.rounds:
         return [_whole(task)]
@@ -94,7 +94,7 @@ def _pieces(task):
 def _elementwise(job):
     rules = (job.treatment.full, job.treatment.free)
     subspace = not job.part.disjoint and job.part.slots(job.shape)
-    return not subspace and not any(getattr(rule, "products", False) for rule in rules)
+    return not subspace and not any(rule.products for rule in rules)
 
 
 def _round(i):

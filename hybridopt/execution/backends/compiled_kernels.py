@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -107,7 +107,7 @@ def _dice(task: Task, piece: Slice) -> dict[str, tuple[Tensor, Tensor]]:
     if not task.random:
         return {}
     device, shape = piece.param.device, piece.param.shape
-    block = getattr(task.job.treatment.codec, "block", 0)
+    block = task.job.treatment.codec.block
     count = max(shape[:-1].numel(), -(-shape.numel() // block) if block else 0)
     columns = tables(max(shape[-1:].numel(), block), device)[1]
     seeds = piece.seeds or task.now().seeds
@@ -122,9 +122,8 @@ def _constant(key, device):
 @lru_cache(maxsize=4096)
 def _general(job):
     """What a kernel depends on: not the shape, nor numbers of a part that only follow from it."""
-    sizes = getattr(job.part, "sizes", ())
-    part = tuple(getattr(job.part, f.name) for f in fields(job.part) if f.name not in sizes)
-    return job.treatment, type(job.part), part, job.arithmetic
+    part = replace(job.part, **dict.fromkeys(job.part.sizes, 1)) if job.part.sizes else job.part
+    return job.treatment, part, job.arithmetic
 
 
 def _compile(function, device):

@@ -10,7 +10,6 @@ from ...core.numerics.directions import SMALL, Direction, together
 from ...core.numerics.philox import words_of_many
 from ...execution.probe_gradient import shifted
 from ...execution.state import allocate
-from ...optimizer.probing.draws import drawn_from
 from ...policy.plan import Entry, Plan
 from ..trace.tracker import Tracker
 
@@ -46,7 +45,8 @@ class Drawing:
 
     def _small(self, entry):
         samples = entry.treatment.source.scheme.samples if entry.numel <= SMALL else 0
-        found = (drawn_from(self.noise(entry, index), entry.numel) for index in range(samples))
+        noises = (self.noise(entry, index) for index in range(samples))
+        found = (noise.drawn(entry.numel) for noise in noises if noise is not None)
         return [each for each in found if each]
 
     def _room(self, entry):

@@ -65,8 +65,8 @@ def gradient_bytes(plan: Plan) -> dict[str, int]:
 
 def idle_windows(plan: Plan) -> set[frozenset[str]]:
     """Parameters that stand still, whose gradients are dropped at once: each set that occurs until all had a turn."""
-    blocks = [e for e in plan.entries if e.treatment is not None and hasattr(e.treatment.split, "blocks")]
-    blocks = [e for e in blocks if getattr(e.treatment.free, "idle", False)]
+    blocks = [e for e in plan.entries if e.treatment is not None and e.treatment.split.by_turns]
+    blocks = [e for e in blocks if e.treatment.free.idle]
     found, waiting = {frozenset()} if not blocks else set(), {e.param.name for e in blocks}
     for window in range(LONGEST):
         if not waiting:

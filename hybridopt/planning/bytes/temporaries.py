@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ...core.contracts import Draw, Part, State
+from ...core.contracts import Draw, State
 from ...execution.backends import banks, compiled, native
 from ...execution.backends.compiled import PIECE
 from ...execution.probe_gradient import ProbeGradient
@@ -17,7 +17,6 @@ from ...execution.slices import elements, update_in_slices
 from ...execution.state import allocate, seeds
 from ...execution.task import Task
 from ...optimizer.parameters import WORTH_COMPILING
-from ...parts.splits._subspace import Subspace
 from ...parts.stores.dense import Dense
 from ...policy.job import Job, declare
 from ...policy.plan import Entry, Plan
@@ -136,8 +135,8 @@ class Temporaries:
 
     def _drawing(self, entry: Entry, job: Job) -> int:
         """A new basis: the gradient in full precision and what its singular directions take, or random ones."""
-        part = _subspace(job.part)
-        if part is None or (self._cuda and not part.leading):  # random ones are drawn on the host
+        part = job.part.projection()
+        if part is None or (self._cuda and not part.by_gradient):  # random ones are drawn on the host
             return 0
         with fake_tensors():
             grad = torch.empty(job.shape, dtype=entry.param.dtype)
@@ -154,13 +153,6 @@ def _by_torch(task: Task) -> bool:
 
 def _sliced(task: Task) -> None:
     update_in_slices(task.param, task.grad, task.raw, task.job, task.store, task.now(), task.key)
-
-
-def _subspace(part: Part) -> Subspace | None:
-    """The subspace beneath a part, if it is one of some kind."""
-    while not isinstance(part, Subspace) and hasattr(part, "inner"):
-        part = part.inner
-    return part if isinstance(part, Subspace) else None
 
 
 def _raw(job: Job, like: Tensor) -> State:

@@ -116,7 +116,7 @@ def skeleton(source: Subject, request: Request, depth: int | None = None) -> nn.
         if request.quantization is not None:
             from .quantized import quantize_
 
-            quantize_(model, request.quantization, getattr(request.ready, "opens_scales", False))
+            quantize_(model, request.quantization, request.ready.opens_scales)
         if request.lora is not None:
             model = _adapted(model, request)
         if request.checkpointing:

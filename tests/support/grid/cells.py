@@ -25,7 +25,7 @@ from support.parts import STORES as ALL_STORES
 
 DENSITY, GAP, DECAY = 0.34, 2, 0.01  # decay: of the weights, a step
 ADAPTERS = ("full", "LoRA", "LoRA + nf4")
-STORES = {name: store for name, store in ALL_STORES.items() if not hasattr(store, "roles")}  # for weights of any role
+STORES = {name: store for name, store in ALL_STORES.items() if store.roles is None}  # for weights of any role
 FREE = tuple(name for name, rule in RULES.items() if not rule().slots((2, 2)))
 OPTIONS = {"int8": {"block": 16, "exact_below": 0}}  # so that the smallest state is kept in 8 bits, too
 LR = {  # with which four steps show
