@@ -139,7 +139,7 @@ class Estimator:
         return self._costs[key]
 
     def _known(self, request):
-        key = request.weights, getattr(request.ready, "opens_scales", False)
+        key = request.weights, request.ready.opens_scales
         if key not in self._models:
             self._models[key] = Known(self._skeleton(request.but(checkpointing=False)))
         return self._models[key]
