@@ -1,4 +1,4 @@
-"""The contracts are complete: what is asked of a part is declared, and nothing is asked for with getattr or hasattr."""
+"""The contracts are complete: what is asked of a part is declared, and nothing is asked for with getattr."""
 
 import ast
 
@@ -17,8 +17,8 @@ SUPPORT = sorted((ROOT / "tests" / "support").rglob("*.py"))
 
 # What getattr and hasattr may ask for, as it need not be there, by whom it is asked of. No part is among them.
 TENSORS = "to_local full_tensor __tensor_flatten__ codes quant_state quant_type CB SCB absmax state2"
-MODULES = """adapter_layer_names merged weight state config hybrid peft_config get_base_model base_model_prefix nf offset
-    get_output_embeddings loss_function modules_to_save gradient_checkpointing is_transposed is_quantized rope_type
+MODULES = """adapter_layer_names merged weight state config hybrid peft_config get_base_model base_model_prefix nf
+    get_output_embeddings offset loss_function modules_to_save gradient_checkpointing is_transposed is_quantized rope_type
     supports_gradient_checkpointing support_avx512bf16_for_cpu packing_format_for_cpu name_or_path _orig_mod
     _compiled_call_impl _keep_in_fp32_modules _keep_in_fp32_modules_strict _keys_to_ignore_on_load_missing
     _keys_to_ignore_on_load_unexpected"""
