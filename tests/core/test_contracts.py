@@ -18,8 +18,8 @@ SUPPORT = sorted((ROOT / "tests" / "support").rglob("*.py"))
 # What getattr and hasattr may ask for, as it need not be there, by whom it is asked of. No part is among them.
 TENSORS = "to_local full_tensor __tensor_flatten__ codes quant_state quant_type CB SCB absmax state2"
 MODULES = """adapter_layer_names merged weight state config hybrid peft_config get_base_model base_model_prefix nf
-    get_output_embeddings offset loss_function modules_to_save gradient_checkpointing is_transposed is_quantized rope_type
-    supports_gradient_checkpointing support_avx512bf16_for_cpu packing_format_for_cpu name_or_path _orig_mod
+    get_output_embeddings offset loss_function modules_to_save gradient_checkpointing is_transposed is_quantized
+    rope_type supports_gradient_checkpointing support_avx512bf16_for_cpu packing_format_for_cpu name_or_path _orig_mod
     _compiled_call_impl _keep_in_fp32_modules _keep_in_fp32_modules_strict _keys_to_ignore_on_load_missing
     _keys_to_ignore_on_load_unexpected"""
 CONFIGURATIONS = """to_dict model_type num_hidden_layers num_labels quantization_config dtype architectures r use_dora
@@ -30,18 +30,9 @@ ASKED = {name for names in (TENSORS, MODULES, CONFIGURATIONS, LIBRARIES, OTHERS)
 ALONE = {("addax/activations.py", "shape"), ("backends/native.py", "fused_")}  # of a batch's value; of a torch kernel
 BY_VARIABLE = {  # the name is no literal
     "a record, for its own fields": {"self", "run", "known.request", "a", "b", "t", "value"},
-    "a module or a tensor": {
-        "module",
-        "model",
-        "model.get_submodule(owner)",
-        "root",
-        "state",
-        "tensor",
-        "p",
-        "loader",
-    },
+    "a module or a tensor": {"module", "model", "model.get_submodule(owner)", "root", "state", "tensor", "p"},
     "a configuration": {"config", "s", "source"},
-    "a library or a class": {"transformers", "torch", "cls"},
+    "a library, a class, a loader": {"transformers", "torch", "cls", "loader"},
 }
 
 

@@ -131,7 +131,7 @@ def _svd(grad: Tensor, name: str, full: bool) -> tuple[Tensor, Tensor, Tensor]:
         try:
             u, s, vh = torch.linalg.svd(grad.to(dtype), full_matrices=full)
             return u, s, vh
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # documented, but not exported by name
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined, unused-ignore]  # is documented
             continue
     raise HybridOptError(
         f"the singular value decomposition of the gradient of {name!r} did not converge; use split='random'"
