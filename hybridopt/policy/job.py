@@ -46,7 +46,13 @@ class Kept:
 
     @staticmethod
     def of(job: "Job", name: str, slot: Slot) -> "Kept":
-        """Return how slot `name` of a job is kept."""
+        """Return how a slot is kept.
+
+        Args:
+            job: the parameter's update.
+            name: of the slot.
+            slot: as the job has it.
+        """
         codec = codec_of(job, slot)
         raw = tuple((suffix, name + suffix) for suffix in codec.raw(slot))
         return Kept(slot, codec, raw, name in job.elementwise)

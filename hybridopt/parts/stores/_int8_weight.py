@@ -25,6 +25,13 @@ class Int8Weight(Tensor):
     autograd saves for backward are codes. (A parameter of integer dtype cannot require gradients, and a float handle
     beside buffers of codes would have to be kept together with them through copies, casts and devices.) Casts and
     views share the codes; in-place changes round to nearest, `write_` at random.
+
+    Args:
+        codes: uint8 [m, n].
+        scale: size of a level, float32 [groups].
+        zero: code of the value 0, uint8 [groups].
+        dtype: of the values.
+        transposed: the weight is [n, m], its codes are not.
     """
 
     @staticmethod
