@@ -44,8 +44,5 @@ class ApolloPolicy(Places):
             betas=self.betas,
             eps=self.eps,
         )
-        return matrices(
-            self,
-            Treatment(full=rule, codec=make("codecs", self.codec)),
-            AdamW(self.betas, self.eps),
-        )
+        body = Treatment(full=rule, codec=make("codecs", self.codec))
+        return matrices(self, body, AdamW(self.betas, self.eps))

@@ -37,8 +37,5 @@ class MuonPolicy(Places):
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes: linear weights, convolutions and adapters by Muon, everything else by AdamW."""
         rule = Muon(self.momentum, self.nesterov, self.ns_steps, self.adjust, dtype=self.dtype)
-        return matrices(
-            self,
-            Treatment(full=rule, codec=make("codecs", self.codec), lr_scale=self.lr_scale),
-            AdamW(self.betas, self.eps),
-        )
+        body = Treatment(full=rule, codec=make("codecs", self.codec), lr_scale=self.lr_scale)
+        return matrices(self, body, AdamW(self.betas, self.eps))
