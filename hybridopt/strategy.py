@@ -90,8 +90,9 @@ class Strategy:
         HybridOptError if nothing is left to train.
         """
         self.check_structure()
-        chosen = ("accumulate", None) if self.choice is None else (self.choice.request.release, self.choice.way.lr)
-        release, lr = (ours if given is None else given for ours, given in zip(chosen, (release, lr), strict=True))
+        if self.choice is not None:
+            lr = self.choice.way.lr if lr is None else lr
+            release = self.choice.request.release if release is None else release
         plan = self._plan()
         if not plan.trained:
             raise HybridOptError(
@@ -99,7 +100,7 @@ class Strategy:
                 "add an adapter (peft_config=LoraConfig(...)) or unfreeze parameters"
             )
         check_routes(self.policy, plan.tags)
-        live = {clean(n): p for n, p in self.model.named_parameters()}
+        live: dict[str, Tensor] = {clean(n): p for n, p in self.model.named_parameters()}
         live |= {clean(n): x for n, _, x in scales(self.model)}
         with self._unhooked():
             optimizer = HybridOptimizer(
@@ -110,7 +111,7 @@ class Strategy:
                 seed=self.seed,
                 nonfinite=nonfinite,
                 roles={e.param.name: e for e in plan.entries},
-                release=release,
+                release=release or "accumulate",
                 clip=clip,
                 clip_mode=clip_mode,
                 compile=compile,

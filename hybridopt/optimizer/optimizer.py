@@ -132,7 +132,7 @@ class HybridOptimizer(Probing, Persistent):
     # ---- one step
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # no overloads
         """Update every parameter that has a gradient; without any gradient nothing happens, not even the clock moves.
 
         closure: torch's, called once with gradients enabled. Where the policy has zeroth-order parts it computes and
@@ -212,7 +212,7 @@ class HybridOptimizer(Probing, Persistent):
         """
         if self._norm is None:
             with torch.no_grad():
-                return total(norm(p.grad) for _, p in self._parameters.waiting())
+                return total(norm(p.grad) for _, p in self._parameters.waiting() if p.grad is not None)
         return self._norm
 
     @torch.no_grad()

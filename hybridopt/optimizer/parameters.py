@@ -49,7 +49,7 @@ class Parameters:
     @property
     def compiles(self) -> bool:
         """Whether updates are compiled; not under a mode that sees every operation, where torch.compile refuses."""
-        return self._compiles and not is_in_torch_dispatch_mode(include_infra_modes=False)
+        return bool(self._compiles) and not is_in_torch_dispatch_mode(include_infra_modes=False)
 
     def params(self) -> list[Work]:
         """Return all parameters, group by group."""
@@ -201,7 +201,8 @@ class Parameters:
         """Return the gradient of a parameter with probes; None where this step leaves it alone."""
         source, p = one.job.treatment.source, one.p
         backprop = p.grad.contiguous() if source.backward and p.grad is not None else None
-        terms = () if self._rests(one) else self.noises.terms(one, self._measured.slopes)
+        slopes = self._measured.slopes or ()
+        terms = () if self._rests(one) else self.noises.terms(one, slopes)
         if backprop is None and not terms:
             return None
         return ProbeGradient(terms, tuple(p.shape), p.device, one.job.arithmetic, backprop, source.share)

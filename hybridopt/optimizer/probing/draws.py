@@ -25,10 +25,10 @@ class Noises:
 
     def of(self, one: Resolved, index: int) -> Noise | None:
         """Return direction `index` of this step; None where the parameter is left alone."""
-        step, draw, drawn = self._drawn.get(one.name, (None, None, {}))
-        if step != one.group["step"]:
-            draw, drawn = self._windows.probe_draw(one.group, one.name), {}
-            self._drawn[one.name] = one.group["step"], draw, drawn
+        step = one.group["step"]
+        if self._drawn.get(one.name, (None,))[0] != step:
+            self._drawn[one.name] = step, self._windows.probe_draw(one.group, one.name), {}
+        _, draw, drawn = self._drawn[one.name]
         if index not in drawn:
             source, shape = one.job.treatment.source, tuple(one.p.shape)
             noise = source.noise(draw, shape, index, self._basis(source, draw, shape, one.p.device))
