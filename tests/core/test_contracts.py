@@ -4,12 +4,27 @@ import ast
 
 import pytest
 
-from hybridopt.core.contracts import Codec, Noise, Part, Ready, Rule, Schedule, Source, Split, Store
+from hybridopt.core.contracts import (
+    Backend,
+    Clipping,
+    Codec,
+    Noise,
+    Part,
+    Ready,
+    Release,
+    ReleasedParameters,
+    Rule,
+    Schedule,
+    Source,
+    Split,
+    Store,
+)
 from support.contracts import declared
 from support.paths import ROOT
 
 AXES = {"full": Rule, "free": Rule, "split": Split, "codec": Codec, "store": Store, "source": Source, "part": Part}
-CONTRACTS = (Rule, Split, Part, Source, Noise, Codec, Store, Schedule, Ready)
+CONTRACTS = (Rule, Split, Part, Source, Noise, Codec, Store, Schedule, Ready, Release, Backend)
+CONTRACTS += (Clipping, ReleasedParameters)
 HOLDERS = {"treatment", "t", "job"}  # variables and attributes whose attributes of these names are parts
 PARTS = {*AXES, "rule", "noise", "policy", "ready"}
 FILES = sorted(f for folder in ("hybridopt", "integrations") for f in (ROOT / folder).rglob("*.py"))
