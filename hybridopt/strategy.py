@@ -57,7 +57,7 @@ class Strategy:
         Args:
             batch: what the model is called with, by name; only shapes and dtypes count. None: seq_len (2048, or as
                 many as there are positions for) tokens in each of batch_size (1) sequences.
-            how: seq_len, batch_size, micro_batches (1), release ("accumulate", or that of `choice`).
+            **how: seq_len, batch_size, micro_batches (1), release ("accumulate", or that of `choice`).
 
         Returns:
             A planning.Estimate: `peak_bytes`, and what they are for (`parts`).

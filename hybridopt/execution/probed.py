@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from ..core.numerics.directions import Direction, combine_
 from ..parts.rules.sgd import SGD
@@ -41,7 +43,7 @@ def multiples(task: Task) -> list[float] | None:
 
     Where there are factors, rows of the parameter may be given alone, with `grad.start`.
     """
-    t, grad = task.job.treatment, task.grad
+    t, grad = task.job.treatment, cast(ProbeGradient, task.grad)
     plain = task.job.part.empty and grad.backprop is None and task.store.block == 1
     if not plain or not all(isinstance(noise, Direction) for _, noise in grad.terms):
         return None
@@ -64,7 +66,7 @@ def temporaries(
         drawing: bytes that drawing a direction takes.
         peak: calls a function and returns the most bytes that were alive besides the tensors of `task`.
     """
-    if multiples(replace(task, grad=grad)) is not None:
+    if multiples(replace(task, grad=cast(Tensor, grad))) is not None:
         return drawing if type(task.store) is Dense else max(drawing, peak(lambda: _round_slice(task)))
     count, job = task.param.numel(), task.job
     made = count if task.raw and compile else min(count, elements(task.param))
@@ -73,16 +75,16 @@ def temporaries(
 
 def _add(task: Task, weights: list[float], compile: bool) -> None:
     """Compute param <- decay param - sum_k weight_k z_k, where param begins with a row of the whole, `grad.start`."""
-    terms = [(-weight, noise) for weight, (_, noise) in zip(weights, task.grad.terms, strict=True)]
-    decay = float(task.decay)
+    grad, decay = cast(ProbeGradient, task.grad), float(task.decay)
+    terms = [(-weight, cast(Direction, noise)) for weight, (_, noise) in zip(weights, grad.terms, strict=True)]
     if type(task.store) is Dense:
-        return combine_(task.param, task.param, terms, task.grad.start, decay, compile)
+        return combine_(task.param, task.param, terms, grad.start, decay, compile)
     flat, step = _rows(task)
     width = flat.shape[-1]
-    first = task.grad.start // width
+    first = grad.start // width
     for row in range(0, len(flat), step):
         value = flat[row : row + step].to(torch.float32)
-        combine_(value, value, terms, task.grad.start + row * width, decay, compile)
+        combine_(value, value, terms, grad.start + row * width, decay, compile)
         task.store.put_(flat[row : row + step], value, seeds(task.job, task.key, first + row)[""])
 
 

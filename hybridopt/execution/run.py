@@ -30,12 +30,15 @@ def choose(task: Task, compile: bool, device: str) -> tuple[Backend[Task], Task]
         task: its tensors may be without memory.
         compile: may it be one that compiles?
         device: the type of device that the task is for: "cpu", "cuda".
+
+    Raises:
+        HybridOptError: none fits.
     """
-    blocks = None
+    blocks: Task | None = None
     for backend in able(compile, device):
-        if backend.in_blocks:
-            blocks = blocks or task.in_blocks()
-        seen = blocks if backend.in_blocks else task
+        if backend.in_blocks and blocks is None:
+            blocks = task.in_blocks()
+        seen = blocks if backend.in_blocks and blocks else task
         if backend.fits(seen):
             return backend, seen
     asked = ", ".join(backend.name for backend in able(compile, device))

@@ -23,6 +23,7 @@ def unfilled(name: str, job: Job, dtype: torch.dtype, codes: torch.dtype | None)
     grad = torch.empty(job.shape, dtype=dtype)
     raw = {key: allocate(slot, grad.device) for key, slot in declare(job).items()}
     store = job.treatment.store_for(codes or dtype)
+    assert store is not None  # or the plan would have been refused
     return Task(_weight(job, dtype, codes), grad, raw, job, store, 1e-3, 1.0, 1, (0, name), 0)
 
 

@@ -152,7 +152,7 @@ def test_a_backend_takes_the_temporaries_that_it_states(name, small):
         assert not tasks or abs(backend.temporaries(tasks, measured) - measured()) <= 16
 
 
-def test_the_order_and_what_goes_through_it():
+def test_the_order_and_what_goes_through_it(monkeypatch):
     assert [b.name for b in run.able(True, "cpu")] == ["native", "banks", "compiled", "eager"]
     assert [b.name for b in run.able(False, "cuda")] == ["native", "banks", "eager"]
     assert [b.name for b in run.able(True, "meta")] == ["banks", "compiled", "eager"]
@@ -160,8 +160,10 @@ def test_the_order_and_what_goes_through_it():
         tasks_of(Cell(rule, "whole", codec, "bf16")) for rule, codec in [("adamw", "fp32"), ("adamw", "int8")]
     )
     assert run.choose(task, True, "cpu")[0].name == "banks"
-    backend, seen = run.choose(blocks, True, "cpu")
-    assert backend.name == "eager" and seen.param.shape == (128, 16)
+    for compile, size, name in [(False, 1 << 16, "eager"), (True, 1 << 16, "eager"), (True, 64, "compiled")]:
+        monkeypatch.setattr(compiled, "SMALLEST", size)
+        backend, seen = run.choose(blocks, compile, "cpu")
+        assert backend.name == name and seen.param.shape == (128, 16)
 
 
 BAD = """

@@ -1,5 +1,6 @@
 """All updates in `step()`."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor
@@ -27,7 +28,7 @@ class Accumulate(Release):
         """Watch parameters that some windows leave alone: their gradients are freed at once."""
         return idles
 
-    def check(self, work: list[Named]) -> None:
+    def check(self, work: Iterable[Named]) -> None:
         """Accept any parameters."""
 
     def gradient_ready(self, parameters: ReleasedParameters, name: str, p: Tensor, nonfinite: str) -> None:

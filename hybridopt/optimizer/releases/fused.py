@@ -1,7 +1,7 @@
 """Every update within the backward pass."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 
@@ -37,7 +37,7 @@ class Fused(Release):
         self.clip, self._holding = clip, 0
         self._lock = Lock()  # backward runs a thread for each device
         self._looked = False  # for containers
-        self._kept: dict[str, Tensor] | None = None  # gradients held, while a pass only measures
+        self._kept: dict[str, Tensor | None] | None = None  # gradients held, while a pass only measures
         self._begin()
 
     def _begin(self):
@@ -56,7 +56,7 @@ class Fused(Release):
         """Watch every parameter."""
         return True
 
-    def check(self, work: list[Named]) -> None:
+    def check(self, work: Iterable[Named]) -> None:
         """Raise HybridOptError where something changes gradients after they are complete, as DDP does."""
         conflicts.check(work, self.name, containers=True)
 
@@ -161,7 +161,7 @@ class Fused(Release):
 
     # ---- a pass that only measures
 
-    def measure(self, parameters: ReleasedParameters, loss: Tensor, nonfinite: str) -> Tensor:
+    def measure(self, parameters: ReleasedParameters, loss: Tensor, nonfinite: str) -> Tensor | None:
         """Work out the norm of all gradients of `loss`, held ones included, by a backward pass that keeps none.
 
         Arguments as in `Release.measure`. Raises HybridOptError in the middle of a step, and for NaN or infinity.
