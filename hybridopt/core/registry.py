@@ -4,9 +4,10 @@ import pkgutil
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
+from .contracts import Backend, Release
+from .contracts.fulfilment import check_fulfils
 from .errors import HybridOptError, check_choice, known
 
 __all__ = ["KINDS", "PARTS", "find", "names", "pack", "make", "unpack"]
@@ -15,15 +16,17 @@ PACKAGE = __package__.partition(".")[0]
 PARTS = ("rules", "splits", "sources", "schedules", "codecs", "stores")
 FOLDERS = {kind: f"parts.{kind}" for kind in PARTS}
 FOLDERS["policies"] = "policy.methods"
-KINDS = tuple(FOLDERS)
+KINDS = tuple(FOLDERS)  # of plain data: what saved files and policies may name
+FOLDERS |= {"releases": "optimizer.releases", "backends": "execution.backends"}
+CONTRACTS = {"releases": Release, "backends": Backend}
 
 
 @cache
 def names(kind: str) -> tuple[str, ...]:
     """The names of all parts of a kind: the files of its folder."""
-    check_choice("find", "kind", kind, KINDS)
-    folder = str(Path(__file__).parent.parent.joinpath(*FOLDERS[kind].split(".")))
-    return tuple(sorted(m.name for m in pkgutil.iter_modules([folder]) if not m.name.startswith("_")))
+    check_choice("find", "kind", kind, FOLDERS)
+    folder = import_module(f"{PACKAGE}.{FOLDERS[kind]}")
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_")))
 
 
 def find(kind: str, name: str) -> type[Any]:
@@ -32,6 +35,8 @@ def find(kind: str, name: str) -> type[Any]:
     check_choice("hybridopt", {"policies": "policy"}.get(kind, kind[:-1]), name, names(kind))
     module = import_module(f"{PACKAGE}.{FOLDERS[kind]}.{name}")
     cls: type[Any] = getattr(module, module.__all__[0])
+    if kind in CONTRACTS:
+        check_fulfils(cls, CONTRACTS[kind])
     return cls
 
 
@@ -66,7 +71,7 @@ def pack(value: object) -> object:
     """A part as plain data; what is no part of this package becomes {"custom": its name}, which cannot be unpacked."""
     if is_dataclass(value) and not isinstance(value, type):
         folder, _, name = type(value).__module__.removeprefix(f"{PACKAGE}.").rpartition(".")
-        kind = next((kind for kind, own in FOLDERS.items() if own == folder), None)
+        kind = next((kind for kind in KINDS if FOLDERS[kind] == folder), None)
         if type(value).__module__.startswith(f"{PACKAGE}.") and kind and name in names(kind):
             return {"part": f"{kind}.{name}"} | {f.name: pack(getattr(value, f.name)) for f in fields(value)}
     elif isinstance(value, list | tuple):

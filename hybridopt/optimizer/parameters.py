@@ -12,7 +12,7 @@ from ..core.errors import HybridOptError
 from ..execution import shards
 from ..execution.probe_gradient import ProbeGradient
 from ..execution.probed import run_estimated
-from ..execution.run import run
+from ..execution.run import WORTH_COMPILING, run
 from ..execution.state import allocate, basis
 from ..execution.task import Task
 from ..policy.job import BASIS
@@ -24,7 +24,6 @@ from .windows import Windows, carried_over
 
 __all__ = ["WORTH_COMPILING", "Parameters", "Work"]
 
-WORTH_COMPILING = 50_000_000  # elements, on a CPU
 Work = tuple[str, Tensor]  # a parameter with its name
 
 

@@ -47,7 +47,7 @@ def test_a_part_subclasses_its_contract(kind, name):
 def test_a_part_has_nothing_that_no_contract_declares(kind, name):
     cls, known = find(kind, name), declared(KINDS[kind]) | declared(ALSO.get(name, KINDS[kind]))
     options = {f.name for f in fields(cls)}
-    assert public(cls) - options <= known | (SHARED if kind == "policies" else {"fused_"})  # of torch's own kernel
+    assert public(cls) - options <= known | (SHARED if kind == "policies" else set())
 
 
 @pytest.mark.parametrize("name", SPLITS)

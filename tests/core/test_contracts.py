@@ -4,12 +4,27 @@ import ast
 
 import pytest
 
-from hybridopt.core.contracts import Codec, Noise, Part, Ready, Rule, Schedule, Source, Split, Store
+from hybridopt.core.contracts import (
+    Backend,
+    Clipping,
+    Codec,
+    Noise,
+    Part,
+    Ready,
+    Release,
+    ReleasedParameters,
+    Rule,
+    Schedule,
+    Source,
+    Split,
+    Store,
+)
 from support.contracts import declared
 from support.paths import ROOT
 
 AXES = {"full": Rule, "free": Rule, "split": Split, "codec": Codec, "store": Store, "source": Source, "part": Part}
-CONTRACTS = (Rule, Split, Part, Source, Noise, Codec, Store, Schedule, Ready)
+CONTRACTS = (Rule, Split, Part, Source, Noise, Codec, Store, Schedule, Ready, Release, Backend)
+CONTRACTS += (Clipping, ReleasedParameters)
 HOLDERS = {"treatment", "t", "job"}  # variables and attributes whose attributes of these names are parts
 PARTS = {*AXES, "rule", "noise", "policy", "ready"}
 FILES = sorted(f for folder in ("hybridopt", "integrations") for f in (ROOT / folder).rglob("*.py"))
@@ -27,7 +42,7 @@ CONFIGURATIONS = """to_dict model_type num_hidden_layers num_labels quantization
 LIBRARIES = "find_packed_sequence_indices _can_use_grouped_mm use_duck_shape _from_config"
 OTHERS = "__name__ __func__ __code__ __dict__ __len__ __isabstractmethod__ func hook loss optimizer"
 ASKED = {name for names in (TENSORS, MODULES, CONFIGURATIONS, LIBRARIES, OTHERS) for name in names.split()}
-ALONE = {("addax/activations.py", "shape"), ("backends/native.py", "fused_")}  # of a batch's value; of a torch kernel
+ALONE = {("addax/activations.py", "shape")}  # of a batch's value
 BY_VARIABLE = {  # the name is no literal
     "a record, for its own fields": {"self", "run", "known.request", "a", "b", "t", "value"},
     "a module or a tensor": {"module", "model", "model.get_submodule(owner)", "root", "state", "tensor", "p"},
@@ -69,7 +84,7 @@ def test_no_contract_declares_what_may_be_missing(contract):
 
 @pytest.mark.parametrize("file", FILES + SUPPORT, ids=path)
 def test_what_is_asked_of_a_treatments_parts_is_declared(file):
-    own = {"part": {"dim", "count"}} if file in SUPPORT else {"full": {"fused_"}}  # what tests know; a torch kernel
+    own = {"part": {"dim", "count"}} if file in SUPPORT else {}  # what tests know
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr in AXES:
             axis, holder = node.value.attr, ast.unparse(node.value.value).rpartition(".")[2]

@@ -60,8 +60,8 @@ def test_a_live_model_is_planned_like_its_config():
 def test_a_step_changes_no_plan_of_an_8_bit_model(how):
     """bitsandbytes moves the codes in the first forward pass."""
     model, _ = prepared(LLAMA, Request(**how, **SIZE))
-    before = model.hybrid.plan(seq_len=48, batch_size=2).parts
+    before = model.hybrid.memory(seq_len=48, batch_size=2).parts
     tokens = torch.zeros(1, 8, dtype=torch.long)
     model(input_ids=tokens, labels=tokens)
-    assert model.hybrid.plan(seq_len=48, batch_size=2).parts == before
+    assert model.hybrid.memory(seq_len=48, batch_size=2).parts == before
     assert Estimator(LLAMA).estimate(Request(**how, **SIZE)).parts == before

@@ -3,10 +3,12 @@
 Imports torch, and of hybridopt nothing but errors, seeds and directions.
 """
 
+from .backend import Backend
 from .codec import Codec
 from .computed import computed
 from .parameter import BlockLayout, ParameterInfo
 from .policy import Ready
+from .release import Clipping, Named, Release, ReleasedParameters
 from .rule import Rule
 from .schedule import Schedule
 from .source import Noise, ProbeScheme, Source
@@ -16,9 +18,12 @@ from .values import Density, Draw, Numbers, Population, Shape, Slot, State, foun
 
 __all__ = [
     "BlockLayout",
+    "Backend",
+    "Clipping",
     "Codec",
     "Density",
     "Draw",
+    "Named",
     "Noise",
     "Numbers",
     "ParameterInfo",
@@ -26,6 +31,8 @@ __all__ = [
     "Population",
     "ProbeScheme",
     "Ready",
+    "Release",
+    "ReleasedParameters",
     "Rule",
     "Schedule",
     "Shape",

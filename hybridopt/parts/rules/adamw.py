@@ -1,9 +1,7 @@
 """AdamW."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ...core.contracts import Numbers, Rule, Shape, Slot, State
@@ -49,37 +47,3 @@ class AdamW(Rule):
         v = state["exp_avg_sq"].mul_(b2).addcmul_(grad, grad, value=1 - b2)
         denom = v.sqrt().div_(now["bias2"]).add_(self.eps)
         return (m / denom).div_(now["bias1"])
-
-    def fused_(
-        self, params: list[Tensor], grads: list[Tensor], states: Sequence[State], age: int, lr: float, decay: float
-    ) -> None:
-        """Do whole steps by torch's kernel: param = decay * param - lr * direction.
-
-        Args:
-            params: weights, written in place.
-            grads: their gradients.
-            states: their moments.
-            age: steps of the state, from 1.
-            lr: learning rate, above 0.
-            decay: 1 - lr * weight decay.
-        """
-        moments = [[state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")]
-        steps = [torch.tensor(float(age), device=params[0].device)] * len(params)
-        b1, b2 = self.betas
-        decay = (1 - decay) / lr if decay != 1 else 0.0
-        m, v = moments
-        torch._fused_adamw_(
-            params,
-            grads,
-            m,
-            v,
-            [],
-            steps,
-            lr=lr,
-            beta1=b1,
-            beta2=b2,
-            weight_decay=decay,
-            eps=self.eps,
-            amsgrad=False,
-            maximize=False,
-        )

@@ -1,4 +1,4 @@
-"""Compiled functions: one kernel for every combination of parts, for all shapes and all numbers."""
+"""Compile functions of an update: one kernel for every combination of parts, for all shapes and all numbers."""
 
 import warnings
 from collections.abc import Callable
@@ -25,20 +25,28 @@ _broken: set[tuple] = set()  # jobs that cannot be compiled here
 
 
 def alike(task: Task) -> tuple:
-    """What tasks must have in common to share a kernel, and to be done by one call of it with the same numbers."""
+    """Return what must be equal in tasks that share a kernel and are done by one call of it with the same numbers."""
     return _general(task.job), task.store, tuple(task.raw), tuple(n == 1 for n in task.param.shape), *task.alike
 
 
 def broken(job: Job) -> bool:
-    """Has compiling failed for this job?"""
+    """Return whether compiling has failed for a job of this kind."""
     return bool(_broken) and _general(job) in _broken
 
 
 def call(function: Callable, parts: list[Part], numbers: Tensor, names: tuple) -> list:
-    """`function` of every part, by one call of its kernel, which is made when there is none.
+    """Call a function on every part by one call of its kernel, which is made when there is none.
 
-    numbers: lr, decay, and what `names` says of both rules, so that no kernel depends on their values. Where compiling
-    fails it warns, and the function is called as it is.
+    Where compiling fails it warns, and the function is called as it is.
+
+    Args:
+        function: takes weight, gradient, state, job, store and `Now` of a slice, then what the part says besides.
+        parts: slices of tasks that are `alike`.
+        numbers: lr, decay and the numbers of both rules, [n], so that no kernel depends on their values.
+        names: of the numbers of the state-full rule, and of the state-free one.
+
+    Returns:
+        What the function returns, part by part.
     """
     key = _key(function, parts, names)
     given = numbers, tuple(_tensors(part) for part in parts)
@@ -83,10 +91,11 @@ def _tensors(part):
 
 
 def _on_tensors(function, part, names):
-    """`function` with its numbers in a vector and its state in a tuple, of every part in turn."""
+    """Make a function of tensors alone, (numbers, parts), that calls `function` on every part in turn."""
     task, piece, _ = part
     (full, free), job, store, raw_names = names, task.job, task.store, tuple(piece.raw)
-    job.kept, job.basis, job.rules, job.rounds, job.separate, job.unseeded  # noqa: B018  worked out now, not while it is traced
+    # Worked out now, not while it is traced.
+    job.kept, job.basis, job.rules, job.rounds, job.separate, job.unseeded  # noqa: B018
 
     def kernel(numbers, parts):
         told = numbers.unbind()
@@ -103,7 +112,7 @@ def _on_tensors(function, part, names):
 
 
 def _dice(task: Task, piece: Slice) -> dict[str, tuple[Tensor, Tensor]]:
-    """For everything that is rounded at random hashes of rows and of columns; nothing where nothing is."""
+    """Return the hashes of rows and of columns for all that is rounded at random; {} where nothing is."""
     if not task.random:
         return {}
     device, shape = piece.param.device, piece.param.shape
@@ -121,13 +130,13 @@ def _constant(key, device):
 
 @lru_cache(maxsize=4096)
 def _general(job):
-    """What a kernel depends on: not the shape, nor numbers of a part that only follow from it."""
+    """Return what a kernel depends on: not the shape, nor numbers of a part that only follow from it."""
     part = replace(job.part, **dict.fromkeys(job.part.sizes, 1)) if job.part.sizes else job.part
     return job.treatment, part, job.arithmetic
 
 
 def _compile(function, device):
-    """A kernel of its own code object, so that kernels do not count as each other's recompilations.
+    """Compile a function with a code object of its own, so that kernels do not count as each other's recompilations.
 
     On a CPU with guards on tensors and sizes only: `_key` has checked everything else, and all guards together cost
     more than a small update.
@@ -143,7 +152,7 @@ def _sizes(guards):
 
 
 def _every_size_its_own():
-    """Tracing must not take two sizes that are equal now to be one: a kernel serves every shape."""
+    """Keep tracing from taking two sizes that are equal now to be one: a kernel serves every shape."""
     config = torch.fx.experimental._config
     return config.patch(use_duck_shape=False) if hasattr(config, "use_duck_shape") else nullcontext()
 

@@ -1,23 +1,31 @@
-"""The hooks by which an optimizer learns of gradients as the backward pass makes them."""
+"""The hooks that tell an optimizer of gradients as the backward pass completes them."""
 
 import weakref
 
 from torch import Tensor
 
-from ...core.errors import HybridOptError
+from ..core.errors import HybridOptError
 
 __all__ = ["Hooks"]
 
 
 class Hooks:
-    """One hook a parameter. They hold their optimizer weakly, so that neither keeps the other alive."""
+    """Register one hook a parameter; they hold their optimizer weakly, so that neither keeps the other alive."""
 
     def __init__(self, optimizer):
         self._optimizer = weakref.ref(optimizer)
         self._on: dict[str, tuple[Tensor, object]] = {}
 
     def put(self, wanted: dict[str, Tensor], alone: bool) -> None:
-        """Watch exactly these parameters; alone: no other optimizer may update them within backward passes."""
+        """Watch exactly these parameters.
+
+        Args:
+            wanted: name to parameter.
+            alone: may no other optimizer watch them, as this one frees their gradients?
+
+        Raises:
+            HybridOptError: another optimizer watches one of them, and either frees gradients.
+        """
         for name, p in wanted.items():
             _check_others(name, p, self._optimizer, alone)
         for name in [n for n, (p, _) in self._on.items() if wanted.get(n) is not p]:
@@ -28,25 +36,25 @@ class Hooks:
                 self._on[name] = p, hook
 
     def stale(self, wanted: dict[str, Tensor]) -> bool:
-        """Would `put` change anything?"""
+        """Return whether other parameters are watched than the `wanted` ones, so that `put` would change hooks."""
         return wanted.keys() != self._on.keys() or any(self._on[n][0] is not p for n, p in wanted.items())
 
     def remove(self) -> None:
-        """Take all off."""
+        """Remove all hooks."""
         self.put({}, False)
 
 
 class Hook:
-    """Tell the optimizer."""
+    """A post_accumulate_grad hook of one parameter: calls `optimizer.gradient_ready(name, p)`."""
 
     def __init__(self, optimizer: weakref.ref, name: str, alone: bool):
         self.optimizer, self._name, self.alone = optimizer, name, alone
 
     def __call__(self, p: Tensor) -> None:
-        """A gradient is complete."""
+        """Tell the optimizer, if it still exists, that `p.grad` is complete."""
         optimizer = self.optimizer()
         if optimizer is not None:
-            optimizer.receive(self._name, p)
+            optimizer.gradient_ready(self._name, p)
 
 
 def _check_others(name, p, mine, alone):
