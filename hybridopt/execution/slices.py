@@ -49,7 +49,7 @@ def update_in_slices(task: Task) -> None:
     param, job, store, now = task.param, task.job, task.store, task.now()
     size = elements(param)
     if param.numel() <= size or not param.is_contiguous() or not sliceable(job):
-        return update(param, task.grad, task.raw, job, store, now)
+        return (update if job.rounds else write)(param, task.grad, task.raw, job, store, now)
     flat = not (job.rounds or job.basis or task.random)
     job = replace(job, shape=(param.numel(), 1)) if flat else job
     step = _step(size, job.shape[-1], store.block)

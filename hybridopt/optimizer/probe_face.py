@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..core.contracts import Release
 from ..core.errors import HybridOptError
 from .parameters import Parameters
 from .probing.log import Log
@@ -20,7 +21,7 @@ class Probing:
     param_groups: list[dict[str, Any]]
     _parameters: Parameters
     _probing: ProbeState
-    _release: Any
+    _release: Release
     _backward: Callable[[dict], Sequence[Tensor]]
 
     def probe(self, loss_fn: Callable[[], Any] | Sequence[Callable[[], Any]]) -> float:

@@ -2,10 +2,10 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
+from ..core.contracts import Release
 from ..core.errors import HybridOptError, HybridOptWarning
 from . import state_matching as loading
 from .groups import Tags
@@ -20,7 +20,7 @@ class Persistent(torch.optim.Optimizer):
 
     _parameters: Parameters
     _probing: ProbeState
-    _release: Any
+    _release: Release
     _tags: Tags
     _start: Callable[[], None]
     _look_anew: Callable[[], None]

@@ -27,7 +27,7 @@ class Native(Backend[Task]):
     def fits(self, task: Task) -> bool:
         """Return whether a kernel of `KERNELS` does all of this task: whole, exact state, weights not rounded."""
         t = task.job.treatment
-        known = type(t.full) in KERNELS and isinstance(task.job.part, Whole) and isinstance(t.codec, Fp32)
+        known = type(t.full) in KERNELS and type(task.job.part) is Whole and type(t.codec) is Fp32
         return known and t.lr_scale > 0 and not isinstance(task.lr, Tensor) and task.lr > 0 and _plain(task)
 
     def run(self, tasks: Iterable[Task]) -> None:

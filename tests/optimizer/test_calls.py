@@ -1,0 +1,107 @@
+"""A step walks a list of what a window has settled: calls of hybridopt's functions are counted, not timed."""
+
+import pytest
+import torch
+from torch import nn
+
+import hybridopt
+from hybridopt import HybridOptimizer
+from hybridopt.policy.plan import Plan
+from support.calls import counted
+from support.models import batch, tiny_llama
+
+COUNT = 200
+
+
+def square(count=COUNT):
+    """Parameters of 64 x 64, with gradients."""
+    params = [(f"layers.{i}.weight", nn.Parameter(torch.randn(64, 64))) for i in range(count)]
+    for _, p in params:
+        p.grad = torch.randn(64, 64)
+    return params
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "limit"),
+    [
+        ("adamw", {}, 20),
+        ("signsgd", {}, 20),
+        ("lion", {}, 20),
+        ("frugal", {"density": 0.25, "split": "columns"}, 40),
+        ("frugal", {"density": 0.25, "split": "block"}, 20),
+        ("badam", {}, 20),
+    ],
+)
+def test_calls_a_tensor_and_step(policy, options, limit):
+    optimizer = HybridOptimizer(square(), lr=1e-3, policy=policy, compile=False, **options)
+    for _ in range(2):
+        optimizer.step()
+    with counted() as calls:
+        optimizer.step()
+    assert len(calls) / COUNT <= limit, sorted({(calls.count(name), name) for name in calls})[-15:]
+
+
+def test_calls_of_a_fused_step():
+    params = square()
+    optimizer = HybridOptimizer(params, lr=1e-3, policy="adamw", compile=False, release="fused")
+    for _ in range(3):
+        loss = sum((p * p.detach()).sum() for _, p in params)
+        with counted() as calls:
+            loss.backward()
+            optimizer.step()
+    assert len(calls) / COUNT <= 60, sorted({(calls.count(name), name) for name in calls})[-15:]
+
+
+def test_calls_of_a_step_of_a_model():
+    model = hybridopt.wrap(tiny_llama(), policy="frugal", density=0.25, update_gap=20)
+    optimizer = model.hybrid.optimizer(lr=1e-3, compile=False)
+    for _ in range(2):
+        model(**batch(model)).loss.backward()
+        with counted() as calls:
+            optimizer.step()
+        optimizer.zero_grad()
+    assert len(calls) <= 40 * len(list(model.parameters()))
+
+
+def test_calls_of_probes():
+    """The first one is watched; neither sees the noise that hybridopt itself makes."""
+    model = hybridopt.wrap(tiny_llama(hidden=32), policy="mezo")
+    optimizer, counts = model.hybrid.optimizer(lr=1e-4), []
+    for _ in range(3):
+        with counted() as calls:
+            optimizer.probe(lambda: model(**batch(model)).loss)
+        counts.append(len(calls))
+        optimizer.step()
+    assert counts[0] <= 8000 and max(counts[1:]) <= 2500
+
+
+def test_what_a_window_settles_is_worked_out_once_a_window(monkeypatch):
+    optimizer = HybridOptimizer(square(), lr=1e-3, policy="frugal", density=0.25, update_gap=3, compile=False)
+    resolved = []
+    for _ in range(6):
+        with counted() as calls:
+            optimizer.step()
+        resolved.append(calls.count("resolve"))
+    assert resolved == [0, 0, 0, COUNT, 0, 0]  # the first window's when the optimizer was made
+
+
+def test_a_replaced_dtype_is_noticed_within_a_window():
+    params = [("w", nn.Parameter(torch.ones(4, 4)))]
+    optimizer = HybridOptimizer(params, lr=1e-3, policy="signsgd")
+    ((_, p),) = params
+    p.grad = torch.ones(4, 4)
+    optimizer.step()
+    p.data = p.data.bfloat16()
+    p.grad = torch.ones(4, 4, dtype=torch.bfloat16)
+    optimizer.step()
+    assert type(optimizer._parameters.windows.of("w", p).store).__name__ == "Bf16Stochastic"
+
+
+def test_the_plan_of_a_wrapped_model_is_made_once(monkeypatch):
+    made, real = [], Plan.of
+    monkeypatch.setattr(Plan, "of", staticmethod(lambda *given: made.append(1) or real(*given)))
+    model = hybridopt.wrap(tiny_llama(), policy="frugal")
+    model.hybrid.report()
+    model.hybrid.optimizer(lr=1e-3)
+    model.hybrid.optimizer(lr=1e-4)
+    assert len(made) == 1
