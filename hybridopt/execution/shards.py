@@ -1,19 +1,29 @@
 """Parameters sharded by FSDP2 (`fully_shard`): every rank updates its own rows."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, TypeGuard, cast
 
+import torch
 from torch import Tensor
 
 from ..core.contracts import Slot
 from ..core.errors import HybridOptError
 from ..policy.job import Job, sliceable
 
-__all__ = ["cut", "like", "local", "place"]
+if TYPE_CHECKING:  # it brings all of torch.distributed
+    from torch.distributed.tensor import DTensor
+
+__all__ = ["cut", "is_sharded", "like", "local", "place"]
+
+
+def is_sharded(x: Tensor) -> "TypeGuard[DTensor]":
+    """Return whether a tensor is a DTensor, which FSDP2 makes of parameters, or behaves as one."""
+    return hasattr(x, "to_local")
 
 
 def local(x: Tensor) -> Tensor:
     """Return this rank's shard of a DTensor; any other tensor as it is."""
-    return x.to_local() if hasattr(x, "to_local") else x
+    return x.to_local() if is_sharded(x) else x
 
 
 def cut(name: str, job: Job, p: Tensor) -> Job:
@@ -27,7 +37,7 @@ def cut(name: str, job: Job, p: Tensor) -> Job:
     Raises:
         HybridOptError: the rows cannot be updated without those of other ranks.
     """
-    if not hasattr(p, "to_local"):
+    if not is_sharded(p):
         return job
     t, part = job.treatment, job.part
     if t.probed:
@@ -56,18 +66,20 @@ def like(x: Tensor, p: Tensor, slot: Slot) -> Tensor:
         p: the parameter.
         slot: what the whole parameter declares. State of its shape, the same on all ranks, is returned as it is.
     """
-    if not hasattr(p, "to_local") or tuple(x.shape) == slot.shape:
+    if not is_sharded(p) or tuple(x.shape) == slot.shape:
         return x
     strides = [1]
     for n in reversed(slot.shape[1:]):
         strides.insert(0, strides[0] * n)
-    options = {"run_check": False, "shape": slot.shape, "stride": tuple(strides)}
-    return type(p.data).from_local(x, p.device_mesh, p.placements, **options)
+    where, shape = (p.device_mesh, p.placements), torch.Size(slot.shape)
+    return cast("type[DTensor]", type(p.data)).from_local(
+        x, *where, run_check=False, shape=shape, stride=tuple(strides)
+    )
 
 
 def place(p: Tensor) -> tuple[int, ...]:
     """Return the mesh coordinates of this rank's shard, equal on all ranks that hold it; () if `p` is not sharded."""
-    if not hasattr(p, "to_local"):
+    if not is_sharded(p):
         return ()
-    at = p.device_mesh.get_coordinate()
+    at = p.device_mesh.get_coordinate() or ()
     return tuple(i for i, x in zip(at, p.placements, strict=True) if x.is_shard())

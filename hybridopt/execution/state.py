@@ -1,5 +1,6 @@
 """Optimizer state as tensors: make, decode and encode it, for one parameter in one window."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
@@ -43,7 +44,7 @@ def load(job: Job, raw: State, elementwise: bool) -> State:
     return state
 
 
-def keep(job: Job, raw: State, state: State, seeds: dict[str, Seed]) -> None:
+def keep(job: Job, raw: State, state: State, seeds: Mapping[str, Seed | None]) -> None:
     """Encode the rule's state back into the raw tensors.
 
     Args:

@@ -6,6 +6,7 @@ from functools import cached_property, lru_cache
 from torch import Tensor
 
 from ..core.contracts import State, Store, stream
+from ..core.numerics.rounding import Seed
 from ..policy.job import Job
 from .state import seeds
 from .update import Now
@@ -71,11 +72,15 @@ class Task:
         raw = {name: x.view(job.shape) if x.numel() == self.param.numel() else x for name, x in self.raw.items()}
         return replace(self, param=self.param.view(job.shape), grad=self.grad.view(job.shape), raw=raw, job=job)
 
+    def seeds(self) -> dict[str, Seed]:
+        """Return the seeds for all that this step rounds at random, in the whole parameter."""
+        return seeds(self.job, self.key)
+
     def now(self) -> Now:
         """Return the numbers of the step as plain floats, and the seeds."""
         t = self.job.treatment
         numbers = t.full.numbers(self.age), t.free.numbers(self.age)
-        own = seeds(self.job, self.key) if self.random else self.job.unseeded
+        own = self.seeds() if self.random else self.job.unseeded
         return Now(self.lr * t.lr_scale, self.decay, *numbers, self.constant, own)
 
 

@@ -35,12 +35,16 @@ def check(work: Iterable[Named], release: str, containers: bool) -> None:
         _check_containers({id(p): n for n, p in work}, release)
 
 
-def check_scaler(optimizer: torch.optim.Optimizer) -> None:
-    """Raise HybridOptError if torch.amp.GradScaler asks for this step and scaled gradients were used already."""
-    if "found_inf" in vars(optimizer) and release_class(optimizer.release).frees_gradients:
-        del optimizer.found_inf, optimizer.grad_scale
+def check_scaler(optimizer: torch.optim.Optimizer, release: str) -> None:
+    """Raise HybridOptError if torch.amp.GradScaler asks for this step and scaled gradients were used already.
+
+    optimizer: on which it leaves its numbers. release: the name of the optimizer's release.
+    """
+    if "found_inf" in vars(optimizer) and release_class(release).frees_gradients:
+        for name in ("found_inf", "grad_scale"):
+            delattr(optimizer, name)
         raise HybridOptError(
-            f"release={optimizer.release!r} has updated the weights by gradients that torch.amp.GradScaler had "
+            f"release={release!r} has updated the weights by gradients that torch.amp.GradScaler had "
             "scaled; load them again, and take bf16, which needs no scaler, or release='accumulate'"
         )
 
