@@ -1,6 +1,7 @@
 """Parameters sharded by FSDP2 (`fully_shard`): every rank updates its own rows."""
 
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -29,18 +30,18 @@ def cut(name: str, job: Job, p: Tensor) -> Job:
     """
     if not hasattr(p, "to_local"):
         return job
-    t, part = job.treatment, job.part
+    t, part, at = job.treatment, job.part, _placements(p)
     if t.probed:
         raise HybridOptError(
-            f"parameter {name!r} (shape {tuple(p.shape)}) is sharded as {p.placements}, and zeroth-order training "
+            f"parameter {name!r} (shape {tuple(p.shape)}) is sharded as {at}, and zeroth-order training "
             "shifts whole weights; train it on replicas (each rank its own batch: only losses are exchanged), or by "
             "backprop"
         )
-    by_rows = all(x.is_replicate() or x.is_shard(0) for x in p.placements) and sliceable(job)
-    chosen_alike = part.disjoint or part.shape(job.shape) is None  # not by looking at gradients
+    by_rows = all(x.is_replicate() or x.is_shard(0) for x in at) and sliceable(job)
+    chosen_alike = part.disjoint or job.low is None  # not by looking at gradients
     if not (by_rows and chosen_alike and t.full.local and t.free.local):
         raise HybridOptError(
-            f"parameter {name!r} (shape {tuple(p.shape)}) is sharded as {p.placements}, and its treatment (full="
+            f"parameter {name!r} (shape {tuple(p.shape)}) is sharded as {at}, and its treatment (full="
             f"{type(t.full).__name__}, free={type(t.free).__name__}, split={type(t.split).__name__}, codec="
             f"{type(t.codec).__name__}) needs more than one shard; take elementwise rules (adamw, lion, sgd), "
             "split='columns' or 'block', codec fp32 or bf16, and shards along dimension 0"
@@ -62,12 +63,19 @@ def like(x: Tensor, p: Tensor, slot: Slot) -> Tensor:
     for n in reversed(slot.shape[1:]):
         strides.insert(0, strides[0] * n)
     options = {"run_check": False, "shape": slot.shape, "stride": tuple(strides)}
-    return type(p.data).from_local(x, p.device_mesh, p.placements, **options)
+    data: Any = p.data
+    return type(data).from_local(x, data.device_mesh, data.placements, **options)
 
 
 def place(p: Tensor) -> tuple[int, ...]:
     """Return the mesh coordinates of this rank's shard, equal on all ranks that hold it; () if `p` is not sharded."""
     if not hasattr(p, "to_local"):
         return ()
-    at = p.device_mesh.get_coordinate()
-    return tuple(i for i, x in zip(at, p.placements, strict=True) if x.is_shard())
+    data: Any = p
+    at = data.device_mesh.get_coordinate()
+    return tuple(i for i, x in zip(at, _placements(p), strict=True) if x.is_shard())
+
+
+def _placements(p: Any) -> tuple:
+    """Return how a DTensor is placed along every dimension of its mesh."""
+    return p.placements

@@ -1,12 +1,13 @@
 """Optimizer state as tensors: make, decode and encode it, for one parameter in one window."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ..core.contracts import Slot, State, stream
-from ..core.numerics.rounding import Seed
+from ..core.numerics.rounding import Seed, Seeding
 from ..policy.job import Job
 
 __all__ = ["allocate", "basis", "keep", "load", "seeds"]
@@ -43,7 +44,7 @@ def load(job: Job, raw: State, elementwise: bool) -> State:
     return state
 
 
-def keep(job: Job, raw: State, state: State, seeds: dict[str, Seed]) -> None:
+def keep(job: Job, raw: State, state: State, seeds: Mapping[str, Seeding]) -> None:
     """Encode the rule's state back into the raw tensors.
 
     Args:

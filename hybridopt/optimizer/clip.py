@@ -47,7 +47,7 @@ class Clip:
             norm: its own 2-norm, shape [].
             whole: the norm of all gradients; None where it is not known, then its own counts.
         """
-        if self.mode_in_force is None:
+        if self.limit is None or self.mode_in_force is None:
             return
         size = norm if self.mode == "tensor" or whole is None else whole
         factor = self.limit / (size + EPS)

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import distributed
@@ -35,8 +36,8 @@ def check(work: Iterable[Named], release: str, containers: bool) -> None:
         _check_containers({id(p): n for n, p in work}, release)
 
 
-def check_scaler(optimizer: torch.optim.Optimizer) -> None:
-    """Raise HybridOptError if torch.amp.GradScaler asks for this step and scaled gradients were used already."""
+def check_scaler(optimizer: Any) -> None:
+    """Raise HybridOptError if torch.amp.GradScaler asks a HybridOptimizer for a step and has scaled what it used."""
     if "found_inf" in vars(optimizer) and release_class(optimizer.release).frees_gradients:
         del optimizer.found_inf, optimizer.grad_scale
         raise HybridOptError(

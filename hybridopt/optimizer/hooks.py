@@ -3,6 +3,7 @@
 import weakref
 
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from ..core.errors import HybridOptError
 
@@ -14,7 +15,7 @@ class Hooks:
 
     def __init__(self, optimizer):
         self._optimizer = weakref.ref(optimizer)
-        self._on: dict[str, tuple[Tensor, object]] = {}
+        self._on: dict[str, tuple[Tensor, RemovableHandle]] = {}
 
     def put(self, wanted: dict[str, Tensor], alone: bool) -> None:
         """Watch exactly these parameters.

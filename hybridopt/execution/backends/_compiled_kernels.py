@@ -5,12 +5,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core.errors import HybridOptWarning
-from ...core.numerics.rounding import Seed, hashed_rows, tables
+from ...core.numerics.rounding import Seed, as_seed, hashed_rows, tables
 from ...policy.job import Job
 from ..slices import Slice
 from ..task import Task
@@ -119,8 +120,8 @@ def _dice(task: Task, piece: Slice) -> dict[str, tuple[Tensor, Tensor]]:
     block = task.job.treatment.codec.block
     count = max(shape[:-1].numel(), -(-shape.numel() // block) if block else 0)
     columns = tables(max(shape[-1:].numel(), block), device)[1]
-    seeds = piece.seeds or task.now().seeds
-    return {name: (hashed_rows(seed.key, seed.row, count, device), columns) for name, seed in seeds.items()}
+    known = {name: as_seed(seed) for name, seed in (piece.seeds or task.now().seeds).items()}
+    return {name: (hashed_rows(seed.key, seed.row, count, device), columns) for name, seed in known.items()}
 
 
 @lru_cache(maxsize=1 << 14)
@@ -142,7 +143,7 @@ def _compile(function, device):
     more than a small update.
     """
     function.__code__ = function.__code__.replace(co_name=f"{function.__name__}_{len(_kernels)}")
-    bare = {"guard_filter_fn": _sizes, "size_asserts": False}
+    bare: dict[str, Any] = {"guard_filter_fn": _sizes, "size_asserts": False}
     bare |= {"realize_opcount_threshold": 1000, "realize_reads_threshold": 1000}  # no temporaries
     return torch.compile(function, fullgraph=True, dynamic=True, options=bare if device.type == "cpu" else None)
 
@@ -153,7 +154,7 @@ def _sizes(guards):
 
 def _every_size_its_own():
     """Keep tracing from taking two sizes that are equal now to be one: a kernel serves every shape."""
-    config = torch.fx.experimental._config
+    config: Any = torch.fx.experimental._config
     return config.patch(use_duck_shape=False) if hasattr(config, "use_duck_shape") else nullcontext()
 
 
@@ -162,7 +163,8 @@ def _failures():
 
 
 def _give_up(job, error):
-    told, _ = bool(_broken), _broken.add(_general(job))
+    told = bool(_broken)
+    _broken.add(_general(job))
     if told:
         return
     why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -88,7 +88,7 @@ def _update(parts, numbers, names):
         return kernels.call(function, with_more, numbers, names)
 
     if job.rounds:
-        seen = [({}, {})] * len(parts)
+        seen: list[tuple] = [({}, {})] * len(parts)
         for i in range(job.rounds):
             seen = call(_LOOKS[i], seen)
         call(_write, seen)

@@ -26,7 +26,7 @@ def update_all(
         Whether they were updated; the norm of all gradients before clipping, shape [], None where `clip` has no limit.
     """
     with_gradient = {n for n, _ in parameters.waiting()}
-    grads = [(n, p.grad) for n, p in work if n in with_gradient]
+    grads = [(n, p.grad) for n, p in work if n in with_gradient and p.grad is not None]
     gradients.check_dense(grads)
     norms = [gradients.norm(g) for _, g in grads] if clip.limit is not None else []
     if not work or not _sound(grads, norms, nonfinite, parameters.step):

@@ -171,16 +171,16 @@ class Fused(Release):
         work = [(n, p) for n, p in parameters.params() if p.requires_grad]
         sharded = any(hasattr(p, "to_local") for _, p in work)  # then the graph holds other tensors
         self._begin()
-        self._kept = {n: p.grad for n, p in work}
+        self._kept = kept = {n: p.grad for n, p in work}
         for _, p in work:
             p.grad = None
         try:
             with torch.enable_grad():
                 loss.backward(retain_graph=True, inputs=None if sharded else [p for _, p in work])
-            rest = {n: _sizes(g) for n, g in self._kept.items() if g is not None and n not in self._measured}
+            rest = {n: _sizes(g) for n, g in kept.items() if g is not None and n not in self._measured}
         finally:
             for name, p in work:
-                p.grad = self._kept[name]
+                p.grad = kept[name]
             self._kept = None
         found = self._measured | rest
         self._size = gradients.total(found[n][0] for n, _ in work if n in found)
@@ -192,7 +192,8 @@ class Fused(Release):
             raise HybridOptError(
                 f"{name!r} gets two gradients in one backward pass; checkpoint with use_reentrant=False"
             )
-        grad = p.grad if self._kept[name] is None else self._kept[name] + p.grad
+        held = (self._kept or {}).get(name)
+        grad = p.grad if held is None else held + p.grad
         self._measured[name], p.grad = _sizes(grad), None
 
     def _judge(self, found, nonfinite, step):
