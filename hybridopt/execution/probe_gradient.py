@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class ProbeGradient:
 
     def reshape(self, *shape: int | Sequence[int]) -> "ProbeGradient":
         """Return the same elements in another shape, in which one size may be -1."""
-        sizes = [n for part in shape for n in ((part,) if isinstance(part, int) else part)]
+        sizes: Any = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
         rest = math.prod(n for n in sizes if n >= 0)
         return replace(self, shape=tuple(self.numel() // rest if n < 0 else n for n in sizes))
 

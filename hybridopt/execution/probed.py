@@ -50,7 +50,7 @@ def multiples(task: Task) -> list[float] | None:
     scale = float(task.lr) * t.lr_scale * t.free_lr_scale
     if type(t.free) is SGD:
         return [scale * weight for weight, _ in grad.terms]
-    signs = type(t.free) is SignSGD and [cast(Direction, z).kind for _, z in grad.terms] == ["rademacher"]
+    signs = type(t.free) is SignSGD and len(grad.terms) == 1 and cast(Direction, grad.terms[0][1]).kind == "rademacher"
     return [scale * ((weight > 0) - (weight < 0)) for weight, _ in grad.terms] if signs else None
 
 

@@ -37,7 +37,7 @@ def choose(task: Task, compile: bool, device: str) -> tuple[Backend[Task], Task]
     blocks: Task | None = None
     for backend in able(compile, device):
         if backend.in_blocks and blocks is None:
-            blocks = task.in_blocks()
+            blocks = task if task.job.in_blocks is task.job else task.in_blocks()  # mostly there are none
         seen = blocks if backend.in_blocks and blocks else task
         if backend.fits(seen):
             return backend, seen

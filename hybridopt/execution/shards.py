@@ -1,29 +1,20 @@
 """Parameters sharded by FSDP2 (`fully_shard`): every rank updates its own rows."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeGuard, cast
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..core.contracts import Slot
 from ..core.errors import HybridOptError
 from ..policy.job import Job, sliceable
 
-if TYPE_CHECKING:  # it brings all of torch.distributed
-    from torch.distributed.tensor import DTensor
-
-__all__ = ["cut", "is_sharded", "like", "local", "place"]
-
-
-def is_sharded(x: Tensor) -> "TypeGuard[DTensor]":
-    """Return whether a tensor is a DTensor, which FSDP2 makes of parameters, or behaves as one."""
-    return hasattr(x, "to_local")
+__all__ = ["cut", "like", "local", "place"]
 
 
 def local(x: Tensor) -> Tensor:
     """Return this rank's shard of a DTensor; any other tensor as it is."""
-    return x.to_local() if is_sharded(x) else x
+    return x.to_local() if hasattr(x, "to_local") else x
 
 
 def cut(name: str, job: Job, p: Tensor) -> Job:
@@ -37,20 +28,20 @@ def cut(name: str, job: Job, p: Tensor) -> Job:
     Raises:
         HybridOptError: the rows cannot be updated without those of other ranks.
     """
-    if not is_sharded(p):
+    if not hasattr(p, "to_local"):
         return job
-    t, part = job.treatment, job.part
+    t, part, at = job.treatment, job.part, _placements(p)
     if t.probed:
         raise HybridOptError(
-            f"parameter {name!r} (shape {tuple(p.shape)}) is sharded as {p.placements}, and zeroth-order training "
+            f"parameter {name!r} (shape {tuple(p.shape)}) is sharded as {at}, and zeroth-order training "
             "shifts whole weights; train it on replicas (each rank its own batch: only losses are exchanged), or by "
             "backprop"
         )
-    by_rows = all(x.is_replicate() or x.is_shard(0) for x in p.placements) and sliceable(job)
-    chosen_alike = part.disjoint or part.shape(job.shape) is None  # not by looking at gradients
+    by_rows = all(x.is_replicate() or x.is_shard(0) for x in at) and sliceable(job)
+    chosen_alike = part.disjoint or job.low is None  # not by looking at gradients
     if not (by_rows and chosen_alike and t.full.local and t.free.local):
         raise HybridOptError(
-            f"parameter {name!r} (shape {tuple(p.shape)}) is sharded as {p.placements}, and its treatment (full="
+            f"parameter {name!r} (shape {tuple(p.shape)}) is sharded as {at}, and its treatment (full="
             f"{type(t.full).__name__}, free={type(t.free).__name__}, split={type(t.split).__name__}, codec="
             f"{type(t.codec).__name__}) needs more than one shard; take elementwise rules (adamw, lion, sgd), "
             "split='columns' or 'block', codec fp32 or bf16, and shards along dimension 0"
@@ -66,20 +57,25 @@ def like(x: Tensor, p: Tensor, slot: Slot) -> Tensor:
         p: the parameter.
         slot: what the whole parameter declares. State of its shape, the same on all ranks, is returned as it is.
     """
-    if not is_sharded(p) or tuple(x.shape) == slot.shape:
+    if not hasattr(p, "to_local") or tuple(x.shape) == slot.shape:
         return x
     strides = [1]
     for n in reversed(slot.shape[1:]):
         strides.insert(0, strides[0] * n)
-    where, shape = (p.device_mesh, p.placements), torch.Size(slot.shape)
-    return cast("type[DTensor]", type(p.data)).from_local(
-        x, *where, run_check=False, shape=shape, stride=tuple(strides)
-    )
+    options = {"run_check": False, "shape": slot.shape, "stride": tuple(strides)}
+    data: Any = p.data
+    return type(data).from_local(x, data.device_mesh, data.placements, **options)
 
 
 def place(p: Tensor) -> tuple[int, ...]:
     """Return the mesh coordinates of this rank's shard, equal on all ranks that hold it; () if `p` is not sharded."""
-    if not is_sharded(p):
+    if not hasattr(p, "to_local"):
         return ()
-    at = p.device_mesh.get_coordinate() or ()
-    return tuple(i for i, x in zip(at, p.placements, strict=True) if x.is_shard())
+    data: Any = p
+    at = data.device_mesh.get_coordinate()
+    return tuple(i for i, x in zip(at, _placements(p), strict=True) if x.is_shard())
+
+
+def _placements(p: Any) -> tuple:
+    """Return how a DTensor is placed along every dimension of its mesh."""
+    return p.placements

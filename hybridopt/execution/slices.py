@@ -1,13 +1,13 @@
 """The update slice by slice, so that its temporaries stay in the cache and never reach the size of the parameter."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import gcd
 
 from torch import Tensor
 
 from ..core.contracts import State
-from ..core.numerics.rounding import Seed
+from ..core.numerics.rounding import Seeding
 from ..policy.job import Job, declare, sliceable, with_elements
 from .state import seeds
 from .task import Task
@@ -26,7 +26,7 @@ class Slice:
     param: Tensor
     grad: Tensor
     raw: State
-    seeds: dict[str, Seed]
+    seeds: Mapping[str, Seeding]
     row: int
 
     @property

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..core.contracts import Slot, State, stream
-from ..core.numerics.rounding import Seed
+from ..core.numerics.rounding import Seed, Seeding
 from ..policy.job import Job
 
 __all__ = ["allocate", "basis", "keep", "load", "seeds"]
@@ -44,7 +44,7 @@ def load(job: Job, raw: State, elementwise: bool) -> State:
     return state
 
 
-def keep(job: Job, raw: State, state: State, seeds: Mapping[str, Seed | None]) -> None:
+def keep(job: Job, raw: State, state: State, seeds: Mapping[str, Seeding]) -> None:
     """Encode the rule's state back into the raw tensors.
 
     Args:

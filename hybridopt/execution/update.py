@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.contracts import Numbers, State, Store
-from ..core.numerics.rounding import Seed
+from ..core.numerics.rounding import Seeding
 from ..policy.job import Job
 from .state import basis, keep, load
 
@@ -46,7 +46,7 @@ class Now:
     full: Numbers
     free: Numbers
     key: int | Tensor
-    seeds: Mapping[str, Seed | None]
+    seeds: Mapping[str, Seeding]
     rows: dict[str, State] = field(default_factory=dict)
     rest: dict[str, State] = field(default_factory=dict)
 
@@ -91,7 +91,7 @@ def look(i: int, param: Tensor, grad: Tensor, raw: State, job: Job, now: Now) ->
     found = {}
     for axis, rule in job.rules:
         if i < (rule.looks or 0):
-            cut: Any = job.part.down if axis == "full" else job.part.rest  # a Tensor, as `job.rules` have it
+            cut: Any = job.part.down if axis == "full" else job.part.rest
             state = load(job, raw, elementwise=True) if axis == "full" else {}
             weight = cut(param.to(job.arithmetic), basis(job, raw)) if rule.reads_param else None
             found[axis] = rule.look(i, cut(grad.to(job.arithmetic), basis(job, raw)), state, weight, now.of(axis))
@@ -178,8 +178,8 @@ def write_low(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, n
         now: the numbers of this step, with the results of all rounds.
     """
     at = basis(job, raw)
-    part: Any = job.part  # that has a state-full part, so that `down` returns one
-    chosen, low = part.down(param, at), part.down(grad, at)
+    down: Any = job.part.down  # of a state-full part, so there is something
+    chosen, low = down(param, at), down(grad, at)
     store.write_(chosen, _full(low.to(job.arithmetic), chosen, raw, job, now), now.decay, now.seeds["low"])
     return chosen
 

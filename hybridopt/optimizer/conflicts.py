@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import distributed
@@ -35,16 +36,12 @@ def check(work: Iterable[Named], release: str, containers: bool) -> None:
         _check_containers({id(p): n for n, p in work}, release)
 
 
-def check_scaler(optimizer: torch.optim.Optimizer, release: str) -> None:
-    """Raise HybridOptError if torch.amp.GradScaler asks for this step and scaled gradients were used already.
-
-    optimizer: on which it leaves its numbers. release: the name of the optimizer's release.
-    """
-    if "found_inf" in vars(optimizer) and release_class(release).frees_gradients:
-        for name in ("found_inf", "grad_scale"):
-            delattr(optimizer, name)
+def check_scaler(optimizer: Any) -> None:
+    """Raise HybridOptError if torch.amp.GradScaler asks a HybridOptimizer for a step and has scaled what it used."""
+    if "found_inf" in vars(optimizer) and release_class(optimizer.release).frees_gradients:
+        del optimizer.found_inf, optimizer.grad_scale
         raise HybridOptError(
-            f"release={release!r} has updated the weights by gradients that torch.amp.GradScaler had "
+            f"release={optimizer.release!r} has updated the weights by gradients that torch.amp.GradScaler had "
             "scaled; load them again, and take bf16, which needs no scaler, or release='accumulate'"
         )
 

@@ -46,7 +46,13 @@ class Hooks:
 
 
 class Hook:
-    """A post_accumulate_grad hook of one parameter: calls `optimizer.gradient_ready(name, p)`."""
+    """A post_accumulate_grad hook of one parameter: calls `optimizer.gradient_ready(name, p)`.
+
+    Args:
+        optimizer: whose hook it is.
+        name: of the parameter.
+        alone: may no other optimizer watch the parameter?
+    """
 
     def __init__(self, optimizer: weakref.ref, name: str, alone: bool):
         self.optimizer, self._name, self.alone = optimizer, name, alone

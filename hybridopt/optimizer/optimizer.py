@@ -139,7 +139,7 @@ class HybridOptimizer(Probing, Persistent):
         for gradients that are not finite (unless asked otherwise), without a probe where one is needed, and if
         gradients were switched off for all parameters, as PEFT does to an adapter when another one takes over.
         """
-        conflicts.check_scaler(self, self.release)
+        conflicts.check_scaler(self)
         loss = None if closure is None else self._run(closure)
         if self._stale:
             raise HybridOptError(self._stale)

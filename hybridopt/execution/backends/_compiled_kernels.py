@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import HybridOptWarning
-from ...core.numerics.rounding import Seed, hashed_rows, tables
+from ...core.numerics.rounding import Seed, as_seed, hashed_rows, tables
 from ...policy.job import Job
 from ..slices import Slice
 from ..task import Task
@@ -120,8 +120,8 @@ def _dice(task: Task, piece: Slice) -> dict[str, tuple[Tensor, Tensor]]:
     block = task.job.treatment.codec.block
     count = max(shape[:-1].numel(), -(-shape.numel() // block) if block else 0)
     columns = tables(max(shape[-1:].numel(), block), device)[1]
-    seeds = piece.seeds or task.seeds()
-    return {name: (hashed_rows(seed.key, seed.row, count, device), columns) for name, seed in seeds.items()}
+    known = {name: as_seed(seed) for name, seed in (piece.seeds or task.now().seeds).items()}
+    return {name: (hashed_rows(seed.key, seed.row, count, device), columns) for name, seed in known.items()}
 
 
 @lru_cache(maxsize=1 << 14)

@@ -75,7 +75,7 @@ class Fused(Release):
             if parameters.idle(name, p):
                 p.grad = None
             elif self._kept is not None:
-                self._measure(self._kept, name, p)
+                self._measure(name, p)
             elif not (self._holding or conflicts.accumulating()):
                 self._update(parameters, name, p, nonfinite)
 
@@ -171,7 +171,7 @@ class Fused(Release):
         work = [(n, p) for n, p in parameters.params() if p.requires_grad]
         sharded = any(hasattr(p, "to_local") for _, p in work)  # then the graph holds other tensors
         self._begin()
-        kept = self._kept = {n: p.grad for n, p in work}
+        self._kept = kept = {n: p.grad for n, p in work}
         for _, p in work:
             p.grad = None
         try:
@@ -187,12 +187,13 @@ class Fused(Release):
         self._judge(found, nonfinite, parameters.step)
         return self._size
 
-    def _measure(self, kept, name, p):
+    def _measure(self, name, p):
         if name in self._measured:
             raise HybridOptError(
                 f"{name!r} gets two gradients in one backward pass; checkpoint with use_reentrant=False"
             )
-        grad = p.grad if kept[name] is None else kept[name] + p.grad
+        held = (self._kept or {}).get(name)
+        grad = p.grad if held is None else held + p.grad
         self._measured[name], p.grad = _sizes(grad), None
 
     def _judge(self, found, nonfinite, step):

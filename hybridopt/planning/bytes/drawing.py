@@ -1,6 +1,7 @@
 """The bytes that drawing random directions takes for a moment, by running the code that draws them on a piece."""
 
 from functools import cache
+from typing import cast
 
 import torch
 
@@ -11,6 +12,7 @@ from ...core.numerics.philox import words_of_many
 from ...execution.probe_gradient import shifted
 from ...execution.state import allocate
 from ...policy.plan import Entry, Plan
+from ...policy.treatment import Treatment
 from ..trace.tracker import Tracker
 
 __all__ = ["Drawing"]
@@ -44,24 +46,26 @@ class Drawing:
 
     def noise(self, entry: Entry, index: int = 0) -> Noise:
         """Make direction `index` of a parameter."""
-        p, source = entry.param, entry.treatment.source
+        p, source = entry.param, cast(Treatment, entry.treatment).source
         draw = Draw(self._seed, p.name, population=Population(((p.name, entry.numel),)))
         basis = {name: allocate(slot, CPU) for name, slot in source.slots(p.shape).items()}
-        return source.noise(draw, p.shape, index, basis)
+        return cast(Noise, source.noise(draw, p.shape, index, basis))
 
     def _small(self, entry):
         samples = entry.treatment.source.scheme.samples if entry.numel <= SMALL else 0
         noises = (self.noise(entry, index) for index in range(samples))
-        found = (noise.drawn(entry.numel) for noise in noises if noise is not None)
+        found = (noise.drawn(entry.numel) for noise in noises)
         return [each for each in found if each]
 
     def _room(self, entry):
         key = entry.treatment.source, entry.param.shape, entry.param.dtype
         if key not in self._known:
             noise = self.noise(entry)
-            kernels = self._compiles and isinstance(noise, Direction)
             told = entry.numel, entry.param.dtype
-            self._known[key] = room(noise.kind, *told, self._device) if kernels else _eager(noise, *told)
+            if self._compiles and isinstance(noise, Direction):
+                self._known[key] = room(noise.kind, *told, self._device)
+            else:
+                self._known[key] = _eager(noise, *told)
         return self._known[key]
 
 

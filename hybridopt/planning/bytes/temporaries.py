@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from ...core.contracts import Backend, Draw
+from ...core.contracts import Backend, Draw, ProbeScheme
 from ...execution import probed
 from ...execution.probe_gradient import ProbeGradient
 from ...execution.run import WORTH_COMPILING, backends, choose
@@ -35,7 +36,8 @@ class Temporaries:
 
     def __init__(self, plan: Plan, cuda: bool):
         self._plan, self._cuda, self._device = plan, cuda, "cuda" if cuda else "cpu"
-        self._entries = {e.param.name: e for e in plan.entries if e.treatment is not None}
+        self._trained = plan.trained
+        self._entries = {e.param.name: e for e in plan.entries if e.param.name in self._trained}
         self._compiles = cuda or sum(e.numel for e in self._entries.values()) >= WORTH_COMPILING
         self.drawing = Drawing(plan, self._compiles, self._device)
         self._keys: dict[str, Key] = {}
@@ -46,17 +48,16 @@ class Temporaries:
 
     def _alone(self, name: str) -> int:
         """Return the bytes of updating one parameter by itself, as with release="fused", in a window's first step."""
-        entry = self._entries[name]
-        key = self._key(entry)
+        entry, key = self._entries[name], self._key(self._entries[name])
         if key not in self._known:
-            self._known[key] = self._probed(entry) if entry.treatment.probed else self._first_order(entry)
+            self._known[key] = self._probed(entry) if self._trained[name].probed else self._first_order(entry)
         return self._known[key]
 
     def _together(self, idle: frozenset[str] = frozenset()) -> int:
         """Return the bytes of updating all parameters but the idle ones in `step`."""
         moved = {n: e for n, e in self._entries.items() if n not in idle}
         largest = max(backend.largest_stacked for backend in backends())
-        small = {n: e for n, e in moved.items() if e.numel <= largest and not e.treatment.probed}
+        small = {n: e for n, e in moved.items() if e.numel <= largest and not self._trained[n].probed}
         return max([self._update(small.values()), *(self.alone(n) for n in moved if n not in small)])
 
     def _key(self, entry: Entry) -> Key:
@@ -94,8 +95,9 @@ class Temporaries:
 
     def _probed(self, entry: Entry) -> int:
         """Return the bytes of an update by a gradient from probes."""
-        source = entry.treatment.source
-        terms = tuple((1.0, self.drawing.noise(entry, i)) for i in range(source.scheme.samples))
+        source = self._trained[entry.param.name].source
+        samples = range(cast(ProbeScheme, source.scheme).samples)
+        terms = tuple((1.0, self.drawing.noise(entry, i)) for i in samples)
         backprop = torch.empty(0) if source.backward else None
         with self._tensors():
             task = self._task(entry)

@@ -173,7 +173,9 @@ class _Hunt:
         fixed = {name: self.asked[name] for name in FREE & self.asked.keys()}
         found = [v for v in VARIANTS if chunks or not v["chunk"]]
         if request.probes:
-            found = [v for v in found if not v["checkpointing"] and not release_class(v["release"]).frees_gradients]
+            found = [
+                v for v in found if not v["checkpointing"] and not release_class(str(v["release"])).frees_gradients
+            ]
         return list({tuple((v | fixed).items()): v | fixed for v in found}.values())
 
     def _changed(self, request: Request) -> Iterator[tuple[str, Request]]:
