@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from plan_measure import SOURCES, measure
 
-from hybridopt.model.quantization.int8_layers import TRAINABLE
 from hybridopt.planning import Estimator, Request
 
 HERE = Path(__file__).parent
@@ -32,7 +31,7 @@ POLICIES = {
 }
 BASES = {
     "full": (None, None),
-    "int8-trainable": (None, TRAINABLE),
+    "int8-trainable": (None, "int8-trainable"),
     "lora": (8, None),
     "lora+nf4": (8, "nf4"),
     "lora+int8": (8, "int8"),

@@ -8,8 +8,10 @@ from torch import nn
 
 from .core.errors import HybridOptError
 from .core.sizes import parse_size
+from .model.adapters import adapted_layers, library_for, usual_library
+from .model.quantization.owners import scheme_of
 from .planning.request import DTYPES, short_name
-from .planning.subject.model import checkpoint_, lora_config
+from .planning.subject.model import checkpoint_
 from .planning.table import watched
 from .planning.ways.search import Choice, search
 
@@ -36,13 +38,11 @@ def chosen(
         raise HybridOptError(
             f"policy='auto' has no option {unknown[0]!r}; it takes memory, {', '.join(SIZES)}, and chooses the rest"
         )
-    from .integrations.bitsandbytes.layers import scheme_of
-
     quantization = quantization or scheme_of(model)
     _check_model(model, peft_config is not None or quantization is not None)
     choice = _choose(model, memory, peft_config, quantization, size)
     if choice.request.lora is not None and peft_config is None:
-        peft_config = lora_config(choice.request.lora)
+        peft_config = usual_library().config(choice.request.lora)
     return choice, peft_config
 
 
@@ -65,7 +65,7 @@ def _check_model(model: nn.Module, freezes: bool) -> None:
         raise HybridOptError(
             f"policy='auto' plans transformers models, and {kind} has no configuration of that kind; name a policy"
         )
-    if hasattr(model, "peft_config"):
+    if adapted_layers(model):
         raise HybridOptError(
             f"policy='auto' chooses adapters, and {kind} has some already; give it the model without them, with "
             "peft_config=... if these are wanted, or name a policy"
@@ -83,7 +83,7 @@ def _choose(model: nn.Module, memory: str | int | None, peft_config: Any, quanti
     dtype = short_name(first.dtype)
     if dtype is None:
         raise HybridOptError(f"policy='auto' plans {', '.join(DTYPES)}, and the model is {first.dtype}; name a policy")
-    adapters = None if peft_config is None else getattr(peft_config, "r", None) or 1
+    adapters = None if peft_config is None else library_for(peft_config).rank(peft_config) or 1
     asked = {"lora": adapters, "quantization": quantization}
     asked = {name: value for name, value in asked.items() if value is not None}
     asked["chunk"] = None  # who trains might want the logits

@@ -1,40 +1,70 @@
 """Parts by name: the file name is the registry, so a new part is one new file and a config can never name code."""
 
 import pkgutil
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
-from pathlib import Path
+from importlib.util import find_spec
+from itertools import takewhile
+from typing import Any
 
+from .contracts import Adapters, Launcher, Scheme
+from .contracts.fulfilment import check_fulfils
 from .errors import HybridOptError, check_choice, known
 
-__all__ = ["KINDS", "PARTS", "find", "names", "pack", "make", "unpack"]
+__all__ = ["KINDS", "PARTS", "every", "find", "forget", "make", "names", "pack", "unpack"]
 
 PACKAGE = __package__.partition(".")[0]
 PARTS = ("rules", "splits", "sources", "schedules", "codecs", "stores")
-FOLDERS = {kind: f"parts.{kind}" for kind in PARTS}
-FOLDERS["policies"] = "policy.methods"
-KINDS = tuple(FOLDERS)
+# Where the files of a kind lie: `*` is any module or package, and the last one is the part's name.
+PLACES = {kind: (f"{PACKAGE}.parts.{kind}.*",) for kind in PARTS} | {
+    "policies": (f"{PACKAGE}.policy.methods.*",),
+    "schemes": (f"{PACKAGE}.model.quantization.schemes.*", f"{PACKAGE}.integrations.*.schemes.*"),
+    "adapters": (f"{PACKAGE}.integrations.*.adapters",),
+    "launchers": (f"{PACKAGE}.integrations.*.launcher",),
+}
+KINDS = tuple(PLACES)
+PACKED = (*PARTS, "policies")  # what may be named in files
+CONTRACTS = {"schemes": Scheme, "adapters": Adapters, "launchers": Launcher}
+WORDS = {"policies": "policy", "schemes": "quantization"}  # for errors, where it is not the kind without its "s"
 
 
-@cache
 def names(kind: str) -> tuple[str, ...]:
-    """The names of all parts of a kind: the files of its folder."""
+    """Return the names of all parts of a kind, sorted: those of their files."""
     check_choice("find", "kind", kind, KINDS)
-    folder = str(Path(__file__).parent.parent.joinpath(*FOLDERS[kind].split(".")))
-    return tuple(sorted(m.name for m in pkgutil.iter_modules([folder]) if not m.name.startswith("_")))
+    return tuple(_modules(kind))
 
 
 def find(kind: str, name: str) -> type:
-    """The class that the file `kind/name.py` offers; a hyphen reads as an underscore."""
+    """Return the class that the file of this name offers first; a hyphen in the name reads as an underscore.
+
+    No other file of the kind is imported. Raises HybridOptError for unknown names, listing the known ones, and for a
+    class that lacks something that the contract of its kind asks for.
+    """
     name = name.replace("-", "_") if isinstance(name, str) else name
-    check_choice("hybridopt", {"policies": "policy"}.get(kind, kind[:-1]), name, names(kind))
-    module = import_module(f"{PACKAGE}.{FOLDERS[kind]}.{name}")
-    return getattr(module, module.__all__[0])
+    check_choice("hybridopt", WORDS.get(kind, kind[:-1]), name, names(kind))
+    module = import_module(_modules(kind)[name])
+    cls = getattr(module, module.__all__[0])
+    if kind in CONTRACTS:
+        check_fulfils(cls, CONTRACTS[kind])
+    return cls
 
 
-def make(kind: str, value: object, **options: object) -> object:
-    """A part from its name, its packed form, or itself."""
+@cache
+def every(kind: str) -> tuple[Any, ...]:
+    """Return one instance of every part of a kind, in the order of their names; all their files are imported."""
+    return tuple(make(kind, name) for name in names(kind))
+
+
+def forget() -> None:
+    """Look for files anew when parts are next asked for."""
+    _modules.cache_clear()
+    every.cache_clear()
+
+
+def make(kind: str, value: object, **options: object) -> Any:
+    """Return a part from its name and options, from its packed form, or as it is."""
     if isinstance(value, str):
         return build(find(kind, value), options)
     if isinstance(value, dict):
@@ -46,8 +76,8 @@ def make(kind: str, value: object, **options: object) -> object:
     return value
 
 
-def build(cls: type, options: dict) -> object:
-    """The dataclass `cls` from options, with an error that names those it does not have."""
+def build(cls: type, options: dict) -> Any:
+    """Return an instance of the dataclass `cls`; raise HybridOptError naming the options that it does not have."""
     allowed = [f.name for f in fields(cls)]
     for key in options:
         if key not in allowed:
@@ -61,11 +91,12 @@ def build(cls: type, options: dict) -> object:
 
 
 def pack(value: object) -> object:
-    """A part as plain data; what is no part of this package becomes {"custom": its name}, which cannot be unpacked."""
+    """Return a part as plain data; what is no part of this package becomes {"custom": name} and stays so."""
     if is_dataclass(value) and not isinstance(value, type):
-        folder, _, name = type(value).__module__.removeprefix(f"{PACKAGE}.").rpartition(".")
-        kind = next((kind for kind, own in FOLDERS.items() if own == folder), None)
-        if type(value).__module__.startswith(f"{PACKAGE}.") and kind and name in names(kind):
+        module = type(value).__module__
+        name = module.rpartition(".")[2]
+        kind = next((kind for kind in PACKED if _modules(kind).get(name) == module), None)
+        if kind is not None:
             return {"part": f"{kind}.{name}"} | {f.name: pack(getattr(value, f.name)) for f in fields(value)}
     elif isinstance(value, list | tuple):
         return [pack(v) for v in value]
@@ -74,8 +105,8 @@ def pack(value: object) -> object:
     return {"custom": f"{type(value).__name__} {getattr(value, '__name__', '')}".strip()}
 
 
-def unpack(data: object, kind: str | None = None) -> object:
-    """A part from plain data: only parts of this package, only their own options."""
+def unpack(data: object, kind: str | None = None) -> Any:
+    """Return a part from plain data; only parts of this package, and of these only their own options."""
     if isinstance(data, list):
         return tuple(unpack(v) for v in data)
     if not isinstance(data, dict):
@@ -85,6 +116,35 @@ def unpack(data: object, kind: str | None = None) -> object:
             f"this was made with {data['custom']!r}, which is no part of hybridopt; pass it again in code"
         )
     where, _, name = str(data.get("part", "")).partition(".")
-    if where not in KINDS or (kind is not None and where != kind):
+    if where not in PACKED or (kind is not None and where != kind):
         raise HybridOptError(f"part={data.get('part')!r} is no {kind or 'part'}; write it like 'rules.adamw'")
     return build(find(where, name), {k: unpack(v) for k, v in data.items() if k != "part"})
+
+
+@cache
+def _modules(kind: str) -> dict[str, str]:
+    """Return the full module name of every part of a kind, by the part's name."""
+    found: dict[str, str] = {}
+    for place in PLACES[kind]:
+        segments = place.split(".")
+        fixed = list(takewhile(lambda segment: segment != "*", segments))
+        spec = find_spec(".".join(fixed))
+        folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+        for name, module in _below(folders, fixed, segments[len(fixed) :]):
+            if name in found:
+                raise HybridOptError(f"{kind} {name!r} is there twice: {found[name]} and {module}; rename one of them")
+            found[name] = module
+    return dict(sorted(found.items()))
+
+
+def _below(folders: Sequence[str], above: list[str], wanted: list[str], name: str = "") -> Iterator[tuple[str, str]]:
+    """Find the modules in `folders`, which are those of the package `above`, that `wanted` stands for; import none."""
+    for module in pkgutil.iter_modules(folders):
+        if module.name.startswith("_") or wanted[0] not in ("*", module.name):
+            continue
+        own = module.name if wanted[0] == "*" else name
+        path = [*above, module.name]
+        if len(wanted) == 1:
+            yield own, ".".join(path)
+        elif module.ispkg:
+            yield from _below([f"{folder}/{module.name}" for folder in folders], path, wanted[1:], own)

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from .adapters import bare
 from .checksums import checksum
-from .quantization.int8_layers import plain
-from .quantization.opened import scales
-from .roles import base_name, base_names, clean, codes_dtype, logical_shape
+from .quantization.coded import codes_dtype, plain
+from .quantization.owners import logical_shape
+from .quantization.scales import scales
+from .roles import base_name, base_names, clean
 
 __all__ = [
     "Base",
@@ -94,5 +96,4 @@ def remember(model: nn.Module, base: Base) -> None:
 
 def remembered(model: nn.Module) -> Base:
     """The record kept for a model or for the base of a PeftModel; empty if there is none."""
-    inner = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
-    return _REMEMBERED.get(model) or _REMEMBERED.get(inner) or {}
+    return _REMEMBERED.get(model) or _REMEMBERED.get(bare(model)) or {}

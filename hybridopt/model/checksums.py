@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..core.numerics.rounding import tables
-from .quantization.int8_layers import plain
+from .quantization.coded import plain
 
 __all__ = ["PATTERN", "VERSION", "checksum"]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from ..core.contracts import Shape
+from .adapters import without_wrappers
 
 __all__ = ["Partition", "guess_partition", "partition"]
 
@@ -57,10 +58,7 @@ def partition(name: str, shape: Shape, modules: Mapping[str, nn.Module]) -> Part
         return base
     if last.endswith("_weight") and isinstance(owner, nn.MultiheadAttention):
         path = [*path, last.removesuffix("_weight")]
-    while path and (path[-1] in ("base_layer", "original_module") or path[-1][:1] == "_"):
-        path = path[:-1]
-    path = path[:-2] if path[-2:-1] == ["modules_to_save"] else path
-    return _projection(base, path, shape[-1 if base.axis == "columns" else -2], modules)
+    return _projection(base, without_wrappers(path), shape[-1 if base.axis == "columns" else -2], modules)
 
 
 def guess_partition(name: str, shape: Shape) -> Partition:

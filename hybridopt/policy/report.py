@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from torch import nn
 
 from ..core.sizes import human
-from ..model.quantization.opened import scales
+from ..model.quantization.scales import scales
+from ..model.quantization.sizes import weight_bytes
 from ..model.roles import clean
 from .plan import Entry, Plan
 
@@ -40,8 +41,6 @@ class Report:
     @staticmethod
     def of(plan: Plan, model: nn.Module) -> "Report":
         """Count a plan on its live model; quantized weights with their constants."""
-        from ..integrations.bitsandbytes.layers import weight_bytes
-
         tensors = {clean(n): p for n, p in model.named_parameters()}
         tensors |= {clean(n): x for n, _, x in scales(model)}
 

@@ -1,6 +1,5 @@
 """hybridopt_config.json: what is written, and what is believed when it is read."""
 
-import re
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -10,7 +9,9 @@ from typing import Any
 from ..core.errors import HybridOptError, HybridOptWarning
 from ..core.files import plain_json
 from ..core.registry import pack, unpack
+from ..model.adapters import library_of, original_name, usual_library
 from ..model.checksums import VERSION
+from ..model.quantization.owners import scheme_of
 from ..model.roles import base_name
 from ..policy.routes import Policy, Ready, check_format, pack_routes, read_policy, unpack_routes
 from .fitting import base_dtype
@@ -41,21 +42,19 @@ def configuration(strategy: Any, replaced: set[str], replayed: Mapping[str, obje
     replaced: names of tensors whose new values are saved, so that the base's do not matter. replayed: names of those
     that are saved as scalars.
     """
-    from ..integrations.bitsandbytes import layers as bitsandbytes
-    from ..integrations.peft import adapters as peft
-
     policy, model = strategy.policy, strategy.model
-    free = {re.sub(r"\.modules_to_save\.[^.]+", "", base_name(n)) for n in replaced}
+    library = library_of(model) or usual_library()
+    free = {original_name(base_name(n)) for n in replaced}
     free |= {n.rpartition(".")[0] for n in free}  # of a weight's codes: the weight
     return {
         "format": 1,
         "hybridopt": version("hybridopt"),
         "policy": {"routes": pack_routes(policy)} if isinstance(policy, Policy) else pack(policy),
         "seed": strategy.seed,
-        "quantization": bitsandbytes.scheme_of(model),
+        "quantization": scheme_of(model),
         "quantized": list(strategy.quantized),
-        "adapters": peft.adapter_names(model),
-        "active": peft.active_adapters(model),
+        "adapters": library.names(model),
+        "active": library.active(model),
         "unfrozen": strategy.unfrozen(),
         "base": {n: [*mark[:2], None if n in free else mark[2]] for n, mark in strategy.base.items()},
         "dtype": base_dtype(model),

@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from ..core.errors import HybridOptError
+from ..core.registry import every
 from . import manifest
 from .lock import locked
 from .manifest import MANIFEST
@@ -21,7 +22,7 @@ __all__ = ["Folder", "open_folder", "publish"]
 COMMIT = ".hybridopt-commit"  # a complete version on its way into place: readers look here first
 TEMPORARY = ".hybridopt-new-"
 UNCHANGED = "nothing saved there before has changed; make room or choose another folder"
-OWN = ("hybridopt_*.json", "hybridopt_*.safetensors", "adapter_model.safetensors", "adapter_config.json")
+OWN = ("hybridopt_*.json", "hybridopt_*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -186,9 +187,10 @@ def _verified(directory: Path) -> Folder:
 
 
 def _check_foreign(directory: Path, known: set[str]) -> None:
+    ours = (*OWN, *(file for library in every("adapters") for file in library.files))
     for path in sorted(directory.iterdir()):
         name = path.name
-        if name != MANIFEST and name not in known and any(fnmatchcase(name, own) for own in OWN):
+        if name != MANIFEST and name not in known and any(fnmatchcase(name, own) for own in ours):
             raise HybridOptError(
                 f"{path} belongs to no version saved here: another program put it there, or a manifest was "
                 "lost; remove it or choose another folder"

@@ -7,8 +7,11 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from ..core.contracts import Adapters
 from ..core.errors import HybridOptError
 from ..core.files import plain_json, tensors
+from ..core.registry import every
+from ..model.adapters import adapted_layers, library_of
 from ..model.base_record import Base
 from ..policy.routes import Ready
 from .configuration import configuration
@@ -43,19 +46,16 @@ class Savable(Protocol):
 
 def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
     """Publish the folder in one step; see `Strategy.save_pretrained`."""
-    from ..integrations.peft import adapters as peft
-
-    model = strategy.model
+    model, library = strategy.model, library_of(strategy.model)
     check_directory(directory)
     strategy.check_structure()
-    _check_savable(model, peft)
+    _check_savable(model, library)
 
     def write(folder: Path) -> None:
         held = set()
-        if peft.is_peft_model(model):
-            peft.save_adapters(model, folder)
-            (folder / "README.md").unlink(missing_ok=True)  # PEFT's card is for people to edit, so no file of ours
-            held = peft.saved_tensor_names(model, folder)
+        if library is not None:
+            library.save(model, folder)
+            held = library.saved_names(model, folder)
         changed = {n: t for n, t in strategy.changed_tensors().items() if n not in held}
         run = strategy.recorded(changed) if replay else None
         replayed = {} if run is None else run.traces
@@ -69,13 +69,13 @@ def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
     publish(Path(directory), write)
 
 
-def _check_savable(model, peft):
-    merged = [n for n, m in model.named_modules() if getattr(m, "merged", False) is True]
+def _check_savable(model: nn.Module, library: Adapters | None) -> None:
+    merged = [n for n, m in model.named_modules() if any(each.merged(m) for each in every("adapters"))]
     if merged:
         raise HybridOptError(
             f"the adapter of {merged[0]!r} is merged into its base; call model.unmerge_adapter() first"
         )
-    if not peft.is_peft_model(model) and any(hasattr(m, "adapter_layer_names") for m in model.modules()):
+    if library is None and adapted_layers(model):
         raise HybridOptError(
             "LoRA was added after wrap, and the wrapped model is only its base; call hybridopt.wrap(peft_model, ...) "
             "on the PeftModel and save that: nothing is lost"

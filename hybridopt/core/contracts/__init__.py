@@ -1,22 +1,30 @@
 """Everything that is ever asked of a part, one axis a file; imports torch, and only errors and seeds of hybridopt."""
 
+from .adapters import Adapters
 from .codec import Codec
+from .coded import CodedWeight
+from .launcher import Launcher
 from .rule import Rule
+from .scheme import Scheme
 from .source import Noise, ProbeScheme, Source
 from .split import Part, Split
 from .store import Store
 from .values import Density, Draw, Numbers, Population, Shape, Slot, State, layer_of, portion, stream
 
 __all__ = [
+    "Adapters",
     "Codec",
+    "CodedWeight",
     "Density",
     "Draw",
+    "Launcher",
     "Noise",
     "Numbers",
     "Part",
     "Population",
     "ProbeScheme",
     "Rule",
+    "Scheme",
     "Shape",
     "Slot",
     "Source",

@@ -6,7 +6,9 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from ...integrations.bitsandbytes import layers as bitsandbytes
+from ...core.contracts import Scheme
+from ..quantization.replacing import quantize_
+from ..quantization.targets import check_layer
 from .matching import shared_names
 
 __all__ = ["InputGradients", "fill", "finish"]
@@ -15,7 +17,7 @@ DONE = "_is_hf_initialized"  # transformers' own mark: it leaves these values al
 
 
 def fill(
-    model: nn.Module, tensors: Iterable[tuple[str, Tensor]], scheme: str | None = None, layers: Collection[str] = ()
+    model: nn.Module, tensors: Iterable[tuple[str, Tensor]], scheme: Scheme | None = None, layers: Collection[str] = ()
 ) -> None:
     """Put every (name, value) in its place, under all names that share it, and quantize the weights of `layers`.
 
@@ -28,8 +30,8 @@ def fill(
         del value
         layer, _, kind = name.rpartition(".")
         if kind == "weight" and layer in layers:
-            bitsandbytes.check_layer(layer, model.get_submodule(layer), scheme)
-            bitsandbytes.quantize_(model, scheme, [layer])
+            check_layer(layer, model.get_submodule(layer), scheme)
+            quantize_(model, scheme, [layer])
 
 
 def finish(model: nn.Module, device: torch.device) -> nn.Module:

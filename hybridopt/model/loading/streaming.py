@@ -6,10 +6,11 @@ from os import PathLike
 import torch
 from torch import nn
 
-from ...core.errors import HybridOptError, check_choice
-from ...integrations.bitsandbytes import layers as bitsandbytes
-from ..quantization.int8_layers import TRAINABLE
-from ..roles import params
+from ...core.contracts import Scheme
+from ...core.errors import HybridOptError
+from ..quantization.known import named
+from ..quantization.targets import chosen
+from ..roles import head_modules
 from .building import build, check_folder, kept_in_fp32, read_model_config
 from .filling import InputGradients, fill, finish
 from .matching import match, shared_names
@@ -35,7 +36,7 @@ def load(
 
     Args:
         path: the folder. Nothing is downloaded, and code in it is never run.
-        quantization: "nf4", "fp4", "int8" or "int8-trainable", as in `wrap`: linear layers but the output layer.
+        quantization: the name of a scheme, as in `wrap`: of the linear layers but the output layer.
         dtype: "float32", "bfloat16" or "float16" for all else; None takes that of config.json, or of the first tensor.
         device: where the model is to be; None takes torch's default device.
         skip: names of modules to keep in full precision, with all beneath them, such as an adapter's modules_to_save.
@@ -45,23 +46,22 @@ def load(
     """
     folder = check_folder(path)
     target = _device(device)
-    if quantization is not None:
-        check_choice("load", "quantization", quantization, (*bitsandbytes.SCHEMES, TRAINABLE))
+    scheme = None if quantization is None else named(quantization, "load")
     config, entries = read_model_config(folder), stored(folder)
     floats = [entry.dtype for entry in entries.values() if entry.dtype.is_floating_point]
     model = build(config, folder, dtype, floats[0] if floats else torch.float32)
     found = match(model, entries)
     _check_ties(model, entries)
-    layers = _layers(model, quantization, skip, target)
+    layers = _layers(model, scheme, skip, target)
     dtypes = _dtypes(model)
 
     def place(name, value, copied):
         return value.to(target, dtypes[name], copy=copied)
 
-    fill(model, found.tensors(place), quantization, layers)
+    fill(model, found.tensors(place), scheme, layers)
     finish(model, target)
     _generation(model, folder)
-    if quantization in bitsandbytes.SCHEMES:
+    if scheme is not None and not scheme.trains:
         InputGradients.of(model)
     return model
 
@@ -90,11 +90,8 @@ def _check_ties(model, entries) -> None:
                 )
 
 
-def _layers(model, quantization, skip, device) -> list[str]:
-    if quantization is None:
-        return []
-    head = {p.name.rpartition(".")[0] for p in params(model) if p.role == "head"}
-    return bitsandbytes.chosen(model, quantization, sorted(head | set(skip)), device)
+def _layers(model: nn.Module, scheme: Scheme | None, skip: Sequence[str], device: torch.device) -> list[str]:
+    return [] if scheme is None else chosen(model, scheme, sorted(head_modules(model) | set(skip)), device)
 
 
 def _dtypes(model) -> dict[str, torch.dtype]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError, check_count
+from ..adapters import bare, whole_copies
 from .deferred import Logits, refuse
 from .linear_cross_entropy import IGNORED, linear_cross_entropy
 
@@ -102,7 +103,7 @@ def _causal(model: nn.Module) -> nn.Module:
     """The causal language model itself, out of its PeftModel."""
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
         raise HybridOptError("chunked_loss: the model is compiled; give the model as it was before, and compile none")
-    causal = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    causal = bare(model)
     if not hasattr(causal, "loss_function") or not hasattr(causal, "get_output_embeddings"):
         raise HybridOptError(f"chunked_loss: {type(causal).__name__} is no causal language model of transformers")
     from transformers.loss.loss_utils import ForCausalLMLoss
@@ -117,8 +118,7 @@ def _causal(model: nn.Module) -> nn.Module:
 
 def _output_layers(causal: nn.Module) -> list[nn.Linear]:
     """The output layer, and its copies where PEFT trains it as a whole."""
-    head = causal.get_output_embeddings()
-    layers = [head.original_module, *head.modules_to_save.values()] if hasattr(head, "modules_to_save") else [head]
+    layers = whole_copies(causal.get_output_embeddings())
     for layer in layers:
         weight = getattr(layer, "weight", None)
         if type(layer) is not nn.Linear or type(weight) is not nn.Parameter:

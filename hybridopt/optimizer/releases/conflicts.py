@@ -2,12 +2,12 @@
 
 import gc
 from collections.abc import Iterable
-from functools import cache
 
 import torch
 from torch import distributed
 
 from ...core.errors import HybridOptError
+from ...core.registry import every
 from ..parameters import Work
 
 __all__ = ["accumulating", "check", "check_scaler"]
@@ -23,7 +23,7 @@ def check(work: Iterable[Work], containers: bool) -> None:
 
     containers: look for those that hold the parameters, too, which takes a while.
     """
-    if _accelerate().scaling():
+    if any(launcher.scaling() for launcher in every("launchers")):
         raise HybridOptError(
             "release='fused' cannot undo the loss scaling of fp16 (accelerate, mixed_precision='fp16'): take bf16"
         )
@@ -43,14 +43,7 @@ def check_scaler(optimizer: torch.optim.Optimizer) -> None:
 
 def accumulating() -> bool:
     """Do more micro-batches follow before the step?"""
-    return _accelerate().accumulating()
-
-
-@cache
-def _accelerate():
-    from ...integrations import accelerate
-
-    return accelerate
+    return any(launcher.accumulating() for launcher in every("launchers"))
 
 
 def _check_containers(names):

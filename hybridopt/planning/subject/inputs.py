@@ -7,18 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
+from ...model.adapters import bare
 from ..request import Request
 from .model import Subject, skeleton
 
-__all__ = ["bare", "check_length", "inputs", "positions", "tokens_of", "usual_length"]
+__all__ = ["check_length", "inputs", "positions", "tokens_of", "usual_length"]
 
 USUAL = Request.seq_len
 TABLES = ("wpe", "position_embeddings", "position_embedding", "embed_positions", "pos_embed")
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """The model beneath adapters."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def positions(model: nn.Module) -> int | None:

@@ -1,6 +1,5 @@
 """The model that is planned: from a name, a config.json or a folder, on meta, with adapters and quantized layers."""
 
-import copy
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +12,16 @@ from torch import nn
 
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
+from ...model.adapters import library_for, usual_library
+from ...model.quantization.known import frozen_names
+from ...model.quantization.replacing import twins_
+from ...model.quantization.scales import open_scales_
+from ...model.quantization.targets import chosen
+from ...model.roles import head_modules
 from ..request import DTYPES, Request
 from .architectures import architecture, canonical
 
-__all__ = ["Subject", "layers", "lora_config", "skeleton", "subject_of"]
+__all__ = ["Subject", "checkpoint_", "layers", "skeleton", "subject_of"]
 
 PART = "text_config"  # of models that read more than text
 DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop")
@@ -113,10 +118,9 @@ def skeleton(source: Subject, request: Request, depth: int | None = None) -> nn.
     _check_stored(source, request)
     with _quiet(), torch.device("meta"):
         model = _bare(source, request, depth)
-        if request.quantization is not None:
-            from .quantized import quantize_
-
-            quantize_(model, request.quantization, getattr(request.ready, "opens_scales", False))
+        if request.scheme is not None:
+            twins_(model, request.scheme, chosen(model, request.scheme, sorted(head_modules(model))))
+            open_scales_(model) if getattr(request.ready, "opens_scales", False) else None
         if request.lora is not None:
             model = _adapted(model, request)
         if request.checkpointing:
@@ -137,20 +141,13 @@ def checkpoint_(model: nn.Module, reentrant: bool) -> None:
         model.enable_input_require_grads()
 
 
-def lora_config(rank: int) -> Any:
-    """The adapters that a request's `lora` stands for: PEFT's LoRA on all linear layers."""
-    from peft import LoraConfig
-
-    return LoraConfig(r=rank, target_modules="all-linear")
-
-
 def _check_stored(source, request):
     """Weights that are stored quantized stay so."""
     stored = source.settings.get("quantization_config") or {}
     method = stored.get("quant_method", "bitsandbytes" if stored.get("load_in_4bit") else None)
     if not stored or (method == "bitsandbytes" and request.quantization is not None):
         return
-    cure = "say which: quantization='nf4', 'fp4' or 'int8'" if method == "bitsandbytes" else "plan its original"
+    cure = f"say which: quantization={frozen_names()}" if method == "bitsandbytes" else "plan its original"
     raise HybridOptError(f"model={source.name!r}: its weights are stored quantized ({method}); {cure}")
 
 
@@ -173,14 +170,13 @@ def _bare(source, request, depth):
         torch.set_default_dtype(before)
 
 
-def _adapted(model, request):
-    from peft import get_peft_model
-
+def _adapted(model: nn.Module, request: Request) -> nn.Module:
+    given = request.peft_config
     try:
-        config = lora_config(request.lora) if request.peft_config is None else copy.deepcopy(request.peft_config)
-        return get_peft_model(model, config, low_cpu_mem_usage=True)
-    except Exception as error:  # PEFT raises many types
-        what = f"lora={request.lora}" if request.peft_config is None else "peft_config"
+        library = usual_library() if given is None else library_for(given)
+        return library.attach(model, library.config(request.lora) if given is None else given, empty=True)
+    except Exception as error:  # libraries of adapters raise many types
+        what = f"lora={request.lora}" if given is None else "peft_config"
         raise HybridOptError(f"{what}: PEFT cannot put it on {type(model).__name__}: {error}") from error
 
 

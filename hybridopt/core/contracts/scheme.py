@@ -1,0 +1,81 @@
+"""What a quantization scheme is asked for."""
+
+from abc import abstractmethod
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .values import Shape
+
+__all__ = ["Scheme"]
+
+
+class Scheme(Protocol):
+    """How the weight of one linear layer, a matrix [out, in], is kept as codes and constants instead of floats.
+
+    What concerns a whole model (which layers, in which order, with which errors) is done by
+    `hybridopt.model.quantization`, the same for all schemes. A scheme is a class without options; subclass this one
+    for the defaults.
+    """
+
+    name: str  # as users write it, with hyphens: "int8-trainable"
+    title: str  # short, for tables: "AdamW on LoRA, {title} base"
+    bits: int  # of a code
+    codes: torch.dtype = torch.uint8  # of trained codes: what a store is asked whether it fits
+    trains: bool = False  # are the codes trained? Otherwise they are frozen, and adapters or scales are trained
+    in_place: bool = False  # does `quantize` change the layer itself? Otherwise the layer's hooks would be lost
+    largest: float = torch.finfo(torch.float32).max  # magnitude of weights that it can take
+    reentrant: bool = False  # do its layers free their inputs under reentrant checkpointing only?
+    moves_scales: bool = False  # do scales move from the weight to the layer in the first forward pass?
+
+    def covers(self, layer: nn.Module, device: torch.device) -> bool:
+        """Return whether this linear layer, moved to `device`, would compute correctly once quantized."""
+        return True
+
+    @abstractmethod
+    def quantize(self, layer: nn.Module) -> nn.Module:
+        """Return a layer with the same bias and training mode whose weight is kept as codes, or `layer` changed."""
+
+    @abstractmethod
+    def twin(self, layer: nn.Module) -> nn.Module:
+        """Return what `quantize` would make of a layer on the meta device: the same tensors, without values."""
+
+    def mark_(self, model: nn.Module) -> None:
+        """Set on a model whose layers were quantized what other libraries look for."""
+
+    def guard_(self, model: nn.Module) -> None:
+        """Switch off whatever would spoil this scheme's codes later on; raise HybridOptError if it has happened."""
+
+    @abstractmethod
+    def owns(self, weight: Tensor) -> bool:
+        """Return whether `weight` is kept by this scheme, on whatever device and whoever has quantized it."""
+
+    def shape(self, weight: Tensor) -> Shape:
+        """Return the shape of the matrix that `weight` stands for."""
+        return tuple(weight.shape)
+
+    @abstractmethod
+    def parts(self, weight: Tensor, layer: nn.Module | None = None) -> dict[str, Tensor]:
+        """Return the codes and constants that `weight` consists of, by name.
+
+        Constants that moved to the layer are taken from `layer`; without it they are empty tensors of their shape.
+        """
+
+    @abstractmethod
+    def nbytes(self, shape: Shape) -> int:
+        """Return the bytes of all `parts` of a weight of this shape, known before it is quantized."""
+
+    def scales(self, layer: nn.Module) -> dict[str, Tensor]:
+        """Return what can be trained while the codes stay (QZO), by name; none for schemes without."""
+        return {}
+
+    def scale_shapes(self, shape: Shape) -> dict[str, Shape]:
+        """Return the shapes of `scales` once they are opened, by name, for a weight of this shape."""
+        return {}
+
+    def open_scales_(self, layer: nn.Module) -> None:
+        """Make the scales of `layer` float32 nn.Parameters that change nothing in its answers; once is enough."""
+
+    def dequantize_(self, layer: nn.Module) -> None:
+        """Turn the weight of `layer` back into a float parameter; asked only of schemes whose codes are trained."""
