@@ -104,7 +104,11 @@ CASES = {
         r"route name='\*.wte.\*' matches no parameter.*model.embed_tokens.weight",
     ),
     "everything frozen": (tiny_llama, {"policy": Policy((Route(None),))}, "nothing to train"),
-    "unknown quantization": (tiny_llama, {"quantization": "nf5"}, "quantization='nf5'.*nf4, fp4, int8"),
+    "unknown quantization": (
+        tiny_llama,
+        {"quantization": "nf5"},
+        "quantization='nf5'.*fp4, int8, int8-trainable, nf4",
+    ),
     "nothing to quantize": (lambda: nn.Sequential(nn.Conv2d(1, 1, 1)), {"quantization": "nf4"}, "no linear layer"),
     "quantized already": (quantized, {"quantization": "int8"}, "already is quantized .nf4."),
     "quantized, nothing trainable": (quantized, {}, "nothing to train.*peft_config=LoraConfig"),

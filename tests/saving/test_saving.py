@@ -72,9 +72,9 @@ def test_peft_reads_the_adapter_on_an_equally_quantized_base(name, tmp_path):
     assert torch.equal(logits(PeftModel.from_pretrained(base, tmp_path).train()), logits(model))
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "fp4", "int8"])
-def test_training_leaves_the_bits_of_the_quantized_base(quantization):
-    model = SCENES[quantization].wrapped()
+@pytest.mark.parametrize("scheme", ["nf4", "fp4", "int8"])
+def test_training_leaves_the_bits_of_the_quantized_base(scheme):
+    model = SCENES[scheme].wrapped()
     before = quantization.fingerprint(model)
     for _ in range(2):
         train(model)

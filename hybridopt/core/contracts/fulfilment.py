@@ -24,7 +24,7 @@ def lacking(cls: type, contract: type) -> list[str]:
 
 
 def _declared(contract: type) -> list[str]:
-    methods = (name for name, value in vars(contract).items() if inspect.isfunction(value))
+    methods = [name for name, value in vars(contract).items() if inspect.isfunction(value)]
     return [name for name in (*contract.__annotations__, *methods) if not name.startswith("_")]
 
 

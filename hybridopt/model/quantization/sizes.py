@@ -16,7 +16,7 @@ def weight_bytes(*things: nn.Module | Tensor) -> int:
 
     Memory that several share (tied weights) counts once per call.
     """
-    tensors = (tensor for thing in things for tensor in _tensors(thing))
+    tensors = [tensor for thing in things for tensor in _tensors(thing)]  # all alive, or memory would be used twice
     return sum({(t.untyped_storage()._cdata, t.storage_offset()): t.nbytes for t in tensors}.values())
 
 
