@@ -81,9 +81,8 @@ def build(cls: type, options: dict) -> Any:
     allowed = [f.name for f in fields(cls)]
     for key in options:
         if key not in allowed:
-            raise HybridOptError(
-                f"{cls.__name__.lower()} has no option {key!r} (value {options[key]!r}); {known(key, allowed)}"
-            )
+            name = (_place(cls) or (None, cls.__name__.lower()))[1]
+            raise HybridOptError(f"{name} has no option {key!r} (value {options[key]!r}); {known(key, allowed)}")
     try:
         return cls(**options)
     except TypeError as error:
@@ -93,11 +92,9 @@ def build(cls: type, options: dict) -> Any:
 def pack(value: object) -> object:
     """Return a part as plain data; what is no part of this package becomes {"custom": name} and stays so."""
     if is_dataclass(value) and not isinstance(value, type):
-        module = type(value).__module__
-        name = module.rpartition(".")[2]
-        kind = next((kind for kind in PACKED if _modules(kind).get(name) == module), None)
-        if kind is not None:
-            return {"part": f"{kind}.{name}"} | {f.name: pack(getattr(value, f.name)) for f in fields(value)}
+        place = _place(type(value))
+        if place is not None:
+            return {"part": ".".join(place)} | {f.name: pack(getattr(value, f.name)) for f in fields(value)}
     elif isinstance(value, list | tuple):
         return [pack(v) for v in value]
     elif value is None or isinstance(value, bool | int | float | str):
@@ -119,6 +116,12 @@ def unpack(data: object, kind: str | None = None) -> Any:
     if where not in PACKED or (kind is not None and where != kind):
         raise HybridOptError(f"part={data.get('part')!r} is no {kind or 'part'}; write it like 'rules.adamw'")
     return build(find(where, name), {k: unpack(v) for k, v in data.items() if k != "part"})
+
+
+def _place(cls: type) -> tuple[str, str] | None:
+    """Return the kind and the name of a class by its module; None for what cannot be named in files."""
+    name = cls.__module__.rpartition(".")[2]
+    return next(((kind, name) for kind in PACKED if _modules(kind).get(name) == cls.__module__), None)
 
 
 @cache

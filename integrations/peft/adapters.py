@@ -85,7 +85,7 @@ class PeftAdapters(Adapters):
 
     def copies(self, layer: nn.Module) -> list[nn.Module]:
         """Return the module beneath a ModulesToSaveWrapper and its copies, one for each adapter."""
-        if not hasattr(layer, "modules_to_save"):
+        if "modules_to_save" not in layer._modules:
             return []
         return [layer.original_module, *layer.modules_to_save.values()]
 

@@ -1,6 +1,7 @@
 """Imports point one way, stay light, and every package is shipped."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -72,8 +73,16 @@ def test_imports_point_down(file):
         top = target.split(".")[0]
         assert inside or top not in HEAVY or me == "integrations", f"{file.name} imports {target} at the top"
         other = room(target)
-        if top == "hybridopt" and other in LEVEL and other != "integrations":
+        if top == "hybridopt" and other in LEVEL:
             assert LEVEL[other] <= LEVEL[me], f"{me} imports {target}, which lies above it"
+
+
+def test_integrations_are_found_by_name_only():
+    """No file of the package but the registry, which looks for files there, spells out where they lie."""
+    for file in PACKAGE.rglob("*.py"):
+        spelled = [node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
+        where = [x for x in spelled if isinstance(x, str) and re.search(r"(?<!transformers)\.integrations\b", x)]
+        assert not where or file == PACKAGE / "core" / "registry.py", (file, where)
 
 
 @pytest.mark.parametrize("kind", ["rules", "splits", "sources", "schedules", "codecs", "stores"])

@@ -49,7 +49,10 @@ class Scheme(Protocol):
 
     @abstractmethod
     def owns(self, weight: Tensor) -> bool:
-        """Return whether `weight` is kept by this scheme, on whatever device and whoever has quantized it."""
+        """Return whether `weight` is kept by this scheme, on whatever device and whoever has quantized it.
+
+        Asked of every weight but parameters of plain floats that have no attributes of their own.
+        """
 
     def shape(self, weight: Tensor) -> Shape:
         """Return the shape of the matrix that `weight` stands for."""

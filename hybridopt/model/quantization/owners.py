@@ -10,8 +10,8 @@ __all__ = ["is_frozen", "layer_scheme", "logical_shape", "owner", "parts", "sche
 
 def owner(weight: Tensor | None) -> Scheme | None:
     """Return the scheme that keeps `weight`; None for plain weights and for those of unknown libraries."""
-    if weight is None or (type(weight) in (Tensor, nn.Parameter) and not vars(weight)):
-        return None  # nothing hangs on it: no scheme need be asked
+    if weight is None or (type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point() and not vars(weight)):
+        return None  # floats that nothing hangs on: no scheme need be asked
     return next((scheme for scheme in every("schemes") if scheme.owns(weight)), None)
 
 
