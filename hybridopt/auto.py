@@ -1,4 +1,4 @@
-"""policy="auto": chooses the first way to train that fits a live model; `wrap` carries it out."""
+"""policy="auto": choose the first way to train that fits a live model, and prepare the model for it."""
 
 import copy
 from typing import Any
@@ -27,12 +27,19 @@ def chosen(
     quantization: str | None = None,
     **size: Any,
 ) -> tuple[Choice, Any]:
-    """The first way that `search` finds for this model and memory, with the adapters that it wants.
+    """Return the first way that `search` finds for this model and memory, and the adapters that it wants.
 
-    memory: such as "24GiB", or bytes; None: what the model's GPU has left for this process. size: seq_len (2048, or as
-    many as there are positions for), batch (1), micro_batches (1). Adapters and quantization that are given are kept
-    to, as is a quantization that the model already has. Raises HybridOptError if nothing fits, and for models that
-    their configuration does not describe.
+    Adapters and quantization that are given are kept to, as is a quantization that the model already has.
+
+    Args:
+        model: of transformers, without adapters.
+        memory: such as "24GiB", or bytes; None: what the model's GPU has left for this process.
+        peft_config: adapters that are wanted; None: whatever the way says.
+        quantization: a scheme that is wanted; None: whatever the way says.
+        size: seq_len (2048, or as many as there are positions for), batch (1), micro_batches (1).
+
+    Raises:
+        HybridOptError: if nothing fits, and for models that their configuration does not describe.
     """
     if unknown := sorted(size.keys() - set(SIZES)):
         raise HybridOptError(
@@ -47,7 +54,7 @@ def chosen(
 
 
 def prepare_(wrapped: nn.Module, choice: Choice) -> None:
-    """What a way wants of the model beside its policy: gradient checkpointing, no cache; noted in `hybrid.choice`."""
+    """Switch on checkpointing and the cache off as a way wants it, and note the way in `hybrid.choice`."""
     if choice.request.checkpointing:
         checkpoint_(wrapped, choice.request.reentrant)
     if choice.request.probes:
@@ -56,7 +63,7 @@ def prepare_(wrapped: nn.Module, choice: Choice) -> None:
 
 
 def _check_model(model: nn.Module, freezes: bool) -> None:
-    """Raise HybridOptError for a model of which the configuration does not tell what it takes.
+    """Raise HybridOptError for a model of which the configuration does not tell what training takes.
 
     freezes: are parameters to be frozen anyway?
     """

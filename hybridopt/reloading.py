@@ -1,4 +1,4 @@
-"""`from_pretrained`: a saved folder comes back onto its base model."""
+"""`from_pretrained`: restore a saved folder on its base model."""
 
 from contextlib import contextmanager
 from os import PathLike
@@ -81,7 +81,7 @@ def from_pretrained(
 
 @contextmanager
 def _together(folder):
-    """The adapter files side by side, as PEFT wants them, wherever the published version has them now."""
+    """Yield a folder of links to all saved files, as libraries want them together, wherever they lie now."""
     with TemporaryDirectory() as together:
         for name in folder.names:
             link = Path(together) / name

@@ -64,7 +64,13 @@ def forget() -> None:
 
 
 def make(kind: str, value: object, **options: object) -> Any:
-    """Return a part from its name and options, from its packed form, or as it is."""
+    """Return a part from its name and options, from its packed form, or as it is.
+
+    Args:
+        kind: one of KINDS.
+        value: a name, what `pack` has returned, or an instance.
+        options: of a part that is given by its name.
+    """
     if isinstance(value, str):
         return build(find(kind, value), options)
     if isinstance(value, dict):

@@ -32,7 +32,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows and their totals; prints as a table."""
+    """Rows and their totals; prints as a table.
+
+    Args:
+        rows: one for each tag and role.
+        totals: of all rows.
+        step: bytes at the largest moment of a training step, by what they are for; None: not known.
+    """
 
     rows: tuple[Row, ...]
     totals: Row
@@ -40,7 +46,7 @@ class Report:
 
     @staticmethod
     def of(plan: Plan, model: nn.Module) -> "Report":
-        """Count a plan on its live model; quantized weights with their constants."""
+        """Return the report of a plan on its live model; quantized weights count with their constants."""
         tensors = {clean(n): p for n, p in model.named_parameters()}
         tensors |= {clean(n): x for n, _, x in scales(model)}
 
@@ -54,7 +60,7 @@ class Report:
         return Report(rows, _row("total", "", plan, plan.entries, weights))
 
     def __str__(self) -> str:
-        """The table."""
+        """Return the table as text."""
         head = ("tag", "role", "tensors", "parameters", "weights", "gradients", "state")
         body = [(r.tag, r.role, f"{r.tensors}", f"{r.parameters:,}", *map(human, _bytes(r))) for r in self._all()]
         width = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
@@ -67,7 +73,7 @@ class Report:
     __repr__ = __str__
 
     def as_dict(self) -> dict[str, list[dict] | dict]:
-        """Plain data: rows and totals."""
+        """Return rows and totals as plain data."""
         step = {} if self.step is None else {"step": dict(self.step)}
         return {"rows": [_plain(r) for r in self.rows], "totals": _plain(self.totals)} | step
 

@@ -1,4 +1,4 @@
-"""hybridopt_config.json: what is written, and what is believed when it is read."""
+"""hybridopt_config.json: what is written into it, and how it is checked when it is read."""
 
 import warnings
 from collections.abc import Mapping
@@ -39,8 +39,10 @@ KEYS = (
 def configuration(strategy: Any, replaced: set[str], replayed: Mapping[str, object]) -> dict:
     """Describe a strategy as the JSON object that `read_config` takes.
 
-    replaced: names of tensors whose new values are saved, so that the base's do not matter. replayed: names of those
-    that are saved as scalars.
+    Args:
+        strategy: what is saved, see `save.Savable`.
+        replaced: names of the tensors whose new values are saved, so that those of the base do not matter.
+        replayed: by name, the tensors that are saved as scalars.
     """
     policy, model = strategy.policy, strategy.model
     library = library_of(model) or usual_library()
@@ -63,7 +65,7 @@ def configuration(strategy: Any, replaced: set[str], replayed: Mapping[str, obje
 
 
 def read_config(path: Path) -> dict:
-    """The configuration of a saved folder, every key checked. Raises HybridOptError, naming the key, for a bad one."""
+    """Return the configuration of a saved folder, every key checked; raise HybridOptError naming a bad key."""
     config = plain_json.read(path, "configuration")
     check_format(plain_json.take(config, "format", int, CONFIG), CONFIG)
     plain_json.only(config, KEYS, CONFIG)
@@ -82,7 +84,7 @@ def read_config(path: Path) -> dict:
 
 
 def _comparable(base, version):
-    """Without the checksums of older versions, which a few small changes could leave as they were."""
+    """Return a base record without the checksums of older versions, which a few small changes could leave equal."""
     if not 1 <= version <= VERSION:
         raise HybridOptError(f"{CONFIG}: checksums={version} is not known; this hybridopt reads 1 to {VERSION}")
     if version == VERSION:
@@ -97,7 +99,16 @@ def _comparable(base, version):
 
 
 def policy_of(policy: str | Ready | None, options: dict, config: dict) -> Ready:
-    """Return the policy that is asked for, or, where it is None, the saved one. Options need a policy's name."""
+    """Return the policy to go on with: the one that is asked for, or else the saved one.
+
+    Args:
+        policy: a policy or its name; None: the saved one.
+        options: of a policy that is asked for by its name.
+        config: what `read_config` has returned.
+
+    Raises:
+        HybridOptError: for options without a policy, and for a saved policy that this hybridopt cannot make.
+    """
     if policy is not None:
         return read_policy(policy, options)
     if options:

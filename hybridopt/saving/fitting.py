@@ -1,4 +1,4 @@
-"""Does what was saved fit this base model? Checked before anything is changed."""
+"""Whether what was saved fits a base model; checked before anything is changed."""
 
 from collections.abc import Mapping
 
@@ -42,7 +42,16 @@ def check_bare(model: nn.Module, config: dict) -> None:
 
 
 def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> Base:
-    """The record of a base model that fits; raises HybridOptError, naming the tensor, for any other."""
+    """Return the record of a base model that fits what was saved.
+
+    Args:
+        model: the base model.
+        config: of the saved folder.
+        delta: the changed tensors of the saved folder, by name.
+
+    Raises:
+        HybridOptError: naming the tensor, for any other base.
+    """
     base = record(model)
     if why := first_difference(base, config["base"]):
         raise _another(model, why)
@@ -69,7 +78,7 @@ def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> B
 
 
 def check_quantization(model, config) -> list[str]:
-    """The layers that are still to be quantized; none where the base is given as it was, quantized already."""
+    """Return the names of the layers to quantize as before training; none where the base is quantized so already."""
     guard_(model)
     wanted, names, given = config["quantization"], config["quantized"], scheme_of(model)
     if names and wanted is None:
@@ -87,7 +96,7 @@ def check_quantization(model, config) -> list[str]:
 
 
 def base_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters, as plain tensors, persistent buffers, and opened scales by base name."""
+    """Return parameters as plain tensors, persistent buffers, and opened scales, by base name."""
     parameters = model.named_parameters(remove_duplicate=False)
     named = (*parameters, *persistent_buffers(model), *((n, x) for n, _, x in scales(model)))
     return {name: x for n, t in named for name, x in plain(base_name(n), t).items()}
@@ -124,7 +133,7 @@ def _scales(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> dict
 
 
 def base_dtype(model: nn.Module) -> str | None:
-    """The dtype of the base: of its first parameter that is not quantized."""
+    """Return the dtype of the first base parameter that is not quantized, such as "bfloat16"; None without base."""
     own = set(base_names(model))
     floats = (p.dtype for n, p in model.named_parameters() if p.is_floating_point() and base_name(n) in own)
     return str(next(floats)).removeprefix("torch.") if own else None

@@ -1,4 +1,4 @@
-"""A saved folder, written: adapters as PEFT reads them, changed base tensors, and the configuration."""
+"""A saved folder, written: adapters as their library reads them, changed base tensors, and the configuration."""
 
 from collections.abc import Mapping
 from os import PathLike
@@ -23,7 +23,7 @@ __all__ = ["Savable", "check_directory", "save"]
 
 
 class Savable(Protocol):
-    """What is saved: a model with its policy, and what has become of its base. `Strategy` is one."""
+    """What `save` is given: a model with its policy, and what has become of its base; a `Strategy` is one."""
 
     model: nn.Module
     policy: Ready
@@ -35,17 +35,23 @@ class Savable(Protocol):
         """Raise HybridOptError if base tensors were added, removed or resized."""
 
     def changed_tensors(self) -> dict[str, Tensor]:
-        """Base tensors that training changed, by live name."""
+        """Return the base tensors that training changed, by live name."""
 
     def recorded(self, changed: Mapping[str, Tensor]) -> Any:
-        """The run from which most of them follow; None if none does."""
+        """Return the run from which most of `changed` follow; None if none of them does."""
 
     def unfrozen(self) -> list[str]:
-        """Parameters of the base that are trained beside adapters."""
+        """Return the names of the base parameters that are trained beside adapters."""
 
 
 def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
-    """Publish the folder in one step; see `Strategy.save_pretrained`."""
+    """Publish a folder from which `from_pretrained` restores the model, in one step.
+
+    Args:
+        strategy: what is saved.
+        directory: the folder; files of an earlier version in it are replaced.
+        replay: save base tensors as the scalars of a run wherever they follow from them.
+    """
     model, library = strategy.model, library_of(strategy.model)
     check_directory(directory)
     strategy.check_structure()

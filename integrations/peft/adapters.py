@@ -3,17 +3,14 @@
 import copy
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from hybridopt.core.contracts import Adapters, Scheme
+from hybridopt.core.contracts import Adapters
 
-from . import saved
-from .dry_run import check, kept_modules, preview
+from . import dry_run, saved
 
 __all__ = ["PeftAdapters"]
 
@@ -25,6 +22,14 @@ class PeftAdapters(Adapters):
     sample = ("lora_A.default.weight", (8, 8))
     files = (saved.WEIGHTS, saved.CONFIG)
     wrapped = ("base_layer", "original_module")
+    check = staticmethod(dry_run.check)
+    preview = staticmethod(dry_run.preview)
+    kept_modules = staticmethod(dry_run.kept_modules)
+    folder = staticmethod(saved.folder_of)
+    save = staticmethod(saved.save)
+    saved_names = staticmethod(saved.saved_names)
+    check_saved = staticmethod(saved.check_saved)
+    load = staticmethod(saved.load)
 
     def takes(self, config: object) -> bool:
         """Return whether `config` is a PeftConfig."""
@@ -45,22 +50,15 @@ class PeftAdapters(Adapters):
         """Return `r`."""
         return getattr(config, "r", None)
 
-    def check(
-        self, model: nn.Module, config: Any, adapter: str = "default", scheme: Scheme | None = None
-    ) -> list[str]:
-        """See `dry_run.check`."""
-        return check(model, config, adapter, scheme)
-
-    def preview(self, model: nn.Module, config: Any, adapter: str = "default") -> nn.Module:
-        """See `dry_run.preview`."""
-        return preview(model, config, adapter)
-
-    def kept_modules(self, model: nn.Module, config: Any) -> list[str]:
-        """Return the names of `modules_to_save`, as PEFT finds them in the model."""
-        return kept_modules(model, config)
-
     def attach(self, model: nn.Module, config: Any, adapter: str = "default", empty: bool = False) -> nn.Module:
-        """Return the PeftModel that PEFT makes of `model`, in place; the caller's config stays as it is."""
+        """Return the PeftModel that PEFT makes of a model, in place.
+
+        Args:
+            model: without adapters.
+            config: any but prompt learning; it stays as it is.
+            adapter: name of the adapter.
+            empty: is all of the model on the meta device, and so its adapters?
+        """
         from peft import get_peft_model
 
         return get_peft_model(model, copy.deepcopy(config), adapter, low_cpu_mem_usage=empty)
@@ -112,32 +110,3 @@ class PeftAdapters(Adapters):
     def active(self, model: nn.Module) -> list[str]:
         """Return the names of the adapters that are switched on; none for other models."""
         return list(model.active_adapters) if self.owns(model) else []
-
-    def save(self, model: nn.Module, folder: str | Path) -> list[str]:
-        """See `saved.save`."""
-        return saved.save(model, folder)
-
-    def saved_names(self, model: nn.Module, folder: str | Path) -> set[str]:
-        """See `saved.saved_names`."""
-        return saved.saved_names(model, folder)
-
-    def folder(self, adapter: str) -> Path:
-        """Return a folder of the adapter's name; that of "default" is the folder itself."""
-        return saved.subfolder(adapter)
-
-    def check_saved(
-        self, base: nn.Module, folder: str | Path, adapters: Sequence[str], active: Sequence[str] = ()
-    ) -> None:
-        """See `saved.check_saved`."""
-        saved.check_saved(base, folder, adapters, active)
-
-    def load(
-        self,
-        base: nn.Module,
-        folder: str | Path,
-        adapters: Sequence[str],
-        is_trainable: bool = True,
-        active: Sequence[str] = (),
-    ) -> nn.Module:
-        """See `saved.load`."""
-        return saved.load(base, folder, adapters, is_trainable, active)

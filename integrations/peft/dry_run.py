@@ -21,77 +21,75 @@ INITS = (True, False, "gaussian", "eva")
 DENSE_INITS = ("orthogonal", "mica", "olora", "pissa")  # these read the weight of a full-precision layer
 
 
-def check(
-    model: nn.Module, peft_config: Any, adapter_name: str = "default", scheme: Scheme | None = None
-) -> list[str]:
+def check(model: nn.Module, config: Any, adapter: str = "default", scheme: Scheme | None = None) -> list[str]:
     """Return the names of the modules and parameters that the adapter would be put on; raise where PEFT would fail.
 
     PEFT itself is run on a copy without memory, so its own rules count; `model` is unchanged.
 
     Args:
         model: without adapters.
-        peft_config: any but prompt learning.
-        adapter_name: a name without dots and slashes.
+        config: any but prompt learning.
+        adapter: a name without dots and slashes.
         scheme: by which the model is about to be quantized; None: it stays as it is, quantized or not.
     """
-    check_request(model, peft_config, adapter_name)
-    _check_dora(model, peft_config, scheme)
-    trial = preview(model, peft_config, adapter_name)
+    check_request(model, config, adapter)
+    _check_dora(model, config, scheme)
+    trial = preview(model, config, adapter)
     parameters = trial.base_model.targeted_parameter_names
     check_distinct(trial)
     is_quantized = scheme is not None or any(map(is_frozen, model.parameters()))
-    _check_init(peft_config, is_quantized or bool(parameters))
-    _check_kept(model, peft_config, _wrapped(trial))
+    _check_init(config, is_quantized or bool(parameters))
+    _check_kept(model, config, _wrapped(trial))
     return [*trial.base_model.targeted_module_names, *parameters]
 
 
-def preview(model: nn.Module, peft_config: Any, adapter_name: str = "default") -> nn.Module:
+def preview(model: nn.Module, config: Any, adapter: str = "default") -> nn.Module:
     """Return the PeftModel that PEFT would make, without memory; raise with PEFT's reason where it cannot.
 
     Args:
         model: any, which stays as it is.
-        peft_config: any, which stays as it is, too.
-        adapter_name: of the adapter.
+        config: any, which stays as it is, too.
+        adapter: of the adapter.
     """
     from peft import get_peft_model
 
-    config = copy.deepcopy(peft_config)
+    config = copy.deepcopy(config)
     if isinstance(getattr(config, "init_lora_weights", None), str):
         config.init_lora_weights = True  # the others compute with the weights, which have no values here
     skeleton = without_memory(model)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         try:
-            return get_peft_model(skeleton, config, adapter_name, low_cpu_mem_usage=True)
+            return get_peft_model(skeleton, config, adapter, low_cpu_mem_usage=True)
         except Exception as error:  # PEFT raises many types
-            what = f"{type(peft_config).__name__}(target_modules={getattr(peft_config, 'target_modules', None)!r})"
+            what = f"{type(config).__name__}(target_modules={getattr(config, 'target_modules', None)!r})"
             text = f"PEFT cannot put {what} on {type(model).__name__}: {error} ({_linear(model)})"
             raise HybridOptError(text) from error
 
 
-def kept_modules(model: nn.Module, peft_config: Any) -> list[str]:
+def kept_modules(model: nn.Module, config: Any) -> list[str]:
     """Return the names of the modules that the config trains as a whole (`modules_to_save`)."""
-    return _wrapped(preview(model, peft_config))
+    return _wrapped(preview(model, config))
 
 
-def check_request(model: nn.Module, peft_config: Any, adapter_name: str) -> None:
+def check_request(model: nn.Module, config: Any, adapter: str) -> None:
     """Raise HybridOptError for what is no PEFT config, prompt learning, a bad name, or a model with adapters.
 
     Args:
         model: what the adapter is for.
-        peft_config: what was given as one.
-        adapter_name: what was given as one.
+        config: what was given as one.
+        adapter: what was given as one.
     """
     from peft import PeftConfig
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if not isinstance(peft_config, PeftConfig):
+    if not isinstance(config, PeftConfig):
         cure = "take for example peft.LoraConfig(r=16, target_modules='all-linear')"
-        raise HybridOptError(f"peft_config={peft_config!r} is no PEFT config; {cure}")
-    if peft_config.is_prompt_learning:
-        raise HybridOptError(f"{type(peft_config).__name__}: PEFT cannot load prompt learning for training; take LoRA")
-    if not isinstance(adapter_name, str) or not adapter_name or set(adapter_name) & set("./\\"):
-        raise HybridOptError(f"adapter_name={adapter_name!r}: it must be a name without dots and slashes")
+        raise HybridOptError(f"peft_config={config!r} is no PEFT config; {cure}")
+    if config.is_prompt_learning:
+        raise HybridOptError(f"{type(config).__name__}: PEFT cannot load prompt learning for training; take LoRA")
+    if not isinstance(adapter, str) or not adapter or set(adapter) & set("./\\"):
+        raise HybridOptError(f"adapter_name={adapter!r}: it must be a name without dots and slashes")
     owned = isinstance(model, sys.modules["peft"].PeftModel)
     if owned or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         cure = "add another with model.add_adapter(name, config), or wrap the model without peft_config"
@@ -108,11 +106,11 @@ def check_distinct(peft_model: nn.Module) -> None:
             raise HybridOptError(f"adapter_name={name!r} is also the name of a module or parameter: {clash}")
 
 
-def _check_dora(model: nn.Module, peft_config: Any, scheme: Scheme | None) -> None:
+def _check_dora(model: nn.Module, config: Any, scheme: Scheme | None) -> None:
     there = (owner(p) for p in model.parameters())
     moving = next((s for s in (scheme, *there) if s is not None and s.moves_scales), None)
     on_cpu = any(p.device.type == "cpu" for p in model.parameters())
-    if moving is not None and on_cpu and getattr(peft_config, "use_dora", False):
+    if moving is not None and on_cpu and getattr(config, "use_dora", False):
         raise HybridOptError(
             f"use_dora=True with {moving.name} weights on the CPU: PEFT's DoRA loses the scales of the base weight in "
             f"the first forward pass, and the second fails; take quantization={usual(bits=4).name!r}, or "
@@ -120,8 +118,8 @@ def _check_dora(model: nn.Module, peft_config: Any, scheme: Scheme | None) -> No
         )
 
 
-def _check_init(peft_config: Any, is_plain_only: bool) -> None:
-    init = getattr(peft_config, "init_lora_weights", True)
+def _check_init(config: Any, is_plain_only: bool) -> None:
+    init = getattr(config, "init_lora_weights", True)
     if init in INITS or (init in DENSE_INITS and not is_plain_only):
         return
     allowed = INITS if is_plain_only else (*INITS, *DENSE_INITS)
@@ -131,8 +129,8 @@ def _check_init(peft_config: Any, is_plain_only: bool) -> None:
     raise HybridOptError(f"init_lora_weights={init!r}: {reason}; allowed here are {', '.join(map(repr, allowed))}")
 
 
-def _check_kept(model: nn.Module, peft_config: Any, names: list[str]) -> None:
-    for given in getattr(peft_config, "modules_to_save", None) or ():
+def _check_kept(model: nn.Module, config: Any, names: list[str]) -> None:
+    for given in getattr(config, "modules_to_save", None) or ():
         if not any(name.endswith(given) for name in names):
             raise HybridOptError(f"modules_to_save: the model has no module {given!r}; {_linear(model)}")
     for name in names:

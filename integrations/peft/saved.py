@@ -11,7 +11,7 @@ from hybridopt.core.files import plain_json, tensors
 
 from .dry_run import check_distinct, check_request, preview
 
-__all__ = ["CONFIG", "WEIGHTS", "check_saved", "load", "save", "saved_names", "subfolder"]
+__all__ = ["CONFIG", "WEIGHTS", "check_saved", "load", "save", "saved_names", "folder_of"]
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 
@@ -25,7 +25,7 @@ def save(model: nn.Module, folder: str | Path) -> list[str]:
     check_distinct(model)
     model.save_pretrained(str(folder), save_embedding_layers=False)
     (Path(folder) / CARD).unlink(missing_ok=True)
-    return [str(subfolder(name) / file) for name in model.peft_config for file in (CONFIG, WEIGHTS)]
+    return [str(folder_of(name) / file) for name in model.peft_config for file in (CONFIG, WEIGHTS)]
 
 
 def saved_names(model: nn.Module, folder: str | Path) -> set[str]:
@@ -35,30 +35,30 @@ def saved_names(model: nn.Module, folder: str | Path) -> set[str]:
     """
     held: dict[int, Tensor] = {}
     for adapter in model.peft_config:
-        there = _saved_shapes(Path(folder) / subfolder(adapter))
+        there = _saved_shapes(Path(folder) / folder_of(adapter))
         held |= {id(tensor): tensor for key, tensor in _adapter_state(model, adapter).items() if key in there}
     return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in held}
 
 
-def check_saved(base: nn.Module, folder: str | Path, names: Sequence[str], active: Sequence[str] = ()) -> None:
+def check_saved(base: nn.Module, folder: str | Path, adapters: Sequence[str], active: Sequence[str] = ()) -> None:
     """Raise HybridOptError for whatever `load` could not load; change nothing.
 
     Args:
         base: the model that the adapters are for.
         folder: what `save` has written.
-        names: of all adapters in it.
+        adapters: names of all adapters in it.
         active: those of them to be switched on.
     """
-    if not names or len(set(names)) < len(names) or not set(active) <= set(names):
-        raise HybridOptError(f"active={list(active)} must be among the adapters named, {list(names)}")
-    for name in names:
-        _check_fits(base, name, Path(folder) / subfolder(name))
+    if not adapters or len(set(adapters)) < len(adapters) or not set(active) <= set(adapters):
+        raise HybridOptError(f"active={list(active)} must be among the adapters named, {list(adapters)}")
+    for name in adapters:
+        _check_fits(base, name, Path(folder) / folder_of(name))
 
 
 def load(
     base: nn.Module,
     folder: str | Path,
-    names: Sequence[str],
+    adapters: Sequence[str],
     is_trainable: bool = True,
     active: Sequence[str] = (),
 ) -> nn.Module:
@@ -69,30 +69,30 @@ def load(
     Args:
         base: the model that the adapters are for, changed in place.
         folder: what `save` has written.
-        names: of all adapters in it.
+        adapters: names of all adapters in it.
         is_trainable: whether the active ones require gradients; the others never do.
-        active: the first of `names` if empty.
+        active: the first of `adapters` if empty.
 
     Raises:
         HybridOptError: before `base` is changed, if a file is missing or does not fit the model.
     """
     from peft import PeftModel
 
-    check_saved(base, folder, names, active)
-    folders = {name: str(Path(folder) / subfolder(name)) for name in names}
+    check_saved(base, folder, adapters, active)
+    folders = [str(Path(folder) / folder_of(name)) for name in adapters]
     options: dict[str, Any] = {"is_trainable": is_trainable, "torch_device": "cpu"}
-    model = PeftModel.from_pretrained(base, folders[names[0]], adapter_name=names[0], **options)
-    for name in names[1:]:
-        model.load_adapter(folders[name], name, **options)
-    active = list(active or names[:1])
-    model.set_requires_grad(list(names), False)  # set_adapter forgets the modules_to_save of adapters loaded before
+    model = PeftModel.from_pretrained(base, folders[0], adapter_name=adapters[0], **options)
+    for name, place in zip(adapters[1:], folders[1:], strict=True):
+        model.load_adapter(place, name, **options)
+    active = list(active or adapters[:1])
+    model.set_requires_grad(list(adapters), False)  # set_adapter forgets the modules_to_save of adapters loaded before
     model.set_adapter(active[0], inference_mode=not is_trainable)
     if len(active) > 1:
         model.base_model.set_adapter(active, inference_mode=not is_trainable)
     return model
 
 
-def subfolder(name: str) -> Path:
+def folder_of(name: str) -> Path:
     """Return where the files of an adapter lie: those of "default" in the folder itself, others below it."""
     return Path() if name == "default" else Path(name)
 

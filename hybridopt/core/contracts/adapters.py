@@ -58,7 +58,13 @@ class Adapters(Protocol):
 
     @abstractmethod
     def preview(self, model: nn.Module, config: Any, adapter: str = "default") -> nn.Module:
-        """Return what `attach` would make of a copy of `model` without memory: every tensor on the meta device."""
+        """Return what `attach` would make of a copy of a model without memory: every tensor on the meta device.
+
+        Args:
+            model: what the adapters are for; it is not changed.
+            config: of this library.
+            adapter: name of the adapter.
+        """
 
     @abstractmethod
     def kept_modules(self, model: nn.Module, config: Any) -> list[str]:
@@ -66,7 +72,14 @@ class Adapters(Protocol):
 
     @abstractmethod
     def attach(self, model: nn.Module, config: Any, adapter: str = "default", empty: bool = False) -> nn.Module:
-        """Put adapters on `model` in place and return the library's model; `empty`: all of it on the meta device."""
+        """Put adapters on a model in place and return the library's model.
+
+        Args:
+            model: what the adapters are for.
+            config: of this library; it is not changed.
+            adapter: name of the adapter.
+            empty: is all of the model on the meta device, and so its adapters?
+        """
 
     # ---- models with adapters
 

@@ -1,4 +1,4 @@
-"""Values for a model on meta, one tensor at a time; a layer to be quantized is, as soon as its weight is there."""
+"""Values for a model on the meta device, one tensor at a time; layers are quantized at once."""
 
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -19,9 +19,15 @@ DONE = "_is_hf_initialized"  # transformers' own mark: it leaves these values al
 def fill(
     model: nn.Module, tensors: Iterable[tuple[str, Tensor]], scheme: Scheme | None = None, layers: Collection[str] = ()
 ) -> None:
-    """Put every (name, value) in its place, under all names that share it, and quantize the weights of `layers`.
+    """Put every value in its place, under all names that share it, and quantize the weights of `layers`.
 
     A value is freed before the next is asked for, so that never more than one layer is held in full precision.
+
+    Args:
+        model: on the meta device.
+        tensors: (name, value) of every tensor, in any order.
+        scheme: what `layers` are quantized with; None: nothing is.
+        layers: names of the layers to quantize.
     """
     names = {name: together for together in shared_names(model) for name in together}
     layers = set(layers)
@@ -35,7 +41,7 @@ def fill(
 
 
 def finish(model: nn.Module, device: torch.device) -> nn.Module:
-    """Compute the buffers that are never stored, as transformers does after loading: its `initialize_weights`."""
+    """Compute the buffers that are never stored, as transformers does after loading (its `initialize_weights`)."""
     for module in model.modules():
         computed = {name for name in module._non_persistent_buffers_set if module._buffers[name] is not None}
         for name in computed:
@@ -49,24 +55,24 @@ def finish(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 class InputGradients:
-    """A hook that lets gradients reach a checkpointed model whose embedding is frozen.
+    """Let gradients reach a checkpointed model whose embedding is frozen: a forward hook of the embedding.
 
     Reentrant checkpointing runs backward only through blocks of which an input requires a gradient. With adapters on a
-    frozen base none does. It does nothing while the model is not checkpointed.
+    frozen base none does. The hook does nothing while the model is not checkpointed.
     """
 
     def __init__(self, model: nn.Module):
         self.model = model
 
     def __call__(self, embedding: nn.Module, args: tuple, output: Tensor) -> None:
-        """Mark the embedded tokens."""
+        """Make the embedded tokens require gradients."""
         checkpointed = any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules())
         if checkpointed and embedding.training and torch.is_grad_enabled() and not output.requires_grad:
             output.requires_grad_(True)
 
     @staticmethod
     def of(model: nn.Module) -> None:
-        """Attach it where the model takes its tokens, if it says where."""
+        """Attach the hook where the model takes its tokens, if it says where."""
         with suppress(NotImplementedError):
             model.get_input_embeddings().register_forward_hook(InputGradients(model))
 

@@ -1,4 +1,4 @@
-"""`load`: a model from a folder, quantized while it is read, in the memory that it will take."""
+"""`load`: models from a folder, quantized while they are read, in the memory that they will take."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -27,22 +27,23 @@ def load(
     device: torch.device | str | None = None,
     skip: Sequence[str] = (),
 ) -> nn.Module:
-    """The transformers model in a local folder (config.json, one or several .safetensors), in evaluation mode.
+    """Return the transformers model in a local folder (config.json, one or several .safetensors), for evaluation.
 
-    What `from_pretrained` and `wrap(quantization=...)` make, to the bit, but tensor by tensor: at no time is more
-    allocated than the finished model and one layer in full precision. Hand it to `wrap` without `quantization`;
+    It is what `from_pretrained` and `wrap(quantization=...)` make, to the bit, but tensor by tensor: at no time is
+    more allocated than the finished model and one layer in full precision. Hand it to `wrap` without `quantization`;
     `prepare_model_for_kbit_training` is not needed: norms and embeddings stay in `dtype`, and gradient checkpointing
-    works, reentrant or not (with int8 take use_reentrant=True: bitsandbytes' int8 layers keep their inputs otherwise).
+    works, reentrant or not (8-bit layers keep their inputs unless use_reentrant=True).
 
     Args:
         path: the folder. Nothing is downloaded, and code in it is never run.
-        quantization: the name of a scheme, as in `wrap`: of the linear layers but the output layer.
+        quantization: the name of a scheme, as in `wrap`, for the linear layers but the output layer.
         dtype: "float32", "bfloat16" or "float16" for all else; None takes that of config.json, or of the first tensor.
         device: where the model is to be; None takes torch's default device.
         skip: names of modules to keep in full precision, with all beneath them, such as an adapter's modules_to_save.
 
-    Raises HybridOptError, before a tensor is read, for a folder, config or file that is missing or damaged, and for
-    tensors that are missing, left over, misshapen or of a dtype that needs scales.
+    Raises:
+        HybridOptError: before a tensor is read, for a folder, config or file that is missing or damaged, and for
+            tensors that are missing, left over, misshapen or of a dtype that needs scales.
     """
     folder = check_folder(path)
     target = _device(device)
@@ -79,7 +80,7 @@ def _device(device) -> torch.device:
 
 
 def _check_ties(model, entries) -> None:
-    """Two stored tensors for one of the model must be the same; from_pretrained would silently untie them."""
+    """Raise HybridOptError where tied tensors are stored with different values; from_pretrained would untie them."""
     for names in shared_names(model):
         there = [entries[name] for name in names if name in entries]
         for other in there[1:]:

@@ -1,4 +1,4 @@
-"""The loss of causal language models without their logits, which take more memory than most else.
+"""The loss of causal language models without the logits of the whole batch, which take more memory than most else.
 
 At 128 256 words, the logits of 2048 tokens with their float32 copy and its gradient take 2.9 GiB.
 """
@@ -23,14 +23,16 @@ __all__ = ["chunked_loss"]
 
 @contextmanager
 def chunked_loss(model: nn.Module, chunk: int = 256) -> Iterator[nn.Module]:
-    """Within the block `model(input_ids, labels=labels).loss` is computed `chunk` tokens at a time.
+    """Compute `model(input_ids, labels=labels).loss` within the block `chunk` tokens at a time.
 
     For transformers' causal language models, with adapters or without: loss and gradients are those of the plain loss
     up to rounding, in about 6 bytes for each of chunk x words, and the output has no logits. Calls without labels are
     as ever, and so is everything after the block.
 
-    Raises HybridOptError at the start of the block for a model without plain linear output layer, with another loss or
-    compiled, and in the first forward pass for one that does more to its logits than scale, cast or bend them (tanh).
+    Raises:
+        HybridOptError: at the start of the block for a model without plain linear output layer, with another loss or
+            compiled, and in the first forward pass for one that does more to its logits than scale, cast or bend them
+            (tanh).
     """
     check_count("chunked_loss", "chunk", chunk, 1)
     causal = _causal(model)
@@ -49,7 +51,12 @@ def chunked_loss(model: nn.Module, chunk: int = 256) -> Iterator[nn.Module]:
 
 @dataclass
 class _Now:
-    """What the patched pieces of one model share; labelled: is a forward pass with labels under way?"""
+    """State that the patched pieces of one model share.
+
+    Args:
+        chunk: tokens whose logits are computed at a time.
+        labelled: is a forward pass with labels under way?
+    """
 
     chunk: int
     labelled: bool = False
@@ -78,7 +85,7 @@ def _loss(
     shift_labels: Tensor | None = None,
     **_,
 ) -> Tensor:
-    """transformers' ForCausalLMLoss."""
+    """Compute what transformers' ForCausalLMLoss computes, from logits that are not there yet."""
     if not isinstance(logits, Logits):
         refuse("computes them by other means than its output layer")
     if shift_labels is None:
@@ -100,7 +107,7 @@ def _without_logits(output):
 
 
 def _causal(model: nn.Module) -> nn.Module:
-    """The causal language model itself, out of its PeftModel."""
+    """Return the causal language model itself, from beneath its adapters; raise for anything else."""
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
         raise HybridOptError("chunked_loss: the model is compiled; give the model as it was before, and compile none")
     causal = bare(model)
@@ -117,7 +124,7 @@ def _causal(model: nn.Module) -> nn.Module:
 
 
 def _output_layers(causal: nn.Module) -> list[nn.Linear]:
-    """The output layer, and its copies where PEFT trains it as a whole."""
+    """Return the output layer, with its copies where adapters train it as a whole."""
     layers = whole_copies(causal.get_output_embeddings())
     for layer in layers:
         weight = getattr(layer, "weight", None)

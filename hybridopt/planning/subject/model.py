@@ -29,18 +29,23 @@ DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop")
 
 @dataclass(frozen=True)
 class Subject:
-    """Where a model's dimensions come from. name: as people call it. settings: of transformers' configuration."""
+    """Where the dimensions of a planned model come from.
+
+    Args:
+        name: as people call the model.
+        settings: of transformers' configuration.
+    """
 
     name: str
     settings: dict[str, Any]
 
     @cached_property
     def depth(self) -> int:
-        """Repeated layers."""
+        """Return the number of repeated layers."""
         return self._config(None).num_hidden_layers
 
     def config(self, depth: int | None = None, cuda: bool = True) -> Any:
-        """transformers' configuration, of fewer layers if `depth` says so.
+        """Return transformers' configuration of the model, or of one with `depth` layers.
 
         cuda: without dropout in the attention, as the kernels there keep no mask of it and those of a CPU do.
         """
@@ -75,10 +80,13 @@ class Subject:
 
 
 def subject_of(model: Any) -> Subject:
-    """A known name, the path of a config.json or of a folder that holds one, or transformers' configuration itself.
+    """Return the subject for a known name, a config.json, a folder that holds one, or transformers' configuration.
 
-    Of a file's model of images and text the text part is taken, and its name says so. Raises HybridOptError for
-    unknown names, with the closest ones, for files that are no configuration, and for configurations with parts.
+    Of a file's model of images and text the text part is taken, and its name says so.
+
+    Raises:
+        HybridOptError: for unknown names, with the closest ones, for files that are no configuration, and for
+            configurations with parts.
     """
     if hasattr(model, "to_dict") and hasattr(model, "model_type"):
         if getattr(model, PART, None) is not None:
@@ -111,9 +119,15 @@ def _read(path):
 
 
 def skeleton(source: Subject, request: Request, depth: int | None = None) -> nn.Module:
-    """The model on meta: quantized, with adapters, checkpointed and frozen as `hybridopt.wrap` would have it.
+    """Return the model on the meta device: quantized, with adapters and checkpointed as the request says.
 
-    depth: so many layers instead of all. Raises HybridOptError where the request cannot be met.
+    Args:
+        source: of the dimensions.
+        request: what is planned.
+        depth: so many layers instead of all.
+
+    Raises:
+        HybridOptError: where the request cannot be met.
     """
     _check_stored(source, request)
     with _quiet(), torch.device("meta"):
@@ -129,7 +143,7 @@ def skeleton(source: Subject, request: Request, depth: int | None = None) -> nn.
 
 
 def layers(model: nn.Module, depth: int) -> nn.ModuleList | None:
-    """The repeated layers: the first list of that many modules; None if there is none."""
+    """Return the repeated layers: the first list of `depth` modules; None if there is none."""
     lists = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
     return next(lists, None)
 
@@ -142,7 +156,7 @@ def checkpoint_(model: nn.Module, reentrant: bool) -> None:
 
 
 def _check_stored(source, request):
-    """Weights that are stored quantized stay so."""
+    """Raise HybridOptError for weights that are stored quantized, unless the request says by what."""
     stored = source.settings.get("quantization_config") or {}
     method = stored.get("quant_method", "bitsandbytes" if stored.get("load_in_4bit") else None)
     if not stored or (method == "bitsandbytes" and request.quantization is not None):
