@@ -1,15 +1,19 @@
 """4-bit codes with a scale for 64 weights: what all schemes of 4 bits share."""
 
 import math
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hybridopt.core.contracts import Shape
+from hybridopt.core.contracts import Make, Shape
 from hybridopt.model.quantization.layers import matrix, matrix_shape
 
 from .frozen import FrozenScheme, empty, in_its_place, quantized_at_once
+from .on_gpu import dense_room
 from .repacking import forbid_repacking_
 
 __all__ = ["FourBitScheme"]
@@ -23,6 +27,7 @@ class FourBitScheme(FrozenScheme):
 
     nested: bool  # are the scales quantized in turn, to 8 bits ("double quantization", Dettmers et al. 2023)?
     bits = 4
+    kernels = MappingProxyType({"bitsandbytes.gemm_4bit.default": dense_room})
     flag = "is_loaded_in_4bit"
 
     def covers(self, layer: nn.Module, device: torch.device) -> bool:
@@ -73,6 +78,31 @@ class FourBitScheme(FrozenScheme):
             found |= {f"{prefix}{name}": getattr(state, name) for name in ("absmax", "code", "offset")}
             prefix, state = f"{prefix}state2.", state.state2
         return {name: part for name, part in found.items() if isinstance(part, Tensor)}
+
+    def beside(self, layer: nn.Module) -> list[Tensor]:
+        """Return scales, tables and offset."""
+        return list(self.parts(layer.weight).values())[1:]
+
+    def carry_(self, old: Tensor, new: Tensor, make: Make) -> None:
+        """Give `new` a state of its own; see the contract for the arguments.
+
+        Args:
+            old: a weight of this scheme.
+            new: takes its place.
+            make: returns what takes the place of a tensor.
+        """
+        new.quant_state = None if old.quant_state is None else _remade(old.quant_state, make)
+
+    def relink_(self, layer: nn.Module, make: Make) -> None:
+        """Let the layer have the state of its weight."""
+        layer.quant_state = layer.weight.quant_state
+
+    def faked(self, device: str) -> AbstractContextManager:
+        """Fill a table that bitsandbytes makes once, by reading values, and keeps: it has to be a real one."""
+        functional = sys.modules.get("bitsandbytes.functional")
+        if functional is not None and "dynamic" not in functional.name2qmap:
+            functional.name2qmap["dynamic"] = functional.create_dynamic_map()
+        return nullcontext()
 
     def nbytes(self, shape: Shape) -> int:
         """Return the bytes of codes, scales and tables."""
@@ -142,6 +172,16 @@ def _empty_state(shape: Shape, dtype: torch.dtype, scheme: FourBitScheme) -> Any
     scales = empty(blocks, dtype=torch.uint8 if scheme.nested else torch.float32)
     form = {"shape": torch.Size(shape), "dtype": dtype, "blocksize": BLOCK, "quant_type": scheme.name}
     return QuantState(scales, code=empty(LEVELS), **form, **outer)
+
+
+def _remade(state: Any, make: Make) -> Any:
+    """Return a copy of a bitsandbytes QuantState whose tensors are made anew."""
+    from bitsandbytes.functional import QuantState
+
+    members = {name: getattr(state, name) for name in ("shape", "blocksize", "quant_type", "dtype")}
+    for name in ("absmax", "code", "offset"):
+        members[name] = None if getattr(state, name) is None else make(getattr(state, name))
+    return QuantState(**members, state2=None if state.state2 is None else _remade(state.state2, make))
 
 
 def _plain_scales(state: Any) -> Tensor:

@@ -19,6 +19,8 @@ from hybridopt.model.quantization.replacing import dequantize_, guard_, quantize
 from hybridopt.model.quantization.scales import open_scales_, scale_names, scales
 from hybridopt.model.quantization.sizes import fingerprint, weight_bytes
 from hybridopt.model.quantization.targets import check, targets
+from hybridopt.planning.bytes.static import weights
+from hybridopt.planning.trace.fake_models import converted_, copied, tensors_of
 from support.models import tiny_gpt2, tiny_llama
 
 SCHEMES = scheme_names()
@@ -188,6 +190,31 @@ def test_the_fingerprint_sees_one_bit_of_every_part(name):
         part.data.view(-1).view(torch.uint8)[0] ^= 1
         seen.add(fingerprint(model))
     assert len(seen) == 1 + len(tensors)
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_copy_without_memory_has_the_same_tensors(name, used):
+    model, x = nn.Sequential(layer_of((48, 128))), torch.randn(5, 128)
+    quantize_(model, named(name, "test"), ["0"])
+    if used:  # some constants move in the first forward pass
+        model(x)
+    twin, before = copied(model), described(parts(model[0].weight, model[0]))
+    assert described(parts(twin[0].weight, twin[0])) == before == described(parts(model[0].weight, model[0]))
+    assert all(x.is_meta for x in tensors_of(twin)) and not any(x.is_meta for x in tensors_of(model))
+    assert weights(twin) == weights(model) and weights(model).weights >= 48
+    assert weights(twin).weights + weights(twin).quantization == weight_bytes(model)
+    converted_(twin, lambda x: torch.zeros(x.shape, dtype=x.dtype))
+    assert described(parts(twin[0].weight, twin[0])) == before
+    assert not any(x.is_meta or x.any() for x in tensors_of(twin)) and owner(twin[0].weight) == named(name, "test")
+
+
+def test_operations_that_take_room_are_there():
+    import bitsandbytes  # noqa: F401, it registers them
+
+    for operation in (name for scheme in every("schemes") for name in scheme.kernels):
+        library, name, overload = operation.split(".")
+        assert str(getattr(getattr(getattr(torch.ops, library), name), overload)) == operation
 
 
 def test_the_usual_scheme_is_the_smallest_of_its_kind():

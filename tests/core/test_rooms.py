@@ -33,7 +33,8 @@ ROOMS = (  # a file imports from its own room and from those before it, within f
 )
 LEVEL = {name: level for level, name in enumerate(ROOMS)}
 FILES = sorted(f for folder in (PACKAGE, ROOT / "integrations") for f in folder.rglob("*.py"))
-HEAVY = ("transformers", "peft", "bitsandbytes", "accelerate", "trl")
+LIBRARIES = ("peft", "bitsandbytes", "accelerate", "trl")  # what is special to them lies in integrations
+HEAVY = ("transformers", *LIBRARIES)
 
 
 def room(module):
@@ -72,6 +73,7 @@ def test_imports_point_down(file):
     for target, inside in imports(file):
         top = target.split(".")[0]
         assert inside or top not in HEAVY or me == "integrations", f"{file.name} imports {target} at the top"
+        assert top not in LIBRARIES or me in ("integrations", "cli"), f"{file.name} imports {target}"
         other = room(target)
         if top == "hybridopt" and other in LEVEL:
             assert LEVEL[other] <= LEVEL[me], f"{me} imports {target}, which lies above it"

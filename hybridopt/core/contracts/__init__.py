@@ -5,7 +5,7 @@ from .codec import Codec
 from .coded import CodedWeight
 from .launcher import Launcher
 from .rule import Rule
-from .scheme import Scheme
+from .scheme import Make, Room, Scheme
 from .source import Noise, ProbeScheme, Source
 from .split import Part, Split
 from .store import Store
@@ -18,11 +18,13 @@ __all__ = [
     "Density",
     "Draw",
     "Launcher",
+    "Make",
     "Noise",
     "Numbers",
     "Part",
     "Population",
     "ProbeScheme",
+    "Room",
     "Rule",
     "Scheme",
     "Shape",

@@ -1,14 +1,20 @@
 """What a quantization scheme is asked for."""
 
 from abc import abstractmethod
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .values import Shape
 
-__all__ = ["Scheme"]
+__all__ = ["Make", "Room", "Scheme"]
+
+Make = Callable[[Tensor], Tensor]  # a tensor to one that takes its place
+Room = Callable[[tuple, dict[str, Any]], int]  # positional and named arguments of an operation to bytes
 
 
 class Scheme(Protocol):
@@ -27,6 +33,7 @@ class Scheme(Protocol):
     in_place: bool = False  # does `quantize` change the layer itself? Otherwise the layer's hooks would be lost
     largest: float = torch.finfo(torch.float32).max  # magnitude of weights that it can take
     reentrant: bool = False  # do its layers free their inputs under reentrant checkpointing only?
+    kernels: Mapping[str, Room] = MappingProxyType({})  # what operations, by torch's names, take on a GPU for a moment
     moves_scales: bool = False  # do scales move from the weight to the layer in the first forward pass?
 
     def covers(self, layer: nn.Module, device: torch.device) -> bool:
@@ -64,6 +71,26 @@ class Scheme(Protocol):
 
         Constants that moved to the layer are taken from `layer`; without it they are empty tensors of their shape.
         """
+
+    def beside(self, layer: nn.Module) -> list[Tensor]:
+        """Return every tensor that hangs on the layer or its weight and is no parameter or buffer of the layer."""
+        return []
+
+    def carry_(self, old: Tensor, new: Tensor, make: Make) -> None:
+        """Hang on `new`, which takes the place of the weight `old`, what hangs on that.
+
+        Args:
+            old: a weight of this scheme.
+            new: a plain parameter of the same shape and dtype, with other memory or none.
+            make: returns what takes the place of a tensor.
+        """
+
+    def relink_(self, layer: nn.Module, make: Make) -> None:
+        """Replace what hangs on the layer itself by `make` of it, or by what hangs on its new weight."""
+
+    def faked(self, device: str) -> AbstractContextManager:
+        """Return a context within which layers run on fake tensors, without values, as they would on `device`."""
+        return nullcontext()
 
     @abstractmethod
     def nbytes(self, shape: Shape) -> int:

@@ -1,18 +1,22 @@
 """8-bit codes with a scale for each row."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from hybridopt.core.contracts import Shape
+from hybridopt.core.contracts import Make, Shape
 from hybridopt.model.quantization.layers import matrix, matrix_shape
 
 from ..frozen import FrozenScheme, empty, in_its_place, quantized_at_once, silence
+from ..on_gpu import as_on_gpu, outlier_room, product_room
 
 __all__ = ["Int8Scheme"]
 
+KEPT = ("CB", "SCB")  # codes and scales: attributes of the weight or of the layer's state
 THRESHOLD = 6.0  # activations above it are multiplied in full precision (transformers' default)
 
 
@@ -26,6 +30,12 @@ class Int8Scheme(FrozenScheme):
     flag = "is_loaded_in_8bit"
     largest = torch.finfo(torch.float16).max  # weights are quantized by way of float16
     reentrant = True
+    kernels = MappingProxyType(
+        {
+            "bitsandbytes.int8_scaled_mm.default": product_room,
+            "bitsandbytes.int8_vectorwise_quant.default": outlier_room,
+        }
+    )
     moves_scales = True
 
     def covers(self, layer: nn.Module, device: torch.device) -> bool:
@@ -68,6 +78,34 @@ class Int8Scheme(FrozenScheme):
         if scales is None:
             scales = layer.state.SCB if hasattr(layer, "state") else weight.new_empty(len(weight), dtype=torch.float32)
         return {"codes": weight} | ({"SCB": scales} if isinstance(scales, Tensor) else {})
+
+    def beside(self, layer: nn.Module) -> list[Tensor]:
+        """Return codes and scales, wherever they are at the moment."""
+        found = (getattr(owner, name, None) for owner in (layer.weight, layer.state) for name in KEPT)
+        return [x for x in found if isinstance(x, Tensor)]
+
+    def carry_(self, old: Tensor, new: Tensor, make: Make) -> None:
+        """Give `new` codes and scales of its own, where they hang on the weight; see the contract.
+
+        Args:
+            old: a weight of this scheme.
+            new: takes its place.
+            make: returns what takes the place of a tensor.
+        """
+        for name in KEPT:
+            x = getattr(old, name)
+            setattr(new, name, make(x) if isinstance(x, Tensor) else None)
+
+    def relink_(self, layer: nn.Module, make: Make) -> None:
+        """Replace codes and scales where the layer has them."""
+        for name in KEPT:
+            x = getattr(layer.state, name)
+            if isinstance(x, Tensor):
+                setattr(layer.state, name, make(x))
+
+    def faked(self, device: str) -> AbstractContextManager:
+        """Let layers compute as on a GPU, though fake tensors are on the CPU by name."""
+        return as_on_gpu() if device == "cuda" else nullcontext()
 
     def nbytes(self, shape: Shape) -> int:
         """Return a byte for each weight, and 4 for each row."""
