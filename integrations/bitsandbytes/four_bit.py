@@ -84,13 +84,7 @@ class FourBitScheme(FrozenScheme):
         return list(self.parts(layer.weight).values())[1:]
 
     def carry_(self, old: Tensor, new: Tensor, make: Make) -> None:
-        """Give `new` a state of its own; see the contract for the arguments.
-
-        Args:
-            old: a weight of this scheme.
-            new: takes its place.
-            make: returns what takes the place of a tensor.
-        """
+        """Give `new` a state of its own, with the same table and scales."""
         new.quant_state = None if old.quant_state is None else _remade(old.quant_state, make)
 
     def relink_(self, layer: nn.Module, make: Make) -> None:

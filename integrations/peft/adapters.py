@@ -51,14 +51,7 @@ class PeftAdapters(Adapters):
         return getattr(config, "r", None)
 
     def attach(self, model: nn.Module, config: Any, adapter: str = "default", empty: bool = False) -> nn.Module:
-        """Return the PeftModel that PEFT makes of a model, in place.
-
-        Args:
-            model: without adapters.
-            config: any but prompt learning; it stays as it is.
-            adapter: name of the adapter.
-            empty: is all of the model on the meta device, and so its adapters?
-        """
+        """Return the PeftModel that PEFT makes of a model, in place; the configuration stays as it is."""
         from peft import get_peft_model
 
         return get_peft_model(model, copy.deepcopy(config), adapter, low_cpu_mem_usage=empty)

@@ -19,9 +19,14 @@ class Adapters(Protocol):
     Nothing here imports the library before one of its configurations or models is there.
     """
 
-    sample: tuple[str, Shape]  # name and shape of a parameter as its adapters have it, to try a policy on
-    files: tuple[str, ...]  # what it writes for one adapter, the weights first
-    wrapped: tuple[str, ...]  # what it calls the layer that it has put itself around, as a member of itself
+    sample: tuple[str, Shape]
+    """Name and shape of a parameter as its adapters have it, to try a policy on."""
+
+    files: tuple[str, ...]
+    """The files that it writes for one adapter, the weights first."""
+
+    wrapped: tuple[str, ...]
+    """What it calls the layer that it has put itself around, as a member of itself."""
 
     # ---- configurations
 

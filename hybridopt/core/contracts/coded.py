@@ -12,7 +12,8 @@ class CodedWeight(Tensor):
     Schemes with `trains` make their weights of a subclass; a store writes to it.
     """
 
-    codes: Tensor  # in the shape of the weight
+    codes: Tensor
+    """The codes, in the shape of the weight."""
 
     def parts(self) -> dict[str, Tensor]:
         """Return the plain tensors that are kept, by name."""

@@ -25,16 +25,35 @@ class Scheme(Protocol):
     for the defaults.
     """
 
-    name: str  # as users write it, with hyphens: "int8-trainable"
-    title: str  # short, for tables: "AdamW on LoRA, {title} base"
-    bits: int  # of a code
-    codes: torch.dtype = torch.uint8  # of trained codes: what a store is asked whether it fits
-    trains: bool = False  # are the codes trained? Otherwise they are frozen, and adapters or scales are trained
-    in_place: bool = False  # does `quantize` change the layer itself? Otherwise the layer's hooks would be lost
-    largest: float = torch.finfo(torch.float32).max  # magnitude of weights that it can take
-    reentrant: bool = False  # do its layers free their inputs under reentrant checkpointing only?
-    kernels: Mapping[str, Room] = MappingProxyType({})  # what operations, by torch's names, take on a GPU for a moment
-    moves_scales: bool = False  # do scales move from the weight to the layer in the first forward pass?
+    name: str
+    """As users write it, with hyphens: "int8-trainable"."""
+
+    title: str
+    """Short, for tables: "AdamW on LoRA, {title} base"."""
+
+    bits: int
+    """Bits of a code."""
+
+    trains: bool = False
+    """Are the codes trained? Otherwise they are frozen, and adapters or scales are trained."""
+
+    codes: torch.dtype = torch.uint8
+    """The dtype of trained codes: what a store is asked whether it fits."""
+
+    in_place: bool = False
+    """Does `quantize` change the layer itself? Otherwise hooks on the layer would be lost, and are refused."""
+
+    largest: float = torch.finfo(torch.float32).max
+    """The largest magnitude of a weight that it can take."""
+
+    reentrant: bool = False
+    """Do its layers free their inputs under reentrant checkpointing only?"""
+
+    moves_scales: bool = False
+    """Do scales move from the weight to the layer in the first forward pass?"""
+
+    kernels: Mapping[str, Room] = MappingProxyType({})
+    """Operations of its layers that take more memory on a GPU than they hand out, by torch's names."""
 
     def covers(self, layer: nn.Module, device: torch.device) -> bool:
         """Return whether this linear layer, moved to `device`, would compute correctly once quantized."""

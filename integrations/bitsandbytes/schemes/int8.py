@@ -85,13 +85,7 @@ class Int8Scheme(FrozenScheme):
         return [x for x in found if isinstance(x, Tensor)]
 
     def carry_(self, old: Tensor, new: Tensor, make: Make) -> None:
-        """Give `new` codes and scales of its own, where they hang on the weight; see the contract.
-
-        Args:
-            old: a weight of this scheme.
-            new: takes its place.
-            make: returns what takes the place of a tensor.
-        """
+        """Give `new` codes and scales of its own, where they hang on the weight."""
         for name in KEPT:
             x = getattr(old, name)
             setattr(new, name, make(x) if isinstance(x, Tensor) else None)
