@@ -53,7 +53,7 @@ def chosen(
     return choice, peft_config
 
 
-def prepare_(wrapped: nn.Module, choice: Choice) -> None:
+def prepare_(wrapped: Any, choice: Choice) -> None:
     """Switch on checkpointing and the cache off as a way wants it, and note the way in `hybrid.choice`."""
     if choice.request.checkpointing:
         checkpoint_(wrapped, choice.request.reentrant)
@@ -85,7 +85,7 @@ def _check_model(model: nn.Module, freezes: bool) -> None:
         )
 
 
-def _choose(model: nn.Module, memory: str | int | None, peft_config: Any, quantization: str | None, size) -> Choice:
+def _choose(model: Any, memory: str | int | None, peft_config: Any, quantization: str | None, size) -> Choice:
     first = next(p for p in model.parameters() if p.is_floating_point())
     dtype = short_name(first.dtype)
     if dtype is None:

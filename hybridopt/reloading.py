@@ -54,7 +54,7 @@ def from_pretrained(
         HybridOptError: before the model is changed, for a missing, damaged or foreign file and for another base model.
     """
     check_directory(directory)
-    with open_folder(directory) as folder:
+    with open_folder(Path(directory)) as folder:
         config = read_config(folder.path(CONFIG))
         ready = policy_of(policy, policy_options, config)
         delta = tensors.load(folder.path(DELTA), "changed base tensors") if DELTA in folder.names else {}

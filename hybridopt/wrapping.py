@@ -15,7 +15,7 @@ from .model.base_record import Base, merged, record, remembered
 from .model.foreseen import Changes, foreseen
 from .model.quantization.coded import coded_layers
 from .model.quantization.known import frozen_names, named
-from .model.quantization.owners import layer_scheme
+from .model.quantization.owners import layer_scheme, scheme_of
 from .model.quantization.replacing import guard_, quantize_
 from .model.quantization.scales import open_scales_
 from .model.quantization.targets import check
@@ -61,14 +61,14 @@ def wrap(
     changes = _check_changes(model, ready, peft_config, quantization)
     _check_policy(model, ready, seed, changes)
     base = merged(remembered(model), record(model))
-    if changes.layers:
+    if changes.scheme is not None:
         quantize_(model, changes.scheme, changes.layers)
     if changes.opens_scales:
         open_scales_(model)
     if changes.adapters is not None:
         model = changes.adapters.attach(model, peft_config)
-    quantized_by = changes.scheme.name if changes.layers else None
-    return attach_strategy(model, ready, seed, base, quantized_by, changes.layers)
+    name = changes.scheme.name if changes.scheme is not None and changes.layers else None
+    return attach_strategy(model, ready, seed, base, name, changes.layers)
 
 
 def _wrap_auto(model, peft_config, quantization, seed, options):
@@ -83,7 +83,7 @@ def _wrap_auto(model, peft_config, quantization, seed, options):
 
 
 def attach_strategy(
-    model: nn.Module,
+    model: Any,
     policy: Ready,
     seed: int,
     base: Base,
@@ -104,7 +104,7 @@ def attach_strategy(
     inner = _inner_strategy(model)
     strategy = Strategy(model, policy, seed, base)
     if coded := coded_layers(model):
-        quantization, quantized = _scheme_name(model, coded), coded
+        quantization, quantized = scheme_of(model.get_submodule(coded[0])), coded
     strategy.quantization, strategy.quantized = quantization, tuple(quantized)
     if inner is not None:
         strategy.adopt(inner)
@@ -150,12 +150,10 @@ def _check_changes(model: nn.Module, ready: Ready, peft_config: Any, quantizatio
 def _check_codes(model: nn.Module, adds_adapters: bool, scheme: Scheme | None) -> None:
     """Raise HybridOptError for adapters on weights that are trained as codes: they are for a base that stays."""
     coded = coded_layers(model)
-    if not coded and (scheme is None or not scheme.trains):
-        return
-    if adds_adapters or adapted_layers(model):
-        name = _scheme_name(model, coded) if coded else scheme.name
+    there = layer_scheme(model.get_submodule(coded[0])) if coded else scheme
+    if there is not None and there.trains and (adds_adapters or adapted_layers(model)):
         raise HybridOptError(
-            f"quantization={name!r} trains the base weights, and adapters freeze them; leave the adapters out, "
+            f"quantization={there.name!r} trains the base weights, and adapters freeze them; leave the adapters out, "
             f"or take a frozen base: quantization={frozen_names()}"
         )
 
@@ -179,10 +177,6 @@ def _check_policy(model: nn.Module, ready: Ready, seed: int, changes: Changes) -
             HybridOptWarning,
             stacklevel=3,
         )
-
-
-def _scheme_name(model: nn.Module, layers: Sequence[str]) -> str:
-    return layer_scheme(model.get_submodule(layers[0])).name
 
 
 def _inner_strategy(model: nn.Module) -> Strategy | None:

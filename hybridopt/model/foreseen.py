@@ -1,6 +1,6 @@
 """The parameters that a model will have once it is quantized and has adapters, before anything is done to it."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,7 +27,7 @@ class Changes:
     """
 
     scheme: Scheme | None = None
-    layers: Collection[str] = ()
+    layers: Sequence[str] = ()
     opens_scales: bool = False
     adapters: Adapters | None = None
 
@@ -50,10 +50,11 @@ def foreseen(model: nn.Module, changes: Changes) -> list[Param]:
 
 def _quantized(p: Param, changes: Changes) -> Param:
     layer, _, last = p.name.rpartition(".")
-    if layer not in changes.layers or last != "weight":
+    scheme = changes.scheme
+    if scheme is None or layer not in changes.layers or last != "weight":
         return p
-    if changes.scheme.trains:
-        return replace(p, codes=changes.scheme.codes)
+    if scheme.trains:
+        return replace(p, codes=scheme.codes)
     return Param(p.name, "quantized", p.shape, torch.uint8, False)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.sizes import human
 from ..model.quantization.scales import scales
@@ -47,7 +47,7 @@ class Report:
     @staticmethod
     def of(plan: Plan, model: nn.Module) -> "Report":
         """Return the report of a plan on its live model; quantized weights count with their constants."""
-        tensors = {clean(n): p for n, p in model.named_parameters()}
+        tensors: dict[str, Tensor] = {clean(n): p for n, p in model.named_parameters()}
         tensors |= {clean(n): x for n, _, x in scales(model)}
 
         def weights(entries):

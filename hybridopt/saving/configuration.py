@@ -77,8 +77,8 @@ def read_config(path: Path) -> dict:
         if not all(isinstance(name, str) for name in taken[key]):
             raise HybridOptError(f"{CONFIG}: {key!r} must be an array of strings, not {taken[key]!r}")
     for name, mark in taken["base"].items():
-        kinds = [type(v) for v in mark] if isinstance(mark, list) else []
-        if kinds not in ([int, str, int], [int, str, type(None)]):
+        own = [type(v) for v in mark] if isinstance(mark, list) else []
+        if own not in ([int, str, int], [int, str, type(None)]):
             raise HybridOptError(f"{CONFIG}: base: {name!r} must be [elements, dtype, checksum], not {mark!r}")
     return taken | {"base": _comparable(taken["base"], plain_json.take(config, "checksums", int, CONFIG, 1))}
 

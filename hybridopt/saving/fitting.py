@@ -1,6 +1,7 @@
 """Whether what was saved fits a base model; checked before anything is changed."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -121,8 +122,9 @@ def scaled_layers(delta: Mapping[str, Tensor]) -> list[str]:
 
 def _scales(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return, without values, what the scales that were saved will be written to."""
-    live = {base_name(n): model.get_submodule(n.rpartition(".")[0]) for n, _ in model.named_parameters()}
-    found = {}
+    names = (n for n, _ in model.named_parameters())
+    live: dict[str, Any] = {base_name(n): model.get_submodule(n.rpartition(".")[0]) for n in names}
+    found: dict[str, Tensor] = {}
     for name in (n for n in scaled_layers(delta) if f"{n}.weight" in live):
         layer = live[f"{name}.weight"]
         scheme = layer_scheme(layer) or named(config["quantization"], CONFIG)

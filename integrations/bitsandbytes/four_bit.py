@@ -35,19 +35,24 @@ class FourBitScheme(FrozenScheme):
         inputs = matrix_shape(layer)[1]
         return device.type != "cpu" or inputs % 16 > 0 or inputs % BLOCK == 0
 
-    def quantize(self, layer: nn.Module) -> nn.Module:
+    def quantize(self, layer: Any) -> nn.Module:
         """Return a bitsandbytes Linear4bit with the codes of the layer's weight, made a piece at a time."""
         from bitsandbytes.nn import Params4bit
 
         weight = matrix(layer)
         codes, state = _quantized(weight, self)
         new = _layer(weight.shape, weight.dtype, self)
-        form = {"compress_statistics": self.nested, "quant_type": self.name, "module": new, "bnb_quantized": True}
+        form: dict[str, Any] = {
+            "compress_statistics": self.nested,
+            "quant_type": self.name,
+            "module": new,
+            "bnb_quantized": True,
+        }
         new.weight = Params4bit(codes, requires_grad=False, quant_state=state, **form)
         new.quant_state = state
         return in_its_place(new, layer)
 
-    def twin(self, layer: nn.Module) -> nn.Module:
+    def twin(self, layer: Any) -> nn.Module:
         """Return a Linear4bit whose codes, scales and tables are on the meta device."""
         shape, dtype = matrix_shape(layer), layer.weight.dtype
         codes = empty(math.ceil(math.prod(shape) / 2), 1, dtype=torch.uint8)
@@ -66,28 +71,29 @@ class FourBitScheme(FrozenScheme):
         state = getattr(weight, "quant_state", None)
         return getattr(weight if state is None else state, "quant_type", None) == self.name
 
-    def shape(self, weight: Tensor) -> Shape:
+    def shape(self, weight: Any) -> Shape:
         """Return the shape before two codes were packed into a byte."""
         state = weight.quant_state
         return tuple(weight.shape if state is None else state.shape)
 
-    def parts(self, weight: Tensor, layer: nn.Module | None = None) -> dict[str, Tensor]:
+    def parts(self, weight: Any, layer: nn.Module | None = None) -> dict[str, Tensor]:
         """Return codes, scales ("absmax") and table; of nested scales their offset, scales and table, too."""
-        found, prefix, state = {"codes": weight}, "", weight.quant_state
+        found: dict[str, Any] = {"codes": weight}
+        prefix, state = "", weight.quant_state
         while state is not None:
             found |= {f"{prefix}{name}": getattr(state, name) for name in ("absmax", "code", "offset")}
             prefix, state = f"{prefix}state2.", state.state2
         return {name: part for name, part in found.items() if isinstance(part, Tensor)}
 
-    def beside(self, layer: nn.Module) -> list[Tensor]:
+    def beside(self, layer: Any) -> list[Tensor]:
         """Return scales, tables and offset."""
         return list(self.parts(layer.weight).values())[1:]
 
-    def carry_(self, old: Tensor, new: Tensor, make: Make) -> None:
+    def carry_(self, old: Any, new: Any, make: Make) -> None:
         """Give `new` a state of its own, with the same table and scales."""
         new.quant_state = None if old.quant_state is None else _remade(old.quant_state, make)
 
-    def relink_(self, layer: nn.Module, make: Make) -> None:
+    def relink_(self, layer: Any, make: Make) -> None:
         """Let the layer have the state of its weight."""
         layer.quant_state = layer.weight.quant_state
 
@@ -105,7 +111,7 @@ class FourBitScheme(FrozenScheme):
         outer = 4 * math.ceil(blocks / NESTED_BLOCK) + 4 + 4 * NESTED_LEVELS  # scales, offset, table
         return math.ceil(count / 2) + 4 * LEVELS + (blocks + outer if self.nested else 4 * blocks)
 
-    def scales(self, layer: nn.Module) -> dict[str, Tensor]:
+    def scales(self, layer: Any) -> dict[str, Tensor]:
         """Return the scales of the blocks, if they are opened."""
         state = layer.weight.quant_state
         absmax = None if state is None else state.absmax
@@ -115,7 +121,7 @@ class FourBitScheme(FrozenScheme):
         """Return one scale for each block of the flattened weight."""
         return {"absmax": (math.ceil(math.prod(shape) / BLOCK),)}
 
-    def open_scales_(self, layer: nn.Module) -> None:
+    def open_scales_(self, layer: Any) -> None:
         """Make the scales a float32 parameter; nested ones become what they stand for, 4 bytes instead of 1."""
         state = layer.weight.quant_state
         if isinstance(state.absmax, nn.Parameter):
@@ -126,7 +132,7 @@ class FourBitScheme(FrozenScheme):
             layer.weight.compress_statistics = False
 
 
-def _layer(shape: Shape, dtype: torch.dtype, scheme: FourBitScheme) -> nn.Module:
+def _layer(shape: Shape, dtype: torch.dtype, scheme: FourBitScheme) -> Any:
     from bitsandbytes.nn import Linear4bit
 
     new = Linear4bit(shape[1], shape[0], False, dtype, scheme.nested, scheme.name, device="meta")
@@ -152,7 +158,12 @@ def _quantized(weight: Tensor, scheme: FourBitScheme) -> tuple[Tensor, Any]:
         scales, state2 = quantize_blockwise(scales - offset, blocksize=NESTED_BLOCK)
         outer = {"offset": offset, "state2": state2}
     table = get_4bit_type(scheme.name, device=flat.device)
-    form = {"shape": weight.shape, "dtype": weight.dtype, "blocksize": BLOCK, "quant_type": scheme.name}
+    form: dict[str, Any] = {
+        "shape": weight.shape,
+        "dtype": weight.dtype,
+        "blocksize": BLOCK,
+        "quant_type": scheme.name,
+    }
     return codes, QuantState(scales, code=table, **form, **outer)
 
 

@@ -61,7 +61,7 @@ class PeftAdapters(Adapters):
         library = sys.modules.get("peft")
         return library is not None and isinstance(model, library.PeftModel)
 
-    def base(self, model: nn.Module) -> nn.Module:
+    def base(self, model: Any) -> nn.Module:
         """Return the model that a PeftModel was made of, compiled or not; other models are their own base."""
         adapted = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
         return model.get_base_model() if adapted else model
@@ -74,7 +74,7 @@ class PeftAdapters(Adapters):
         """Return whether `layer` is one of PEFT's tuner layers or wrappers."""
         return hasattr(layer, "adapter_layer_names")
 
-    def copies(self, layer: nn.Module) -> list[nn.Module]:
+    def copies(self, layer: Any) -> list[nn.Module]:
         """Return the module beneath a ModulesToSaveWrapper and its copies, one for each adapter."""
         if "modules_to_save" not in layer._modules:
             return []
@@ -96,10 +96,10 @@ class PeftAdapters(Adapters):
         """Return the configuration of the adapter "default"; None without."""
         return getattr(model, "peft_config", {}).get("default")
 
-    def names(self, model: nn.Module) -> list[str]:
+    def names(self, model: Any) -> list[str]:
         """Return the names of all adapters, in the order in which they were added; none for other models."""
         return list(model.peft_config) if self.owns(model) else []
 
-    def active(self, model: nn.Module) -> list[str]:
+    def active(self, model: Any) -> list[str]:
         """Return the names of the adapters that are switched on; none for other models."""
         return list(model.active_adapters) if self.owns(model) else []

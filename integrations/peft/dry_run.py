@@ -43,7 +43,7 @@ def check(model: nn.Module, config: Any, adapter: str = "default", scheme: Schem
     return [*trial.base_model.targeted_module_names, *parameters]
 
 
-def preview(model: nn.Module, config: Any, adapter: str = "default") -> nn.Module:
+def preview(model: nn.Module, config: Any, adapter: str = "default") -> Any:
     """Return the PeftModel that PEFT would make, without memory; raise with PEFT's reason where it cannot.
 
     Args:
@@ -96,7 +96,7 @@ def check_request(model: nn.Module, config: Any, adapter: str) -> None:
         raise HybridOptError(f"peft_config: the model already has adapters; {cure}")
 
 
-def check_distinct(peft_model: nn.Module) -> None:
+def check_distinct(peft_model: Any) -> None:
     """Raise HybridOptError for an adapter with the name of a module or parameter, which PEFT would save with it."""
     keyed = (nn.ModuleDict, nn.ParameterDict)  # PEFT keeps the adapters of a layer in these, by name
     modules = [module for module in peft_model.modules() if not isinstance(module, keyed)]
@@ -139,7 +139,7 @@ def _check_kept(model: nn.Module, config: Any, names: list[str]) -> None:
             raise HybridOptError(f"modules_to_save: {name} is quantized and cannot be trained; {cure}")
 
 
-def _wrapped(peft_model: nn.Module) -> list[str]:
+def _wrapped(peft_model: Any) -> list[str]:
     from peft.utils import ModulesToSaveWrapper
 
     base = peft_model.get_base_model()

@@ -16,7 +16,7 @@ __all__ = ["CONFIG", "WEIGHTS", "check_saved", "load", "save", "saved_names", "f
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 
 
-def save(model: nn.Module, folder: str | Path) -> list[str]:
+def save(model: Any, folder: str | Path) -> list[str]:
     """Write every adapter as PEFT does and return the files' names, relative to `folder`.
 
     Base embeddings are never written, though PEFT would add those that an adapter targets or that were resized: they
@@ -28,7 +28,7 @@ def save(model: nn.Module, folder: str | Path) -> list[str]:
     return [str(folder_of(name) / file) for name in model.peft_config for file in (CONFIG, WEIGHTS)]
 
 
-def saved_names(model: nn.Module, folder: str | Path) -> set[str]:
+def saved_names(model: Any, folder: str | Path) -> set[str]:
     """Return the names in `model.state_dict()` of all that the adapter files in `folder` hold.
 
     Beside adapters these are the copies of `modules_to_save`, and base biases with bias="all" or "lora_only".
@@ -92,9 +92,9 @@ def load(
     return model
 
 
-def folder_of(name: str) -> Path:
+def folder_of(adapter: str) -> Path:
     """Return where the files of an adapter lie: those of "default" in the folder itself, others below it."""
-    return Path() if name == "default" else Path(name)
+    return Path() if adapter == "default" else Path(adapter)
 
 
 def _saved_config(path: Path) -> Any:
@@ -123,7 +123,7 @@ def _check_fits(base: nn.Module, name: str, folder: Path) -> None:
             )
 
 
-def _adapter_state(model: nn.Module, name: str) -> dict[str, Tensor]:
+def _adapter_state(model: Any, name: str) -> dict[str, Tensor]:
     from peft import get_peft_model_state_dict
 
     state = model.state_dict(keep_vars=True)

@@ -13,7 +13,7 @@ def without_memory(model: nn.Module) -> nn.Module:
 
     Ties between tensors stay. A module that cannot be copied raises what `copy.deepcopy` raises.
     """
-    known = {}  # what deepcopy takes for already copied
+    known: dict[int, object] = {}  # what deepcopy takes for already copied
     for module in model.modules():
         weight = module._parameters.get("weight")
         if isinstance(module, nn.Linear) and type(weight) not in (nn.Parameter, type(None)):

@@ -1,6 +1,7 @@
 """Transformers models without memory, as the config.json of a folder describes them."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,7 +76,7 @@ def build(config, folder: Path, dtype: torch.dtype | str | None, otherwise: torc
     return model.eval()
 
 
-def kept_in_fp32(model: nn.Module) -> list[str]:
+def kept_in_fp32(model: Any) -> list[str]:
     """Return the parts of tensors' names that transformers keeps in float32 in a model of this dtype."""
     strict = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
     loose = getattr(model, "_keep_in_fp32_modules", None) or ()
@@ -89,7 +90,7 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _architecture(config, folder: Path) -> type | None:
+def _architecture(config, folder: Path) -> Any:
     import transformers
 
     names = getattr(config, "architectures", None) or ()

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,17 +36,17 @@ def fill(
         _put(model, names[name], value)
         del value
         layer, _, kind = name.rpartition(".")
-        if kind == "weight" and layer in layers:
+        if scheme is not None and kind == "weight" and layer in layers:
             check_layer(layer, model.get_submodule(layer), scheme)
             quantize_(model, scheme, [layer])
 
 
-def finish(model: nn.Module, device: torch.device) -> nn.Module:
+def finish(model: Any, device: torch.device) -> nn.Module:
     """Compute the buffers that are never stored, as transformers does after loading (its `initialize_weights`)."""
     for module in model.modules():
-        computed = {name for name in module._non_persistent_buffers_set if module._buffers[name] is not None}
-        for name in computed:
-            module._buffers[name] = torch.empty_like(module._buffers[name], device=device)
+        own = ((name, module._buffers[name]) for name in module._non_persistent_buffers_set)
+        computed = {name: torch.empty_like(x, device=device) for name, x in own if x is not None}
+        module._buffers |= computed
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None and name not in computed:
                 setattr(tensor, DONE, True)
@@ -71,7 +72,7 @@ class InputGradients:
             output.requires_grad_(True)
 
     @staticmethod
-    def of(model: nn.Module) -> None:
+    def of(model: Any) -> None:
         """Attach the hook where the model takes its tokens, if it says where."""
         with suppress(NotImplementedError):
             model.get_input_embeddings().register_forward_hook(InputGradients(model))

@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class Match:
 
     model: nn.Module
     sources: dict[str, list[tuple[Stored, str]]]  # with the pattern of the conversion that wants it
-    conversions: dict[str, object]
+    conversions: dict[str, Any]
 
     def tensors(self, place: Place) -> Iterator[tuple[str, Tensor]]:
         """Yield name and value of every tensor, each made when it is asked for; none is kept here.
@@ -61,7 +62,7 @@ def match(model: nn.Module, stored: dict[str, Stored]) -> Match:
     """
     found, unexpected = _paired(model, stored)
     state = model.state_dict(keep_vars=True)
-    made = {}
+    made: dict[str, tuple[int, ...]] = {}
     for first in found.sources:
         made |= {name: tuple(shape) for name, shape in _shapes(found, first).items()}
     _refuse(

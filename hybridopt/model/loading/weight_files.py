@@ -45,7 +45,7 @@ def stored(folder: Path) -> dict[str, Stored]:
     Raises:
         HybridOptError: for missing, damaged or truncated files, and for dtypes that need constants to be understood.
     """
-    found = {}
+    found: dict[str, Stored] = {}
     for file, names in _files(folder).items():
         there = tensors.names(file, WHAT)
         if lost := sorted(set(names or there) - set(there)):
@@ -60,7 +60,7 @@ def read(entry: Stored) -> Tensor:
         return file.get_tensor(entry.name)
 
 
-def _files(folder: Path) -> Mapping[Path, list[str] | None]:
+def _files(folder: Path) -> Mapping[Path, list[str]] | Mapping[Path, None]:
     """Return the files with the names that the index gives to each; None: whatever a single file holds."""
     if (folder / WHOLE).is_file():
         return {folder / WHOLE: None}
@@ -68,7 +68,7 @@ def _files(folder: Path) -> Mapping[Path, list[str] | None]:
         pickled = sorted(f.name for f in folder.glob("*.bin")) + sorted(f.name for f in folder.glob("*.pt*"))
         cure = f"it has {pickled[0]}: save it as safetensors (model.save_pretrained) first" if pickled else "copy it"
         raise HybridOptError(f"{folder} has no {WHOLE} and no {INDEX}; {cure}")
-    found: dict[Path, list[str] | None] = {}
+    found: dict[Path, list[str]] = {}
     for name, file in plain_json.take(plain_json.read(folder / INDEX, "index"), "weight_map", dict, INDEX).items():
         if not isinstance(file, str) or Path(file).name != file:
             raise HybridOptError(f"{folder / INDEX}: {name!r} is said to lie in {file!r}, which is no file name")

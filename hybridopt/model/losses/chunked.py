@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,7 @@ def _output(now: _Now, layer: nn.Linear, inner: Callable, hidden: Tensor) -> Ten
 def _loss(
     now: _Now,
     logits: Logits,
-    labels: Tensor | None = None,
+    labels: Any = None,
     vocab_size: int | None = None,
     num_items_in_batch: Tensor | int | None = None,
     ignore_index: int = IGNORED,
@@ -92,7 +93,11 @@ def _loss(
         shift_labels = F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
     hidden, layer = logits.hidden, logits.layer
     flat = shift_labels.reshape(-1).to(hidden.device)
-    options = {"chunk": now.chunk, "ignore_index": ignore_index, "bend": logits.bend if logits.steps else None}
+    options: dict[str, Any] = {
+        "chunk": now.chunk,
+        "ignore_index": ignore_index,
+        "bend": logits.bend if logits.steps else None,
+    }
     total = linear_cross_entropy(hidden.reshape(-1, hidden.shape[-1]), layer.weight, flat, layer.bias, **options)
     count = (flat != ignore_index).sum() if num_items_in_batch is None else num_items_in_batch
     return total / torch.as_tensor(count, device=total.device)
@@ -106,7 +111,7 @@ def _without_logits(output):
     return output
 
 
-def _causal(model: nn.Module) -> nn.Module:
+def _causal(model: nn.Module) -> Any:
     """Return the causal language model itself, from beneath its adapters; raise for anything else."""
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
         raise HybridOptError("chunked_loss: the model is compiled; give the model as it was before, and compile none")
@@ -123,7 +128,7 @@ def _causal(model: nn.Module) -> nn.Module:
     return causal
 
 
-def _output_layers(causal: nn.Module) -> list[nn.Linear]:
+def _output_layers(causal: Any) -> list[Any]:
     """Return the output layer, with its copies where adapters train it as a whole."""
     layers = whole_copies(causal.get_output_embeddings())
     for layer in layers:

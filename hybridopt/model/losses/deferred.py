@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,12 +51,12 @@ class Logits:
         """Return itself: tiles are contiguous."""
         return self
 
-    def __mul__(self, factor: Real) -> "Logits":
+    def __mul__(self, factor: Any) -> "Logits":
         return self.then(lambda x: x * _number(factor))
 
     __rmul__ = __mul__
 
-    def __truediv__(self, factor: Real) -> "Logits":
+    def __truediv__(self, factor: Any) -> "Logits":
         return self.then(lambda x: x / _number(factor))
 
     def __getitem__(self, key):
@@ -81,5 +82,5 @@ def refuse(what: str):
     )
 
 
-def _number(factor) -> Real:
+def _number(factor: Any) -> Any:
     return factor if isinstance(factor, Real) else refuse("multiplies them by tensors")

@@ -57,7 +57,7 @@ def linear_cross_entropy(
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
-        hidden, weight, bias = (x if x is None else x.to(dtype) for x in (hidden, weight, bias))
+        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     with torch.autocast(kind, enabled=False):
         return _Sum.apply(hidden, weight, bias, labels, _Tiles(chunk, ignore_index, bend))
 

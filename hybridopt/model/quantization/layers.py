@@ -1,6 +1,7 @@
 """Linear layers as quantization sees them: a matrix [out, in], whatever way round the layer keeps it."""
 
 import sys
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,13 +15,13 @@ def is_linear(layer: nn.Module) -> bool:
     return type(layer) is nn.Linear or _is_conv1d(layer)
 
 
-def matrix(layer: nn.Module) -> Tensor:
+def matrix(layer: Any) -> Tensor:
     """Return the weight of a linear layer as [out, in], detached and without a copy."""
     weight = layer.weight.detach()
     return weight.t() if _is_conv1d(layer) else weight
 
 
-def matrix_shape(layer: nn.Module) -> Shape:
+def matrix_shape(layer: Any) -> Shape:
     """Return the shape [out, in] of the weight of a linear layer."""
     return tuple(reversed(layer.weight.shape)) if _is_conv1d(layer) else tuple(layer.weight.shape)
 

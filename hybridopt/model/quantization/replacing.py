@@ -39,9 +39,10 @@ def twins_(model: nn.Module, scheme: Scheme, names: Iterable[str]) -> None:
 
 def dequantize_(model: nn.Module) -> None:
     """Turn all weights that are trained as codes back into float parameters, in place and one by one."""
-    for name in coded_layers(model):
-        layer = model.get_submodule(name)
-        layer_scheme(layer).dequantize_(layer)
+    for layer in [model.get_submodule(name) for name in coded_layers(model)]:
+        scheme = layer_scheme(layer)
+        if scheme is not None:
+            scheme.dequantize_(layer)
 
 
 def guard_(model: nn.Module) -> None:

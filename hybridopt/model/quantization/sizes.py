@@ -26,7 +26,8 @@ def fingerprint(model: nn.Module) -> str:
     for p, module in _owned(model):
         if is_frozen(p):
             for tensor in parts(p, module).values():
-                digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
+                bits = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+                digest.update(bits.cpu().numpy().data)
     return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -92,7 +93,7 @@ def chosen(
     return names
 
 
-def check_layer(name: str, layer: nn.Module, scheme: Scheme) -> None:
+def check_layer(name: str, layer: Any, scheme: Scheme) -> None:
     """Raise HybridOptError if a layer cannot be quantized as it is.
 
     Args:

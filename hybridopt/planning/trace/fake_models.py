@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ def converted_(model: nn.Module, make: Make) -> nn.Module:
     """Replace every tensor of a model by `make` of it, in place; ties and quantization constants stay."""
     new = _once(model, make, {})
     for module in model.modules():
-        for members in (module._parameters, module._buffers, vars(module)):
+        kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+        for members in kinds:
             for name, tensor in list(members.items()):
                 if isinstance(tensor, Tensor):
                     members[name] = new(tensor)

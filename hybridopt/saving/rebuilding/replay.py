@@ -86,13 +86,13 @@ class Replay:
             progress: is told how many elements times steps have been done.
         """
         check_out(self.base, out)
-        device = _device(device)
+        place_of_work = _device(device)
         self._seconds = 0.0
         with appearing(self.base, out) as folder:
             for file in self.files:
                 found = tensors.load(file, "the base")
                 for name in found:
-                    found[name] = self._changed(name, found[name], device, progress)
+                    found[name] = self._changed(name, found[name], place_of_work, progress)
                 place = folder if self.base.is_file() else folder / file.name
                 tensors.save(found, place, tensors.metadata(file, "the base"))
         return self._report()

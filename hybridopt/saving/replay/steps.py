@@ -43,7 +43,7 @@ def replay_(
     """
     if not moves or not x.numel():
         return
-    compiles = _worth(x, len(moves)) if compile == "auto" else compile
+    compiles = _worth(x, len(moves)) if compile == "auto" else bool(compile)
     for start, tile in _tiles(x, name, group, moves[0]):
         for move in moves:
             run_estimated(_task(tile, name, group, move, start), compiles)

@@ -4,6 +4,7 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class Int8Scheme(FrozenScheme):
         """Leave out single input columns on CPUs: torch._int_mm returns garbage for them."""
         return device.type != "cpu" or matrix_shape(layer)[1] > 1
 
-    def quantize(self, layer: nn.Module) -> nn.Module:
+    def quantize(self, layer: Any) -> nn.Module:
         """Return a bitsandbytes Linear8bitLt with the codes of the layer's weight, made a piece at a time."""
         from bitsandbytes.nn import Int8Params
 
@@ -52,7 +53,7 @@ class Int8Scheme(FrozenScheme):
         new.weight = Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scales)
         return in_its_place(new, layer)
 
-    def twin(self, layer: nn.Module) -> nn.Module:
+    def twin(self, layer: Any) -> nn.Module:
         """Return a Linear8bitLt whose codes and scales are on the meta device."""
         shape = matrix_shape(layer)
         codes = empty(*shape, dtype=torch.int8)
@@ -66,31 +67,31 @@ class Int8Scheme(FrozenScheme):
         if any(map(self.owns, model.parameters())):
             silence()
 
-    def owns(self, weight: Tensor) -> bool:
+    def owns(self, weight: Any) -> bool:
         """Return whether `weight` is an Int8Params with codes, or stands for one."""
         if type(weight).__name__ == "Int8Params":
             return not weight.has_fp16_weights
         return weight.dtype == torch.int8 and hasattr(weight, "SCB")
 
-    def parts(self, weight: Tensor, layer: nn.Module | None = None) -> dict[str, Tensor]:
+    def parts(self, weight: Any, layer: Any = None) -> dict[str, Tensor]:
         """Return codes and scales ("SCB"), which the first forward pass moves from the weight to the layer."""
         scales = weight.SCB
         if scales is None:
             scales = layer.state.SCB if hasattr(layer, "state") else weight.new_empty(len(weight), dtype=torch.float32)
         return {"codes": weight} | ({"SCB": scales} if isinstance(scales, Tensor) else {})
 
-    def beside(self, layer: nn.Module) -> list[Tensor]:
+    def beside(self, layer: Any) -> list[Tensor]:
         """Return codes and scales, wherever they are at the moment."""
         found = (getattr(owner, name, None) for owner in (layer.weight, layer.state) for name in KEPT)
         return [x for x in found if isinstance(x, Tensor)]
 
-    def carry_(self, old: Tensor, new: Tensor, make: Make) -> None:
+    def carry_(self, old: Any, new: Any, make: Make) -> None:
         """Give `new` codes and scales of its own, where they hang on the weight."""
         for name in KEPT:
             x = getattr(old, name)
             setattr(new, name, make(x) if isinstance(x, Tensor) else None)
 
-    def relink_(self, layer: nn.Module, make: Make) -> None:
+    def relink_(self, layer: Any, make: Make) -> None:
         """Replace codes and scales where the layer has them."""
         for name in KEPT:
             x = getattr(layer.state, name)
@@ -105,7 +106,7 @@ class Int8Scheme(FrozenScheme):
         """Return a byte for each weight, and 4 for each row."""
         return math.prod(shape) + 4 * shape[0]
 
-    def scales(self, layer: nn.Module) -> dict[str, Tensor]:
+    def scales(self, layer: Any) -> dict[str, Tensor]:
         """Return the scales of the rows, if they are opened."""
         scales = layer.state.SCB
         return {"SCB": scales} if isinstance(scales, nn.Parameter) else {}
@@ -114,7 +115,7 @@ class Int8Scheme(FrozenScheme):
         """Return one scale for each row."""
         return {"SCB": (shape[0],)}
 
-    def open_scales_(self, layer: nn.Module) -> None:
+    def open_scales_(self, layer: Any) -> None:
         """Move the scales to the layer, as its first forward pass does, and make them a parameter."""
         if layer.weight.CB is not None:
             layer.init_8bit_state()
@@ -122,7 +123,7 @@ class Int8Scheme(FrozenScheme):
             layer.state.SCB = nn.Parameter(layer.state.SCB, requires_grad=False)
 
 
-def _layer(shape: Shape) -> nn.Module:
+def _layer(shape: Shape) -> Any:
     from bitsandbytes.nn import Linear8bitLt
 
     return Linear8bitLt(shape[1], shape[0], False, False, THRESHOLD, device="meta")

@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +30,14 @@ class Int8TrainableScheme(Scheme):
     trains = True
     in_place = True
 
-    def quantize(self, layer: nn.Module) -> nn.Module:
+    def quantize(self, layer: Any) -> nn.Module:
         """Turn the weight of `layer` into codes; it goes on requiring gradients if it did."""
         layer.weight = nn.Parameter(Int8Weight.quantize(layer.weight), layer.weight.requires_grad)
         layer.register_state_dict_post_hook(_unfold)
         layer.register_load_state_dict_pre_hook(_fold)
         return layer
 
-    def twin(self, layer: nn.Module) -> nn.Module:
+    def twin(self, layer: Any) -> nn.Module:
         """Return a shallow copy of `layer` with codes on the meta device in the place of its weight."""
         old, new = layer.weight, copy.copy(layer)
         codes = Int8Weight.quantize(torch.empty(old.shape, dtype=old.dtype, device="meta"))
@@ -47,7 +48,7 @@ class Int8TrainableScheme(Scheme):
         """Return whether `weight` is one of 8-bit codes with a grid for a group."""
         return isinstance(weight, Int8Weight)
 
-    def parts(self, weight: Tensor, layer: nn.Module | None = None) -> dict[str, Tensor]:
+    def parts(self, weight: Any, layer: nn.Module | None = None) -> dict[str, Tensor]:
         """Return codes (uint8, in the weight's shape), scale (float32) and zero (uint8), one for each group."""
         return weight.parts()
 
@@ -56,7 +57,7 @@ class Int8TrainableScheme(Scheme):
         count = math.prod(shape)
         return count + 5 * math.ceil(count / GROUP)
 
-    def dequantize_(self, layer: nn.Module) -> None:
+    def dequantize_(self, layer: Any) -> None:
         """Turn the codes back into a float parameter of the layer's dtype.
 
         The old parameter stops requiring gradients, so that an optimizer that still holds it says so.
