@@ -81,7 +81,7 @@ def load(
     check_saved(base, folder, adapters, active)
     folders = [str(Path(folder) / folder_of(name)) for name in adapters]
     options: dict[str, Any] = {"is_trainable": is_trainable, "torch_device": "cpu"}
-    model = PeftModel.from_pretrained(base, folders[0], adapter_name=adapters[0], **options)
+    model: Any = PeftModel.from_pretrained(base, folders[0], adapter_name=adapters[0], **options)
     for name, place in zip(adapters[1:], folders[1:], strict=True):
         model.load_adapter(place, name, **options)
     active = list(active or adapters[:1])
