@@ -24,19 +24,18 @@ PLACES = {kind: (f"{PACKAGE}.parts.{kind}.*",) for kind in PARTS} | {
     "adapters": (f"{PACKAGE}.integrations.*.adapters",),
     "launchers": (f"{PACKAGE}.integrations.*.launcher",),
 }
-KINDS = tuple(PLACES)
-PACKED = (*PARTS, "policies")  # what may be named in files
+KINDS = (*PARTS, "policies")  # of plain data: what saved files and policies may name
 CONTRACTS = {"schemes": Scheme, "adapters": Adapters, "launchers": Launcher}
 WORDS = {"policies": "policy", "schemes": "quantization"}  # for errors, where it is not the kind without its "s"
 
 
 def names(kind: str) -> tuple[str, ...]:
     """Return the names of all parts of a kind, sorted: those of their files."""
-    check_choice("find", "kind", kind, KINDS)
+    check_choice("find", "kind", kind, PLACES)
     return tuple(_modules(kind))
 
 
-def find(kind: str, name: str) -> type:
+def find(kind: str, name: str) -> type[Any]:
     """Return the class that the file of this name offers first; a hyphen in the name reads as an underscore.
 
     No other file of the kind is imported. Raises HybridOptError for unknown names, listing the known ones, and for a
@@ -45,7 +44,7 @@ def find(kind: str, name: str) -> type:
     name = name.replace("-", "_") if isinstance(name, str) else name
     check_choice("hybridopt", WORDS.get(kind, kind[:-1]), name, names(kind))
     module = import_module(_modules(kind)[name])
-    cls = getattr(module, module.__all__[0])
+    cls: type[Any] = getattr(module, module.__all__[0])
     if kind in CONTRACTS:
         check_fulfils(cls, CONTRACTS[kind])
     return cls
@@ -67,7 +66,7 @@ def make(kind: str, value: object, **options: object) -> Any:
     """Return a part from its name and options, from its packed form, or as it is.
 
     Args:
-        kind: one of KINDS.
+        kind: one of PLACES.
         value: a name, what `pack` has returned, or an instance.
         options: of a part that is given by its name.
     """
@@ -82,7 +81,7 @@ def make(kind: str, value: object, **options: object) -> Any:
     return value
 
 
-def build(cls: type, options: dict) -> Any:
+def build(cls: type, options: dict[str, Any]) -> Any:
     """Return an instance of the dataclass `cls`; raise HybridOptError naming the options that it does not have."""
     allowed = [f.name for f in fields(cls)]
     for key in options:
@@ -119,7 +118,7 @@ def unpack(data: object, kind: str | None = None) -> Any:
             f"this was made with {data['custom']!r}, which is no part of hybridopt; pass it again in code"
         )
     where, _, name = str(data.get("part", "")).partition(".")
-    if where not in PACKED or (kind is not None and where != kind):
+    if where not in KINDS or (kind is not None and where != kind):
         raise HybridOptError(f"part={data.get('part')!r} is no {kind or 'part'}; write it like 'rules.adamw'")
     return build(find(where, name), {k: unpack(v) for k, v in data.items() if k != "part"})
 
@@ -127,7 +126,7 @@ def unpack(data: object, kind: str | None = None) -> Any:
 def _place(cls: type) -> tuple[str, str] | None:
     """Return the kind and the name of a class by its module; None for what cannot be named in files."""
     name = cls.__module__.rpartition(".")[2]
-    return next(((kind, name) for kind in PACKED if _modules(kind).get(name) == cls.__module__), None)
+    return next(((kind, name) for kind in KINDS if _modules(kind).get(name) == cls.__module__), None)
 
 
 @cache

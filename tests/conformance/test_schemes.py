@@ -1,6 +1,8 @@
 """Every quantization scheme, found by name, does what its contract says."""
 
+import ast
 import copy
+import re
 import subprocess
 import sys
 
@@ -22,6 +24,7 @@ from hybridopt.model.quantization.targets import check, targets
 from hybridopt.planning.bytes.static import weights
 from hybridopt.planning.trace.fake_models import converted_, copied, tensors_of
 from support.models import tiny_gpt2, tiny_llama
+from support.paths import ROOT
 
 SCHEMES = scheme_names()
 SHAPES = [(48, 128), (64, 64), (11, 6), (33, 1000), (300, 300)]
@@ -48,6 +51,18 @@ def test_the_name_is_that_of_the_file(name):
     assert named(name, "test").name == name == find("schemes", name)().name
     assert named(name.replace("-", "_"), "test").name == name
     assert find("schemes", name).__doc__ and lacking(find("schemes", name), Scheme) == []
+
+
+@pytest.mark.parametrize("name", ["nf4", "fp4"])
+def test_no_other_file_names_it(name):
+    """But docstrings, and the command line with its demo, which are for people."""
+    own = sys.modules[find("schemes", name).__module__].__file__
+    for file in (f for folder in ("hybridopt", "integrations") for f in (ROOT / folder).rglob("*.py")):
+        tree = ast.parse(file.read_text())
+        prose = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+        spelled = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in prose]
+        named = any(isinstance(n.value, str) and re.search(rf"\b{name}\b", n.value) for n in spelled)
+        assert not named or str(file) == own or "cli" in file.parts, f"{file} names {name}"
 
 
 def test_unknown_names_list_the_known_ones():
