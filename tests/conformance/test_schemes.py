@@ -174,6 +174,8 @@ def test_scales_open_to_what_was_declared_and_change_no_answer(name):
     if not declared:
         with pytest.raises(HybridOptError, match="no quantized weights whose scales"):
             open_scales_(model)
+        with pytest.raises(HybridOptError, match=f"quantization='{name}' has no scales"):
+            scheme.open_scales_(model[0])
         return
     before = model(x)
     open_scales_(model)

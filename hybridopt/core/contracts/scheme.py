@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..errors import HybridOptError
 from .values import Shape
 
 __all__ = ["Make", "Room", "Scheme"]
@@ -125,6 +126,8 @@ class Scheme(Protocol):
 
     def open_scales_(self, layer: nn.Module) -> None:
         """Make the scales of `layer` float32 nn.Parameters that change nothing in its answers; once is enough."""
+        raise HybridOptError(f"quantization={self.name!r} has no scales that could be trained")
 
     def dequantize_(self, layer: nn.Module) -> None:
         """Turn the weight of `layer` back into a float parameter; asked only of schemes whose codes are trained."""
+        raise HybridOptError(f"quantization={self.name!r} does not say how its codes become floats again")
