@@ -72,7 +72,7 @@ def from_pretrained(
                 quantize_(model, named(config["quantization"], CONFIG), names)
             if config["adapters"]:
                 model = library.load(model, adapters, config["adapters"], is_trainable, config["active"])
-    if scaled_layers(delta) or getattr(ready, "opens_scales", False):
+    if scaled_layers(delta) or ready.opens_scales:
         open_scales_(model)
     _write(model, delta, config["unfrozen"] if is_trainable else ())
     quantization = config["quantization"] if config["quantized"] else None

@@ -16,6 +16,7 @@ from .model.quantization.replacing import dequantize_
 from .model.quantization.scales import scales
 from .model.roles import base_name, base_names, clean, params
 from .optimizer.optimizer import HybridOptimizer
+from .optimizer.releases import DEFAULT
 from .policy.plan import Plan
 from .policy.report import Report
 from .policy.routes import Ready, check_routes
@@ -52,13 +53,19 @@ class Strategy:
         """Every parameter's tag by name: state-full, state-free, split or frozen."""
         return self._plan().tags
 
-    def plan(self, batch: Mapping[str, Tensor] | None = None, **how: Any) -> Any:
-        """What a training step of this model takes: a planning.Estimate, by closed forms and a simulated step.
+    def memory(self, batch: Mapping[str, Tensor] | None = None, **how: Any) -> Any:
+        """Estimate the bytes that a training step of this model takes, by closed forms and a simulated step.
 
-        batch: what the model is called with, of which only shapes and dtypes count; None: seq_len (2048, or as many
-        as there are positions for) tokens in each of batch_size (1) sequences. how: seq_len, batch_size,
-        micro_batches (1), release ("accumulate", or that of `choice`). Prints as a table. Raises HybridOptError for a
-        model that does not return an object with `loss` for such a batch.
+        Args:
+            batch: what the model is called with, by name; only shapes and dtypes count. None: seq_len (2048, or as
+                many as there are positions for) tokens in each of batch_size (1) sequences.
+            **how: seq_len, batch_size, micro_batches (1), release ("accumulate", or that of `choice`).
+
+        Returns:
+            A planning.Estimate: `peak_bytes`, and what they are for (`parts`).
+
+        Raises:
+            HybridOptError: the model does not return an object with `loss` for such a batch.
         """
         from .planning.live import plan_live
 
@@ -66,13 +73,17 @@ class Strategy:
             how = {"release": self.choice.request.release} | how
         return plan_live(self.model, batch, **how)
 
-    def report(self, **step: Any) -> Report:
-        """A table: tag, role, tensors, parameters, bytes of weights, gradients and optimizer state.
+    def plan(self, batch: Mapping[str, Tensor] | None = None, **how: Any) -> Any:
+        """Return `memory(batch, **how)`, whose older name this is; `hybridopt.Plan` is something else, the tags."""
+        return self.memory(batch, **how)
 
-        step: what `plan` takes, such as seq_len=2048; the table then ends with the peak of a training step.
+    def report(self, **step: Any) -> Report:
+        """Tabulate tag, role, tensors, parameters, bytes of weights, gradients and optimizer state.
+
+        step: what `memory` takes, such as seq_len=2048; the table then ends with the peak of a training step.
         """
         found = Report.of(self._plan(), self.model)
-        return replace(found, step=self.plan(**step).parts) if step else found
+        return replace(found, step=self.memory(**step).parts) if step else found
 
     def optimizer(
         self,
@@ -92,8 +103,9 @@ class Strategy:
         HybridOptError if nothing is left to train.
         """
         self.check_structure()
-        chosen = ("accumulate", None) if self.choice is None else (self.choice.request.release, self.choice.way.lr)
-        release, lr = (ours if given is None else given for ours, given in zip(chosen, (release, lr), strict=True))
+        if self.choice is not None:
+            lr = self.choice.way.lr if lr is None else lr
+            release = self.choice.request.release if release is None else release
         plan = self._plan()
         if not plan.trained:
             raise HybridOptError(
@@ -101,7 +113,7 @@ class Strategy:
                 "add an adapter (peft_config=LoraConfig(...)) or unfreeze parameters"
             )
         check_routes(self.policy, plan.tags)
-        live = {clean(n): p for n, p in self.model.named_parameters()}
+        live: dict[str, Tensor] = {clean(n): p for n, p in self.model.named_parameters()}
         live |= {clean(n): x for n, _, x in scales(self.model)}
         with self._unhooked():
             optimizer = HybridOptimizer(
@@ -112,7 +124,7 @@ class Strategy:
                 seed=self.seed,
                 nonfinite=nonfinite,
                 roles={e.param.name: e for e in plan.entries},
-                release=release,
+                release=release or DEFAULT,
                 clip=clip,
                 clip_mode=clip_mode,
                 compile=compile,

@@ -144,7 +144,7 @@ def _check_changes(model: nn.Module, ready: Ready, peft_config: Any, quantizatio
     else:
         kept = [] if library is None else library.kept_modules(model, peft_config)
         layers = check(model, scheme, sorted({*head_modules(model), *kept}))
-    return Changes(scheme, layers, getattr(ready, "opens_scales", False), library)
+    return Changes(scheme, layers, ready.opens_scales, library)
 
 
 def _check_codes(model: nn.Module, adds_adapters: bool, scheme: Scheme | None) -> None:

@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback
 from hybridopt.core.errors import HybridOptError
 from hybridopt.model.quantization.sizes import weight_bytes
 from hybridopt.optimizer.optimizer import HybridOptimizer
+from hybridopt.optimizer.releases import release_class
 from hybridopt.policy.routes import Ready, read_policy
 
 from .addax.activations import gradient_bytes
@@ -131,15 +132,15 @@ class HybridTrainerMixin:
     def _for_factory(self, strategy):
         """What the factory is told."""
         policy = self._policy if strategy is None or self._policy is not None else strategy.policy
-        own = getattr(policy, "lr", None)
+        own = None if policy is None else policy.lr
         options = {"lr": self.args.learning_rate if own is None else own, "weight_decay": self.args.weight_decay}
-        if self._fused() and not self.args.max_grad_norm:
+        if self._frees_gradients() and not self.args.max_grad_norm:
             options["clip"] = None
         seed = self.args.seed if strategy is None else None
         return {**options, **self._options, "policy": policy, "seed": seed}
 
-    def _fused(self):
-        return self._options.get("release") == "fused"
+    def _frees_gradients(self):
+        return release_class(self._options.get("release")).frees_gradients
 
     def _loss(self, model, batch):
         """The mean of one batch by itself; compute_loss may take the dict apart."""
@@ -152,7 +153,7 @@ class HybridTrainerMixin:
         if path.exists() and self._still_holds(kept := Assignment.load(path), lengths):
             return kept
         costs = measure_rows(self.model, loader.dataset, lengths, loader.collate_fn, self._measured)
-        costs = replace(costs, fused=self._fused(), accumulated=self.args.gradient_accumulation_steps > 1)
+        costs = replace(costs, fused=self._frees_gradients(), accumulated=self.args.gradient_accumulation_steps > 1)
         chosen = choose(costs, lengths, total_bytes(self.assignment, self.model))
         print(chosen)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +163,7 @@ class HybridTrainerMixin:
     def _still_holds(self, kept, lengths):
         """Was this chosen for these rows, weights and gradients? What is free always changes, and does not count."""
         largest, trained = gradient_bytes(self.model)
-        alive = largest if self._fused() and self.args.gradient_accumulation_steps == 1 else trained
+        alive = largest if self._frees_gradients() and self.args.gradient_accumulation_steps == 1 else trained
         limit = kept.longest if kept.threshold is None else kept.threshold
         share = sum(length <= limit for length in lengths) / len(lengths)
         now = (max(lengths), share, weight_bytes(self.model), alive)

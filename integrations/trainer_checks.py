@@ -4,6 +4,7 @@ from transformers import Trainer
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.optimizer.optimizer import HybridOptimizer
+from hybridopt.optimizer.releases import release_class
 
 __all__ = ["check"]
 
@@ -37,7 +38,7 @@ def _obstacles(trainer, optimizer):
     alone = f"{args.n_gpu} GPUs in one process would hold unshifted copies; start one process for each (torchrun), or "
     yield args.n_gpu > 1, alone + "set CUDA_VISIBLE_DEVICES to one of them"
     yield args.fp16, "fp16=True scales losses and rounds their differences away; take bf16=True"
-    unclipped = optimizer.release == "fused" or not optimizer.gradients_needed
+    unclipped = release_class(optimizer.release).frees_gradients or not optimizer.gradients_needed
     yield (
         args.max_grad_norm and unclipped,
         (

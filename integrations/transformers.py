@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hybridopt.core.errors import HybridOptError, HybridOptWarning
 from hybridopt.optimizer.optimizer import HybridOptimizer
+from hybridopt.optimizer.releases import release_class
 from hybridopt.policy.routes import Ready, read_policy
 from hybridopt.strategy import Strategy
 from hybridopt.wrapping import wrap
@@ -106,18 +107,19 @@ def _check_first(options):
 
 def _check_clip(own):
     """The Trainer clips by default, and would find nothing to clip."""
-    if own.get("release") != "fused":
+    release = release_class(own.get("release"))
+    if not release.frees_gradients:
         return
     known_before = "clip_mode='previous' (by the norm of the step before) or 'tensor' (each by itself)"
     if "clip" not in own:
         raise HybridOptError(
-            "release='fused' frees gradients before the Trainer can clip them to max_grad_norm; say what is to be "
-            f"done instead: clip=1.0 with {known_before}, or clip=None"
+            f"release={release.name!r} frees gradients before the Trainer can clip them to max_grad_norm; say what is "
+            f"to be done instead: clip=1.0 with {known_before}, or clip=None"
         )
     if own["clip"] is not None and own.get("clip_mode", "global") == "global":
         raise HybridOptError(
-            f"clip={own['clip']!r} with clip_mode='global' and release='fused' needs optimizer.measure(loss), which "
-            f"the Trainer does not call; take {known_before}"
+            f"clip={own['clip']!r} with clip_mode='global' and release={release.name!r} needs "
+            f"optimizer.measure(loss), which the Trainer does not call; take {known_before}"
         )
 
 

@@ -13,8 +13,17 @@ import typer
 from rich.console import Console
 
 from ..core.errors import HybridOptError
+from ..core.registry import names
+from ..optimizer.releases import release_class
 
 __all__ = ["plan"]
+
+
+def _releases():
+    """Name the releases, last those that free gradients within the backward pass: "accumulate, or fused"."""
+    frees = {name: release_class(name).frees_gradients for name in names("releases")}
+    return ", or ".join(", ".join(name for name in frees if frees[name] == freeing) for freeing in (False, True))
+
 
 Model = Annotated[str, typer.Argument(help="A known architecture, a config.json, or the folder of a saved model.")]
 Policy = Annotated[str | None, typer.Option(help="Of `hybridopt policies`; without it, --gpu searches for one.")]
@@ -24,7 +33,7 @@ Codec = Annotated[str | None, typer.Option(help="Short for --option codec=...: f
 Gap = Annotated[int | None, typer.Option(help="Short for --option update_gap=...")]
 Lora = Annotated[int | None, typer.Option(help="Rank of LoRA on all linear layers.")]
 Quantization = Annotated[str | None, typer.Option(help="Of the base: nf4, fp4, int8, int8-trainable.")]
-Release = Annotated[str | None, typer.Option(help="accumulate, or fused: gradients are freed within backward.")]
+Release = Annotated[str | None, typer.Option(help=f"{_releases()}: gradients are freed within backward.")]
 Tokens = Annotated[int | None, typer.Option("--seq-len", help="Of a sequence; 2048, or all the model has room for.")]
 Batch = Annotated[int, typer.Option(help="Sequences of a pass.")]
 Passes = Annotated[int, typer.Option("--micro-batches", help="Passes of a step.")]

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 from numbers import Real
 from os.path import commonprefix
+from typing import Any
 
 __all__ = ["HybridOptError", "HybridOptWarning", "check_choice", "check_count", "check_number", "known"]
 
@@ -21,29 +22,53 @@ class HybridOptWarning(UserWarning):
 
 
 def check_number(
-    owner: str, name: str, value: object, low: float, high: float = float("inf"), *, open_end=False
+    owner: str, name: str, value: object, low: float, high: float = float("inf"), *, open_end: bool = False
 ) -> None:
-    """Raise unless `value` is a finite real number in [low, high], or in [low, high) with `open_end`."""
-    good = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high and value != float("inf")
+    """Raise HybridOptError unless `value` is a finite real number in [low, high].
+
+    Args:
+        owner: whose option it is.
+        name: of the option.
+        value: what was given.
+        low: the least allowed.
+        high: the largest allowed; infinity is not.
+        open_end: `high` itself is not allowed either.
+    """
+    number: Any = value  # Real declares no order
+    good = isinstance(value, Real) and not isinstance(value, bool) and low <= number <= high and value != float("inf")
     if not good or (open_end and value == high):
         end = ")" if open_end or high == float("inf") else "]"
         raise HybridOptError(f"{owner}: {name}={value!r} is not allowed; give a number in [{low:g}, {high:g}{end}")
 
 
 def check_count(owner: str, name: str, value: object, low: int) -> None:
-    """Raise unless `value` is a whole number of at least `low`."""
+    """Raise HybridOptError unless `value` is a whole number of at least `low`.
+
+    Args:
+        owner: whose option it is.
+        name: of the option.
+        value: what was given.
+        low: the least allowed.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise HybridOptError(f"{owner}: {name}={value!r} is not allowed; give a whole number of at least {low}")
 
 
 def check_choice(owner: str, name: str, value: object, choices: Iterable[str]) -> None:
-    """Raise unless `value` is one of `choices`."""
+    """Raise HybridOptError, with the known names, unless `value` is one of them.
+
+    Args:
+        owner: whose option it is.
+        name: of the option.
+        value: what was given.
+        choices: the known names.
+    """
     if not isinstance(value, str) or value not in set(choices):
         raise HybridOptError(f"{owner}: {name}={value!r} is not known; {known(value, choices)}")
 
 
 def known(value: object, choices: Iterable[str]) -> str:
-    """What may be written instead of `value`, the closest name first."""
+    """Return what may be written instead of `value`: the closest of `choices`, and all of them."""
     choices = sorted(choices)
     near = get_close_matches(str(value), choices, 3)
     best = max(near, key=lambda name: _likeness(name, str(value)), default="")
@@ -51,5 +76,5 @@ def known(value: object, choices: Iterable[str]) -> str:
 
 
 def _likeness(one: str, other: str) -> tuple[float, int]:
-    """Of two names; where several are as like, that which begins alike is more so."""
+    """Return how alike two names are; of several equally alike, that which begins alike is more so."""
     return SequenceMatcher(None, one, other).ratio(), len(commonprefix([one, other]))

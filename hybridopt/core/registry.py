@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from itertools import takewhile
 from typing import Any
 
-from .contracts import Adapters, Launcher, Scheme
+from .contracts import Adapters, Backend, Launcher, Release, Scheme
 from .contracts.fulfilment import check_fulfils
 from .errors import HybridOptError, check_choice, known
 
@@ -23,9 +23,11 @@ PLACES = {kind: (f"{PACKAGE}.parts.{kind}.*",) for kind in PARTS} | {
     "schemes": (f"{PACKAGE}.model.quantization.schemes.*", f"{PACKAGE}.integrations.*.schemes.*"),
     "adapters": (f"{PACKAGE}.integrations.*.adapters",),
     "launchers": (f"{PACKAGE}.integrations.*.launcher",),
+    "releases": (f"{PACKAGE}.optimizer.releases.*",),
+    "backends": (f"{PACKAGE}.execution.backends.*",),
 }
 KINDS = (*PARTS, "policies")  # of plain data: what saved files and policies may name
-CONTRACTS = {"schemes": Scheme, "adapters": Adapters, "launchers": Launcher}
+CONTRACTS = {"schemes": Scheme, "adapters": Adapters, "launchers": Launcher, "releases": Release, "backends": Backend}
 WORDS = {"policies": "policy", "schemes": "quantization"}  # for errors, where it is not the kind without its "s"
 
 

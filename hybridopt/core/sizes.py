@@ -1,4 +1,4 @@
-"""Sizes of memory as people write them."""
+"""Sizes of memory, read and written as people do."""
 
 import re
 from numbers import Real
@@ -15,7 +15,7 @@ TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 
 
 def parse_size(text: str, name: str = "size") -> int:
-    """Bytes of "24GiB" (2**30 each), "80GB" (10**9), "512 MiB" ...; HybridOptError for anything else.
+    """Return the bytes of "24GiB" (2**30 each), "80GB" (10**9), "512 MiB" ...; HybridOptError for anything else.
 
     A bare number is refused: nobody can tell gigabytes from gibibytes or bytes.
     """
@@ -36,7 +36,7 @@ def parse_size(text: str, name: str = "size") -> int:
 
 
 def gib(size: float) -> str:
-    """Bytes as GiB with two decimals, for sentences; small sizes in the unit that shows them."""
+    """Write bytes as GiB with two decimals, for sentences; small sizes in the unit that shows them."""
     unit = next((name for name in ("GiB", "MiB", "KiB") if size >= UNITS[name.lower()] / 10), "B")
     return f"{size / UNITS[unit.lower()]:.2f} {unit}"
 
@@ -45,7 +45,7 @@ NAMES = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def human(size: int) -> str:
-    """Bytes as a person reads them."""
+    """Write bytes in the largest unit that they fill, for tables."""
     value, unit = float(size), 0
     while value >= 1024 and unit < len(NAMES) - 1:
         value, unit = value / 1024, unit + 1

@@ -1,1 +1,1 @@
-"""How updates are carried out: torch's own kernels, banks of small parameters, compiled, or eagerly in slices."""
+"""How one update is carried out: update, state, task, slices; backends, and the choice of one (README.md)."""

@@ -1,4 +1,4 @@
-"""A gradient that is worked out where it is needed, a slice at a time: of random directions and the backward pass."""
+"""Gradients from probes of the loss, worked out slice by slice from random directions and the backward pass."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.contracts import Noise, Shape
-from ..core.numerics.directions import Direction, combine_, values
+from ..core.numerics.directions import Direction, combine_
 
 __all__ = ["ProbeGradient", "shifted"]
 
@@ -17,26 +17,35 @@ PIECE = 1 << 18  # elements of a direction that exist at one time
 
 @dataclass(frozen=True, eq=False)
 class ProbeGradient:
-    """g = share * backprop + sum_k weight_k z_k, for the elements from `start` on; behaves as a tensor of `shape`.
+    """g = share * backprop + sum_k weight_k z_k, as a tensor of `shape` that takes no memory until `to` makes it.
 
-    terms: (weight, direction). Its parts are estimates; `to` makes a tensor, and products and sums are rounded one by
-    one, so that all devices agree.
+    Rows and elements of it are of this class, too. Every product and sum is rounded by itself, so that all devices
+    agree.
+
+    Args:
+        terms: (weight_k, direction z_k).
+        shape: of the gradient, or of the part of it that this is.
+        device: where it is made.
+        dtype: in which products and sums are rounded.
+        backprop: the gradient of the backward pass, contiguous, of the whole parameter; None: there is none.
+        share: how much of `backprop` counts.
+        start: the position of its first element in the flattened parameter.
     """
 
     terms: tuple[tuple[float, Noise], ...]
     shape: Shape
     device: torch.device
     dtype: torch.dtype = torch.float32
-    backprop: Tensor | None = None  # contiguous, of all elements
+    backprop: Tensor | None = None
     share: float = 1.0
     start: int = 0
 
     def numel(self) -> int:
-        """Elements."""
+        """Return the number of elements."""
         return math.prod(self.shape)
 
     def reshape(self, *shape: int | Sequence[int]) -> "ProbeGradient":
-        """The same elements in another shape; one of its sizes may be -1."""
+        """Return the same elements in another shape, in which one size may be -1."""
         sizes = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
         rest = math.prod(n for n in sizes if n >= 0)
         return replace(self, shape=tuple(self.numel() // rest if n < 0 else n for n in sizes))
@@ -44,11 +53,11 @@ class ProbeGradient:
     view = reshape
 
     def contiguous(self) -> "ProbeGradient":
-        """Itself."""
+        """Return itself."""
         return self
 
     def __getitem__(self, at: int | slice) -> "ProbeGradient":
-        """One of its parts, or some in a row."""
+        """Return row `at`, or the rows of a slice without a step, along the first dimension."""
         size = math.prod(self.shape[1:])
         if isinstance(at, int):
             return replace(self, shape=self.shape[1:], start=self.start + at * size)
@@ -56,7 +65,7 @@ class ProbeGradient:
         return replace(self, shape=(last - first, *self.shape[1:]), start=self.start + first * size)
 
     def to(self, dtype: torch.dtype) -> Tensor:
-        """All of it."""
+        """Materialise the gradient: a tensor of `self.shape` in `dtype`, numel x itemsize bytes."""
         at, count = self.start, self.numel()
         out = torch.zeros(count, dtype=self.dtype, device=self.device)
         if self.backprop is not None:
@@ -64,17 +73,19 @@ class ProbeGradient:
         for weight, noise in self.terms:
             for low in range(0, count, PIECE):
                 size = min(PIECE, count - low)
-                out[low : low + size].add_(draw(noise, at + low, size, self.device).to(self.dtype).mul_(weight))
+                out[low : low + size].add_(noise.values(at + low, size, self.device).to(self.dtype).mul_(weight))
         return out.view(self.shape).to(dtype)
 
 
-def draw(noise: Noise, start: int, count: int, device: torch.device) -> Tensor:
-    """z at these positions, float32."""
-    return values(noise, start, count, device) if isinstance(noise, Direction) else noise.values(start, count, device)
-
-
 def shifted(base: Tensor, scale: float, noise: Noise, compile: bool) -> Tensor:
-    """base + scale z in a new tensor, rounded to nearest once."""
+    """Return base + scale z in a new tensor, rounded to nearest once.
+
+    Args:
+        base: the weight.
+        scale: how far it is shifted.
+        noise: the direction z, of the shape of `base`.
+        compile: may kernels be compiled for it?
+    """
     base = base.contiguous()
     out = torch.empty_like(base)
     if isinstance(noise, Direction):

@@ -1,28 +1,31 @@
-"""Updates by gradients that are estimates: in slices, so that none of them exists in full."""
+"""Updates by gradients from probes of the loss: in slices, so that no such gradient exists in full."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from ..core.numerics.directions import Direction, combine_
 from ..parts.rules.sgd import SGD
 from ..parts.rules.signsgd import SignSGD
-from ..parts.splits.empty import Empty
 from ..parts.stores.dense import Dense
 from ..policy.job import sliceable
+from .probe_gradient import ProbeGradient
 from .run import run
 from .slices import elements, update_in_slices
 from .state import seeds
 from .task import Task
 
-__all__ = ["multiples", "run_estimated"]
+__all__ = ["multiples", "run_estimated", "temporaries"]
 
 
 def run_estimated(task: Task, compile: bool) -> None:
-    """Carry out a task whose gradient is an `Estimate`.
+    """Carry out a task whose gradient is a `ProbeGradient`.
 
     Along elementwise directions alone, SGD and the sign of a single one are sums of multiples of directions, each
-    rounded once, with the same bits on every device. Everything else sees the estimate slice by slice, or in full
+    rounded once, with the same bits on every device. Everything else sees the gradient slice by slice, or in full
     where a rule keeps state and updates are compiled, or where rows do not suffice.
     """
     weights = multiples(task)
@@ -32,13 +35,16 @@ def run_estimated(task: Task, compile: bool) -> None:
     if (compile and task.raw) or not sliceable(task.job) or task.param.numel() <= elements(task.param):
         run([replace(task, grad=task.grad.to(task.grad.dtype))], compile and bool(task.raw))
     else:
-        update_in_slices(task.param, task.grad, task.raw, task.job, task.store, task.now(), task.key)
+        update_in_slices(task)
 
 
 def multiples(task: Task) -> list[float] | None:
-    """The update as multiples of the directions, where it is that; rows of a parameter may then be given alone."""
-    t, grad = task.job.treatment, task.grad
-    plain = isinstance(task.job.part, Empty) and grad.backprop is None and task.store.block == 1
+    """Return the factor of every direction in the update, None where it is no sum of multiples of directions.
+
+    Where there are factors, rows of the parameter may be given alone, with `grad.start`.
+    """
+    t, grad = task.job.treatment, cast(ProbeGradient, task.grad)
+    plain = task.job.part.empty and grad.backprop is None and task.store.block == 1
     if not plain or not all(isinstance(noise, Direction) for _, noise in grad.terms):
         return None
     scale = float(task.lr) * t.lr_scale * t.free_lr_scale
@@ -48,15 +54,48 @@ def multiples(task: Task) -> list[float] | None:
     return [scale * ((weight > 0) - (weight < 0)) for weight, _ in grad.terms] if signs else None
 
 
+def temporaries(
+    task: Task, grad: ProbeGradient, compile: bool, drawing: int, peak: Callable[[Callable[[], object]], int]
+) -> int:
+    """Return the bytes that `run_estimated` takes beyond weight, state, and the gradient of the backward pass.
+
+    Args:
+        task: of tensors without memory, its gradient too.
+        grad: what would be its gradient.
+        compile: are updates compiled?
+        drawing: bytes that drawing a direction takes.
+        peak: calls a function and returns the most bytes that were alive besides the tensors of `task`.
+    """
+    if multiples(replace(task, grad=cast(Tensor, grad))) is not None:
+        return drawing if type(task.store) is Dense else max(drawing, peak(lambda: _round_slice(task)))
+    count, job = task.param.numel(), task.job
+    made = count if task.raw and compile else min(count, elements(task.param))
+    return made * job.arithmetic.itemsize + max(drawing, peak(lambda: update_in_slices(task)))
+
+
 def _add(task: Task, weights: list[float], compile: bool) -> None:
-    """param <- decay param - sum_k weight_k z_k, where param begins with a row of the whole, at `grad.start`."""
-    terms = [(-weight, noise) for weight, (_, noise) in zip(weights, task.grad.terms, strict=True)]
-    decay = float(task.decay)
+    """Compute param <- decay param - sum_k weight_k z_k, where param begins with a row of the whole, `grad.start`."""
+    grad, decay = cast(ProbeGradient, task.grad), float(task.decay)
+    terms = [(-weight, cast(Direction, noise)) for weight, (_, noise) in zip(weights, grad.terms, strict=True)]
     if type(task.store) is Dense:
-        return combine_(task.param, task.param, terms, task.grad.start, decay, compile)
-    width = task.param.shape[-1] if task.param.ndim > 1 else task.param.numel()
-    flat, step, first = task.param.view(-1, width), max(1, elements(task.param) // width), task.grad.start // width
+        return combine_(task.param, task.param, terms, grad.start, decay, compile)
+    flat, step = _rows(task)
+    width = flat.shape[-1]
+    first = grad.start // width
     for row in range(0, len(flat), step):
         value = flat[row : row + step].to(torch.float32)
-        combine_(value, value, terms, task.grad.start + row * width, decay, compile)
+        combine_(value, value, terms, grad.start + row * width, decay, compile)
         task.store.put_(flat[row : row + step], value, seeds(task.job, task.key, first + row)[""])
+
+
+def _rows(task):
+    """Return the weight as [rows, width], and how many rows are a slice."""
+    width = task.param.shape[-1] if task.param.ndim > 1 else task.param.numel()
+    return task.param.view(-1, width), max(1, elements(task.param) // width)
+
+
+def _round_slice(task):
+    """Store a slice that was computed in full precision, as `_add` does."""
+    flat, step = _rows(task)
+    part = flat[:step]
+    task.store.put_(part, part.to(torch.float32, copy=True), seeds(task.job, task.key)[""])

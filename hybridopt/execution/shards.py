@@ -12,12 +12,21 @@ __all__ = ["cut", "like", "local", "place"]
 
 
 def local(x: Tensor) -> Tensor:
-    """What this rank holds of a tensor; a plain one is whole."""
+    """Return this rank's shard of a DTensor; any other tensor as it is."""
     return x.to_local() if hasattr(x, "to_local") else x
 
 
 def cut(name: str, job: Job, p: Tensor) -> Job:
-    """The job of this rank's rows. Raises HybridOptError if they cannot be updated without the others."""
+    """Return the job of this rank's rows of a parameter.
+
+    Args:
+        name: of the parameter.
+        job: of the whole parameter.
+        p: the parameter, a DTensor where it is sharded; for any other `job` is returned.
+
+    Raises:
+        HybridOptError: the rows cannot be updated without those of other ranks.
+    """
     if not hasattr(p, "to_local"):
         return job
     t, part = job.treatment, job.part
@@ -40,7 +49,13 @@ def cut(name: str, job: Job, p: Tensor) -> Job:
 
 
 def like(x: Tensor, p: Tensor, slot: Slot) -> Tensor:
-    """State of this rank's rows, sharded as the parameter is; what is the same on all ranks stays as it is."""
+    """Turn state of this rank's rows into a DTensor, sharded as its parameter is.
+
+    Args:
+        x: the state of this rank's rows.
+        p: the parameter.
+        slot: what the whole parameter declares. State of its shape, the same on all ranks, is returned as it is.
+    """
     if not hasattr(p, "to_local") or tuple(x.shape) == slot.shape:
         return x
     strides = [1]
@@ -51,7 +66,7 @@ def like(x: Tensor, p: Tensor, slot: Slot) -> Tensor:
 
 
 def place(p: Tensor) -> tuple[int, ...]:
-    """Which shard this is, the same on all ranks that hold it; () for a plain tensor."""
+    """Return the mesh coordinates of this rank's shard, equal on all ranks that hold it; () if `p` is not sharded."""
     if not hasattr(p, "to_local"):
         return ()
     at = p.device_mesh.get_coordinate()

@@ -1,4 +1,4 @@
-"""An update in slices, so that its temporaries stay in the cache and never reach the size of the parameter."""
+"""The update slice by slice, so that its temporaries stay in the cache and never reach the size of the parameter."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -6,11 +6,12 @@ from math import gcd
 
 from torch import Tensor
 
-from ..core.contracts import State, Store
+from ..core.contracts import State
 from ..core.numerics.rounding import Seed
 from ..policy.job import Job, declare, sliceable, with_elements
 from .state import seeds
-from .update import Now, join, look, settle, update, write
+from .task import Task
+from .update import join, look, settle, update, write
 
 __all__ = ["ELEMENTS", "Slice", "elements", "slices", "update_in_slices"]
 
@@ -20,7 +21,7 @@ ELSEWHERE = 1 << 24  # on an accelerator a slice only bounds memory: of about te
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows of a parameter with what belongs to them, and their seeds."""
+    """Some rows of a parameter: [rows, width] of weight and gradient, their state, their seeds, the first row."""
 
     param: Tensor
     grad: Tensor
@@ -30,27 +31,29 @@ class Slice:
 
     @property
     def given(self) -> tuple[Tensor, Tensor, State]:
-        """Parameter, gradient (which, where it is an estimate, is worked out only now) and state."""
+        """Return weight, gradient and state; a `ProbeGradient` becomes a tensor only now."""
         grad = self.grad if isinstance(self.grad, Tensor) else self.grad.to(self.grad.dtype)
         return self.param, grad, self.raw
 
 
 def elements(param: Tensor) -> int:
-    """How many elements a slice of this parameter should have."""
+    """Return how many elements a slice of this parameter should have, by its device."""
     return ELEMENTS.get(param.device.type, ELSEWHERE)
 
 
-def update_in_slices(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: Now, key: int) -> None:
-    """`update`, slice by slice where every axis works element by element or row by row; the result is the same.
+def update_in_slices(task: Task) -> None:
+    """Carry out `update`, slice by slice where every axis works element by element or row by row.
 
-    A rule that must know the whole matrix looks at all its slices first. `key`: the seed from which `now.seeds` come.
+    A rule that must know the whole matrix looks at all its slices before the first is written.
     """
+    param, job, store, now = task.param, task.job, task.store, task.now()
     size = elements(param)
     if param.numel() <= size or not param.is_contiguous() or not sliceable(job):
-        return update(param, grad, raw, job, store, now)
-    flat = not (job.rounds or job.basis or store.random or job.treatment.codec.random)
+        return update(param, task.grad, task.raw, job, store, now)
+    flat = not (job.rounds or job.basis or task.random)
     job = replace(job, shape=(param.numel(), 1)) if flat else job
-    for matrix, pieces in slices(param, grad, raw, job, key, _step(size, job.shape[-1], store.block)):
+    step = _step(size, job.shape[-1], store.block)
+    for matrix, pieces in slices(param, task.grad, task.raw, job, task.key, step):
         one = now
         for i in range(job.rounds):
             found = join([look(i, *s.given, matrix, _cut(one, s)) for s in pieces], 0)
@@ -62,7 +65,19 @@ def update_in_slices(param: Tensor, grad: Tensor, raw: State, job: Job, store: S
 def slices(
     param: Tensor, grad: Tensor, raw: State, job: Job, key: int, step: int
 ) -> Iterator[tuple[Job, list[Slice]]]:
-    """The slices of a matrix, of `step` rows each, with its job; of a stack, matrix by matrix."""
+    """Cut a matrix, or every matrix of a stack, into slices of rows.
+
+    Args:
+        param: the weight, [*job.shape].
+        grad: its gradient in the same shape.
+        raw: its state.
+        job: what is done to it.
+        key: of the parameter in this step, for the seeds of the slices.
+        step: rows of a slice.
+
+    Yields:
+        For every matrix the job of one matrix and its slices.
+    """
     if len(job.shape) < 3:
         yield job, list(_rows(param, grad, raw, job, key, step))
         return
@@ -76,13 +91,13 @@ def slices(
 
 
 def _step(size, width, block):
-    """Rows of a slice; every one begins where elements that are written together do."""
+    """Return how many rows make a slice of `size` elements that begins and ends between blocks of the store."""
     unit = block // gcd(block, width)
     return max(1, size // width // unit) * unit
 
 
 def _rows(param, grad, raw, job, key, step, before=0):
-    """Slices of a matrix; elementwise state is cut with it."""
+    """Yield the slices of a matrix; state with an entry for every element is cut with it."""
     rows, width = job.shape if len(job.shape) > 1 else (1, *job.shape)
     param, grad = param.view(rows, width), grad.reshape(rows, width)
     cuts = {k: raw[k].view(rows, -1) for k in with_elements(job) if k in raw}
@@ -93,12 +108,12 @@ def _rows(param, grad, raw, job, key, step, before=0):
 
 
 def _like(whole, rows):
-    """A slice of a raw tensor; scales of blocks stay a vector."""
+    """Return a slice of a raw tensor as its codec wants it: scales of blocks stay a vector."""
     return rows.flatten() if whole.ndim == 1 and rows.shape[-1] == 1 else rows
 
 
 def _cut(now, s):
-    """What `now` says of the rows of a slice."""
+    """Return `now` with the seeds and the rows of a slice."""
     last = s.row + len(s.param)
     rows = {axis: {name: x[s.row : last] for name, x in found.items()} for axis, found in now.rows.items()}
     return replace(now, seeds=s.seeds, rows=rows)

@@ -1,4 +1,4 @@
-"""State as tensors: made, loaded and kept by its codec, for one parameter in one window."""
+"""Optimizer state as tensors: make, decode and encode it, for one parameter in one window."""
 
 from functools import lru_cache
 
@@ -13,7 +13,7 @@ __all__ = ["allocate", "basis", "keep", "load", "seeds"]
 
 
 def allocate(slot: Slot, device: torch.device) -> Tensor:
-    """Zeros for a slot."""
+    """Make a tensor of zeros for a slot."""
     return torch.zeros(slot.shape, dtype=slot.dtype, device=device)
 
 
@@ -60,7 +60,16 @@ def keep(job: Job, raw: State, state: State, seeds: dict[str, Seed]) -> None:
 
 
 def seeds(job: Job, key: int, row: int = 0) -> dict[str, Seed]:
-    """Seeds for all that an update rounds, in a slice that begins at `row`: weight (""), its part, every slot."""
+    """Make the seeds for all that an update rounds at random.
+
+    Args:
+        job: the parameter's update.
+        key: of the parameter in this step.
+        row: at which the slice begins.
+
+    Returns:
+        Seeds of the weight (""), of its state-full part ("low") and of every slot.
+    """
     return {name: Seed(key ^ _salt(name), row) for name in ("", "low", *job.slots)}
 
 

@@ -1,4 +1,4 @@
-"""One parameter's update, ready to be carried out."""
+"""One parameter's update in one step, ready to be carried out by a backend."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -15,10 +15,19 @@ __all__ = ["Task"]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Tensors in the job's shape, and the numbers of the step.
+    """The tensors of a parameter, what is done to them, and the numbers of the step.
 
-    lr: the group's. decay: 1 - lr * weight decay. age: steps of the state, from 1. stream: what the random numbers of
-    the parameter depend on, step: and those of this step besides.
+    Args:
+        param: the weight, [*job.shape], contiguous.
+        grad: its gradient in the same shape; a `ProbeGradient` for `execution.probed`.
+        raw: its state, as `policy.job.declare` names it.
+        job: what is done to it in the current window.
+        store: writes the weight.
+        lr: the learning rate of its param group.
+        decay: the factor of the weight, 1 - lr * weight decay.
+        age: how many steps its state has seen, this one included.
+        stream: what its random numbers depend on: seed, name, and the place of its shard.
+        step: the step, from 0; random numbers of a step depend on it, too.
     """
 
     param: Tensor
@@ -34,28 +43,28 @@ class Task:
 
     @property
     def random(self) -> bool:
-        """Does anything round at random?"""
+        """Return whether the weight or its state is rounded at random."""
         return self.store.random or self.job.treatment.codec.random
 
     @property
     def alike(self) -> tuple:
-        """What tasks must have in common, beside their jobs, to be done together: numbers, device and dtypes."""
+        """Return what must be equal, beside their jobs, in tasks that are done together: numbers, device, dtypes."""
         lr = id(self.lr) if isinstance(self.lr, Tensor) else self.lr
         decay = id(self.decay) if isinstance(self.decay, Tensor) else self.decay
         return self.age, lr, decay, self.param.device, self.param.dtype, self.grad.dtype
 
     @cached_property
     def constant(self) -> int:
-        """A seed for the whole run."""
+        """Return the seed of this parameter that is the same in all steps, 63 bits."""
         return _seed(self.stream)
 
     @cached_property
     def key(self) -> int:
-        """A seed for this step."""
+        """Return the seed of this parameter in this step, 63 bits."""
         return stream(*self.stream, self.step)
 
     def in_blocks(self) -> "Task":
-        """The same task, a block of its codec in every row, where that is possible."""
+        """Return the same task with a block of its codec in every row, where that is possible; else itself."""
         job = self.job.in_blocks
         if job is self.job:
             return self
@@ -63,7 +72,7 @@ class Task:
         return replace(self, param=self.param.view(job.shape), grad=self.grad.view(job.shape), raw=raw, job=job)
 
     def now(self) -> Now:
-        """The numbers as plain floats."""
+        """Return the numbers of the step as plain floats, and the seeds."""
         t = self.job.treatment
         numbers = t.full.numbers(self.age), t.free.numbers(self.age)
         own = seeds(self.job, self.key) if self.random else self.job.unseeded

@@ -1,4 +1,4 @@
-"""The update of one parameter, or of one slice of its rows: the only functions in which the axes meet."""
+"""The update of one parameter, or of one slice of its rows: the only functions in which all axes meet."""
 
 from dataclasses import dataclass, field, replace
 
@@ -26,10 +26,17 @@ Looked = dict[str, tuple[State, State]]  # by axis: rows, sums
 
 @dataclass(frozen=True)
 class Now:
-    """The numbers of one step, floats or tensors of shape []: lr, decay (1 - lr * weight decay), and each rule's own.
+    """The numbers of one step for one parameter or slice, floats or tensors of shape [].
 
-    key: of the parameter, the same in all steps. seeds: for rounding, of the weight (""), of its state-full part
-    ("low") and of every slot. rows, rest: what rules that look at the whole parameter have found, by axis.
+    Args:
+        lr: learning rate, times the treatment's `lr_scale`.
+        decay: the factor of the weight, 1 - lr * weight decay.
+        full: what the state-full rule's `numbers` says of the age of its state.
+        free: the same of the state-free rule.
+        key: a seed of the parameter that is the same in all steps.
+        seeds: seeds for random rounding: of the weight (""), of its state-full part ("low") and of every slot.
+        rows: by axis ("full", "free") and name, what `settle` returned for each row, [..., rows, 1].
+        rest: by axis and name, what `settle` returned for the whole parameter.
     """
 
     lr: float | Tensor
@@ -42,14 +49,23 @@ class Now:
     rest: dict[str, State] = field(default_factory=dict)
 
     def of(self, axis: str) -> dict:
-        """Everything that a rule is told."""
+        """Return everything that the rule of an axis, "full" or "free", is told: the `now` of its methods."""
         return {"key": self.key, **getattr(self, axis), **self.rows.get(axis, {}), **self.rest.get(axis, {})}
 
 
 def update(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: Now) -> None:
-    """param <- decay param - lr (up(full(down(g))) + free_lr_scale free(rest(g))), state in place.
+    """Update one parameter: param <- decay param - lr (up(full(down(g))) + free_lr_scale free(rest(g))).
 
-    All arithmetic is in `job.arithmetic` (float32, or float64 for float64 weights); `store` writes the weight.
+    This is the reference that every backend is held to. All arithmetic is in `job.arithmetic`: float32, or float64
+    for float64 weights.
+
+    Args:
+        param: the weight, [*job.shape]; changed in place.
+        grad: its gradient, [*job.shape], in any float dtype.
+        raw: its state as `policy.job.declare` names it; changed in place.
+        job: what is done to it in the current window.
+        store: writes the weight, and rounds it.
+        now: the numbers of this step.
     """
     for i in range(job.rounds):
         now = settle(i, look(i, param, grad, raw, job, now), raw, job, now)
@@ -57,7 +73,19 @@ def update(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now:
 
 
 def look(i: int, param: Tensor, grad: Tensor, raw: State, job: Job, now: Now) -> Looked:
-    """Round `i` of every rule, on a slice of rows."""
+    """Let every rule in force look at a slice of rows, in round `i`.
+
+    Args:
+        i: the round, from 0.
+        param: rows of the weight.
+        grad: the same rows of the gradient.
+        raw: the state of these rows.
+        job: what is done to the parameter.
+        now: the numbers of this step, with what earlier rounds found.
+
+    Returns:
+        By axis ("full", "free") the rule's rows, [..., rows, 1] by name, and its sums over the rows.
+    """
     found = {}
     for axis, rule in job.rules:
         if i < (rule.looks or 0):
@@ -69,7 +97,7 @@ def look(i: int, param: Tensor, grad: Tensor, raw: State, job: Job, now: Now) ->
 
 
 def join(pieces: list[Looked], dim: int) -> Looked:
-    """What was found in slices along `dim`, as if it had been found in one piece: rows joined, sums added."""
+    """Join what `look` returned for slices along `dim` into what it would return for one piece: sums are added."""
     out = {}
     for axis, (rows, sums) in pieces[0].items():
         others = [piece[axis] for piece in pieces[1:]]
@@ -81,11 +109,22 @@ def join(pieces: list[Looked], dim: int) -> Looked:
 
 
 def settle(i: int, looked: Looked, raw: State, job: Job, now: Now) -> Now:
-    """End round `i`: state that is no matrix moves, and what the rules have learnt is added to `now`."""
+    """End round `i`: update the state that belongs to the whole parameter from what all slices gave.
+
+    Args:
+        i: the round, from 0.
+        looked: what `look` returned, joined over all slices.
+        raw: the state of the parameter; what is no matrix of its elements changes in place.
+        job: what is done to the parameter.
+        now: the numbers of this step so far.
+
+    Returns:
+        `now` with the results of the round, which later rounds and `write` are told.
+    """
     rows, rest = dict(now.rows), dict(now.rest)
     for axis, found in looked.items():
         state = load(job, raw, elementwise=False) if axis == "full" else {}
-        more = getattr(job.treatment, axis).settle(i, *found, state, now.of(axis))
+        more = job.treatment.rule(axis).settle(i, *found, state, now.of(axis))
         if axis == "full":
             keep(job, raw, state, now.seeds)
         rows[axis], rest[axis] = ({**old.get(axis, {}), **new} for old, new in zip((rows, rest), more, strict=True))
@@ -93,7 +132,18 @@ def settle(i: int, looked: Looked, raw: State, job: Job, now: Now) -> Now:
 
 
 def write(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: Now) -> None:
-    """Both directions, joined and written, on a slice of rows."""
+    """Work out both directions for a slice of rows, join them, and write the weight.
+
+    Where `job.separate` holds, no direction of the size of the slice is made to join them in.
+
+    Args:
+        param: rows of the weight; changed in place.
+        grad: the same rows of the gradient.
+        raw: the state of these rows; changed in place.
+        job: what is done to the parameter in the current window.
+        store: writes the weight, and rounds it.
+        now: the numbers of this step, with the results of all rounds.
+    """
     if store.block == 1 and job.separate:
         chosen = write_low(param, grad, raw, job, store, now)
         write_free_(param, grad, raw, job, store, now)
@@ -106,15 +156,25 @@ def write(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: 
     elif job.low is None:
         out = _free(grad, param, job, now)
     else:
-        idle = getattr(t.free, "idle", False)
-        out = grad.new_zeros(grad.shape) if idle else _free(part.rest(grad, at), param, job, now)
+        out = grad.new_zeros(grad.shape) if t.free.idle else _free(part.rest(grad, at), param, job, now)
         weight = part.down(param.to(job.arithmetic), at) if t.full.reads_param else None
         out = part.up_(out, _full(part.down(grad, at), weight, raw, job, now), at)
     store.write_(param, out, now.decay, now.seeds[""])
 
 
 def write_low(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: Now) -> Tensor:
-    """The state-full part of the parameter, with its update; the parameter itself is left alone."""
+    """Return the updated state-full part of the weight; its state changes, the weight itself does not.
+
+    `job.part.up_` puts it into the weight, after `write_free_`.
+
+    Args:
+        param: rows of the weight.
+        grad: the same rows of the gradient.
+        raw: the state of these rows; changed in place.
+        job: what is done to the parameter in the current window.
+        store: rounds the weight.
+        now: the numbers of this step, with the results of all rounds.
+    """
     at = basis(job, raw)
     chosen, low = job.part.down(param, at), job.part.down(grad, at)
     store.write_(chosen, _full(low.to(job.arithmetic), chosen, raw, job, now), now.decay, now.seeds["low"])
@@ -122,8 +182,17 @@ def write_low(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, n
 
 
 def write_free_(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: Now) -> None:
-    """The state-free update of the whole parameter, for its state-full part to be overwritten."""
-    if getattr(job.treatment.free, "idle", False):
+    """Make the state-free update on all entries of the weight; `job.part.up_` then overwrites the state-full ones.
+
+    Args:
+        param: rows of the weight; changed in place.
+        grad: the same rows of the gradient.
+        raw: the state of these rows; not read.
+        job: what is done to the parameter in the current window.
+        store: writes the weight, and rounds it.
+        now: the numbers of this step, with the results of all rounds.
+    """
+    if job.treatment.free.idle:
         if isinstance(now.decay, Tensor) or now.decay != 1:
             store.write_(param, torch.zeros((), dtype=job.arithmetic, device=param.device), now.decay, now.seeds[""])
         return

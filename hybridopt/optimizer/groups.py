@@ -63,7 +63,7 @@ class Tags:
         return {**group, "params": [(f"param_{start + i}", p) for i, p in enumerate(params)] if unnamed else params}
 
     def _check_options(self, group):
-        own = {"policy", "betas", "eps", "momentum", "seed", *getattr(self.policy, "__dataclass_fields__", ())}
+        own = {"policy", "betas", "eps", "momentum", "seed", *self.policy.options()}
         if wrong := sorted(own & group.keys()):
             raise HybridOptError(
                 f"{wrong[0]}={group[wrong[0]]!r} in a param group has no effect: groups take lr and weight_decay, "
@@ -88,7 +88,8 @@ class Tags:
             raise HybridOptError(f"parameter names must differ; {(taken or group['param_names'])[:3]} are given twice")
         roles = {n: self.roles.get(n) or guess(n, p) for n, p in found.items()}
         params = [self._param(n, p, roles[n]) for n, p in found.items()]
-        step, parts = others[0]["step"] if others else 0, {}
+        step = others[0]["step"] if others else 0
+        parts: dict[str, dict] = {}
         for name, treatment in self._trained(params).items():
             label = self._label(treatment)
             part = parts.setdefault(label, group | self._plain(treatment, label, step))
@@ -101,8 +102,8 @@ class Tags:
 
     def _trained(self, params):
         """Return treatments by parameter name: as a plan has resolved them already, or by the policy."""
-        planned = [self._planned.get(p.name) for p in params]
-        if all(e is not None and _alike(e.param, p) for e, p in zip(planned, params, strict=True)):
+        planned = [self._planned[p.name] for p in params if p.name in self._planned]
+        if len(planned) == len(params) and all(map(_alike, (e.param for e in planned), params)):
             return Plan(tuple(planned), self.seed).trained
         return Plan.of(params, self.policy, self.seed).trained
 

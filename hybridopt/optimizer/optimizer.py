@@ -8,24 +8,22 @@ import torch
 from torch import Tensor
 
 from ..core.errors import HybridOptError, check_choice
+from ..core.registry import names
 from ..policy.plan import check_scheme
 from ..policy.routes import Ready, check_routes, learning_rate, read_policy
+from . import conflicts
+from .clip import Clip
 from .gradients import NONFINITE, norm, total
 from .groups import Known, Tags, check_numbers, named, trainable_of
+from .hooks import Hooks
 from .parameters import Parameters
 from .probe_face import Probing
 from .probing.state import ProbeState
-from .releases import conflicts
-from .releases.accumulate import Accumulate
-from .releases.clip import Clip
-from .releases.fused import Fused
-from .releases.hooks import Hooks
+from .releases import DEFAULT, release_class
 from .state_dict import Persistent
 from .trainable import Alive
 
 __all__ = ["HybridOptimizer"]
-
-RELEASES = {"accumulate": Accumulate, "fused": Fused}
 
 
 class HybridOptimizer(Probing, Persistent):
@@ -68,14 +66,14 @@ class HybridOptimizer(Probing, Persistent):
         nonfinite: str = "raise",
         compile: bool | str = "auto",
         roles: Mapping[str, Known] | None = None,
-        release: str = "accumulate",
+        release: str = DEFAULT,
         clip: float | None = None,
         clip_mode: str = "global",
         module: torch.nn.Module | None = None,
         **policy_options: Any,
     ):
         check_choice("HybridOptimizer", "nonfinite", nonfinite, NONFINITE)
-        check_choice("HybridOptimizer", "release", release, RELEASES)
+        check_choice("HybridOptimizer", "release", release, names("releases"))
         policy = read_policy(policy, policy_options)
         lr = learning_rate(policy, lr)
         check_numbers({"lr": lr, "weight_decay": weight_decay})
@@ -109,7 +107,7 @@ class HybridOptimizer(Probing, Persistent):
 
     def _start(self):
         """Make what a copy of the optimizer does not share."""
-        self._release, self._norm, self._stale = RELEASES[self.release](self._clip), None, None
+        self._release, self._norm, self._stale = release_class(self.release)(self._clip), None, None
         self._hooks, self._hooked = Hooks(self), False
 
     # ---- groups
@@ -132,7 +130,7 @@ class HybridOptimizer(Probing, Persistent):
     # ---- one step
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # no overloads
         """Update every parameter that has a gradient; without any gradient nothing happens, not even the clock moves.
 
         closure: torch's, called once with gradients enabled. Where the policy has zeroth-order parts it computes and
@@ -178,7 +176,7 @@ class HybridOptimizer(Probing, Persistent):
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """With release="fused" torch.amp.GradScaler finds no gradients, and must leave it to `step()` to say so."""
-        return self._release.fused
+        return self._release.frees_gradients
 
     def _backward(self, group):
         """Return the parameters of a group, if they take gradients from the backward pass."""
@@ -212,13 +210,13 @@ class HybridOptimizer(Probing, Persistent):
         """
         if self._norm is None:
             with torch.no_grad():
-                return total(norm(p.grad) for _, p in self._parameters.waiting())
+                return total(norm(p.grad) for _, p in self._parameters.waiting() if p.grad is not None)
         return self._norm
 
     @torch.no_grad()
-    def receive(self, name: str, p: Tensor) -> None:
-        """Take a complete gradient, as the hooks report it; the release decides what becomes of it."""
-        self._release.receive(self._parameters, name, p, self.nonfinite)
+    def gradient_ready(self, name: str, p: Tensor) -> None:
+        """Hand a gradient that the backward pass has completed to the release; hooks call this."""
+        self._release.gradient_ready(self._parameters, name, p, self.nonfinite)
 
     def unhook(self) -> bool:
         """Remove every hook from the parameters; the optimizer can still step. Returns whether there were any."""
@@ -236,10 +234,10 @@ class HybridOptimizer(Probing, Persistent):
         self._parameters = Parameters(self, self._tags, self.compile, self._probing.measured, self._trainable)
         self._probing.follow(self._parameters)
         if self._hooked:
-            self._hooks.put(self._watched(), alone=self._release.fused)
+            self._hooks.put(self._watched(), alone=self._release.frees_gradients)
 
     def _watched(self):
-        idles = {id(g): getattr(self._tags.treatment(g).free, "idle", False) for g in self.param_groups}
+        idles = {id(g): self._tags.treatment(g).free.idle for g in self.param_groups}
         groups = [g for g in self.param_groups if self._backward(g) and self._release.hooks(idles[id(g)])]
         return {n: p for g in groups for n, p in named(g) if p.requires_grad}
 

@@ -12,10 +12,9 @@ from ..core.errors import HybridOptError
 from ..execution import shards
 from ..execution.probe_gradient import ProbeGradient
 from ..execution.probed import run_estimated
-from ..execution.run import run
+from ..execution.run import WORTH_COMPILING, run
 from ..execution.state import allocate, basis
 from ..execution.task import Task
-from ..parts.splits.empty import Empty
 from ..policy.job import BASIS
 from .groups import Tags
 from .probing.draws import Noises
@@ -25,7 +24,6 @@ from .windows import Windows, carried_over
 
 __all__ = ["WORTH_COMPILING", "Parameters", "Work"]
 
-WORTH_COMPILING = 50_000_000  # elements, on a CPU
 Work = tuple[str, Tensor]  # a parameter with its name
 
 
@@ -50,7 +48,7 @@ class Parameters:
     @property
     def compiles(self) -> bool:
         """Whether updates are compiled; not under a mode that sees every operation, where torch.compile refuses."""
-        return self._compiles and not is_in_torch_dispatch_mode(include_infra_modes=False)
+        return bool(self._compiles) and not is_in_torch_dispatch_mode(include_infra_modes=False)
 
     def params(self) -> list[Work]:
         """Return all parameters, group by group."""
@@ -169,7 +167,7 @@ class Parameters:
             state = states.get(one.p)
             if not state:
                 continue
-            if isinstance(one.job.part, Empty):
+            if one.job.part.empty:
                 del states[one.p]
             elif state["window"] != one.window:
                 states[one.p] = carried_over(state, one.job, one.window)
@@ -202,7 +200,8 @@ class Parameters:
         """Return the gradient of a parameter with probes; None where this step leaves it alone."""
         source, p = one.job.treatment.source, one.p
         backprop = p.grad.contiguous() if source.backward and p.grad is not None else None
-        terms = () if self._rests(one) else self.noises.terms(one, self._measured.slopes)
+        slopes = self._measured.slopes or ()
+        terms = () if self._rests(one) else self.noises.terms(one, slopes)
         if backprop is None and not terms:
             return None
         return ProbeGradient(terms, tuple(p.shape), p.device, one.job.arithmetic, backprop, source.share)

@@ -3,14 +3,25 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from ..core.errors import HybridOptError
+from .parameters import Parameters
 from .probing.log import Log
+from .probing.state import ProbeState
 
 __all__ = ["Probing"]
 
 
 class Probing:
     """Losses at shifted weights, in place of gradients or beside them."""
+
+    nonfinite: str
+    param_groups: list[dict[str, Any]]
+    _parameters: Parameters
+    _probing: ProbeState
+    _release: Any
+    _backward: Callable[[dict], Sequence[Tensor]]
 
     def probe(self, loss_fn: Callable[[], Any] | Sequence[Callable[[], Any]]) -> float:
         """Measure the loss at theta +/- eps z, for the next `step()`; returns the mean of the losses.

@@ -1,17 +1,29 @@
 """An optimizer whose state is saved and loaded exactly, by name."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from ..core.errors import HybridOptError, HybridOptWarning
 from . import state_matching as loading
+from .groups import Tags
+from .parameters import Parameters
+from .probing.state import ProbeState
 
 __all__ = ["Persistent"]
 
 
 class Persistent(torch.optim.Optimizer):
     """What `HybridOptimizer` has in place of torch's own saving, loading and copying."""
+
+    _parameters: Parameters
+    _probing: ProbeState
+    _release: Any
+    _tags: Tags
+    _start: Callable[[], None]
+    _look_anew: Callable[[], None]
 
     def load_state_dict(self, state_dict: dict) -> None:
         """As torch's, but matched by parameter name and exact: every tensor keeps its dtype, and bits.
@@ -40,9 +52,12 @@ class Persistent(torch.optim.Optimizer):
         """As torch's; a parameter without state has an empty entry, as torch.distributed.checkpoint wants it."""
         self._check_midway("state_dict")
         more = self._probing.saved()
-        hook = self.register_state_dict_post_hook(
-            lambda _, saved: loading.complete(saved) or saved.update(more), prepend=True
-        )
+
+        def add(_: torch.optim.Optimizer, saved: dict) -> None:
+            loading.complete(saved)
+            saved.update(more)
+
+        hook = self.register_state_dict_post_hook(add, prepend=True)
         try:
             return super().state_dict()
         finally:

@@ -111,7 +111,7 @@ class Windows:
         """Return all parameters that share this split or source."""
         if (axis, part) not in self._populations:
             treated = ((g, self._tags.treatment(g)) for g in self._groups)
-            same = [(g, t) for g, t in treated if getattr(t, axis) == part]
+            same = [(g, t) for g, t in treated if (t.split if axis == "split" else t.source) == part]
             live = ((n, p) for g, t in same for n, p in named(g) if p.requires_grad or not t.source.backward)
             self._populations[axis, part] = Population(tuple((n, p.numel()) for n, p in live))
         return self._populations[axis, part]

@@ -95,7 +95,7 @@ class Costs:
 
     def peak(self, traces: Iterable[Trace], request: Request) -> Peak:
         """The largest moment, in the window in which most is taken."""
-        times = request.release == "fused", request.micro_batches
+        times = request.frees_gradients, request.micro_batches
         alone, together = self.updates.alone, self.updates.together
         probed = False in self.passes
         steps = [Step(self.gradients, still, *times, alone, partial(together, still), probed) for still in self.idle]
@@ -139,7 +139,7 @@ class Estimator:
         return self._costs[key]
 
     def _known(self, request):
-        key = request.weights, getattr(request.ready, "opens_scales", False)
+        key = request.weights, request.ready.opens_scales
         if key not in self._models:
             self._models[key] = Known(self._skeleton(request.but(checkpointing=False)))
         return self._models[key]

@@ -6,8 +6,9 @@ from typing import Any
 
 from ..core.contracts import Scheme
 from ..core.errors import HybridOptError, check_choice, check_count
-from ..core.registry import pack
+from ..core.registry import names, pack
 from ..model.quantization.known import frozen_names, named
+from ..optimizer.releases import DEFAULT, release_class
 from ..policy.routes import Ready, read_policy
 
 __all__ = ["DTYPES", "Request", "short_name"]
@@ -26,7 +27,7 @@ class Request:
     """One way to train, as it would be given to `hybridopt.wrap` and `model.hybrid.optimizer`.
 
     policy, options: of `wrap`. lora: rank of a LoRA adapter on all linear layers; None: no adapter. quantization: of
-    the base. release: "accumulate" or "fused". seq_len tokens in each of `batch` sequences of a pass, `micro_batches`
+    the base. release: by name. seq_len tokens in each of `batch` sequences of a pass, `micro_batches`
     passes a step. checkpointing: every layer's activations are made anew in the backward pass. chunk: tokens of which
     the loss is computed at a time, as by `hybridopt.chunked_loss`. dtype: of the weights that are not quantized.
     device: "cuda" plans for a GPU, "cpu" for what the CPU's kernels take. peft_config: the adapters themselves, if
@@ -37,7 +38,7 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
     lora: int | None = None
     quantization: str | None = None
-    release: str = "accumulate"
+    release: str = DEFAULT
     seq_len: int = 2048
     batch: int = 1
     micro_batches: int = 1
@@ -54,7 +55,7 @@ class Request:
         for name in ("lora", "chunk"):
             if getattr(self, name) is not None:
                 check_count("plan", name, getattr(self, name), 1)
-        check_choice("plan", "release", self.release, ("accumulate", "fused"))
+        check_choice("plan", "release", self.release, names("releases"))
         check_choice("plan", "dtype", self.dtype, DTYPES)
         check_choice("plan", "device", self.device, ("cuda", "cpu"))
         scheme = self.scheme
@@ -81,6 +82,11 @@ class Request:
     def probes(self) -> bool:
         """Is there no backward pass?"""
         return all(route.use is None or not route.use.source.backward for route in self.ready.routes)
+
+    @property
+    def frees_gradients(self) -> bool:
+        """Return whether gradients are used and freed within the backward pass."""
+        return release_class(self.release).frees_gradients
 
     @property
     def reentrant(self) -> bool:

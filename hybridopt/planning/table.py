@@ -123,9 +123,7 @@ def _code(choice: Choice) -> Text:
 
 def _label(number: int, choice: Choice) -> str:
     r = choice.request
-    extra = (
-        ["checkpointing"] * r.checkpointing + ["loss in chunks"] * bool(r.chunk) + ["fused"] * (r.release == "fused")
-    )
+    extra = ["checkpointing"] * r.checkpointing + ["loss in chunks"] * bool(r.chunk) + [r.release] * r.frees_gradients
     return f"{number}. {choice.way.title}" + (f" ({', '.join(extra)})" if extra else "")
 
 

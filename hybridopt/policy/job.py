@@ -7,8 +7,8 @@ from functools import cached_property, lru_cache
 import torch
 
 from ..core.contracts import Codec, Part, Rule, Shape, Slot
+from ..core.contracts.check import check_part
 from ..parts.codecs.fp32 import Fp32
-from ..parts.splits.empty import Empty
 from .treatment import Treatment
 
 __all__ = [
@@ -46,7 +46,13 @@ class Kept:
 
     @staticmethod
     def of(job: "Job", name: str, slot: Slot) -> "Kept":
-        """Return how slot `name` of a job is kept."""
+        """Return how a slot is kept.
+
+        Args:
+            job: the parameter's update.
+            name: of the slot.
+            slot: as the job has it.
+        """
         codec = codec_of(job, slot)
         raw = tuple((suffix, name + suffix) for suffix in codec.raw(slot))
         return Kept(slot, codec, raw, name in job.elementwise)
@@ -61,80 +67,88 @@ class Job:
     shape: Shape  # as the update sees it
     arithmetic: torch.dtype = torch.float32
 
-    def __hash__(self):
+    def __post_init__(self) -> None:
+        check_part(f"{type(self.treatment.split).__name__}.at", "part", self.part, Part)
+
+    def __hash__(self) -> int:
         return self._hash
 
     @cached_property
-    def _hash(self):
+    def _hash(self) -> int:
         return hash((self.treatment, self.part, self.shape, self.arithmetic))
 
     @cached_property
     def low(self) -> Shape | None:
-        """The shape of the state-full part; None where there is none."""
+        """Return the shape of the state-full part; None where there is none."""
         return self.part.shape(self.shape)
 
     @cached_property
     def slots(self) -> dict[str, Slot]:
-        """The slots of the state-full rule."""
+        """Return the slots of the state-full rule, by name, in the dtype of the arithmetic."""
         if self.low is None:
             return {}
         return {name: _in(self, slot) for name, slot in self.treatment.full.slots(self.low).items()}
 
     @cached_property
     def elementwise(self) -> frozenset[str]:
-        """Names of the slots that `update` changes, cut into slices with the elements; the others are for `settle`."""
+        """Return the names of slots that `update` moves, cut into slices with the elements; `settle` moves others."""
         whole = self.treatment.full.looks is None
         return frozenset(k for k, slot in self.slots.items() if whole or (slot.shape == self.low and not slot.settled))
 
     @cached_property
     def kept(self) -> dict[str, Kept]:
-        """How every slot is kept: its codec, and the raw tensors that the codec makes of it."""
+        """Return how every slot is kept: its codec, and the raw tensors that the codec makes of it."""
         return {name: Kept.of(self, name, slot) for name, slot in self.slots.items()}
 
     @cached_property
     def basis(self) -> dict[str, str]:
-        """The raw tensors of the split, as the split calls them and as the state does: {"index": "split.index"}."""
+        """Return the raw tensors of the split, as it calls them and as the state does: {"index": "split.index"}."""
         return {name: BASIS + name for name in self.part.slots(self.shape)}
 
     @cached_property
     def rules(self) -> tuple[tuple[str, Rule], ...]:
-        """(axis, rule) of the rules at work in this window: "full", "free" or both."""
+        """Return (axis, rule) of the rules at work in this window: "full", "free" or both."""
         full = () if self.low is None else (("full", self.treatment.full),)
         return full if self.part.covers else (*full, ("free", self.treatment.free))
 
     @cached_property
     def rounds(self) -> int:
-        """How often the rules must look at the whole parameter before it is written."""
+        """Return how often the rules must look at the whole parameter before it is written."""
         return max([rule.looks or 0 for _, rule in self.rules], default=0)
 
     @cached_property
     def unseeded(self) -> dict[str, None]:
-        """In place of seeds, where nothing is rounded at random."""
+        """Return None in place of every seed, where nothing is rounded at random."""
         return dict.fromkeys(("", "low", *self.slots))
 
     @cached_property
     def in_blocks(self) -> "Job":
-        """The same update with a block of the codec in every row, where no rule and no part asks for its own rows."""
-        block = getattr(self.treatment.codec, "block", 0)
+        """Return the same update with a block of the codec in every row, where no rule or part needs its own rows."""
+        block = self.treatment.codec.block
         free = self.treatment.full.local and self.treatment.free.local and not self.basis
         fits = block and free and math.prod(self.shape) % block == 0 and self.slots
         return replace(self, shape=(math.prod(self.shape) // block, block)) if fits else self
 
     @cached_property
     def separate(self) -> bool:
-        """Whether both parts can be written one after the other, as every entry belongs to one of them."""
+        """Return whether both parts can be written one after the other, as every entry belongs to one of them."""
         return self.part.disjoint and not self.part.covers and self.treatment.free.local
 
     @cached_property
     def idle(self) -> bool:
-        """Whether the parameter is left alone in this window."""
-        return isinstance(self.part, Empty) and getattr(self.treatment.free, "idle", False)
+        """Return whether the parameter is left alone in this window."""
+        return self.part.empty and self.treatment.free.idle
 
 
 def seen_as(role: str, shape: Shape, treatment: Treatment) -> Shape:
-    """The shape in which a parameter is updated.
+    """Return the shape in which a parameter is updated.
 
     A convolution kernel is the matrix [out, in * kernel]; a rule that is not local sees vectors as matrices [1, n].
+
+    Args:
+        role: of the parameter.
+        shape: of the parameter.
+        treatment: of the parameter.
     """
     if role == "conv" and len(shape) > 2:
         shape = (shape[0], math.prod(shape[1:]))
@@ -144,7 +158,7 @@ def seen_as(role: str, shape: Shape, treatment: Treatment) -> Shape:
 
 @lru_cache(maxsize=4096)
 def declare(job: Job) -> dict[str, Slot]:
-    """Every raw tensor that the parameter keeps, by name: "exp_avg", "exp_avg_sq_absmax", "split.index" ..."""
+    """Declare every raw tensor that the parameter keeps, by name: "exp_avg", "exp_avg_sq_absmax", "split.index" ..."""
     if 0 in job.shape:
         return {}
     out = {BASIS + name: _in(job, slot) for name, slot in job.part.slots(job.shape).items()}
@@ -154,12 +168,12 @@ def declare(job: Job) -> dict[str, Slot]:
 
 
 def nbytes(job: Job) -> int:
-    """Bytes of all raw tensors."""
+    """Return the bytes of all raw tensors of one parameter."""
     return sum(math.prod(slot.shape) * slot.dtype.itemsize for slot in declare(job).values())
 
 
 def sliceable(job: Job) -> bool:
-    """May it run row by row: no rule wants the matrix in one piece, no part and no codec looks at other rows?"""
+    """Return whether it may run row by row: no rule needs the matrix in one piece, no part or codec other rows."""
     t = job.treatment
     low = job.low
     whole_blocks = t.codec.local or not job.elementwise or (low is not None and low[-1:] == (t.codec.block,))
@@ -167,20 +181,20 @@ def sliceable(job: Job) -> bool:
 
 
 def with_elements(job: Job) -> set[str]:
-    """Names of the raw tensors that are cut into slices of rows with the elements."""
-    beside = getattr(job.treatment.codec, "beside", ())
+    """Return the names of the raw tensors that are cut into slices of rows with the elements."""
+    beside = job.treatment.codec.beside
     return set(job.elementwise) | {name + suffix for name in job.elementwise for suffix in beside}
 
 
-def _in(job, slot):
+def _in(job: Job, slot: Slot) -> Slot:
     return replace(slot, dtype=job.arithmetic) if slot.dtype == torch.float32 else slot
 
 
 def codec_of(job: Job, slot: Slot) -> Codec:
-    """What keeps a slot."""
+    """Return the codec of a slot: the treatment's, or for exact slots `EXACT`."""
     return EXACT if slot.exact else job.treatment.codec
 
 
 def arithmetic(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64 weights, float32 for all others."""
+    """Return the dtype in which weights of `dtype` are updated: float64 for float64, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,17 +1,16 @@
 """A policy resolved on a model: every parameter tagged, every byte counted, nothing allocated."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..core.contracts import Draw, Population, ProbeScheme
+from ..core.contracts import Draw, Part, Population, ProbeScheme, Slot, Split
 from ..core.errors import HybridOptError, check_count
 from ..model.roles import ROLES, Param
 from ..parts.rules.sgd import SGD
-from ..parts.splits.empty import Empty
 from .job import Job, arithmetic, declare, nbytes, seen_as
-from .routes import Ready, assign
+from .routes import Ready, Route, assign
 from .treatment import Treatment
 
 __all__ = ["Entry", "Plan", "check_scheme", "check_treatment"]
@@ -28,12 +27,12 @@ class Entry:
 
     @property
     def tag(self) -> str:
-        """state-full, state-free, split or frozen."""
+        """Return "state-full", "state-free", "split" or "frozen"."""
         return "frozen" if self.treatment is None else self.treatment.tag
 
     @property
     def numel(self) -> int:
-        """Elements, before packing."""
+        """Return the number of elements, before packing."""
         return math.prod(self.param.shape)
 
 
@@ -45,12 +44,21 @@ class Plan:
     seed: int = 0
 
     @staticmethod
-    def of(params: Iterable[Param], policy: Ready, seed: int = 0) -> "Plan":
-        """Resolve a policy; raises HybridOptError for what does not fit, naming the parameter."""
+    def of(params: Iterable[Param], policy: Ready[Route], seed: int = 0) -> "Plan":
+        """Resolve a policy.
+
+        Args:
+            params: what is known of every parameter of a model.
+            policy: gives the routes.
+            seed: of all random choices.
+
+        Raises:
+            HybridOptError: for what does not fit, naming the parameter.
+        """
         check_count("hybridopt", "seed", seed, 0)
         params = list(params)
         treatments = assign(policy, params)
-        trained = {p.name: treatments[p.name].fit(p) for p in params if p.trainable and treatments[p.name]}
+        trained = {p.name: t.fit(p) for p in params if p.trainable and (t := treatments[p.name])}
         plan = Plan(tuple(Entry(p, trained.get(p.name)) for p in params), seed)
         for entry in plan.entries:
             if entry.treatment is not None:
@@ -61,60 +69,65 @@ class Plan:
 
     @property
     def tags(self) -> dict[str, str]:
-        """Every parameter's tag by name."""
+        """Return every parameter's tag, by name."""
         return {e.param.name: e.tag for e in self.entries}
 
     @property
     def trained(self) -> dict[str, Treatment]:
-        """The treatments of all parameters that are trained."""
+        """Return the treatments of all parameters that are trained, by name."""
         return {e.param.name: e.treatment for e in self.entries if e.treatment is not None}
 
     def job(self, entry: Entry, window: int) -> Job:
-        """What is done to a parameter in a window."""
+        """Return the Job of a trained parameter in a window."""
         t, p = entry.treatment, entry.param
+        assert t is not None
         shape = seen_as(p.role, p.shape, t)
         draw = Draw(self.seed, p.name, window, window * t.split.update_gap, self._populations[t.split])
         return Job(t, t.split.at(draw, shape), shape, arithmetic(p.dtype))
 
     def first(self, entry: Entry) -> Job:
-        """What is done in the first window that has a state-full part; in the very first if none has."""
-        jobs = (self.job(entry, window) for window in range(self._horizon(entry.treatment.split)))
-        return next((job for job in jobs if not isinstance(job.part, Empty)), self.job(entry, 0))
+        """Return the Job in the first window that has a state-full part; in the very first if none has."""
+        return next((job for job in self._jobs(entry) if not job.part.empty), self.job(entry, 0))
 
     @cached_property
     def state_bytes(self) -> dict[str, tuple[int, ...]]:
-        """Bytes of optimizer state by name, one number a window; a single number holds for all windows."""
+        """Return the bytes of optimizer state by name, one number a window; a single number holds for all windows."""
         return {e.param.name: (0,) if e.treatment is None else self._windows(e) for e in self.entries}
 
     def largest(self, names: Iterable[str]) -> int:
-        """Bytes of optimizer state of these parameters together in their largest window."""
+        """Return the bytes of optimizer state of these parameters together in their largest window."""
         series = [self.state_bytes[name] for name in names]
         windows = range(max(map(len, series), default=0))
         return max((sum(s[min(w, len(s) - 1)] for s in series) for w in windows), default=0)
 
     @cached_property
-    def _populations(self):
-        found: dict = {}
+    def _populations(self) -> dict[Split, Population]:
+        found: dict[Split, list[tuple[str, int]]] = {}
         for e in self.entries:
             if e.treatment is not None:
                 found.setdefault(e.treatment.split, []).append((e.param.name, e.numel))
         return {split: Population(tuple(members)) for split, members in found.items()}
 
-    def _windows(self, entry):
-        costs: dict = {}
-        jobs = (self.job(entry, window) for window in range(self._horizon(entry.treatment.split)))
+    def _jobs(self, entry: Entry) -> Iterator[Job]:
+        """Yield the jobs of windows after which nothing larger comes, or nearly so."""
+        assert entry.treatment is not None
+        return (self.job(entry, window) for window in range(self._horizon(entry.treatment.split)))
+
+    def _windows(self, entry: Entry) -> tuple[int, ...]:
+        assert entry.treatment is not None
+        costs: dict[Part, int] = {}
         basis = _slot_bytes(entry.treatment.source.slots(entry.param.shape))
+        jobs = self._jobs(entry)
         return tuple(basis + (costs[j.part] if j.part in costs else costs.setdefault(j.part, nbytes(j))) for j in jobs)
 
-    def _horizon(self, split):
-        """Windows after which nothing larger comes, or nearly so."""
-        if hasattr(split, "blocks"):
+    def _horizon(self, split: Split) -> int:
+        if split.by_turns:
             return min(LONGEST, 2 * len(self._populations[split].members) + 1)
-        return LONGEST if callable(getattr(split, "density", None)) else 1
+        return LONGEST if callable(split.density) else 1
 
 
 def check_scheme(treatments: Iterable[tuple[str, Treatment]]) -> ProbeScheme | None:
-    """How the losses of probes are used; None without probes. Raises HybridOptError if parameters disagree."""
+    """Return how the losses of probes are used; None without probes. HybridOptError if parameters disagree."""
     probed = [(name, t) for name, t in treatments if t.probed]
     for name, t in probed:
         first, scheme = probed[0][0], probed[0][1].source.scheme
@@ -138,7 +151,7 @@ def check_treatment(p: Param, treatment: Treatment) -> None:
             f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}) has dtype {p.codes or p.dtype}: {why}; "
             "convert it to float32, bfloat16 or float16, or freeze it"
         )
-    roles = getattr(treatment.store, "roles", ROLES)
+    roles = (treatment.store and treatment.store.roles) or ROLES
     if p.role not in roles:
         raise HybridOptError(
             f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}): its store is for roles {roles} only; leave the "
@@ -149,7 +162,7 @@ def check_treatment(p: Param, treatment: Treatment) -> None:
             f"parameter {p.name!r} (shape {p.shape}) is a scale of quantized weights, which no backward pass reaches; "
             "take a zeroth-order source for it (policy='qzo'), or freeze it"
         )
-    if all(getattr(rule, "idle", False) for rule in treatment.acting):
+    if all(rule.idle for rule in treatment.acting):
         raise HybridOptError(
             f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}): it would stand still, as no rule but "
             "'no_update' is at work; freeze it instead (None in a Route, 'frozen' in a policy), or take another full"
@@ -157,8 +170,8 @@ def check_treatment(p: Param, treatment: Treatment) -> None:
     _check_tried(p, treatment)
 
 
-def _check_tried(p, treatment):
-    """What is tried before it is made must be known beforehand."""
+def _check_tried(p: Param, treatment: Treatment) -> None:
+    """Raise HybridOptError if steps are tried before they are made, and are not known beforehand."""
     scheme = treatment.source.scheme
     if scheme is None or not scheme.conservative:
         return
@@ -174,11 +187,11 @@ def _check_tried(p, treatment):
         )
 
 
-def _slot_bytes(slots):
+def _slot_bytes(slots: dict[str, Slot]) -> int:
     return sum(math.prod(slot.shape) * slot.dtype.itemsize for slot in slots.values())
 
 
-def _check_slots(p, job):
+def _check_slots(p: Param, job: Job) -> None:
     """Raise HybridOptError, naming the parameter, if a rule cannot take its shape."""
     try:
         _check_matrix(job)
@@ -187,8 +200,8 @@ def _check_slots(p, job):
         raise HybridOptError(f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}): {error}") from error
 
 
-def _check_matrix(job):
-    """Rules that are not local are given matrices only."""
+def _check_matrix(job: Job) -> None:
+    """Raise HybridOptError if a rule that is not local would be given anything but matrices."""
     low, t = job.part.shape(job.shape), job.treatment
     if low is not None and len(low) < 2 and not t.full.local:
         full, split = (type(x).__module__.rpartition(".")[2] for x in (t.full, t.split))

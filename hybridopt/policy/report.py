@@ -1,7 +1,8 @@
-"""What a plan costs, as a table: one row for each tag and role."""
+"""The bytes of a plan as a table: one row for each tag and role."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -50,8 +51,9 @@ class Report:
         tensors: dict[str, Tensor] = {clean(n): p for n, p in model.named_parameters()}
         tensors |= {clean(n): x for n, _, x in scales(model)}
 
-        def weights(entries):
-            return weight_bytes(*(tensors[e.param.name] for e in entries))
+        def weights(entries: Iterable[Entry]) -> int:
+            size: int = weight_bytes(*(tensors[e.param.name] for e in entries))
+            return size
 
         kinds: dict[tuple[str, str], list[Entry]] = {}
         for entry in plan.entries:
@@ -72,40 +74,37 @@ class Report:
 
     __repr__ = __str__
 
-    def as_dict(self) -> dict[str, list[dict] | dict]:
-        """Return rows and totals as plain data."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return rows, totals, and the bytes of a step if they are known, as plain data."""
         step = {} if self.step is None else {"step": dict(self.step)}
-        return {"rows": [_plain(r) for r in self.rows], "totals": _plain(self.totals)} | step
+        return {"rows": [asdict(r) for r in self.rows], "totals": asdict(self.totals)} | step
 
-    def _step(self):
+    def _step(self) -> Iterator[str]:
         if self.step is not None:
             parts = ", ".join(f"{name} {human(size)}" for name, size in self.step.items() if size)
             yield f"peak of a step: {human(sum(self.step.values()))} ({parts})"
 
-    def _all(self):
+    def _all(self) -> tuple[Row, ...]:
         return (*self.rows, self.totals)
 
 
-def _row(tag: str, role: str, plan: Plan, entries, weights: Callable) -> Row:
-    trained = [e for e in entries if e.treatment is not None]
+def _row(tag: str, role: str, plan: Plan, entries: Sequence[Entry], weights: Callable[[Sequence[Entry]], int]) -> Row:
+    trained = [e.param.name for e in entries if e.treatment is not None]
+    grads = (e for e in entries if e.treatment is not None and e.treatment.source.backward)
     return Row(
         tag,
         role,
         len(entries),
         sum(e.numel for e in entries),
         weights(entries),
-        sum(e.numel * e.param.dtype.itemsize for e in trained if e.treatment.source.backward),
-        plan.largest(e.param.name for e in trained),
+        sum(e.numel * e.param.dtype.itemsize for e in grads),
+        plan.largest(trained),
     )
 
 
-def _bytes(row):
+def _bytes(row: Row) -> tuple[int, int, int]:
     return row.weight_bytes, row.grad_bytes, row.state_bytes
 
 
-def _fit(cell, width, column):
+def _fit(cell: str, width: int, column: int) -> str:
     return cell.ljust(width) if column < 2 else cell.rjust(width)
-
-
-def _plain(row):
-    return {f.name: getattr(row, f.name) for f in fields(row)}

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,18 +9,19 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from benchmarks.fit_70b import bench, sequences
+from benchmarks.fit_70b import run as scenario_run
+from benchmarks.fit_70b.__main__ import main, parse
+from benchmarks.fit_70b.model import SIZES, FromHost, build, prepared
+from benchmarks.fit_70b.plan import predict
+from benchmarks.fit_70b.scenarios import GIB, SCENARIOS, SHORTEST
+from benchmarks.fit_70b.table import FILE, records_at, terminal
+from benchmarks.shared import processes
+from benchmarks.shared.peak import Peak
+from benchmarks.shared.tensor_bytes import live
 from hybridopt.core.registry import names
 from hybridopt.integrations.bitsandbytes import frozen
 from support import quantization
-from support.paths import BENCHMARKS
-
-sys.path.insert(0, str(BENCHMARKS))
-
-import fit_70b  # noqa: E402
-import fit_70b_run  # noqa: E402
-from fit_70b_model import SIZES, FromHost, build, prepared  # noqa: E402
-from fit_70b_plan import predict  # noqa: E402
-from fit_70b_scenarios import GIB, SCENARIOS, SHORTEST  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:the output layer is state-free", "ignore:.gradient_checkpointing_enable"
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def options(*arguments):
-    return fit_70b.parse([*arguments, "--device", "cpu"])
+    return parse([*arguments, "--device", "cpu"])
 
 
 class Steps:
@@ -65,9 +65,9 @@ def test_shapes_are_those_of_llama_3_70b():
 
 def test_weights_are_quantized_while_they_are_made(monkeypatch):
     monkeypatch.setattr(frozen, "PIECE", 1 << 10)
-    with fit_70b_run.Peak("cpu") as peak:
+    with Peak("cpu") as peak:
         model = build("tiny", SCENARIOS["frugal"], "cpu")
-    own = fit_70b_run.live("cpu", [model])
+    own = live("cpu", [model])
     layer = 2 * max(p.numel() for p in model.parameters())
     assert own <= peak.extra < own + layer + 100_000
     assert len({p.sum().item() for n, p in model.named_parameters() if "norm" not in n and p.is_floating_point()}) == 2
@@ -95,7 +95,7 @@ def test_adapters_have_the_dtype_of_the_scenario():
 
 @pytest.mark.parametrize("name", [n for n in SCENARIOS if SCENARIOS[n].policy in names("policies")])
 def test_every_scenario_runs_and_is_predicted(tmp_path, name):
-    found = fit_70b_run.measure(name, "tiny", "cpu", tmp_path / "found.json")
+    found = scenario_run.measure(name, "tiny", "cpu", tmp_path / "found.json")
     assert json.loads((tmp_path / "found.json").read_text()) == found
     assert found["random_weights"] and 5 < found["loss"] < 8 and found["tokens_per_second"] > 0
     assert found["model_bytes"] + found["optimizer_bytes"] < found["peak_bytes"] < 10 * found["model_bytes"]
@@ -105,25 +105,25 @@ def test_every_scenario_runs_and_is_predicted(tmp_path, name):
 
 
 def test_the_longest_sequence_fills_the_budget_and_no_more():
-    bench = Steps(lambda length: 1000 + 3 * length)
-    fit_70b_run.longest(bench, 100_000, (1024, 2048))
-    assert 0.97 * 33_000 < bench.found["sequence"] < 33_000 and len(bench.tried) == 3
+    steps = Steps(lambda length: 1000 + 3 * length)
+    sequences.longest(steps, 100_000, (1024, 2048))
+    assert 0.97 * 33_000 < steps.found["sequence"] < 33_000 and len(steps.tried) == 3
     tight = Steps(lambda length: 1000 + 3 * length, most=32_000)
-    fit_70b_run.longest(tight, 100_000, (1024, 2048))
+    sequences.longest(tight, 100_000, (1024, 2048))
     assert tight.found["sequence"] < 32_000 and len(tight.found["failed_sequences"]) == 1
     bent = Steps(lambda length: 1000 + 3 * length + length**2 // 20_000)
-    fit_70b_run.longest(bent, 100_000, (8192, 16384))
+    sequences.longest(bent, 100_000, (8192, 16384))
     assert bent.peak(bent.found["sequence"]) <= 100_000
     with pytest.raises(MemoryError, match="not even"):
-        fit_70b_run.longest(Steps(lambda length: 1000 + 3 * length, most=2048), 100_000, (1024, 2048))
+        sequences.longest(Steps(lambda length: 1000 + 3 * length, most=2048), 100_000, (1024, 2048))
 
 
 def test_shorter_sequences_are_tried_where_longer_ones_do_not_fit():
-    bench = Steps(lambda length: length, most=600)
-    fit_70b_run.first_that_fits(bench, (2048, 1024, 512))
-    assert bench.found["sequence"] == 512 and bench.found["failed_sequences"] == [2048, 1024]
+    steps = Steps(lambda length: length, most=600)
+    sequences.first_that_fits(steps, (2048, 1024, 512))
+    assert steps.found["sequence"] == 512 and steps.found["failed_sequences"] == [2048, 1024]
     with pytest.raises(MemoryError, match="none of the sequences"):
-        fit_70b_run.first_that_fits(bench, (2048, 1024))
+        sequences.first_that_fits(steps, (2048, 1024))
 
 
 # ---- the plan
@@ -139,12 +139,11 @@ def test_the_plan_says_that_70b_fits_40_gib_where_usually_it_does_not():
 
 def test_a_scenario_of_its_own_process_and_a_prediction_beside(tmp_path, capsys):
     arguments = ["--device", "cpu", "--only", "qzo", "--out", str(tmp_path)]
-    fit_70b.main([*arguments, "--measure-only", "--seconds", "120"])
-    fit_70b.main([*arguments, "--simulate"])
+    main([*arguments, "--measure-only", "--seconds", "120"])
+    main([*arguments, "--simulate"])
     out = capsys.readouterr().out
-    document = json.loads(out.splitlines()[-1])
-    assert document == json.loads((tmp_path / "fit_70b.json").read_text())
-    row = document["rows"]["qzo"]
+    (row,) = json.loads(out.splitlines()[-1])
+    assert row == json.loads((tmp_path / FILE).read_text()) and row["scenario"] == "qzo"
     assert "failed" not in row["measured"] and row["predicted"]["sequence"] == row["measured"]["sequence"] == SHORTEST
     assert "random weights" in out and SCENARIOS["qzo"].label in out
 
@@ -156,15 +155,16 @@ def test_what_fails_is_a_row_like_any_other(tmp_path, monkeypatch):
         Path(command[command.index("--file") + 1]).write_text(json.dumps(found))
         raise subprocess.TimeoutExpired(command, timeout)
 
-    monkeypatch.setattr(fit_70b.subprocess, "run", stopped)
-    assert fit_70b.measured("full", 33.0, options()) == found | {"failed": "stopped after 33 s"}
+    monkeypatch.setattr(processes.subprocess, "run", stopped)
+    assert bench.measured("full", 33.0, options()) == found | {"failed": "stopped after 33 s"}
     broken = SimpleNamespace(returncode=-9, stderr="Killed")
-    monkeypatch.setattr(fit_70b.subprocess, "run", lambda *a, **k: broken)
-    assert fit_70b.measured("full", 33.0, options()) == {"failed": "exit -9: Killed"}
-    assert fit_70b.measured("full", 3.0, options()) == {"failed": "no time left"}
-    document = fit_70b.run(options("--measure-only", "--minutes", "0", "--out", str(tmp_path)), lambda text: None)
-    assert {row["measured"]["failed"] for row in document["rows"].values()} == {"no time left"}
-    assert fit_70b.table(document).row_count == len(SCENARIOS)
+    monkeypatch.setattr(processes.subprocess, "run", lambda *a, **k: broken)
+    assert bench.measured("full", 33.0, options()) == {"failed": "exit -9: Killed"}
+    assert bench.measured("full", 3.0, options()) == {"failed": "no time left"}
+    records = records_at(tmp_path / FILE)
+    bench.run(options("--measure-only", "--minutes", "0"), records, lambda text: None)
+    assert {row["measured"]["failed"] for row in records.all()} == {"no time left"}
+    assert terminal(records.all()).row_count == len(SCENARIOS)
 
 
 def test_an_error_within_a_scenario_keeps_what_was_found(tmp_path, monkeypatch):
@@ -174,12 +174,12 @@ def test_an_error_within_a_scenario_keeps_what_was_found(tmp_path, monkeypatch):
         path.write_text('{"model_bytes": 7}')
         raise MemoryError("none fits")
 
-    monkeypatch.setattr(fit_70b_run, "measure", broken)
-    fit_70b_run.main(["full", "--file", str(file)])
+    monkeypatch.setattr(scenario_run, "measure", broken)
+    scenario_run.main(["full", "--file", str(file)])
     assert json.loads(file.read_text()) == {"model_bytes": 7, "failed": "MemoryError: none fits"}
 
 
 def test_the_whole_size_is_not_tried_on_a_cpu():
     with pytest.raises(SystemExit):
         options("--size", "70b")
-    assert fit_70b.parse(["--simulate"]).size == "70b"
+    assert parse(["--simulate"]).size == "70b"

@@ -126,3 +126,25 @@ def test_no_two_classes_have_one_name():
         node.name for file in FILES for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ClassDef)
     )
     assert [name for name, count in classes.items() if count > 1 and not name.startswith("_")] == []
+
+
+# ---- benchmarks and examples: outside of the package, which they use as its users do
+
+OUTSIDE = sorted(f for folder in ("benchmarks", "examples") for f in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", OUTSIDE, ids=module_of)
+def test_benchmarks_and_examples_import_the_package_and_not_each_other(file):
+    """A table of the benchmarks imports itself and benchmarks.shared; examples import nothing beside them."""
+    folder, mine = module_of(file).split(".")[0], module_of(file).split(".")[1:2]
+    for target, _ in imports(file):
+        top, *rest = target.split(".")
+        assert top not in {"tests", "support", "integrations", "examples"}, f"{file.name} imports {target}"
+        if top == "benchmarks":
+            assert folder == top and rest[:1] in (mine, ["shared"]), f"{file} imports {target}, of another table"
+
+
+def test_every_folder_of_the_benchmarks_is_a_table_or_shared():
+    folders = {f.parent for f in OUTSIDE if f.parent.parent.name == "benchmarks"}
+    assert {f.name for f in folders if not (f / "__main__.py").exists()} == {"shared"}
+    assert all((f / "__init__.py").exists() for f in folders)

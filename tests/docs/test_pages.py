@@ -1,13 +1,16 @@
 """Links of all pages lead somewhere, and their tables are those of the benchmarks and of the code."""
 
-import importlib
-import json
 import re
 
 import pytest
 import yaml
 
+from benchmarks.fit_70b import table as fit_70b
+from benchmarks.fits import table as fits
 from hybridopt.core.registry import names
+from hybridopt.planning import Estimator, Request
+from hybridopt.planning.subject.model import subject_of
+from hybridopt.planning.ways.ways import VARIANTS, WAYS
 from support.pages import PAGES
 from support.paths import ROOT
 
@@ -81,21 +84,24 @@ def test_the_pre_training_table_is_the_benchmarks():
         assert f"| {name} | {rate} | {loss} | {gain} | {state} |" in MEASURED
 
 
-@pytest.mark.parametrize("name", ["fits", "fit_70b_table"])
-def test_tables_of_plans_are_those_of_their_benchmarks(name, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    module = importlib.import_module(name)
-    document, page = json.loads(module.FILE.read_text()), module.BLOCK.page.read_text()
-    assert page == module.BLOCK.into(page, document), f"run: python benchmarks/{name}.py --write"
+@pytest.mark.parametrize("table", [fits, fit_70b], ids=lambda table: table.__name__)
+def test_tables_of_plans_are_those_of_their_benchmarks(table):
+    name, page = table.FILE.removesuffix(".jsonl"), table.BLOCK.page.read_text()
+    assert page == table.BLOCK.into(page, table.records_at().all()), f"run: python -m benchmarks.{name} --write"
 
 
-def test_the_table_of_what_fits_is_the_planners(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    fits = importlib.import_module("fits")
-    document = json.loads(fits.FILE.read_text())
-    assert list(document["models"]) == list(fits.MODELS)
-    estimator = fits.Estimator(fits.subject_of("llama-3.2-1b"))
-    way = fits.WAYS[0]
-    peaks = [estimator.estimate(fits.Request(**way.settings, **v)).peak_bytes for v in fits.VARIANTS[:2]]
-    known = document["models"]["llama-3.2-1b"][0]
+def test_the_table_of_what_fits_is_the_planners():
+    records = fits.records_at()
+    assert [record["model"] for record in records.all()] == list(fits.MODELS)
+    estimator, way = Estimator(subject_of("llama-3.2-1b")), WAYS[0]
+    peaks = [estimator.estimate(Request(**way.settings, **v)).peak_bytes for v in VARIANTS[:2]]
+    known = records.find(model="llama-3.2-1b")["ways"][0]
     assert known["title"] == way.title and peaks == [pytest.approx(x, rel=0.01) for x in known["peaks"][:2]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_benchmarks_that_are_named_can_be_run(page):
+    text = page.read_text()
+    named = set(re.findall(r"python\s-m\s+benchmarks\.([a-z_0-9]+)", text))
+    assert named <= {path.parent.name for path in (ROOT / "benchmarks").glob("*/__main__.py")}
+    assert not re.search(r"python\s+benchmarks/", text)

@@ -5,8 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hybridopt import HybridOptError, HybridOptimizer, HybridOptWarning
+from hybridopt.execution.backends import _compiled_kernels as kernels
 from hybridopt.execution.backends import compiled
-from hybridopt.execution.backends import compiled_kernels as kernels
 
 SHAPES = [(16, 16), (16, 24), (300, 8)]  # the first has two equal sizes, which no kernel may take to be one
 
@@ -16,7 +16,7 @@ def small_is_large_enough(monkeypatch):
     monkeypatch.setattr(compiled, "SMALLEST", 64)
     monkeypatch.setattr(compiled, "PIECE", 200)
     monkeypatch.setattr(compiled, "CREW", 2)
-    monkeypatch.setattr("hybridopt.execution.backends.banks.LARGEST", 0)
+    monkeypatch.setattr("hybridopt.execution.backends.banks.Banks.largest_stacked", 0)
 
 
 def trained(policy, compile, dtype=torch.float32, shapes=SHAPES, steps=3, lr=1e-2, **options):
@@ -118,7 +118,7 @@ def test_compile_takes_three_values(wrong):
 
 
 def test_small_models_are_not_compiled_unless_asked(monkeypatch):
-    monkeypatch.setattr(compiled, "run", lambda tasks: [pytest.fail("compiled") for _ in tasks])
+    monkeypatch.setattr(compiled.Compiled, "run", lambda _, tasks: [pytest.fail("compiled") for _ in tasks])
     trained("signsgd", "auto")
 
 

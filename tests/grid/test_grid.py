@@ -36,7 +36,7 @@ def test_no_cell_is_walked_twice():
 
 def test_the_table_of_the_page_is_this():
     page = BLOCK.page.read_text()
-    assert page == BLOCK.into(page, {}), "run: PYTHONPATH=tests python -m support.grid.table --write"
+    assert page == BLOCK.into(page, []), "run: PYTHONPATH=tests python -m support.grid.table --write"
 
 
 REFUSED = {

@@ -1,7 +1,5 @@
 """policy="auto": what is chosen, set up and refused."""
 
-import sys
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -9,13 +7,9 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 import hybridopt
+from benchmarks.plan_grid.measure import measured_step
 from hybridopt import HybridOptError
 from support.models import tiny_llama
-from support.paths import BENCHMARKS
-
-sys.path.insert(0, str(BENCHMARKS))
-
-from plan_measure import measured_step  # noqa: E402
 
 SIZE = {"seq_len": 32}
 
@@ -93,12 +87,21 @@ def test_the_live_plan_is_that_of_the_configuration():
     from hybridopt.planning import Request, plan
 
     request = Request(policy="frugal", seq_len=32, dtype="fp32", device="cpu")
-    assert model.hybrid.plan(seq_len=32).peak_bytes == plan(model.config, request).peak_bytes
+    assert model.hybrid.memory(seq_len=32).peak_bytes == plan(model.config, request).peak_bytes
+
+
+def test_plan_is_the_older_name_of_memory():
+    hybrid = hybridopt.wrap(tiny_llama(), policy="frugal").hybrid
+    for how in ({"seq_len": 32}, {"seq_len": 16, "release": "fused", "micro_batches": 2}):
+        assert hybrid.plan(**how) == hybrid.memory(**how)
+    batch = {"input_ids": torch.zeros(2, 24, dtype=torch.long), "labels": torch.zeros(2, 24, dtype=torch.long)}
+    assert hybrid.plan(batch) == hybrid.memory(batch) != hybrid.memory(seq_len=32)
+    assert "hybridopt.Plan" in type(hybrid).plan.__doc__
 
 
 def test_the_report_ends_with_the_step_when_asked():
     model = hybridopt.wrap(tiny_llama(), policy="frugal")
-    report, plan = model.hybrid.report(seq_len=32), model.hybrid.plan(seq_len=32)
+    report, plan = model.hybrid.report(seq_len=32), model.hybrid.memory(seq_len=32)
     assert sum(report.step.values()) == plan.peak_bytes and report.as_dict()["step"]["activations"] > 0
     assert "peak of a step: " in str(report).splitlines()[-1] and "activations" in str(report)
     assert "peak of a step" not in str(model.hybrid.report())
@@ -176,7 +179,7 @@ def test_the_plan_afterwards_is_that_of_the_choice():
     model = hybridopt.wrap(tiny_llama(), policy="auto", memory=room, **SIZE)
     choice = model.hybrid.choice
     assert choice.request.release == "fused"
-    assert model.hybrid.plan(**SIZE).peak_bytes == choice.estimate.peak_bytes
+    assert model.hybrid.memory(**SIZE).peak_bytes == choice.estimate.peak_bytes
 
 
 def test_the_class_of_the_model_is_planned_not_that_of_its_checkpoint():
@@ -184,17 +187,17 @@ def test_the_class_of_the_model_is_planned_not_that_of_its_checkpoint():
     config.architectures, config.pad_token_id = ["LlamaForCausalLM"], 0
     model = AutoModelForSequenceClassification.from_config(config)
     model = hybridopt.wrap(model, policy="auto", memory="1GiB", **SIZE)
-    assert model.hybrid.choice.estimate.peak_bytes == model.hybrid.plan(**SIZE).peak_bytes
+    assert model.hybrid.choice.estimate.peak_bytes == model.hybrid.memory(**SIZE).peak_bytes
 
 
 def test_probes_fill_no_cache():
     model = hybridopt.wrap(tiny_llama(), policy="auto", memory=peaks()["MeZO"], **SIZE)
     assert model.hybrid.choice.way.title.startswith("MeZO") and not model.config.use_cache
     assert "use_cache = False" in model.hybrid.choice.code
-    assert model.hybrid.choice.estimate.peak_bytes == model.hybrid.plan(**SIZE).peak_bytes
+    assert model.hybrid.choice.estimate.peak_bytes == model.hybrid.memory(**SIZE).peak_bytes
 
 
 @pytest.mark.parametrize("batch", [{}, {"input_ids": [1, 2]}])
 def test_a_batch_is_tensors_by_name(batch):
     with pytest.raises(HybridOptError, match="give tensors by name"):
-        hybridopt.wrap(tiny_llama(), policy="frugal").hybrid.plan(batch=batch)
+        hybridopt.wrap(tiny_llama(), policy="frugal").hybrid.memory(batch=batch)

@@ -1,21 +1,15 @@
 """Plans of a loss in chunks: as `hybridopt.chunked_loss` takes it, tried in a search, and left to those who train."""
 
-import sys
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 import hybridopt
+from benchmarks.plan_grid.measure import SOURCES, measured_step, prepared
 from hybridopt.planning import Estimator, Request
 from hybridopt.planning.subject.model import Subject
 from hybridopt.planning.ways.search import search
 from hybridopt.planning.ways.ways import CHUNK
-from support.paths import BENCHMARKS
-
-sys.path.insert(0, str(BENCHMARKS))
-
-from plan_measure import SOURCES, measured_step, prepared  # noqa: E402
 
 WORDS = {"num_hidden_layers": 2, "vocab_size": 8192, "hidden_size": 64, "intermediate_size": 128}
 LLAMA = Subject("llama", SOURCES["llama"].settings | WORDS)

@@ -1,25 +1,19 @@
 """Models that are not like LLaMA: other labels, positions in a table, layers of several kinds."""
 
 import json
-import sys
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from support.models import tiny_gpt2
-from support.paths import BENCHMARKS
-
-sys.path.insert(0, str(BENCHMARKS))
-
-import plan_measure  # noqa: E402
-
-import hybridopt  # noqa: E402
+import hybridopt
+from benchmarks.plan_grid import measure as plan_measure
 from hybridopt import HybridOptError
 from hybridopt.cli.plan import plan as command
 from hybridopt.planning import Estimator, Request, estimate, plan, plan_live, tokens
 from hybridopt.planning.subject.model import Subject
 from hybridopt.planning.trace.rhythm import Rhythm, rhythm_of
+from support.models import tiny_gpt2
 
 SIZE = {"seq_len": 48, "batch": 2, "device": "cpu"}
 SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "vocab_size": 512}

@@ -1,16 +1,9 @@
 """Planned peaks are those of real training steps: every storage counted as long as it lives, op by op."""
 
-import sys
-
 import pytest
 import torch
 
-from support.paths import BENCHMARKS
-
-sys.path.insert(0, str(BENCHMARKS))
-
-from plan_measure import SOURCES, measure, prepared  # noqa: E402
-
+from benchmarks.plan_grid.measure import SOURCES, measure, prepared
 from hybridopt.planning import Estimator, Request, plan_live
 from hybridopt.planning.subject.model import Subject
 
@@ -67,8 +60,8 @@ def test_a_live_model_is_planned_like_its_config():
 def test_a_step_changes_no_plan_of_an_8_bit_model(how):
     """bitsandbytes moves the codes in the first forward pass."""
     model, _ = prepared(LLAMA, Request(**how, **SIZE))
-    before = model.hybrid.plan(seq_len=48, batch_size=2).parts
+    before = model.hybrid.memory(seq_len=48, batch_size=2).parts
     tokens = torch.zeros(1, 8, dtype=torch.long)
     model(input_ids=tokens, labels=tokens)
-    assert model.hybrid.plan(seq_len=48, batch_size=2).parts == before
+    assert model.hybrid.memory(seq_len=48, batch_size=2).parts == before
     assert Estimator(LLAMA).estimate(Request(**how, **SIZE)).parts == before

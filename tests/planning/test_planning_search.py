@@ -113,12 +113,19 @@ def _noting(asked):
 def test_equal_updates_are_looked_at_once(monkeypatch):
     """However many parameters are treated alike, and with the same result."""
     seen: list[Entry] = []
-    alone = Temporaries._by_itself
-    monkeypatch.setattr(Temporaries, "_by_itself", lambda self, entry: seen.append(entry) or alone(self, entry))
+    asked = Temporaries._asked
+
+    def noting(self, backend, entries):
+        seen.extend(() if backend.largest_stacked else entries)
+        return asked(self, backend, entries)
+
+    monkeypatch.setattr(Temporaries, "_asked", noting)
     request = Request(policy="adamw", options={"codec": "int8"}, lora=32, **SIZE)
     quick = Estimator(Subject("it", SETTINGS)).estimate(request)
     assert seen and len({entry.param.shape for entry in seen}) == len(seen)
-    monkeypatch.setattr(Temporaries, "_large", Temporaries._by_itself)
+    monkeypatch.setattr(
+        Temporaries, "_by", lambda self, backend, entries: max(noting(self, backend, [e]) for e in entries)
+    )
     assert Estimator(Subject("it", SETTINGS)).estimate(request) == quick
     assert len(seen) > 2 * len({entry.param.shape for entry in seen}) + 14
 

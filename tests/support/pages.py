@@ -12,6 +12,7 @@ PAGES = tuple(
             *ROOT.glob("*.md"),
             *(ROOT / "docs").rglob("*.md"),
             *(ROOT / "hybridopt").rglob("README.md"),
+            ROOT / "benchmarks" / "README.md",
         ]
     )
 )

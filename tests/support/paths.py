@@ -4,4 +4,3 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent.parent
 ROOT = TESTS.parent
-BENCHMARKS = ROOT / "benchmarks"

@@ -24,8 +24,8 @@ def lacking(cls: type, contract: type) -> list[str]:
 
 
 def _declared(contract: type) -> list[str]:
-    methods = [name for name, value in vars(contract).items() if inspect.isfunction(value)]
-    return [name for name in (*contract.__annotations__, *methods) if not name.startswith("_")]
+    own = [name for name, value in vars(contract).items() if inspect.isfunction(value) or isinstance(value, property)]
+    return [name for name in (*inspect.get_annotations(contract), *own) if not name.startswith("_")]
 
 
 def _lacks(cls: type, contract: type, name: str) -> bool:

@@ -1,5 +1,6 @@
-"""What a source of gradients is asked for."""
+"""What a source of gradients, and a random direction, are asked for."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..numerics.directions import Direction
 from .values import Draw, Shape, Slot, State
 
 __all__ = ["Noise", "ProbeScheme", "Source"]
@@ -27,30 +29,69 @@ class ProbeScheme:
 
 
 class Noise(Protocol):
-    """One random direction of one parameter."""
+    """One random direction z of one parameter; `core.numerics.directions.Direction` is the elementwise one."""
 
+    @abstractmethod
     def values(self, start: int, count: int, device: torch.device) -> Tensor:
-        """z at the positions start .. start + count of the flattened parameter: float32, shape [count]."""
+        """Return a piece of z: float32 [count].
+
+        Args:
+            start: position of the first element in the flattened parameter.
+            count: elements.
+            device: where the tensor is made.
+        """
+
+    def drawn(self, numel: int) -> tuple[Direction, int] | None:
+        """Return the elementwise direction that z of `numel` elements is made from, and how many elements that takes.
+
+        Those of small parameters are worked out together beforehand; None if nothing can be.
+        """
+        return None
 
 
 class Source(Protocol):
-    """Where a gradient comes from: `share` of the backward pass's, plus `weights` of the random directions."""
+    """Where a gradient comes from: `share` of the backward pass's, plus `weights` of random directions."""
 
-    backward: bool  # does it take a gradient from the backward pass?
-    share: float  # how much of it
-    scheme: ProbeScheme | None  # None: it takes no probes
-    eps: float  # how far the weights are shifted
-    update_gap: int  # steps for which the basis stays, 0: there is none
-    exact: bool  # are its directions the same to the last bit on every device?
+    backward: bool = False
+    """Does it take a gradient from the backward pass?"""
+
+    share: float = 0.0
+    """How much of that gradient it takes."""
+
+    scheme: ProbeScheme | None = None
+    """How its losses are probed; None: it takes no probes."""
+
+    eps: float = 0.0
+    """How far the weights are shifted, in units of the direction."""
+
+    update_gap: int = 0
+    """Steps for which the basis stays; 0: there is none."""
+
+    exact: bool = False
+    """Are its directions the same to the last bit on every device? Then weights can be rebuilt from scalars."""
+
+    kind: str = "rademacher"
+    """Of its elementwise directions: "rademacher" or "gaussian"."""
 
     def slots(self, shape: Shape) -> dict[str, Slot]:
-        """The basis that directions of this shape are made of."""
+        """Return the basis that directions of this shape are made of, by name."""
+        return {}
 
     def sample(self, basis: State, draw: Draw) -> None:
-        """Fill the basis, at the start of a window."""
+        """Fill the basis in place, at the start of the window of `draw`."""
+        return None
 
-    def noise(self, draw: Draw, shape: Shape, index: int, basis: State) -> "Noise | None":
-        """Direction `index` of this step (`draw.step`); None where the parameter is left alone in it."""
+    @abstractmethod
+    def noise(self, draw: Draw, shape: Shape, index: int, basis: State) -> Noise | None:
+        """Return a direction of the step of `draw`; None where the parameter is left alone in it.
 
+        Args:
+            draw: the random choices of this parameter in this step.
+            shape: of the parameter.
+            index: which direction of the step, from 0.
+            basis: the slots by name.
+        """
+
+    @abstractmethod
     def weights(self, slopes: Sequence[float]) -> tuple[float, ...]:
-        """How much of each direction the gradient has, by the slopes along all of them."""
+        """Return how much of each direction the gradient has, by the slopes along all of them."""

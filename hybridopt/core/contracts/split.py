@@ -1,48 +1,107 @@
-"""What a split, and the part that is in force for one window, are asked for."""
+"""What a split, and the part that is in force for one window, are asked for.
 
+A split that cuts every parameter alike in every window, as `parts.splits.whole` does, is its own part: it subclasses
+both.
+"""
+
+from abc import abstractmethod
 from typing import Protocol
 
 from torch import Tensor
 
-from .values import Draw, Shape, Slot, State
+from .values import Density, Draw, Shape, Slot, State
 
 __all__ = ["Part", "Split"]
 
 
 class Part(Protocol):
-    """A split in force for one window: `up_(zeros, down(x)) + rest(x) == x`."""
+    """A split in force for one window: `up_(zeros, down(x)) + rest(x) == x`. A frozen dataclass."""
 
-    local: bool  # may it be applied to slices of rows?
-    disjoint: bool  # is every entry either state-full or state-free? Then up_ overwrites
-    covers: bool  # is every entry state-full?
-    carries: bool  # does `sample` go on from the basis of the window before?
+    local: bool = False
+    """May it be applied to slices of rows?"""
 
+    disjoint: bool = False
+    """Is every entry either state-full or state-free? Then `up_` overwrites."""
+
+    covers: bool = False
+    """Is every entry state-full?"""
+
+    empty: bool = False
+    """Is every entry state-free? Then `shape` is None."""
+
+    carries: bool = False
+    """Does `sample` go on from the basis of the window before?"""
+
+    by_gradient: bool = False
+    """Does `sample` read the gradient? Else it only draws at random, on the host."""
+
+    sizes: tuple[str, ...] = ()
+    """Fields, whole numbers, that follow from the shape: parts that differ in these alone share a compiled kernel."""
+
+    @abstractmethod
     def shape(self, full: Shape) -> Shape | None:
-        """The shape of the state-full part; None where there is none."""
+        """Return the shape of the state-full part of a tensor of shape `full`; None where there is none."""
 
     def slots(self, full: Shape) -> dict[str, Slot]:
-        """What the part itself keeps: indices or a basis."""
+        """Return what the part itself keeps for a tensor of shape `full`, indices or a basis, by name."""
+        return {}
 
     def sample(self, grad: Tensor, basis: State, draw: Draw) -> None:
-        """Fill the basis at the start of a window, from zeros unless it `carries`; rare and eager.
+        """Fill the basis at the start of a window; rare and eager.
 
-        `grad` comes in its own dtype, as a copy in that of the basis would be as large as the parameter.
+        Args:
+            grad: gradient, in its own dtype, as a copy in that of the basis would be as large as the parameter.
+            basis: the slots by name, zeros unless the part `carries`; changed in place.
+            draw: the random choices of this parameter in this window.
+        """
+        return None
+
+    @abstractmethod
+    def down(self, x: Tensor, basis: State) -> Tensor | None:
+        """Return the state-full part of `x`, in the shape that `shape` says."""
+
+    @abstractmethod
+    def rest(self, x: Tensor, basis: State) -> Tensor | None:
+        """Return the state-free part of `x`, in the shape of `x`; None where there is none."""
+
+    @abstractmethod
+    def up_(self, out: Tensor, x: Tensor, basis: State) -> Tensor:
+        """Join the state-full part to a full tensor, in place where that is possible, and return it.
+
+        Args:
+            out: tensor of the full shape, the state-free part.
+            x: state-full part, in the shape that `shape` says.
+            basis: the slots by name.
         """
 
-    def down(self, x: Tensor, basis: State) -> Tensor | None:
-        """The state-full part of `x`."""
+    def first(self, like: Tensor, basis: State) -> Tensor | None:
+        """Return the leading direction for a gradient of the shape of `like`, [..., side]; None without directions."""
+        return None
 
-    def rest(self, x: Tensor, basis: State) -> Tensor | None:
-        """The state-free part of `x`, in the shape of `x`; None where there is none."""
+    def projection(self) -> "Part | None":
+        """Return the projection onto a subspace in this part, itself or one it wraps; None if there is none.
 
-    def up_(self, out: Tensor, x: Tensor, basis: State) -> Tensor:
-        """Join the state-full part `x` to `out`, in place where that is possible."""
+        The planner runs its `sample` on tensors without values, to learn what that takes.
+        """
+        return None
 
 
 class Split(Protocol):
-    """Which part of a parameter is state-full, chosen anew every `update_gap` steps (0: once and for all)."""
+    """Which part of a parameter is state-full, chosen anew every `update_gap` steps. A frozen dataclass."""
 
-    update_gap: int
+    update_gap: int = 0
+    """Steps of a window; 0: chosen once and for all."""
 
+    density: Density | None = None
+    """State-full share of the elements, 0 to 1, or a schedule by step; None if no number says it."""
+
+    by_turns: bool = False
+    """Do whole parameters take turns? Then `at` goes by the population, and a window may hold more than the first."""
+
+    def constant(self) -> float | None:
+        """Return the density if it is the same in every window, for every parameter; else None."""
+        return None if callable(self.density) else self.density
+
+    @abstractmethod
     def at(self, draw: Draw, shape: Shape) -> Part:
-        """The part in force in the window of `draw` for a parameter of this shape."""
+        """Return the part in force in the window of `draw` for a parameter of this shape."""

@@ -1,4 +1,4 @@
-"""What the parts of hybridopt exchange: shapes, slots of state, random draws."""
+"""What parts are given and give back: shapes, slots of state, numbers of a step, random draws."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,26 +10,45 @@ from torch import Tensor
 
 from ..errors import HybridOptError, check_number
 
-__all__ = ["Density", "Draw", "Numbers", "Population", "Shape", "Slot", "State", "layer_of", "portion", "stream"]
+__all__ = [
+    "Density",
+    "Draw",
+    "Numbers",
+    "Population",
+    "Shape",
+    "Slot",
+    "State",
+    "found",
+    "layer_of",
+    "portion",
+    "stream",
+]
 
 Shape = tuple[int, ...]
 State = dict[str, Tensor]
-Numbers = Mapping[str, float | Tensor]  # by name, floats or tensors of shape []
+Numbers = Mapping[str, float | Tensor]  # by name: floats, or where compiled tensors of shape []; of `settle` tensors
 Density = float | Callable[[int], float]
 
 
 def stream(*parts: object) -> int:
-    """A random-looking number of 63 bits that depends on `parts` alone: equal on every rank, machine and run."""
+    """Return a number of 63 bits hashed from the repr of `parts`: equal on every rank, machine and run."""
     return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
 
 
 def portion(density: float, total: int) -> int:
-    """How many of `total` columns, rows, entries or directions a density asks for: none only at density 0."""
+    """Return how many of `total` columns, rows, entries or directions a density asks for: none only at density 0."""
     return min(total, max(1, round(density * total))) if density > 0 else 0
 
 
+def found(now: Numbers, name: str) -> Tensor:
+    """Return a tensor that `settle` of a rule has added to `now`."""
+    value = now[name]
+    assert isinstance(value, Tensor)
+    return value
+
+
 def layer_of(name: str) -> str | None:
-    """The first numbered module in a parameter's name: "model.layers.3" of "model.layers.3.mlp.up_proj.weight"."""
+    """Return the first numbered module in a name: "model.layers.3" of "model.layers.3.mlp.up_proj.weight"; or None."""
     found = re.match(r"(?:.*?\.)?\d+(?=\.)", name)
     return found.group() if found else None
 
@@ -70,7 +89,7 @@ class Draw:
     population: Population = Population()
 
     def density(self, density: Density) -> float:
-        """The density in force in this window, in [0, 1]."""
+        """Return the density in force in this window, in [0, 1]; HybridOptError for any other number."""
         try:
             value = density(self.step) if callable(density) else density
         except TypeError as error:
@@ -79,11 +98,11 @@ class Draw:
         return float(value)
 
     def generator(self, *more: object) -> torch.Generator:
-        """A CPU generator of this parameter's own stream; `more` names a stream beside it."""
+        """Return a CPU generator of this parameter's own stream; `more` names a stream beside it."""
         return torch.Generator().manual_seed(stream(self.seed, self.name, *more))
 
     def turn(self, total: int, count: int) -> Tensor:
-        """`count` of `total` positions, so that every position has its turn before any has its second.
+        """Return `count` of `total` positions, so that every position has its turn before any has its second.
 
         Shape [count], int64. One random order serves ceil(total / count) windows, then a new one is drawn.
         """

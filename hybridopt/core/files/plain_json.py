@@ -84,9 +84,17 @@ def write(path: str | Path, data: dict[str, Any]) -> None:
 
 
 def take(data: dict[str, Any], key: str, kind: Any, where: str, default: Any = _REQUIRED) -> Any:
-    """Return `data[key]` if it is of `kind`, a plain type or a union or tuple of them; without the key, the default.
+    """Return `data[key]`, checked; a bool is no int, and a whole number is a float where only floats are allowed.
 
-    A bool is no int, and a whole number is taken as a float where only floats are allowed. Raises HybridOptError.
+    Args:
+        data: a JSON object.
+        key: what is asked for.
+        kind: a plain type, or a union or tuple of them.
+        where: the source, for errors.
+        default: what is returned without the key; left out, the key is needed.
+
+    Raises:
+        HybridOptError: for a missing key, or a value of another type.
     """
     if key not in data:
         if default is _REQUIRED:
@@ -102,7 +110,13 @@ def take(data: dict[str, Any], key: str, kind: Any, where: str, default: Any = _
 
 
 def only(data: dict[str, Any], allowed: Collection[str], where: str) -> None:
-    """Raise HybridOptError if `data` has keys that are not in `allowed`, listing both."""
+    """Raise HybridOptError if a JSON object has unknown keys, listing them and the known ones.
+
+    Args:
+        data: a JSON object.
+        allowed: the known keys.
+        where: the source, for errors.
+    """
     unknown = sorted(set(data).difference(allowed))
     if unknown:
         raise HybridOptError(f"{where}: unknown key {_short(', '.join(unknown))}; {known(unknown[0][:100], allowed)}")

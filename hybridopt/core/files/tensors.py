@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, TensorSpec, safe_open
@@ -25,8 +26,15 @@ _DAMAGE = (SafetensorError, OSError, RuntimeError, TypeError, ValueError, Overfl
 def save(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None) -> None:
     """Write tensors of any device, layout of strides and sharing; the file appears complete or not at all.
 
-    Only one tensor at a time is copied to the CPU, and tensors that share memory are each written in full. Raises
-    HybridOptError naming the file, and the tensor if it is not dense or of a dtype that safetensors has no code for.
+    Only one tensor at a time is copied to the CPU, and tensors that share memory are each written in full.
+
+    Args:
+        tensors: by name.
+        path: of the file, new or to be replaced.
+        metadata: texts that are kept beside the tensors.
+
+    Raises:
+        HybridOptError: naming the file, and the tensor if it is not dense or of a dtype without a safetensors code.
     """
     path = Path(path)
     # os.replace would turn a device or a pipe into a file, and leave what a link points to as it was.
@@ -68,7 +76,7 @@ def names(path: str | Path, what: str = "the tensors") -> list[str]:
 
 
 def each(path: str | Path, what: str = "the tensors") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor with its name, in memory one at a time; errors as in `load`."""
+    """Yield every tensor with its name, in memory one at a time; errors as in `load`."""
     with _reading(path, what), safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118  it is no dict
             yield name, file.get_tensor(name)
@@ -81,7 +89,7 @@ def metadata(path: str | Path, what: str = "the tensors") -> dict[str, str]:
 
 
 def _header(tensors: dict[str, Tensor], metadata: dict[str, str] | None, path: Path) -> bytes:
-    entries: dict[str, dict] = {} if metadata is None else {"__metadata__": _plain_texts(metadata, path)}
+    entries: dict[str, dict[str, Any]] = {} if metadata is None else {"__metadata__": _plain_texts(metadata, path)}
     stop = 0
     for name, tensor in tensors.items():
         entries[name] = _described(name, tensor, path)
@@ -127,7 +135,7 @@ def _bytes(tensor: Tensor) -> memoryview:
     dense = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     # Not reshape: one element counts as contiguous with any stride, and such a stride forbids the view.
     flat = dense.as_strided((dense.numel(),), (1,))
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,9 @@ from torch.autograd.graph import increment_version
 
 from ..errors import HybridOptWarning
 from .philox import MASK, fill_
+
+if TYPE_CHECKING:
+    from .directions import Direction
 
 __all__ = ["Sum", "combine_", "room"]
 
@@ -21,7 +26,9 @@ CHUNK = 1 << 27  # elsewhere
 MOST = 64  # terms of a kernel
 TRIAL = 1 << 11  # blocks of the first call, enough for kernels to use all threads
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_kernels: dict[tuple, Callable] = {}
+Kernel = Callable[..., Any]
+TableOf = Callable[[torch.device], Tensor]  # gives the table of Gaussian noise on a device
+_kernels: dict[tuple[object, ...], Kernel] = {}
 _broken: set[str] = set()  # types of devices for which nothing can be compiled here
 
 
@@ -29,21 +36,27 @@ _broken: set[str] = set()  # types of devices for which nothing can be compiled 
 class Sum:
     """What is added to weights: terms (scale, direction), from position `start` on, in float64 if `wide`."""
 
-    terms: tuple
+    terms: "tuple[tuple[float, Direction], ...]"
     start: int
     decay: float
     wide: bool
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
-        """The kind of noise of every term."""
+        """Return the kind of noise of every term."""
         return tuple([direction.kind for _, direction in self.terms])
 
 
-def combine_(out: Tensor, base: Tensor, job: Sum, table: Callable) -> tuple[int, int]:
-    """Write decay * base + noise to whole blocks of `out`, both of shape [n]; return where they begin and end.
+def combine_(out: Tensor, base: Tensor, job: Sum, table: TableOf) -> tuple[int, int]:
+    """Write decay * base + noise to whole blocks of `out`; return where they begin and end.
 
-    table: gives the table of Gaussian noise on a device. Where compiling fails it warns, and does nothing.
+    Where compiling fails it warns, and does nothing: the blocks are none.
+
+    Args:
+        out: float32, bfloat16 or float16 [n].
+        base: as `out`, or `out` itself.
+        job: the noise, and by what `base` is multiplied.
+        table: gives the table of Gaussian noise on a device, float32 [65536].
     """
     first = -job.start % BLOCK
     end = first + (len(out) - first) // BLOCK * BLOCK
@@ -66,7 +79,14 @@ def combine_(out: Tensor, base: Tensor, job: Sum, table: Callable) -> tuple[int,
 
 
 def room(kind: str, count: int, dtype: torch.dtype, device: str) -> int:
-    """Bytes that one direction takes for a moment: its bits, and where a CPU needs it a copy in float32."""
+    """Return the bytes that one direction takes for a moment: its bits, and where a CPU needs it a copy in float32.
+
+    Args:
+        kind: "rademacher" or "gaussian".
+        count: elements of the parameter.
+        dtype: of the parameter.
+        device: type of its device, "cpu" or "cuda".
+    """
     size = min(count, CHUNKS.get(device, {}).get(kind, CHUNK))
     exact = device == "cpu" and kind != "rademacher" and dtype != torch.float32
     return BLOCKS[kind] * 16 * size // BLOCK + 4 * size * exact
@@ -74,25 +94,27 @@ def room(kind: str, count: int, dtype: torch.dtype, device: str) -> int:
 
 @dataclass(frozen=True)
 class Like:
-    """What the kernel of a sum depends on besides its terms. same: is `base` the tensor that is written?"""
+    """What the kernel of a sum depends on besides its terms; `same`: `base` is the tensor that is written."""
 
     dtype: torch.dtype
     device: torch.device
     same: bool
 
 
-def _like(out, base, job):
+def _like(out: Tensor, base: Tensor, job: Sum) -> Like:
     if _by_float32(out, job):
         return Like(torch.float32, out.device, True)
     return Like(out.dtype, out.device, out.data_ptr() == base.data_ptr())
 
 
-def _by_float32(out, job):
-    """16 bits to 64 and back is not vectorized on a CPU, 32 to 64 is; both round to float32 first."""
+def _by_float32(out: Tensor, job: Sum) -> bool:
+    # 16 bits to 64 and back is not vectorized on a CPU, 32 to 64 is; both round to float32 first.
     return job.wide and out.device.type == "cpu" and out.dtype != torch.float32
 
 
-def _on_blocks(out, base, kernels, told):
+def _on_blocks(
+    out: Tensor, base: Tensor, kernels: tuple[Kernel, Kernel], told: tuple[Sum, int, Tensor, Tensor | None]
+) -> None:
     job, start, numbers, table = told
     fill, add = kernels
     bits = [_bits(fill, z, start, len(out), out.device) for _, z in job.terms]
@@ -105,8 +127,8 @@ def _on_blocks(out, base, kernels, told):
         add(_blocks(out), source, bits, numbers, table)
 
 
-def _bits(fill, direction, start, count, device):
-    """The random bits of whole blocks: int32 [blocks, 4], or one int16 an element of Gaussian noise."""
+def _bits(fill: Kernel, direction: "Direction", start: int, count: int, device: torch.device) -> Tensor:
+    """Return the random bits of whole blocks: int32 [blocks, 4], or one int16 an element of Gaussian noise."""
     many = BLOCKS[direction.kind]
     out = torch.empty(count // BLOCK * many, 4, dtype=torch.int32, device=device)
     numbers = [direction.key & MASK, direction.key >> 32, start // BLOCK * many, direction.step, direction.index]
@@ -114,19 +136,19 @@ def _bits(fill, direction, start, count, device):
     return out if many == 1 else _blocks(out.view(torch.int16))
 
 
-def _chunk(out, job):
+def _chunk(out: Tensor, job: Sum) -> int:
     sizes = CHUNKS.get(out.device.type, {})
     size = min(sizes.get(kind, CHUNK) for kind in job.kinds) // len(job.terms)
     size = min(size, sizes["gaussian"]) if _by_float32(out, job) else size
     return max(2, size // BLOCK) * BLOCK
 
 
-def _blocks(x):
+def _blocks(x: Tensor) -> Tensor:
     return x.view(-1, 4, 32)
 
 
-def _made(like, job, table):
-    """Both kernels, made where there are none, and tried on other tensors."""
+def _made(like: Like, job: Sum, table: TableOf) -> tuple[Kernel, Kernel]:
+    """Return both kernels, made where there are none, and tried on other tensors."""
     where = like.device, torch.get_num_threads()
     key = (job.kinds, job.wide, like, *where)
     if where not in _kernels:
@@ -136,14 +158,14 @@ def _made(like, job, table):
     return _kernels[where], _kernels[key]
 
 
-def _tried_fill(device):
+def _tried_fill(device: torch.device) -> Kernel:
     kernel, out = _compile(fill_, device), torch.empty(TRIAL, 4, dtype=torch.int32, device=device)
     torch._dynamo.mark_dynamic(out, 0)
     kernel(out, torch.zeros(5, dtype=torch.int64, device=device))
     return kernel
 
 
-def _tried_add(like, job, fill, table):
+def _tried_add(like: Like, job: Sum, fill: Kernel, table: TableOf) -> Kernel:
     kernel, numel = _compile(_adder(job.kinds, job.wide), like.device), TRIAL * BLOCK
     out, base = (_blocks(torch.zeros(numel, dtype=like.dtype, device=like.device)) for _ in range(2))
     bits = [_bits(fill, z, 0, numel, like.device) for _, z in job.terms]
@@ -154,17 +176,17 @@ def _tried_add(like, job, fill, table):
     return kernel
 
 
-def _adder(kinds, wide):
-    """out <- decay base + noise; out, base: [blocks, 4, 32], no base: `out` itself; in the order of `directions`."""
+def _adder(kinds: tuple[str, ...], wide: bool) -> Kernel:
+    """Return out <- decay base + noise; out, base: [blocks, 4, 32], no base: `out`; in the order of `directions`."""
 
-    def narrow(out, base, bits, numbers, table):
+    def narrow(out: Tensor, base: Tensor | None, bits: list[Tensor], numbers: Tensor, table: Tensor | None) -> None:
         scales = numbers[1:].float().unbind()
         total = _signed(bits[0], scales[0])
         for word, scale in zip(bits[1:], scales[1:], strict=True):
             total = total + _signed(word, scale)
         out.copy_(((out if base is None else base).float() + total).to(out.dtype))
 
-    def in_double(out, base, bits, numbers, table):
+    def in_double(out: Tensor, base: Tensor | None, bits: list[Tensor], numbers: Tensor, table: Tensor) -> None:
         decay, *scales = numbers.unbind()
         total = (out if base is None else base).double() * decay
         for kind, word, scale in zip(kinds, bits, scales, strict=True):
@@ -175,36 +197,37 @@ def _adder(kinds, wide):
     return in_double if wide else narrow
 
 
-def _signed(word, scale):
-    """The scale with the sign of every bit; choosing is faster than multiplying."""
+def _signed(word: Tensor, scale: Tensor) -> Tensor:
+    """Return the scale with the sign of every bit; choosing is faster than multiplying."""
     return torch.where(_bit(word) == 0, scale, -scale)
 
 
-def _ones(word):
+def _ones(word: Tensor) -> Tensor:
     return 1 - 2 * _bit(word)
 
 
-def _bit(word):
+def _bit(word: Tensor) -> Tensor:
     return word[..., None] >> torch.arange(32, dtype=torch.int32, device=word.device) & 1
 
 
-def _compile(function, device):
-    """A kernel of its own code object, so that kernels do not count as each other's recompilations."""
+def _compile(function: Kernel, device: torch.device) -> Kernel:
+    """Compile a copy with a code object of its own, so that kernels do not count as each other's recompilations."""
+    assert isinstance(function, FunctionType)
     code = function.__code__.replace(co_name=f"{function.__name__}_{len(_kernels)}")
-    function = type(function)(code, function.__globals__, code.co_name, None, function.__closure__)
-    bare = {"guard_filter_fn": _sizes, "size_asserts": False}
+    function = FunctionType(code, function.__globals__, code.co_name, None, function.__closure__)
+    bare: dict[str, Any] = {"guard_filter_fn": _sizes, "size_asserts": False}
     return torch.compile(function, fullgraph=True, options=bare if device.type == "cpu" else None)
 
 
-def _sizes(guards):
+def _sizes(guards: list[Any]) -> list[bool]:
     return [guard.guard_type in ("SHAPE_ENV", "TENSOR_MATCH") for guard in guards]
 
 
-def _failures():
+def _failures() -> tuple[type[Exception], ...]:
     return (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError, OSError)
 
 
-def _give_up(kind, error):
+def _give_up(kind: str, error: Exception) -> None:
     _broken.add(kind)
     why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     warnings.warn(

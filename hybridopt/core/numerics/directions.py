@@ -5,7 +5,7 @@ device, for every dtype, however the parameter is cut. NOISE.md is the specifica
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
@@ -44,13 +44,26 @@ class Direction:
     index: int = 0
     kind: str = "rademacher"
 
-    def __post_init__(self):
-        for name, bits in (("key", 63), ("step", 32), ("index", 32)):
-            value = getattr(self, name)
+    def __post_init__(self) -> None:
+        for name, value, bits in (("key", self.key, 63), ("step", self.step, 32), ("index", self.index, 32)):
             check_count("Direction", name, value, 0)
             if value >> bits:
                 raise HybridOptError(f"Direction: {name}={value} is not allowed; give a whole number below 2**{bits}")
         check_choice("Direction", "kind", self.kind, KINDS)
+
+    def values(self, start: int, count: int, device: torch.device) -> Tensor:
+        """Return the noise at positions start, ..., start + count - 1: float32 [count].
+
+        Args:
+            start: position of the first element in the flattened parameter.
+            count: elements.
+            device: where the tensor is made.
+        """
+        return values(self, start, count, device)
+
+    def drawn(self, numel: int) -> "tuple[Direction, int] | None":
+        """Return what must be drawn for `numel` elements: this direction, and all of them; None for none."""
+        return (self, numel) if numel else None
 
 
 _ready: dict[tuple[Direction, torch.device], Tensor] = {}  # bits that were worked out beforehand
@@ -59,8 +72,8 @@ _ready: dict[tuple[Direction, torch.device], Tensor] = {}  # bits that were work
 def prepare(wanted: Sequence[tuple[Direction, int]], device: torch.device) -> None:
     """Work out the bits of small parameters' directions together, as that takes no longer than for one of them.
 
-    wanted: directions with the elements of their parameters; large ones are passed over, as are those that would take
-    more than 16 MiB together. What was prepared before on this device is forgotten; no result depends on it.
+    Large ones are passed over, as are those that would take more than 16 MiB together. What was prepared before on
+    this device is forgotten; no result depends on it. `wanted`: directions with the elements of their parameters.
     """
     for known in [known for known in _ready if known[1] == device]:
         del _ready[known]
@@ -71,8 +84,9 @@ def prepare(wanted: Sequence[tuple[Direction, int]], device: torch.device) -> No
 
 
 def together(wanted: Sequence[tuple[Direction, int]]) -> dict[Direction, int]:
-    """The directions that `prepare` works out, and of how many blocks of 16 bytes each is made."""
-    chosen, left = {}, READY
+    """Return the directions of `wanted` that `prepare` works out, and of how many blocks of 16 bytes each is made."""
+    chosen: dict[Direction, int] = {}
+    left = READY
     for direction, count in wanted:
         blocks = -(-count // KINDS[direction.kind])
         if 0 < count <= SMALL and blocks <= left and direction not in chosen:
@@ -81,7 +95,14 @@ def together(wanted: Sequence[tuple[Direction, int]]) -> dict[Direction, int]:
 
 
 def values(direction: Direction, start: int, count: int, device: torch.device | str) -> Tensor:
-    """The noise at positions start, ..., start + count - 1 of the contiguous, unsharded parameter: float32 [count]."""
+    """Return a piece of a direction of a contiguous, unsharded parameter: float32 [count].
+
+    Args:
+        direction: the noise.
+        start: position of the first element in the flattened parameter.
+        count: elements.
+        device: where the tensor is made.
+    """
     check_count("values", "start", start, 0)
     check_count("values", "count", count, 0)
     device = torch.device(device)
@@ -94,34 +115,43 @@ def values(direction: Direction, start: int, count: int, device: torch.device | 
 def combine_(
     out: Tensor, base: Tensor, terms: Terms, start: int = 0, decay: float = 1.0, compile: bool = False
 ) -> None:
-    """Write decay * base + sum_k scale_k z_k to `out`, for terms (scale, Direction), rounded to nearest.
+    """Write decay * base + sum_k scale_k z_k to `out`, rounded to nearest.
 
-    out, base: contiguous tensors of one shape, floating dtype and device; the same tensor, or apart. start: position
-    of their first element in the parameter. Scales are rounded to float32, decay to 29 bits; the order of arithmetic
-    is fixed (NOISE.md), so that the result does not depend on device, compiler or on `compile`, which is only faster.
-    HybridOptError for anything else, before `out` is changed.
+    Scales are rounded to float32, decay to 29 bits; the order of arithmetic is fixed (NOISE.md), so that the result
+    does not depend on device, compiler or on `compile`.
+
+    Args:
+        out: contiguous, of floating dtype.
+        base: of the shape, dtype and device of `out`; the same tensor, or one apart.
+        terms: (scale_k, z_k).
+        start: position of the first element of `out` in the flattened parameter.
+        decay: by what `base` is multiplied.
+        compile: use compiled kernels where they can be made; only faster.
+
+    Raises:
+        HybridOptError: for anything else, before `out` is changed.
     """
     _check(out, base, start)
-    terms = _rounded(terms)
+    rounded = _rounded(terms)
     decay = _decay(decay)
-    wide = out.dtype == torch.float64 or decay != 1 or "gaussian" in [z.kind for _, z in terms]
-    job = direction_kernels.Sum(tuple(terms), start, decay, wide)
+    wide = out.dtype == torch.float64 or decay != 1 or "gaussian" in [z.kind for _, z in rounded]
+    job = direction_kernels.Sum(tuple(rounded), start, decay, wide)
     with torch.no_grad():
         out, base = out.detach().view(-1), base.detach().view(-1)
-        compile = compile and not all((z, out.device) in _ready for _, z in terms)
+        compile = compile and not all((z, out.device) in _ready for _, z in rounded)
         at, end = direction_kernels.combine_(out, base, job, _table) if compile else (0, 0)
         for first, last in ((0, at), (end, len(out))):
             if first < last:
                 _in_chunks(out[first:last], base[first:last], job, start + first)
 
 
-def _in_chunks(out, base, job, start):
+def _in_chunks(out: Tensor, base: Tensor, job: direction_kernels.Sum, start: int) -> None:
     for at, end in _chunks(len(out), out.device, job.kinds):
         (_wide if job.wide else _narrow)(out[at:end], base[at:end], job, start + at)
 
 
-def _narrow(out, base, job, start):
-    """In float32, where every product is one with +1 or -1."""
+def _narrow(out: Tensor, base: Tensor, job: direction_kernels.Sum, start: int) -> None:
+    """Work in float32, where every product is one with +1 or -1."""
     total = None
     for scale, direction in job.terms:
         z = _noise(direction, start, len(out), out.device)
@@ -129,36 +159,37 @@ def _narrow(out, base, job, start):
     out.copy_(base) if total is None else torch.add(base, total, out=out)
 
 
-def _wide(out, base, job, start):
-    """In float64, where every product of the numbers above is exact."""
+def _wide(out: Tensor, base: Tensor, job: direction_kernels.Sum, start: int) -> None:
+    """Work in float64, where every product of the numbers above is exact."""
     total = base.to(torch.float64) * job.decay
     for scale, direction in job.terms:
         total.add_(_noise(direction, start, len(out), out.device), alpha=scale)
     out.copy_(total if out.dtype == torch.float64 else total.float())
 
 
-def _noise(direction, start, count, device):
-    """As `values`, in one piece, in memory of its own."""
+def _noise(direction: Direction, start: int, count: int, device: torch.device) -> Tensor:
+    """Return what `values` does, in one piece, in memory of its own."""
     size = KINDS[direction.kind]
     first, end = start // size, -(-(start + count) // size)
-    bits = _ready.get((direction, device), ())[first:end]
-    if len(bits) < end - first:
+    ready = _ready.get((direction, device))
+    bits = None if ready is None else ready[first:end]
+    if bits is None or len(bits) < end - first:
         bits = words(direction.key, first, end - first, direction.step, direction.index, device)
     z = _signs(bits) if direction.kind == "rademacher" else _normals(bits)
     return z[start - first * size :][:count]
 
 
-def _signs(bits):
-    """+1 for a bit that is 0, -1 for one that is 1, lowest bits first."""
+def _signs(bits: Tensor) -> Tensor:
+    """Return +1 for a bit that is 0, -1 for one that is 1, lowest bits first."""
     return _looked_up(_sign_table(bits.device), bits, torch.uint8)
 
 
-def _normals(bits):
+def _normals(bits: Tensor) -> Tensor:
     return _looked_up(_table(bits.device), bits, torch.int16)
 
 
-def _looked_up(table, bits, dtype):
-    """Entries for the unsigned numbers, as wide as this dtype, that the bits are; the lowest bits first."""
+def _looked_up(table: Tensor, bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the entries for the unsigned numbers, as wide as this dtype, that the bits are; the lowest bits first."""
     index = bits.view(dtype).view(-1)
     if index.device.type == "cpu":  # NumPy's is twice as fast as torch's
         return torch.from_numpy(table.numpy().take(index.numpy(), axis=0, mode="wrap")).view(-1)
@@ -166,15 +197,15 @@ def _looked_up(table, bits, dtype):
 
 
 @lru_cache
-def _sign_table(device):
-    """The signs of every byte: float32 [256, 8]."""
+def _sign_table(device: torch.device) -> Tensor:
+    """Return the signs of every byte: float32 [256, 8]."""
     bits = torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device) & 1
     return (1 - 2 * bits).float()
 
 
 @lru_cache
-def _table(device):
-    """The quantiles of the standard normal at (i + 0.5) / 65536, to nearest multiples of 2**-10: float32 [65536].
+def _table(device: torch.device) -> Tensor:
+    """Return the quantiles of the standard normal at (i + 0.5) / 65536, to multiples of 2**-10: float32 [65536].
 
     None is so near to the middle of two that another library of mathematics could round it to the other.
     """
@@ -183,13 +214,13 @@ def _table(device):
     return torch.tensor([*lower, *(-x for x in reversed(lower))], device=device) / 1024
 
 
-def _chunks(count, device, kinds):
+def _chunks(count: int, device: torch.device, kinds: Iterable[str]) -> list[tuple[int, int]]:
     size = BLOCKS.get(device.type, BLOCKS_ELSEWHERE) * min(map(KINDS.__getitem__, kinds), default=128)
     return [(at, min(at + size, count)) for at in range(0, count, size)]
 
 
-def _rounded(terms):
-    """Scales as float32 can hold them, without terms of scale 0."""
+def _rounded(terms: Terms) -> list[tuple[float, Direction]]:
+    """Round scales as float32 can hold them, and leave out terms of scale 0."""
     for scale, direction in terms:
         if not isinstance(direction, Direction):
             raise HybridOptError(f"combine_: {direction!r} is no direction; give terms (scale, Direction)")
@@ -200,23 +231,23 @@ def _rounded(terms):
     return [(scale, direction) for scale, (_, direction) in zip(scales, terms, strict=True) if scale]
 
 
-def _decay(decay):
+def _decay(decay: float) -> float:
     _check_finite("decay", decay)
     mantissa, exponent = math.frexp(decay)
     return math.ldexp(round(math.ldexp(mantissa, DECAY_BITS)), exponent - DECAY_BITS)
 
 
-def _check_finite(name, value):
+def _check_finite(name: str, value: object) -> None:
     if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
         raise HybridOptError(f"combine_: {name}={value!r} is not allowed; give a finite number that float32 can hold")
 
 
-def _check(out, base, start):
+def _check(out: Tensor, base: Tensor, start: int) -> None:
     check_count("combine_", "start", start, 0)
     if out.dtype not in DTYPES:
         raise HybridOptError(f"combine_: out.dtype={out.dtype} is not allowed; give one of {DTYPES}")
-    for what in ("shape", "dtype", "device"):
-        one, other = getattr(out, what), getattr(base, what)
+    pairs = {"shape": (out.shape, base.shape), "dtype": (out.dtype, base.dtype), "device": (out.device, base.device)}
+    for what, (one, other) in pairs.items():
         if one != other:
             raise HybridOptError(f"combine_: out has {what} {one}, base {other}; give tensors that agree in it")
     for name, x in (("out", out), ("base", base)):
@@ -228,6 +259,6 @@ def _check(out, base, start):
         )
 
 
-def _overlap(one, other):
+def _overlap(one: Tensor, other: Tensor) -> bool:
     ahead = other.data_ptr() - one.data_ptr()
     return -other.nbytes < ahead < one.nbytes

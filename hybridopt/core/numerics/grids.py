@@ -1,5 +1,6 @@
 """Uniform grids of whole codes: every group of values gets its own, one level of which is exactly 0."""
 
+import torch
 from torch import Tensor, finfo, float32, where
 from torch.nn.functional import pad
 
@@ -11,14 +12,14 @@ SLACK = 1e-4  # of a level: what float32 may be wrong by
 
 
 def groups(x: Tensor, size: int = GROUP) -> Tensor:
-    """[groups, size]: the values in order, the last group filled up with zeros; a view where nothing is missing."""
+    """Return the values of `x` in order, [groups, size], the last filled up with zeros; a view if none is missing."""
     x = x.reshape(-1)
     missing = -x.numel() % size
     return (pad(x, (0, missing)) if missing else x).view(-1, size)
 
 
 def grid(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Scale and zero point, float32 [groups], of the codes 0 ... top for [groups, 256]: value = (code - zero) * scale.
+    """Return scale and zero point, [groups], of codes 0 ... top for `x` [groups, 256]: (code - zero) * scale == x.
 
     The range holds 0 whatever the values are, or a group of one sign would collapse. The zero point is whole and the
     scale the smallest that reaches both ends from there, so that no value is cut off and rounding stays unbiased.
@@ -30,15 +31,28 @@ def grid(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
 
 
 def encode(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """[groups, 256] in levels: whole only after rounding."""
+    """Return values [groups, 256] in levels of their grids, [groups]: whole only after rounding.
+
+    Args:
+        x: values [groups, 256].
+        scale: one level, [groups].
+        zero: the code of 0, [groups].
+    """
     return x / scale.clamp(min=finfo(float32).tiny).unsqueeze(-1) + zero.unsqueeze(-1)
 
 
-def decode(codes: Tensor, scale: Tensor, zero: Tensor, dtype) -> Tensor:
-    """Values in `dtype`; the difference is exact in every float type, so only the product is rounded."""
+def decode(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the values of codes, [groups, 256]: the difference is exact in every float type, the product is rounded.
+
+    Args:
+        codes: uint8 [groups, 256].
+        scale: one level, [groups].
+        zero: the code of 0, [groups].
+        dtype: of the values.
+    """
     return codes.to(dtype).sub_(zero.unsqueeze(-1)).mul_(scale.unsqueeze(-1))
 
 
 def piece(count: int, most: int) -> int:
-    """Values to quantize at a time, whole groups up to `most`, in less room than the weight itself takes."""
+    """Return how many of `count` values to quantize at a time: whole groups, up to `most`, in less than their room."""
     return min(most, max(LEAST, count // PIECES // GROUP * GROUP))

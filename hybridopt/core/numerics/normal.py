@@ -12,11 +12,17 @@ __all__ = ["normal"]
 GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # as int64, which wraps around
 
 
-def normal(shape: Shape, key: int | Tensor, turn: float | Tensor, like: Tensor) -> Tensor:
-    """Independent N(0, 1) of this shape, in dtype and on device of `like`; another draw for every turn (0, 1, ...).
+def normal(shape: Shape, key: float | Tensor, turn: float | Tensor, like: Tensor) -> Tensor:
+    """Return independent N(0, 1) numbers: [*shape], or [n, *shape] of n keys.
 
-    key: 63 bits, or an int64 tensor: of shape [], or of shape [n] for n tensors, one each. The 24 uniform bits are the
-    same on every device; Box & Muller (1958) makes them normal, within 5.8 standard deviations.
+    The 24 uniform bits are the same on every device; Box & Muller (1958) makes them normal, within 5.8 standard
+    deviations.
+
+    Args:
+        shape: of one draw.
+        key: 63 bits, or an int64 tensor of shape [] or [n].
+        turn: which draw, from 0; whole.
+        like: tensor whose dtype and device the numbers get.
     """
     key = torch.as_tensor(key)
     start = _mixed(key + (torch.as_tensor(turn).to(torch.int64) + 1) * GOLDEN)
@@ -26,8 +32,8 @@ def normal(shape: Shape, key: int | Tensor, turn: float | Tensor, like: Tensor) 
     return size.add_(1).mul_(2**-24).log_().mul_(-2).sqrt_().mul_(angle.mul_(2 * math.pi * 2**-24).cos_())
 
 
-def _mixed(z):
-    """The finaliser of SplitMix64 (Steele et al. 2014), whose counter goes in steps of `GOLDEN`."""
+def _mixed(z: Tensor) -> Tensor:
+    """Finalise SplitMix64 (Steele et al. 2014), whose counter goes in steps of `GOLDEN`: int64 to int64."""
     z = (z >> 30 & (1 << 34) - 1 ^ z) * (0xBF58476D1CE4E5B9 - (1 << 64))
     z = (z >> 27 & (1 << 37) - 1 ^ z) * (0x94D049BB133111EB - (1 << 64))
     return z >> 31 & (1 << 33) - 1 ^ z

@@ -3,6 +3,8 @@
 Whole numbers only, so that the bits are the same on every device, under every compiler. NOISE.md is the specification.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,15 +14,25 @@ ROUNDS = 10
 MASK = (1 << 32) - 1
 MULTIPLY = (0xD2511F53 - (1 << 32), 0xCD9E8D57 - (1 << 32))  # less 2**32, so that no product leaves 64 bits
 WEYL = (0x9E3779B9, 0xBB67AE85)
+Whole = Any  # an int, an int64 tensor or NumPy array: what has + * & ^ >>
 
 
 def words(key: int, first: int, count: int, step: int, index: int, device: torch.device) -> Tensor:
-    """The four words of blocks first, first + 1, ...: int32 [count, 4].
+    """Return the four words of blocks first, first + 1, ...: int32 [count, 4].
 
-    The counter is (block low, block high, step, index). key, block: 64 bits; step, index: 32 bits each.
+    The counter is (block low, block high, step, index).
+
+    Args:
+        key: 64 bits.
+        first: number of the first block, 64 bits.
+        count: blocks.
+        step: 32 bits.
+        index: 32 bits.
+        device: where the words are made.
     """
     out = torch.empty(count, 4, dtype=torch.int32, device=device)
-    block, columns = torch.arange(first, first + count, device=device), out
+    block: Whole = torch.arange(first, first + count, device=device)
+    columns: Whole = out
     if device.type == "cpu":  # NumPy's calls cost a third of torch's
         block, columns = block.numpy(), out.numpy()
     counter = (block & MASK, block >> 32, step, index)
@@ -32,7 +44,14 @@ def words(key: int, first: int, count: int, step: int, index: int, device: torch
 def words_of_many(
     keys: list[int], counts: list[int], steps: list[tuple[int, int]], device: torch.device
 ) -> list[Tensor]:
-    """For every key the words of its blocks 0, ..., count - 1, of its (step, index): as `words`, in one go."""
+    """Return for every key the words of its blocks 0, ..., count - 1, as `words` does, in one go: int32 [count, 4].
+
+    Args:
+        keys: 64 bits each.
+        counts: blocks of every key.
+        steps: (step, index) of every key.
+        device: where the words are made.
+    """
     told = ([key & MASK for key in keys], [key >> 32 for key in keys], *zip(*steps, strict=True))
     sizes = torch.tensor(counts)
     left, right, step, index = (torch.tensor(x).repeat_interleave(sizes).to(device) for x in told)
@@ -57,8 +76,8 @@ def fill_(out: Tensor, numbers: Tensor) -> None:
         out[:, i] = word.to(torch.int32)
 
 
-def _philox(counter, key):
-    """Four words, whole numbers whose lower 32 bits count; ints, int64 tensors and NumPy arrays alike."""
+def _philox(counter: tuple[Whole, ...], key: tuple[Whole, Whole]) -> tuple[Whole, Whole, Whole, Whole]:
+    """Return four words, whole numbers whose lower 32 bits count; ints, int64 tensors and NumPy arrays alike."""
     (a, b, c, d), (left, right) = counter, key
     for _ in range(ROUNDS):
         (a, b), (c, d) = _half(c, MULTIPLY[1], b, left), _half(a, MULTIPLY[0], d, right)
@@ -66,8 +85,8 @@ def _philox(counter, key):
     return a, b, c, d
 
 
-def _half(word, multiplier, other, key):
-    """The upper half of a product, mixed with another word and the key, and the lower half.
+def _half(word: Whole, multiplier: int, other: Whole, key: Whole) -> tuple[Whole, Whole]:
+    """Return the upper half of a product, mixed with another word and the key, and the lower half.
 
     word in [0, 2**32); of the others, only the lower 32 bits count.
     """

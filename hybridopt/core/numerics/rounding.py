@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Seed", "hashed_rows", "random_bits", "stochastic_bf16", "stochastic_round", "tables"]
+from ..errors import HybridOptError
+
+__all__ = ["Seed", "Seeding", "as_seed", "hashed_rows", "random_bits", "stochastic_bf16", "stochastic_round", "tables"]
 
 GOLDEN = 0x9E3779B9
 STEP = 0.625 / 128  # of a bfloat16: rounds to its neighbour, wherever between two powers of two it lies
@@ -14,7 +16,7 @@ _tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
 @dataclass(frozen=True)
 class Seed:
-    """Where random bits come from.
+    """Where random bits come from: a key and a row.
 
     key: 63 bits, or an int64 tensor: of shape [], or of shape [n] for a stack of n tensors, one each. row: where a
     slice begins in its whole. tables: hashes of its rows with the key (`hashed_rows`), and of columns, for compiled
@@ -26,12 +28,15 @@ class Seed:
     tables: tuple[Tensor, Tensor] | None = None
 
 
-def random_bits(like: Tensor, seed: int | Tensor | Seed) -> Tensor:
-    """Sixteen random bits for every element, int32 in [0, 65536), a pure function of (key, row, column).
+Seeding = Seed | int | Tensor | None  # a seed, or its key alone; None where nothing is rounded at random
 
-    Hashes of row and column joined and mixed once more.
+
+def random_bits(like: Tensor, seed: Seeding) -> Tensor:
+    """Return sixteen random bits for every element of `like`: int32 in [0, 65536), shape of `like`.
+
+    A pure function of (key, row, column): hashes of row and column, joined and mixed once more.
     """
-    seed = seed if isinstance(seed, Seed) else Seed(seed)
+    seed = as_seed(seed)
     stacked = isinstance(seed.key, Tensor) and seed.key.ndim > 0
     shape = like.shape[1:] if stacked else like.shape
     rows, width = shape[:-1].numel(), shape[-1] if shape else 1
@@ -42,21 +47,28 @@ def random_bits(like: Tensor, seed: int | Tensor | Seed) -> Tensor:
     return ((x >> 15 & 0x1FFFF) ^ x) * -1028477387 >> 16 & 0xFFFF
 
 
-def stochastic_bf16(x: Tensor, seed: int | Tensor | Seed) -> Tensor:
+def stochastic_bf16(x: Tensor, seed: Seeding) -> Tensor:
     """Round float32 to bfloat16, up or down with the probability that keeps the mean; NaN and infinity stay."""
     x = x.float()
     bits = random_bits(x, seed)
     return (_by_comparing if x.device.type == "cpu" else _by_adding)(x, bits).to(torch.bfloat16)
 
 
-def _by_adding(x, bits):
+def as_seed(seed: Seeding) -> Seed:
+    """Return a seed as a `Seed`; HybridOptError for None, as nothing can be rounded at random without."""
+    if seed is None:
+        raise HybridOptError("rounding at random needs a seed, got None; give a Seed, or its key")
+    return seed if isinstance(seed, Seed) else Seed(seed)
+
+
+def _by_adding(x: Tensor, bits: Tensor) -> Tensor:
     """Add random bits below the last one that stays, and cut."""
     added = x.view(torch.int32).add(bits).bitwise_and(-65536)
     return torch.where(x.isfinite(), added.view(torch.float32), x)
 
 
-def _by_comparing(x, bits):
-    """The same without reading floats as integers, which no compiled loop on a CPU does at speed.
+def _by_comparing(x: Tensor, bits: Tensor) -> Tensor:
+    """Do as `_by_adding` without reading floats as integers, which no compiled loop on a CPU does at speed.
 
     The two differ below 1e-30 and from 1e30 on, where this one rounds to nearest.
     """
@@ -70,45 +82,52 @@ def _by_comparing(x, bits):
     return torch.where(kept, x, torch.where(takes_other, other, near))
 
 
-def _eight_bits(x):
-    """The nearest number of eight bits (Veltkamp's splitting): casts to and fro would be optimized away."""
+def _eight_bits(x: Tensor) -> Tensor:
+    """Round to the nearest number of eight bits (Veltkamp's splitting): casts to and fro would be optimized away."""
     big = x * 65537.0
     return big - (big - x)
 
 
-def stochastic_round(x: Tensor, seed: int | Tensor | Seed) -> Tensor:
+def stochastic_round(x: Tensor, seed: Seeding) -> Tensor:
     """Round to a whole number, up or down with the probability that keeps the mean; float of the shape of `x`."""
     return torch.floor(x + random_bits(x, seed) * (1 / 65536))
 
 
 def tables(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Hashes of at least `size` rows and of as many columns, int32; longer tables begin with the same numbers."""
+    """Return hashes of at least `size` rows and of as many columns: int32; longer tables begin as shorter ones."""
     found = _tables.get(device)
     if found is None or len(found[0]) < size:
         counter = torch.arange(max(2 * size, 4096), dtype=torch.int32, device=device)
-        found = tuple(_mix(counter * _signed(GOLDEN) + salt, salt) for salt in (0x3C6EF372, 0x1B873593))
+        rows, columns = (_mix(counter * _signed(GOLDEN) + salt, salt) for salt in (0x3C6EF372, 0x1B873593))
+        found = rows, columns
         _tables[device] = found
     return found
 
 
 def hashed_rows(key: int | Tensor, first: int, count: int, device: torch.device) -> Tensor:
-    """Hashes of `count` rows from `first` on with a key, int32 [count]; of n keys [n, count].
+    """Return hashes of rows with a key: int32 [count]; of n keys [n, count].
 
     Both halves of the key enter, the upper one between two rounds of mixing (the finaliser of MurmurHash3, Appleby,
     public domain, which wraps around), so that two keys never give shifted copies of one sequence.
+
+    Args:
+        key: 63 bits, or an int64 tensor of shape [] or [n].
+        first: the first row.
+        count: rows.
+        device: where the hashes are made.
     """
     low, high = _halves(key)
     return _mix(tables(first + count, device)[0][first : first + count] + low, high)
 
 
-def _mix(x, key=0):
+def _mix(x: Tensor, key: int | Tensor = 0) -> Tensor:
     x = ((x >> 16 & 0xFFFF) ^ x) * -2048144789 ^ key
     x = ((x >> 13 & 0x7FFFF) ^ x) * -1028477387
     return (x >> 16 & 0xFFFF) ^ x
 
 
-def _halves(key):
-    """Both halves of a key as int32; [n, 1] of n keys."""
+def _halves(key: int | Tensor) -> tuple[int | Tensor, int | Tensor]:
+    """Split a key into its lower and its upper half as int32; [n, 1] of n keys."""
     if not isinstance(key, Tensor):
         return _signed(key & 0xFFFFFFFF), _signed(key >> 32)
     key = key.view(-1, 1) if key.ndim else key

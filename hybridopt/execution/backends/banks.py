@@ -1,37 +1,52 @@
 """Many small parameters that are treated alike, updated as one stack."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from ...core.contracts import Backend
 from ...core.numerics.rounding import Seed
 from ..task import Task
 from ..update import Now, update
 
-__all__ = ["LARGEST", "fits", "run"]
+__all__ = ["Banks"]
 
-LARGEST = 1 << 14  # elements of a parameter: below, calling costs more than computing
 MOST = 1 << 20  # elements of a bank
 
 
-def fits(task: Task) -> bool:
-    """Is it small, and are its parts the same for all: no subspace of its own, no state in blocks?"""
-    plain = set(task.raw) == set(task.job.slots) and type(task.param) in (Tensor, torch.nn.Parameter)
-    return plain and task.param.numel() <= LARGEST and not task.job.basis
+class Banks(Backend[Task]):
+    """Stack equal small parameters and update the stack: one call in place of many that compute next to nothing."""
 
+    name = "banks"
+    rank = 20
+    largest_stacked = 1 << 14
 
-def run(tasks: Iterable[Task]) -> None:
-    """Update them in stacks of equal jobs and numbers."""
-    alike: dict[tuple, list[Task]] = {}
-    for task in tasks:
-        alike.setdefault((task.job, *task.alike), []).append(task)
-    for same in alike.values():
-        most = max(1, MOST // same[0].param.numel())
-        for start in range(0, len(same), most):
-            _bank(same[start : start + most])
+    def fits(self, task: Task) -> bool:
+        """Return whether it is small and its parts are the same for all: no basis of its own, no state in blocks."""
+        plain = set(task.raw) == set(task.job.slots) and type(task.param) in (Tensor, torch.nn.Parameter)
+        return plain and task.param.numel() <= self.largest_stacked and not task.job.basis
+
+    def run(self, tasks: Iterable[Task]) -> None:
+        """Carry out tasks in stacks of equal jobs and numbers."""
+        alike: dict[tuple, list[Task]] = {}
+        for task in tasks:
+            alike.setdefault((task.job, *task.alike), []).append(task)
+        for same in alike.values():
+            most = max(1, MOST // same[0].param.numel())
+            for start in range(0, len(same), most):
+                _bank(same[start : start + most])
+
+    def tolerance(self, task: Task) -> float:
+        """Return 0 where rules go element by element; else sums of a stack may be added in another order."""
+        t = task.job.treatment
+        return 0.0 if t.full.local and t.free.local else 64 * torch.finfo(task.job.arithmetic).eps
+
+    def temporaries(self, tasks: Sequence[Task], measured: Callable[[], int]) -> int:
+        """Return what the stacks and their updates take, as measured."""
+        return measured()
 
 
 def _bank(tasks):
@@ -50,6 +65,7 @@ def _bank(tasks):
 
 
 def _now(tasks, device) -> Now:
+    """Return the numbers of a stack: those of any of its tasks, with the keys and seeds of all, [len(tasks)]."""
     nows = [task.now() for task in tasks]
     seeds = nows[0].seeds
     if tasks[0].random:

@@ -1,20 +1,22 @@
-"""Updates by compiled kernels, several parameters by one call."""
+"""Updates of large parameters by compiled kernels, several parameters by one call."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from ...core.contracts import Backend
 from ...policy.job import sliceable
 from ..slices import Slice, slices
 from ..state import basis
 from ..task import Task
 from ..update import look, settle, update, write, write_free_, write_low
-from . import compiled_kernels as kernels
+from . import _compiled_kernels as kernels
 
-__all__ = ["SMALLEST", "fits", "run"]
+__all__ = ["Compiled"]
 
 SMALLEST = 1 << 16  # elements: below, a call costs more than what it saves
 PIECE = 1 << 22  # elements of a slice, where a part of the parameter is copied out
@@ -22,27 +24,62 @@ BLOCKS = 1 << 18  # elements of a slice of state in blocks: what was decoded sho
 CREW, OF = 8, 1 << 21  # parameters done by one call, if none is larger than that
 
 
-def fits(task: Task) -> bool:
-    """Is it large, in plain tensors, and not mainly matrix products, which gain nothing?"""
-    plain = type(task.param) in (Tensor, torch.nn.Parameter) and task.param.numel() >= SMALLEST
-    return plain and _elementwise(task.job) and not kernels.broken(task.job)
+class Compiled(Backend[Task]):
+    """Run the same functions as the eager backend through torch.compile: one pass over memory in place of ten.
+
+    Parameters with a kernel and numbers in common make a crew; those of a crew that are not large are done by one
+    call. Where compiling fails it warns, goes on without, and tasks of that kind fit no more.
+    """
+
+    name = "compiled"
+    rank = 30
+    compiles = True
+    in_blocks = True
+
+    def fits(self, task: Task) -> bool:
+        """Return whether it is large, in plain tensors, and not mainly matrix products, which gain nothing."""
+        plain = type(task.param) in (Tensor, torch.nn.Parameter) and task.param.numel() >= SMALLEST
+        return plain and _elementwise(task.job) and not kernels.broken(task.job)
+
+    def run(self, tasks: Iterable[Task]) -> None:
+        """Carry out tasks, crew by crew."""
+        crews: dict[tuple, list[Task]] = {}
+        for task in tasks:
+            crews.setdefault(kernels.alike(task), []).append(task)
+        for crew in crews.values():
+            now = crew[0].now()
+            floats = [now.lr, now.decay, *now.full.values(), *now.free.values()]
+            vector = _vector(floats, crew[0].job.arithmetic, crew[0].param.device)
+            for parts in _together(crew):
+                _update(parts, vector, (tuple(now.full), tuple(now.free)))
+            increment_version([task.param for task in crew])
+
+    def tolerance(self, task: Task) -> float:
+        """Allow for numbers as tensors, fused multiplications, and sums in another order."""
+        return 64 * torch.finfo(task.job.arithmetic).eps
+
+    def temporaries(self, tasks: Sequence[Task], measured: Callable[[], int]) -> int:
+        """Return what kernels hand on to each other: rows and columns that rules look at, the part of a slice."""
+        return max(_between_kernels(task) for task in tasks)
 
 
-def run(tasks: Iterable[Task]) -> None:
-    """Carry out all tasks. Where compiling fails it warns, goes on without, and nothing of the kind `fits` later."""
-    crews: dict[tuple, list[Task]] = {}
-    for task in tasks:
-        crews.setdefault(kernels.alike(task), []).append(task)
-    for crew in crews.values():
-        now = crew[0].now()
-        floats = [now.lr, now.decay, *now.full.values(), *now.free.values()]
-        vector = _vector(floats, crew[0].job.arithmetic, crew[0].param.device)
-        for parts in _together(crew):
-            _update(parts, vector, (tuple(now.full), tuple(now.free)))
-        increment_version([task.param for task in crew])
+def _between_kernels(task):
+    job, looked = task.job, 0
+    low = job.low
+    if low is not None and job.treatment.full.looks and len(job.shape) > 1:
+        looked = 8 * math.prod(job.shape[:-2]) * sum(job.shape[-2:])
+    if low is None or not job.part.disjoint or job.part.covers:
+        return looked
+    share = math.prod(low) / math.prod(job.shape)
+    sizes = task.param.element_size() + task.grad.element_size() + job.arithmetic.itemsize
+    return looked + int(share * min(PIECE, task.param.numel()) * sizes)
 
 
 def _update(parts, numbers, names):
+    """Update slices of a crew by one call of each kernel that the update needs.
+
+    parts: (task, slice). numbers: lr, decay and those of both rules, [n]. names: of the rules' numbers.
+    """
     job = parts[0][0].job
 
     def call(function, more=()):
@@ -64,7 +101,7 @@ def _update(parts, numbers, names):
 
 
 def _together(crew):
-    """(task, slice) by the call: full crews of small parameters, everything else one by one.
+    """Yield lists of (task, slice), one a call: full crews of small parameters, everything else one by one.
 
     Kernels that look at whole matrices have many loops already, and would take minutes to compile eight times over.
     """
@@ -81,9 +118,9 @@ def _whole(task):
 
 
 def _pieces(task):
-    """Slices, where a whole would need temporaries of its size; one where a kernel needs none."""
+    """Cut a parameter into slices where its kernels would need temporaries of its size; else it is one slice."""
     job = task.job
-    blocks = task.raw and getattr(job.treatment.codec, "block", 0)
+    blocks = task.raw and job.treatment.codec.block
     size = BLOCKS if blocks else PIECE
     if task.param.numel() <= size or not (blocks or job.separate) or not sliceable(job) or job.rounds:
         return [_whole(task)]
@@ -94,11 +131,11 @@ def _pieces(task):
 def _elementwise(job):
     rules = (job.treatment.full, job.treatment.free)
     subspace = not job.part.disjoint and job.part.slots(job.shape)
-    return not subspace and not any(getattr(rule, "products", False) for rule in rules)
+    return not subspace and not any(rule.products for rule in rules)
 
 
 def _round(i):
-    """Round `i` and its end: what it finds leaves the kernel, to be read by later loops, not worked out anew."""
+    """Make the function of round `i`: its results leave the kernel, or later loops would work them out anew."""
 
     def look_and_settle(param, grad, raw, job, store, now, rows, rest):
         now = replace(now, rows=rows, rest=rest)

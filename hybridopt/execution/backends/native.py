@@ -1,52 +1,84 @@
 """Rules for which torch has a kernel of its own, where nothing else has to be done to the parameter."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from ...core.contracts import Backend
 from ...parts.codecs.fp32 import Fp32
+from ...parts.rules.adamw import AdamW
 from ...parts.splits.whole import Whole
 from ...parts.stores.dense import Dense
-from ...policy.job import Job
 from ..task import Task
 
-__all__ = ["fits", "run"]
-
-DEVICES = ("cpu", "cuda")
+__all__ = ["Native"]
 
 
-def fits(task: Task) -> bool:
-    """Does the rule's `fused_` do all of this task?"""
-    return _rule_fits(task.job) and _tensors_fit(task) and _number(task.lr) and task.job.treatment.lr_scale > 0
+class Native(Backend[Task]):
+    """Call torch's fused kernel once for all parameters of the same numbers."""
+
+    name = "native"
+    rank = 10
+    devices = frozenset({"cpu", "cuda"})
+
+    def fits(self, task: Task) -> bool:
+        """Return whether a kernel of `KERNELS` does all of this task: whole, exact state, weights not rounded."""
+        t = task.job.treatment
+        known = type(t.full) in KERNELS and isinstance(task.job.part, Whole) and isinstance(t.codec, Fp32)
+        return known and t.lr_scale > 0 and not isinstance(task.lr, Tensor) and task.lr > 0 and _plain(task)
+
+    def run(self, tasks: Iterable[Task]) -> None:
+        """Carry out tasks, together those of one treatment and the same numbers."""
+        alike: dict[tuple, list[Task]] = {}
+        for task in tasks:
+            alike.setdefault((id(task.job.treatment), *task.alike), []).append(task)
+        for same in alike.values():
+            KERNELS[type(same[0].job.treatment.full)](same)
+            increment_version([task.param for task in same])
+
+    def tolerance(self, task: Task) -> float:
+        """Allow for the order in which torch's kernel multiplies and divides."""
+        return 8 * torch.finfo(task.param.dtype).eps
+
+    def temporaries(self, tasks: Sequence[Task], measured: Callable[[], int]) -> int:
+        """Return 0: the kernels work in registers."""
+        return 0
 
 
-def run(tasks: Iterable[Task]) -> None:
-    """Call `fused_` once for all tasks of the same numbers."""
-    alike: dict[tuple, list[Task]] = {}
-    for task in tasks:
-        alike.setdefault((id(task.job.treatment), *task.alike), []).append(task)
-    for same in alike.values():
-        one = same[0]
-        states = [{name: task.raw[name] for name in one.job.slots} for task in same]
-        lr = one.lr * one.job.treatment.lr_scale
-        params, grads = [t.param for t in same], [t.grad for t in same]
-        one.job.treatment.full.fused_(params, grads, states, one.age, lr, one.decay)
-        increment_version(params)
-
-
-def _rule_fits(job: Job):
-    t = job.treatment
-    return isinstance(job.part, Whole) and isinstance(t.codec, Fp32) and hasattr(t.full, "fused_")
-
-
-def _tensors_fit(task):
+def _plain(task):
+    """Return whether weight and gradient are plain, contiguous, and of the dtype in which the update computes."""
     p = task.param
-    same = p.dtype == task.grad.dtype == task.job.arithmetic and task.grad.is_contiguous()
-    plain = isinstance(task.store, Dense) and type(p) in (Tensor, torch.nn.Parameter)
-    return same and plain and p.is_contiguous() and p.device.type in DEVICES
+    same = p.dtype == task.grad.dtype == task.job.arithmetic and task.grad.is_contiguous() and p.is_contiguous()
+    return same and isinstance(task.store, Dense) and type(p) in (Tensor, torch.nn.Parameter)
 
 
-def _number(lr):
-    return not isinstance(lr, Tensor) and lr > 0
+def _adamw(same: list[Task]) -> None:
+    """Make the whole step by `torch._fused_adamw_`: param = decay * param - lr * direction."""
+    one, rule = same[0], cast(AdamW, same[0].job.treatment.full)
+    params, grads = [task.param for task in same], [task.grad for task in same]
+    first, second = ([task.raw[name] for task in same] for name in ("exp_avg", "exp_avg_sq"))
+    steps = [torch.tensor(float(one.age), device=params[0].device)] * len(params)
+    lr = cast(float, one.lr) * one.job.treatment.lr_scale
+    decay = (1 - cast(float, one.decay)) / lr if one.decay != 1 else 0.0
+    torch._fused_adamw_(
+        params,
+        grads,
+        first,
+        second,
+        [],
+        steps,
+        lr=lr,
+        beta1=rule.betas[0],
+        beta2=rule.betas[1],
+        weight_decay=decay,
+        eps=rule.eps,
+        amsgrad=False,
+        maximize=False,
+    )
+
+
+Kernel = Callable[[list[Task]], None]
+KERNELS: dict[type, Kernel] = {AdamW: _adamw}  # by the rule, of exactly this type, whose `update` the kernel computes

@@ -5,26 +5,13 @@ from collections.abc import Sequence
 import torch
 
 from ...core.contracts import Draw, Noise, State
+from ...core.contracts.check import check_part
 from ...core.numerics.directions import Direction, prepare
 from ...execution.state import allocate
 from ..resolved import Resolved
 from ..windows import Windows
 
-__all__ = ["Noises", "drawn_from"]
-
-
-def drawn_from(noise: Noise | None, numel: int) -> tuple[Direction, int] | None:
-    """Return the elementwise direction that must be generated for a noise, and how many elements of it.
-
-    Args:
-        noise: elementwise itself, or made of a smaller one, as low-rank noise is of its r x r core.
-        numel: elements of the parameter.
-
-    Returns:
-        None where nothing has to be generated.
-    """
-    count = numel if isinstance(noise, Direction) else getattr(noise, "drawn", 0)
-    return (getattr(noise, "core", noise), count) if count else None
+__all__ = ["Noises"]
 
 
 class Noises:
@@ -33,17 +20,22 @@ class Noises:
     def __init__(self, windows: Windows):
         self._windows = windows
         self._bases: dict[str, tuple[int, State]] = {}
+        self._checked: set[type] = set()  # kinds of directions that fulfil their contract
         self._drawn: dict[str, tuple[int, Draw, dict[int, Noise | None]]] = {}  # by name: step, draw, directions
 
     def of(self, one: Resolved, index: int) -> Noise | None:
         """Return direction `index` of this step; None where the parameter is left alone."""
-        step, draw, drawn = self._drawn.get(one.name, (None, None, {}))
-        if step != one.group["step"]:
-            draw, drawn = self._windows.probe_draw(one.group, one.name), {}
-            self._drawn[one.name] = one.group["step"], draw, drawn
+        step = one.group["step"]
+        if self._drawn.get(one.name, (None,))[0] != step:
+            self._drawn[one.name] = step, self._windows.probe_draw(one.group, one.name), {}
+        _, draw, drawn = self._drawn[one.name]
         if index not in drawn:
             source, shape = one.job.treatment.source, tuple(one.p.shape)
-            drawn[index] = source.noise(draw, shape, index, self._basis(source, draw, shape, one.p.device))
+            noise = source.noise(draw, shape, index, self._basis(source, draw, shape, one.p.device))
+            if noise is not None and type(noise) not in self._checked:
+                check_part(f"{type(source).__name__}.noise", "noise", noise, Noise)
+                self._checked.add(type(noise))
+            drawn[index] = noise
         return drawn[index]
 
     def prepare(self, work: Sequence[Resolved], samples: int) -> None:
@@ -54,8 +46,8 @@ class Noises:
         wanted: dict[torch.device, list[tuple[Direction, int]]] = {}
         for one in work:
             for index in range(samples):
-                found = drawn_from(self.of(one, index), one.p.numel())
-                if found:
+                noise = self.of(one, index)
+                if noise is not None and (found := noise.drawn(one.p.numel())):
                     wanted.setdefault(one.p.device, []).append(found)
         for device, directions in wanted.items():
             prepare(directions, device)

@@ -44,14 +44,14 @@ class Evaluator:
         What a closure raises passes through. Raises HybridOptError for a closure that returns something else, needs
         gradients, or changes the model. After an error random states are as before.
         """
-        closures = _listed(closures)
+        listed = _listed(closures)
         root = self._perturbation.root
-        path = (frozenset(map(_code, closures)), root is not None and root.training)
+        path = (frozenset([_code(closure) for closure in listed]), root is not None and root.training)
         with torch.inference_mode(False), torch.no_grad():
             self._perturbation.unused = path in self._unused  # other closures may not have called the model
             intact = Intact(self._perturbation.params, root)
             try:
-                found = [self._loss(closures, shift, intact, path not in self._known) for shift in shifts]
+                found = [self._loss(listed, shift, intact, path not in self._known) for shift in shifts]
             except BaseException:
                 intact.rewind()
                 raise

@@ -81,9 +81,7 @@ def group_key(group: dict) -> str:
 
 
 def _several(source):
-    return source.scheme is not None and (
-        source.scheme.samples > 1 or getattr(source, "kind", "rademacher") != "rademacher"
-    )
+    return source.scheme is not None and (source.scheme.samples > 1 or source.kind != "rademacher")
 
 
 def _plain(p):

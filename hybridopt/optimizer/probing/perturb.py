@@ -34,7 +34,7 @@ class Perturbation:
     def __init__(
         self, params: Mapping[str, Tensor], root: nn.Module | None, owners: Mapping[str, nn.Module] | None = None
     ):
-        first = {id(p): name for name, p in reversed(params.items())}
+        first = {id(p): name for name, p in reversed(list(params.items()))}
         self.params = {name: p for name, p in params.items() if first[id(p)] == name}
         self.owners = dict(owners or {})
         self._root = None if root is None else weakref.ref(root)

@@ -79,14 +79,14 @@ class ProbeState:
             closures: one that computes and returns the loss, or a list of them (micro-batches).
             nonfinite: what a loss that is not finite does: "raise", "skip" or "ignore".
         """
-        if self._probes is None:
+        if self._probes is None or self._log is None:
             raise HybridOptError(
                 "probe() is for policies with zeroth-order parts (mezo, addax, subzero ...), and this one has none: "
                 "call loss.backward() and optimizer.step()"
             )
         if not self.measured.pending:
             parameters.check_trained()
-            self.log.begin(parameters.step)
+            self._log.begin(parameters.step)
             parameters.prepare(self._probes.scheme.samples)
         return self._probes.measure(parameters, closures, nonfinite)
 
@@ -98,8 +98,8 @@ class ProbeState:
         Raises:
             HybridOptError: where probes are missing.
         """
-        if self.measured.pending:
-            self.log.check()
+        if self.measured.pending and self._log is not None:
+            self._log.check()
         if not self.measured.wanted or self.measured.pending:
             return True
         still = all(float(group["lr"]) == 0 for group in parameters.groups())
@@ -123,11 +123,11 @@ class ProbeState:
 
     def end(self, parameters: Parameters, skipped: bool) -> None:
         """Write a step that is done into the log; `skipped`: it was left out."""
-        if not self.measured.pending:
+        if not self.measured.pending or self._log is None:
             return
-        slopes = (math.nan,) * self.log.samples if skipped else self.measured.slopes
-        self.log.add(slopes, parameters.groups())
-        self.log.watch()
+        slopes = self.measured.slopes if self.measured.slopes and not skipped else (math.nan,) * self._log.samples
+        self._log.add(slopes, parameters.groups())
+        self._log.watch()
         eps = parameters.probed()[0].job.treatment.source.eps
         self.last = tuple(slope / eps for slope in slopes)
 

@@ -1,19 +1,18 @@
 """Every update within the backward pass."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 
 import torch
 from torch import Tensor
 
+from ...core.contracts import Clipping, Named, Release, ReleasedParameters
 from ...core.errors import HybridOptError, HybridOptWarning
-from .. import gradients
-from ..parameters import Parameters, Work
-from . import conflicts
-from .accumulate import update_all
-from .clip import Clip
+from .. import conflicts, gradients
+from ..clip import Clip
+from ._update_all import update_all
 
 __all__ = ["Fused"]
 
@@ -21,8 +20,8 @@ __all__ = ["Fused"]
 Sizes = tuple[Tensor, Tensor]  # the 2-norm of a gradient, and its largest entry
 
 
-class Fused:
-    """Each parameter is updated, and its gradient freed, as soon as that is complete (LOMO, Lv et al. 2023).
+class Fused(Release):
+    """Update each parameter, and free its gradient, as soon as that is complete (LOMO, Lv et al. 2023, Alg. 1).
 
     So gradients never take more than one parameter's bytes. `step()` updates what still has a gradient (after held
     passes, or given by hand) and moves the clock. Exactly one update a parameter and step: a second gradient is an
@@ -31,17 +30,18 @@ class Fused:
     momentum could take it in pieces, into a float32 buffer, which saves nothing over `.grad`'s own sum in bfloat16.)
     """
 
-    fused = True
+    name = "fused"
+    frees_gradients = True
 
-    def __init__(self, clip: Clip):
+    def __init__(self, clip: Clipping):
         self.clip, self._holding = clip, 0
         self._lock = Lock()  # backward runs a thread for each device
         self._looked = False  # for containers
-        self._kept: dict[str, Tensor] | None = None  # gradients held, while a pass only measures
+        self._kept: dict[str, Tensor | None] | None = None  # gradients held, while a pass only measures
         self._begin()
 
     def _begin(self):
-        """A new step."""
+        """Begin a new step."""
         self._norms: dict[str, Tensor] = {}  # of the parameters seen in this step
         self._measured: dict[str, Sizes] = {}
         self._size: Tensor | None = None  # of all measured gradients
@@ -49,89 +49,89 @@ class Fused:
 
     @property
     def midway(self) -> bool:
-        """Is a step half done?"""
+        """Return whether a gradient was used in this step, which `step()` has not ended yet."""
         return bool(self._norms)
 
     def hooks(self, idles: bool) -> bool:
-        """Every parameter is watched."""
+        """Watch every parameter."""
         return True
 
-    def check(self, work: list[Work]) -> None:
-        """Raise HybridOptError where gradients are not yet what they will be when the hook gets them."""
-        conflicts.check(work, containers=True)
+    def check(self, work: Iterable[Named]) -> None:
+        """Raise HybridOptError where something changes gradients after they are complete, as DDP does."""
+        conflicts.check(work, self.name, containers=True)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Only keep gradients."""
+        """Only add gradients up in `.grad` within this context; the step or the next backward pass uses the sum."""
         self._holding += 1
         try:
             yield
         finally:
             self._holding -= 1
 
-    def receive(self, updates: Parameters, name: str, p: Tensor, nonfinite: str) -> None:
-        """A gradient is complete."""
+    def gradient_ready(self, parameters: ReleasedParameters, name: str, p: Tensor, nonfinite: str) -> None:
+        """Update the parameter and free its gradient, unless it is held. Arguments as in `Release.gradient_ready`."""
         with self._lock:
-            if updates.idle(name, p):
+            if parameters.idle(name, p):
                 p.grad = None
             elif self._kept is not None:
                 self._measure(name, p)
             elif not (self._holding or conflicts.accumulating()):
-                self._update(updates, name, p, nonfinite)
+                self._update(parameters, name, p, nonfinite)
 
-    def finish(self, updates: Parameters, nonfinite: str) -> tuple[bool, Tensor | None]:
-        """The end of the step: was anything updated, and the norm of all gradients."""
-        work = updates.due()
+    def finish(self, parameters: ReleasedParameters, nonfinite: str) -> tuple[bool, Tensor | None]:
+        """Update what still has a gradient and what probes alone train; returns as `Release.finish` does."""
+        work = parameters.due()
         if self._norms:
-            waiting = {n for n, _ in updates.waiting()}
+            waiting = {n for n, _ in parameters.waiting()}
             for name, p in work:
                 if name in waiting:
-                    self._update(updates, name, p, nonfinite)
+                    self._update(parameters, name, p, nonfinite)
             if self._moved:
-                updates.carry_out([(n, p) for n, p in work if n not in self._norms])  # by probes alone
-            out = self._moved, gradients.total(self._norms[n] for n, _ in updates.params() if n in self._norms)
+                parameters.carry_out([(n, p) for n, p in work if n not in self._norms])  # by probes alone
+            out = self._moved, gradients.total(self._norms[n] for n, _ in parameters.params() if n in self._norms)
         else:
             clip = self.clip if self.clip.limit is not None else Clip(float("inf"))
-            out = update_all(updates, work, clip, nonfinite)
+            out = update_all(parameters, work, clip, nonfinite)
         self._begin()
         return out
 
     def drop(self) -> None:
-        """The step is left out."""
+        """Begin a new step."""
         self._begin()
 
     # ---- one parameter
 
-    def _update(self, updates, name, p, nonfinite):
-        self._check_order(updates, name, p)
-        if updates.skips(name):
+    def _update(self, parameters, name, p, nonfinite):
+        self._check_order(parameters, name, p)
+        if parameters.skips(name):
             p.grad = None
             return
         gradients.check_dense([(name, p.grad)])
         norm = gradients.norm(p.grad)
-        if self._skips or not self._sound(name, p.grad, norm, nonfinite, updates.step):
+        if self._skips or not self._sound(name, p.grad, norm, nonfinite, parameters.step):
             self._norms[name] = norm
             p.grad = None
             return
-        size = updates.previous if self.clip.mode == "previous" else self._size
+        size = parameters.previous if self.clip.mode == "previous" else self._size
         self.clip.scale_(p.grad, norm, size)
         if not self._moved:
-            updates.turn()
+            parameters.turn()
         self._norms[name], self._moved = norm, True
-        updates.carry_out([(name, p)])
+        parameters.carry_out([(name, p)])
         p.grad = None
 
-    def _check_order(self, updates, name, p):
+    def _check_order(self, parameters, name, p):
         if name in self._norms:
             p.grad = None  # so that step() can end the step
             raise HybridOptError(
-                f"a gradient of {name!r} arrives after its update in this step (step {updates.step}); a step updates "
-                "every parameter once. Several backward passes in a step: run all but the last in `with optimizer."
-                "hold():`. A weight shared by checkpointed segments: use_reentrant=False. After an error within "
-                "the backward pass: optimizer.step() ends that step"
+                f"a gradient of {name!r} arrives after its update in this step (step {parameters.step}); a step "
+                "updates every parameter once. Several backward passes in a step: run all but the last in `with "
+                "optimizer.hold():`. A weight shared by checkpointed segments: use_reentrant=False. After an "
+                "error within the backward pass: optimizer.step() ends that step"
             )
         if not self._norms:
-            conflicts.check(updates.params(), containers=not self._looked)
+            conflicts.check(parameters.params(), self.name, containers=not self._looked)
             self._looked = True
             if self.clip.mode_in_force == "global" and self._size is None:
                 raise HybridOptError(
@@ -161,11 +161,14 @@ class Fused:
 
     # ---- a pass that only measures
 
-    def measure(self, updates: Parameters, loss: Tensor, nonfinite: str) -> Tensor:
-        """The norm of all gradients of `loss`, held ones included, by a backward pass that keeps none of them."""
+    def measure(self, parameters: ReleasedParameters, loss: Tensor, nonfinite: str) -> Tensor | None:
+        """Work out the norm of all gradients of `loss`, held ones included, by a backward pass that keeps none.
+
+        Arguments as in `Release.measure`. Raises HybridOptError in the middle of a step, and for NaN or infinity.
+        """
         if self.midway:
             raise HybridOptError("measure() comes before loss.backward(); end this step with optimizer.step() first")
-        work = [(n, p) for n, p in updates.params() if p.requires_grad]
+        work = [(n, p) for n, p in parameters.params() if p.requires_grad]
         sharded = any(hasattr(p, "to_local") for _, p in work)  # then the graph holds other tensors
         self._begin()
         self._kept = {n: p.grad for n, p in work}
@@ -181,7 +184,7 @@ class Fused:
             self._kept = None
         found = self._measured | rest
         self._size = gradients.total(found[n][0] for n, _ in work if n in found)
-        self._judge(found, nonfinite, updates.step)
+        self._judge(found, nonfinite, parameters.step)
         return self._size
 
     def _measure(self, name, p):
@@ -193,7 +196,7 @@ class Fused:
         self._measured[name], p.grad = _sizes(grad), None
 
     def _judge(self, found, nonfinite, step):
-        """What is not finite shows before anything is changed."""
+        """Raise HybridOptError, or let the step be skipped, if a measured gradient has NaN or infinity."""
         bad = next((n for n, (_, top) in found.items() if nonfinite != "ignore" and not top.isfinite()), None)
         if bad is None:
             return

@@ -6,9 +6,10 @@ __all__ = ["check"]
 
 
 def check(owner: str, betas: object) -> tuple[float, float]:
-    """Two numbers in [0, 1), as a tuple; raises HybridOptError for anything else."""
+    """Return two numbers in [0, 1) as a tuple; HybridOptError, naming `owner`, for anything else."""
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise HybridOptError(f"{owner}: betas={betas!r} is not allowed; give two numbers in [0, 1)")
     for i, beta in enumerate(betas):
         check_number(owner, f"betas[{i}]", beta, 0, 1, open_end=True)
-    return tuple(betas)
+    first, second = betas
+    return first, second

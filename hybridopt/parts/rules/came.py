@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from ...core.contracts import Slot
+from ...core.contracts import Numbers, Rule, Shape, Slot, State, found
 from ...core.errors import HybridOptError, check_number
 from . import _factored
 
@@ -12,7 +13,7 @@ __all__ = ["CAME"]
 
 
 @dataclass(frozen=True)
-class CAME:
+class CAME(Rule):
     """Momentum of factored updates, over a factored measure of how far they stray from it (Luo et al. 2023, Alg. 2).
 
     betas: of the momentum, the second moment and the confidence. eps: added to the squares of the gradient and of the
@@ -27,11 +28,9 @@ class CAME:
     eps: tuple[float, float] = (1e-30, 1e-16)
     clip_threshold: float = 1.0
     bias_correction: bool = False
-    local = False
-    reads_param = False
     looks = 3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 3:
             raise HybridOptError(f"CAME: betas={self.betas!r} is not allowed; give three numbers in [0, 1)")
         for i, beta in enumerate(self.betas):
@@ -45,46 +44,70 @@ class CAME:
         object.__setattr__(self, "betas", tuple(self.betas))
         object.__setattr__(self, "eps", _factored.check("CAME", self.eps, self.clip_threshold))
 
-    def slots(self, shape):
-        """Momentum, 4 bytes an element; second moment and, but for vectors, confidence by row and by column."""
+    def slots(self, shape: Shape) -> dict[str, Slot]:
+        """Declare momentum, 4 bytes an element; second moment and, but for vectors, confidence by row and column."""
         second, confidence = _factored.slots(shape), _factored.slots(shape, "exp_avg_res")
         return {"exp_avg": Slot(shape), **second, **(confidence if shape[-2] > 1 else {})}
 
-    def numbers(self, step):
-        """Bias corrections, all 1 as in the paper unless asked for."""
+    def numbers(self, step: int) -> dict[str, float]:
+        """Return the bias corrections, all 1 as in the paper unless asked for."""
         names = ("momentum", "second", "confidence")
         return {k: 1 - b**step if self.bias_correction else 1.0 for k, b in zip(names, self.betas, strict=True)}
 
-    def look(self, i, grad, state, param, now):
-        """Squares of the gradient; the size of u = g / sqrt(V); squares of u - m, with the momentum as it will be."""
+    def look(self, i: int, grad: Tensor, state: State, param: Tensor | None, now: Numbers) -> tuple[State, State]:
+        """Find squares of the gradient; the size of u = g / sqrt(V); squares of u - m, by the momentum to come.
+
+        Args:
+            i: round, 0 to 2.
+            grad: rows of the gradient, [..., rows, n].
+            state: momentum "exp_avg", [..., rows, n], read in round 2.
+            param: not read.
+            now: from round 1 "by_row" and "by_col", in round 2 also "scale".
+        """
         if i == 0:
             return _factored.look(0, grad, None, now)
         if i == 1:
             return {"update": (grad * now["by_row"] * now["by_col"]).square().sum(-1, keepdim=True)}, {}
-        found = _factored.sums((self._clipped(grad, now) - state["exp_avg"]) * self.betas[0])
-        return {"residual": found["row"]}, {"residual": found["col"]}
+        squares = _factored.sums((self._clipped(grad, now) - state["exp_avg"]) * self.betas[0])
+        return {"residual": squares["row"]}, {"residual": squares["col"]}
 
-    def settle(self, i, rows, sums, state, now):
-        """Factors of 1 / sqrt(V); how much of the update is clipped; factors of the confidence."""
+    def settle(self, i: int, rows: State, sums: State, state: State, now: Numbers) -> tuple[State, State]:
+        """Find the factors of 1 / sqrt(V); how much of the update is clipped; the factors of the confidence.
+
+        Args:
+            i: round, 0 to 2.
+            rows: "row", squares; then "update", sizes; then "residual", squares: [..., m, 1].
+            sums: "col", squares; then empty; then "residual", squares: [..., 1, n].
+            state: means of rows [..., m] and of columns [..., n], moved in place.
+            now: the bias corrections; from round 1 "by_row" and "by_col".
+        """
         if i == 0:
-            found = {"row": rows["row"], "col": sums["col"]}
-            by_row, by_col = _factored.factors(state, found, 1 - self.betas[1], self.eps[0])
+            squares = {"row": rows["row"], "col": sums["col"]}
+            by_row, by_col = _factored.factors(state, squares, 1 - self.betas[1], self.eps[0])
             return {"by_row": by_row}, {"by_col": by_col * now["second"] ** 0.5}
         if i == 1:
-            size = now["by_row"].shape[-2] * now["by_col"].shape[-1]
+            size = found(now, "by_row").shape[-2] * found(now, "by_col").shape[-1]
             mean = rows["update"].sum(-2, keepdim=True) / size
             return {}, {"scale": _factored.clip(mean, self.clip_threshold)}
         if "exp_avg_res_row" not in state:
-            return {}, {"confidence_col": 1 / now["momentum"] * torch.ones_like(now["by_col"])}
-        found = {"row": rows["residual"], "col": sums["residual"]}
-        by_row, by_col = _factored.factors(state, found, 1 - self.betas[2], self.eps[1], "exp_avg_res")
+            return {}, {"confidence_col": 1 / now["momentum"] * torch.ones_like(found(now, "by_col"))}
+        squares = {"row": rows["residual"], "col": sums["residual"]}
+        by_row, by_col = _factored.factors(state, squares, 1 - self.betas[2], self.eps[1], "exp_avg_res")
         correction = now["confidence"] ** 0.5 / now["momentum"]
         return {"confidence_row": by_row}, {"confidence_col": by_col * correction}
 
-    def update(self, grad, state, param, now):
-        """m / sqrt(S), where m is the running mean of u = g / sqrt(V), clipped, and S that of (u - m)^2, factored."""
+    def update(self, grad: Tensor, state: State, param: Tensor | None, now: Numbers) -> Tensor:
+        """Return m / sqrt(S): m is the running mean of u = g / sqrt(V), clipped, S that of (u - m)^2, factored.
+
+        Args:
+            grad: g, [..., rows, n].
+            state: momentum m, "exp_avg", shape of `grad`; moved in place.
+            param: not read.
+            now: factors "by_row" and "confidence_row", [..., rows, 1], "by_col" and "confidence_col", [..., 1, n],
+                "scale", [..., 1, 1].
+        """
         m = state["exp_avg"].lerp_(self._clipped(grad, now), 1 - self.betas[0])
         return (m * now["confidence_row"] if "confidence_row" in now else m) * now["confidence_col"]
 
-    def _clipped(self, grad, now):
+    def _clipped(self, grad: Tensor, now: Numbers) -> Tensor:
         return grad * now["by_row"] * now["by_col"] * now["scale"]

@@ -2,25 +2,27 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from ...core.contracts import Numbers, Rule, State
+
 __all__ = ["SGD"]
 
 
 @dataclass(frozen=True)
-class SGD:
+class SGD(Rule):
     """The gradient itself, no state (Robbins & Monro 1951)."""
 
     local = True
-    reads_param = False
     looks = 0
 
-    def slots(self, shape):
-        """None: state-free."""
-        return {}
+    def update(self, grad: Tensor, state: State, param: Tensor | None, now: Numbers) -> Tensor:
+        """Return the gradient, copied, as directions are changed in place afterwards.
 
-    def numbers(self, step):
-        """None."""
-        return {}
-
-    def update(self, grad, state, param, now):
-        """The gradient, copied: directions are changed in place afterwards."""
+        Args:
+            grad: of any shape.
+            state: empty.
+            param: not read.
+            now: not read.
+        """
         return grad.clone()

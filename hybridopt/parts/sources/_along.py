@@ -9,10 +9,16 @@ __all__ = ["elementwise", "over"]
 
 
 def elementwise(draw: Draw, index: int, kind: str = "rademacher") -> Direction:
-    """Direction `index` of this parameter in this step."""
+    """Return a direction of a parameter in a step, in which every element has its own number.
+
+    Args:
+        draw: of the parameter and the step.
+        index: which direction of the step, from 0.
+        kind: "rademacher" or "gaussian".
+    """
     return Direction(stream(draw.seed, draw.name, "z"), draw.step, index, kind)
 
 
 def over(slopes: Sequence[float], eps: float) -> tuple[float, ...]:
-    """Projected gradients, over their number: what the gradient has of each direction."""
+    """Return the projected gradients slope / eps, over their number: what the gradient has of each direction."""
     return tuple(slope / (eps * len(slopes)) for slope in slopes)

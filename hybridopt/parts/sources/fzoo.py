@@ -1,8 +1,9 @@
 """FZOO's gradient: many directions from one side, in units of the losses' spread."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...core.contracts import ProbeScheme
+from ...core.contracts import Draw, Noise, ProbeScheme, Shape, Source, State, computed
 from ...core.errors import HybridOptError
 from ._along import elementwise, over
 from ._check import check
@@ -11,7 +12,7 @@ __all__ = ["FZOO"]
 
 
 @dataclass(frozen=True)
-class FZOO:
+class FZOO(Source):
     """FZOO (Dang et al. 2025, Alg. 1): g / sigma, g = 1/(N eps) sum_i (l(theta + eps u_i) - l(theta)) u_i.
 
     sigma is the standard deviation of the N shifted losses (with N - 1), so that steps shrink where the loss is steep;
@@ -20,32 +21,29 @@ class FZOO:
 
     eps: float = 1e-4
     samples: int = 8
-    backward = False
-    share = 0.0
-    update_gap = 0
     exact = True
 
-    def __post_init__(self):
-        check(self, "FZOO")
+    def __post_init__(self) -> None:
+        check("FZOO", self.eps, self.samples)
         if self.samples < 2:
             raise HybridOptError(f"FZOO: samples={self.samples} has no standard deviation; give at least 2")
 
-    @property
-    def scheme(self):
-        """One loss a direction, and one for all."""
+    @computed
+    def scheme(self) -> ProbeScheme:
+        """Return one loss a direction, and one for all."""
         return ProbeScheme(self.samples, two_sided=False, normalized=True)
 
-    def slots(self, shape):
-        """None: directions are never kept."""
-        return {}
+    def noise(self, draw: Draw, shape: Shape, index: int, basis: State) -> Noise:
+        """Return signs, one for every element.
 
-    def sample(self, basis, draw):
-        """Nothing to draw."""
-
-    def noise(self, draw, shape, index, basis):
-        """Every element its own sign."""
+        Args:
+            draw: of the parameter and the step.
+            shape: not read, as a direction has as many signs as are asked for.
+            index: i, from 0.
+            basis: empty.
+        """
         return elementwise(draw, index)
 
-    def weights(self, slopes):
-        """Over N and eps; sigma is in the slopes already."""
+    def weights(self, slopes: Sequence[float]) -> tuple[float, ...]:
+        """Return slopes over N and eps; sigma is in them already."""
         return over(slopes, self.eps)

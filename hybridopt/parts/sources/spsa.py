@@ -1,9 +1,10 @@
 """Simultaneous perturbation: the gradient along random directions, from two losses each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...core.contracts import ProbeScheme, stream
-from ...core.errors import HybridOptError
+from ...core.contracts import Draw, Noise, ProbeScheme, Shape, Source, State, computed, stream
+from ...core.errors import HybridOptError, check_count, check_number
 from ...core.numerics.directions import Direction
 from ._check import check
 
@@ -11,7 +12,7 @@ __all__ = ["SPSA"]
 
 
 @dataclass(frozen=True)
-class SPSA:
+class SPSA(Source):
     """n-SPSA (Spall 1992), the gradient of MeZO (Malladi et al. 2023, Def. 1 and 2).
 
     g = 1/n sum_k (l(theta + eps z_k) - l(theta - eps z_k)) / (2 eps) z_k, with directions that are never kept.
@@ -28,36 +29,39 @@ class SPSA:
     clip: float | None = None
     pool: int | None = None
     conservative: bool = False
-    backward = False
-    share = 0.0
-    update_gap = 0
     exact = True
 
-    def __post_init__(self):
-        check(self, "SPSA")
+    def __post_init__(self) -> None:
+        check("SPSA", self.eps, self.samples, self.kind)
+        if self.clip is not None:
+            check_number("SPSA", "clip", self.clip, 0)
+            if self.clip == 0:
+                raise HybridOptError("SPSA: clip=0 would stop all training; give a number > 0, or None")
+        if self.pool is not None:
+            check_count("SPSA", "pool", self.pool, 1)
         if not isinstance(self.conservative, bool):
             raise HybridOptError(f"SPSA: conservative={self.conservative!r} is not allowed; give True or False")
         if self.conservative and self.samples > 1:
             raise HybridOptError(f"SPSA: conservative=True tries one step; got samples={self.samples}, take 1")
 
-    @property
-    def scheme(self):
-        """Two losses a direction."""
+    @computed
+    def scheme(self) -> ProbeScheme:
+        """Return two losses a direction."""
         return ProbeScheme(self.samples, conservative=self.conservative)
 
-    def slots(self, shape):
-        """None: directions are never kept."""
-        return {}
+    def noise(self, draw: Draw, shape: Shape, index: int, basis: State) -> Noise:
+        """Return a sign, or a normal number, for every element.
 
-    def sample(self, basis, draw):
-        """Nothing to draw."""
-
-    def noise(self, draw, shape, index, basis):
-        """Every element its own sign, or normal number."""
+        Args:
+            draw: the random choices of this parameter in this step.
+            shape: not read.
+            index: which direction of the step.
+            basis: empty.
+        """
         step = draw.step if self.pool is None else stream(draw.seed, "pool", draw.step, index) % self.pool
         return Direction(stream(draw.seed, draw.name, "z"), step, index if self.pool is None else 0, self.kind)
 
-    def weights(self, slopes):
-        """Projected gradients, clipped, over n."""
+    def weights(self, slopes: Sequence[float]) -> tuple[float, ...]:
+        """Return the projected gradients, clipped, over their number."""
         limit = float("inf") if self.clip is None else self.clip
         return tuple(max(-limit, min(limit, slope / self.eps)) / len(slopes) for slope in slopes)

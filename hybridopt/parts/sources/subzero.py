@@ -1,12 +1,13 @@
 """SubZero's gradient: along random directions of low rank."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...core.contracts import ProbeScheme, Slot, stream
+from ...core.contracts import Draw, Noise, ProbeScheme, Shape, Slot, Source, State, computed, stream
 from ...core.errors import check_count
 from ...core.numerics.directions import Direction, values
 from ._along import elementwise, over
@@ -16,7 +17,7 @@ __all__ = ["SubZero"]
 
 
 @dataclass(frozen=True)
-class SubZero:
+class SubZero(Source):
     """SubZero (Yu et al. 2024, Alg. 1 and 2): SPSA along U Z V^T, with Z of r x r normal numbers.
 
     U [m, r] and V [n, r] are orthonormal bases (of normal matrices by QR), drawn anew every `update_gap` steps, and
@@ -30,42 +31,47 @@ class SubZero:
     update_gap: int = 1000
     eps: float = 1e-3
     samples: int = 1
-    backward = False
-    share = 0.0
-    exact = False
+    kind = "gaussian"
 
-    def __post_init__(self):
-        check(self, "SubZero")
+    def __post_init__(self) -> None:
+        check("SubZero", self.eps, self.samples)
         check_count("SubZero", "rank", self.rank, 1)
         check_count("SubZero", "update_gap", self.update_gap, 1)
 
-    @property
-    def scheme(self):
-        """Two losses a direction."""
+    @computed
+    def scheme(self) -> ProbeScheme:
+        """Return two losses a direction."""
         return ProbeScheme(self.samples)
 
-    def slots(self, shape):
-        """Both bases of a matrix."""
+    def slots(self, shape: Shape) -> dict[str, Slot]:
+        """Declare both bases of a matrix, "u" [m, r] and "v" [n, r]."""
         sides = self._sides(shape)
         return {} if sides is None else {side: Slot((n, min(self.rank, *sides))) for side, n in zip("uv", sides)}  # noqa: B905
 
-    def sample(self, basis, draw):
-        """The Q factors of normal matrices."""
+    def sample(self, basis: State, draw: Draw) -> None:
+        """Take the Q factors of normal matrices."""
         for side, out in basis.items():
             normal = Direction(stream(draw.seed, draw.name, side), draw.window, kind="gaussian")
             out.copy_(torch.linalg.qr(values(normal, 0, out.numel(), out.device).view(out.shape))[0])
 
-    def noise(self, draw, shape, index, basis):
-        """Of low rank; elementwise for vectors."""
+    def noise(self, draw: Draw, shape: Shape, index: int, basis: State) -> Noise:
+        """Return a direction of low rank; an elementwise one for vectors.
+
+        Args:
+            draw: the random choices of this parameter in this step.
+            shape: not read.
+            index: which direction of the step.
+            basis: "u" and "v"; empty for vectors.
+        """
         core = elementwise(draw, index, "gaussian")
         return LowRank(basis["u"], basis["v"], core) if basis else core
 
-    def weights(self, slopes):
-        """Projected gradients over n."""
+    def weights(self, slopes: Sequence[float]) -> tuple[float, ...]:
+        """Return the projected gradients over their number."""
         return over(slopes, self.eps)
 
-    def _sides(self, shape):
-        """The matrix as which a parameter is seen."""
+    def _sides(self, shape: Shape) -> tuple[int, int] | None:
+        """Return the sizes of the matrix as which a parameter is seen; None for vectors."""
         if len(shape) < 2 or 0 in shape:
             return None
         sides = (math.prod(shape[:-1]), shape[-1])
@@ -73,20 +79,25 @@ class SubZero:
 
 
 @dataclass(frozen=True, eq=False)
-class LowRank:
-    """sqrt(m n) / r U Z V^T, row by row."""
+class LowRank(Noise):
+    """A direction sqrt(m n) / r U Z V^T, worked out row by row."""
 
     u: Tensor
     v: Tensor
     core: Direction
 
-    @property
-    def drawn(self) -> int:
-        """Elements of the core."""
-        return self.u.shape[1] ** 2
+    def drawn(self, numel: int) -> tuple[Direction, int]:
+        """Return the core Z and its r * r elements, however many the parameter has."""
+        return self.core, self.u.shape[1] ** 2
 
     def values(self, start: int, count: int, device: torch.device) -> Tensor:
-        """The rows that hold these positions, cut to them."""
+        """Work out the rows that hold a piece, and cut them to it: float32 [count].
+
+        Args:
+            start: position of the first element in the flattened parameter.
+            count: elements.
+            device: of the bases.
+        """
         (m, r), n = self.u.shape, len(self.v)
         core = values(self.core, 0, r * r, device).view(r, r).mul_(math.sqrt(m * n) / r)
         first, last = start // n, -(-(start + count) // n)
@@ -94,6 +105,6 @@ class LowRank:
         return rows.flatten()[start - first * n :][:count]
 
 
-def _nearly_square(total):
+def _nearly_square(total: int) -> tuple[int, int]:
     small = next(n for n in range(math.isqrt(total), 0, -1) if total % n == 0)
     return total // small, small

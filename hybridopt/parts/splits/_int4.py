@@ -4,10 +4,11 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from ...core.contracts import Slot
+from ...core.contracts import Draw, Shape, Slot, State
 from ...core.numerics.grids import GROUP, decode, encode, grid, groups
-from ._subspace import Subspace
+from ._projection import Wrapped
 
 __all__ = ["Int4Basis"]
 
@@ -15,32 +16,24 @@ TOP = 15
 
 
 @dataclass(frozen=True)
-class Int4Basis:
+class Int4Basis(Wrapped):
     """Two codes in a byte, and a grid for 256 of them (Q-GaLore, Zhang et al. 2024, section 3.4: the projection)."""
 
-    inner: Subspace
-    disjoint = False
-    covers = False
-    carries = False
-
-    @property
-    def local(self):
-        """As with a basis in full."""
-        return self.inner.local
-
-    def shape(self, full):
-        """As with a basis in full."""
-        return self.inner.shape(full)
-
-    def slots(self, full):
-        """The codes, uint8 [half the elements], and a scale and a zero point a group."""
+    def slots(self, full: Shape) -> dict[str, Slot]:
+        """Declare the codes, uint8 [half the elements], and a scale and a zero point a group."""
         count = self._count(full)
         constants = {"basis_scale": torch.float32, "basis_zero": torch.uint8}
         packed = {"basis": Slot((-(-count // 2),), torch.uint8, exact=True)}
         return packed | {k: Slot((-(-count // GROUP),), dtype, exact=True) for k, dtype in constants.items()}
 
-    def sample(self, grad, basis, draw):
-        """Round a new basis to nearest."""
+    def sample(self, grad: Tensor, basis: State, draw: Draw) -> None:
+        """Round a new basis to nearest.
+
+        Args:
+            grad: gradient [..., m, n].
+            basis: "basis", "basis_scale" and "basis_zero", written in place.
+            draw: the random choices of this parameter in this window.
+        """
         (slot,) = self.inner.slots(tuple(grad.shape)).values()
         exact = {"basis": torch.empty(slot.shape, dtype=basis["basis_scale"].dtype, device=grad.device)}
         self.inner.sample(grad, exact, draw)
@@ -51,28 +44,34 @@ class Int4Basis:
         for name, value in {"basis": packed, "basis_scale": scale, "basis_zero": zero}.items():
             basis[name].copy_(value.flatten()[: basis[name].numel()])
 
-    def down(self, x, basis):
-        """Coordinates in the subspace; of a basis that is only nearly orthonormal."""
+    def down(self, x: Tensor, basis: State) -> Tensor:
+        """Return the coordinates of `x`, by a basis that is only nearly orthonormal."""
         return self.inner.down(x, self._exact(x.shape, x.dtype, basis))
 
-    def rest(self, x, basis):
-        """What these coordinates leave."""
+    def rest(self, x: Tensor, basis: State) -> Tensor:
+        """Return what the coordinates leave of `x`."""
         return self.inner.rest(x, self._exact(x.shape, x.dtype, basis))
 
-    def up_(self, out, x, basis):
-        """Back to the full shape."""
+    def up_(self, out: Tensor, x: Tensor, basis: State) -> Tensor:
+        """Add coordinates, back in the full shape, to `out`.
+
+        Args:
+            out: [..., m, n], changed in place.
+            x: coordinates.
+            basis: codes, scales and zero points.
+        """
         return self.inner.up_(out, x, self._exact(out.shape, out.dtype, basis))
 
-    def first(self, like, basis):
-        """The leading direction for a gradient like this, [..., side]."""
+    def first(self, like: Tensor, basis: State) -> Tensor:
+        """Return the leading direction for a gradient of the shape of `like`, [..., side]."""
         return self.inner.first(like, self._exact(like.shape, basis["basis_scale"].dtype, basis))
 
-    def _exact(self, full, dtype, basis):
+    def _exact(self, full: Shape, dtype: torch.dtype, basis: State) -> State:
         packed = groups(basis["basis"], GROUP // 2)
         codes = torch.stack((packed & TOP, packed >> 4), -1).view(-1, GROUP)
         x = decode(codes, basis["basis_scale"], basis["basis_zero"], dtype)
         (slot,) = self.inner.slots(tuple(full)).values()
         return {"basis": x.view(-1)[: math.prod(slot.shape)].view(slot.shape)}
 
-    def _count(self, full):
+    def _count(self, full: Shape) -> int:
         return sum(math.prod(slot.shape) for slot in self.inner.slots(full).values())

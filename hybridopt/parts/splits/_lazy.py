@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ...core.contracts import Slot
-from ._int4 import Int4Basis
-from ._subspace import Subspace
+from ...core.contracts import Draw, Shape, Slot, State
+from ._projection import Wrapped
 
 __all__ = ["Lazy"]
 
@@ -15,34 +15,28 @@ MEMORY = 5  # of the last searches
 
 
 @dataclass(frozen=True)
-class Lazy:
+class Lazy(Wrapped):
     """Windows between two searches double while the leading direction moves little (Q-GaLore, Zhang et al. 2024, 3.3).
 
     The sign of a singular vector means nothing, so cosines count by their size.
     """
 
-    inner: Subspace | Int4Basis
     threshold: float
     carries = True
-    disjoint = False
-    covers = False
 
-    @property
-    def local(self):
-        """As without patience."""
-        return self.inner.local
-
-    def shape(self, full):
-        """As without patience."""
-        return self.inner.shape(full)
-
-    def slots(self, full):
-        """The basis, the last cosines, and a clock: window of the next search, windows between two, searches made."""
+    def slots(self, full: Shape) -> dict[str, Slot]:
+        """Declare the basis, the last cosines, and a clock: window of the next search, windows between, searches."""
         own = {"cosine": Slot((MEMORY,), exact=True), "clock": Slot((3,), torch.int64, exact=True)}
         return self.inner.slots(full) | own
 
-    def sample(self, grad, basis, draw):
-        """A search if it is due, and the time of the next."""
+    def sample(self, grad: Tensor, basis: State, draw: Draw) -> None:
+        """Search for a basis if that is due, and set the time of the next search.
+
+        Args:
+            grad: gradient [..., m, n].
+            basis: the basis, "cosine" and "clock", written in place.
+            draw: the random choices of this parameter in this window.
+        """
         due, gap, count = basis["clock"].tolist()
         if draw.window < due:
             return
@@ -56,14 +50,24 @@ class Lazy:
             gap *= 2 if count >= MEMORY and basis["cosine"].mean() >= self.threshold else 1
         basis["clock"].copy_(torch.tensor([draw.window + gap, gap, count + 1]))
 
-    def down(self, x, basis):
-        """As without patience."""
+    def down(self, x: Tensor, basis: State) -> Tensor:
+        """Return the coordinates of `x`."""
         return self.inner.down(x, basis)
 
-    def rest(self, x, basis):
-        """As without patience."""
+    def rest(self, x: Tensor, basis: State) -> Tensor:
+        """Return what the coordinates leave of `x`."""
         return self.inner.rest(x, basis)
 
-    def up_(self, out, x, basis):
-        """As without patience."""
+    def up_(self, out: Tensor, x: Tensor, basis: State) -> Tensor:
+        """Add coordinates, back in the full shape, to `out`.
+
+        Args:
+            out: [..., m, n], changed in place.
+            x: coordinates.
+            basis: as `sample` has left it.
+        """
         return self.inner.up_(out, x, basis)
+
+    def first(self, like: Tensor, basis: State) -> Tensor:
+        """Return the leading direction for a gradient of the shape of `like`, [..., side]."""
+        return self.inner.first(like, basis)

@@ -3,49 +3,60 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from ...core.contracts import Slot
+from ...core.contracts import Draw, Part, Shape, Slot, State, computed
 
 __all__ = ["Lines"]
 
 
 @dataclass(frozen=True)
-class Lines:
+class Lines(Part):
     """`count` lines of a parameter along `dim` (negative), visited in turns."""
 
     dim: int
     count: int
     sizes = ("count",)
     disjoint = True
-    covers = False
-    carries = False
 
-    @property
-    def local(self):
-        """Columns can be taken from any slice of rows."""
+    @computed
+    def local(self) -> bool:
+        """Return whether the lines are columns, which can be taken from any slice of rows."""
         return self.dim == -1
 
-    def shape(self, full):
-        """The full shape with `count` along `dim`."""
+    def shape(self, full: Shape) -> Shape:
+        """Return the full shape with `count` along `dim`."""
         at = len(full) + self.dim
         return (*full[:at], self.count, *full[at + 1 :])
 
-    def slots(self, full):
-        """The indices, int64 [count]."""
+    def slots(self, full: Shape) -> dict[str, Slot]:
+        """Declare the indices, "index": int64 [count]."""
         return {"index": Slot((self.count,), torch.int64, exact=True)}
 
-    def sample(self, grad, basis, draw):
-        """The lines whose turn it is."""
+    def sample(self, grad: Tensor, basis: State, draw: Draw) -> None:
+        """Choose the lines whose turn it is.
+
+        Args:
+            grad: of the full shape; its values are not read.
+            basis: "index", written in place.
+            draw: the random choices of this parameter in this window.
+        """
         basis["index"].copy_(draw.turn(grad.shape[self.dim], self.count))
 
-    def down(self, x, basis):
-        """The chosen lines."""
+    def down(self, x: Tensor, basis: State) -> Tensor:
+        """Return the chosen lines of `x`, copied."""
         return x.index_select(self.dim, basis["index"])
 
-    def rest(self, x, basis):
-        """`x` with the chosen lines zeroed: nothing leaks into the state-free part."""
+    def rest(self, x: Tensor, basis: State) -> Tensor:
+        """Return `x` with the chosen lines zeroed: nothing leaks into the state-free part."""
         return x.index_fill(self.dim, basis["index"], 0)
 
-    def up_(self, out, x, basis):
-        """Write the chosen lines."""
+    def up_(self, out: Tensor, x: Tensor, basis: State) -> Tensor:
+        """Write the chosen lines to `out`.
+
+        Args:
+            out: of the full shape, written in place.
+            x: the lines.
+            basis: "index".
+        """
         return out.index_copy_(self.dim, basis["index"], x)

@@ -9,23 +9,35 @@ __all__ = ["check", "limit", "matrix"]
 
 
 def check(owner: str, density: Density, update_gap: int) -> None:
-    """Raise unless density is in [0, 1] (or a schedule) and update_gap a whole number of at least 1."""
+    """Raise HybridOptError for options that make no sense.
+
+    Args:
+        owner: the split, for errors.
+        density: a number in [0, 1], or a schedule.
+        update_gap: a whole number of at least 1.
+    """
     if not callable(density):
         check_number(owner, "density", density, 0, 1)
     check_count(owner, "update_gap", update_gap, 1)
 
 
 def limit(density: Density, draw: Draw) -> tuple[float, Whole | Empty | None]:
-    """The density of the window, and the part to use where it is 0 or 1."""
+    """Return the density in the window of `draw`, and the part to use where that is 0 or 1."""
     value = draw.density(density)
     return value, Empty() if value == 0 else Whole() if value == 1 else None
 
 
-def matrix(owner: str, draw: Draw, shape: Shape) -> Shape:
-    """The last two sizes, or an error naming the parameter that has fewer."""
+def matrix(owner: str, draw: Draw, shape: Shape) -> tuple[int, int]:
+    """Return the last two sizes; HybridOptError, naming the parameter, if it has fewer.
+
+    Args:
+        owner: the split's name.
+        draw: of the parameter.
+        shape: of the parameter.
+    """
     if len(shape) < 2:
         raise HybridOptError(
             f"split={owner!r} needs matrices; parameter {draw.name!r} has shape {shape}. "
             "Keep it state-full or state-free, or use columns, rows, randk or block"
         )
-    return shape[-2:]
+    return shape[-2], shape[-1]

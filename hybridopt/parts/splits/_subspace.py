@@ -1,20 +1,44 @@
 """A low-rank subspace of a matrix, with an orthonormal basis."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
-from ...core.contracts import Draw, Shape, Slot, portion
+from ...core.contracts import Density, Draw, Part, Shape, Slot, State, computed, portion
 from ...core.errors import HybridOptError
 from . import _share
+from ._projection import Projection
+from .empty import Empty
+from .whole import Whole
 
 __all__ = ["SIDES", "Subspace", "subspace"]
 
 SIDES = ("std", "reverse_std", "left", "right")
 
 
-def subspace(split, owner: str, draw: Draw, shape: Shape):
-    """The part of a split with `density`, `side`, and a choice of leading or random directions."""
+class Sided(Protocol):
+    """A split onto a subspace of one side."""
+
+    @property
+    def density(self) -> Density:
+        """Share of the directions."""
+
+    @property
+    def side(self) -> str:
+        """One of `SIDES`."""
+
+
+def subspace(split: Sided, owner: str, draw: Draw, shape: Shape) -> "Subspace | Whole | Empty":
+    """Return the part of a split that is in force in a window.
+
+    Args:
+        split: gives density and side.
+        owner: the split's name; "svd" takes leading directions, others random ones.
+        draw: the random choices of the parameter in this window.
+        shape: of the parameter; HybridOptError for what is no matrix.
+    """
     rows, cols = _share.matrix(owner, draw, shape)
     density, end = _share.limit(split.density, draw)
     right = {"std": rows >= cols, "reverse_std": rows < cols, "left": False, "right": True}[split.side]
@@ -22,72 +46,92 @@ def subspace(split, owner: str, draw: Draw, shape: Shape):
 
 
 @dataclass(frozen=True)
-class Subspace:
+class Subspace(Projection):
     """`rank` orthonormal directions Q on one side: down(x) = x Q (right, [..., m, r]) or Q^T x (left, [..., r, n])."""
 
     rank: int
     right: bool
     leading: bool  # the gradient's leading singular directions, or random ones
-    disjoint = False
-    covers = False
-    carries = False
 
-    @property
-    def local(self):
-        """Rows are projected one by one on the right side."""
+    @computed
+    def local(self) -> bool:
+        """Return whether it is the right side, where rows are projected one by one."""
         return self.right
 
-    def shape(self, full):
-        """[..., m, r] or [..., r, n]."""
+    @computed
+    def by_gradient(self) -> bool:
+        """Return whether directions are the gradient's."""
+        return self.leading
+
+    def shape(self, full: Shape) -> Shape:
+        """Return [..., m, r] or [..., r, n]."""
         return (*full[:-1], self.rank) if self.right else (*full[:-2], self.rank, full[-1])
 
-    def slots(self, full):
-        """The basis, float [..., side, rank]."""
+    def slots(self, full: Shape) -> dict[str, Slot]:
+        """Declare the basis, "basis": float [..., side, rank]."""
         return {"basis": Slot((*full[:-2], full[-1 if self.right else -2], self.rank), exact=True)}
 
-    def sample(self, grad, basis, draw):
-        """From the gradient's singular vectors, or from the QR factor of a Gaussian matrix."""
+    def sample(self, grad: Tensor, basis: State, draw: Draw) -> None:
+        """Take the gradient's singular vectors, or the Q factor of a Gaussian matrix.
+
+        Args:
+            grad: gradient [..., m, n]; read for leading directions only.
+            basis: "basis", written in place.
+            draw: the random choices of this parameter in this window.
+        """
         old = basis["basis"]
         q = self._leading(grad.to(old.dtype), draw.name) if self.leading else self._random(old, draw)
         old.copy_(q)
 
-    def down(self, x, basis):
-        """Coordinates in the subspace."""
+    def down(self, x: Tensor, basis: State) -> Tensor:
+        """Return the coordinates of `x` in the subspace."""
         q = basis["basis"]
         return x @ q if self.right else q.mT @ x
 
-    def rest(self, x, basis):
-        """What lies outside the subspace."""
+    def rest(self, x: Tensor, basis: State) -> Tensor:
+        """Return what of `x` lies outside the subspace."""
         return x - self._lift(self.down(x, basis), basis)
 
-    def up_(self, out, x, basis):
-        """Back to the full shape."""
+    def up_(self, out: Tensor, x: Tensor, basis: State) -> Tensor:
+        """Add coordinates, back in the full shape, to `out`.
+
+        Args:
+            out: [..., m, n], changed in place.
+            x: coordinates, [..., m, r] or [..., r, n].
+            basis: "basis".
+        """
         return out.add_(self._lift(x, basis))
 
-    def first(self, like, basis):
-        """The leading direction for a gradient like this, [..., side]."""
+    def first(self, like: Tensor, basis: State) -> Tensor:
+        """Return the leading direction, [..., side]."""
         return basis["basis"][..., 0]
 
-    def _lift(self, x, basis):
+    def projection(self) -> Part:
+        """Return itself."""
+        return self
+
+    def _lift(self, x: Tensor, basis: State) -> Tensor:
         q = basis["basis"]
         return x @ q.mT if self.right else q @ x
 
-    def _leading(self, grad, name):
+    def _leading(self, grad: Tensor, name: str) -> Tensor:
         u, _, vh = _svd(grad, name, full=self.rank > min(grad.shape[-2:]))
         return vh[..., : self.rank, :].mT if self.right else u[..., : self.rank]
 
-    def _random(self, like, draw):
+    def _random(self, like: Tensor, draw: Draw) -> Tensor:
         generator = draw.generator("subspace", draw.window)
         normal = torch.randn(like.shape, generator=generator, dtype=torch.float32)
         q, r = torch.linalg.qr(normal.to(like.dtype))
-        return q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+        signed: Tensor = q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+        return signed
 
 
-def _svd(grad, name, full):
+def _svd(grad: Tensor, name: str, full: bool) -> tuple[Tensor, Tensor, Tensor]:
     for dtype in (grad.dtype, torch.float64):
         try:
-            return torch.linalg.svd(grad.to(dtype), full_matrices=full)
-        except torch.linalg.LinAlgError:
+            u, s, vh = torch.linalg.svd(grad.to(dtype), full_matrices=full)
+            return u, s, vh
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined, unused-ignore]  # is documented
             continue
     raise HybridOptError(
         f"the singular value decomposition of the gradient of {name!r} did not converge; use split='random'"

@@ -1,11 +1,12 @@
 """Whole parameters, or whole layers, in turns."""
 
 import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
 
-from ...core.contracts import Density, layer_of, stream
+from ...core.contracts import Density, Draw, Part, Population, Shape, Split, layer_of, stream
 from ...core.errors import check_choice, check_count
 from . import _share
 from .empty import Empty
@@ -18,7 +19,7 @@ UNITS = ("tensor", "layer")
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(Split):
     """Whole parameters take turns in being state-full (FRUGAL, blockwise; BAdam with unit="layer", blocks=1).
 
     density: share of the elements that share the split; a window never holds more, except that it holds at least
@@ -33,16 +34,21 @@ class Block:
     order: str = "random"
     unit: str = "tensor"
     blocks: int | None = None
+    by_turns = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _share.check("Block", self.density, self.update_gap)
         check_choice("Block", "order", self.order, ORDERS)
         check_choice("Block", "unit", self.unit, UNITS)
         if self.blocks is not None:
             check_count("Block", "blocks", self.blocks, 1)
 
-    def at(self, draw, shape):
-        """Whole or empty, by whose turn it is."""
+    def constant(self) -> float | None:
+        """Return the density if it is one number for all windows, and not a number of blocks; else None."""
+        return None if self.blocks is not None else super().constant()
+
+    def at(self, draw: Draw, shape: Shape) -> Part:
+        """Return the whole of the parameter or none of it, by whose turn it is."""
         if self.blocks is None:
             density, end = _share.limit(self.density, draw)
             if end:
@@ -51,20 +57,21 @@ class Block:
         return Whole() if _unit(draw.name, self.unit) in chosen else Empty()
 
 
-def _unit(name, unit):
+def _unit(name: str, unit: str) -> str:
     return unit == "layer" and layer_of(name) or name
 
 
 @lru_cache(maxsize=64)
-def _rounds(split, seed, population):
-    """The blocks of every window, worked out in turn and remembered."""
+def _rounds(split: Block, seed: int, population: Population) -> Callable[[int], frozenset[str]]:
+    """Return a function from window to its blocks, which are worked out in turn and remembered."""
     sizes: dict[str, int] = {}
     for name, elements in population.members:
         key = _unit(name, split.unit)
         sizes[key] = sizes.get(key, 0) + elements
-    windows, walk = [], _windows(split, seed, sizes)
+    windows: list[frozenset[str]] = []
+    walk = _windows(split, seed, sizes)
 
-    def window(index):
+    def window(index: int) -> frozenset[str]:
         while len(windows) <= index:
             windows.append(next(walk))
         return windows[index]
@@ -72,11 +79,13 @@ def _rounds(split, seed, population):
     return window
 
 
-def _windows(split, seed, sizes):
-    waiting, turns = [], (_order(split.order, list(sizes), seed, turn) for turn in count())
+def _windows(split: Block, seed: int, sizes: dict[str, int]) -> Iterator[frozenset[str]]:
+    waiting: list[str] = []
+    turns = (_order(split.order, list(sizes), seed, turn) for turn in count())
     for window in count():
         budget, most = _budget(split, window, sum(sizes.values()), len(sizes))
-        chosen, used = [], 0
+        chosen: list[str] = []
+        used = 0
         for _ in range(2):  # what is left of this round, then the next round's blocks
             for name in list(waiting):
                 fits = len(chosen) < most and used + sizes[name] <= budget
@@ -90,14 +99,14 @@ def _windows(split, seed, sizes):
         yield frozenset(chosen)
 
 
-def _budget(split, window, total, blocks):
+def _budget(split: Block, window: int, total: int, blocks: int) -> tuple[float, int]:
     if split.blocks is not None:
         return total, min(split.blocks, blocks)
     density = split.density(window * split.update_gap) if callable(split.density) else split.density
     return density * total, blocks
 
 
-def _order(order, names, seed, turn):
+def _order(order: str, names: list[str], seed: int, turn: int) -> list[str]:
     if order == "random":
         names.sort()  # so that the order of the parameters does not matter
         random.Random(stream(seed, "block", turn)).shuffle(names)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Density
+from ...core.contracts import Density, Draw, Part, Shape, Split
 from ...core.errors import check_choice
 from . import _share
 from ._subspace import SIDES, subspace
@@ -11,17 +11,17 @@ __all__ = ["Random"]
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(Split):
     """A random semi-orthogonal projection is state-full (FRUGAL, Zmushko et al. 2024, "Random")."""
 
     density: Density = 0.25
     update_gap: int = 200
     side: str = "std"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _share.check("Random", self.density, self.update_gap)
         check_choice("Random", "side", self.side, SIDES)
 
-    def at(self, draw, shape):
-        """At least one direction."""
+    def at(self, draw: Draw, shape: Shape) -> Part:
+        """Return at least one direction; HybridOptError for what is no matrix."""
         return subspace(self, "random", draw, shape)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Density, portion
+from ...core.contracts import Density, Draw, Part, Shape, Split, portion
 from . import _share
 from ._lines import Lines
 from .columns import Columns
@@ -11,17 +11,17 @@ __all__ = ["Rows"]
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Split):
     """Random rows (last dimension but one) are state-full, every row in its turn (FRUGAL's coordinate projection)."""
 
     density: Density = 0.25
     update_gap: int = 200
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _share.check("Rows", self.density, self.update_gap)
 
-    def at(self, draw, shape):
-        """At least one row; a vector has none and is split by its entries."""
+    def at(self, draw: Draw, shape: Shape) -> Part:
+        """Return at least one row; a vector has none and is split by its entries."""
         if len(shape) < 2:
             return Columns(self.density, self.update_gap).at(draw, shape)
         density, end = _share.limit(self.density, draw)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Density
+from ...core.contracts import Density, Draw, Part, Shape, Split
 from ...core.errors import HybridOptError, check_choice, check_number
 from . import _share
 from ._int4 import Int4Basis
@@ -13,7 +13,7 @@ __all__ = ["Svd"]
 
 
 @dataclass(frozen=True)
-class Svd:
+class Svd(Split):
     """The gradient's leading singular directions are state-full (GaLore, Zhao et al. 2024; FRUGAL with SVD).
 
     `side` is GaLore's proj_type: "std" takes the shorter side. Q-GaLore (Zhang et al. 2024): the basis in 4 `bits`,
@@ -26,7 +26,7 @@ class Svd:
     bits: int = 32
     threshold: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.bits not in (4, 32):
             raise HybridOptError(f"Svd: bits={self.bits!r} is not allowed; give 4 or 32")
         if self.threshold is not None:
@@ -34,10 +34,10 @@ class Svd:
         _share.check("Svd", self.density, self.update_gap)
         check_choice("Svd", "side", self.side, SIDES)
 
-    def at(self, draw, shape):
-        """At least one direction."""
+    def at(self, draw: Draw, shape: Shape) -> Part:
+        """Return at least one direction; HybridOptError for what is no matrix."""
         part = subspace(self, "svd", draw, shape)
         if not isinstance(part, Subspace):
             return part
-        part = Int4Basis(part) if self.bits == 4 else part
-        return part if self.threshold is None else Lazy(part, self.threshold)
+        kept = Int4Basis(part) if self.bits == 4 else part
+        return kept if self.threshold is None else Lazy(kept, self.threshold)

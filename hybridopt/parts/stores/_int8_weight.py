@@ -1,5 +1,7 @@
 """A weight that is kept as 8-bit codes, and is a float tensor to everything else."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
@@ -7,7 +9,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from ...core.contracts import CodedWeight
 from ...core.errors import HybridOptError
 from ...core.numerics.grids import GROUP, decode, encode, grid, groups, piece
-from ...core.numerics.rounding import Seed, stochastic_round
+from ...core.numerics.rounding import Seeding, stochastic_round
 from ._int8_ops import OWN
 
 __all__ = ["Int8Weight"]
@@ -24,42 +26,64 @@ class Int8Weight(CodedWeight):
     autograd saves for backward are codes. (A parameter of integer dtype cannot require gradients, and a float handle
     beside buffers of codes would have to be kept together with them through copies, casts and devices.) Casts and
     views share the codes; in-place changes round to nearest, `write_` at random.
+
+    Args:
+        codes: uint8 [m, n].
+        scale: size of a level, float32 [groups].
+        zero: code of the value 0, uint8 [groups].
+        dtype: of the values.
+        transposed: the weight is [n, m], its codes are not.
     """
 
     @staticmethod
-    def __new__(cls, codes, scale, zero, dtype, transposed=False):
+    def __new__(
+        cls, codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype, transposed: bool = False
+    ) -> "Int8Weight":
         seen = codes.t() if transposed else codes
-        options = {"strides": seen.stride(), "dtype": dtype, "device": codes.device}
-        return Tensor._make_wrapper_subclass(cls, seen.shape, **options)
+        options: dict[str, Any] = {"strides": seen.stride(), "dtype": dtype, "device": codes.device}
+        made: Int8Weight = Tensor._make_wrapper_subclass(cls, seen.shape, **options)
+        return made
 
-    def __init__(self, codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype, transposed: bool = False):
+    def __init__(
+        self, codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype, transposed: bool = False
+    ) -> None:
         self.codes, self.scale, self.zero, self.transposed = codes, scale, zero, transposed
 
     @staticmethod
     def quantize(x: Tensor) -> "Int8Weight":
-        """A dense float tensor, rounded to nearest piece by piece, in less room than the weight itself takes."""
+        """Round a dense float matrix to nearest, piece by piece, in less room than the weight itself takes."""
         count = -(-x.numel() // GROUP)
         codes, scale, zero = (torch.empty(s, dtype=d, device=x.device) for s, d in _layout(x.shape, count))
         out, flat = Int8Weight(codes, scale, zero, x.dtype), x.detach().reshape(-1)
         step = piece(x.numel(), PIECE)
         for start in range(0, 0 if x.is_meta else x.numel(), step):
-            out.view(-1)[start : start + step].write_(flat[start : start + step].float())
+            part = out.view(-1)[start : start + step]
+            assert isinstance(part, Int8Weight)
+            part.write_(flat[start : start + step].float())
         return out
 
     def parts(self) -> dict[str, Tensor]:
-        """The plain tensors that are kept, by name."""
-        return {name: getattr(self, name) for name in self.__tensor_flatten__()[0]}
+        """Return the plain tensors that are kept, by name: "codes", "scale", "zero"."""
+        return {"codes": self.codes, "scale": self.scale, "zero": self.zero}
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The values as a plain tensor."""
+        """Return the values as a plain tensor, in `dtype` or the weight's own."""
         x = self._ungrouped(decode(groups(self.codes), self.scale, self.zero, dtype or self.dtype))
         return x.t() if self.transposed else x
 
-    def like(self, codes: Tensor, scale: Tensor, zero: Tensor, **changes) -> "Int8Weight":
-        """A weight of other parts, and as said in `changes`."""
-        return Int8Weight(codes, scale, zero, **{"dtype": self.dtype, "transposed": self.transposed} | changes)
+    def like(self, codes: Tensor, scale: Tensor, zero: Tensor, **changes: Any) -> "Int8Weight":
+        """Return a weight of other parts, of the same dtype and orientation but for `changes`.
 
-    def write_(self, x: Tensor, seed: Seed | int | None = None) -> None:
+        Args:
+            codes: uint8 [m, n].
+            scale: float32 [groups].
+            zero: uint8 [groups].
+            **changes: dtype, transposed.
+        """
+        told: dict[str, Any] = {"dtype": self.dtype, "transposed": self.transposed} | changes
+        return Int8Weight(codes, scale, zero, **told)
+
+    def write_(self, x: Tensor, seed: Seeding = None) -> None:
         """Take new float32 values on grids of their own: rounded at random by `seed`, or to nearest without."""
         x = groups(x.t() if self.transposed else x)
         scale, zero = grid(x, TOP)
@@ -68,23 +92,27 @@ class Int8Weight(CodedWeight):
         self.scale.copy_(scale)
         self.zero.copy_(zero)
 
-    def _ungrouped(self, x):
+    def _ungrouped(self, x: Tensor) -> Tensor:
         return x.view(-1)[: self.codes.numel()].view(self.codes.shape)
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]  # torch's has an option of its own
         return f"Int8Weight(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
 
-    def __tensor_flatten__(self):
+    def __tensor_flatten__(self) -> tuple[list[str], tuple[torch.dtype, bool]]:
         return ["codes", "scale", "zero"], (self.dtype, self.transposed)
 
     @classmethod
-    def __tensor_unflatten__(cls, inner, meta, size, stride):
+    def __tensor_unflatten__(
+        cls, inner: dict[str, Tensor], meta: tuple[torch.dtype, bool], size: object, stride: object
+    ) -> "Int8Weight":
         return cls(**inner, dtype=meta[0], transposed=meta[1])
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch asks for it
 
     @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(  # type: ignore[override]  # torch's stub declares no classmethod
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         kwargs = kwargs or {}
         own = OWN.get(func)
         made = own(args[0], *args[1:], **kwargs) if own and isinstance(args[0], cls) else None
@@ -100,12 +128,12 @@ class Int8Weight(CodedWeight):
         return func(*_plain(args), **_plain(kwargs))
 
 
-def _plain(values):
+def _plain(values: Any) -> Any:
     return tree_map_only(Int8Weight, Int8Weight.dequantize, values)
 
 
-def _change(func, args, kwargs):
-    """An operation that writes: on plain tensors as it is, on a weight by way of its values in float32."""
+def _change(func: Any, args: Any, kwargs: Any) -> Any:
+    """Carry out an operation that writes: on plain tensors as it is, on a weight by way of its values in float32."""
     target = args[0]
     if isinstance(target, Int8Weight):
         x, others = target.dequantize(torch.float32), (args[1:], kwargs)
@@ -119,5 +147,5 @@ def _change(func, args, kwargs):
     return func(*_plain(args), **_plain(kwargs))
 
 
-def _layout(shape, count):
+def _layout(shape: torch.Size, count: int) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
     return (tuple(shape), torch.uint8), ((count,), torch.float32), ((count,), torch.uint8)

@@ -1,4 +1,4 @@
-"""What random directions take for a moment, beside what they are added to: the code that draws them, on a piece."""
+"""The bytes that drawing random directions takes for a moment, by running the code that draws them on a piece."""
 
 from functools import cache
 
@@ -10,7 +10,6 @@ from ...core.numerics.directions import SMALL, Direction, together
 from ...core.numerics.philox import words_of_many
 from ...execution.probe_gradient import shifted
 from ...execution.state import allocate
-from ...optimizer.probing.draws import drawn_from
 from ...policy.plan import Entry, Plan
 from ..trace.tracker import Tracker
 
@@ -22,7 +21,13 @@ CPU = torch.device("cpu")
 
 
 class Drawing:
-    """Bytes, by parameter and for all that are prepared together. compiles: are directions added by kernels?"""
+    """Bytes that directions take, by parameter and for all that are prepared together.
+
+    Args:
+        plan: which parameter is trained how.
+        compiles: are directions added to weights by compiled kernels?
+        device: "cuda" or "cpu", whose kernels count.
+    """
 
     def __init__(self, plan: Plan, compiles: bool, device: str):
         self._compiles, self._device, self._seed = compiles, device, plan.seed
@@ -32,13 +37,13 @@ class Drawing:
 
     @property
     def prepared(self) -> tuple[int, int]:
-        """What small parameters' directions take in a whole step, and while they are worked out."""
+        """Return the bytes that directions of small parameters take during a step, and while they are worked out."""
         chosen = together([found for e in self._probed for found in self._small(e)])
         kept = BLOCK * sum(chosen.values())
         return kept, round(kept * _working())
 
     def noise(self, entry: Entry, index: int = 0) -> Noise:
-        """A direction for a parameter."""
+        """Make direction `index` of a parameter."""
         p, source = entry.param, entry.treatment.source
         draw = Draw(self._seed, p.name, population=Population(((p.name, entry.numel),)))
         basis = {name: allocate(slot, CPU) for name, slot in source.slots(p.shape).items()}
@@ -46,7 +51,8 @@ class Drawing:
 
     def _small(self, entry):
         samples = entry.treatment.source.scheme.samples if entry.numel <= SMALL else 0
-        found = (drawn_from(self.noise(entry, index), entry.numel) for index in range(samples))
+        noises = (self.noise(entry, index) for index in range(samples))
+        found = (noise.drawn(entry.numel) for noise in noises if noise is not None)
         return [each for each in found if each]
 
     def _room(self, entry):
@@ -68,7 +74,7 @@ def _eager(noise, count, dtype):
 
 @cache
 def _working():
-    """How many times what is kept is needed for working it out."""
+    """Return the peak of working out random bits, as a multiple of the bits themselves."""
     blocks = 1 << 10
     with Tracker() as tracker:
         words_of_many([1, 2], [blocks // 2] * 2, [(0, 0)] * 2, CPU)

@@ -1,4 +1,4 @@
-"""Bytes that do not change within a step, in closed form: weights, quantization constants, state, gradients."""
+"""Bytes of weights, quantization constants, optimizer state and gradients, in closed form."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,15 @@ __all__ = ["Static", "Weights", "gradient_bytes", "idle_windows", "static", "wei
 
 @dataclass(frozen=True)
 class Static:
-    """In bytes. weights: parameters, or their codes, and buffers. quantization: scales and tables. state: at most."""
+    """Bytes that stay during a step, and counts.
+
+    Args:
+        weights: bytes of parameters, or their codes, and of buffers.
+        quantization: bytes of scales and tables.
+        state: bytes of optimizer state in its largest window.
+        parameters: elements of all parameters.
+        trained: elements of those that are trained.
+    """
 
     weights: int
     quantization: int
@@ -24,18 +32,18 @@ class Static:
 
 @dataclass(frozen=True)
 class Weights:
-    """Bytes of parameters, or their codes, and buffers; of scales and tables."""
+    """Bytes of parameters, or their codes, and of buffers (`weights`); of scales and tables (`quantization`)."""
 
     weights: int
     quantization: int
 
 
 def weights(model: nn.Module) -> Weights:
-    """Count a model, on meta or not."""
+    """Count the bytes of a model, on meta or not."""
     parameters = {id(p): p for p in model.parameters()}
     codes = sum(_code_bytes(p) for p in parameters.values())
     buffers = {id(b): b.nbytes for b in model.buffers()}
-    everything = {}
+    everything: dict[int, int] = {}
     for tensor in tensors_of(model):
         everything |= {s._cdata: s.nbytes() for s in storages(tensor)}
     kept = codes + sum(buffers.values())
@@ -43,7 +51,7 @@ def weights(model: nn.Module) -> Weights:
 
 
 def static(found: Weights, plan: Plan) -> Static:
-    """A model and its plan."""
+    """Put the bytes of a model and of its plan together."""
     trained = [e for e in plan.entries if e.treatment is not None]
     return Static(
         found.weights,
@@ -55,7 +63,7 @@ def static(found: Weights, plan: Plan) -> Static:
 
 
 def gradient_bytes(plan: Plan) -> dict[str, int]:
-    """Of every parameter that the backward pass gives one, in the parameter's dtype."""
+    """Return the bytes of the gradient, in its parameter's dtype, by every parameter that the backward pass serves."""
     return {
         e.param.name: e.numel * e.param.dtype.itemsize
         for e in plan.entries
@@ -64,10 +72,14 @@ def gradient_bytes(plan: Plan) -> dict[str, int]:
 
 
 def idle_windows(plan: Plan) -> set[frozenset[str]]:
-    """Parameters that stand still, whose gradients are dropped at once: each set that occurs until all had a turn."""
-    blocks = [e for e in plan.entries if e.treatment is not None and hasattr(e.treatment.split, "blocks")]
-    blocks = [e for e in blocks if getattr(e.treatment.free, "idle", False)]
-    found, waiting = {frozenset()} if not blocks else set(), {e.param.name for e in blocks}
+    """Return the sets of parameters that are idle together in some window, until each was active in one.
+
+    The gradients of idle parameters are dropped at once. {frozenset()}: no window leaves any alone.
+    """
+    trained = ((e, e.treatment) for e in plan.entries if e.treatment is not None)
+    blocks = [e for e, treatment in trained if treatment.split.by_turns and treatment.free.idle]
+    found: set[frozenset[str]] = set() if blocks else {frozenset()}
+    waiting = {e.param.name for e in blocks}
     for window in range(LONGEST):
         if not waiting:
             break

@@ -134,7 +134,7 @@ def skeleton(source: Subject, request: Request, depth: int | None = None) -> nn.
         model = _bare(source, request, depth)
         if request.scheme is not None:
             twins_(model, request.scheme, chosen(model, request.scheme, sorted(head_modules(model))))
-            open_scales_(model) if getattr(request.ready, "opens_scales", False) else None
+            open_scales_(model) if request.ready.opens_scales else None
         if request.lora is not None:
             model = _adapted(model, request)
         if request.checkpointing:

@@ -28,15 +28,16 @@ class Peak:
 
 @dataclass(frozen=True)
 class Step:
-    """When gradients are let go, in bytes by parameter. idle: parameters whose gradients are dropped at once.
+    """When a step frees which gradients, and what its updates take.
 
-    alone: what the update of one parameter takes for a moment; together: that of all. probed: are there updates
-    without gradients?
+    gradients: bytes by parameter. idle: parameters whose gradients are dropped at once. frees_gradients: is each
+    gradient used and freed within the backward pass? passes: micro-batches. alone: bytes that the update of one
+    parameter takes for a moment; together: that of all. probed: are there updates without gradients?
     """
 
     gradients: Mapping[str, int]
     idle: frozenset[str]
-    fused: bool
+    frees_gradients: bool
     passes: int
     alone: Callable[[str], int]
     together: Callable[[], int]
@@ -57,14 +58,14 @@ def _moments(trace: Trace, step: Step) -> Iterator[Peak]:
         if m.done is None or m.done in step.idle:
             continue
         size = step.gradients[m.done]
-        if step.fused:
+        if step.frees_gradients:
             again = step.passes > 1
             made = max(0, m.left[1] - size)
             yield Peak(m.stage, m.left[0], made + step.alone(m.done), kept + size * (not again))
             kept -= size * again
         elif step.passes == 1:
             kept += size
-    if step.probed or (kept and not step.fused):
+    if step.probed or (kept and not step.frees_gradients):
         yield Peak(("update",), last[0], last[1] + step.together(), kept)
 
 

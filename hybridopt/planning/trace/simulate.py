@@ -54,7 +54,7 @@ def simulate(
         told = ", ".join(f"{name} {list(x.shape)}" for name, x in inputs.items())
         raise HybridOptError(
             f"{type(bare(model)).__name__} does not run on {told}: {error!r:.300}; wrap the model, and give "
-            "model.hybrid.plan(batch=...) what it trains on"
+            "model.hybrid.memory(batch=...) what it trains on"
         ) from error
 
 
@@ -91,7 +91,7 @@ def _loss(model, batch) -> Tensor:
     if not isinstance(loss, Tensor):
         raise HybridOptError(
             f"{type(bare(model)).__name__} returns no loss for {sorted(batch)}; plan a model with a head to train, "
-            "such as one ...ForCausalLM, or wrap it and give model.hybrid.plan(batch=...) what it trains on"
+            "such as one ...ForCausalLM, or wrap it and give model.hybrid.memory(batch=...) what it trains on"
         )
     return loss
 

@@ -45,7 +45,7 @@ def _wrap(request: Request) -> str:
 
 
 def _optimizer(request: Request, lr: float) -> str:
-    release = f', release="{request.release}"' if request.release != "accumulate" else ""
+    release = f', release="{request.release}"' if request.release != Request.release else ""
     return f"optimizer = model.hybrid.optimizer(lr={lr:g}{release})"
 
 

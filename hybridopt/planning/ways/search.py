@@ -8,6 +8,7 @@ from ...core.contracts import Scheme
 from ...core.errors import HybridOptError
 from ...core.sizes import gib, parse_size
 from ...model.quantization.known import named
+from ...optimizer.releases import release_class
 from ...policy.routes import read_policy
 from ..estimate import Estimate, Estimator
 from ..request import Request
@@ -173,7 +174,7 @@ class _Hunt:
         fixed = {name: self.asked[name] for name in FREE & self.asked.keys()}
         found = [v for v in VARIANTS if chunks or not v["chunk"]]
         if request.probes:
-            found = [v for v in found if not v["checkpointing"] and v["release"] == "accumulate"]
+            found = [v for v in found if not v["checkpointing"] and not release_class(v["release"]).frees_gradients]
         return list({tuple((v | fixed).items()): v | fixed for v in found}.values())
 
     def _changed(self, request: Request) -> Iterator[tuple[str, Request]]:

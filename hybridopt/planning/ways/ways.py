@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...core.registry import names
 from ...model.quantization.known import usual
+from ...optimizer.releases import release_class
 
 __all__ = ["CHANGES", "SHORTEST", "VARIANTS", "WAYS", "Way"]
 
@@ -66,11 +68,13 @@ WAYS = (
 # release="fused" clipping by the norm of all gradients in one pass, `chunk` (hybridopt.chunked_loss) the logits beside
 # the loss, and checkpointing time.
 CHUNK = 256  # tokens
+# Those that free gradients last: the search takes the last variant for the smallest.
+RELEASES = sorted(names("releases"), key=lambda name: release_class(name).frees_gradients)
 VARIANTS = tuple(
     {"checkpointing": again, "chunk": chunk, "release": release}
     for again in (False, True)
     for chunk in (None, CHUNK)
-    for release in ("accumulate", "fused")
+    for release in RELEASES
 )
 
 # What could be changed where none fits, the least harmful first; texts are for people.

@@ -1,15 +1,15 @@
-"""The routes that all zeroth-order policies share."""
+"""The treatment that all zeroth-order policies start from."""
+
+from typing import Any
 
 from ...core.contracts import Source
 from ...parts.rules.sgd import SGD
 from ...parts.splits.empty import Empty
-from ..routes import place, places
 from ..treatment import Treatment
 
-__all__ = ["everything_by"]
+__all__ = ["along"]
 
 
-def everything_by(policy: object, source: Source, **axes: object) -> tuple:
-    """Everything state-free by SGD along what the source finds, unless `axes` say otherwise; quantized ones frozen."""
-    body = Treatment(**{"source": source, "free": SGD(), "split": Empty(), **axes})
-    return place(body, **places(policy), other="free" if isinstance(body.split, Empty) else "full")
+def along(source: Source, **axes: Any) -> Treatment:
+    """Return state-free SGD along what the source finds, unless `axes` of the treatment say otherwise."""
+    return Treatment(**{"source": source, "free": SGD(), "split": Empty(), **axes})

@@ -1,19 +1,19 @@
 """Adafactor."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...core.contracts import Codec
 from ...core.registry import make
 from ...parts.rules.adafactor import Adafactor
-from ..routes import place, places
+from ..routes import Route
 from ..treatment import Treatment
+from ._options import Places
 
 __all__ = ["AdafactorPolicy"]
 
 
 @dataclass(frozen=True)
-class AdafactorPolicy:
+class AdafactorPolicy(Places):
     """Adafactor on everything (Shazeer & Stern 2018).
 
     With scale_parameter, lr is relative to each matrix (1e-3 is common); without, it is of the size of AdamW's. The
@@ -28,18 +28,9 @@ class AdafactorPolicy:
     scale_parameter: bool = True
     relative_step: bool = False
     codec: str | Codec = "fp32"
-    embeddings: str = "full"
-    norms: str = "full"
-    biases: str = "full"
-    head: str = "full"
-    adapters: str = "full"
 
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Everything state-full, quantized weights frozen."""
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes by which everything is state-full, but for quantized weights, which are frozen."""
         rule = Adafactor(
             eps=self.eps,
             clip_threshold=self.clip_threshold,
@@ -49,4 +40,4 @@ class AdafactorPolicy:
             relative_step=self.relative_step,
         )
         body = Treatment(full=rule, codec=make("codecs", self.codec))
-        return place(body, **places(self))
+        return self.placed(body)

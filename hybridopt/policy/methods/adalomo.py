@@ -1,17 +1,17 @@
 """AdaLomo."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...parts.rules.adalomo import AdaLomo
-from ..routes import place, places
+from ..routes import Route
 from ..treatment import Treatment
+from ._options import Places
 
 __all__ = ["AdaLomoPolicy"]
 
 
 @dataclass(frozen=True)
-class AdaLomoPolicy:
+class AdaLomoPolicy(Places):
     """AdaLomo on everything (Lv et al. 2023): a factored second moment, updates in proportion to the weights.
 
     lr is relative to each matrix: 5e-4 to 1e-3. No clipping of the global norm is needed. release="fused" is the
@@ -22,17 +22,8 @@ class AdaLomoPolicy:
     eps: tuple[float, float] = (1e-30, 1e-3)
     clip_threshold: float = 1.0
     decay_rate: float = -0.8
-    embeddings: str = "full"
-    norms: str = "full"
-    biases: str = "full"
-    head: str = "full"
-    adapters: str = "full"
 
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Everything state-full, quantized weights frozen."""
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes by which everything is state-full, but for quantized weights, which are frozen."""
         body = Treatment(full=AdaLomo(self.eps, self.clip_threshold, self.decay_rate))
-        return place(body, **places(self))
+        return self.placed(body)

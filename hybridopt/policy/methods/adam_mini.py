@@ -1,19 +1,19 @@
 """Adam-mini."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...core.contracts import Codec
 from ...core.registry import make
 from ...parts.rules.adam_mini import AdamMini
-from ..routes import place
+from ..routes import Route, place
 from ..treatment import Treatment
+from ._options import Method
 
 __all__ = ["AdamMiniPolicy"]
 
 
 @dataclass(frozen=True)
-class AdamMiniPolicy:
+class AdamMiniPolicy(Method):
     """Adam-mini (Zhang et al. 2024) on everything: AdamW's momentum, and one second moment for each Hessian block.
 
     Blocks are the heads of queries and keys, and the output neurons (tokens, for embeddings) of all else; they are
@@ -28,11 +28,7 @@ class AdamMiniPolicy:
     value_blocks: str = "neuron"
     codec: str | Codec = "fp32"
 
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Everything state-full, quantized weights frozen."""
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes by which everything is state-full, but for quantized weights, which are frozen."""
         full = AdamMini(self.betas, self.eps, self.heads, self.kv_heads, self.value_blocks)
         return place(Treatment(full=full, codec=make("codecs", self.codec)), norm="full", bias="full")

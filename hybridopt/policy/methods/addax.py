@@ -1,18 +1,20 @@
 """Addax."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
+from ...core.contracts import computed
 from ...core.errors import HybridOptError, check_number
 from ...parts.sources.mix import Mix
 from ...parts.sources.spsa import SPSA
-from ._zeroth import everything_by
+from ..routes import Route
+from ._options import FreePlaces
+from ._zeroth import along
 
 __all__ = ["Addax"]
 
 
 @dataclass(frozen=True)
-class Addax:
+class Addax(FreePlaces):
     """Addax (Li et al. 2025, Alg. 1): theta <- theta - lr (alpha g0 z + (1 - alpha) g1), with no state at all.
 
     g0 z by probes of the loss on long texts, g1 by backward passes on short ones, both at the same weights:
@@ -29,31 +31,22 @@ class Addax:
     clip: float | None = None
     zo_lr: float | None = None
     fo_lr: float | None = None
-    embeddings: str = "free"
-    norms: str = "free"
-    biases: str = "free"
-    head: str = "free"
-    adapters: str = "free"
 
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Everything state-free, quantized weights frozen."""
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes by which everything is state-free, but for quantized weights, which are frozen."""
         source = SPSA(self.eps, self.samples, self.kind, self.clip)
-        return everything_by(self, Mix(self._alpha(), source))
+        return self.placed(along(Mix(self._alpha(), source)))
 
-    @property
-    def lr(self):
-        """The learning rate that zo_lr and fo_lr say; None without them."""
-        return None if self.zo_lr is None else self.zo_lr + self.fo_lr
+    @computed
+    def lr(self) -> float | None:
+        """Return the learning rate that zo_lr and fo_lr say; None without them."""
+        return None if self.zo_lr is None or self.fo_lr is None else self.zo_lr + self.fo_lr
 
-    def _alpha(self):
+    def _alpha(self) -> float:
         given = {"zo_lr": self.zo_lr, "fo_lr": self.fo_lr}
-        if given == {"zo_lr": None, "fo_lr": None}:
+        if self.zo_lr is None and self.fo_lr is None:
             return 1e-3 if self.alpha is None else self.alpha
-        if self.alpha is not None or None in given.values():
+        if self.alpha is not None or self.zo_lr is None or self.fo_lr is None:
             raise HybridOptError(f"addax: give alpha, or both zo_lr and fo_lr; got alpha={self.alpha!r}, {given}")
         for name, value in given.items():
             check_number("addax", name, value, 0)

@@ -1,21 +1,21 @@
 """APOLLO."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...core.contracts import Codec
 from ...core.registry import make
 from ...parts.rules.adamw import AdamW
 from ...parts.rules.apollo import Apollo
-from ..routes import places
+from ..routes import Route
 from ..treatment import Treatment
 from ._matrices import matrices
+from ._options import Places
 
 __all__ = ["ApolloPolicy"]
 
 
 @dataclass(frozen=True)
-class ApolloPolicy:
+class ApolloPolicy(Places):
     """APOLLO (Zhu et al. 2024): every channel's gradient scaled as Adam scales a random projection of it.
 
     density: rank as a share of the shorter side (the paper: 1/4); rank overrides it. update_gap: steps between two
@@ -31,18 +31,10 @@ class ApolloPolicy:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-6
     codec: str | Codec = "fp32"
-    embeddings: str = "full"
-    norms: str = "full"
-    biases: str = "full"
-    head: str = "full"
-    adapters: str = "split"
+    adapters = "split"
 
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Linear weights, convolutions and adapters by APOLLO; everything else by AdamW."""
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes: linear weights, convolutions and adapters by APOLLO, everything else by AdamW."""
         rule = Apollo(
             density=self.density,
             rank=self.rank,
@@ -52,8 +44,5 @@ class ApolloPolicy:
             betas=self.betas,
             eps=self.eps,
         )
-        return matrices(
-            Treatment(full=rule, codec=make("codecs", self.codec)),
-            AdamW(self.betas, self.eps),
-            **places(self),
-        )
+        body = Treatment(full=rule, codec=make("codecs", self.codec))
+        return matrices(self, body, AdamW(self.betas, self.eps))

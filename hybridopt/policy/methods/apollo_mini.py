@@ -1,21 +1,21 @@
 """APOLLO-Mini."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...core.contracts import Codec
 from ...core.registry import make
 from ...parts.rules.adamw import AdamW
 from ...parts.rules.apollo import Apollo
-from ..routes import places
+from ..routes import Route
 from ..treatment import Treatment
 from ._matrices import matrices
+from ._options import Places
 
 __all__ = ["ApolloMini"]
 
 
 @dataclass(frozen=True)
-class ApolloMini:
+class ApolloMini(Places):
     """APOLLO-Mini (Zhu et al. 2024): one scale a matrix, from a projection on a single random direction.
 
     scale: the paper's alpha, updates are multiplied by its root. update_gap: steps between two directions. limiter:
@@ -28,18 +28,10 @@ class ApolloMini:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-6
     codec: str | Codec = "fp32"
-    embeddings: str = "full"
-    norms: str = "full"
-    biases: str = "full"
-    head: str = "full"
-    adapters: str = "split"
+    adapters = "split"
 
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Linear weights, convolutions and adapters by APOLLO-Mini; everything else by AdamW."""
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes: linear weights, convolutions and adapters by APOLLO-Mini, everything else by AdamW."""
         rule = Apollo(
             rank=1,
             update_gap=self.update_gap,
@@ -49,8 +41,5 @@ class ApolloMini:
             betas=self.betas,
             eps=self.eps,
         )
-        return matrices(
-            Treatment(full=rule, codec=make("codecs", self.codec)),
-            AdamW(self.betas, self.eps),
-            **places(self),
-        )
+        body = Treatment(full=rule, codec=make("codecs", self.codec))
+        return matrices(self, body, AdamW(self.betas, self.eps))

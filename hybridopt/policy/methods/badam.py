@@ -1,7 +1,6 @@
 """BAdam."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from ...core.contracts import Codec, Density, Rule
 from ...core.errors import check_choice
@@ -11,12 +10,13 @@ from ...parts.splits.block import Block
 from ...parts.splits.whole import Whole
 from ..routes import PLACES, Route
 from ..treatment import Treatment
+from ._options import Method
 
 __all__ = ["BAdam"]
 
 
 @dataclass(frozen=True)
-class BAdam:
+class BAdam(Method):
     """BAdam (Luo et al. 2024): Adam on one transformer layer at a time, all others stand still.
 
     blocks: layers trained at a time; None lets `density`, a share of the elements, decide. update_gap: the paper's K,
@@ -34,22 +34,22 @@ class BAdam:
     embeddings: str = "frozen"
     head: str = "full"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "density", unpack(self.density, "schedules"))
-        self.routes  # noqa: B018  bad options show now
+        super().__post_init__()
 
-    @cached_property
-    def routes(self):
-        """Layers in turns; embeddings frozen; the rest state-full."""
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes: layers take turns, the rest is state-full, embeddings where the option says."""
         body = Treatment(
             full=make("rules", self.full),
             free=NoUpdate(),
             split=Block(self.density, self.update_gap, self.order, "layer", self.blocks),
             codec=make("codecs", self.codec),
         )
-        uses = {"full": replace(body, split=Whole()), "split": body, "frozen": None}
-        for option in ("embeddings", "head"):
-            check_choice("badam", option, getattr(self, option), set(PLACES) - {"free"})
+        whole = replace(body, split=Whole())
+        uses = {"full": whole, "split": body, "frozen": None}
+        for option, where in {"embeddings": self.embeddings, "head": self.head}.items():
+            check_choice("badam", option, where, set(PLACES) - {"free"})
         layers = {"name": "*.[0-9]*.*|[0-9]*.*"}
         return (
             Route(None, role="quantized"),
@@ -57,6 +57,6 @@ class BAdam:
             Route(uses[self.head], role="head"),
             Route(replace(body, weight_decay=0.0), role="norm|bias", **layers),
             Route(body, **layers),
-            Route(replace(uses["full"], weight_decay=0.0), role="norm|bias"),
-            Route(uses["full"]),
+            Route(replace(whole, weight_decay=0.0), role="norm|bias"),
+            Route(whole),
         )

@@ -1,19 +1,19 @@
 """CAME."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...core.contracts import Codec
 from ...core.registry import make
 from ...parts.rules.came import CAME
-from ..routes import place, places
+from ..routes import Route
 from ..treatment import Treatment
+from ._options import Places
 
 __all__ = ["CAMEPolicy"]
 
 
 @dataclass(frozen=True)
-class CAMEPolicy:
+class CAMEPolicy(Places):
     """CAME on everything (Luo et al. 2023): momentum, weighted down where updates stray from it.
 
     lr: 0.5 to 0.9 times AdamW's, with warm-up: first steps are 11 times as long as lr says, or 1.1 times with
@@ -26,18 +26,9 @@ class CAMEPolicy:
     clip_threshold: float = 1.0
     bias_correction: bool = False
     codec: str | Codec = "fp32"
-    embeddings: str = "full"
-    norms: str = "full"
-    biases: str = "full"
-    head: str = "full"
-    adapters: str = "full"
 
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Everything state-full, quantized weights frozen."""
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes by which everything is state-full, but for quantized weights, which are frozen."""
         rule = CAME(self.betas, self.eps, self.clip_threshold, self.bias_correction)
         body = Treatment(full=rule, codec=make("codecs", self.codec))
-        return place(body, **places(self))
+        return self.placed(body)

@@ -1,19 +1,20 @@
 """FRUGAL."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 from ...core.contracts import Codec, Density, Rule, Split
 from ...core.errors import HybridOptError
 from ...core.registry import make, unpack
-from ..routes import place, places
+from ..routes import Route
 from ..treatment import Treatment
+from ._options import Places
 
 __all__ = ["Frugal"]
 
 
 @dataclass(frozen=True)
-class Frugal:
+class Frugal(Places):
     """FRUGAL (Zmushko et al. 2024): part of every linear weight by AdamW, the rest by signSGD, chosen anew in turns.
 
     density: state-full share of the elements, 0 to 1, or a schedule by step. update_gap: steps between two choices.
@@ -33,19 +34,14 @@ class Frugal:
     lr_scale: float = 1.0
     reset: bool = True
     codec: str | Codec = "fp32"
-    embeddings: str = "full"
-    norms: str = "full"
-    biases: str = "full"
-    head: str = "full"
-    adapters: str = "split"
+    adapters = "split"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "density", unpack(self.density, "schedules"))
-        self.routes  # noqa: B018  bad options show now
+        super().__post_init__()
 
-    @cached_property
-    def routes(self):
-        """Quantized weights frozen; linear weights, convolutions and adapters split; everything else state-full."""
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes: linear weights, convolutions and adapters are split, everything else is state-full."""
         body = Treatment(
             full=make("rules", self.full),
             free=make("rules", self.free),
@@ -55,10 +51,10 @@ class Frugal:
             free_lr_scale=self.free_lr_scale,
             reset=self.reset,
         )
-        return place(body, **places(self))
+        return self.placed(body)
 
-    def _split(self):
-        options = {"density": self.density, "update_gap": self.update_gap}
+    def _split(self) -> Split:
+        options: dict[str, Any] = {"density": self.density, "update_gap": self.update_gap}
         if self.split == "block":
             options["order"] = self.order
         elif self.order != "random":
@@ -67,4 +63,5 @@ class Frugal:
             if (self.density, self.update_gap) != (0.25, 200):
                 raise HybridOptError(f"frugal: give density and update_gap inside split={self.split!r}, not beside it")
             options = {}
-        return make("splits", self.split, **options)
+        split: Split = make("splits", self.split, **options)
+        return split

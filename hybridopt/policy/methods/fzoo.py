@@ -1,16 +1,17 @@
 """FZOO."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...parts.sources.fzoo import FZOO
-from ._zeroth import everything_by
+from ..routes import Route
+from ._options import FreePlaces
+from ._zeroth import along
 
 __all__ = ["FZOOPolicy"]
 
 
 @dataclass(frozen=True)
-class FZOOPolicy:
+class FZOOPolicy(FreePlaces):
     """FZOO (Dang et al. 2025): many directions from one side, steps in units of the losses' standard deviation.
 
     samples: directions a step, which costs one loss more; eps: how far the weights are shifted. The paper's settings:
@@ -19,16 +20,7 @@ class FZOOPolicy:
 
     eps: float = 1e-4
     samples: int = 8
-    embeddings: str = "free"
-    norms: str = "free"
-    biases: str = "free"
-    head: str = "free"
-    adapters: str = "free"
 
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Everything state-free, quantized weights frozen."""
-        return everything_by(self, FZOO(self.eps, self.samples))
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes by which everything is state-free, but for quantized weights, which are frozen."""
+        return self.placed(along(FZOO(self.eps, self.samples)))

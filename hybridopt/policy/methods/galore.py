@@ -1,20 +1,20 @@
 """GaLore."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...core.contracts import Codec, Density, Rule
 from ...core.registry import make, unpack
 from ...parts.rules.no_update import NoUpdate
 from ...parts.splits.svd import Svd
-from ..routes import place, places
+from ..routes import Route
 from ..treatment import Treatment
+from ._options import Places
 
 __all__ = ["GaLore"]
 
 
 @dataclass(frozen=True)
-class GaLore:
+class GaLore(Places):
     """GaLore (Zhao et al. 2024): Adam in the gradient's leading singular directions, nothing outside them.
 
     density: rank as a share of the shorter side. scale: the paper's alpha, on the projected updates. side: the
@@ -28,19 +28,14 @@ class GaLore:
     full: str | Rule = "adamw"
     reset: bool = False
     codec: str | Codec = "fp32"
-    embeddings: str = "full"
-    norms: str = "full"
-    biases: str = "full"
-    head: str = "full"
-    adapters: str = "split"
+    adapters = "split"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "density", unpack(self.density, "schedules"))
-        self.routes  # noqa: B018  bad options show now
+        super().__post_init__()
 
-    @cached_property
-    def routes(self):
-        """Linear weights, convolutions and adapters projected; everything else state-full."""
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes: linear weights, convolutions and adapters are projected, everything else is state-full."""
         body = Treatment(
             full=make("rules", self.full),
             free=NoUpdate(),
@@ -49,4 +44,4 @@ class GaLore:
             lr_scale=self.scale,
             reset=self.reset,
         )
-        return place(body, **places(self))
+        return self.placed(body)

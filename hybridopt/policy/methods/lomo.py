@@ -1,18 +1,18 @@
 """LOMO."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...parts.rules.sgd import SGD
 from ...parts.splits.empty import Empty
-from ..routes import place, places
+from ..routes import Route
 from ..treatment import Treatment
+from ._options import FreePlaces
 
 __all__ = ["LOMO"]
 
 
 @dataclass(frozen=True)
-class LOMO:
+class LOMO(FreePlaces):
     """LOMO (Lv et al. 2023): SGD on everything, no state.
 
     release="fused" is the method's other half: every weight is updated and its gradient freed within the backward
@@ -20,20 +20,6 @@ class LOMO:
     embeddings, norms, biases, head, adapters: free, full (AdamW) or frozen.
     """
 
-    embeddings: str = "free"
-    norms: str = "free"
-    biases: str = "free"
-    head: str = "free"
-    adapters: str = "free"
-
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Everything state-free, quantized weights frozen."""
-        return place(
-            Treatment(free=SGD(), split=Empty()),
-            **places(self),
-            other="free",
-        )
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes by which everything is state-free, but for quantized weights, which are frozen."""
+        return self.placed(Treatment(free=SGD(), split=Empty()))

@@ -1,16 +1,17 @@
 """MeZO."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...parts.sources.spsa import SPSA
-from ._zeroth import everything_by
+from ..routes import Route
+from ._options import FreePlaces
+from ._zeroth import along
 
 __all__ = ["MeZO"]
 
 
 @dataclass(frozen=True)
-class MeZO:
+class MeZO(FreePlaces):
     """MeZO (Malladi et al. 2023): SGD along random directions, by two losses a step; no gradients, no state.
 
     eps: how far the weights are shifted; samples: directions a step (n-SPSA); kind: of directions, "rademacher" or
@@ -24,16 +25,7 @@ class MeZO:
     kind: str = "rademacher"
     clip: float | None = None
     pool: int | None = None
-    embeddings: str = "free"
-    norms: str = "free"
-    biases: str = "free"
-    head: str = "free"
-    adapters: str = "free"
 
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Everything state-free, quantized weights frozen."""
-        return everything_by(self, SPSA(self.eps, self.samples, self.kind, self.clip, self.pool))
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes by which everything is state-free, but for quantized weights, which are frozen."""
+        return self.placed(along(SPSA(self.eps, self.samples, self.kind, self.clip, self.pool)))

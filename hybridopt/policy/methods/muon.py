@@ -1,21 +1,21 @@
 """Muon."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...core.contracts import Codec
 from ...core.registry import make
 from ...parts.rules.adamw import AdamW
 from ...parts.rules.muon import Muon
-from ..routes import places
+from ..routes import Route
 from ..treatment import Treatment
 from ._matrices import matrices
+from ._options import Places
 
 __all__ = ["MuonPolicy"]
 
 
 @dataclass(frozen=True)
-class MuonPolicy:
+class MuonPolicy(Places):
     """Muon (Jordan et al. 2024) on the hidden matrices, AdamW on everything else.
 
     adjust: "match_rms_adamw", with which one learning rate serves both, or "original", which wants a larger one for
@@ -32,21 +32,10 @@ class MuonPolicy:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     codec: str | Codec = "fp32"
-    embeddings: str = "full"
-    norms: str = "full"
-    biases: str = "full"
-    head: str = "full"
-    adapters: str = "split"
+    adapters = "split"
 
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Linear weights, convolutions and adapters by Muon; everything else by AdamW."""
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes: linear weights, convolutions and adapters by Muon, everything else by AdamW."""
         rule = Muon(self.momentum, self.nesterov, self.ns_steps, self.adjust, dtype=self.dtype)
-        return matrices(
-            Treatment(full=rule, codec=make("codecs", self.codec), lr_scale=self.lr_scale),
-            AdamW(self.betas, self.eps),
-            **places(self),
-        )
+        body = Treatment(full=rule, codec=make("codecs", self.codec), lr_scale=self.lr_scale)
+        return matrices(self, body, AdamW(self.betas, self.eps))

@@ -1,20 +1,20 @@
 """Q-GaLore."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...core.contracts import Codec, Density, Rule
 from ...core.registry import make, unpack
 from ...parts.rules.no_update import NoUpdate
 from ...parts.splits.svd import Svd
-from ..routes import place, places
+from ..routes import Route
 from ..treatment import Treatment
+from ._options import Places
 
 __all__ = ["QGaLore"]
 
 
 @dataclass(frozen=True)
-class QGaLore:
+class QGaLore(Places):
     """Q-GaLore (Zhang et al. 2024): GaLore with 4-bit projections, 8-bit Adam and a search for directions when needed.
 
     For 8-bit weights as in the paper wrap with quantization="int8-trainable". density, update_gap, scale, side: as in
@@ -31,19 +31,14 @@ class QGaLore:
     full: str | Rule = "adamw"
     reset: bool = False
     codec: str | Codec = "int8"
-    embeddings: str = "full"
-    norms: str = "full"
-    biases: str = "full"
-    head: str = "full"
-    adapters: str = "split"
+    adapters = "split"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "density", unpack(self.density, "schedules"))
-        self.routes  # noqa: B018  bad options show now
+        super().__post_init__()
 
-    @cached_property
-    def routes(self):
-        """Linear weights, convolutions and adapters projected; everything else state-full, in 8 bits, too."""
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes: linear weights, convolutions and adapters are projected, all else is state-full."""
         body = Treatment(
             full=make("rules", self.full),
             free=NoUpdate(),
@@ -52,4 +47,4 @@ class QGaLore:
             lr_scale=self.scale,
             reset=self.reset,
         )
-        return place(body, **places(self))
+        return self.placed(body)

@@ -1,20 +1,20 @@
 """QZO."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...parts.rules.sgd import SGD
 from ...parts.sources.spsa import SPSA
 from ...parts.splits.empty import Empty
 from ...parts.stores.nonnegative import Nonnegative
-from ..routes import Route, place, places
+from ..routes import Route, place
 from ..treatment import Treatment
+from ._options import Places
 
 __all__ = ["QZO"]
 
 
 @dataclass(frozen=True)
-class QZO:
+class QZO(Places):
     """QZO (Shang et al. 2025): MeZO on the scales of a 4- or 8-bit base, whose codes stay as they are.
 
     Directional derivatives are clipped to `clip` (DDC). eps, samples, kind: as of mezo; the paper's settings are lr
@@ -26,23 +26,16 @@ class QZO:
     samples: int = 1
     kind: str = "rademacher"
     clip: float | None = 100.0
-    embeddings: str = "frozen"
-    norms: str = "frozen"
-    biases: str = "frozen"
-    head: str = "frozen"
-    adapters: str = "free"
+    embeddings = norms = biases = head = "frozen"
+    adapters = "free"
     opens_scales = True
 
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Scales by SPSA, everything that is not quantized as the options say."""
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes: scales by SPSA, everything that is not quantized as the options say."""
         source = SPSA(self.eps, self.samples, self.kind, self.clip)
         body = Treatment(source=source, free=SGD(), split=Empty())
         scales = Treatment(source=source, free=SGD(), split=Empty(), store=Nonnegative(), weight_decay=0.0)
         return (
             Route(scales, role="scales"),
-            *place(body, **places(self), linear="frozen", conv="frozen", other="frozen"),
+            *place(body, **self.roles(), linear="frozen", conv="frozen", other="frozen"),
         )

@@ -1,37 +1,23 @@
 """signSGD."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...parts.splits.empty import Empty
-from ..routes import place, places
+from ..routes import Route
 from ..treatment import Treatment
+from ._options import FreePlaces
 
 __all__ = ["SignSGDPolicy"]
 
 
 @dataclass(frozen=True)
-class SignSGDPolicy:
+class SignSGDPolicy(FreePlaces):
     """signSGD on everything (Bernstein et al. 2018): no state at all.
 
     A state-free output layer ruins language models (34.7 against 20.0 perplexity in FRUGAL's ablation): head="full"
     keeps it state-full; so do the other places for their roles.
     """
 
-    embeddings: str = "free"
-    norms: str = "free"
-    biases: str = "free"
-    head: str = "free"
-    adapters: str = "free"
-
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Everything state-free, quantized weights frozen."""
-        return place(
-            Treatment(split=Empty()),
-            **places(self),
-            other="free",
-        )
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes by which everything is state-free, but for quantized weights, which are frozen."""
+        return self.placed(Treatment(split=Empty()))

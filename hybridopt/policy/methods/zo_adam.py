@@ -1,20 +1,21 @@
 """Zeroth-order Adam."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...core.contracts import Codec
 from ...core.registry import make
 from ...parts.rules.adamw import AdamW
 from ...parts.sources.spsa import SPSA
 from ...parts.splits.whole import Whole
-from ._zeroth import everything_by
+from ..routes import Route
+from ._options import Places
+from ._zeroth import along
 
 __all__ = ["ZOAdam"]
 
 
 @dataclass(frozen=True)
-class ZOAdam:
+class ZOAdam(Places):
     """ZO-Adam (ZO-Bench, Zhang et al. 2024): AdamW on MeZO's estimate; 8 bytes of state a parameter.
 
     eps, samples, kind: as of mezo (adam_eps is AdamW's); codec keeps the moments. embeddings, norms, biases, head,
@@ -27,17 +28,9 @@ class ZOAdam:
     samples: int = 1
     kind: str = "rademacher"
     codec: str | Codec = "fp32"
-    embeddings: str = "full"
-    norms: str = "full"
-    biases: str = "full"
-    head: str = "full"
-    adapters: str = "full"
 
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Everything by AdamW, quantized weights frozen."""
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes by which everything goes by AdamW, but for quantized weights, which are frozen."""
         source, codec = SPSA(self.eps, self.samples, self.kind), make("codecs", self.codec)
-        return everything_by(self, source, full=AdamW(self.betas, self.adam_eps), split=Whole(), codec=codec)
+        body = along(source, full=AdamW(self.betas, self.adam_eps), split=Whole(), codec=codec)
+        return self.placed(body, other="full")

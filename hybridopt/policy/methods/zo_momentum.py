@@ -1,20 +1,21 @@
 """Zeroth-order SGD with momentum."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...core.contracts import Codec
 from ...core.registry import make
 from ...parts.rules.momentum import Momentum
 from ...parts.sources.spsa import SPSA
 from ...parts.splits.whole import Whole
-from ._zeroth import everything_by
+from ..routes import Route
+from ._options import Places
+from ._zeroth import along
 
 __all__ = ["ZOMomentum"]
 
 
 @dataclass(frozen=True)
-class ZOMomentum:
+class ZOMomentum(Places):
     """ZO-SGD-MMT (ZO-Bench, Zhang et al. 2024): SGD with momentum on MeZO's estimate; 4 bytes of state a parameter.
 
     eps, samples, kind: as of mezo; codec keeps the momentum. embeddings, norms, biases, head, adapters: full, free
@@ -26,17 +27,8 @@ class ZOMomentum:
     samples: int = 1
     kind: str = "rademacher"
     codec: str | Codec = "fp32"
-    embeddings: str = "full"
-    norms: str = "full"
-    biases: str = "full"
-    head: str = "full"
-    adapters: str = "full"
 
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Everything with momentum, quantized weights frozen."""
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes by which everything has momentum, but for quantized weights, which are frozen."""
         source, codec = SPSA(self.eps, self.samples, self.kind), make("codecs", self.codec)
-        return everything_by(self, source, full=Momentum(self.momentum), split=Whole(), codec=codec)
+        return self.placed(along(source, full=Momentum(self.momentum), split=Whole(), codec=codec), other="full")

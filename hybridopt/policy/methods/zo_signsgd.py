@@ -1,17 +1,18 @@
 """Zeroth-order signSGD."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...parts.rules.signsgd import SignSGD
 from ...parts.sources.spsa import SPSA
-from ._zeroth import everything_by
+from ..routes import Route
+from ._options import FreePlaces
+from ._zeroth import along
 
 __all__ = ["ZOSignSGD"]
 
 
 @dataclass(frozen=True)
-class ZOSignSGD:
+class ZOSignSGD(FreePlaces):
     """Zeroth-order signSGD (Liu et al. 2019): the sign of the estimated gradient, element by element.
 
     With one Rademacher direction that is sign(g) z: a step needs one bit (FeedSign, Cai et al. 2025). eps, samples,
@@ -21,16 +22,7 @@ class ZOSignSGD:
     eps: float = 1e-3
     samples: int = 1
     kind: str = "rademacher"
-    embeddings: str = "free"
-    norms: str = "free"
-    biases: str = "free"
-    head: str = "free"
-    adapters: str = "free"
 
-    def __post_init__(self):
-        self.routes  # noqa: B018  bad options show now
-
-    @cached_property
-    def routes(self):
-        """Everything state-free, quantized weights frozen."""
-        return everything_by(self, SPSA(self.eps, self.samples, self.kind), free=SignSGD())
+    def make_routes(self) -> tuple[Route, ...]:
+        """Return routes by which everything is state-free, but for quantized weights, which are frozen."""
+        return self.placed(along(SPSA(self.eps, self.samples, self.kind), free=SignSGD()))

@@ -3,7 +3,6 @@
 import copy
 import json
 import pickle
-import sys
 
 import pytest
 import torch
@@ -18,6 +17,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from benchmarks.shared.peak import Peak
+from benchmarks.shared.tensor_bytes import held
 from hybridopt import HybridOptError, from_pretrained, wrap
 from hybridopt.integrations.bitsandbytes import frozen
 from hybridopt.model.loading import matching, weight_files
@@ -25,12 +26,7 @@ from hybridopt.model.loading.streaming import load
 from hybridopt.parts.stores import _int8_weight
 from support import quantization
 from support.models import batch, tiny_gpt2, tiny_llama, tiny_moe
-from support.paths import BENCHMARKS
 from support.quantized import evaluate
-
-sys.path.insert(0, str(BENCHMARKS))
-
-from tensor_bytes import Peak, held  # noqa: E402
 
 TRAINABLE = "int8-trainable"
 SCHEMES = (*quantization.SCHEMES, TRAINABLE)

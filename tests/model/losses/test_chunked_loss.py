@@ -4,7 +4,6 @@ import contextlib
 import copy
 import inspect
 import pickle
-import sys
 
 import pytest
 import torch
@@ -15,16 +14,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM, Trainer, TrainingArguments
 from transformers.loss.loss_utils import ForCausalLMLoss
 
+from benchmarks.shared.peak import Peak
 from hybridopt import HybridOptError, wrap
 from hybridopt.model.losses.chunked import chunked_loss
 from hybridopt.model.losses.deferred import Logits
 from hybridopt.model.losses.linear_cross_entropy import linear_cross_entropy
 from support.models import batch, tiny_bert, tiny_gpt2, tiny_llama, tiny_moe
-from support.paths import BENCHMARKS
-
-sys.path.insert(0, str(BENCHMARKS))
-
-from tensor_bytes import Peak  # noqa: E402
 
 SHAPE = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 SHAPE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}

@@ -15,8 +15,8 @@ import torch
 import hybridopt
 from hybridopt import HybridOptError, Policy, Route, Treatment
 from hybridopt.core.contracts import stream
+from hybridopt.core.registry import names
 from hybridopt.model.roles import params
-from hybridopt.optimizer.optimizer import RELEASES
 from hybridopt.policy.plan import Plan
 from support.grid.task import LINEAR, Reader, build, lora
 from support.parts import CODECS, RULES, SOURCES, SPLITS, split_of
@@ -25,8 +25,9 @@ from support.quantization import quantize_
 
 DENSITY, GAP, DECAY = 0.34, 2, 0.01  # decay: of the weights, a step
 ADAPTERS = ("full", "LoRA", "LoRA + nf4")
-STORES = {name: store for name, store in ALL_STORES.items() if not hasattr(store, "roles")}  # for weights of any role
+STORES = {name: store for name, store in ALL_STORES.items() if store.roles is None}  # for weights of any role
 FREE = tuple(name for name, rule in RULES.items() if not rule().slots((2, 2)))
+RELEASES = names("releases")
 OPTIONS = {"int8": {"block": 16, "exact_below": 0}}  # so that the smallest state is kept in 8 bits, too
 LR = {  # with which four steps show
     "adafactor": 0.1,

@@ -14,7 +14,7 @@ def first_step(param, grad, job, basis, name):
     """
     treatment, part = job.treatment, job.part
     low, rest, up = divide(grad, part, basis)
-    if low is None and getattr(treatment.free, "idle", False):
+    if low is None and treatment.free.idle:
         return None, {}
     out, state = torch.zeros_like(grad), {}
     if rest is not None:

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from itertools import combinations
 
-from benchmarks.readme import Block
+from benchmarks.shared.readme_marks import Block
 from support.grid.cells import ADAPTERS, CODECS, FREE, RELEASES, RULES, SOURCES, SPLITS, STORES, Cell, refusal
 
 OTHERS = {"source": SOURCES, "codec": CODECS, "store": STORES, "release": RELEASES, "adapters": ADAPTERS}
@@ -77,6 +77,6 @@ BLOCK = Block("grid", "PYTHONPATH=tests python -m support.grid.table --write", l
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--write"]:
-        BLOCK.write({})
+        BLOCK.write([])
     else:
         print(table())

@@ -1,0 +1,40 @@
+"""How many calls of hybridopt's functions some work makes."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import hybridopt
+from hybridopt import integrations
+
+FOLDERS = tuple(f"{Path(package.__file__).parent}/" for package in (hybridopt, integrations))
+
+
+class Calls:
+    """Counts calls of functions of hybridopt within a `with` block, comprehensions and resumed generators too.
+
+    Python code that torch calls from another thread is not seen.
+    """
+
+    def __init__(self):
+        self.count = 0
+
+    def __enter__(self) -> "Calls":
+        self._before = sys.getprofile()
+        sys.setprofile(self._see)
+        return self
+
+    def __exit__(self, *error) -> None:
+        sys.setprofile(self._before)
+
+    def _see(self, frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(FOLDERS):
+            self.count += 1
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """Return how many calls of hybridopt's functions some work makes."""
+    with Calls() as calls:
+        work()
+    return calls.count

@@ -1,0 +1,1 @@
+"""Which way to train fits on which GPU, by the planner alone."""

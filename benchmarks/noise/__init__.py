@@ -1,0 +1,1 @@
+"""What adding noise to a large parameter costs."""

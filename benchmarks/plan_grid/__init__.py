@@ -1,0 +1,1 @@
+"""Planned against measured peaks of training steps on a CPU."""

@@ -1,0 +1,135 @@
+"""The most bytes that a real training step takes on a CPU, for comparison with what was planned.
+
+Two countings of the same steps: op by op, every storage that an operation hands out, as long as it lives; and what
+torch's allocator hands out and takes back, which also sees the buffers inside of kernels.
+"""
+
+import contextlib
+import gc
+import warnings
+from dataclasses import dataclass
+
+import torch
+import transformers
+from peft import LoraConfig
+from torch import Tensor, nn
+
+import hybridopt
+from hybridopt.core.numerics import directions, rounding
+from hybridopt.planning.request import DTYPES, Request
+from hybridopt.planning.subject.model import Subject, checkpoint_
+from hybridopt.planning.trace.fake_models import tensors_of
+from hybridopt.planning.trace.tracker import Tracker, storages
+
+from ..shared.peak import Peak
+
+__all__ = ["SOURCES", "Measured", "measure", "measured_step"]
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 2048,
+    "tie_word_embeddings": False,
+}
+GPT2 = {"model_type": "gpt2", "n_embd": 256, "n_layer": 6, "n_head": 4, "vocab_size": 2048, "n_positions": 256}
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "vocab_size": 2048,
+    "max_position_embeddings": 256,
+    "architectures": ["BertForMaskedLM"],
+}
+SOURCES = {settings["model_type"]: Subject(settings["model_type"], settings) for settings in (LLAMA, GPT2, BERT)}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bytes at the largest moment of all steps: op by op, and by the allocator."""
+
+    ops: int
+    allocated: int
+
+
+def measure(source: Subject, request: Request, steps: int = 2) -> Measured:
+    """Train for some steps on one thread.
+
+    Args:
+        source: the model.
+        request: how it is trained.
+        steps: how many; the first makes the state.
+
+    Returns:
+        The most of all steps.
+    """
+    rounding._tables.clear()  # which may have grown by whatever ran before
+    for kind in directions.KINDS:  # makes a table once
+        directions.values(directions.Direction(0, 0, kind=kind), 0, 1, "cpu")
+    model, optimizer = prepared(source, request)
+    tokens = torch.randint(source.settings["vocab_size"], (request.batch, request.seq_len))
+    found = [measured_step(model, optimizer, tokens, request.micro_batches) for _ in range(steps)]
+    return Measured(max(x.ops for x in found), max(x.allocated for x in found))
+
+
+def prepared(source: Subject, request: Request) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return a model with random weights, wrapped as the request says, and its optimizer."""
+    torch.manual_seed(0)
+    config = source.config(cuda=False)
+    kind = getattr(transformers, (config.architectures or ["AutoModelForCausalLM"])[0])
+    make = getattr(kind, "_from_config", None) or kind.from_config
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = make(config, dtype=getattr(torch, DTYPES[request.dtype]))
+        if request.checkpointing:
+            checkpoint_(model, request.reentrant)
+        lora = {"peft_config": LoraConfig(r=request.lora, target_modules="all-linear")} if request.lora else {}
+        how = {**lora, **request.options, "quantization": request.quantization}
+        model = hybridopt.wrap(model, policy=request.policy, **how)
+    return model.train(), model.hybrid.optimizer(lr=1e-6, release=request.release)
+
+
+def measured_step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Tensor, passes: int) -> Measured:
+    """Take one step and return what it took.
+
+    Args:
+        model: is changed.
+        optimizer: of the model.
+        tokens: of each micro-batch [batch, sequence].
+        passes: micro-batches.
+    """
+    gc.collect()
+    before = sum({s._cdata: s.nbytes() for x in _kept(model, optimizer) for s in storages(x)}.values())
+    with Peak("cpu") as peak, Tracker([*_kept(model, optimizer), tokens], "cpu") as tracker:
+        step(model, optimizer, tokens, passes)
+    return Measured(before + tracker.peak, before + peak.extra)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Tensor, passes: int) -> None:
+    """Take one step: probes, forward, backward and update, whichever the policy has.
+
+    Args:
+        model: is changed.
+        optimizer: of the model.
+        tokens: of each micro-batch [batch, sequence].
+        passes: micro-batches.
+    """
+    uses = model.hybrid._plan().trained.values()
+    if any(t.probed for t in uses):
+        optimizer.probe(lambda: model(input_ids=tokens, labels=tokens).loss)
+    for i in range(passes if any(t.source.backward for t in uses) else 0):
+        with optimizer.hold() if i < passes - 1 else contextlib.nullcontext():
+            model(input_ids=tokens, labels=tokens).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _kept(model, optimizer) -> list[Tensor]:
+    """Return all tensors that are there between two steps; nobody else may hold them: a step lets go of some."""
+    states = optimizer.state.values()
+    return [*tensors_of(model), *(x for state in states for x in state.values() if isinstance(x, Tensor))]

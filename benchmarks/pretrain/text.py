@@ -1,0 +1,93 @@
+"""Real text as token ids: a small byte-level BPE trained on the training files, windows of equal length."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tokenizers import ByteLevelBPETokenizer
+
+
+@dataclass(frozen=True)
+class Text:
+    """Windows of token ids, [count, sequence]; validation comes from another document than training."""
+
+    train: torch.Tensor
+    validation: torch.Tensor
+
+    @property
+    def digest(self) -> str:
+        """Return twelve hex digits that change with any token."""
+        return sha256(self.train.numpy().tobytes() + self.validation.numpy().tobytes()).hexdigest()[:12]
+
+
+def load(train: list[Path], validation: Path, vocabulary: int, sequence: int, count: int) -> Text:
+    """Train the tokenizer and cut all text into windows.
+
+    Args:
+        train: the files for training, and for the tokenizer.
+        validation: another file.
+        vocabulary: tokens of the tokenizer.
+        sequence: tokens of a window.
+        count: windows of validation, evenly spread.
+    """
+    texts = [read(path) for path in train]
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(texts, vocab_size=vocabulary, show_progress=False)
+    held_out = windows(tokenizer, [read(validation)], sequence)
+    return Text(windows(tokenizer, texts, sequence), held_out[:: max(1, len(held_out) // count)][:count])
+
+
+def read(path: Path) -> str:
+    """Return the text of a file; of JSON lines, every string value on lines of its own."""
+    if not path.exists():
+        raise SystemExit(f"{path} is missing; give the folder of the text with --data")
+    text = path.read_text()
+    if path.suffix != ".jsonl":
+        return text
+    rows = (json.loads(line).values() for line in text.splitlines())
+    return "\n".join(value for row in rows for value in row if isinstance(value, str))
+
+
+def windows(tokenizer: ByteLevelBPETokenizer, texts: list[str], sequence: int) -> torch.Tensor:
+    """Return the texts on end as token ids [count, sequence].
+
+    Args:
+        tokenizer: makes the token ids.
+        texts: the documents.
+        sequence: tokens of a window; what fills none is left out.
+    """
+    ids = torch.cat([torch.tensor(tokenizer.encode(text).ids, dtype=torch.int32) for text in texts])
+    if len(ids) < sequence:
+        raise SystemExit(f"the text has {len(ids)} tokens, fewer than one window of {sequence}")
+    return ids[: len(ids) // sequence * sequence].view(-1, sequence)
+
+
+def batches(rows: torch.Tensor, size: int, steps: int, seed: int) -> Iterator[torch.Tensor]:
+    """Yield batches [size, sequence] of token ids; every method sees the same.
+
+    Args:
+        rows: windows [count, sequence].
+        size: windows in a batch.
+        steps: batches.
+        seed: which alone decides the order.
+    """
+    return (rows[chosen].long() for chosen in islice(shuffled(len(rows), size, seed), steps))
+
+
+def shuffled(count: int, size: int, seed: int) -> Iterator[torch.Tensor]:
+    """Yield row numbers [size] without end, epoch after epoch.
+
+    Args:
+        count: rows.
+        size: of a batch.
+        seed: of the order.
+    """
+    if count < size:
+        raise SystemExit(f"the text has {count} windows, fewer than one batch of {size}")
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(count, generator=generator)[: count // size * size].view(-1, size)

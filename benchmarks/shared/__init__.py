@@ -1,0 +1,1 @@
+"""What the tables share: records, README marks, bytes of tensors, times, worker processes."""

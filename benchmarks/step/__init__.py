@@ -1,0 +1,1 @@
+"""The optimizer step against torch's fused AdamW and the original packages."""

@@ -1,0 +1,58 @@
+"""The rows of other packages, on the same weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+
+from ..shared.llama import Llama
+from . import originals
+from .compiled import CompiledAdamW, CompiledSignSGD
+from .measure import LR, Make, Subject
+from .originals import Params
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Makes a subject from named parameters and the model's sizes, if its package is there."""
+
+    package: str
+    make: Callable[[Params, Llama], Subject]
+
+    @property
+    def installed(self) -> bool:
+        """Tell whether the package can be imported."""
+        return find_spec(self.package) is not None
+
+
+PEERS = {
+    "torch.adamw-fused": Peer("torch", partial(originals.adamw, fused=True)),
+    "torch.adamw-foreach": Peer("torch", partial(originals.adamw, foreach=True)),
+    "torch.adamw-loop": Peer("torch", partial(originals.adamw, foreach=False, fused=False)),
+    "torch.sgd-fused": Peer("torch", originals.sgd),
+    "compiled.signsgd": Peer("torch", lambda params, llama: originals.of(CompiledSignSGD(params.values(), LR))),
+    "compiled.adamw": Peer("torch", lambda params, llama: originals.of(CompiledAdamW(params.values(), LR))),
+    "torch.adafactor-loop": Peer("torch", partial(originals.adafactor, foreach=False)),
+    "torch.adafactor-foreach": Peer("torch", partial(originals.adafactor, foreach=True)),
+    "transformers.adafactor": Peer("transformers", originals.transformers_adafactor),
+    "torch.muon": Peer("torch", originals.muon),
+    "lomo-optim.lomo": Peer("lomo_optim", originals.lomo),
+    "lomo-optim.adalomo": Peer("lomo_optim", originals.adalomo),
+    "adam-mini": Peer("adam_mini", originals.adam_mini),
+    "came-pytorch": Peer("came_pytorch", originals.came),
+    "galore-torch": Peer("galore_torch", originals.galore),
+    "apollo-torch": Peer("apollo_torch", originals.apollo),
+    "apollo-torch-mini": Peer("apollo_torch", partial(originals.apollo, rank=1, scale=128, scale_type="tensor")),
+    "bitsandbytes.adamw8bit": Peer("bitsandbytes", originals.bitsandbytes),
+    "torchao.adamw8bit": Peer("torchao", originals.torchao),
+}
+
+
+def rows(llama: Llama) -> dict[str, Make]:
+    """Return what makes each row's optimizer, by name, of the packages that are installed."""
+    return {name: partial(peer.make, llama=llama) for name, peer in PEERS.items() if peer.installed}
+
+
+def missing() -> dict[str, str]:
+    """Return the package that each of the other rows would need."""
+    return {name: peer.package for name, peer in PEERS.items() if not peer.installed}

@@ -1,0 +1,1 @@
+"""Peak memory of a whole training step by first-order methods."""

@@ -1,0 +1,58 @@
+"""The first-order methods whose memory is measured."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+
+import hybridopt
+from hybridopt import Policy
+from hybridopt.parts.splits.random import Random
+from hybridopt.policy.routes import read_policy
+
+LR = 1e-6
+
+
+@dataclass(frozen=True)
+class Method:
+    """A policy with options, and when gradients are applied; without a policy, torch's own AdamW."""
+
+    label: str
+    policy: str | None = None
+    options: dict = field(default_factory=dict)
+    release: str = "accumulate"
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer of a model that was just made or unwrapped."""
+        if self.policy is None:
+            return torch.optim.AdamW(model.parameters(), lr=LR, fused=True)
+        policy = read_policy(self.policy, self.options)
+        hybridopt.wrap(model, policy=random_basis(policy) if self.policy == "galore" else policy)
+        return model.hybrid.optimizer(lr=LR, release=self.release)
+
+
+METHODS = {
+    "torch-adamw": Method("torch AdamW fused, bf16 state"),
+    "adamw": Method("AdamW", "adamw"),
+    "adamw-fused": Method("AdamW, fused release", "adamw", release="fused"),
+    "adamw-int8": Method("8-bit AdamW", "adamw", {"codec": "int8"}),
+    "adam-mini": Method("Adam-mini", "adam_mini"),
+    "frugal": Method("FRUGAL ρ=0.25, columns", "frugal", {"density": 0.25}),
+    "frugal-fused": Method("FRUGAL ρ=0.25, columns, fused release", "frugal", {"density": 0.25}, "fused"),
+    "frugal-0": Method("FRUGAL ρ=0", "frugal", {"density": 0.0}),
+    "frugal-0-fused": Method("FRUGAL ρ=0, fused release", "frugal", {"density": 0.0}, "fused"),
+    "adalomo": Method("AdaLomo", "adalomo"),
+    "adalomo-fused": Method("AdaLomo, fused release", "adalomo", release="fused"),
+    "galore": Method("GaLore ρ=0.25 (a random basis: state and steps as with SVD)", "galore"),
+}
+
+
+def random_basis(policy: Policy) -> Policy:
+    """Return GaLore's routes with a basis that costs no singular value decompositions; its bytes are the same."""
+
+    def use(treatment):
+        split = treatment and treatment.split
+        same = type(split).__name__ != "Svd"
+        return treatment if same else replace(treatment, split=Random(split.density, split.update_gap, split.side))
+
+    return Policy(tuple(replace(route, use=use(route.use)) for route in policy.routes))

@@ -1,0 +1,1 @@
+"""Peak memory and time of a step by zeroth-order methods."""

@@ -1,0 +1,64 @@
+"""What a backend is asked for: one way to carry out updates."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+__all__ = ["Backend"]
+
+TaskT = TypeVar("TaskT", contravariant=True)  # execution.task.Task, which this room cannot import
+
+
+class Backend(Protocol[TaskT]):
+    """One way to carry out updates; one file of `execution/backends`, without state, made once.
+
+    A backend subclasses `Backend[Task]`, with the Task of `execution.task`. Whatever carries it out, an update is what
+    `execution.update.update` computes, the eager one: the same bits, or within `tolerance`. `execution.run` asks the
+    backends in the order of their `rank`; the first that fits a task carries it out.
+    """
+
+    name: str
+    """As its file is called."""
+
+    rank: int
+    """The lowest is asked first; the eager backend, which fits every task, is the last."""
+
+    devices: frozenset[str] | None = None
+    """The types of devices that it works on, such as "cuda"; None: all."""
+
+    compiles: bool = False
+    """Does it compile when it runs, and so wait for compile=True?"""
+
+    in_blocks: bool = False
+    """Is it given `task.in_blocks()`, with a block of the codec in every row?"""
+
+    largest_stacked: int = 0
+    """Elements of the largest parameter that it updates together with others; 0: it stacks none."""
+
+    @abstractmethod
+    def fits(self, task: TaskT) -> bool:
+        """Return whether it can carry out this task; it is asked on its `devices` only.
+
+        Tensors may be without memory (on meta), so only their type, shape, dtype and layout may be looked at.
+        """
+
+    @abstractmethod
+    def run(self, tasks: Iterable[TaskT]) -> None:
+        """Carry out tasks that fit: change their parameters and state in place."""
+
+    @abstractmethod
+    def tolerance(self, task: TaskT) -> float:
+        """Return how far a result may be off; 0.0: the same bits as the eager update.
+
+        Relative to the largest number of the tensor that the update changes; numbers that are rounded to a grid
+        (bfloat16, 8-bit codes) may besides lie one step of it away, where the two sides of a rounding differ.
+        """
+
+    @abstractmethod
+    def temporaries(self, tasks: Sequence[TaskT], measured: Callable[[], int]) -> int:
+        """Return the bytes that `run(tasks)` takes beyond parameters, gradients and state.
+
+        Args:
+            tasks: one that fits; of a backend that stacks, all that are run together. Their tensors have no memory.
+            measured: runs these tasks by this backend and returns the most bytes that were alive besides theirs.
+        """

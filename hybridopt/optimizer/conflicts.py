@@ -1,0 +1,61 @@
+"""Refuse what changes gradients after they are complete, where a release uses each as soon as it is."""
+
+import gc
+from collections.abc import Iterable
+
+import torch
+from torch import distributed
+
+from ..core.contracts import Named
+from ..core.errors import HybridOptError
+from ..core.registry import every
+from .releases import release_class
+
+__all__ = ["accumulating", "check", "check_scaler"]
+
+CONTAINERS = {
+    "DistributedDataParallel": "it averages gradients after they are complete; shard the model by FSDP2 (fully_shard)",
+    "FullyShardedDataParallel": "it reduces gradients after they are complete; take FSDP2 (fully_shard)",
+}
+
+
+def check(work: Iterable[Named], release: str, containers: bool) -> None:
+    """Raise HybridOptError if something still has to be done to gradients that are complete.
+
+    Args:
+        work: the parameters of the optimizer.
+        release: the name of its release, for the error.
+        containers: also look for DDP and FSDP1 modules that hold the parameters, among all objects of the process.
+    """
+    if any(launcher.scaling() for launcher in every("launchers")):
+        raise HybridOptError(
+            f"release={release!r} cannot undo the loss scaling of fp16 (accelerate, mixed_precision='fp16'): take bf16"
+        )
+    if containers and distributed.is_available() and distributed.is_initialized():
+        _check_containers({id(p): n for n, p in work}, release)
+
+
+def check_scaler(optimizer: torch.optim.Optimizer) -> None:
+    """Raise HybridOptError if torch.amp.GradScaler asks for this step and scaled gradients were used already."""
+    if "found_inf" in vars(optimizer) and release_class(optimizer.release).frees_gradients:
+        del optimizer.found_inf, optimizer.grad_scale
+        raise HybridOptError(
+            f"release={optimizer.release!r} has updated the weights by gradients that torch.amp.GradScaler had "
+            "scaled; load them again, and take bf16, which needs no scaler, or release='accumulate'"
+        )
+
+
+def accumulating() -> bool:
+    """Return whether a launcher says that more micro-batches follow before the step."""
+    return any(launcher.accumulating() for launcher in every("launchers"))
+
+
+def _check_containers(names, release):
+    for made in [x for x in gc.get_objects() if issubclass(type(x), torch.nn.Module)]:
+        cure = CONTAINERS.get(type(made).__name__)
+        name = cure and next((names[id(p)] for p in made.parameters() if id(p) in names), None)
+        if name:
+            raise HybridOptError(
+                f"parameter {name!r} lies in a {type(made).__name__}, and release={release!r} would update it too "
+                f"early: {cure}, or take release='accumulate'"
+            )

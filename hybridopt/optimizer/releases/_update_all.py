@@ -1,0 +1,52 @@
+"""The update of all parameters at once, which releases share."""
+
+import warnings
+
+from torch import Tensor
+
+from ...core.contracts import Clipping, Named, ReleasedParameters
+from ...core.errors import HybridOptError, HybridOptWarning
+from .. import gradients
+
+__all__ = ["update_all"]
+
+
+def update_all(
+    parameters: ReleasedParameters, work: list[Named], clip: Clipping, nonfinite: str
+) -> tuple[bool, Tensor | None]:
+    """Update every parameter of `work`, or none.
+
+    Args:
+        parameters: those of the optimizer.
+        work: the parameters that this step updates.
+        clip: the limit on their gradients.
+        nonfinite: what NaN or infinity in a gradient does: "raise", "skip" (none is updated) or "ignore".
+
+    Returns:
+        Whether they were updated; the norm of all gradients before clipping, shape [], None where `clip` has no limit.
+    """
+    with_gradient = {n for n, _ in parameters.waiting()}
+    grads = [(n, p.grad) for n, p in work if n in with_gradient]
+    gradients.check_dense(grads)
+    norms = [gradients.norm(g) for _, g in grads] if clip.limit is not None else []
+    if not work or not _sound(grads, norms, nonfinite, parameters.step):
+        return False, None
+    norm = gradients.total(norms)
+    size = parameters.previous if clip.mode == "previous" else norm
+    for (_, grad), own in zip(grads, norms, strict=False):
+        clip.scale_(grad, own, size)
+    parameters.turn()
+    parameters.carry_out(work)
+    return True, norm
+
+
+def _sound(grads, norms, nonfinite, step):
+    """Return whether the step may go on; for NaN and infinity raise HybridOptError or warn, as `nonfinite` says."""
+    bad = None if nonfinite == "ignore" else gradients.not_finite(grads, norms or gradients.sums(grads))
+    if bad is None:
+        return True
+    text = f"the gradient of {bad!r} is not finite at step {step}"
+    if nonfinite == "raise":
+        raise HybridOptError(f"{text}; nothing was changed. Lower lr, clip gradients, or pass nonfinite='skip'")
+    warnings.warn(f"{text}; the step is skipped", HybridOptWarning, stacklevel=7)
+    return False

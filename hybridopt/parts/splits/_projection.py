@@ -1,0 +1,55 @@
+"""A part that projects onto a subspace, and one that keeps the basis of another in its own way."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...core.contracts import Part, Shape, State, computed
+
+__all__ = ["Projection", "Wrapped"]
+
+
+class Projection(Part):
+    """Coordinates by a basis are state-full: there is always some part in the subspace, and some outside."""
+
+    @abstractmethod
+    def shape(self, full: Shape) -> Shape:
+        """Return the shape of the coordinates, [..., m, r] or [..., r, n]."""
+
+    @abstractmethod
+    def down(self, x: Tensor, basis: State) -> Tensor:
+        """Return the coordinates of `x`."""
+
+    @abstractmethod
+    def rest(self, x: Tensor, basis: State) -> Tensor:
+        """Return what of `x` lies outside the subspace."""
+
+    @abstractmethod
+    def first(self, like: Tensor, basis: State) -> Tensor:
+        """Return the leading direction for a gradient of the shape of `like`, [..., side]."""
+
+
+@dataclass(frozen=True)
+class Wrapped(Projection):
+    """Projects as the part beneath it, `inner`, does."""
+
+    inner: Projection
+
+    @computed
+    def local(self) -> bool:
+        """Return whether rows are projected one by one."""
+        return self.inner.local
+
+    @computed
+    def by_gradient(self) -> bool:
+        """Return whether directions are the gradient's."""
+        return self.inner.by_gradient
+
+    def shape(self, full: Shape) -> Shape:
+        """Return the shape of the coordinates, [..., m, r] or [..., r, n]."""
+        return self.inner.shape(full)
+
+    def projection(self) -> Part | None:
+        """Return the subspace beneath."""
+        return self.inner.projection()
