@@ -1,4 +1,4 @@
-"""policy="auto": chooses the first way to train that fits a live model; `wrap` carries it out."""
+"""policy="auto": choose the first way to train that fits a live model, and prepare the model for it."""
 
 import copy
 from typing import Any
@@ -8,8 +8,10 @@ from torch import nn
 
 from .core.errors import HybridOptError
 from .core.sizes import parse_size
+from .model.adapters import adapted_layers, library_for, usual_library
+from .model.quantization.owners import scheme_of
 from .planning.request import DTYPES, short_name
-from .planning.subject.model import checkpoint_, lora_config
+from .planning.subject.model import checkpoint_
 from .planning.table import watched
 from .planning.ways.search import Choice, search
 
@@ -25,29 +27,34 @@ def chosen(
     quantization: str | None = None,
     **size: Any,
 ) -> tuple[Choice, Any]:
-    """The first way that `search` finds for this model and memory, with the adapters that it wants.
+    """Return the first way that `search` finds for this model and memory, and the adapters that it wants.
 
-    memory: such as "24GiB", or bytes; None: what the model's GPU has left for this process. size: seq_len (2048, or as
-    many as there are positions for), batch (1), micro_batches (1). Adapters and quantization that are given are kept
-    to, as is a quantization that the model already has. Raises HybridOptError if nothing fits, and for models that
-    their configuration does not describe.
+    Adapters and quantization that are given are kept to, as is a quantization that the model already has.
+
+    Args:
+        model: of transformers, without adapters.
+        memory: such as "24GiB", or bytes; None: what the model's GPU has left for this process.
+        peft_config: adapters that are wanted; None: whatever the way says.
+        quantization: a scheme that is wanted; None: whatever the way says.
+        size: seq_len (2048, or as many as there are positions for), batch (1), micro_batches (1).
+
+    Raises:
+        HybridOptError: if nothing fits, and for models that their configuration does not describe.
     """
     if unknown := sorted(size.keys() - set(SIZES)):
         raise HybridOptError(
             f"policy='auto' has no option {unknown[0]!r}; it takes memory, {', '.join(SIZES)}, and chooses the rest"
         )
-    from .integrations.bitsandbytes.layers import scheme_of
-
     quantization = quantization or scheme_of(model)
     _check_model(model, peft_config is not None or quantization is not None)
     choice = _choose(model, memory, peft_config, quantization, size)
     if choice.request.lora is not None and peft_config is None:
-        peft_config = lora_config(choice.request.lora)
+        peft_config = usual_library().config(choice.request.lora)
     return choice, peft_config
 
 
-def prepare_(wrapped: nn.Module, choice: Choice) -> None:
-    """What a way wants of the model beside its policy: gradient checkpointing, no cache; noted in `hybrid.choice`."""
+def prepare_(wrapped: Any, choice: Choice) -> None:
+    """Switch on checkpointing and the cache off as a way wants it, and note the way in `hybrid.choice`."""
     if choice.request.checkpointing:
         checkpoint_(wrapped, choice.request.reentrant)
     if choice.request.probes:
@@ -56,7 +63,7 @@ def prepare_(wrapped: nn.Module, choice: Choice) -> None:
 
 
 def _check_model(model: nn.Module, freezes: bool) -> None:
-    """Raise HybridOptError for a model of which the configuration does not tell what it takes.
+    """Raise HybridOptError for a model of which the configuration does not tell what training takes.
 
     freezes: are parameters to be frozen anyway?
     """
@@ -65,7 +72,7 @@ def _check_model(model: nn.Module, freezes: bool) -> None:
         raise HybridOptError(
             f"policy='auto' plans transformers models, and {kind} has no configuration of that kind; name a policy"
         )
-    if hasattr(model, "peft_config"):
+    if adapted_layers(model):
         raise HybridOptError(
             f"policy='auto' chooses adapters, and {kind} has some already; give it the model without them, with "
             "peft_config=... if these are wanted, or name a policy"
@@ -78,12 +85,12 @@ def _check_model(model: nn.Module, freezes: bool) -> None:
         )
 
 
-def _choose(model: nn.Module, memory: str | int | None, peft_config: Any, quantization: str | None, size) -> Choice:
+def _choose(model: Any, memory: str | int | None, peft_config: Any, quantization: str | None, size) -> Choice:
     first = next(p for p in model.parameters() if p.is_floating_point())
     dtype = short_name(first.dtype)
     if dtype is None:
         raise HybridOptError(f"policy='auto' plans {', '.join(DTYPES)}, and the model is {first.dtype}; name a policy")
-    adapters = None if peft_config is None else getattr(peft_config, "r", None) or 1
+    adapters = None if peft_config is None else library_for(peft_config).rank(peft_config) or 1
     asked = {"lora": adapters, "quantization": quantization}
     asked = {name: value for name, value in asked.items() if value is not None}
     asked["chunk"] = None  # who trains might want the logits

@@ -1,4 +1,4 @@
-"""`from_pretrained`: a saved folder comes back onto its base model."""
+"""`from_pretrained`: restore a saved folder on its base model."""
 
 from contextlib import contextmanager
 from os import PathLike
@@ -9,13 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from .core.contracts import Adapters
 from .core.errors import HybridOptError
 from .core.files import tensors
+from .core.registry import every
+from .model.adapters import usual_library
+from .model.quantization.known import named
+from .model.quantization.replacing import quantize_
+from .model.quantization.scales import open_scales_
 from .model.roles import base_name
 from .policy.routes import Ready
 from .saving.configuration import policy_of, read_config
 from .saving.fitting import base_tensors, check_bare, check_base, check_quantization, scaled_layers
-from .saving.folder import open_folder
+from .saving.folder import Folder, open_folder
 from .saving.names import CONFIG, DELTA, REPLAY
 from .saving.replay import file as replay_file
 from .saving.replay.rebuild import check_names, rebuilt
@@ -32,31 +38,28 @@ def from_pretrained(
     is_trainable: bool = True,
     **policy_options: Any,
 ) -> nn.Module:
-    """Bring a saved folder onto its base model: quantize as before, add the adapters, write the changed tensors.
+    """Bring a saved folder onto its base model and return the model as `wrap` does.
+
+    It is quantized as before and gets its adapters, then changed tensors are written. Tensors that were saved as the
+    scalars of a run are rebuilt first, by as many passes over them as it had steps.
 
     Args:
         model: the same base model as before training, unwrapped; quantized the same way if it was given quantized.
         directory: what `save_pretrained` wrote; every file is verified against the manifest first.
         policy: another policy to go on with; None takes the saved one.
         is_trainable: False loads the adapters for inference.
-        policy_options: of `policy`, by name.
+        policy_options: of a policy that is given by its name.
 
-    Tensors that were saved as the scalars of a run are rebuilt first, by as many passes over them as it had steps.
-
-    Returns the model as `wrap` does. Raises HybridOptError, before the model is changed, for a missing, damaged or
-    foreign file and for another base model.
+    Raises:
+        HybridOptError: before the model is changed, for a missing, damaged or foreign file and for another base model.
     """
-    from .integrations.bitsandbytes import layers as bitsandbytes
-    from .integrations.bitsandbytes.scales import open_scales
-    from .integrations.peft import adapters as peft
-
     check_directory(directory)
-    with open_folder(directory) as folder:
+    with open_folder(Path(directory)) as folder:
         config = read_config(folder.path(CONFIG))
         ready = policy_of(policy, policy_options, config)
         delta = tensors.load(folder.path(DELTA), "changed base tensors") if DELTA in folder.names else {}
         run = replay_file.read(folder.path(REPLAY)) if REPLAY in folder.names else None
-        _check_files(folder, config)
+        library = _library(folder, config)
         check_names(run, config, delta)
         check_bare(model, config)
         names = check_quantization(model, config)
@@ -64,12 +67,13 @@ def from_pretrained(
         delta |= {} if run is None else rebuilt(run, base_tensors(model))
         with _together(folder) as adapters:
             if config["adapters"]:
-                peft.check_saved(model, adapters, config["adapters"], config["active"])
-            bitsandbytes.quantize_(model, config["quantization"], names)
+                library.check_saved(model, adapters, config["adapters"], config["active"])
+            if names:
+                quantize_(model, named(config["quantization"], CONFIG), names)
             if config["adapters"]:
-                model = peft.load_adapters(model, adapters, config["adapters"], is_trainable, config["active"])
+                model = library.load(model, adapters, config["adapters"], is_trainable, config["active"])
     if scaled_layers(delta) or ready.opens_scales:
-        open_scales(model)
+        open_scales_(model)
     _write(model, delta, config["unfrozen"] if is_trainable else ())
     quantization = config["quantization"] if config["quantized"] else None
     return attach_strategy(model, ready, config["seed"], base, quantization, config["quantized"])
@@ -77,7 +81,7 @@ def from_pretrained(
 
 @contextmanager
 def _together(folder):
-    """The adapter files side by side, as PEFT wants them, wherever the published version has them now."""
+    """Yield a folder of links to all saved files, as libraries want them together, wherever they lie now."""
     with TemporaryDirectory() as together:
         for name in folder.names:
             link = Path(together) / name
@@ -86,12 +90,15 @@ def _together(folder):
         yield together
 
 
-def _check_files(folder, config):
-    """Adapters that lie there must be listed, or their training would be lost silently."""
-    found = {str(Path(n).parent) for n in folder.names if Path(n).name == "adapter_model.safetensors"}
-    listed = {"." if name == "default" else name for name in config["adapters"]}
-    if found != listed:
+def _library(folder: Folder, config: dict) -> Adapters:
+    """Return the library whose adapters lie in the folder; all of them must be listed, or training would be lost."""
+    weights = {n for library in every("adapters") for n in folder.names if Path(n).name == library.files[0]}
+    found = {str(Path(n).parent) for n in weights}
+    names = {Path(n).name for n in weights}
+    library = next((each for each in every("adapters") if each.files[0] in names), usual_library())
+    if found != {str(library.folder(name)) for name in config["adapters"]}:
         raise HybridOptError(f"{CONFIG}: adapters={config['adapters']}, but there are files of {sorted(found)}")
+    return library
 
 
 def _write(model, delta, unfrozen):

@@ -9,9 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from .core.errors import HybridOptError
+from .model.adapters import adapted_layers
 from .model.base_record import Base, changed, remember, restructured
-from .model.quantization.int8_layers import dequantize_, int8_layers
-from .model.quantization.opened import scales
+from .model.quantization.coded import coded_layers
+from .model.quantization.replacing import dequantize_
+from .model.quantization.scales import scales
 from .model.roles import base_name, base_names, clean, params
 from .optimizer.optimizer import HybridOptimizer
 from .optimizer.releases import DEFAULT
@@ -166,7 +168,7 @@ class Strategy:
 
         It says the same to the last bit. Training goes on with a new optimizer.
         """
-        if not int8_layers(self.model):
+        if not coded_layers(self.model):
             raise HybridOptError("no weight is kept as codes; dequantize() is for quantization='int8-trainable'")
         dequantize_(self.model)
         self.quantization, self.quantized = None, ()
@@ -195,7 +197,7 @@ class Strategy:
 
     def unfrozen(self) -> list[str]:
         """Parameters of the base model, by base name, that are trained beside the adapters of a PeftModel."""
-        own = set(base_names(self.model)) if hasattr(self.model, "peft_config") else ()
+        own = set(base_names(self.model)) if adapted_layers(self.model) else ()
         live = ((base_name(n), p.requires_grad or clean(n) in self._frozen) for n, p in self.model.named_parameters())
         return sorted(n for n, trainable in live if trainable and n in own)
 

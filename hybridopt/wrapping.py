@@ -1,17 +1,25 @@
 """`wrap`: check everything, then quantize, add adapters and attach the strategy."""
 
 import warnings
-from dataclasses import replace
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import nn
 
+from .core.contracts import Scheme
 from .core.errors import HybridOptError, HybridOptWarning, check_count
-from .model.base_record import merged, record, remembered
-from .model.quantization.int8_layers import TRAINABLE, int8_layers
-from .model.roles import Param, params
+from .model.adapters import adapted_layers, bare, library_for
+from .model.base_record import Base, merged, record, remembered
+from .model.foreseen import Changes, foreseen
+from .model.quantization.coded import coded_layers
+from .model.quantization.known import frozen_names, named
+from .model.quantization.owners import layer_scheme, scheme_of
+from .model.quantization.replacing import guard_, quantize_
+from .model.quantization.scales import open_scales_
+from .model.quantization.targets import check
+from .model.roles import head_modules
 from .policy.plan import Plan
 from .policy.routes import Ready, check_routes, read_policy
 from .strategy import Strategy
@@ -42,29 +50,25 @@ def wrap(
         seed: of every random choice of training.
         policy_options: the named policy's, such as density, update_gap, split, free_lr_scale.
 
-    Raises HybridOptError, before the model is changed, for anything that cannot be done.
+    Raises:
+        HybridOptError: before the model is changed, for anything that cannot be done.
     """
     _check_model(model)
     check_count("wrap", "seed", seed, 0)
     if policy == "auto":
         return _wrap_auto(model, peft_config, quantization, seed, policy_options)
     ready = read_policy(policy, policy_options)
-    names = _check_changes(model, peft_config, quantization)
-    _check_policy(model, ready, seed, (quantization, names), peft_config is not None)
+    changes = _check_changes(model, ready, peft_config, quantization)
+    _check_policy(model, ready, seed, changes)
     base = merged(remembered(model), record(model))
-    if names:
-        from .integrations.bitsandbytes import layers as bitsandbytes
-
-        bitsandbytes.quantize_(model, quantization, names)
-    if ready.opens_scales:
-        from .integrations.bitsandbytes.scales import open_scales
-
-        open_scales(model)
-    if peft_config is not None:
-        from .integrations.peft import adapters as peft
-
-        model = peft.attach(model, peft_config)
-    return attach_strategy(model, ready, seed, base, quantization if names else None, names)
+    if changes.scheme is not None:
+        quantize_(model, changes.scheme, changes.layers)
+    if changes.opens_scales:
+        open_scales_(model)
+    if changes.adapters is not None:
+        model = changes.adapters.attach(model, peft_config)
+    name = changes.scheme.name if changes.scheme is not None and changes.layers else None
+    return attach_strategy(model, ready, seed, base, name, changes.layers)
 
 
 def _wrap_auto(model, peft_config, quantization, seed, options):
@@ -78,15 +82,29 @@ def _wrap_auto(model, peft_config, quantization, seed, options):
     return wrapped
 
 
-def attach_strategy(model, policy, seed, base, quantization=None, quantized=()) -> nn.Module:
-    """Guard quantized layers and set `model.hybrid`."""
-    from .integrations.bitsandbytes import layers as bitsandbytes
+def attach_strategy(
+    model: Any,
+    policy: Ready,
+    seed: int,
+    base: Base,
+    quantization: str | None = None,
+    quantized: Sequence[str] = (),
+) -> nn.Module:
+    """Set `model.hybrid` and return the model; its quantized layers are guarded against what would spoil them.
 
-    bitsandbytes.guard(model)
+    Args:
+        model: quantized and with adapters, if it is to have them.
+        policy: how to train it.
+        seed: of every random choice of training.
+        base: what its base tensors were before.
+        quantization: the scheme of `quantized`; None without.
+        quantized: names of the layers that were quantized. Those that are trained as codes are found anyway.
+    """
+    guard_(model)
     inner = _inner_strategy(model)
     strategy = Strategy(model, policy, seed, base)
-    if coded := int8_layers(model):
-        quantization, quantized = TRAINABLE, coded
+    if coded := coded_layers(model):
+        quantization, quantized = scheme_of(model.get_submodule(coded[0])), coded
     strategy.quantization, strategy.quantized = quantization, tuple(quantized)
     if inner is not None:
         strategy.adopt(inner)
@@ -113,44 +131,36 @@ def _check_model(model):
         raise HybridOptError(f"{type(model).__name__} has no parameters")
 
 
-def _check_changes(model, peft_config, quantization):
-    """The names of the layers to quantize, after a dry run of everything that will change the model."""
-    from .integrations.bitsandbytes import layers as bitsandbytes
-    from .integrations.peft import adapters as peft
+def _check_changes(model: nn.Module, ready: Ready, peft_config: Any, quantization: str | None) -> Changes:
+    """Return what is going to be done to the model, after a dry run of it."""
+    scheme = None if quantization is None else named(quantization, "wrap")
+    library = None if peft_config is None else library_for(peft_config)
+    _check_codes(model, peft_config is not None, scheme)
+    if library is not None:
+        library.check(model, peft_config, "default", scheme)
+    layers: list[str] = []
+    if scheme is None:
+        guard_(model)
+    else:
+        kept = [] if library is None else library.kept_modules(model, peft_config)
+        layers = check(model, scheme, sorted({*head_modules(model), *kept}))
+    return Changes(scheme, layers, ready.opens_scales, library)
 
-    _check_codes(model, peft_config, quantization)
-    if peft_config is not None:
-        peft.check(model, peft_config, "default", quantization)
-    if quantization is None:
-        bitsandbytes.guard(model)
-        return []
-    head = {p.name.rpartition(".")[0] for p in params(model) if p.role == "head"}
-    kept = [] if peft_config is None else peft.kept_modules(model, peft_config)
-    return bitsandbytes.check(model, quantization, sorted(head | set(kept)))
 
-
-def _check_codes(model, peft_config, quantization):
-    """Adapters are for a base that stays as it is."""
-    adapters = peft_config is not None or any(hasattr(m, "adapter_layer_names") for m in model.modules())
-    if adapters and (quantization == TRAINABLE or int8_layers(model)):
+def _check_codes(model: nn.Module, adds_adapters: bool, scheme: Scheme | None) -> None:
+    """Raise HybridOptError for adapters on weights that are trained as codes: they are for a base that stays."""
+    coded = coded_layers(model)
+    there = layer_scheme(model.get_submodule(coded[0])) if coded else scheme
+    if there is not None and there.trains and (adds_adapters or adapted_layers(model)):
         raise HybridOptError(
-            f"quantization={TRAINABLE!r} trains the base weights, and adapters freeze them; leave the adapters out, "
-            "or take a frozen base: quantization='int8' or 'nf4'"
+            f"quantization={there.name!r} trains the base weights, and adapters freeze them; leave the adapters out, "
+            f"or take a frozen base: quantization={frozen_names()}"
         )
 
 
-def _check_policy(model, ready, seed, quantized, adapters):
-    """Resolve the policy on the model as it will be."""
-    scheme, layers = quantized
-    now = [
-        _as_quantized(p, scheme) if p.name.rpartition(".")[0] in layers and p.name.endswith("weight") else p
-        for p in params(model)
-    ]
-    if ready.opens_scales:
-        now += _scales(now)
-    if adapters:
-        now = [Param(p.name, p.role, p.shape, p.dtype, p.role == "scales") for p in now]
-        now.append(Param("lora_A.default.weight", "adapter", (8, 8)))
+def _check_policy(model: nn.Module, ready: Ready, seed: int, changes: Changes) -> None:
+    """Resolve the policy on the parameters that the model will have."""
+    now = foreseen(model, changes)
     plan = Plan.of(now, ready, seed)
     if not plan.trained and any(p.trainable for p in now):
         raise HybridOptError("nothing to train: the policy freezes every parameter that is not quantized")
@@ -158,7 +168,7 @@ def _check_policy(model, ready, seed, quantized, adapters):
         raise HybridOptError(
             "nothing to train: the base is quantized and everything else is frozen; pass peft_config=LoraConfig(...)"
         )
-    if not adapters:
+    if changes.adapters is None:
         check_routes(ready, plan.tags)
     if any(e.tag == "state-free" and e.param.role == "head" and not e.treatment.probed for e in plan.entries):
         warnings.warn(
@@ -169,26 +179,7 @@ def _check_policy(model, ready, seed, quantized, adapters):
         )
 
 
-def _scales(params):
-    """The scales that will be there, one for each quantized weight; their sizes do not matter yet."""
-    quantized = [p for p in params if p.role == "quantized"]
-    if not quantized:
-        raise HybridOptError(
-            "this policy trains the scales of quantized weights, and there are none: pass quantization='nf4', 'fp4' "
-            "or 'int8', or give a model that bitsandbytes has quantized"
-        )
-    open_already = {p.name for p in params if p.role == "scales"}
-    return [Param(f"{p.name}.absmax", "scales", p.shape[:1]) for p in quantized if not open_already]
-
-
-def _as_quantized(p, scheme):
-    if scheme == TRAINABLE:
-        return replace(p, codes=torch.uint8)
-    return Param(p.name, "quantized", p.shape, torch.uint8, False)
-
-
-def _inner_strategy(model):
-    """The strategy of the base model, where LoRA was added by hand after `wrap`."""
-    if not hasattr(model, "peft_config") or not hasattr(model, "get_base_model"):
-        return None
-    return model.get_base_model().__dict__.get("hybrid")
+def _inner_strategy(model: nn.Module) -> Strategy | None:
+    """Return the strategy of the base model, where adapters were added by hand after `wrap`; None without."""
+    inner = bare(model)
+    return None if inner is model else inner.__dict__.get("hybrid")

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
 from hybridopt.core.errors import HybridOptError
+from hybridopt.model.quantization.sizes import weight_bytes
 from hybridopt.optimizer.optimizer import HybridOptimizer
 from hybridopt.optimizer.releases import release_class
 from hybridopt.policy.routes import Ready, read_policy
@@ -20,7 +21,6 @@ from hybridopt.policy.routes import Ready, read_policy
 from .addax.activations import gradient_bytes
 from .addax.assignment import FREE, Assignment, choose, measure_rows, total_bytes
 from .addax.lengths import Halves, Lengths, PairCollator, PairSampler, lengths_of
-from .bitsandbytes.layers import weight_bytes
 from .trainer_checks import check
 from .transformers import HybridOptimizerFactory
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import hybridopt
-from hybridopt.integrations.bitsandbytes import layers as bitsandbytes
 from hybridopt.model.loading.filling import InputGradients, fill, finish
 from hybridopt.model.loading.matching import shared_names
+from hybridopt.model.quantization.known import named
+from hybridopt.model.quantization.targets import chosen
 
 from .scenarios import Scenario
 
@@ -56,11 +57,12 @@ def build(size: str, scenario: Scenario, device: str) -> nn.Module:
     with torch.device("meta"):
         model = LlamaForCausalLM._from_config(copy.deepcopy(SIZES[size]), dtype=torch.bfloat16)
     layers, target = [], torch.device(device)
-    if scenario.quantization is not None:
-        layers = bitsandbytes.chosen(model, scenario.quantization, ["lm_head"], target)
-    fill(model, random_weights(model, target, scenario.host), scenario.quantization, layers)
+    scheme = None if scenario.quantization is None else named(scenario.quantization, "fit_70b")
+    if scheme is not None:
+        layers = chosen(model, scheme, ["lm_head"], target)
+    fill(model, random_weights(model, target, scenario.host), scheme, layers)
     finish(model, target)
-    if scenario.quantization is not None:
+    if scheme is not None:
         InputGradients.of(model)
     if scenario.host:
         FromHost.of(model)

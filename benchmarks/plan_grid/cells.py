@@ -2,7 +2,6 @@
 
 import itertools
 
-from hybridopt.model.quantization.int8_layers import TRAINABLE
 from hybridopt.planning import Request
 
 POLICIES = {
@@ -17,7 +16,7 @@ POLICIES = {
 }
 BASES = {
     "full": (None, None),
-    "int8-trainable": (None, TRAINABLE),
+    "int8-trainable": (None, "int8-trainable"),
     "lora": (8, None),
     "lora+nf4": (8, "nf4"),
     "lora+int8": (8, "int8"),

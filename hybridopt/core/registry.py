@@ -1,47 +1,77 @@
 """Parts by name: the file name is the registry, so a new part is one new file and a config can never name code."""
 
 import pkgutil
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
+from itertools import takewhile
 from typing import Any
 
-from .contracts import Backend, Release
+from .contracts import Adapters, Backend, Launcher, Release, Scheme
 from .contracts.fulfilment import check_fulfils
 from .errors import HybridOptError, check_choice, known
 
-__all__ = ["KINDS", "PARTS", "find", "names", "pack", "make", "unpack"]
+__all__ = ["KINDS", "PARTS", "every", "find", "forget", "make", "names", "pack", "unpack"]
 
 PACKAGE = __package__.partition(".")[0]
 PARTS = ("rules", "splits", "sources", "schedules", "codecs", "stores")
-FOLDERS = {kind: f"parts.{kind}" for kind in PARTS}
-FOLDERS["policies"] = "policy.methods"
-KINDS = tuple(FOLDERS)  # of plain data: what saved files and policies may name
-FOLDERS |= {"releases": "optimizer.releases", "backends": "execution.backends"}
-CONTRACTS = {"releases": Release, "backends": Backend}
+# Where the files of a kind lie: `*` is any module or package, and the last one is the part's name.
+PLACES = {kind: (f"{PACKAGE}.parts.{kind}.*",) for kind in PARTS} | {
+    "policies": (f"{PACKAGE}.policy.methods.*",),
+    "schemes": (f"{PACKAGE}.model.quantization.schemes.*", f"{PACKAGE}.integrations.*.schemes.*"),
+    "adapters": (f"{PACKAGE}.integrations.*.adapters",),
+    "launchers": (f"{PACKAGE}.integrations.*.launcher",),
+    "releases": (f"{PACKAGE}.optimizer.releases.*",),
+    "backends": (f"{PACKAGE}.execution.backends.*",),
+}
+KINDS = (*PARTS, "policies")  # of plain data: what saved files and policies may name
+CONTRACTS = {"schemes": Scheme, "adapters": Adapters, "launchers": Launcher, "releases": Release, "backends": Backend}
+WORDS = {"policies": "policy", "schemes": "quantization"}  # for errors, where it is not the kind without its "s"
 
 
-@cache
 def names(kind: str) -> tuple[str, ...]:
-    """The names of all parts of a kind: the files of its folder."""
-    check_choice("find", "kind", kind, FOLDERS)
-    folder = import_module(f"{PACKAGE}.{FOLDERS[kind]}")
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_")))
+    """Return the names of all parts of a kind, sorted: those of their files."""
+    check_choice("find", "kind", kind, PLACES)
+    return tuple(_modules(kind))
 
 
 def find(kind: str, name: str) -> type[Any]:
-    """The class that the file `kind/name.py` offers; a hyphen reads as an underscore."""
+    """Return the class that the file of this name offers first; a hyphen in the name reads as an underscore.
+
+    No other file of the kind is imported. Raises HybridOptError for unknown names, listing the known ones, and for a
+    class that lacks something that the contract of its kind asks for.
+    """
     name = name.replace("-", "_") if isinstance(name, str) else name
-    check_choice("hybridopt", {"policies": "policy"}.get(kind, kind[:-1]), name, names(kind))
-    module = import_module(f"{PACKAGE}.{FOLDERS[kind]}.{name}")
+    check_choice("hybridopt", WORDS.get(kind, kind[:-1]), name, names(kind))
+    module = import_module(_modules(kind)[name])
     cls: type[Any] = getattr(module, module.__all__[0])
     if kind in CONTRACTS:
         check_fulfils(cls, CONTRACTS[kind])
     return cls
 
 
+@cache
+def every(kind: str) -> tuple[Any, ...]:
+    """Return one instance of every part of a kind, in the order of their names; all their files are imported."""
+    return tuple(make(kind, name) for name in names(kind))
+
+
+def forget() -> None:
+    """Look for files anew when parts are next asked for."""
+    _modules.cache_clear()
+    every.cache_clear()
+
+
 def make(kind: str, value: object, **options: object) -> Any:
-    """A part from its name, its packed form, or itself."""
+    """Return a part from its name and options, from its packed form, or as it is.
+
+    Args:
+        kind: one of PLACES.
+        value: a name, what `pack` has returned, or an instance.
+        options: of a part that is given by its name.
+    """
     if isinstance(value, str):
         return build(find(kind, value), options)
     if isinstance(value, dict):
@@ -54,13 +84,12 @@ def make(kind: str, value: object, **options: object) -> Any:
 
 
 def build(cls: type, options: dict[str, Any]) -> Any:
-    """The dataclass `cls` from options, with an error that names those it does not have."""
+    """Return an instance of the dataclass `cls`; raise HybridOptError naming the options that it does not have."""
     allowed = [f.name for f in fields(cls)]
     for key in options:
         if key not in allowed:
-            raise HybridOptError(
-                f"{cls.__name__.lower()} has no option {key!r} (value {options[key]!r}); {known(key, allowed)}"
-            )
+            name = (_place(cls) or (None, cls.__name__.lower()))[1]
+            raise HybridOptError(f"{name} has no option {key!r} (value {options[key]!r}); {known(key, allowed)}")
     try:
         return cls(**options)
     except TypeError as error:
@@ -68,12 +97,11 @@ def build(cls: type, options: dict[str, Any]) -> Any:
 
 
 def pack(value: object) -> object:
-    """A part as plain data; what is no part of this package becomes {"custom": its name}, which cannot be unpacked."""
+    """Return a part as plain data; what is no part of this package becomes {"custom": name} and stays so."""
     if is_dataclass(value) and not isinstance(value, type):
-        folder, _, name = type(value).__module__.removeprefix(f"{PACKAGE}.").rpartition(".")
-        kind = next((kind for kind in KINDS if FOLDERS[kind] == folder), None)
-        if type(value).__module__.startswith(f"{PACKAGE}.") and kind and name in names(kind):
-            return {"part": f"{kind}.{name}"} | {f.name: pack(getattr(value, f.name)) for f in fields(value)}
+        place = _place(type(value))
+        if place is not None:
+            return {"part": ".".join(place)} | {f.name: pack(getattr(value, f.name)) for f in fields(value)}
     elif isinstance(value, list | tuple):
         return [pack(v) for v in value]
     elif value is None or isinstance(value, bool | int | float | str):
@@ -82,7 +110,7 @@ def pack(value: object) -> object:
 
 
 def unpack(data: object, kind: str | None = None) -> Any:
-    """A part from plain data: only parts of this package, only their own options."""
+    """Return a part from plain data; only parts of this package, and of these only their own options."""
     if isinstance(data, list):
         return tuple(unpack(v) for v in data)
     if not isinstance(data, dict):
@@ -95,3 +123,38 @@ def unpack(data: object, kind: str | None = None) -> Any:
     if where not in KINDS or (kind is not None and where != kind):
         raise HybridOptError(f"part={data.get('part')!r} is no {kind or 'part'}; write it like 'rules.adamw'")
     return build(find(where, name), {k: unpack(v) for k, v in data.items() if k != "part"})
+
+
+def _place(cls: type) -> tuple[str, str] | None:
+    """Return the kind and the name of a class by its module; None for what cannot be named in files."""
+    name = cls.__module__.rpartition(".")[2]
+    return next(((kind, name) for kind in KINDS if _modules(kind).get(name) == cls.__module__), None)
+
+
+@cache
+def _modules(kind: str) -> dict[str, str]:
+    """Return the full module name of every part of a kind, by the part's name."""
+    found: dict[str, str] = {}
+    for place in PLACES[kind]:
+        segments = place.split(".")
+        fixed = list(takewhile(lambda segment: segment != "*", segments))
+        spec = find_spec(".".join(fixed))
+        folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+        for name, module in _below(folders, fixed, segments[len(fixed) :]):
+            if name in found:
+                raise HybridOptError(f"{kind} {name!r} is there twice: {found[name]} and {module}; rename one of them")
+            found[name] = module
+    return dict(sorted(found.items()))
+
+
+def _below(folders: Sequence[str], above: list[str], wanted: list[str], name: str = "") -> Iterator[tuple[str, str]]:
+    """Find the modules in `folders`, which are those of the package `above`, that `wanted` stands for; import none."""
+    for module in pkgutil.iter_modules(folders):
+        if module.name.startswith("_") or wanted[0] not in ("*", module.name):
+            continue
+        own = module.name if wanted[0] == "*" else name
+        path = [*above, module.name]
+        if len(wanted) == 1:
+            yield own, ".".join(path)
+        elif module.ispkg:
+            yield from _below([f"{folder}/{module.name}" for folder in folders], path, wanted[1:], own)

@@ -1,4 +1,4 @@
-"""What the base model was: a checksum of every tensor, so that no change to it is lost and no other base is taken."""
+"""The base model as it was: a checksum of every tensor, so that changes are saved and other bases refused."""
 
 import math
 import weakref
@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from .adapters import bare
 from .checksums import checksum
-from .quantization.int8_layers import plain
-from .quantization.opened import scales
-from .roles import base_name, base_names, clean, codes_dtype, logical_shape
+from .quantization.coded import codes_dtype, plain
+from .quantization.owners import logical_shape
+from .quantization.scales import scales
+from .roles import base_name, base_names, clean
 
 __all__ = [
     "Base",
@@ -28,15 +30,18 @@ _REMEMBERED: weakref.WeakKeyDictionary[nn.Module, Base] = weakref.WeakKeyDiction
 
 
 def record(model: nn.Module) -> Base:
-    """Every parameter and persistent buffer of the base model, whatever adapters are on it; shares of a tie once."""
+    """Return [elements before packing, dtype, checksum] of every parameter and persistent buffer of the base model.
+
+    By base name; adapters on the model do not count, and tied tensors count once.
+    """
     return {n: [math.prod(logical_shape(t)), str(t.dtype), checksum(t)] for n, t in _tensors(model).items()}
 
 
 def changed(model: nn.Module, base: Base) -> dict[str, Tensor]:
-    """Unquantized parameters and persistent buffers that differ from the base model's, by live name.
+    """Return the base tensors that differ from the record `base`, by live name: what has to be saved.
 
-    Weights trained as codes always do, and are given as their codes with the constants; so do scales that are opened
-    for training.
+    These are unquantized parameters and persistent buffers. Weights trained as codes always differ, and are given as
+    their codes with the constants; so do scales that are opened for training.
     """
     parameters = ((n, p.detach()) for n, p in model.named_parameters() if p.is_floating_point())
     live = [(n, t) for n, t in (*parameters, *persistent_buffers(model)) if base_name(n) in base]
@@ -46,14 +51,15 @@ def changed(model: nn.Module, base: Base) -> dict[str, Tensor]:
 
 
 def merged(old: Base, new: Base) -> Base:
-    """The old record where it still speaks of the same tensors, the new one elsewhere."""
+    """Return the entries of `old` for tensors that still have as many elements, and those of `new` for all others."""
     return {n: old[n] if n in old and old[n][0] == mark[0] else mark for n, mark in new.items()}
 
 
 def first_difference(live: Base, base: Base) -> str | None:
-    """A tensor that makes `live` another base than `base`, and why; without a checksum in `base` any values will do.
+    """Return the first difference between two base records as a sentence, or None if they agree.
 
-    Quantized weights can be told apart only from such as were quantized the same way.
+    A checksum in `base` that is None agrees with any values, and so does one of another dtype: quantized weights can
+    be told apart only from such as were quantized the same way.
     """
     for name in sorted(live.keys() ^ base.keys()):
         return f"{name!r} is only {'here' if name in live else 'there'}"
@@ -67,20 +73,23 @@ def first_difference(live: Base, base: Base) -> str | None:
 
 
 def restructured(model: nn.Module, base: Base) -> str | None:
-    """A tensor that was added, removed or resized, and how; reads no values."""
+    """Return a sentence on the first base tensor that was added, removed or resized since `base`, or None.
+
+    No values are read.
+    """
     live = {n: [math.prod(logical_shape(t)), "", None] for n, t in _tensors(model).items()}
     return first_difference(live, {n: [mark[0], "", None] for n, mark in base.items()})
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The base model's parameters and persistent buffers by base name."""
+    """Return the parameters and persistent buffers of the base model, by base name."""
     own = set(base_names(model))
     parameters = {base_name(n): p for n, p in model.named_parameters() if base_name(n) in own}
     return parameters | {base_name(n): b for n, b in persistent_buffers(model)}
 
 
 def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of every buffer that state_dict holds."""
+    """Yield name and tensor of every buffer that `state_dict` holds."""
     for prefix, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:
@@ -88,11 +97,10 @@ def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def remember(model: nn.Module, base: Base) -> None:
-    """Keep the record of a model that is unwrapped, for the next `wrap`: its weights may be trained ones."""
+    """Keep the record `base` of a model that is unwrapped, for the next `wrap`: its weights may be trained ones."""
     _REMEMBERED[model] = base
 
 
 def remembered(model: nn.Module) -> Base:
-    """The record kept for a model or for the base of a PeftModel; empty if there is none."""
-    inner = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
-    return _REMEMBERED.get(model) or _REMEMBERED.get(inner) or {}
+    """Return the record kept for a model, or for its base beneath adapters; empty if there is none."""
+    return _REMEMBERED.get(model) or _REMEMBERED.get(bare(model)) or {}

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..core.numerics.rounding import tables
-from .quantization.int8_layers import plain
+from .quantization.coded import plain
 
 __all__ = ["PATTERN", "VERSION", "checksum"]
 
@@ -16,11 +16,11 @@ BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
 
 
 def checksum(tensor: Tensor) -> int:
-    """A number of 64 bits that depends on every bit of a tensor and its place; the same on every device.
+    """Return a number of 64 bits that depends on every bit of a tensor and its place; equal on every device.
 
-    A sum of its bits as whole numbers of at most 32 bits, times the random number of its place: one of its row of
-    `PATTERN` elements, times one within. All are odd, so that none takes bits away; were they regular, a few small
-    changes could cancel out.
+    It is the sum of all bits, as integers of at most 32 bits, each times a random number for its row of `PATTERN`
+    elements and one for its place in the row, modulo 2^64. The random numbers are odd, so that no bits are lost, and
+    random, so that a few small changes do not cancel out.
     """
     parts = plain("", tensor.detach()).values()
     bits = torch.cat([x.flatten().view(torch.uint8) for x in parts]) if len(parts) > 1 else tensor.detach()
@@ -38,6 +38,6 @@ def checksum(tensor: Tensor) -> int:
 
 
 def _odd(count: int, device: torch.device) -> Tensor:
-    """Random odd numbers of 64 bits."""
+    """Return int64 [count]: the first of one fixed series of random odd numbers of 64 bits."""
     upper, lower = (x[:count].to(torch.int64) for x in tables(count, device))
     return (upper << 32).bitwise_xor_(lower).bitwise_or_(1)

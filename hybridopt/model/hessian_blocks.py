@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from ..core.contracts import Shape
+from .adapters import without_wrappers
 
 __all__ = ["Partition", "guess_partition", "partition"]
 
@@ -20,11 +21,15 @@ SIZES = ("head_dim", "attention_head_size", "head_size", "key_value_proj_dim", "
 
 @dataclass(frozen=True)
 class Partition:
-    """Where the output neurons of a weight lie, and which of them share a Hessian block (Zhang et al. 2024, Alg. 3).
+    """The order of the output neurons in a weight, and which of them share a Hessian block.
 
-    axis: "rows", or "columns" where the weight is stored transposed. parts: (kind, blocks, lines of each) in their
-    order along the axis, all of it `groups` times over; kinds are query, key, value and neuron. Without parts every
-    line is a block.
+    Source: Zhang et al. 2024 (Adam-mini), Alg. 3.
+
+    Args:
+        axis: along which output neurons are numbered: "rows", or "columns" of a weight that is stored transposed.
+        parts: (kind, blocks, neurons of each block) in their order along the axis; kinds are query, key, value and
+            neuron. Without parts every neuron is a block.
+        groups: how many times the parts are repeated to fill the axis.
     """
 
     axis: str = "rows"
@@ -34,7 +39,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class _Heads:
-    """Of an attention: query heads, key heads and lines of a head, as far as they are known; how fused ones lie."""
+    """Head counts and head size of one attention module (None: unknown), and the layout of fused projections."""
 
     query: int | None
     key: int | None
@@ -43,10 +48,16 @@ class _Heads:
 
 
 def partition(name: str, shape: Shape, modules: Mapping[str, nn.Module]) -> Partition:
-    """The blocks of a parameter by its live name: heads of queries and keys, single output neurons of all else.
+    """Return the Hessian blocks of a parameter: heads of queries and keys, single output neurons of all else.
 
-    An attention is a module with query, key and value projections, or with a fused one, of the sizes that its own
-    head count or that of the nearest config asks for; what fits none of it has a block for every output neuron.
+    A module counts as an attention if it has query, key and value projections, or a fused one, of the sizes that its
+    own head count or that of the nearest config asks for. In a weight that fits none of it every output neuron is a
+    block.
+
+    Args:
+        name: of the parameter in the live model.
+        shape: of the parameter, [out, in] before packing.
+        modules: all modules of the model by name.
     """
     *path, last = name.split(".")
     owner = modules[".".join(path)]
@@ -57,21 +68,18 @@ def partition(name: str, shape: Shape, modules: Mapping[str, nn.Module]) -> Part
         return base
     if last.endswith("_weight") and isinstance(owner, nn.MultiheadAttention):
         path = [*path, last.removesuffix("_weight")]
-    while path and (path[-1] in ("base_layer", "original_module") or path[-1][:1] == "_"):
-        path = path[:-1]
-    path = path[:-2] if path[-2:-1] == ["modules_to_save"] else path
-    return _projection(base, path, shape[-1 if base.axis == "columns" else -2], modules)
+    return _projection(base, without_wrappers(path), shape[-1 if base.axis == "columns" else -2], modules)
 
 
 def guess_partition(name: str, shape: Shape) -> Partition:
-    """What the name alone says of a parameter: query, key or value, its heads unknown."""
+    """Return the blocks of a parameter by its name alone: query, key or value with unknown heads, or nothing."""
     *path, _ = name.split(".")
     kind, _ = _kind(path[-1], None) if path and len(shape) == 2 else (None, None)
     return Partition(parts=((kind, shape[0], 1),)) if kind else Partition()
 
 
 def _projection(base, path, lines, modules):
-    """`base` with the parts of the last member of `path`, if that is a projection of an attention."""
+    """Return `base` with the parts of the last member of `path`, if that is a projection of an attention."""
     if not path:
         return base
     *above, member = path
@@ -89,7 +97,10 @@ def _projection(base, path, lines, modules):
 
 
 def _kind(member: str, siblings: Collection[str] | None) -> tuple[str | None, str | None]:
-    """Query, key or value, and the query's name, if all three are there under names that differ in that word only."""
+    """Return "query", "key" or "value" for the name `member`, and the name of its query; (None, None) for others.
+
+    All three must be among the siblings, under names that differ in that word only; None: siblings are unknown.
+    """
     for words in (KINDS, "qkv"):
         for kind, word in zip(KINDS, words, strict=True):
             pattern = rf"(?<![A-Za-z])([wW]?){word}(?![A-Za-z])"
@@ -100,7 +111,7 @@ def _kind(member: str, siblings: Collection[str] | None) -> tuple[str | None, st
 
 
 def _separate(kind, lines, heads, query_lines):
-    """One projection: whole heads where the sizes agree, else line by line."""
+    """Return (kind, blocks, neurons) of one projection: its heads where the sizes agree, else single neurons."""
     size = heads.size or (query_lines // heads.query if heads.query and query_lines else 0)
     count = lines // size if size and heads.query else 0
     wanted = heads.query if kind == "query" else heads.key or count
@@ -109,7 +120,10 @@ def _separate(kind, lines, heads, query_lines):
 
 
 def _fused(base, lines, heads, apart):
-    """Query (unless it is `apart`), key and value in one weight: one after the other, for all heads or in groups."""
+    """Return `base` with the parts of a weight that holds queries (unless `apart`), keys and values.
+
+    They lie one after the other, for all heads together or for each group of heads.
+    """
     count, layout = heads.query or 0, heads.layout
     keys = {"heads": count, "multi_query": 1}.get(layout, heads.key or count)
     together = (0 if apart else count) + 2 * keys
@@ -122,7 +136,7 @@ def _fused(base, lines, heads, apart):
 
 
 def _heads(attention, member, above):
-    """From the attention itself, or from the nearest config that has a head count; never from a mixture."""
+    """Return the heads of an attention by its own attributes, or by the nearest config that has a head count."""
     configs = [m.config for m in above if getattr(m, "config", None) is not None]
     sources = [attention, *configs]
     at = next((i for i, source in enumerate(sources) if _count(source, COUNTS)), 0)
@@ -134,7 +148,7 @@ def _heads(attention, member, above):
 
 
 def _layout(member, sources):
-    """How a fused projection lies, as its model or else its name tells; "": all queries, all keys, all values."""
+    """Return how a fused projection is laid out; "": all queries, all keys, all values."""
 
     def told(name):
         return next((v for s in sources if (v := getattr(s, name, None)) is not None), None)
@@ -153,11 +167,11 @@ def _count(source, names):
 
 
 def _lines(attention, member):
-    """Output neurons of a projection."""
+    """Return the number of output neurons of a projection; None if it does not say."""
     return _count(attention._modules.get(member), ("out_features", "nf"))
 
 
 def _transposed(owner, shape):
-    """Is the weight stored as [in, out]: Conv1D of transformers, or experts that say so?"""
+    """Return whether a weight is stored as [in, out]: Conv1D of transformers, or experts that say so."""
     conv = type(owner).__name__ == "Conv1D" and getattr(owner, "nf", None) == shape[-1]
     return conv or (getattr(owner, "is_transposed", False) is True and len(shape) == 3)

@@ -1,16 +1,21 @@
 """What a parameter is in its model: from module types and the model's own structure first, from names last."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..core.contracts import Shape
+from .adapters import adapter_members, bare, bare_name, original_name
 from .hessian_blocks import Partition, partition
-from .quantization.opened import scales
+from .quantization.coded import codes_dtype
+from .quantization.owners import logical_shape
+from .quantization.scales import scales
 
-__all__ = ["ROLES", "Param", "base_name", "base_names", "clean", "codes_dtype", "guess", "logical_shape", "params"]
+__all__ = ["ROLES", "Param", "base_name", "base_names", "clean", "codes_dtype", "guess", "head_modules"]
+__all__ += ["logical_shape", "params"]
 
 ROLES = ("embedding", "head", "norm", "linear", "conv", "bias", "adapter", "quantized", "scales", "other")
 WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
@@ -18,9 +23,16 @@ WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrappe
 
 @dataclass(frozen=True)
 class Param:
-    """A parameter by name, role and logical shape (of a quantized one: before packing), and its Hessian blocks.
+    """A parameter of a model: what a policy is asked about it.
 
-    codes: the dtype of the codes as which its weight is kept and trained; None where it is kept in its own dtype.
+    Args:
+        name: as `named_parameters` says, without wrappers (`clean`).
+        role: one of ROLES.
+        shape: of a quantized weight that of the matrix it stands for, before packing.
+        dtype: of the parameter itself.
+        trainable: does it require gradients?
+        partition: which of its output neurons share a Hessian block.
+        codes: the dtype of the codes as which the weight is kept and trained; None where it is kept in its own dtype.
     """
 
     name: str
@@ -33,38 +45,44 @@ class Param:
 
 
 def clean(name: str) -> str:
-    """A parameter's name without what torch.compile, FSDP and checkpoint wrappers put into it."""
+    """Return a parameter's name without what torch.compile, FSDP and checkpoint wrappers put into it."""
     return WRAPPERS.sub("", name).lstrip(".")
 
 
 def base_name(name: str) -> str:
-    """The name that a parameter of the base model had before PEFT wrapped its layer and the model."""
-    return re.sub(r"\.(base_layer|original_module)(?=\.)", "", clean(name).removeprefix("base_model.model."))
+    """Return the name that a parameter of the base model had before adapters were put on it."""
+    return bare_name(clean(name))
 
 
 def base_names(model: nn.Module) -> list[str]:
-    """Names of the base model's own parameters, whatever adapters are on it now."""
-    modules = dict(model.named_modules())
-    paths = ((n, *n.rpartition(".")[::2]) for n, _ in model.named_parameters())
-    own = (n for n, path, last in paths if not _in_adapter(path.split("."), last, modules))
-    return [base_name(n) for n in own if ".modules_to_save." not in n]
+    """Return the base names of the base model's own parameters, whatever adapters are on it now."""
+    members = adapter_members(dict(model.named_modules()))
+    own = (n for n, _ in model.named_parameters() if not _in_adapter(n, members))
+    return [base_name(n) for n in own if original_name(n) == n]
+
+
+def head_modules(model: nn.Module) -> set[str]:
+    """Return the names of the modules whose parameters are the output layer's."""
+    return {p.name.rpartition(".")[0] for p in params(model) if p.role == "head"}
 
 
 def params(model: nn.Module) -> list[Param]:
-    """Every parameter of the live module tree once, in order, with its role; a tied one counts as the output layer.
+    """Return every parameter of the live module tree once, in order, with its role.
 
-    After them the scales of quantized weights, where they are opened for training.
+    A parameter that is tied to the output layer counts as its own. After the parameters come the scales of quantized
+    weights, where they are opened for training.
     """
     modules, head = dict(model.named_modules(remove_duplicate=False)), _output_layer(model)
+    members = adapter_members(modules)
     roles: dict[int, set[str]] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
-        roles.setdefault(id(p), set()).add(_role(name, p, modules, head))
+        roles.setdefault(id(p), set()).add(_role(name, p, (modules, members), head))
     found = [_param(n, p, _strictest(roles[id(p)]), modules) for n, p in model.named_parameters()]
     return found + [Param(clean(n), "scales", tuple(x.shape), x.dtype) for n, _, x in scales(model)]
 
 
 def guess(name: str, p: Tensor) -> str:
-    """The role of a parameter of which only name and shape are known."""
+    """Return the role of a parameter of which only name and shape are known."""
     last, lower = name.rpartition(".")[2], name.lower()
     if not p.is_floating_point() and not p.is_complex():
         return "quantized"
@@ -88,13 +106,14 @@ def _param(name, p, role, modules):
     return Param(clean(name), role, shape, p.dtype, p.requires_grad, partition(name, shape, modules), codes_dtype(p))
 
 
-def _role(name, p, modules, head):
-    *path, last = name.split(".")
-    owner = modules[".".join(path)]
+def _role(name, p, tree, head):
+    modules, members = tree
+    path, _, last = name.rpartition(".")
+    owner = modules[path]
     kind = type(owner).__name__.lower()
     if not p.is_floating_point() and not p.is_complex():
         return "quantized"
-    if _in_adapter(path, last, modules):
+    if _in_adapter(name, members):
         return "adapter" if p.ndim > 1 else "other"
     if "norm" in kind:
         return "norm"
@@ -112,18 +131,15 @@ def _role(name, p, modules, head):
     return "linear" if matrix or isinstance(owner, nn.Linear) else "other"
 
 
-def _in_adapter(path, last, modules):
-    """PEFT's tuner layers say which of their members are adapters; a whole module that is saved stays what it is."""
-    for i, member in enumerate([*path[1:], last], 1):
-        layer = modules.get(".".join(path[:i]))
-        if member != "modules_to_save" and member in getattr(layer, "adapter_layer_names", ()):
-            return True
-    return False
+def _in_adapter(name: str, members: Mapping[str, set[str]]) -> bool:
+    """Return whether any module on the way to a parameter calls the next member an adapter (`adapter_members`)."""
+    path = name.split(".")
+    return any(path[i] in members.get(".".join(path[:i]), ()) for i in range(1, len(path)))
 
 
 def _output_layer(model):
-    """Ids of the parameters of the output layer."""
-    root = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    """Return the ids of the parameters of the output layer."""
+    root = bare(model)
     found = [m for m in (_output_embeddings(root),) if m is not None]
     if hasattr(root, "base_model_prefix"):
         body = getattr(root, root.base_model_prefix, None) if root.base_model_prefix else None
@@ -142,7 +158,7 @@ def _output_embeddings(root):
 
 
 def _last_linear(root):
-    """The last linear layer outside repeated blocks, unless it is all there is."""
+    """Return the last linear layer outside repeated blocks, unless it is all there is."""
     blocks = [n + "." for n, m in root.named_modules() if isinstance(m, nn.ModuleList)]
     linear = [m for n, m in root.named_modules() if n and isinstance(m, nn.Linear) and not n.startswith(tuple(blocks))]
     return linear[-1] if linear else None
@@ -150,15 +166,3 @@ def _last_linear(root):
 
 def _strictest(roles):
     return next((r for r in ("head", "embedding") if r in roles), sorted(roles)[0])
-
-
-def codes_dtype(p: Tensor) -> torch.dtype | None:
-    """The dtype of the codes as which a float parameter is kept; None for plain ones."""
-    codes = getattr(p, "codes", None)
-    return codes.dtype if isinstance(codes, Tensor) else None
-
-
-def logical_shape(p: Tensor) -> Shape:
-    """The shape of a parameter, of a quantized one before packing."""
-    state = getattr(p, "quant_state", None)
-    return tuple(p.shape if state is None else state.shape)

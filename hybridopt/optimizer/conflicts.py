@@ -2,7 +2,6 @@
 
 import gc
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import distributed
 
 from ..core.contracts import Named
 from ..core.errors import HybridOptError
+from ..core.registry import every
 from .releases import release_class
 
 __all__ = ["accumulating", "check", "check_scaler"]
@@ -28,7 +28,7 @@ def check(work: Iterable[Named], release: str, containers: bool) -> None:
         release: the name of its release, for the error.
         containers: also look for DDP and FSDP1 modules that hold the parameters, among all objects of the process.
     """
-    if _accelerate().scaling():
+    if any(launcher.scaling() for launcher in every("launchers")):
         raise HybridOptError(
             f"release={release!r} cannot undo the loss scaling of fp16 (accelerate, mixed_precision='fp16'): take bf16"
         )
@@ -47,15 +47,8 @@ def check_scaler(optimizer: Any) -> None:
 
 
 def accumulating() -> bool:
-    """Return whether accelerate says that more micro-batches follow before the step."""
-    return _accelerate().accumulating()
-
-
-@cache
-def _accelerate():
-    from ..integrations import accelerate
-
-    return accelerate
+    """Return whether a launcher says that more micro-batches follow before the step."""
+    return any(launcher.accumulating() for launcher in every("launchers"))
 
 
 def _check_containers(names, release):

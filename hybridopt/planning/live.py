@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.errors import HybridOptError
+from ..model.adapters import lora_rank
 from .bytes.static import weights
 from .estimate import Costs, Estimate, estimate_of, freeze_
 from .request import Request, short_name
@@ -57,6 +58,5 @@ def _request(model, strategy, batch, how) -> Request:
         sizes = {"batch": shape[0], "seq_len": shape[1] if len(shape) > 1 else 1}
     first = next(p for p in model.parameters() if p.is_floating_point())
     where = {"device": "cuda" if first.is_cuda else "cpu", "dtype": short_name(first.dtype) or "fp32"}
-    lora = getattr(getattr(model, "peft_config", {}).get("default"), "r", None)
-    kept = {"lora": lora, "quantization": strategy.quantization, "seed": strategy.seed}
+    kept = {"lora": lora_rank(model), "quantization": strategy.quantization, "seed": strategy.seed}
     return Request(policy=strategy.policy, **sizes, **where, **kept, **how)

@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from ..core.contracts import Scheme
 from ..core.errors import HybridOptError, check_choice, check_count
 from ..core.registry import names, pack
-from ..model.quantization.int8_layers import TRAINABLE
+from ..model.quantization.known import frozen_names, named
 from ..optimizer.releases import DEFAULT, release_class
 from ..policy.routes import Ready, read_policy
 
-__all__ = ["DTYPES", "QUANTIZATIONS", "Request", "short_name"]
+__all__ = ["DTYPES", "Request", "short_name"]
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-QUANTIZATIONS = ("nf4", "fp4", "int8", TRAINABLE)
 COUNTS = {"seq_len": 1, "batch": 1, "micro_batches": 1, "seed": 0}
 
 
@@ -58,14 +58,20 @@ class Request:
         check_choice("plan", "release", self.release, names("releases"))
         check_choice("plan", "dtype", self.dtype, DTYPES)
         check_choice("plan", "device", self.device, ("cuda", "cpu"))
-        if self.quantization is not None:
-            check_choice("plan", "quantization", self.quantization, QUANTIZATIONS)
-        if self.quantization == TRAINABLE and self.lora is not None:
+        scheme = self.scheme
+        if scheme is not None:
+            object.__setattr__(self, "quantization", scheme.name)
+        if scheme is not None and scheme.trains and self.lora is not None:
             raise HybridOptError(
-                f"quantization={TRAINABLE!r} trains the base weights, and LoRA freezes them; leave lora out, or take "
-                "quantization='int8' or 'nf4'"
+                f"quantization={scheme.name!r} trains the base weights, and LoRA freezes them; leave lora out, or "
+                f"take quantization={frozen_names()}"
             )
         read_policy(self.policy, dict(self.options))  # bad names and options show now
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """The quantization scheme of the base."""
+        return None if self.quantization is None else named(self.quantization, "plan")
 
     @property
     def ready(self):
@@ -84,8 +90,8 @@ class Request:
 
     @property
     def reentrant(self) -> bool:
-        """The kind of checkpointing: bitsandbytes' 8-bit layers free their inputs with the reentrant one only."""
-        return self.quantization == "int8"
+        """The kind of checkpointing: some quantized layers free their inputs with the reentrant one only."""
+        return self.scheme is not None and self.scheme.reentrant
 
     @property
     def weights(self) -> tuple:

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.sizes import human
-from ..model.quantization.opened import scales
+from ..model.quantization.scales import scales
+from ..model.quantization.sizes import weight_bytes
 from ..model.roles import clean
 from .plan import Entry, Plan
 
@@ -32,7 +33,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows and their totals; prints as a table."""
+    """Rows and their totals; prints as a table.
+
+    Args:
+        rows: one for each tag and role.
+        totals: of all rows.
+        step: bytes at the largest moment of a training step, by what they are for; None: not known.
+    """
 
     rows: tuple[Row, ...]
     totals: Row
@@ -40,9 +47,7 @@ class Report:
 
     @staticmethod
     def of(plan: Plan, model: nn.Module) -> "Report":
-        """Count a plan on its live model; quantized weights with their constants."""
-        from ..integrations.bitsandbytes.layers import weight_bytes
-
+        """Return the report of a plan on its live model; quantized weights count with their constants."""
         tensors: dict[str, Tensor] = {clean(n): p for n, p in model.named_parameters()}
         tensors |= {clean(n): x for n, _, x in scales(model)}
 
@@ -57,7 +62,7 @@ class Report:
         return Report(rows, _row("total", "", plan, plan.entries, weights))
 
     def __str__(self) -> str:
-        """Write the table."""
+        """Return the table as text."""
         head = ("tag", "role", "tensors", "parameters", "weights", "gradients", "state")
         body = [(r.tag, r.role, f"{r.tensors}", f"{r.parameters:,}", *map(human, _bytes(r))) for r in self._all()]
         width = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]

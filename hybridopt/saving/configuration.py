@@ -1,6 +1,5 @@
-"""hybridopt_config.json: what is written, and what is believed when it is read."""
+"""hybridopt_config.json: what is written into it, and how it is checked when it is read."""
 
-import re
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -10,7 +9,9 @@ from typing import Any
 from ..core.errors import HybridOptError, HybridOptWarning
 from ..core.files import plain_json
 from ..core.registry import pack, unpack
+from ..model.adapters import library_of, original_name, usual_library
 from ..model.checksums import VERSION
+from ..model.quantization.owners import scheme_of
 from ..model.roles import base_name
 from ..policy.routes import Policy, Ready, check_format, pack_routes, read_policy, unpack_routes
 from .fitting import base_dtype
@@ -38,24 +39,24 @@ KEYS = (
 def configuration(strategy: Any, replaced: set[str], replayed: Mapping[str, object]) -> dict:
     """Describe a strategy as the JSON object that `read_config` takes.
 
-    replaced: names of tensors whose new values are saved, so that the base's do not matter. replayed: names of those
-    that are saved as scalars.
+    Args:
+        strategy: what is saved, see `save.Savable`.
+        replaced: names of the tensors whose new values are saved, so that those of the base do not matter.
+        replayed: by name, the tensors that are saved as scalars.
     """
-    from ..integrations.bitsandbytes import layers as bitsandbytes
-    from ..integrations.peft import adapters as peft
-
     policy, model = strategy.policy, strategy.model
-    free = {re.sub(r"\.modules_to_save\.[^.]+", "", base_name(n)) for n in replaced}
+    library = library_of(model) or usual_library()
+    free = {original_name(base_name(n)) for n in replaced}
     free |= {n.rpartition(".")[0] for n in free}  # of a weight's codes: the weight
     return {
         "format": 1,
         "hybridopt": version("hybridopt"),
         "policy": {"routes": pack_routes(policy)} if isinstance(policy, Policy) else pack(policy),
         "seed": strategy.seed,
-        "quantization": bitsandbytes.scheme_of(model),
+        "quantization": scheme_of(model),
         "quantized": list(strategy.quantized),
-        "adapters": peft.adapter_names(model),
-        "active": peft.active_adapters(model),
+        "adapters": library.names(model),
+        "active": library.active(model),
         "unfrozen": strategy.unfrozen(),
         "base": {n: [*mark[:2], None if n in free else mark[2]] for n, mark in strategy.base.items()},
         "dtype": base_dtype(model),
@@ -64,7 +65,7 @@ def configuration(strategy: Any, replaced: set[str], replayed: Mapping[str, obje
 
 
 def read_config(path: Path) -> dict:
-    """The configuration of a saved folder, every key checked. Raises HybridOptError, naming the key, for a bad one."""
+    """Return the configuration of a saved folder, every key checked; raise HybridOptError naming a bad key."""
     config = plain_json.read(path, "configuration")
     check_format(plain_json.take(config, "format", int, CONFIG), CONFIG)
     plain_json.only(config, KEYS, CONFIG)
@@ -76,14 +77,14 @@ def read_config(path: Path) -> dict:
         if not all(isinstance(name, str) for name in taken[key]):
             raise HybridOptError(f"{CONFIG}: {key!r} must be an array of strings, not {taken[key]!r}")
     for name, mark in taken["base"].items():
-        kinds = [type(v) for v in mark] if isinstance(mark, list) else []
-        if kinds not in ([int, str, int], [int, str, type(None)]):
+        own = [type(v) for v in mark] if isinstance(mark, list) else []
+        if own not in ([int, str, int], [int, str, type(None)]):
             raise HybridOptError(f"{CONFIG}: base: {name!r} must be [elements, dtype, checksum], not {mark!r}")
     return taken | {"base": _comparable(taken["base"], plain_json.take(config, "checksums", int, CONFIG, 1))}
 
 
 def _comparable(base, version):
-    """Without the checksums of older versions, which a few small changes could leave as they were."""
+    """Return a base record without the checksums of older versions, which a few small changes could leave equal."""
     if not 1 <= version <= VERSION:
         raise HybridOptError(f"{CONFIG}: checksums={version} is not known; this hybridopt reads 1 to {VERSION}")
     if version == VERSION:
@@ -98,7 +99,16 @@ def _comparable(base, version):
 
 
 def policy_of(policy: str | Ready | None, options: dict, config: dict) -> Ready:
-    """Return the policy that is asked for, or, where it is None, the saved one. Options need a policy's name."""
+    """Return the policy to go on with: the one that is asked for, or else the saved one.
+
+    Args:
+        policy: a policy or its name; None: the saved one.
+        options: of a policy that is asked for by its name.
+        config: what `read_config` has returned.
+
+    Raises:
+        HybridOptError: for options without a policy, and for a saved policy that this hybridopt cannot make.
+    """
     if policy is not None:
         return read_policy(policy, options)
     if options:

@@ -1,14 +1,23 @@
-"""Does what was saved fit this base model? Checked before anything is changed."""
+"""Whether what was saved fits a base model; checked before anything is changed."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..core.errors import HybridOptError
+from ..core.registry import every
+from ..model.adapters import adapted_layers
 from ..model.base_record import Base, first_difference, persistent_buffers, record, restructured
-from ..model.quantization.int8_layers import TRAINABLE, plain, planned
-from ..model.quantization.opened import SUFFIXES, scales
-from ..model.roles import base_name, base_names, logical_shape
+from ..model.quantization.coded import coded_layers, plain
+from ..model.quantization.known import named
+from ..model.quantization.layers import is_linear, matrix_shape
+from ..model.quantization.owners import layer_scheme, logical_shape, scheme_of
+from ..model.quantization.replacing import guard_
+from ..model.quantization.scales import scale_names, scales
+from ..model.quantization.targets import check
+from ..model.roles import base_name, base_names
 from .names import CONFIG, DELTA
 
 __all__ = [
@@ -25,7 +34,7 @@ def check_bare(model: nn.Module, config: dict) -> None:
     """Raise HybridOptError unless this is a base model of the same tensors, with weights and nothing on it yet."""
     if not isinstance(model, nn.Module):
         raise HybridOptError(f"model={model!r} is not allowed; give the base model itself, an nn.Module")
-    if "hybrid" in model.__dict__ or any(hasattr(m, "adapter_layer_names") for m in model.modules()):
+    if "hybrid" in model.__dict__ or adapted_layers(model):
         raise HybridOptError("give from_pretrained the base model itself, not wrapped and without adapters")
     if any(p.is_meta for p in model.parameters()):
         raise HybridOptError("the base model is on meta and has no values; load its weights first")
@@ -34,7 +43,16 @@ def check_bare(model: nn.Module, config: dict) -> None:
 
 
 def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> Base:
-    """The record of a base model that fits; raises HybridOptError, naming the tensor, for any other."""
+    """Return the record of a base model that fits what was saved.
+
+    Args:
+        model: the base model.
+        config: of the saved folder.
+        delta: the changed tensors of the saved folder, by name.
+
+    Raises:
+        HybridOptError: naming the tensor, for any other base.
+    """
     base = record(model)
     if why := first_difference(base, config["base"]):
         raise _another(model, why)
@@ -61,62 +79,63 @@ def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> B
 
 
 def check_quantization(model, config) -> list[str]:
-    """The layers that are still to be quantized; none where the base is given as it was, quantized already."""
-    from ..integrations.bitsandbytes import layers as bitsandbytes
-
-    bitsandbytes.guard(model)
-    wanted, names, given = config["quantization"], config["quantized"], bitsandbytes.scheme_of(model)
+    """Return the names of the layers to quantize as before training; none where the base is quantized so already."""
+    guard_(model)
+    wanted, names, given = config["quantization"], config["quantized"], scheme_of(model)
     if names and wanted is None:
         raise HybridOptError(f"{CONFIG}: quantization is null, but quantized={names[:3]}")
-    if given == wanted != TRAINABLE:
+    if given == wanted and not coded_layers(model):
         return []
     if given is not None or not names:
         raise HybridOptError(
             f"the base model is quantized: {given}, but was trained with: {wanted}; load it "
             + ("in full precision" if names or wanted is None else f"quantized with {wanted}")
         )
-    if foreign := sorted(set(names) - set(bitsandbytes.check(model, wanted))):
+    if foreign := sorted(set(names) - set(check(model, named(wanted, CONFIG)))):
         raise HybridOptError(f"{CONFIG}: quantized={foreign[:3]} cannot be quantized in this base model")
     return names
 
 
 def base_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters, as plain tensors, persistent buffers, and opened scales by base name."""
+    """Return parameters as plain tensors, persistent buffers, and opened scales, by base name."""
     parameters = model.named_parameters(remove_duplicate=False)
     named = (*parameters, *persistent_buffers(model), *((n, x) for n, _, x in scales(model)))
     return {name: x for n, t in named for name, x in plain(base_name(n), t).items()}
 
 
-def _codes(model, config, delta):
-    """What the layers that will be quantized and trained will hold, all of which must have been saved."""
-    layers = config["quantized"] if config["quantization"] == TRAINABLE else ()
-    weights = {f"{name}.weight": model.get_parameter(f"{name}.weight") for name in layers}
-    codes = {name: x for n, p in weights.items() for name, x in plain(n, planned(p)).items()}
+def _codes(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return, without values, the codes that layers will be trained as; all of these must have been saved."""
+    trained = [scheme for scheme in every("schemes") if scheme.trains and scheme.name == config["quantization"]]
+    layers = {name: model.get_submodule(name) for name in config["quantized"]}
+    twins = {f"{n}.weight": scheme.twin(layer).weight for scheme in trained for n, layer in layers.items()}
+    codes = {name: x for n, p in twins.items() for name, x in plain(n, p).items()}
     if lost := sorted(codes.keys() - {base_name(n) for n in delta}):
         raise HybridOptError(f"{DELTA} lacks {lost[0]!r}, which {CONFIG} calls quantized and trained")
     return codes
 
 
 def scaled_layers(delta: Mapping[str, Tensor]) -> list[str]:
-    """Base names of the quantized layers whose scales were trained."""
-    found = (base_name(n).rpartition(".weight.") for n in delta)
-    return [layer for layer, _, last in found if last in SUFFIXES]
+    """Return the base names of the quantized layers whose scales were trained."""
+    found, known = (base_name(n).rpartition(".weight.") for n in delta), scale_names()
+    return [layer for layer, _, last in found if last in known]
 
 
-def _scales(model, config, delta):
-    """What the scales that were saved will be written to."""
-    from ..integrations.bitsandbytes.frozen_layers import is_conv1d
-    from ..integrations.bitsandbytes.scales import planned_scales
-
-    live = {base_name(n): p for n, p in model.named_parameters()}
-    layers = [n for n in scaled_layers(delta) if f"{n}.weight" in live]
-    turned = {n for n in layers if is_conv1d(model.get_submodule(n))}
-    shapes = {n: logical_shape(live[f"{n}.weight"])[:: -1 if n in turned else 1] for n in layers}
-    return planned_scales(shapes, config["quantization"]) if layers else {}
+def _scales(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return, without values, what the scales that were saved will be written to."""
+    names = (n for n, _ in model.named_parameters())
+    live: dict[str, Any] = {base_name(n): model.get_submodule(n.rpartition(".")[0]) for n in names}
+    found: dict[str, Tensor] = {}
+    for name in (n for n in scaled_layers(delta) if f"{n}.weight" in live):
+        layer = live[f"{name}.weight"]
+        scheme = layer_scheme(layer) or named(config["quantization"], CONFIG)
+        shape = matrix_shape(layer) if is_linear(layer) else logical_shape(layer.weight)
+        shapes = scheme.scale_shapes(shape)
+        found |= {f"{name}.weight.{x}": torch.empty(own, device="meta") for x, own in shapes.items()}
+    return found
 
 
 def base_dtype(model: nn.Module) -> str | None:
-    """The dtype of the base: of its first parameter that is not quantized."""
+    """Return the dtype of the first base parameter that is not quantized, such as "bfloat16"; None without base."""
     own = set(base_names(model))
     floats = (p.dtype for n, p in model.named_parameters() if p.is_floating_point() and base_name(n) in own)
     return str(next(floats)).removeprefix("torch.") if own else None

@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from ..core.errors import HybridOptError
+from ..core.registry import every
 from . import manifest
 from .lock import locked
 from .manifest import MANIFEST
@@ -21,7 +22,7 @@ __all__ = ["Folder", "open_folder", "publish"]
 COMMIT = ".hybridopt-commit"  # a complete version on its way into place: readers look here first
 TEMPORARY = ".hybridopt-new-"
 UNCHANGED = "nothing saved there before has changed; make room or choose another folder"
-OWN = ("hybridopt_*.json", "hybridopt_*.safetensors", "adapter_model.safetensors", "adapter_config.json")
+OWN = ("hybridopt_*.json", "hybridopt_*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,25 @@ class Folder:
         return tuple(sorted(self.files))
 
     def path(self, name: str) -> Path:
-        """Return where the file of that name lies now; raises HybridOptError if the version has none."""
+        """Return where the file of that name lies now; raise HybridOptError if the version has none."""
         if name not in self.files:
             raise HybridOptError(f"{self.directory} holds no {name!r}; it holds {', '.join(self.names) or 'nothing'}")
         return self.files[name]
 
 
 def publish(directory: str | Path, write: Callable[[Path], None], wait: float = 300.0) -> None:
-    """Save what `write(folder)` writes as the new version of `directory`: killed at any point, old or new loads.
+    """Save what `write` writes as the new version of a folder: killed at any point, the old or the new one loads.
 
     Files of the previous version that the new one lacks are removed, files of others are kept. Other savers and
-    readers are waited for, `wait` seconds at most. Raises HybridOptError naming the path; the old version still loads.
+    readers are waited for.
+
+    Args:
+        directory: the folder; made if it is not there.
+        write: is given an empty folder to write the files of the new version into.
+        wait: seconds at most to wait for others.
+
+    Raises:
+        HybridOptError: naming the path; the old version still loads.
     """
     directory = Path(directory)
     with _disk_errors(directory, UNCHANGED), ExitStack() as cleanup:
@@ -70,9 +79,12 @@ def publish(directory: str | Path, write: Callable[[Path], None], wait: float = 
 
 @contextmanager
 def open_folder(directory: str | Path, wait: float = 300.0) -> Iterator[Folder]:
-    """Verify every file of a saved folder against its manifest, and keep savers from replacing them in the `with`.
+    """Verify every file of a saved folder against its manifest, and hold savers off within the `with`.
 
-    Nothing is written. Raises HybridOptError naming the file, what was expected and found, and the cure.
+    Nothing is written; savers are waited for, `wait` seconds at most.
+
+    Raises:
+        HybridOptError: naming the file, what was expected and found, and the cure.
     """
     directory = Path(directory)
     with _disk_errors(directory, "it cannot be read"):
@@ -186,9 +198,10 @@ def _verified(directory: Path) -> Folder:
 
 
 def _check_foreign(directory: Path, known: set[str]) -> None:
+    ours = (*OWN, *(file for library in every("adapters") for file in library.files))
     for path in sorted(directory.iterdir()):
         name = path.name
-        if name != MANIFEST and name not in known and any(fnmatchcase(name, own) for own in OWN):
+        if name != MANIFEST and name not in known and any(fnmatchcase(name, own) for own in ours):
             raise HybridOptError(
                 f"{path} belongs to no version saved here: another program put it there, or a manifest was "
                 "lost; remove it or choose another folder"

@@ -1,4 +1,4 @@
-"""One saver, or any number of readers, of a folder at a time."""
+"""A lock on a folder: one saver, or any number of readers, at a time."""
 
 import os
 import time
@@ -20,10 +20,18 @@ PAUSE = 0.002  # seconds between two attempts
 
 @contextmanager
 def locked(directory: Path, exclusive: bool, wait: float) -> Iterator[bool]:
-    """Hold the lock of an existing folder; yields False where the system or the disk has no locks to offer.
+    """Hold the lock of an existing folder; yield False where the system or the disk has no locks to offer.
 
-    The lock is on the folder itself (flock): it leaves no file behind, dies with its process, and works on a disk
-    that is read-only. Raises HybridOptError after `wait` seconds.
+    The lock is on the folder itself (flock): it leaves no file behind, ends with its process, and works on a disk that
+    is read-only.
+
+    Args:
+        directory: the folder.
+        exclusive: keep all others out, as savers do; otherwise only those who ask for that.
+        wait: seconds at most to wait for others.
+
+    Raises:
+        HybridOptError: if others still hold it then.
     """
     if fcntl is None:
         yield False

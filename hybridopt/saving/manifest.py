@@ -17,7 +17,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class FileEntry:
-    """What one file must be: its size in bytes and its sha256 in hexadecimal."""
+    """Size in bytes and sha256 in hexadecimal that one file must have."""
 
     size: int
     sha256: str
@@ -70,7 +70,7 @@ def verify(path: Path, entry: FileEntry) -> None:
 
 
 def inside(path: Path, directory: Path) -> bool:
-    """Say whether `path`, all links followed, lies in `directory`."""
+    """Return whether `path`, all links followed, lies in `directory`."""
     root, real = Path(os.path.realpath(directory)), Path(os.path.realpath(path))
     # The Hugging Face cache keeps each file of a snapshot as a link into the blobs folder beside it.
     blobs = [parent.parent / "blobs" for parent in root.parents if parent.name == "snapshots"]

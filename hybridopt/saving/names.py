@@ -1,4 +1,4 @@
-"""The names of the files in a saved folder; adapters have PEFT's names."""
+"""The names of the files in a saved folder that are no adapters; those have names of their library."""
 
 __all__ = ["CONFIG", "DELTA", "REPLAY"]
 

@@ -1,4 +1,4 @@
-"""A saved folder, written: adapters as PEFT reads them, changed base tensors, and the configuration."""
+"""A saved folder, written: adapters as their library reads them, changed base tensors, and the configuration."""
 
 from collections.abc import Mapping
 from os import PathLike
@@ -7,8 +7,11 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from ..core.contracts import Adapters
 from ..core.errors import HybridOptError
 from ..core.files import plain_json, tensors
+from ..core.registry import every
+from ..model.adapters import adapted_layers, library_of
 from ..model.base_record import Base
 from ..policy.routes import Ready
 from .configuration import configuration
@@ -20,7 +23,7 @@ __all__ = ["Savable", "check_directory", "save"]
 
 
 class Savable(Protocol):
-    """What is saved: a model with its policy, and what has become of its base. `Strategy` is one."""
+    """What `save` is given: a model with its policy, and what has become of its base; a `Strategy` is one."""
 
     model: nn.Module
     policy: Ready
@@ -32,30 +35,33 @@ class Savable(Protocol):
         """Raise HybridOptError if base tensors were added, removed or resized."""
 
     def changed_tensors(self) -> dict[str, Tensor]:
-        """Base tensors that training changed, by live name."""
+        """Return the base tensors that training changed, by live name."""
 
     def recorded(self, changed: Mapping[str, Tensor]) -> Any:
-        """The run from which most of them follow; None if none does."""
+        """Return the run from which most of `changed` follow; None if none of them does."""
 
     def unfrozen(self) -> list[str]:
-        """Parameters of the base that are trained beside adapters."""
+        """Return the names of the base parameters that are trained beside adapters."""
 
 
 def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
-    """Publish the folder in one step; see `Strategy.save_pretrained`."""
-    from ..integrations.peft import adapters as peft
+    """Publish a folder from which `from_pretrained` restores the model, in one step.
 
-    model = strategy.model
+    Args:
+        strategy: what is saved.
+        directory: the folder; files of an earlier version in it are replaced.
+        replay: save base tensors as the scalars of a run wherever they follow from them.
+    """
+    model, library = strategy.model, library_of(strategy.model)
     check_directory(directory)
     strategy.check_structure()
-    _check_savable(model, peft)
+    _check_savable(model, library)
 
     def write(folder: Path) -> None:
         held = set()
-        if peft.is_peft_model(model):
-            peft.save_adapters(model, folder)
-            (folder / "README.md").unlink(missing_ok=True)  # PEFT's card is for people to edit, so no file of ours
-            held = peft.saved_tensor_names(model, folder)
+        if library is not None:
+            library.save(model, folder)
+            held = library.saved_names(model, folder)
         changed = {n: t for n, t in strategy.changed_tensors().items() if n not in held}
         run = strategy.recorded(changed) if replay else None
         replayed = {} if run is None else run.traces
@@ -69,13 +75,13 @@ def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
     publish(Path(directory), write)
 
 
-def _check_savable(model, peft):
-    merged = [n for n, m in model.named_modules() if getattr(m, "merged", False) is True]
+def _check_savable(model: nn.Module, library: Adapters | None) -> None:
+    merged = [n for n, m in model.named_modules() if any(each.merged(m) for each in every("adapters"))]
     if merged:
         raise HybridOptError(
             f"the adapter of {merged[0]!r} is merged into its base; call model.unmerge_adapter() first"
         )
-    if not peft.is_peft_model(model) and any(hasattr(m, "adapter_layer_names") for m in model.modules()):
+    if library is None and adapted_layers(model):
         raise HybridOptError(
             "LoRA was added after wrap, and the wrapped model is only its base; call hybridopt.wrap(peft_model, ...) "
             "on the PeftModel and save that: nothing is lost"

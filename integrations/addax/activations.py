@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hybridopt.core.errors import HybridOptError, check_count
+from hybridopt.model.quantization.sizes import weight_bytes
 
-from ..bitsandbytes.layers import weight_bytes
 from .length_costs import Cost, LengthCosts
 
 __all__ = ["RowBatches", "forward_bytes", "gradient_bytes", "measure", "saved_bytes"]

@@ -12,8 +12,8 @@ from torch.utils.data import default_collate
 from hybridopt.core.errors import HybridOptError, check_count
 from hybridopt.core.files import plain_json
 from hybridopt.core.sizes import human
+from hybridopt.model.quantization.sizes import weight_bytes
 
-from ..bitsandbytes.layers import weight_bytes
 from .activations import RowBatches, measure
 from .length_costs import LengthCosts
 from .lengths import Halves, Lengths, lengths_of

@@ -1,4 +1,4 @@
-"""A model's modules without its memory, to try on what would change the model."""
+"""Copies of a model's modules without its memory, to try on what would change the model."""
 
 import copy
 
@@ -9,11 +9,11 @@ __all__ = ["without_memory"]
 
 
 def without_memory(model: nn.Module) -> nn.Module:
-    """A deep copy of `model` with every tensor on the meta device; quantized linear layers appear as plain ones.
+    """Return a deep copy of `model` with every tensor on the meta device; quantized layers appear as plain ones.
 
     Ties between tensors stay. A module that cannot be copied raises what `copy.deepcopy` raises.
     """
-    known = {}  # what deepcopy takes for already copied
+    known: dict[int, object] = {}  # what deepcopy takes for already copied
     for module in model.modules():
         weight = module._parameters.get("weight")
         if isinstance(module, nn.Linear) and type(weight) not in (nn.Parameter, type(None)):

@@ -20,8 +20,8 @@ from benchmarks.shared import processes
 from benchmarks.shared.peak import Peak
 from benchmarks.shared.tensor_bytes import live
 from hybridopt.core.registry import names
-from hybridopt.integrations.bitsandbytes import frozen_layers
-from hybridopt.integrations.bitsandbytes import layers as quantization
+from hybridopt.integrations.bitsandbytes import frozen
+from support import quantization
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:the output layer is state-free", "ignore:.gradient_checkpointing_enable"
@@ -59,12 +59,12 @@ def test_shapes_are_those_of_llama_3_70b():
     with torch.device("meta"):
         model = LlamaForCausalLM(SIZES["70b"])
     assert sum(p.numel() for p in model.parameters()) == 70_553_706_496
-    linear = quantization.targets(model, "nf4", ["lm_head"])
+    linear = quantization.targets_of(model, "nf4", ["lm_head"])
     assert len(linear) == 560 and sum(model.get_submodule(n).weight.numel() for n in linear) == 68_451_041_280
 
 
 def test_weights_are_quantized_while_they_are_made(monkeypatch):
-    monkeypatch.setattr(frozen_layers, "PIECE", 1 << 10)
+    monkeypatch.setattr(frozen, "PIECE", 1 << 10)
     with Peak("cpu") as peak:
         model = build("tiny", SCENARIOS["frugal"], "cpu")
     own = live("cpu", [model])

@@ -1,6 +1,7 @@
 """Imports point one way, stay light, and every package is shipped."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -32,7 +33,8 @@ ROOMS = (  # a file imports from its own room and from those before it, within f
 )
 LEVEL = {name: level for level, name in enumerate(ROOMS)}
 FILES = sorted(f for folder in (PACKAGE, ROOT / "integrations") for f in folder.rglob("*.py"))
-HEAVY = ("transformers", "peft", "bitsandbytes", "accelerate", "trl")
+LIBRARIES = ("peft", "bitsandbytes", "accelerate", "trl")  # what is special to them lies in integrations
+HEAVY = ("transformers", *LIBRARIES)
 
 
 def room(module):
@@ -71,9 +73,18 @@ def test_imports_point_down(file):
     for target, inside in imports(file):
         top = target.split(".")[0]
         assert inside or top not in HEAVY or me == "integrations", f"{file.name} imports {target} at the top"
+        assert top not in LIBRARIES or me in ("integrations", "cli"), f"{file.name} imports {target}"
         other = room(target)
-        if top == "hybridopt" and other in LEVEL and other != "integrations":
+        if top == "hybridopt" and other in LEVEL:
             assert LEVEL[other] <= LEVEL[me], f"{me} imports {target}, which lies above it"
+
+
+def test_integrations_are_found_by_name_only():
+    """No file of the package but the registry, which looks for files there, spells out where they lie."""
+    for file in PACKAGE.rglob("*.py"):
+        spelled = [node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
+        where = [x for x in spelled if isinstance(x, str) and re.search(r"(?<!transformers)\.integrations\b", x)]
+        assert not where or file == PACKAGE / "core" / "registry.py", (file, where)
 
 
 @pytest.mark.parametrize("kind", ["rules", "splits", "sources", "schedules", "codecs", "stores"])

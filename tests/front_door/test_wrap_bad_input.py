@@ -7,8 +7,8 @@ from torch import nn
 
 import hybridopt
 from hybridopt import HybridOptError, Policy, Route, Treatment
-from hybridopt.integrations.bitsandbytes import layers as bitsandbytes
 from hybridopt.model.roles import params
+from support import quantization
 from support.models import batch, tiny_bert, tiny_gpt2, tiny_llama
 from support.saved import anatomy, bits
 
@@ -45,7 +45,7 @@ class Owning(nn.Module):
 
 def quantized(scheme="nf4"):
     model = tiny_llama()
-    bitsandbytes.quantize_(model, scheme, bitsandbytes.check(model, scheme, ["lm_head"]))
+    quantization.quantize_(model, scheme, quantization.check(model, scheme, ["lm_head"]))
     return model.requires_grad_(False)
 
 
@@ -104,7 +104,11 @@ CASES = {
         r"route name='\*.wte.\*' matches no parameter.*model.embed_tokens.weight",
     ),
     "everything frozen": (tiny_llama, {"policy": Policy((Route(None),))}, "nothing to train"),
-    "unknown quantization": (tiny_llama, {"quantization": "nf5"}, "quantization='nf5'.*nf4, fp4, int8"),
+    "unknown quantization": (
+        tiny_llama,
+        {"quantization": "nf5"},
+        "quantization='nf5'.*fp4, int8, .*nf4",
+    ),
     "nothing to quantize": (lambda: nn.Sequential(nn.Conv2d(1, 1, 1)), {"quantization": "nf4"}, "no linear layer"),
     "quantized already": (quantized, {"quantization": "int8"}, "already is quantized .nf4."),
     "quantized, nothing trainable": (quantized, {}, "nothing to train.*peft_config=LoraConfig"),
@@ -192,7 +196,7 @@ def test_the_output_layer_is_not_quantized(make):
     head = next(p.name for p in params(model) if p.role == "head")
     hybridopt.wrap(model, quantization="nf4")
     assert dict(model.named_parameters())[head].is_floating_point()
-    assert bitsandbytes.scheme_of(model) == "nf4"
+    assert quantization.scheme_of(model) == "nf4"
 
 
 def test_nothing_left_to_train_when_the_optimizer_is_made():
@@ -224,6 +228,6 @@ def test_a_4_bit_model_is_guarded_against_it():
             layer.support_avx512bf16_for_cpu = True
     model = hybridopt.wrap(model, peft_config=LORA)
     assert not any(getattr(m, "support_avx512bf16_for_cpu", False) for m in model.modules())
-    before = bitsandbytes.fingerprint(model)
+    before = quantization.fingerprint(model)
     model.eval()(**batch(model))
-    assert bitsandbytes.fingerprint(model) == before
+    assert quantization.fingerprint(model) == before

@@ -10,8 +10,8 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 import hybridopt
-from hybridopt.integrations.bitsandbytes.layers import fingerprint
 from hybridopt.integrations.transformers import HybridOptimizerFactory
+from hybridopt.model.quantization.sizes import fingerprint
 from support.models import tiny_gpt2, tiny_llama
 from support.saved import bits, equal
 from support.trainers import KINDS, LR, POLICY, STEPS, WARMUP, arguments, data, wrapped

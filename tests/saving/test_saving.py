@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 import hybridopt
 from hybridopt import HybridOptError, Policy, Route, Treatment
-from hybridopt.integrations.bitsandbytes import layers as bitsandbytes
 from hybridopt.parts.schedules.linear import Linear
+from support import quantization
 from support.models import batch, tiny_llama
 from support.saved import ALL_LINEAR, DELTA, SCENES, Scene, bits, different, logits, train
 
@@ -68,19 +68,19 @@ def test_peft_reads_the_adapter_on_an_equally_quantized_base(name, tmp_path):
     base = scene.base()
     if scheme := scene.wrap.get("quantization"):
         names = json.loads((tmp_path / "hybridopt_config.json").read_text())["quantized"]
-        bitsandbytes.quantize_(base, scheme, names)
+        quantization.quantize_(base, scheme, names)
     assert torch.equal(logits(PeftModel.from_pretrained(base, tmp_path).train()), logits(model))
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "fp4", "int8"])
-def test_training_leaves_the_bits_of_the_quantized_base(quantization):
-    model = SCENES[quantization].wrapped()
-    before = bitsandbytes.fingerprint(model)
+@pytest.mark.parametrize("scheme", ["nf4", "fp4", "int8"])
+def test_training_leaves_the_bits_of_the_quantized_base(scheme):
+    model = SCENES[scheme].wrapped()
+    before = quantization.fingerprint(model)
     for _ in range(2):
         train(model)
         logits(model)
-        assert bitsandbytes.fingerprint(model) == before
-    weights = {n: p for n, p in model.named_parameters() if bitsandbytes.is_quantized_parameter(p)}
+        assert quantization.fingerprint(model) == before
+    weights = {n: p for n, p in model.named_parameters() if quantization.is_frozen(p)}
     assert len(weights) == 14
     optimizer = model.hybrid.optimizer()
     model(**batch(model)).loss.backward()
@@ -92,7 +92,7 @@ def test_training_leaves_the_bits_of_the_quantized_base(quantization):
 def test_a_base_quantized_beforehand(tmp_path):
     def base():
         model = tiny_llama()
-        bitsandbytes.quantize_(model, "nf4", bitsandbytes.check(model, "nf4", ["lm_head"]))
+        quantization.quantize_(model, "nf4", quantization.check(model, "nf4", ["lm_head"]))
         return model
 
     model = hybridopt.wrap(base(), peft_config=LoraConfig(**ALL_LINEAR))

@@ -6,14 +6,14 @@ from peft import LoraConfig, get_peft_model
 
 import hybridopt
 from hybridopt import HybridOptError
-from hybridopt.integrations.bitsandbytes import layers as bitsandbytes
+from support import quantization
 from support.models import tiny_bert, tiny_gpt2, tiny_llama
 from support.saved import ALL_LINEAR, SCENES, logits, refused, train
 
 
 def quantized(scheme):
     model = tiny_llama()
-    bitsandbytes.quantize_(model, scheme, bitsandbytes.check(model, scheme, ["lm_head"]))
+    quantization.quantize_(model, scheme, quantization.check(model, scheme, ["lm_head"]))
     return model
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from ...integrations.bitsandbytes.layers import weight_bytes
+from ...model.quantization.sizes import weight_bytes
 
 __all__ = ["gradient_bytes", "model_bytes", "state_bytes"]
 

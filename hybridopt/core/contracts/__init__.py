@@ -1,28 +1,37 @@
 """Everything that is ever asked of a part, one axis a file, each attribute with its default.
 
+
 Imports torch, and of hybridopt nothing but errors, seeds and directions.
 """
 
+from .adapters import Adapters
 from .backend import Backend
 from .codec import Codec
+from .coded import CodedWeight
 from .computed import computed
+from .launcher import Launcher
 from .parameter import BlockLayout, ParameterInfo
 from .policy import Ready
 from .release import Clipping, Named, Release, ReleasedParameters
 from .rule import Rule
 from .schedule import Schedule
+from .scheme import Make, Room, Scheme
 from .source import Noise, ProbeScheme, Source
 from .split import Part, Split
 from .store import Store
 from .values import Density, Draw, Numbers, Population, Shape, Slot, State, found, layer_of, portion, stream
 
 __all__ = [
+    "Adapters",
     "BlockLayout",
     "Backend",
     "Clipping",
     "Codec",
+    "CodedWeight",
     "Density",
     "Draw",
+    "Launcher",
+    "Make",
     "Named",
     "Noise",
     "Numbers",
@@ -33,8 +42,10 @@ __all__ = [
     "Ready",
     "Release",
     "ReleasedParameters",
+    "Room",
     "Rule",
     "Schedule",
+    "Scheme",
     "Shape",
     "Slot",
     "Source",

@@ -1,6 +1,7 @@
-"""A transformers model without memory, as the config.json of a folder describes it."""
+"""Transformers models without memory, as the config.json of a folder describes them."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ CONFIG = "config.json"
 
 
 def check_folder(path: object) -> Path:
-    """The folder of a model; raises HybridOptError for what is none, and says how to come by one."""
+    """Return the folder of a model; raise HybridOptError for what is none, saying how to come by one."""
     if not isinstance(path, str | Path) or not str(path):
         raise HybridOptError(f"path={path!r} is not allowed; give the folder of a model")
     folder = Path(path)
@@ -30,7 +31,7 @@ def check_folder(path: object) -> Path:
 
 
 def read_model_config(folder: Path):
-    """The configuration of a model in full precision that transformers knows; code in the folder is never run."""
+    """Return the configuration of a model in full precision that transformers knows; no code in the folder is run."""
     from transformers import AutoConfig
 
     try:
@@ -49,9 +50,13 @@ def read_model_config(folder: Path):
 
 
 def build(config, folder: Path, dtype: torch.dtype | str | None, otherwise: torch.dtype) -> nn.Module:
-    """The model on the meta device, of the class that the config names (a causal language model where it names none).
+    """Return the model on the meta device, of the class that the config names, in evaluation mode.
 
-    dtype: of all floats; None takes the config's, or `otherwise` if it says nothing.
+    Args:
+        config: of transformers; a causal language model where it names no class.
+        folder: where it was read, for errors.
+        dtype: of all floats; None takes that of the config.
+        otherwise: the dtype where the config names none.
     """
     from transformers import AutoModelForCausalLM
 
@@ -71,8 +76,8 @@ def build(config, folder: Path, dtype: torch.dtype | str | None, otherwise: torc
     return model.eval()
 
 
-def kept_in_fp32(model: nn.Module) -> list[str]:
-    """Parts of tensors' names that transformers keeps in float32 in a model of this dtype."""
+def kept_in_fp32(model: Any) -> list[str]:
+    """Return the parts of tensors' names that transformers keeps in float32 in a model of this dtype."""
     strict = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
     loose = getattr(model, "_keep_in_fp32_modules", None) or ()
     half = {torch.float16: (*strict, *loose), torch.bfloat16: tuple(strict)}
@@ -85,7 +90,7 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _architecture(config, folder: Path) -> type | None:
+def _architecture(config, folder: Path) -> Any:
     import transformers
 
     names = getattr(config, "architectures", None) or ()

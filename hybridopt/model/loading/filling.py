@@ -1,12 +1,15 @@
-"""Values for a model on meta, one tensor at a time; a layer to be quantized is, as soon as its weight is there."""
+"""Values for a model on the meta device, one tensor at a time; layers are quantized at once."""
 
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...integrations.bitsandbytes import layers as bitsandbytes
+from ...core.contracts import Scheme
+from ..quantization.replacing import quantize_
+from ..quantization.targets import check_layer
 from .matching import shared_names
 
 __all__ = ["InputGradients", "fill", "finish"]
@@ -15,11 +18,17 @@ DONE = "_is_hf_initialized"  # transformers' own mark: it leaves these values al
 
 
 def fill(
-    model: nn.Module, tensors: Iterable[tuple[str, Tensor]], scheme: str | None = None, layers: Collection[str] = ()
+    model: nn.Module, tensors: Iterable[tuple[str, Tensor]], scheme: Scheme | None = None, layers: Collection[str] = ()
 ) -> None:
-    """Put every (name, value) in its place, under all names that share it, and quantize the weights of `layers`.
+    """Put every value in its place, under all names that share it, and quantize the weights of `layers`.
 
     A value is freed before the next is asked for, so that never more than one layer is held in full precision.
+
+    Args:
+        model: on the meta device.
+        tensors: (name, value) of every tensor, in any order.
+        scheme: what `layers` are quantized with; None: nothing is.
+        layers: names of the layers to quantize.
     """
     names = {name: together for together in shared_names(model) for name in together}
     layers = set(layers)
@@ -27,17 +36,17 @@ def fill(
         _put(model, names[name], value)
         del value
         layer, _, kind = name.rpartition(".")
-        if kind == "weight" and layer in layers:
-            bitsandbytes.check_layer(layer, model.get_submodule(layer), scheme)
-            bitsandbytes.quantize_(model, scheme, [layer])
+        if scheme is not None and kind == "weight" and layer in layers:
+            check_layer(layer, model.get_submodule(layer), scheme)
+            quantize_(model, scheme, [layer])
 
 
-def finish(model: nn.Module, device: torch.device) -> nn.Module:
-    """Compute the buffers that are never stored, as transformers does after loading: its `initialize_weights`."""
+def finish(model: Any, device: torch.device) -> nn.Module:
+    """Compute the buffers that are never stored, as transformers does after loading (its `initialize_weights`)."""
     for module in model.modules():
-        computed = {name for name in module._non_persistent_buffers_set if module._buffers[name] is not None}
-        for name in computed:
-            module._buffers[name] = torch.empty_like(module._buffers[name], device=device)
+        own = ((name, module._buffers[name]) for name in module._non_persistent_buffers_set)
+        computed = {name: torch.empty_like(x, device=device) for name, x in own if x is not None}
+        module._buffers |= computed
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None and name not in computed:
                 setattr(tensor, DONE, True)
@@ -47,24 +56,24 @@ def finish(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 class InputGradients:
-    """A hook that lets gradients reach a checkpointed model whose embedding is frozen.
+    """Let gradients reach a checkpointed model whose embedding is frozen: a forward hook of the embedding.
 
     Reentrant checkpointing runs backward only through blocks of which an input requires a gradient. With adapters on a
-    frozen base none does. It does nothing while the model is not checkpointed.
+    frozen base none does. The hook does nothing while the model is not checkpointed.
     """
 
     def __init__(self, model: nn.Module):
         self.model = model
 
     def __call__(self, embedding: nn.Module, args: tuple, output: Tensor) -> None:
-        """Mark the embedded tokens."""
+        """Make the embedded tokens require gradients."""
         checkpointed = any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules())
         if checkpointed and embedding.training and torch.is_grad_enabled() and not output.requires_grad:
             output.requires_grad_(True)
 
     @staticmethod
-    def of(model: nn.Module) -> None:
-        """Attach it where the model takes its tokens, if it says where."""
+    def of(model: Any) -> None:
+        """Attach the hook where the model takes its tokens, if it says where."""
         with suppress(NotImplementedError):
             model.get_input_embeddings().register_forward_hook(InputGradients(model))
 

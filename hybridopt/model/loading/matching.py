@@ -1,9 +1,10 @@
-"""Which stored tensors make which tensors of the model: by transformers' own table of renamed and merged weights."""
+"""Which stored tensors make which tensors of a model, by transformers' own table of renamed and merged weights."""
 
 import copy
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +21,23 @@ LISTED = 3
 
 @dataclass(frozen=True)
 class Match:
-    """Stored tensors by the model's first tensor that is made of them, in the model's order."""
+    """What a model's tensors are made of, by the first tensor that is made, in the model's order.
+
+    Args:
+        model: on the meta device.
+        sources: the stored tensors of each entry, with the pattern of the conversion that wants it.
+        conversions: transformers' conversion of each entry.
+    """
 
     model: nn.Module
     sources: dict[str, list[tuple[Stored, str]]]  # with the pattern of the conversion that wants it
-    conversions: dict[str, object]
+    conversions: dict[str, Any]
 
     def tensors(self, place: Place) -> Iterator[tuple[str, Tensor]]:
-        """Name and value of every tensor, each made when it is asked for; none is kept here."""
+        """Yield name and value of every tensor, each made when it is asked for; none is kept here.
+
+        `place(name, tensor, copied)` returns the tensor where it belongs; `copied`: it still lies in a file.
+        """
         for first in self.sources:
             inputs = [read(entry) for entry, _ in self.sources[first]]
             mapped = {x.untyped_storage().data_ptr() for x in inputs}
@@ -37,7 +47,7 @@ class Match:
                 yield name, place(name, *_with_origin(values.pop(name), mapped))
 
     def convert(self, first: str, inputs: list[Tensor]) -> dict[str, Tensor | list[Tensor]]:
-        """What transformers makes of the stored tensors of one entry."""
+        """Return what transformers makes of the stored tensors of one entry, by name."""
         conversion = copy.deepcopy(self.conversions[first])
         for (entry, pattern), tensor in zip(self.sources[first], inputs, strict=True):
             conversion.add_tensor(first, entry.name, pattern, tensor)
@@ -45,13 +55,14 @@ class Match:
 
 
 def match(model: nn.Module, stored: dict[str, Stored]) -> Match:
-    """Pair a model on meta with what is stored.
+    """Pair a model on the meta device with what is stored.
 
-    Raises HybridOptError if tensors are missing, left over, or of another shape than the model has.
+    Raises:
+        HybridOptError: if tensors are missing, left over, or of another shape than the model has.
     """
     found, unexpected = _paired(model, stored)
     state = model.state_dict(keep_vars=True)
-    made = {}
+    made: dict[str, tuple[int, ...]] = {}
     for first in found.sources:
         made |= {name: tuple(shape) for name, shape in _shapes(found, first).items()}
     _refuse(
@@ -65,7 +76,7 @@ def match(model: nn.Module, stored: dict[str, Stored]) -> Match:
 
 
 def shared_names(model: nn.Module) -> list[list[str]]:
-    """The names of every tensor of the state dict; several where weights are tied."""
+    """Return the names of every tensor of the state dict, together where weights are tied."""
     names: dict[int, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         names.setdefault(id(tensor), []).append(name)
@@ -94,13 +105,13 @@ def _paired(model, stored) -> tuple[Match, list[str]]:
 
 
 def _with_origin(value: Tensor | list[Tensor], mapped: set[int]) -> tuple[Tensor, bool]:
-    """A made tensor, and whether it still lies in a file."""
+    """Return a made tensor, and whether it still lies in a file (`mapped`: addresses of tensors that do)."""
     value = value[0] if isinstance(value, list) else value
     return value, value.untyped_storage().data_ptr() in mapped
 
 
 def _shapes(found: Match, first: str) -> dict[str, torch.Size]:
-    """The shapes of what an entry makes, found by making it without memory."""
+    """Return the shapes of what an entry makes, by name, found by making it without memory."""
     inputs = [torch.empty(e.shape, dtype=e.dtype, device="meta") for e, _ in found.sources[first]]
     try:
         made = found.convert(first, inputs)

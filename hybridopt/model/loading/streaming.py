@@ -1,4 +1,4 @@
-"""`load`: a model from a folder, quantized while it is read, in the memory that it will take."""
+"""`load`: models from a folder, quantized while they are read, in the memory that they will take."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -6,10 +6,11 @@ from os import PathLike
 import torch
 from torch import nn
 
-from ...core.errors import HybridOptError, check_choice
-from ...integrations.bitsandbytes import layers as bitsandbytes
-from ..quantization.int8_layers import TRAINABLE
-from ..roles import params
+from ...core.contracts import Scheme
+from ...core.errors import HybridOptError
+from ..quantization.known import named
+from ..quantization.targets import chosen
+from ..roles import head_modules
 from .building import build, check_folder, kept_in_fp32, read_model_config
 from .filling import InputGradients, fill, finish
 from .matching import match, shared_names
@@ -26,42 +27,42 @@ def load(
     device: torch.device | str | None = None,
     skip: Sequence[str] = (),
 ) -> nn.Module:
-    """The transformers model in a local folder (config.json, one or several .safetensors), in evaluation mode.
+    """Return the transformers model in a local folder (config.json, one or several .safetensors), for evaluation.
 
-    What `from_pretrained` and `wrap(quantization=...)` make, to the bit, but tensor by tensor: at no time is more
-    allocated than the finished model and one layer in full precision. Hand it to `wrap` without `quantization`;
+    It is what `from_pretrained` and `wrap(quantization=...)` make, to the bit, but tensor by tensor: at no time is
+    more allocated than the finished model and one layer in full precision. Hand it to `wrap` without `quantization`;
     `prepare_model_for_kbit_training` is not needed: norms and embeddings stay in `dtype`, and gradient checkpointing
-    works, reentrant or not (with int8 take use_reentrant=True: bitsandbytes' int8 layers keep their inputs otherwise).
+    works, reentrant or not (8-bit layers keep their inputs unless use_reentrant=True).
 
     Args:
         path: the folder. Nothing is downloaded, and code in it is never run.
-        quantization: "nf4", "fp4", "int8" or "int8-trainable", as in `wrap`: linear layers but the output layer.
+        quantization: the name of a scheme, as in `wrap`, for the linear layers but the output layer.
         dtype: "float32", "bfloat16" or "float16" for all else; None takes that of config.json, or of the first tensor.
         device: where the model is to be; None takes torch's default device.
         skip: names of modules to keep in full precision, with all beneath them, such as an adapter's modules_to_save.
 
-    Raises HybridOptError, before a tensor is read, for a folder, config or file that is missing or damaged, and for
-    tensors that are missing, left over, misshapen or of a dtype that needs scales.
+    Raises:
+        HybridOptError: before a tensor is read, for a folder, config or file that is missing or damaged, and for
+            tensors that are missing, left over, misshapen or of a dtype that needs scales.
     """
     folder = check_folder(path)
     target = _device(device)
-    if quantization is not None:
-        check_choice("load", "quantization", quantization, (*bitsandbytes.SCHEMES, TRAINABLE))
+    scheme = None if quantization is None else named(quantization, "load")
     config, entries = read_model_config(folder), stored(folder)
     floats = [entry.dtype for entry in entries.values() if entry.dtype.is_floating_point]
     model = build(config, folder, dtype, floats[0] if floats else torch.float32)
     found = match(model, entries)
     _check_ties(model, entries)
-    layers = _layers(model, quantization, skip, target)
+    layers = _layers(model, scheme, skip, target)
     dtypes = _dtypes(model)
 
     def place(name, value, copied):
         return value.to(target, dtypes[name], copy=copied)
 
-    fill(model, found.tensors(place), quantization, layers)
+    fill(model, found.tensors(place), scheme, layers)
     finish(model, target)
     _generation(model, folder)
-    if quantization in bitsandbytes.SCHEMES:
+    if scheme is not None and not scheme.trains:
         InputGradients.of(model)
     return model
 
@@ -79,7 +80,7 @@ def _device(device) -> torch.device:
 
 
 def _check_ties(model, entries) -> None:
-    """Two stored tensors for one of the model must be the same; from_pretrained would silently untie them."""
+    """Raise HybridOptError where tied tensors are stored with different values; from_pretrained would untie them."""
     for names in shared_names(model):
         there = [entries[name] for name in names if name in entries]
         for other in there[1:]:
@@ -90,11 +91,8 @@ def _check_ties(model, entries) -> None:
                 )
 
 
-def _layers(model, quantization, skip, device) -> list[str]:
-    if quantization is None:
-        return []
-    head = {p.name.rpartition(".")[0] for p in params(model) if p.role == "head"}
-    return bitsandbytes.chosen(model, quantization, sorted(head | set(skip)), device)
+def _layers(model: nn.Module, scheme: Scheme | None, skip: Sequence[str], device: torch.device) -> list[str]:
+    return [] if scheme is None else chosen(model, scheme, sorted(head_modules(model) | set(skip)), device)
 
 
 def _dtypes(model) -> dict[str, torch.dtype]:

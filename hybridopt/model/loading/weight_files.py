@@ -31,7 +31,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a tensor lies, and what it is."""
+    """Where a tensor is stored, and its name, shape and dtype there."""
 
     file: Path
     name: str
@@ -40,11 +40,12 @@ class Stored:
 
 
 def stored(folder: Path) -> dict[str, Stored]:
-    """Every tensor of a folder by name, from the headers of its files alone.
+    """Return where every tensor of a folder is stored, by name, from the headers of its files alone.
 
-    Raises HybridOptError for missing, damaged or truncated files, and for dtypes that need constants to be understood.
+    Raises:
+        HybridOptError: for missing, damaged or truncated files, and for dtypes that need constants to be understood.
     """
-    found = {}
+    found: dict[str, Stored] = {}
     for file, names in _files(folder).items():
         there = tensors.names(file, WHAT)
         if lost := sorted(set(names or there) - set(there)):
@@ -54,20 +55,20 @@ def stored(folder: Path) -> dict[str, Stored]:
 
 
 def read(entry: Stored) -> Tensor:
-    """The tensor as the file has it: memory-mapped, so that it takes none until it is copied."""
+    """Return a tensor as its file has it: memory-mapped, so that it takes no memory until it is copied."""
     with safe_open(entry.file, "pt") as file:
         return file.get_tensor(entry.name)
 
 
-def _files(folder: Path) -> Mapping[Path, list[str] | None]:
-    """The files with the names that the index gives to each; None: whatever a single file holds."""
+def _files(folder: Path) -> Mapping[Path, list[str]] | Mapping[Path, None]:
+    """Return the files with the names that the index gives to each; None: whatever a single file holds."""
     if (folder / WHOLE).is_file():
         return {folder / WHOLE: None}
     if not (folder / INDEX).is_file():
         pickled = sorted(f.name for f in folder.glob("*.bin")) + sorted(f.name for f in folder.glob("*.pt*"))
         cure = f"it has {pickled[0]}: save it as safetensors (model.save_pretrained) first" if pickled else "copy it"
         raise HybridOptError(f"{folder} has no {WHOLE} and no {INDEX}; {cure}")
-    found: dict[Path, list[str] | None] = {}
+    found: dict[Path, list[str]] = {}
     for name, file in plain_json.take(plain_json.read(folder / INDEX, "index"), "weight_map", dict, INDEX).items():
         if not isinstance(file, str) or Path(file).name != file:
             raise HybridOptError(f"{folder / INDEX}: {name!r} is said to lie in {file!r}, which is no file name")

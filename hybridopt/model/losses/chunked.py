@@ -1,4 +1,4 @@
-"""The loss of causal language models without their logits, which take more memory than most else.
+"""The loss of causal language models without the logits of the whole batch, which take more memory than most else.
 
 At 128 256 words, the logits of 2048 tokens with their float32 copy and its gradient take 2.9 GiB.
 """
@@ -8,12 +8,14 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError, check_count
+from ..adapters import bare, whole_copies
 from .deferred import Logits, refuse
 from .linear_cross_entropy import IGNORED, linear_cross_entropy
 
@@ -22,14 +24,16 @@ __all__ = ["chunked_loss"]
 
 @contextmanager
 def chunked_loss(model: nn.Module, chunk: int = 256) -> Iterator[nn.Module]:
-    """Within the block `model(input_ids, labels=labels).loss` is computed `chunk` tokens at a time.
+    """Compute `model(input_ids, labels=labels).loss` within the block `chunk` tokens at a time.
 
     For transformers' causal language models, with adapters or without: loss and gradients are those of the plain loss
     up to rounding, in about 6 bytes for each of chunk x words, and the output has no logits. Calls without labels are
     as ever, and so is everything after the block.
 
-    Raises HybridOptError at the start of the block for a model without plain linear output layer, with another loss or
-    compiled, and in the first forward pass for one that does more to its logits than scale, cast or bend them (tanh).
+    Raises:
+        HybridOptError: at the start of the block for a model without plain linear output layer, with another loss or
+            compiled, and in the first forward pass for one that does more to its logits than scale, cast or bend them
+            (tanh).
     """
     check_count("chunked_loss", "chunk", chunk, 1)
     causal = _causal(model)
@@ -48,7 +52,12 @@ def chunked_loss(model: nn.Module, chunk: int = 256) -> Iterator[nn.Module]:
 
 @dataclass
 class _Now:
-    """What the patched pieces of one model share; labelled: is a forward pass with labels under way?"""
+    """State that the patched pieces of one model share.
+
+    Args:
+        chunk: tokens whose logits are computed at a time.
+        labelled: is a forward pass with labels under way?
+    """
 
     chunk: int
     labelled: bool = False
@@ -70,21 +79,25 @@ def _output(now: _Now, layer: nn.Linear, inner: Callable, hidden: Tensor) -> Ten
 def _loss(
     now: _Now,
     logits: Logits,
-    labels: Tensor | None = None,
+    labels: Any = None,
     vocab_size: int | None = None,
     num_items_in_batch: Tensor | int | None = None,
     ignore_index: int = IGNORED,
     shift_labels: Tensor | None = None,
     **_,
 ) -> Tensor:
-    """transformers' ForCausalLMLoss."""
+    """Compute what transformers' ForCausalLMLoss computes, from logits that are not there yet."""
     if not isinstance(logits, Logits):
         refuse("computes them by other means than its output layer")
     if shift_labels is None:
         shift_labels = F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
     hidden, layer = logits.hidden, logits.layer
     flat = shift_labels.reshape(-1).to(hidden.device)
-    options = {"chunk": now.chunk, "ignore_index": ignore_index, "bend": logits.bend if logits.steps else None}
+    options: dict[str, Any] = {
+        "chunk": now.chunk,
+        "ignore_index": ignore_index,
+        "bend": logits.bend if logits.steps else None,
+    }
     total = linear_cross_entropy(hidden.reshape(-1, hidden.shape[-1]), layer.weight, flat, layer.bias, **options)
     count = (flat != ignore_index).sum() if num_items_in_batch is None else num_items_in_batch
     return total / torch.as_tensor(count, device=total.device)
@@ -98,11 +111,11 @@ def _without_logits(output):
     return output
 
 
-def _causal(model: nn.Module) -> nn.Module:
-    """The causal language model itself, out of its PeftModel."""
+def _causal(model: nn.Module) -> Any:
+    """Return the causal language model itself, from beneath its adapters; raise for anything else."""
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
         raise HybridOptError("chunked_loss: the model is compiled; give the model as it was before, and compile none")
-    causal = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    causal = bare(model)
     if not hasattr(causal, "loss_function") or not hasattr(causal, "get_output_embeddings"):
         raise HybridOptError(f"chunked_loss: {type(causal).__name__} is no causal language model of transformers")
     from transformers.loss.loss_utils import ForCausalLMLoss
@@ -115,10 +128,9 @@ def _causal(model: nn.Module) -> nn.Module:
     return causal
 
 
-def _output_layers(causal: nn.Module) -> list[nn.Linear]:
-    """The output layer, and its copies where PEFT trains it as a whole."""
-    head = causal.get_output_embeddings()
-    layers = [head.original_module, *head.modules_to_save.values()] if hasattr(head, "modules_to_save") else [head]
+def _output_layers(causal: Any) -> list[Any]:
+    """Return the output layer, with its copies where adapters train it as a whole."""
+    layers = whole_copies(causal.get_output_embeddings())
     for layer in layers:
         weight = getattr(layer, "weight", None)
         if type(layer) is not nn.Linear or type(weight) is not nn.Parameter:

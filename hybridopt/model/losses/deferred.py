@@ -1,8 +1,9 @@
-"""Logits that are not computed yet, and remember what a model does to them."""
+"""Stand-ins for logits that are computed later, a tile at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,10 @@ __all__ = ["Logits", "refuse"]
 
 @dataclass(frozen=True)
 class Logits:
-    """What a linear output layer would have returned for hidden states [..., width].
+    """Stand in for what a linear output layer returns for hidden states [..., width].
 
-    Scaling, casting and tanh are taken down, to be done to every tile; anything else raises HybridOptError.
+    Scaling, casting and tanh are recorded in `steps`, to be applied to every tile; anything else raises
+    HybridOptError.
     """
 
     hidden: Tensor
@@ -28,33 +30,33 @@ class Logits:
     shape = property(lambda self: torch.Size((*self.hidden.shape[:-1], self.layer.out_features)))
 
     def bend(self, x: Tensor) -> Tensor:
-        """Do to a tile what was done to all."""
+        """Apply the recorded steps to a tile of the logits."""
         for step in self.steps:
             x = step(x)
         return x
 
     def then(self, step: Callable[[Tensor], Tensor]) -> "Logits":
-        """With one more step."""
+        """Return a copy with one more step recorded."""
         return replace(self, steps=(*self.steps, step))
 
     def float(self) -> "Logits":
-        """As `Tensor.float`."""
+        """Record a cast to float32."""
         return self.then(Tensor.float)
 
     def to(self, *args, **kwargs) -> "Logits":
-        """As `Tensor.to`."""
+        """Record a cast or move, as `Tensor.to`."""
         return self.then(lambda x: x.to(*args, **kwargs))
 
     def contiguous(self) -> "Logits":
-        """As `Tensor.contiguous`."""
+        """Return itself: tiles are contiguous."""
         return self
 
-    def __mul__(self, factor: Real) -> "Logits":
+    def __mul__(self, factor: Any) -> "Logits":
         return self.then(lambda x: x * _number(factor))
 
     __rmul__ = __mul__
 
-    def __truediv__(self, factor: Real) -> "Logits":
+    def __truediv__(self, factor: Any) -> "Logits":
         return self.then(lambda x: x / _number(factor))
 
     def __getitem__(self, key):
@@ -80,5 +82,5 @@ def refuse(what: str):
     )
 
 
-def _number(factor) -> Real:
+def _number(factor: Any) -> Any:
     return factor if isinstance(factor, Real) else refuse("multiplies them by tensors")

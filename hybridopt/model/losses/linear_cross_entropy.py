@@ -1,4 +1,4 @@
-"""Output layer and cross entropy in one, a tile of the logits at a time."""
+"""Output layer and cross entropy in one, so that only a tile of the logits is there at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,14 +27,26 @@ def linear_cross_entropy(
     ignore_index: int = IGNORED,
     bend: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Sum of the cross entropies of `bend(hidden @ weight.T + bias)`, float32, over labels that are not ignored.
+    """Return the sum of the cross entropies of `bend(hidden @ weight.T + bias)` over labels that are not ignored.
 
-    hidden [tokens, width], weight [words, width], labels [tokens]; bend: any function of single logits. Never more
-    than chunk x words logits are there. Backward computes them again: a few tokens at a time for the gradient of
-    `hidden`, and, where the weight is trained, a few words at a time for its own, so that every gradient comes out of
-    one matrix product and none is summed up in a narrow dtype.
+    Never more than chunk x words logits are there. Backward computes them again: a few tokens at a time for the
+    gradient of `hidden`, and, where the weight is trained, a few words at a time for its own, so that every gradient
+    comes out of one matrix product and none is summed up in a narrow dtype.
 
-    Raises HybridOptError for shapes that do not fit together.
+    Args:
+        hidden: [tokens, width].
+        weight: [words, width].
+        labels: [tokens], int64.
+        bias: [words], or None.
+        chunk: tokens whose logits are computed at a time.
+        ignore_index: the label of tokens that do not count.
+        bend: a function of single logits, such as a soft cap; None: none.
+
+    Returns:
+        The sum, float32, shape [].
+
+    Raises:
+        HybridOptError: for shapes that do not fit together.
     """
     check_count("linear_cross_entropy", "chunk", chunk, 1)
     if hidden.ndim != 2 or weight.shape[1:] != hidden.shape[1:] or labels.shape != hidden.shape[:1]:
@@ -45,35 +57,46 @@ def linear_cross_entropy(
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
-        hidden, weight, bias = (x if x is None else x.to(dtype) for x in (hidden, weight, bias))
+        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     with torch.autocast(kind, enabled=False):
         return _Sum.apply(hidden, weight, bias, labels, _Tiles(chunk, ignore_index, bend))
 
 
 @dataclass(frozen=True)
 class _Tiles:
-    """How the logits are cut, and what is done to them."""
+    """How the logits are cut into tiles, and what is done to them; arguments as of `linear_cross_entropy`."""
 
     chunk: int
     ignore_index: int
     bend: Callable[[Tensor], Tensor] | None
 
     def rows(self, tokens: int) -> list[slice]:
-        """Pieces of the tokens."""
+        """Return the pieces into which the tokens are cut."""
         return [slice(i, min(i + self.chunk, tokens)) for i in range(0, tokens, self.chunk)]
 
     def words(self, tokens: int, words: int) -> list[slice]:
-        """Pieces of the vocabulary, with all tokens about as large as a piece of tokens with the whole vocabulary."""
+        """Return the pieces into which the words are cut where all tokens are taken together.
+
+        A tile of all tokens is then about as large as one of `chunk` tokens with all words.
+        """
         step = max(self.chunk * words // max(tokens, 1) // ALIGNED, 1) * ALIGNED
         return [slice(i, min(i + step, words)) for i in range(0, words, step)]
 
     def logits(self, hidden: Tensor, layer: Layer) -> Tensor:
-        """Float32 logits of a tile, in memory of their own."""
+        """Return the float32 logits of a tile, in memory of their own."""
         raw = F.linear(hidden, *layer)
         return (raw if self.bend is None else self.bend(raw)).float()
 
     def gradient(self, given: Tensor, hidden: Tensor, layer: Layer, labels: Tensor, normalizer: Tensor) -> Tensor:
-        """Gradient of a tile before it is bent, in the dtype of `hidden`; labels count from the tile's first word."""
+        """Return the gradient of a tile of logits before they are bent, in the dtype of `hidden`.
+
+        Args:
+            given: [tokens, 1], the gradient of each token's loss.
+            hidden: [tokens, width].
+            layer: weight [words, width] and bias of the tile's words.
+            labels: [tokens], counted from the tile's first word.
+            normalizer: [tokens], log sum exp of all logits.
+        """
         if self.bend is None:
             made = self.logits(hidden, layer)
             return _softmax_gradient_(made, given, labels, normalizer).to(hidden.dtype)
@@ -133,14 +156,14 @@ def _of_layer(tiles, given, hidden, layer, labels, normalizer) -> Layer:
 
 
 def _normalizer(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """log sum exp of every row, and the logit of its label; `logits` is used up."""
+    """Return the log sum exp of every row and the logit of its label, both [tokens]; `logits` is used up."""
     chosen = logits.gather(-1, labels[:, None])[:, 0]
     top = logits.amax(-1, keepdim=True)
     return logits.sub_(top).exp_().sum(-1).log_().add_(top[:, 0]), chosen
 
 
 def _softmax_gradient_(logits: Tensor, given: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
-    """given * (softmax - one-hot), in place of the logits; labels outside the tile count for others."""
+    """Return given * (softmax - one-hot), in place of the logits; labels outside the tile are left out."""
     chance = logits.sub_(normalizer[:, None]).exp_()
     inside = (labels >= 0) & (labels < chance.shape[1])
     at = labels.clamp(0, chance.shape[1] - 1)[:, None]

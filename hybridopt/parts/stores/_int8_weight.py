@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from ...core.contracts import CodedWeight
 from ...core.errors import HybridOptError
 from ...core.numerics.grids import GROUP, decode, encode, grid, groups, piece
 from ...core.numerics.rounding import Seeding, stochastic_round
@@ -17,7 +18,7 @@ TOP = 255
 PIECE = 1 << 24  # elements quantized at a time, which takes up to 12 bytes for each
 
 
-class Int8Weight(Tensor):
+class Int8Weight(CodedWeight):
     """A matrix as codes, uint8 [m, n], with a scale (float32) and a zero point (uint8) for 256 elements in a row.
 
     To autograd, modules, optimizers and PEFT it is a float parameter, under its own name in its own module: gradients

@@ -24,12 +24,12 @@ Architecture = dict[str, object]  # what transformers' configuration is made of,
 
 
 def names() -> tuple[str, ...]:
-    """All names, as they are listed in the data file."""
+    """Return all names, in the order of the data file."""
     return tuple(_known())
 
 
 def canonical(name: str) -> str | None:
-    """The name in the data file; None for an unknown one.
+    """Return the name in the data file that `name` stands for; None for an unknown one.
 
     Case, hyphens, an organisation ("meta-llama/") and endings such as "-Instruct" do not matter.
     """
@@ -45,7 +45,7 @@ def canonical(name: str) -> str | None:
 
 
 def architecture(name: str) -> Architecture:
-    """The configuration of a known architecture; HybridOptError with the closest names for any other."""
+    """Return the configuration of a known architecture; raise HybridOptError with the closest names for others."""
     found = canonical(name)
     if found is None:
         near = get_close_matches(name.rpartition("/")[2].lower(), names(), 3, 0.5)
@@ -63,5 +63,5 @@ def _known() -> dict:
 
 
 def _plain(name: str) -> str:
-    """ "Llama-3_70B" and "llama3-70b" are one name; a point counts, as 0.5b is not 05b."""
+    """Return a name without case, hyphens and spaces; a point counts, as 0.5b is not 05b."""
     return re.sub(r"[-_\s]", "", name.lower())

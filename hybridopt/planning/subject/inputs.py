@@ -7,22 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
+from ...model.adapters import bare
 from ..request import Request
 from .model import Subject, skeleton
 
-__all__ = ["bare", "check_length", "inputs", "positions", "tokens_of", "usual_length"]
+__all__ = ["check_length", "inputs", "positions", "tokens_of", "usual_length"]
 
 USUAL = Request.seq_len
 TABLES = ("wpe", "position_embeddings", "position_embedding", "embed_positions", "pos_embed")
 
 
-def bare(model: nn.Module) -> nn.Module:
-    """The model beneath adapters."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def positions(model: nn.Module) -> int | None:
-    """Tokens for which there are positions, where these lie in a table; None where any number will do."""
+    """Return the tokens for which there are positions, where these lie in a table; None where any number will do."""
     found = []
     for module in model.modules():
         tables = {**module._modules, **module._buffers}
@@ -31,12 +27,12 @@ def positions(model: nn.Module) -> int | None:
 
 
 def usual_length(model: nn.Module) -> int:
-    """Tokens of a sequence where nobody says: 2048, or as many as there are positions for."""
+    """Return the tokens of a sequence where nobody says: 2048, or as many as there are positions for."""
     return min(USUAL, positions(model) or USUAL)
 
 
 def tokens_of(source: Subject) -> int:
-    """The same of a model that is not made yet: one of two layers tells. Raises HybridOptError as `skeleton` does."""
+    """Return `usual_length` of a model that is not made yet, by one of two layers; raise as `skeleton` does."""
     settings = {name: value for name, value in source.settings.items() if name != "quantization_config"}
     return usual_length(skeleton(replace(source, settings=settings), Request(), min(2, source.depth)))
 
@@ -52,14 +48,22 @@ def check_length(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
 
 
 def inputs(model: nn.Module, batch: int, seq_len: int) -> dict[str, Tensor]:
-    """Token ids and labels on meta: a label for each token, or for each sequence where the model classifies these."""
+    """Return token ids and labels on the meta device, by the names of the model's arguments.
+
+    There is a label for each token, or for each sequence where the model classifies these.
+
+    Args:
+        model: planned, with adapters or without.
+        batch: sequences.
+        seq_len: tokens of each.
+    """
     tokens = torch.empty(batch, seq_len, dtype=torch.long, device="meta")
     labels = _classes(bare(model).config, batch) if _classifies(model) else tokens.clone()
     return {"input_ids": tokens, "labels": labels}
 
 
 def _rows(table) -> int:
-    """Of a table of positions; some begin behind rows for padding."""
+    """Return the positions of a table, some of which begin behind rows for padding; 0 for what is no table."""
     if isinstance(table, nn.Embedding):
         padding = 0 if table.padding_idx is None else table.padding_idx + 1
         return table.num_embeddings - padding - getattr(table, "offset", 0)
@@ -73,7 +77,7 @@ def _classifies(model) -> bool:
 
 
 def _classes(config, batch) -> Tensor:
-    """As transformers wants labels: numbers of classes, or values where there are several or just one of them."""
+    """Return labels of sequences as transformers wants them: classes, or values of one or several outputs."""
     count = config.num_labels
     kind = config.problem_type or ("regression" if count == 1 else "single_label_classification")
     if kind == "single_label_classification":

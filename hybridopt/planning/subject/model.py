@@ -1,6 +1,5 @@
 """The model that is planned: from a name, a config.json or a folder, on meta, with adapters and quantized layers."""
 
-import copy
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +12,16 @@ from torch import nn
 
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
+from ...model.adapters import library_for, usual_library
+from ...model.quantization.known import frozen_names
+from ...model.quantization.replacing import twins_
+from ...model.quantization.scales import open_scales_
+from ...model.quantization.targets import chosen
+from ...model.roles import head_modules
 from ..request import DTYPES, Request
 from .architectures import architecture, canonical
 
-__all__ = ["Subject", "layers", "lora_config", "skeleton", "subject_of"]
+__all__ = ["Subject", "checkpoint_", "layers", "skeleton", "subject_of"]
 
 PART = "text_config"  # of models that read more than text
 DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop")
@@ -24,18 +29,23 @@ DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop")
 
 @dataclass(frozen=True)
 class Subject:
-    """Where a model's dimensions come from. name: as people call it. settings: of transformers' configuration."""
+    """Where the dimensions of a planned model come from.
+
+    Args:
+        name: as people call the model.
+        settings: of transformers' configuration.
+    """
 
     name: str
     settings: dict[str, Any]
 
     @cached_property
     def depth(self) -> int:
-        """Repeated layers."""
+        """Return the number of repeated layers."""
         return self._config(None).num_hidden_layers
 
     def config(self, depth: int | None = None, cuda: bool = True) -> Any:
-        """transformers' configuration, of fewer layers if `depth` says so.
+        """Return transformers' configuration of the model, or of one with `depth` layers.
 
         cuda: without dropout in the attention, as the kernels there keep no mask of it and those of a CPU do.
         """
@@ -70,10 +80,13 @@ class Subject:
 
 
 def subject_of(model: Any) -> Subject:
-    """A known name, the path of a config.json or of a folder that holds one, or transformers' configuration itself.
+    """Return the subject for a known name, a config.json, a folder that holds one, or transformers' configuration.
 
-    Of a file's model of images and text the text part is taken, and its name says so. Raises HybridOptError for
-    unknown names, with the closest ones, for files that are no configuration, and for configurations with parts.
+    Of a file's model of images and text the text part is taken, and its name says so.
+
+    Raises:
+        HybridOptError: for unknown names, with the closest ones, for files that are no configuration, and for
+            configurations with parts.
     """
     if hasattr(model, "to_dict") and hasattr(model, "model_type"):
         if getattr(model, PART, None) is not None:
@@ -106,17 +119,22 @@ def _read(path):
 
 
 def skeleton(source: Subject, request: Request, depth: int | None = None) -> nn.Module:
-    """The model on meta: quantized, with adapters, checkpointed and frozen as `hybridopt.wrap` would have it.
+    """Return the model on the meta device: quantized, with adapters and checkpointed as the request says.
 
-    depth: so many layers instead of all. Raises HybridOptError where the request cannot be met.
+    Args:
+        source: of the dimensions.
+        request: what is planned.
+        depth: so many layers instead of all.
+
+    Raises:
+        HybridOptError: where the request cannot be met.
     """
     _check_stored(source, request)
     with _quiet(), torch.device("meta"):
         model = _bare(source, request, depth)
-        if request.quantization is not None:
-            from .quantized import quantize_
-
-            quantize_(model, request.quantization, request.ready.opens_scales)
+        if request.scheme is not None:
+            twins_(model, request.scheme, chosen(model, request.scheme, sorted(head_modules(model))))
+            open_scales_(model) if request.ready.opens_scales else None
         if request.lora is not None:
             model = _adapted(model, request)
         if request.checkpointing:
@@ -125,32 +143,25 @@ def skeleton(source: Subject, request: Request, depth: int | None = None) -> nn.
 
 
 def layers(model: nn.Module, depth: int) -> nn.ModuleList | None:
-    """The repeated layers: the first list of that many modules; None if there is none."""
+    """Return the repeated layers: the first list of `depth` modules; None if there is none."""
     lists = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
     return next(lists, None)
 
 
-def checkpoint_(model: nn.Module, reentrant: bool) -> None:
+def checkpoint_(model: Any, reentrant: bool) -> None:
     """Switch on transformers' checkpointing."""
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     if reentrant:
         model.enable_input_require_grads()
 
 
-def lora_config(rank: int) -> Any:
-    """The adapters that a request's `lora` stands for: PEFT's LoRA on all linear layers."""
-    from peft import LoraConfig
-
-    return LoraConfig(r=rank, target_modules="all-linear")
-
-
 def _check_stored(source, request):
-    """Weights that are stored quantized stay so."""
+    """Raise HybridOptError for weights that are stored quantized, unless the request says by what."""
     stored = source.settings.get("quantization_config") or {}
     method = stored.get("quant_method", "bitsandbytes" if stored.get("load_in_4bit") else None)
     if not stored or (method == "bitsandbytes" and request.quantization is not None):
         return
-    cure = "say which: quantization='nf4', 'fp4' or 'int8'" if method == "bitsandbytes" else "plan its original"
+    cure = f"say which: quantization={frozen_names()}" if method == "bitsandbytes" else "plan its original"
     raise HybridOptError(f"model={source.name!r}: its weights are stored quantized ({method}); {cure}")
 
 
@@ -173,14 +184,13 @@ def _bare(source, request, depth):
         torch.set_default_dtype(before)
 
 
-def _adapted(model, request):
-    from peft import get_peft_model
-
+def _adapted(model: nn.Module, request: Request) -> nn.Module:
+    given = request.peft_config
     try:
-        config = lora_config(request.lora) if request.peft_config is None else copy.deepcopy(request.peft_config)
-        return get_peft_model(model, config, low_cpu_mem_usage=True)
-    except Exception as error:  # PEFT raises many types
-        what = f"lora={request.lora}" if request.peft_config is None else "peft_config"
+        library = usual_library() if given is None else library_for(given)
+        return library.attach(model, library.config(request.lora or 0) if given is None else given, empty=True)
+    except Exception as error:  # libraries of adapters raise many types
+        what = f"lora={request.lora}" if given is None else "peft_config"
         raise HybridOptError(f"{what}: PEFT cannot put it on {type(model).__name__}: {error}") from error
 
 

@@ -1,101 +1,97 @@
-"""Models on meta as models of fake tensors, which compute shapes and take no memory."""
+"""Copies of models without memory: of fake tensors, which compute shapes, or of tensors on the meta device."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ...model.quantization.owners import layer_scheme, owner
+
 __all__ = ["converted_", "copied", "empty", "tensors_of"]
 
-BESIDE = ("CB", "SCB")  # what bitsandbytes hangs on 8-bit parameters
+Make = Callable[[Tensor], Tensor]
 
 
-def converted_(model: nn.Module, make: Callable[[Tensor], Tensor]) -> nn.Module:
-    """The model with every tensor replaced in place; ties stay, and so do quantization constants."""
+def converted_(model: nn.Module, make: Make) -> nn.Module:
+    """Replace every tensor of a model by `make` of it, in place; ties and quantization constants stay."""
     new = _once(model, make, {})
     for module in model.modules():
-        for members in (module._parameters, module._buffers, vars(module)):
+        kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+        for members in kinds:
             for name, tensor in list(members.items()):
                 if isinstance(tensor, Tensor):
                     members[name] = new(tensor)
-        state = getattr(module, "state", None)
-        for name in BESIDE:
-            if isinstance(getattr(state, name, None), Tensor):
-                setattr(state, name, new(getattr(state, name)))
-        if hasattr(module, "quant_state"):
-            module.quant_state = getattr(module.weight, "quant_state", None)
+        _relink_(module, new)
     return model
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A copy of a model, quantized or not, with every tensor on meta; its `hybrid`, hooks of parameters and gradients
-    stay behind."""
+    """Return a copy of a model, quantized or not, with every tensor on the meta device.
+
+    Its `hybrid`, hooks of parameters and gradients stay behind.
+    """
     known: dict[int, object] = {id(model.__dict__.get("hybrid")): None}
     new = _once(model, lambda x: empty(x, "meta"), known)
     for module in model.modules():
-        for members in (module._parameters, module._buffers, vars(module), vars(getattr(module, "state", object))):
+        for members in (module._parameters, module._buffers, vars(module)):
             for tensor in members.values():
                 if isinstance(tensor, Tensor):
                     new(tensor)
-        state = getattr(module._parameters.get("weight"), "quant_state", None)
-        if state is not None:
-            known[id(state)] = new(module.weight).quant_state
-    return copy.deepcopy(model, known)
-
-
-def _once(model, make, known: dict[int, object]) -> Callable[[Tensor], Tensor]:
-    """Makes each of a model's tensors anew once, and notes it in `known` by the old one's id."""
-
-    def new(tensor):
-        if id(tensor) not in known:
-            known[id(tensor)] = _new(tensor, make, new)
-        return known[id(tensor)]
-
-    for module in model.modules():
-        codes = _codes(module)
-        if codes is not None:
-            known[id(codes)] = new(module.weight).data
-    return new
-
-
-def _codes(module: nn.Module) -> Tensor | None:
-    """The codes that an 8-bit layer of bitsandbytes keeps beside its weight, and which are the weight."""
-    codes, weight = getattr(getattr(module, "state", None), "CB", None), module._parameters.get("weight")
-    same = isinstance(codes, Tensor) and weight is not None and codes.dtype == weight.dtype
-    return codes if same and codes.shape == weight.shape else None
+        for tensor in _beside(module):
+            new(tensor)
+    result = copy.deepcopy(model, known)
+    for module in result.modules():
+        _relink_(module, lambda x: x)
+    return result
 
 
 def tensors_of(model: nn.Module) -> list[Tensor]:
-    """Every tensor that a model keeps: parameters, buffers, quantization constants."""
+    """Return every tensor that a model keeps: parameters, buffers, quantization constants; some of them twice."""
     found: list[Tensor] = []
     for module in model.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None:
-                found += [tensor, *_beside(tensor)]
-        state = getattr(module, "state", None)
-        found += [x for name in BESIDE if isinstance(x := getattr(state, name, None), Tensor)]
+        found += [x for x in (*module._parameters.values(), *module._buffers.values()) if x is not None]
+        found += _beside(module)
     return found
 
 
-def _new(tensor, make, new):
-    out = _like(tensor, make)
-    if not isinstance(tensor, nn.Parameter):
-        return out
-    out = nn.Parameter(out, tensor.requires_grad)
-    for name in BESIDE:
-        beside = getattr(tensor, name, None)
-        if isinstance(beside, Tensor):  # codes are the weight itself
-            setattr(out, name, out.data if beside.shape == tensor.shape else new(beside))
-        elif hasattr(tensor, name):
-            setattr(out, name, None)
-    if getattr(tensor, "quant_state", None) is not None:
-        out.quant_state = _state(tensor.quant_state, new)
-    return out
+def empty(tensor: Tensor, device: str = "cpu") -> Tensor:
+    """Return a tensor of the same shape, strides and dtype, without values."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
 
 
-def _like(tensor, make):
+def _once(model: nn.Module, make: Make, known: dict[int, object]) -> Make:
+    """Return `make` for the model's tensors, called once for each; the results are noted in `known` by the old id.
+
+    A tensor that shares a parameter's memory becomes the new parameter's; constants of quantized weights go along.
+    """
+    parameters = {p.untyped_storage()._cdata: p for p in model.parameters() if not is_traceable_wrapper_subclass(p)}
+
+    def new(tensor):
+        if id(tensor) in known:
+            return known[id(tensor)]
+        same = parameters.get(_memory(tensor))
+        if same is not None and same is not tensor and (same.shape, same.dtype) == (tensor.shape, tensor.dtype):
+            made = new(same).data
+        else:
+            made = _like(tensor, make)
+            made = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+        known[id(tensor)] = made
+        scheme = owner(tensor) if isinstance(tensor, nn.Parameter) else None
+        if scheme is not None:
+            scheme.carry_(tensor, made, new)
+        return made
+
+    return new
+
+
+def _memory(tensor: Tensor) -> int | None:
+    return None if is_traceable_wrapper_subclass(tensor) else tensor.untyped_storage()._cdata
+
+
+def _like(tensor: Tensor, make: Make) -> Tensor:
     if not is_traceable_wrapper_subclass(tensor):
         return make(tensor)
     names, meta = tensor.__tensor_flatten__()
@@ -103,25 +99,12 @@ def _like(tensor, make):
     return type(tensor).__tensor_unflatten__(inner, meta, tensor.shape, tensor.stride())
 
 
-def _state(state, new):
-    from bitsandbytes.functional import QuantState
-
-    members = {name: getattr(state, name) for name in ("shape", "blocksize", "quant_type", "dtype")}
-    for name in ("absmax", "code", "offset"):
-        members[name] = None if getattr(state, name) is None else new(getattr(state, name))
-    inner = None if state.state2 is None else _state(state.state2, new)
-    return QuantState(**members, state2=inner)
+def _beside(module: nn.Module) -> Iterator[Tensor]:
+    scheme = layer_scheme(module)
+    yield from () if scheme is None else scheme.beside(module)
 
 
-def _beside(tensor):
-    found = [x for name in BESIDE if isinstance(x := getattr(tensor, name, None), Tensor)]
-    state = getattr(tensor, "quant_state", None)
-    while state is not None:
-        found += [x for x in (state.absmax, state.code, state.offset) if x is not None]
-        state = state.state2
-    return found
-
-
-def empty(tensor: Tensor, device: str = "cpu") -> Tensor:
-    """A tensor of the same shape, strides and dtype, without values."""
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+def _relink_(module: nn.Module, make: Make) -> None:
+    scheme = layer_scheme(module)
+    if scheme is not None:
+        scheme.relink_(module, make)

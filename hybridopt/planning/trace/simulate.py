@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
-from ...model.quantization.opened import scales
+from ...model.adapters import bare
+from ...model.quantization.scales import scales
 from ...model.roles import clean
-from ..subject.inputs import bare, check_length
+from ..subject.inputs import check_length
 from .fake_models import converted_, empty, tensors_of
 from .tracker import Moment, Tracker
 from .without_memory import fake_tensors

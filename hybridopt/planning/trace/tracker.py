@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
-__all__ = ["Moment", "Tracker", "storages"]
+from ...core.contracts import Room
+from ...core.registry import every
 
-DEQUANTIZES_FROM = 1537  # tokens: bitsandbytes' CUDA product makes the dense weight first (0.50, gemm_4bit)
+__all__ = ["Moment", "Tracker", "storages"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Tracker(TorchDispatchMode):
     def __init__(self, known: Iterable[Tensor] = (), device: str | None = None):
         super().__init__()
         self.moments: list[Moment] = []
-        self._within, self._stage, self._after = WITHIN.get(device, {}), ("start",), 0
+        self._within, self._stage, self._after = _within(device), ("start",), 0
         self._alive, self._top, self._top_age = [0, 0], (0, 0), 0
         self._refs: dict[int, weakref.ref] = {}
         self._born: dict[int, int] = {}  # when each storage was made
@@ -145,40 +146,15 @@ def _wraps(kind):
     return hasattr(kind, "__tensor_flatten__") and kind.__name__ != "FakeTensor"
 
 
-def _dense(args, kwargs):
-    """Bytes of the dense weight that a 4-bit product makes for many tokens, with its output still to come."""
-    x, _, shape, absmax = args[:4]
-    tokens = x.numel() // x.shape[-1]
-    scales = kwargs.get("absmax_8bit")
-    dense = shape[0] * shape[1] * x.element_size() + (0 if scales is None else 4 * scales.numel())
-    return dense + tokens * shape[0] * x.element_size() if tokens >= DEQUANTIZES_FROM else 0
-
-
-def _products(args, kwargs):
-    """Bytes of an 8-bit product on a GPU: whole numbers, then float16, then the dtype that was asked for."""
-    codes, weight = args[:2]
-    dtype = kwargs.get("dtype") or torch.float16
-    size = 6 if dtype == torch.float16 else 6 + dtype.itemsize
-    return size * (codes.numel() // codes.shape[-1]) * weight.shape[0]
-
-
-def _outliers(args, _):
-    """Bytes of looking for large activations on a GPU: their absolute values, and one byte for each."""
-    return 3 * args[0].numel()
+def _within(device: str | None) -> dict[str, Room]:
+    """Return, by name, the operations that take more memory on a device than they hand out; none without device."""
+    if device == "cuda":
+        return {name: room for scheme in every("schemes") for name, room in scheme.kernels.items()}
+    return {"aten.mul_.Tensor": _mixed} if device == "cpu" else {}
 
 
 def _mixed(args, _):
-    """Bytes of a product in place with another dtype on a CPU: both the factor and the result in float32."""
+    """Return the bytes of a product in place with another dtype on a CPU: factor and result in float32."""
     x, factor = args[:2]
     same = not isinstance(factor, Tensor) or factor.dtype == x.dtype or not factor.dim()
     return 0 if same else 8 * x.numel()
-
-
-WITHIN = {  # operations that take more than they hand out
-    "cuda": {
-        "bitsandbytes.gemm_4bit.default": _dense,
-        "bitsandbytes.int8_scaled_mm.default": _products,
-        "bitsandbytes.int8_vectorwise_quant.default": _outliers,
-    },
-    "cpu": {"aten.mul_.Tensor": _mixed},
-}

@@ -1,5 +1,6 @@
 """The lines of Python that set a planned way of training up."""
 
+from ...model.adapters import usual_library
 from ..request import Request
 
 __all__ = ["calls"]
@@ -23,7 +24,7 @@ def _loaded(request: Request) -> list[str]:
 
 
 def _before(request: Request) -> list[str]:
-    lines = ["from peft import LoraConfig"] if request.lora and request.peft_config is None else []
+    lines = [usual_library().code(request.lora)[0]] if request.lora and request.peft_config is None else []
     if request.probes:
         lines.append("model.config.use_cache = False")
     if not request.checkpointing:
@@ -36,7 +37,7 @@ def _wrap(request: Request) -> str:
     given = {"policy": request.policy, **request.options}
     parts = [f"{name}={_text(value)}" for name, value in given.items()]
     if request.lora:
-        own = f'LoraConfig(r={request.lora}, target_modules="all-linear")'
+        own = usual_library().code(request.lora)[1]
         parts.append(f"peft_config={own if request.peft_config is None else 'peft_config'}")
     if request.quantization:
         parts.append(f"quantization={_text(request.quantization)}")

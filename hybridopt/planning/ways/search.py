@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...core.contracts import Scheme
 from ...core.errors import HybridOptError
 from ...core.sizes import gib, parse_size
+from ...model.quantization.known import named
 from ...optimizer.releases import release_class
 from ...policy.routes import read_policy
 from ..estimate import Estimate, Estimator
@@ -104,10 +106,9 @@ class _Hunt:
         _ = self.estimator.source.depth
 
     def ways(self) -> tuple[Way, ...]:
-        """All; with 4-bit numbers of the other kind where these are asked for."""
-        if self.asked.get("quantization") != "fp4":
-            return WAYS
-        return tuple(_of_other_numbers(way) if way.quantization == "nf4" else way for way in WAYS)
+        """Return all ways, on a base of the scheme that is asked for where it is of the same kind as the way's."""
+        name = self.asked.get("quantization")
+        return WAYS if name is None else tuple(_on_base(way, named(name, "plan")) for way in WAYS)
 
     def wanted(self, way: Way) -> bool:
         """Has it what was asked for? A rank may be another than the way's own."""
@@ -185,8 +186,11 @@ class _Hunt:
                 yield text, changed
 
 
-def _of_other_numbers(way: Way) -> Way:
-    return replace(way, title=way.title.replace("nf4", "fp4"), quantization="fp4")
+def _on_base(way: Way, scheme: Scheme) -> Way:
+    own = None if way.quantization is None else named(way.quantization, "plan")
+    if own is None or own == scheme or (own.bits, own.trains) != (scheme.bits, scheme.trains):
+        return way
+    return replace(way, title=way.title.replace(own.title, scheme.title), quantization=scheme.name)
 
 
 def _smallest(variants: list[Request]) -> list[Request]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.registry import names
+from ...model.quantization.known import usual
 from ...optimizer.releases import release_class
 
 __all__ = ["CHANGES", "SHORTEST", "VARIANTS", "WAYS", "Way"]
@@ -33,6 +34,8 @@ class Way:
         }
 
 
+EIGHT, FOUR, TRAINED = usual(bits=8), usual(bits=4), usual(bits=8, trains=True)  # quantization schemes
+
 # The order is a judgement, not a measurement: all weights by AdamW with exact state; then with rounded state; then a
 # part of the weights at a time; then coarser second moments; then rounded weights; then adapters alone, on a base
 # that is rounded more and more; last without gradients, whose steps are noisy and many.
@@ -45,18 +48,20 @@ WAYS = (
     Way("FRUGAL, 5 %, 8-bit state", "frugal", "95 % by signSGD, in turns", {"density": 0.05, "codec": "int8"}),
     Way("Adam-mini", "adam_mini", "one second moment for each head or neuron"),
     Way("AdaLomo", "adalomo", "no first moment, factored second moments", lr=5e-4),
-    Way("FRUGAL, 5 %, 8-bit weights", "frugal", "weights in 8 bits, trained with stochastic rounding",
-        {"density": 0.05, "codec": "int8"}, quantization="int8-trainable"),
+    Way(f"FRUGAL, 5 %, {TRAINED.title} weights", "frugal", "weights in 8 bits, trained with stochastic rounding",
+        {"density": 0.05, "codec": "int8"}, quantization=TRAINED.name),
     Way("AdamW on LoRA", "adamw", "only adapters are trained", lora=16, lr=1e-4),
-    Way("AdamW on LoRA, 8-bit base", "adamw", "the frozen base is rounded to 8 bits", lora=16, quantization="int8",
-        lr=1e-4),
-    Way("AdamW on LoRA, nf4 base", "adamw", "the frozen base is rounded to 4 bits (QLoRA)", lora=16,
-        quantization="nf4", lr=1e-4),
-    Way("FRUGAL on LoRA, nf4 base", "frugal", "a quarter of the adapters by AdamW with 8-bit state",
-        {"density": 0.25, "codec": "int8"}, lora=16, quantization="nf4", lr=1e-4),
+    Way(f"AdamW on LoRA, {EIGHT.title} base", "adamw", "the frozen base is rounded to 8 bits", lora=16,
+        quantization=EIGHT.name, lr=1e-4),
+    Way(f"AdamW on LoRA, {FOUR.title} base", "adamw", "the frozen base is rounded to 4 bits (QLoRA)", lora=16,
+        quantization=FOUR.name, lr=1e-4),
+    Way(f"FRUGAL on LoRA, {FOUR.title} base", "frugal", "a quarter of the adapters by AdamW with 8-bit state",
+        {"density": 0.25, "codec": "int8"}, lora=16, quantization=FOUR.name, lr=1e-4),
     Way("MeZO", "mezo", "no gradients: random directions, many more steps", lr=1e-6),
-    Way("MeZO on LoRA, 8-bit base", "mezo", "no gradients, only adapters", {"eps": 1e-2}, 16, "int8", 1e-4),
-    Way("MeZO on LoRA, nf4 base", "mezo", "no gradients, only adapters, 4-bit base", {"eps": 1e-2}, 16, "nf4", 1e-4),
+    Way(f"MeZO on LoRA, {EIGHT.title} base", "mezo", "no gradients, only adapters", {"eps": 1e-2}, 16, EIGHT.name,
+        1e-4),
+    Way(f"MeZO on LoRA, {FOUR.title} base", "mezo", "no gradients, only adapters, 4-bit base", {"eps": 1e-2}, 16,
+        FOUR.name, 1e-4),
 )  # fmt: skip
 
 # Of each way the first variant that fits is taken: none of them changes what is learned, and each costs something:
@@ -79,7 +84,7 @@ CHANGES = (
     ("density=0.05", {"density": 0.05}),
     ("sequences of {seq_len} tokens", {"seq_len": 0.5}),
     ("LoRA (r=16)", {"lora": 16}),
-    ('LoRA (r=16), quantization="int8"', {"lora": 16, "quantization": "int8"}),
-    ('LoRA (r=16), quantization="nf4"', {"lora": 16, "quantization": "nf4"}),
+    ('LoRA (r=16), quantization="{quantization}"', {"lora": 16, "quantization": EIGHT.name}),
+    ('LoRA (r=16), quantization="{quantization}"', {"lora": 16, "quantization": FOUR.name}),
 )
 SHORTEST = 128  # tokens: shorter sequences are not proposed

@@ -1,4 +1,4 @@
-"""The files of a checkpoint: which hold tensors, and how a changed copy appears, as a whole or not at all."""
+"""The files of a checkpoint: which hold tensors, and how a changed copy is written."""
 
 import os
 import secrets
@@ -18,7 +18,7 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".
 
 
 def tensor_files(base: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, which is one, or a folder. Raises HybridOptError for anything else."""
+    """Return the safetensors files of a checkpoint, which is one file or a folder; raise for anything else."""
     if base.is_file() and base.suffix == ".safetensors":
         return [base]
     found = sorted(base.glob("*.safetensors")) if base.is_dir() else []
@@ -35,7 +35,7 @@ def tensor_files(base: Path) -> list[Path]:
 
 
 def _indexed(base, index):
-    """Only what the index names: other files may hold the same tensors in another form."""
+    """Return the files that the index names; others may hold the same tensors in another form."""
     places = plain_json.take(plain_json.read(index, "the index"), "weight_map", dict, str(index))
     found = [base / name for name in sorted({str(name) for name in places.values()})]
     for path in found:
@@ -58,7 +58,10 @@ def check_out(base: Path, out: Path) -> None:
 
 @contextmanager
 def appearing(base: Path, out: Path) -> Iterator[Path]:
-    """Where to write: a hidden place beside `out` that becomes it, with all other files of the base, or vanishes."""
+    """Yield a hidden place beside `out` to write to; it becomes `out` as a whole, or vanishes with the first error.
+
+    Of a folder, all files but those of tensors are copied into it first.
+    """
     place = out.with_name(f".{out.name}.{secrets.token_hex(8)}")
     try:
         if base.is_dir():
@@ -76,7 +79,7 @@ def appearing(base: Path, out: Path) -> Iterator[Path]:
 
 
 def _copy(base, place):
-    """Configuration, tokenizer, index: everything but weights, hidden files and caches."""
+    """Copy configuration, tokenizer, index: everything but weights, hidden files and caches."""
     for path in base.rglob("*"):
         name = path.relative_to(base)
         if path.is_file() and path.suffix not in WEIGHTS and not any(part.startswith(".") for part in name.parts):

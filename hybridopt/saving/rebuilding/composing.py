@@ -1,4 +1,4 @@
-"""Saved runs, one after the other, on the tensors of a checkpoint: what fits, what is exact, and what is refused."""
+"""Saved runs one after the other on the tensors of a checkpoint: which fit, and which results are exact."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,15 @@ Known = dict[str, int | None]  # checksums by name; None: no longer known
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """A saved folder, by base name: what is replayed, what is put in place, and the checksums of its base."""
+    """The content of a saved folder, by base name.
+
+    Args:
+        path: of the folder.
+        run: the saved run.
+        names: by base name, the names of the parameters in training.
+        delta: the tensors that are put in place as they are.
+        base: the record of its base model.
+    """
 
     path: Path
     run: Trajectory
@@ -35,12 +43,12 @@ class Adapter:
     base: Mapping[str, list]
 
     def trace(self, name: str) -> Endpoints:
-        """What becomes of a replayed tensor."""
+        """Return what is known of a replayed tensor before and after."""
         return self.run.traces[self.names[name]]
 
     @property
     def touched(self) -> set[str]:
-        """All tensors that it changes."""
+        """Return the names of all tensors that it changes."""
         return {*self.names, *self.delta}
 
 
@@ -57,11 +65,14 @@ def read_adapter(path: Path) -> Adapter:
 
 
 def fitted(adapters: Sequence[Adapter], base: Known) -> list[bool]:
-    """Of every adapter: are its results exact? Then it was trained on what the ones before it have led to.
+    """Return of every adapter whether its results are exact: it was trained on what the ones before it lead to.
 
     Those that were trained on the same base as the first are added: their steps do not depend on the weights, so what
-    they change is the sum of what each has changed, up to rounding. base: the checksums of the tensors there are.
-    Raises HybridOptError for any other.
+    they change is the sum of what each has changed, up to rounding. `base` holds the checksums of the tensors there
+    are.
+
+    Raises:
+        HybridOptError: for any other.
     """
     now, exact = dict(base), []
     for adapter in adapters:
@@ -76,7 +87,13 @@ def fitted(adapters: Sequence[Adapter], base: Known) -> list[bool]:
 
 
 def check_tensor(adapter: Adapter, name: str, x: Tensor) -> None:
-    """Raise HybridOptError unless this tensor of the checkpoint has the dtype and shape that were trained."""
+    """Raise HybridOptError unless a tensor of the checkpoint has the dtype and shape that were trained.
+
+    Args:
+        adapter: that changes it.
+        name: base name of the tensor.
+        x: the tensor.
+    """
     trace = adapter.trace(name) if name in adapter.names else adapter.delta[name]
     if (tuple(x.shape), x.dtype) != (tuple(trace.shape), trace.dtype):
         raise HybridOptError(
@@ -86,7 +103,13 @@ def check_tensor(adapter: Adapter, name: str, x: Tensor) -> None:
 
 
 def check_present(adapter: Adapter, names: Sequence[str], base: Path) -> None:
-    """Raise HybridOptError for a tensor that the checkpoint lacks, or has under another name."""
+    """Raise HybridOptError for a tensor that the checkpoint lacks, or has under another name.
+
+    Args:
+        adapter: whose tensors are looked for.
+        names: of all tensors in the checkpoint.
+        base: the checkpoint's path, for the error.
+    """
     for name in sorted(adapter.touched.difference(names)):
         near = get_close_matches(name, names, 1, 0.3) or sorted(names)[:1]
         raise HybridOptError(
@@ -96,7 +119,7 @@ def check_present(adapter: Adapter, names: Sequence[str], base: Path) -> None:
 
 
 def _check_alone(path, config, names):
-    """Only whole base tensors can be rebuilt in files."""
+    """Raise HybridOptError for a folder whose results are not whole base tensors."""
     if config["quantization"] is not None:
         raise HybridOptError(f"{path} was trained on a base quantized with {config['quantization']}; {IN_PYTHON}")
     if config["adapters"]:
@@ -110,14 +133,14 @@ def _check_alone(path, config, names):
 
 
 def _other(adapter: Adapter, now: Known) -> str | None:
-    """A tensor that is not what it was when the adapter's training began."""
+    """Return the name of a tensor that is not what it was when the training of the adapter began; None if all are."""
     marks = {name: mark[2] for name, mark in adapter.base.items() if mark[2] is not None}
     marks |= {name: adapter.trace(name).base for name in adapter.names}
     return next((name for name in sorted(marks) if name in now and now[name] != marks[name]), None)
 
 
 def _check_added(adapter, adapters, other, base):
-    """May its steps be added to those of the others?"""
+    """Raise HybridOptError unless the steps of an adapter may be added to those of the others."""
     wrong = _other(adapter, base)
     if wrong is not None:
         before = "" if adapter is adapters[0] else ", nor what the adapters before it lead to"

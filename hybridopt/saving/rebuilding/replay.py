@@ -1,4 +1,4 @@
-"""Saved runs on the files of a checkpoint: shard by shard, and a new checkpoint appears as a whole or not at all."""
+"""Saved runs on the files of a checkpoint, shard by shard."""
 
 import time
 from collections.abc import Sequence
@@ -22,7 +22,15 @@ __all__ = ["Replay", "ReplayReport"]
 
 @dataclass
 class ReplayReport:
-    """What was done: steps, directions along which weights moved, parameters, seconds. verified: by checksums."""
+    """What a replay has done.
+
+    Args:
+        steps: of all runs.
+        directions: along which weights moved.
+        parameters: that were rebuilt.
+        seconds: spent on updates.
+        verified: was every result compared with the checksum that training has left?
+    """
 
     steps: int
     directions: int
@@ -32,16 +40,21 @@ class ReplayReport:
 
     @property
     def cost(self) -> float:
-        """Nanoseconds a parameter and direction."""
+        """Return nanoseconds a parameter and direction."""
         return self.seconds * 1e9 / max(1, self.parameters * self.directions)
 
 
 class Replay:
     """Rebuild the weights of a checkpoint from adapters; everything is checked before the first step.
 
-    base: a folder with *.safetensors, or one such file. adapters: saved folders, in the order of their training, or
-    trained on the same base, then they are added. upto: steps of the (only) run, None: all. pooled: add up the
-    multiples of every direction first. Raises HybridOptError, see `composing`.
+    Args:
+        base: a folder with *.safetensors, or one such file.
+        adapters: saved folders, in the order of their training, or trained on the same base; then they are added.
+        upto: steps of the (only) run; None: all.
+        pooled: add up the multiples of every direction first.
+
+    Raises:
+        HybridOptError: for adapters that do not fit, see `composing`.
     """
 
     def __init__(self, base: Path, adapters: Sequence[Path], upto: int | None = None, pooled: bool = False):
@@ -54,26 +67,32 @@ class Replay:
 
     @property
     def work(self) -> int:
-        """Elements times passes, at most."""
+        """Return elements times passes, at most."""
         runs = zip(self.adapters, self.passes, strict=True)
         return sum(trace.numel * passes for a, passes in runs for trace in a.run.traces.values())
 
     @property
     def verified(self) -> bool:
-        """Is every result compared with the checksum that training has left?"""
+        """Return whether every result is compared with the checksum that training has left."""
         whole = all(self._steps(a) == len(a.run) for a in self.adapters)
         return whole and all(self.exact) and not self.pooled
 
     def write(self, out: Path, device: str = "cpu", progress: Progress = lambda done: None) -> ReplayReport:
-        """Write the rebuilt checkpoint to `out`, which must not exist: a file for a file, a folder for a folder."""
+        """Write the rebuilt checkpoint: a file for a file, a folder for a folder.
+
+        Args:
+            out: where nothing is yet.
+            device: on which updates are computed.
+            progress: is told how many elements times steps have been done.
+        """
         check_out(self.base, out)
-        device = _device(device)
+        place_of_work = _device(device)
         self._seconds = 0.0
         with appearing(self.base, out) as folder:
             for file in self.files:
                 found = tensors.load(file, "the base")
                 for name in found:
-                    found[name] = self._changed(name, found[name], device, progress)
+                    found[name] = self._changed(name, found[name], place_of_work, progress)
                 place = folder if self.base.is_file() else folder / file.name
                 tensors.save(found, place, tensors.metadata(file, "the base"))
         return self._report()
@@ -109,7 +128,7 @@ class Replay:
         return len(adapter.run) if self.upto is None else self.upto
 
     def _look(self):
-        """The checksums of all tensors of the base that any adapter knows of."""
+        """Return the checksums of all tensors of the base that any adapter knows of."""
         names = [name for file in self.files for name in tensors.names(file, "the base")]
         if twice := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
             raise HybridOptError(
@@ -141,7 +160,7 @@ class Replay:
 
 
 def _sums(adapter: Adapter, upto: int | None) -> int:
-    """How many directions a run has. Raises HybridOptError if their multiples may not be added up."""
+    """Return how many directions a run has; raise HybridOptError if their multiples may not be added up."""
     passes = 0
     for group in adapter.run.groups:
         for name, trace in group.traces.items():

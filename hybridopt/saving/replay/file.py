@@ -1,4 +1,4 @@
-"""The file of scalars from which trained weights are rebuilt: slopes, rates, and what parameters they belong to."""
+"""hybridopt_replay.safetensors: the scalars from which trained weights are rebuilt, and whose weights they are."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def write(run: Trajectory, path: Path) -> None:
 
 
 def read(path: Path) -> Trajectory:
-    """What `write` has written. Raises HybridOptError, naming the file, for anything else."""
+    """Return the run in a file that `write` has written; raise HybridOptError, naming the file, for anything else."""
     where = f"{WHAT} {path}"
     header = _header(path, where)
     numbers = tensors.load(path, WHAT)
@@ -88,7 +88,7 @@ def _groups(packed, samples, where) -> tuple[Group, ...]:
 
 
 def _population(found, treatment, others):
-    """All that share the source; sources do not mind the order."""
+    """Return all parameters that share the source of a treatment; their order does not matter to sources."""
     same = {n: trace.numel for t, _, _, own in found if t.source == treatment.source for n, trace in own.items()}
     return Population(tuple(sorted((others | same).items())))
 

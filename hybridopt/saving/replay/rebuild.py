@@ -16,7 +16,13 @@ __all__ = ["check_start", "check_names", "check_end", "rebuilt"]
 
 
 def check_names(run: Trajectory | None, config: dict, delta: Mapping[str, Tensor]) -> None:
-    """Raise HybridOptError unless the files of a folder speak of the same replayed tensors, each in one place."""
+    """Raise HybridOptError unless the files of a folder name the same replayed tensors, each in one place.
+
+    Args:
+        run: of the replay file; None: there is none.
+        config: of the saved folder.
+        delta: the changed tensors of the saved folder, by name.
+    """
     names = set() if run is None else set(run.traces)
     if odd := sorted(names ^ set(config["replayed"])):
         raise HybridOptError(
@@ -29,9 +35,15 @@ def check_names(run: Trajectory | None, config: dict, delta: Mapping[str, Tensor
 
 
 def rebuilt(run: Trajectory, base: Mapping[str, Tensor], progress: Progress = lambda done: None) -> dict[str, Tensor]:
-    """The trained tensors by name, in memory of their own, on the devices of the base tensors, given by base name.
+    """Return the trained tensors by name, in memory of their own, on the devices of the base tensors.
 
-    Raises HybridOptError for a base that it was not trained on, and if the run does not lead to where it ended.
+    Args:
+        run: the saved run.
+        base: the tensors of the base model by base name.
+        progress: is told how many elements times steps have been done.
+
+    Raises:
+        HybridOptError: for a base that it was not trained on, and if the run does not lead to where it ended.
     """
     for name, trace in run.traces.items():
         check_start(name, trace, base.get(base_name(name)))
@@ -45,7 +57,13 @@ def rebuilt(run: Trajectory, base: Mapping[str, Tensor], progress: Progress = la
 
 
 def check_start(name: str, trace: Endpoints, base: Tensor | None) -> None:
-    """Raise HybridOptError unless this is the tensor that the run began with."""
+    """Raise HybridOptError unless `base` is the tensor that the run began with.
+
+    Args:
+        name: of the parameter in training.
+        trace: what is known of it before and after.
+        base: the tensor of the base model; None if it has none.
+    """
     if base is None:
         raise HybridOptError(f"{REPLAY} is of {name!r}, which the base model has not; take the base it was trained on")
     if base.dtype != trace.dtype:
@@ -59,7 +77,13 @@ def check_start(name: str, trace: Endpoints, base: Tensor | None) -> None:
 
 
 def check_end(name: str, trace: Endpoints, x: Tensor) -> None:
-    """Raise HybridOptError unless this is the tensor that the run ended with."""
+    """Raise HybridOptError unless `x` is the tensor that the run ended with.
+
+    Args:
+        name: of the parameter in training.
+        trace: what is known of it before and after.
+        x: the rebuilt tensor.
+    """
     if checksum(x) != trace.result:
         raise HybridOptError(
             f"{name!r} was rebuilt, and is not what training had made of it: {REPLAY} was edited or damaged, or this "

@@ -1,4 +1,4 @@
-"""What a log says of parameters, as a run that can be replayed, and whether it is true."""
+"""An optimizer's log as a run that can be replayed, and whether it agrees with the weights."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ TRIALS = 20_000  # updates of a few elements, some seconds
 
 
 def trajectory(log: Log, followed: Sequence[Followed]) -> Trajectory:
-    """The run of these parameters, as they are now."""
+    """Return the run of these parameters, ending with their values now."""
     groups, columns = [], []
     for column, key in enumerate(log.groups):
         own = [f for f in followed if f.group == key]
@@ -28,9 +28,14 @@ def trajectory(log: Log, followed: Sequence[Followed]) -> Trajectory:
 
 
 def holds(run: Trajectory, log: Log, followed: Sequence[Followed]) -> bool:
-    """Do the first elements of parameters follow from it? Writing through `.data` goes unnoticed until here.
+    """Return whether the first elements of the parameters follow from the run; writing through `.data` shows here.
 
-    Looks at as many parameters as time allows, at one at least.
+    As many parameters are replayed as take some seconds, one at least.
+
+    Args:
+        run: what `trajectory` has made of the log.
+        log: with the first elements of every parameter as they were when it began.
+        followed: the parameters.
     """
     step = max(1, len(followed) * len(run) // TRIALS)
     return all(_follows(run, log, f) for f in followed[::step])
@@ -44,4 +49,5 @@ def _follows(run, log, f):
 
 
 def _trace(log, f):
+    """Return what a parameter was when the log began, and what it is now."""
     return Endpoints(tuple(f.p.shape), f.seen, f.p.dtype, log.origin[f.name], checksum(f.p))

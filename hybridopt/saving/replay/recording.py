@@ -1,4 +1,4 @@
-"""Which of a model's changes are saved as scalars."""
+"""Which of a model's changes can be saved as scalars."""
 
 from collections.abc import Iterable, Mapping
 
@@ -15,9 +15,15 @@ __all__ = ["recorded"]
 
 
 def recorded(optimizers: Iterable, base: Base, changed: Mapping[str, Tensor]) -> Trajectory | None:
-    """The run of one of the optimizers from which most of the changed tensors follow; None if none does.
+    """Return the run of one of the optimizers from which most of the changed tensors follow; None if none does.
 
-    Their logs must be whole, reach from `base` to the weights as they are, and say of them what is true.
+    A run qualifies if its log has every step since `base`, nobody else wrote the weights, and a replay gives the same
+    values.
+
+    Args:
+        optimizers: all that may have trained the model.
+        base: the record of the base model.
+        changed: the tensors that differ from it, by name.
     """
     runs = (_run(optimizer, base, changed) for optimizer in optimizers)
     return max((run for run in runs if run is not None), key=lambda run: len(run.traces), default=None)
@@ -36,7 +42,7 @@ def _run(optimizer, base, changed):
 
 
 def _from(base: Base, log: Log, f: Followed) -> bool:
-    """Did the run begin with the weights of the base model?"""
+    """Return whether the run began with the weights of the base model."""
     _, dtype, digest = base[base_name(f.name)]
     return (dtype, digest) == (str(f.p.dtype), log.origin[f.name])
 

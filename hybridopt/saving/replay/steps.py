@@ -1,4 +1,4 @@
-"""Weights from scalars: a parameter goes through the updates of a run again, to the bit, without any model."""
+"""Weights from scalars: the updates of a run carried out again on one parameter, to the bit, without any model."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -29,13 +29,21 @@ def replay_(
     progress: Progress = lambda done: None,
     compile: bool | str = "auto",
 ) -> None:
-    """Carry out the moves of parameter `name` on `x`, in place and on its device, by the functions that trained it.
+    """Carry out the moves of a parameter on `x`, in place and on its device, by the functions that trained it.
 
-    x: contiguous, in shape and dtype as its trace says. The result does not depend on device, `compile` or threads.
+    The result does not depend on device, `compile` or threads.
+
+    Args:
+        x: contiguous, in the shape and dtype that the parameter had in training.
+        name: of the parameter in training.
+        group: the parameter's.
+        moves: of the parameter, in order.
+        progress: is told how many elements times steps have been done.
+        compile: compile the updates; "auto": where that is worth its time.
     """
     if not moves or not x.numel():
         return
-    compiles = _worth(x, len(moves)) if compile == "auto" else compile
+    compiles = _worth(x, len(moves)) if compile == "auto" else bool(compile)
     for start, tile in _tiles(x, name, group, moves[0]):
         for move in moves:
             run_estimated(_task(tile, name, group, move, start), compiles)
@@ -43,10 +51,19 @@ def replay_(
 
 
 def add_(x: Tensor, name: str, group: Group, moves: Sequence[Move], progress: Progress = lambda done: None) -> int:
-    """As `replay_`, but the multiples of every direction are added up first: a pass for each; returns how many.
+    """Add to `x` the sum of all moves, direction by direction, and return the number of directions.
 
-    Rounded once, to nearest, so it equals `replay_` up to rounding only. Raises HybridOptError, before `x` is changed,
-    where updates depend on the weights or are no multiples of directions.
+    It is rounded once, to nearest, so it equals `replay_` up to rounding only.
+
+    Args:
+        x: contiguous, in the shape and dtype that the parameter had in training; changed in place.
+        name: of the parameter in training.
+        group: the parameter's.
+        moves: of the parameter.
+        progress: is told how many elements times directions have been done.
+
+    Raises:
+        HybridOptError: before `x` is changed, where updates depend on the weights or are no multiples of directions.
     """
     terms = summed(x, name, group, moves)
     for start, tile in _tiles(x, name, group, moves[0]) if terms and x.numel() else ():
@@ -59,7 +76,17 @@ def add_(x: Tensor, name: str, group: Group, moves: Sequence[Move], progress: Pr
 
 
 def summed(x: Tensor, name: str, group: Group, moves: Sequence[Move]) -> list[tuple[float, Direction]]:
-    """(multiple, direction) of all moves together; of `x`, only shape and dtype count. Errors as of `add_`."""
+    """Return (multiple, direction) of all moves together.
+
+    Args:
+        x: of which only shape and dtype count.
+        name: of the parameter in training.
+        group: the parameter's.
+        moves: of the parameter.
+
+    Raises:
+        HybridOptError: as `add_`.
+    """
     sums: dict[Direction, float] = {}
     for move in moves:
         weights = multiples(_task(x, name, group, move, 0))
@@ -74,7 +101,7 @@ def summed(x: Tensor, name: str, group: Group, moves: Sequence[Move]) -> list[tu
 
 
 def _task(tile, name, group, move, start):
-    """The task of training, for a part of the parameter that begins at `start`."""
+    """Return the task of training for a part of the parameter that begins at element `start`."""
     t, numbers = group.treatment, arithmetic(tile.dtype)
     job = Job(t, t.split, tuple(tile.shape), numbers)
     grad = ProbeGradient(move.terms, job.shape, tile.device, numbers, start=start)
@@ -83,7 +110,10 @@ def _task(tile, name, group, move, start):
 
 
 def _tiles(x, name, group, move) -> Iterator[tuple[int, Tensor]]:
-    """Whole rows, with the position of their first element; everything where parts may not be given alone."""
+    """Yield the parts of `x` to be updated one after the other, each with the position of its first element.
+
+    They are whole rows; everything at once where the update may not be cut.
+    """
     whole = x.view(group.traces[name].seen)
     task = _task(whole, name, group, move, 0)
     if multiples(task) is None or (whole.ndim < 2 and task.store.random):

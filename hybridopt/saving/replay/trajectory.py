@@ -17,7 +17,15 @@ __all__ = ["Group", "Move", "Endpoints", "Trajectory", "check_upto"]
 
 @dataclass(frozen=True)
 class Endpoints:
-    """A parameter before and after: shape, dtype, checksum of the base and of the result. seen: as updates see it."""
+    """A parameter before and after a run.
+
+    Args:
+        shape: of the parameter.
+        seen: the shape in which it is updated, of as many elements.
+        dtype: of the parameter.
+        base: checksum before.
+        result: checksum after.
+    """
 
     shape: Shape
     seen: Shape
@@ -27,13 +35,20 @@ class Endpoints:
 
     @property
     def numel(self) -> int:
-        """Elements."""
+        """Return the number of elements."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Parameters of one treatment, by the names that they had in training."""
+    """Parameters of one treatment.
+
+    Args:
+        treatment: how they are updated.
+        seed: of their directions.
+        population: all parameters that share the source of directions.
+        traces: before and after, by the names that they had in training.
+    """
 
     treatment: Treatment
     seed: int
@@ -43,7 +58,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Move:
-    """One step of one parameter; terms: (weight, direction) of its gradient."""
+    """One step of one parameter.
+
+    Args:
+        step: its number in the run, from 0.
+        lr: the learning rate.
+        decay: what the weight is multiplied by.
+        terms: (weight, direction) whose sum is the gradient.
+    """
 
     step: int
     lr: float
@@ -53,7 +75,14 @@ class Move:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Slopes, float32 [steps, samples]; rates, float64 [runs, 2 * groups]: lr and decay; counts, int32 [runs]."""
+    """A run in numbers.
+
+    Args:
+        slopes: float32 [steps, samples]; not a number where a step was skipped.
+        rates: float64 [periods, 2 * groups]: learning rate and decay of every group, as long as they stay.
+        counts: int32 [periods]: steps of each period.
+        groups: the parameters.
+    """
 
     slopes: Tensor
     rates: Tensor
@@ -65,20 +94,20 @@ class Trajectory:
 
     @property
     def traces(self) -> dict[str, Endpoints]:
-        """All parameters by name."""
+        """Return all parameters, before and after, by name."""
         return {name: trace for group in self.groups for name, trace in group.traces.items()}
 
     @property
     def decays(self) -> bool:
-        """Is there weight decay in any step? Then steps depend on the weights."""
+        """Return whether there is weight decay in any step, so that steps depend on the weights."""
         return bool((self.rates[:, 1::2] != 1).any())
 
     def group(self, name: str) -> Group:
-        """The group of a parameter."""
+        """Return the group of a parameter."""
         return next(group for group in self.groups if name in group.traces)
 
     def moves(self, name: str, upto: int | None = None) -> list[Move]:
-        """What happens to a parameter in the first `upto` steps (None: in all), but for steps that leave it alone."""
+        """Return the moves of a parameter in the first `upto` steps (None: all); some steps leave it alone."""
         group = self.group(name)
         at = self.groups.index(group)
         source, shape = group.treatment.source, group.traces[name].shape

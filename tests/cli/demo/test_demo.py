@@ -86,7 +86,7 @@ def test_bytes_of_plain_tensors_are_counted_once_and_in_full():
 
 def test_bytes_of_quantized_weights_include_their_constants():
     model = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.Linear(64, 4, bias=False))
-    from hybridopt.integrations.bitsandbytes.layers import quantize_
+    from support.quantization import quantize_
 
     quantize_(model, "nf4", ["0"])
     codes, scales, rest = 64 * 64 // 2, 64, 4 + 4 + 4 * 16 + 4 * 256

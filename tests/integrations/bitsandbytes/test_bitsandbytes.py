@@ -7,7 +7,8 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers.pytorch_utils import Conv1D
 
-from hybridopt.integrations.bitsandbytes import layers as quantization
+from hybridopt.core.registry import find
+from support import quantization
 from support.models import batch, tiny_bert, tiny_gpt2, tiny_llama, tiny_lstm, tiny_moe, tiny_vit
 from support.quantized import OPTIONS, evaluate, load, quantized
 
@@ -41,7 +42,7 @@ def test_all_linear_layers_but_those_to_skip(build, skip, count, left, scheme):
 
 def test_a_skipped_name_is_no_prefix_of_other_names():
     model = nn.ModuleDict({"head": nn.Linear(8, 8), "head_norm": nn.Linear(8, 8)})
-    assert quantization.targets(model, "nf4", ["head"]) == ["head_norm"]
+    assert quantization.targets_of(model, "nf4", ["head"]) == ["head_norm"]
 
 
 def test_tied_and_shared_layers_are_left_alone():
@@ -56,7 +57,7 @@ def test_tied_and_shared_layers_are_left_alone():
 def test_modules_that_transformers_keeps_in_fp32_are_left_alone():
     model = nn.ModuleDict({"wo": nn.Linear(8, 8), "wi": nn.Linear(8, 8)})
     model._keep_in_fp32_modules = {"wo"}
-    assert quantization.targets(model, "nf4") == ["wi"]
+    assert quantization.targets_of(model, "nf4") == ["wi"]
 
 
 def test_layers_that_bitsandbytes_cannot_take_are_left_alone():
@@ -80,9 +81,9 @@ def test_one_input_column_stays_dense_with_int8():
 @pytest.mark.parametrize("width", [16, 32, 48, 80, 96, 160])
 def test_widths_with_wrong_four_bit_scales_on_cpus_stay_dense(width):
     model = nn.Sequential(nn.Linear(width, 64), nn.Linear(64, 64))
-    assert quantization.targets(model, "nf4") == ["1"]
-    assert quantization.targets(model, "int8") == ["0", "1"]
-    assert quantization.targets(model.to("meta"), "nf4") == ["0", "1"]
+    assert quantization.targets_of(model, "nf4") == ["1"]
+    assert quantization.targets_of(model, "int8") == ["0", "1"]
+    assert quantization.targets_of(model.to("meta"), "nf4") == ["0", "1"]
 
 
 @pytest.mark.parametrize("width", [18, 24, 50, 64, 72, 100, 128, 192])
@@ -109,7 +110,7 @@ def test_codes_and_constants_are_the_bits_that_transformers_loads(scheme, tmp_pa
     assert quantization.scheme_of(theirs) == quantization.scheme_of(ours) == scheme
     assert quantization.fingerprint(ours) == quantization.fingerprint(theirs)
     assert quantization.weight_bytes(ours) == quantization.weight_bytes(theirs)
-    quantization.guard(theirs)
+    quantization.guard_(theirs)
     assert torch.equal(evaluate(ours), evaluate(theirs))
 
 
@@ -169,13 +170,14 @@ def test_each_dense_weight_is_freed_before_the_next_layer(scheme, monkeypatch):
     model = tiny_llama()
     names = quantization.check(model, scheme, ["lm_head"])
     dense = [StorageWeakRef(model.get_submodule(name).weight.untyped_storage()) for name in names]
-    alive, convert = [], quantization._quantized
+    alive, own = [], find("schemes", scheme)
+    convert = own.quantize
 
-    def watched(module, scheme):
+    def watched(self, layer):
         alive.append(sum(not ref.expired() for ref in dense))
-        return convert(module, scheme)
+        return convert(self, layer)
 
-    monkeypatch.setattr(quantization, "_quantized", watched)
+    monkeypatch.setattr(own, "quantize", watched)
     quantization.quantize_(model, scheme, names)
     assert alive == list(range(len(names), 0, -1))
     assert all(ref.expired() for ref in dense)

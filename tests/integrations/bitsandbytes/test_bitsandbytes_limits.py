@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from hybridopt.core.errors import HybridOptError
-from hybridopt.integrations.bitsandbytes import layers as quantization
+from support import quantization
 from support.models import tiny_llama
+from support.paths import ROOT
 from support.quantized import quantized, same, values, with_lora
 
 SCHEMES = quantization.SCHEMES
@@ -27,15 +28,15 @@ def test_bytes_are_those_of_the_tensors_and_known_beforehand(scheme, shape):
         parts = [weight.data, state.absmax, state.code, *nested]
     size = sum(part.numel() * part.element_size() for part in parts)
     assert quantization.weight_bytes(model) == quantization.weight_bytes(weight) == size
-    assert quantization.planned_bytes(shape, scheme) == size
-    assert quantization.logical_numel(weight) == shape[0] * shape[1]
+    assert quantization.nbytes(shape, scheme) == size
+    assert quantization.logical_shape(weight) == shape
     model(torch.randn(2, shape[1]))
     assert quantization.weight_bytes(model) == quantization.weight_bytes(*model.parameters()) == size
 
 
 def test_shared_memory_counts_once():
     model = quantized(nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False)), "nf4")
-    each = quantization.planned_bytes((64, 64), "nf4")
+    each = quantization.nbytes((64, 64), "nf4")
     assert quantization.weight_bytes(model) == quantization.weight_bytes(model, model[0]) == 2 * each
     weight = nn.Parameter(torch.zeros(4, 4))
     assert quantization.weight_bytes(weight, nn.Parameter(weight.data)) == 64
@@ -46,22 +47,22 @@ def test_shared_memory_counts_once():
 
 def test_dense_and_foreign_parameters():
     dense, codes = nn.Parameter(torch.zeros(3, 5, dtype=torch.bfloat16)), nn.Parameter(torch.zeros(4).byte(), False)
-    assert quantization.is_quantized_parameter(codes) and not quantization.is_quantized_parameter(dense)
-    assert not quantization.is_quantized_parameter(bnb.nn.Int8Params(torch.zeros(2, 2), has_fp16_weights=True))
-    assert quantization.is_quantized_parameter(quantized(nn.Sequential(nn.Linear(8, 8)), "nf4")[0].weight)
+    assert quantization.is_frozen(codes) and not quantization.is_frozen(dense)
+    assert not quantization.is_frozen(bnb.nn.Int8Params(torch.zeros(2, 2), has_fp16_weights=True))
+    assert quantization.is_frozen(quantized(nn.Sequential(nn.Linear(8, 8)), "nf4")[0].weight)
     stored = bnb.nn.Params4bit(torch.randn(8, 16), quant_type="nf4", quant_storage=torch.bfloat16).to("cpu")
-    assert stored.is_floating_point() and quantization.is_quantized_parameter(stored)
-    assert quantization.logical_numel(stored) == 128
-    assert quantization.logical_numel(dense) == 15 and quantization.weight_bytes(dense, codes) == 34
+    assert stored.is_floating_point() and quantization.is_frozen(stored)
+    assert quantization.logical_shape(stored) == (8, 16)
+    assert quantization.logical_shape(dense) == (3, 5) and quantization.weight_bytes(dense, codes) == 34
 
 
 def test_counting_and_importing_need_no_bitsandbytes():
     code = (
-        "import sys, torch; from hybridopt.integrations.bitsandbytes import layers as q; m = torch.nn.Linear(4, 4);"
-        "assert q.weight_bytes(m) == 80 and q.scheme_of(m) is None and q.targets(m, 'nf4') == [];"
+        "import sys, torch; from support import quantization as q; m = torch.nn.Linear(4, 4);"
+        "assert q.weight_bytes(m) == 80 and q.scheme_of(m) is None and q.targets_of(m, 'nf4') == [];"
         "assert not {'bitsandbytes', 'peft', 'transformers'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=ROOT / "tests")
 
 
 def hooked():
@@ -79,7 +80,7 @@ def filled(value):
 @pytest.mark.parametrize(
     ("build", "scheme", "skip", "text"),
     [
-        (tiny_llama, "nf5", [], "'nf5' is unknown; allowed are nf4, fp4, int8"),
+        (tiny_llama, "nf5", [], "'nf5' is not known; did you mean 'nf4'. Known: fp4, int8, int8-trainable, nf4"),
         (tiny_llama, "nf4", ["lm_haed"], "lm_haed.*no modules of that name"),
         (tiny_llama, "nf4", ["model", "lm_head"], "no linear layer to quantize"),
         (lambda: nn.Linear(8, 8), "nf4", [], "no linear layer to quantize"),

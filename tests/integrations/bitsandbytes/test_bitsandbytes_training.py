@@ -8,7 +8,8 @@ from torch import nn
 from transformers.trainer_utils import validate_quantization_for_training
 
 from hybridopt.core.errors import HybridOptError
-from hybridopt.integrations.bitsandbytes import layers as quantization
+from hybridopt.integrations.bitsandbytes.frozen import is_news
+from support import quantization
 from support.models import batch, tiny_llama
 from support.quantized import OPTIONS, evaluate, load, quantized, same, values, with_lora
 
@@ -36,7 +37,7 @@ def test_peft_puts_its_own_quantized_layers_on_it_and_trainer_takes_it(scheme, l
 def test_an_evaluation_in_between_does_not_change_gradients(scheme, loaded, tmp_path):
     model = load(tmp_path, **OPTIONS[scheme]) if loaded else quantized(tiny_llama(), scheme, ["lm_head"])
     if loaded:
-        quantization.guard(model)
+        quantization.guard_(model)
     model = with_lora(model)
     before, first = gradients(model), evaluate(model)
     after, again = gradients(model), evaluate(model)
@@ -85,11 +86,11 @@ def test_guard_refuses_a_repacked_model_and_touches_nothing():
     weight = model[1].weight
     weight.data, weight.quant_state = bnb.functional._convert_weight_packed_for_cpu(weight.data, weight.quant_state)
     with pytest.raises(HybridOptError, match=r"^1 \(1 of 2 4-bit layers\).*Load the model again"):
-        quantization.guard(model)
+        quantization.guard_(model)
     assert all(layer.support_avx512bf16_for_cpu for layer in model)
     model.state_dict()  # unpacks, but the scales stay rounded
     with pytest.raises(HybridOptError, match="repacked"):
-        quantization.guard(model)
+        quantization.guard_(model)
 
 
 def test_guard_switches_repacking_off_everywhere_and_leaves_dense_models_alone():
@@ -98,21 +99,21 @@ def test_guard_switches_repacking_off_everywhere_and_leaves_dense_models_alone()
     assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
     for layer in layers:
         layer.support_avx512bf16_for_cpu = True
-    quantization.guard(with_lora(model))
+    quantization.guard_(with_lora(model))
     assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
     dense = tiny_llama()
-    quantization.guard(dense)
+    quantization.guard_(dense)
     assert same(values(dense), values(tiny_llama()))
 
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_int8_no_longer_logs_each_matrix_product(loaded, caplog):
     logger = logging.getLogger("bitsandbytes.autograd._functions")
-    logger.removeFilter(quantization._is_news)
+    logger.removeFilter(is_news)
     model = quantized(nn.Sequential(nn.Linear(8, 8)), "int8").eval()
     if loaded:  # as if another library had quantized it
-        logger.removeFilter(quantization._is_news)
-        quantization.guard(model)
+        logger.removeFilter(is_news)
+        quantization.guard_(model)
     with caplog.at_level(logging.WARNING, "bitsandbytes"):
         model(torch.randn(2, 8))
         logger.warning("something else")

@@ -8,10 +8,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from hybridopt.core.errors import HybridOptError
-from hybridopt.integrations.peft import adapters
+from hybridopt.core.registry import make
+from hybridopt.model.quantization.known import named
 from support.adapted import LINEAR, based, logits, lora, trainable, trained, values
 from support.models import batch, tiny_bert, tiny_gpt2, tiny_llama, tiny_lstm, tiny_moe, tiny_resnet, tiny_vit
 
+adapters = make("adapters", "peft")
 MODELS = (tiny_llama, tiny_moe, tiny_gpt2, tiny_bert, tiny_vit, tiny_resnet, tiny_lstm)
 
 
@@ -143,30 +145,30 @@ def test_pefts_mistake_with_such_names_is_still_there():
     state = peft.get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
     assert sum("lora_A" in name for name in state) != 4
     with pytest.raises(HybridOptError, match="adapter_name='layers' is also the name of a module"):
-        adapters.save_adapters(model, "never")
+        adapters.save(model, "never")
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora", "orthogonal", "mica"])
 def test_starts_that_read_the_weights_need_full_precision_and_load_again(init, tmp_path):
     config = lora(init_lora_weights=init)
     with pytest.raises(HybridOptError, match=f"init_lora_weights='{init}': it reads full-precision"):
-        adapters.check(tiny_llama(), config, quantization="nf4")
+        adapters.check(tiny_llama(), config, scheme=named("nf4", "test"))
     with pytest.raises(HybridOptError, match=f"init_lora_weights='{init}': it reads full-precision"):
         adapters.check(based(tiny_llama(), "nf4"), config)
     assert adapters.check(tiny_llama(), config)
     model = trained(adapters.attach(tiny_llama(), config))
-    adapters.save_adapters(model, tmp_path)
-    torch.testing.assert_close(logits(adapters.load_adapters(tiny_llama(), tmp_path, ["default"])), logits(model))
+    adapters.save(model, tmp_path)
+    torch.testing.assert_close(logits(adapters.load(tiny_llama(), tmp_path, ["default"])), logits(model))
 
 
 def test_dora_on_int8_is_refused_on_cpus_because_it_still_fails_there():
     config = lora(use_dora=True)
     with pytest.raises(HybridOptError, match="use_dora=True with int8 .* take quantization='nf4'"):
-        adapters.check(tiny_llama(), config, quantization="int8")
+        adapters.check(tiny_llama(), config, scheme=named("int8", "test"))
     model = based(tiny_llama(), "int8")
     with pytest.raises(HybridOptError, match="use_dora=True with int8"):
         adapters.check(model, config)
-    assert adapters.check(tiny_llama().to("meta"), config, quantization="int8")
+    assert adapters.check(tiny_llama().to("meta"), config, scheme=named("int8", "test"))
     model = adapters.attach(model, config)
     model(**batch(model))
     with pytest.raises(AttributeError, match="NoneType"):  # once this passes, drop the refusal

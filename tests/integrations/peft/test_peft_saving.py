@@ -10,10 +10,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from hybridopt.core.errors import HybridOptError
-from hybridopt.integrations.peft import adapters
+from hybridopt.core.registry import make
+from hybridopt.model.quantization.known import named
 from support.adapted import based, equal, logits, lora, trainable, trained, values
 from support.models import batch, tiny_llama
 
+adapters = make("adapters", "peft")
 KINDS = [
     {},
     {"use_rslora": True},
@@ -36,15 +38,15 @@ def test_every_kind_trains_saves_and_loads(options, scheme, tmp_path):
         return based(tiny_llama(attention_bias=True), scheme)
 
     fresh = tiny_llama(attention_bias=True)
-    assert adapters.check(fresh, config, quantization=scheme) == adapters.check(base(), config)
+    assert adapters.check(fresh, config, scheme=scheme and named(scheme, "test")) == adapters.check(base(), config)
     model = adapters.attach(base(), config)
     model(**batch(model)).loss.backward()
     assert {name for name, p in model.named_parameters() if p.grad is not None} == trainable(model)
     trained(model)
-    files = adapters.save_adapters(model, tmp_path)
+    files = adapters.save(model, tmp_path)
     assert sorted(files) == sorted(p.name for p in tmp_path.iterdir())
-    assert adapters.saved_tensor_names(model, tmp_path) == trainable(model)
-    again = adapters.load_adapters(base(), tmp_path, ["default"])
+    assert adapters.saved_names(model, tmp_path) == trainable(model)
+    again = adapters.load(base(), tmp_path, ["default"])
     assert trainable(again) == trainable(model)
     assert equal(again.state_dict(), model.state_dict())
     assert torch.equal(logits(again), logits(model))
@@ -52,7 +54,7 @@ def test_every_kind_trains_saves_and_loads(options, scheme, tmp_path):
 
 def test_the_file_is_the_one_that_peft_reads(tmp_path):
     model = trained(adapters.attach(tiny_llama(), lora(modules_to_save=["lm_head"])))
-    adapters.save_adapters(model, tmp_path)
+    adapters.save(model, tmp_path)
     assert torch.equal(logits(PeftModel.from_pretrained(tiny_llama(), tmp_path)), logits(model))
 
 
@@ -60,7 +62,7 @@ def test_base_embeddings_are_not_written(tmp_path):
     model = adapters.attach(tiny_llama(), lora(target_modules=["embed_tokens", "q_proj"]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        adapters.save_adapters(model, tmp_path)
+        adapters.save(model, tmp_path)
     names = load_file(tmp_path / "adapter_model.safetensors").keys()
     assert names and all("lora_" in name for name in names)
 
@@ -68,8 +70,8 @@ def test_base_embeddings_are_not_written(tmp_path):
 def test_biases_and_copies_belong_to_the_file_and_other_base_tensors_do_not(tmp_path):
     config = lora(bias="all", modules_to_save=["lm_head"])
     model = adapters.attach(tiny_llama(attention_bias=True), config)
-    adapters.save_adapters(model, tmp_path)
-    names = adapters.saved_tensor_names(model, tmp_path)
+    adapters.save(model, tmp_path)
+    names = adapters.saved_names(model, tmp_path)
     prefix = "base_model.model."
     assert f"{prefix}lm_head.modules_to_save.default.weight" in names
     assert f"{prefix}model.layers.0.self_attn.o_proj.bias" in names
@@ -80,12 +82,12 @@ def test_biases_and_copies_belong_to_the_file_and_other_base_tensors_do_not(tmp_
 
 def test_only_what_the_file_really_holds_counts(tmp_path):
     model = adapters.attach(tiny_llama(), lora())
-    adapters.save_adapters(model, tmp_path)
+    adapters.save(model, tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     gone = sorted(tensors)[0]
     del tensors[gone]
     save_file(tensors, tmp_path / "adapter_model.safetensors")
-    names = adapters.saved_tensor_names(model, tmp_path)
+    names = adapters.saved_names(model, tmp_path)
     assert trainable(model) - names == {gone.replace(".weight", ".default.weight")}
 
 
@@ -103,38 +105,36 @@ def several():
 def test_several_adapters_come_back_with_the_right_one_active(active, tmp_path):
     model = several()
     model.set_adapter(active[0])
-    assert adapters.adapter_names(model) == ["default", "second", "third"]
-    assert adapters.active_adapters(model) == active
-    files = adapters.save_adapters(model, tmp_path)
+    assert adapters.names(model) == ["default", "second", "third"]
+    assert adapters.active(model) == active
+    files = adapters.save(model, tmp_path)
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert sorted(files) == found and "second/adapter_model.safetensors" in files
-    again = adapters.load_adapters(tiny_llama(), tmp_path, adapters.adapter_names(model), active=active)
-    assert adapters.adapter_names(again) == adapters.adapter_names(model)
-    assert adapters.active_adapters(again) == active
+    again = adapters.load(tiny_llama(), tmp_path, adapters.names(model), active=active)
+    assert adapters.names(again) == adapters.names(model)
+    assert adapters.active(again) == active
     assert trainable(again) == trainable(model)
     assert equal(again.state_dict(), model.state_dict())
     assert torch.equal(logits(again), logits(model))
     every = {name for name in model.state_dict() if "lora_" in name or "modules_to_save" in name}
-    assert adapters.saved_tensor_names(model, tmp_path) == every
+    assert adapters.saved_names(model, tmp_path) == every
 
 
 def test_two_adapters_can_be_active_together(tmp_path):
     model = several()
     model.base_model.set_adapter(["default", "third"])
-    adapters.save_adapters(model, tmp_path)
-    both = adapters.load_adapters(tiny_llama(), tmp_path, ["default", "second", "third"], active=["default", "third"])
-    assert adapters.active_adapters(both) == ["default", "third"]
+    adapters.save(model, tmp_path)
+    both = adapters.load(tiny_llama(), tmp_path, ["default", "second", "third"], active=["default", "third"])
+    assert adapters.active(both) == ["default", "third"]
     assert trainable(both) == trainable(model)
     assert torch.equal(logits(both), logits(model))
-    assert adapters.active_adapters(adapters.load_adapters(tiny_llama(), tmp_path, ["third"])) == ["third"]
+    assert adapters.active(adapters.load(tiny_llama(), tmp_path, ["third"])) == ["third"]
 
 
 def test_loading_for_inference_freezes_everything(tmp_path):
     model = several()
-    adapters.save_adapters(model, tmp_path)
-    again = adapters.load_adapters(
-        tiny_llama(), tmp_path, ["default", "second"], is_trainable=False, active=["second"]
-    )
+    adapters.save(model, tmp_path)
+    again = adapters.load(tiny_llama(), tmp_path, ["default", "second"], is_trainable=False, active=["second"])
     assert not trainable(again)
     model.set_adapter("second")
     assert torch.equal(logits(again), logits(model))
@@ -174,33 +174,33 @@ def foreign_tensor(folder):
     ],
 )
 def test_files_that_do_not_fit_are_refused_before_the_base_changes(damage, text, tmp_path):
-    adapters.save_adapters(adapters.attach(tiny_llama(), lora()), tmp_path)
+    adapters.save(adapters.attach(tiny_llama(), lora()), tmp_path)
     damage(tmp_path)
     base = tiny_llama()
     before = values(base)
     with pytest.raises(HybridOptError, match=text):
-        adapters.load_adapters(base, tmp_path, ["default"])
+        adapters.load(base, tmp_path, ["default"])
     assert values(base) == before
 
 
 def test_a_base_of_another_size_or_with_adapters_is_refused(tmp_path):
-    adapters.save_adapters(adapters.attach(tiny_llama(), lora()), tmp_path)
+    adapters.save(adapters.attach(tiny_llama(), lora()), tmp_path)
     with pytest.raises(HybridOptError, match="load it onto the base that it was trained on"):
-        adapters.load_adapters(tiny_llama(hidden=32), tmp_path, ["default"])
+        adapters.load(tiny_llama(hidden=32), tmp_path, ["default"])
     with pytest.raises(HybridOptError, match="already has adapters"):
-        adapters.load_adapters(adapters.attach(tiny_llama(), lora()), tmp_path, ["default"])
+        adapters.load(adapters.attach(tiny_llama(), lora()), tmp_path, ["default"])
     for names, active in (([], []), (["default"], ["other"])):
         with pytest.raises(HybridOptError, match="must be among the adapters named"):
-            adapters.load_adapters(tiny_llama(), tmp_path, names, active=active)
+            adapters.load(tiny_llama(), tmp_path, names, active=active)
 
 
 def test_plain_models_have_no_adapters_and_asking_does_not_import_peft():
     model = tiny_llama()
-    assert not adapters.is_peft_model(model) and adapters.is_peft_model(adapters.attach(copy.deepcopy(model), lora()))
-    assert adapters.adapter_names(model) == adapters.active_adapters(model) == []
+    assert not adapters.owns(model) and adapters.owns(adapters.attach(copy.deepcopy(model), lora()))
+    assert adapters.names(model) == adapters.active(model) == []
     code = (
-        "import sys, torch; from hybridopt.integrations.peft import adapters as a; m = torch.nn.Linear(4, 4);"
-        "assert not a.is_peft_model(m) and a.adapter_names(m) == [];"
+        "import sys, torch; from hybridopt.core.registry import make; m = torch.nn.Linear(4, 4);"
+        "a = make('adapters', 'peft'); assert not a.owns(m) and a.names(m) == [] and a.base(m) is m;"
         "assert not {'bitsandbytes', 'peft', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

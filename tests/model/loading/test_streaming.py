@@ -20,16 +20,16 @@ from transformers import (
 from benchmarks.shared.peak import Peak
 from benchmarks.shared.tensor_bytes import held
 from hybridopt import HybridOptError, from_pretrained, wrap
-from hybridopt.integrations.bitsandbytes import frozen_layers
-from hybridopt.integrations.bitsandbytes import layers as quantization
+from hybridopt.integrations.bitsandbytes import frozen
 from hybridopt.model.loading import matching, weight_files
 from hybridopt.model.loading.streaming import load
-from hybridopt.model.quantization.int8_layers import TRAINABLE
 from hybridopt.parts.stores import _int8_weight
+from support import quantization
 from support.models import batch, tiny_gpt2, tiny_llama, tiny_moe
 from support.quantized import evaluate
 
-SCHEMES = ("nf4", "fp4", "int8", TRAINABLE)
+TRAINABLE = "int8-trainable"
+SCHEMES = (*quantization.SCHEMES, TRAINABLE)
 LORA = LoraConfig(r=4, target_modules="all-linear")
 pytestmark = pytest.mark.filterwarnings("ignore:the output layer is state-free")
 
@@ -69,7 +69,7 @@ def bits(model):
     """Every parameter, buffer and quantization constant, by name."""
     found = {}
     for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers()):
-        parts = quantization._tensors(tensor) if isinstance(tensor, torch.nn.Parameter) else [tensor]
+        parts = quantization.parts(tensor).values() if isinstance(tensor, torch.nn.Parameter) else [tensor]
         found |= {f"{name}/{i}": part.detach() for i, part in enumerate(parts)}
     return found
 
@@ -137,7 +137,7 @@ def test_quantizing_in_pieces_changes_no_bit(tmp_path, monkeypatch):
     whole = {
         scheme: quantization.fingerprint(load(tmp_path, quantization=scheme)) for scheme in ("nf4", "fp4", "int8")
     }
-    monkeypatch.setattr(frozen_layers, "PIECE", 64 * 7)
+    monkeypatch.setattr(frozen, "PIECE", 64 * 7)
     for scheme, mark in whole.items():
         assert quantization.fingerprint(load(tmp_path, quantization=scheme)) == mark
 
@@ -202,7 +202,7 @@ def test_the_peak_is_the_model_and_one_layer(tmp_path, monkeypatch, scheme, stor
     """One linear layer, that is; working room is kept out by small pieces."""
     model = tiny_llama(hidden=256, layers=6).to(stored)
     model.save_pretrained(tmp_path, max_shard_size="1MB")
-    monkeypatch.setattr(frozen_layers, "PIECE", 1 << 10)
+    monkeypatch.setattr(frozen, "PIECE", 1 << 10)
     monkeypatch.setattr(_int8_weight, "PIECE", 1 << 10)
     peak, final = peak_of_loading(monkeypatch, tmp_path, quantization=scheme, dtype=torch.bfloat16)
     layer = 2 * max(p.numel() for p in model.parameters())

@@ -15,13 +15,13 @@ import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
 from hybridopt.core.numerics.rounding import Seed
 from hybridopt.execution import slices
-from hybridopt.integrations.bitsandbytes.layers import planned_bytes, quantize_, weight_bytes
-from hybridopt.model.quantization.int8_layers import int8_layers
+from hybridopt.model.quantization.coded import coded_layers
 from hybridopt.parts.stores import _int8_weight, int8_trainable
 from hybridopt.parts.stores._int8_weight import Int8Weight
 from hybridopt.parts.stores.dense import Dense
 from hybridopt.parts.stores.int8_trainable import Int8Trainable
 from support.models import batch, tiny_bert, tiny_gpt2, tiny_llama
+from support.quantization import nbytes, quantize_, weight_bytes
 from support.reference.qgalore import dequantize, quantize
 from support.saved import bits, different, logits, refused, train
 
@@ -157,11 +157,11 @@ def test_bytes_are_planned_and_true(make):
     model = wrapped(make)
     for p in codes(model).values():
         size = sum(x.untyped_storage().nbytes() for x in p.parts().values())
-        assert size == weight_bytes(p) == planned_bytes(p.shape, SCHEME) == p.numel() + 5 * -(-p.numel() // 256)
+        assert size == weight_bytes(p) == nbytes(p.shape, SCHEME) == p.numel() + 5 * -(-p.numel() // 256)
         assert p.untyped_storage().nbytes() == 0 or p.data_ptr() == 0
     rows = {row.role: row for row in model.hybrid.report().rows}
     linear = rows["linear"]
-    assert linear.weight_bytes == sum(planned_bytes(p.shape, SCHEME) for p in codes(model).values())
+    assert linear.weight_bytes == sum(nbytes(p.shape, SCHEME) for p in codes(model).values())
     assert linear.grad_bytes == sum(p.numel() * p.dtype.itemsize for p in codes(model).values())
 
 
@@ -421,7 +421,7 @@ def test_unwrapped_it_goes_on_with_its_codes(tmp_path):
     said = logits(model)
     assert torch.equal(logits(model.hybrid.unwrap()), said) and len(codes(model)) == 14
     model = hybridopt.wrap(model, policy="adamw")
-    assert model.hybrid.quantization == SCHEME and list(model.hybrid.quantized) == int8_layers(model)
+    assert model.hybrid.quantization == SCHEME and list(model.hybrid.quantized) == coded_layers(model)
     train(model)
     model.hybrid.save_pretrained(tmp_path)
     assert torch.equal(logits(hybridopt.from_pretrained(tiny_llama(), tmp_path)), logits(model))
@@ -466,7 +466,7 @@ def test_lost_or_strange_codes_are_refused(tmp_path):
 
 LORA = LoraConfig(r=4, target_modules="all-linear")
 REFUSED = {
-    "adapters": (tiny_llama, {"peft_config": LORA}, "trains the base weights.*quantization='int8' or 'nf4'"),
+    "adapters": (tiny_llama, {"peft_config": LORA}, "trains the base weights.*quantization='fp4', 'int8' or 'nf4'"),
     "adapters there": (lambda: get_peft_model(tiny_llama(), LORA), {}, "trains the base weights"),
     "another scheme": (
         lambda: hybridopt.wrap(tiny_llama(), quantization="nf4").hybrid.unwrap(),

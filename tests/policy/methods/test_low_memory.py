@@ -6,7 +6,7 @@ from peft import LoraConfig
 
 from hybridopt import HybridOptError, wrap
 from hybridopt.core.registry import make
-from hybridopt.integrations.bitsandbytes import layers as quantization
+from support import quantization
 from support.models import batch, tiny_llama, tiny_moe, tiny_resnet
 from support.rule_driver import state_for, step
 from support.training import give, optimize, state_bytes, tensors

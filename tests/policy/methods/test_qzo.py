@@ -8,11 +8,9 @@ from peft import LoraConfig
 
 import hybridopt
 from hybridopt import HybridOptError
-from hybridopt.integrations.bitsandbytes.layers import fingerprint, quantize_, targets
-from hybridopt.integrations.bitsandbytes.scales import open_scales
-from hybridopt.model.quantization.opened import scales
 from support.models import tiny_gpt2, tiny_llama
 from support.probing import direction
+from support.quantization import fingerprint, open_scales_, quantize_, scales, targets_of
 
 TOKENS = torch.arange(32).view(2, 16) % 90
 SCHEMES = ("nf4", "fp4", "int8")
@@ -42,12 +40,12 @@ def trained(model, steps=3, lr=1e-3, **options):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_opening_the_scales_changes_no_answer(scheme, build):
     model = build()
-    quantize_(model, scheme, targets(model, scheme, ["lm_head"]))
+    quantize_(model, scheme, targets_of(model, scheme, ["lm_head"]))
     before = logits(model)
-    open_scales(model)
+    open_scales_(model)
     assert logits(model).equal(before)
     first = opened(model)
-    open_scales(model)
+    open_scales_(model)
     assert all(opened(model)[n] is x for n, x in first.items())
 
 
@@ -107,7 +105,7 @@ def test_scales_are_saved_and_come_back(scheme, build, tmp_path):
 def test_a_base_that_came_quantized_takes_the_scales_back(tmp_path):
     def base():
         model = tiny_llama()
-        quantize_(model, "nf4", targets(model, "nf4", ["lm_head"]))
+        quantize_(model, "nf4", targets_of(model, "nf4", ["lm_head"]))
         return model
 
     model = hybridopt.wrap(base(), policy="qzo")
@@ -144,7 +142,7 @@ def test_nothing_changes_with_lr_0_and_the_model_can_be_copied():
 
 def test_a_model_without_quantized_weights_is_refused():
     model = tiny_llama()
-    with pytest.raises(HybridOptError, match="quantization='nf4'"):
+    with pytest.raises(HybridOptError, match="quantization='fp4', 'int8' or 'nf4'"):
         hybridopt.wrap(model, policy="qzo")
     assert not hasattr(model, "hybrid")
 

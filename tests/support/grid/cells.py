@@ -16,12 +16,12 @@ import hybridopt
 from hybridopt import HybridOptError, Policy, Route, Treatment
 from hybridopt.core.contracts import stream
 from hybridopt.core.registry import names
-from hybridopt.integrations.bitsandbytes.layers import quantize_
 from hybridopt.model.roles import params
 from hybridopt.policy.plan import Plan
 from support.grid.task import LINEAR, Reader, build, lora
 from support.parts import CODECS, RULES, SOURCES, SPLITS, split_of
 from support.parts import STORES as ALL_STORES
+from support.quantization import quantize_
 
 DENSITY, GAP, DECAY = 0.34, 2, 0.01  # decay: of the weights, a step
 ADAPTERS = ("full", "LoRA", "LoRA + nf4")

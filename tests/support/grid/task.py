@@ -7,8 +7,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn import functional as F
 
-from hybridopt.integrations.bitsandbytes import layers as bitsandbytes
-from hybridopt.model.quantization.int8_layers import quantize_
+from support.quantization import quantize_
 
 TEXT = (  # Lincoln, Gettysburg, 1863
     "four score and seven years ago our fathers brought forth on this continent a new nation conceived in liberty "
@@ -56,9 +55,9 @@ def build(store, adapters):
         if store == "bf16_stochastic":
             model.bfloat16()
         if store == "int8_trainable":
-            quantize_(model, LINEAR)
+            quantize_(model, "int8-trainable", LINEAR)
         if adapters == "LoRA + nf4":
-            bitsandbytes.quantize_(model, "nf4", LINEAR)
+            quantize_(model, "nf4", LINEAR)
         return model if adapters == "full" else _with_lora(model)
 
 

@@ -8,7 +8,7 @@ import torch
 from hybridopt import HybridOptError
 from hybridopt.core.contracts import portion
 from hybridopt.execution.state import load
-from hybridopt.integrations.bitsandbytes.layers import fingerprint
+from hybridopt.model.quantization.sizes import fingerprint
 from support.grid.cells import DECAY, DENSITY, OPTIONS, TRAINED, refused, trained
 from support.grid.first_step import decoded, first_step, nbytes
 from support.grid.probe import check_bases, check_downhill, probe, probed

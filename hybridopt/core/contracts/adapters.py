@@ -1,0 +1,179 @@
+"""What a library of adapters (LoRA and its relatives) is asked for."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from .scheme import Scheme
+from .values import Shape
+
+__all__ = ["Adapters"]
+
+
+class Adapters(Protocol):
+    """How adapters are put on a model, told apart from its base, saved and loaded again.
+
+    Nothing here imports the library before one of its configurations or models is there.
+    """
+
+    sample: tuple[str, Shape]
+    """Name and shape of a parameter as its adapters have it, to try a policy on."""
+
+    files: tuple[str, ...]
+    """The files that it writes for one adapter, the weights first."""
+
+    wrapped: tuple[str, ...]
+    """What it calls the layer that it has put itself around, as a member of itself."""
+
+    # ---- configurations
+
+    @abstractmethod
+    def takes(self, config: object) -> bool:
+        """Return whether `config` is one of this library's configurations."""
+
+    @abstractmethod
+    def config(self, rank: int) -> Any:
+        """Return the configuration of LoRA of this rank on all linear layers but the output layer."""
+
+    @abstractmethod
+    def code(self, rank: int) -> tuple[str, str]:
+        """Return `config` as code: the import line, and the expression."""
+
+    @abstractmethod
+    def rank(self, config: Any) -> int | None:
+        """Return the rank of a configuration; None for adapters without."""
+
+    # ---- before adapters are there
+
+    @abstractmethod
+    def check(
+        self, model: nn.Module, config: Any, adapter: str = "default", scheme: Scheme | None = None
+    ) -> list[str]:
+        """Return the names of the modules and parameters that would get adapters; raise where `attach` would fail.
+
+        Args:
+            model: what the adapters are for; it is not changed.
+            config: of this library; anything else is refused.
+            adapter: name of the adapter.
+            scheme: by which the model is going to be quantized before.
+        """
+
+    @abstractmethod
+    def preview(self, model: nn.Module, config: Any, adapter: str = "default") -> nn.Module:
+        """Return what `attach` would make of a copy of a model without memory: every tensor on the meta device.
+
+        Args:
+            model: what the adapters are for; it is not changed.
+            config: of this library.
+            adapter: name of the adapter.
+        """
+
+    @abstractmethod
+    def kept_modules(self, model: nn.Module, config: Any) -> list[str]:
+        """Return the names of the modules that `config` trains as a whole, which must not be quantized."""
+
+    @abstractmethod
+    def attach(self, model: nn.Module, config: Any, adapter: str = "default", empty: bool = False) -> nn.Module:
+        """Put adapters on a model in place and return the library's model.
+
+        Args:
+            model: what the adapters are for.
+            config: of this library; it is not changed.
+            adapter: name of the adapter.
+            empty: is all of the model on the meta device, and so its adapters?
+        """
+
+    # ---- models with adapters
+
+    @abstractmethod
+    def owns(self, model: nn.Module) -> bool:
+        """Return whether `model` is what `attach` returns."""
+
+    @abstractmethod
+    def base(self, model: nn.Module) -> nn.Module:
+        """Return the base model beneath the adapters of a model that it owns, or that was compiled; else `model`."""
+
+    @abstractmethod
+    def members(self, layer: nn.Module) -> tuple[str, ...]:
+        """Return the names of the members of `layer` that are adapters; none for a layer without."""
+
+    @abstractmethod
+    def adapts(self, layer: nn.Module) -> bool:
+        """Return whether this library has put itself in the place of a layer: around it, or with copies of it."""
+
+    @abstractmethod
+    def copies(self, layer: nn.Module) -> list[nn.Module]:
+        """Return a layer that is trained as a whole with all its copies; empty where `layer` is not one of these."""
+
+    @abstractmethod
+    def merged(self, layer: nn.Module) -> bool:
+        """Return whether the adapter of `layer` is added into its base weight at the moment."""
+
+    @abstractmethod
+    def base_name(self, name: str) -> str:
+        """Return the name that a parameter of the base had before adapters; other names stay as they are."""
+
+    @abstractmethod
+    def original_name(self, name: str) -> str:
+        """Return the name of the base parameter that a copy trained as a whole replaces; other names stay."""
+
+    @abstractmethod
+    def own_config(self, model: nn.Module) -> Any:
+        """Return the configuration of the adapter "default", which `wrap` puts on a model; None without."""
+
+    @abstractmethod
+    def names(self, model: nn.Module) -> list[str]:
+        """Return the names of all adapters, in the order in which they were added; none for other models."""
+
+    @abstractmethod
+    def active(self, model: nn.Module) -> list[str]:
+        """Return the names of the adapters that are switched on; none for other models."""
+
+    # ---- folders
+
+    @abstractmethod
+    def save(self, model: nn.Module, folder: str | Path) -> list[str]:
+        """Write every adapter of a model and return the names of the files, relative to `folder`."""
+
+    @abstractmethod
+    def saved_names(self, model: nn.Module, folder: str | Path) -> set[str]:
+        """Return the names in `model.state_dict()` of all tensors that `save` has written into `folder`."""
+
+    @abstractmethod
+    def folder(self, adapter: str) -> Path:
+        """Return where `save` puts the files of an adapter, relative to the folder."""
+
+    @abstractmethod
+    def check_saved(
+        self, base: nn.Module, folder: str | Path, adapters: Sequence[str], active: Sequence[str] = ()
+    ) -> None:
+        """Raise HybridOptError for whatever `load` could not load; change nothing.
+
+        Args:
+            base: the model that the adapters are for.
+            folder: what `save` has written.
+            adapters: names of all adapters in it.
+            active: those to be switched on, the first of `adapters` if empty.
+        """
+
+    @abstractmethod
+    def load(
+        self,
+        base: nn.Module,
+        folder: str | Path,
+        adapters: Sequence[str],
+        is_trainable: bool = True,
+        active: Sequence[str] = (),
+    ) -> nn.Module:
+        """Return `base` with the saved adapters on it.
+
+        Args:
+            base: the model that the adapters are for, changed in place.
+            folder: what `save` has written.
+            adapters: names of all adapters in it.
+            is_trainable: whether the active ones require gradients.
+            active: those to be switched on, the first of `adapters` if empty.
+        """

@@ -1,0 +1,18 @@
+"""What a launcher of training loops is asked for."""
+
+from abc import abstractmethod
+from typing import Protocol
+
+__all__ = ["Launcher"]
+
+
+class Launcher(Protocol):
+    """What the library that runs the training loop does to losses and gradients, if it is in use at all."""
+
+    @abstractmethod
+    def scaling(self) -> bool:
+        """Return whether losses are multiplied by a scale, as for fp16."""
+
+    @abstractmethod
+    def accumulating(self) -> bool:
+        """Return whether more micro-batches follow before the optimizer's step."""

@@ -1,0 +1,133 @@
+"""What a quantization scheme is asked for."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import HybridOptError
+from .values import Shape
+
+__all__ = ["Make", "Room", "Scheme"]
+
+Make = Callable[[Tensor], Tensor]  # a tensor to one that takes its place
+Room = Callable[[tuple, dict[str, Any]], int]  # positional and named arguments of an operation to bytes
+
+
+class Scheme(Protocol):
+    """How the weight of one linear layer, a matrix [out, in], is kept as codes and constants instead of floats.
+
+    What concerns a whole model (which layers, in which order, with which errors) is done by
+    `hybridopt.model.quantization`, the same for all schemes. A scheme is a class without options; subclass this one
+    for the defaults.
+    """
+
+    name: str
+    """As users write it, with hyphens: "int8-trainable"."""
+
+    title: str
+    """Short, for tables: "AdamW on LoRA, {title} base"."""
+
+    bits: int
+    """Bits of a code."""
+
+    trains: bool = False
+    """Are the codes trained? Otherwise they are frozen, and adapters or scales are trained."""
+
+    codes: torch.dtype = torch.uint8
+    """The dtype of trained codes: what a store is asked whether it fits."""
+
+    in_place: bool = False
+    """Does `quantize` change the layer itself? Otherwise hooks on the layer would be lost, and are refused."""
+
+    largest: float = torch.finfo(torch.float32).max
+    """The largest magnitude of a weight that it can take."""
+
+    reentrant: bool = False
+    """Do its layers free their inputs under reentrant checkpointing only?"""
+
+    moves_scales: bool = False
+    """Do scales move from the weight to the layer in the first forward pass?"""
+
+    kernels: Mapping[str, Room] = MappingProxyType({})
+    """Operations of its layers that take more memory on a GPU than they hand out, by torch's names."""
+
+    def covers(self, layer: nn.Module, device: torch.device) -> bool:
+        """Return whether this linear layer, moved to `device`, would compute correctly once quantized."""
+        return True
+
+    @abstractmethod
+    def quantize(self, layer: nn.Module) -> nn.Module:
+        """Return a layer with the same bias and training mode whose weight is kept as codes, or `layer` changed."""
+
+    @abstractmethod
+    def twin(self, layer: nn.Module) -> nn.Module:
+        """Return what `quantize` would make of a layer on the meta device: the same tensors, without values."""
+
+    def mark_(self, model: nn.Module) -> None:
+        """Set on a model whose layers were quantized what other libraries look for."""
+
+    def guard_(self, model: nn.Module) -> None:
+        """Switch off whatever would spoil this scheme's codes later on; raise HybridOptError if it has happened."""
+
+    @abstractmethod
+    def owns(self, weight: Tensor) -> bool:
+        """Return whether `weight` is kept by this scheme, on whatever device and whoever has quantized it.
+
+        Asked of every weight but parameters of plain floats that have no attributes of their own.
+        """
+
+    def shape(self, weight: Tensor) -> Shape:
+        """Return the shape of the matrix that `weight` stands for."""
+        return tuple(weight.shape)
+
+    @abstractmethod
+    def parts(self, weight: Tensor, layer: nn.Module | None = None) -> dict[str, Tensor]:
+        """Return the codes and constants that `weight` consists of, by name.
+
+        Constants that moved to the layer are taken from `layer`; without it they are empty tensors of their shape.
+        """
+
+    def beside(self, layer: nn.Module) -> list[Tensor]:
+        """Return every tensor that hangs on the layer or its weight and is no parameter or buffer of the layer."""
+        return []
+
+    def carry_(self, old: Tensor, new: Tensor, make: Make) -> None:
+        """Hang on `new`, which takes the place of the weight `old`, what hangs on that.
+
+        Args:
+            old: a weight of this scheme.
+            new: a plain parameter of the same shape and dtype, with other memory or none.
+            make: returns what takes the place of a tensor.
+        """
+
+    def relink_(self, layer: nn.Module, make: Make) -> None:
+        """Replace what hangs on the layer itself by `make` of it, or by what hangs on its new weight."""
+
+    def faked(self, device: str) -> AbstractContextManager:
+        """Return a context within which layers run on fake tensors, without values, as they would on `device`."""
+        return nullcontext()
+
+    @abstractmethod
+    def nbytes(self, shape: Shape) -> int:
+        """Return the bytes of all `parts` of a weight of this shape, known before it is quantized."""
+
+    def scales(self, layer: nn.Module) -> dict[str, Tensor]:
+        """Return what can be trained while the codes stay (QZO), by name; none for schemes without."""
+        return {}
+
+    def scale_shapes(self, shape: Shape) -> dict[str, Shape]:
+        """Return the shapes of `scales` once they are opened, by name, for a weight of this shape."""
+        return {}
+
+    def open_scales_(self, layer: nn.Module) -> None:
+        """Make the scales of `layer` float32 nn.Parameters that change nothing in its answers; once is enough."""
+        raise HybridOptError(f"quantization={self.name!r} has no scales that could be trained")
+
+    def dequantize_(self, layer: nn.Module) -> None:
+        """Turn the weight of `layer` back into a float parameter; asked only of schemes whose codes are trained."""
+        raise HybridOptError(f"quantization={self.name!r} does not say how its codes become floats again")

@@ -1,0 +1,61 @@
+"""Layers of a live model become quantized ones, and float ones again."""
+
+from collections.abc import Callable, Iterable
+
+from torch import nn
+
+from ...core.contracts import Scheme
+from ...core.registry import every
+from .coded import coded_layers
+from .owners import layer_scheme
+
+__all__ = ["dequantize_", "guard_", "quantize_", "twins_"]
+
+
+def quantize_(model: nn.Module, scheme: Scheme, names: Iterable[str]) -> None:
+    """Quantize the weights of the named layers in place, one by one.
+
+    A layer's full-precision weight is freed before the next is touched. Biases stay the same parameters; training
+    mode and device are kept.
+
+    Args:
+        model: with real weights; `check` says which of its layers can be taken.
+        scheme: what they are quantized with.
+        names: of the layers; with none of them nothing happens.
+    """
+    _replace_(model, names, scheme.quantize, scheme)
+
+
+def twins_(model: nn.Module, scheme: Scheme, names: Iterable[str]) -> None:
+    """Put in the place of the named layers of a model on meta what `quantize_` would put there, without values.
+
+    Args:
+        model: on the meta device.
+        scheme: what its layers would be quantized with.
+        names: of the layers.
+    """
+    _replace_(model, names, scheme.twin, scheme)
+
+
+def dequantize_(model: nn.Module) -> None:
+    """Turn all weights that are trained as codes back into float parameters, in place and one by one."""
+    for layer in [model.get_submodule(name) for name in coded_layers(model)]:
+        scheme = layer_scheme(layer)
+        if scheme is not None:
+            scheme.dequantize_(layer)
+
+
+def guard_(model: nn.Module) -> None:
+    """Keep the libraries of all schemes from spoiling the codes in `model`, whoever has quantized it.
+
+    Raises HybridOptError, changing nothing, if that has already happened.
+    """
+    for scheme in every("schemes"):
+        scheme.guard_(model)
+
+
+def _replace_(model: nn.Module, names: Iterable[str], make: Callable[[nn.Module], nn.Module], scheme: Scheme) -> None:
+    for name in (names := list(names)):
+        model.set_submodule(name, make(model.get_submodule(name)))
+    if names:
+        scheme.mark_(model)

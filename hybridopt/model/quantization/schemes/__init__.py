@@ -1,0 +1,1 @@
+"""Schemes of hybridopt's own, one a file."""

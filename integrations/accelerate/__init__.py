@@ -1,0 +1,1 @@
+"""accelerate, and so the transformers `Trainer`."""

@@ -1,0 +1,200 @@
+"""4-bit codes with a scale for 64 weights: what all schemes of 4 bits share."""
+
+import math
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybridopt.core.contracts import Make, Shape
+from hybridopt.model.quantization.layers import matrix, matrix_shape
+
+from .frozen import FrozenScheme, empty, in_its_place, quantized_at_once
+from .on_gpu import dense_room
+from .repacking import forbid_repacking_
+
+__all__ = ["FourBitScheme"]
+
+BLOCK, NESTED_BLOCK = 64, 256  # weights per scale, scales per nested scale
+LEVELS, NESTED_LEVELS = 16, 256  # entries of the tables that codes and quantized scales point into
+
+
+class FourBitScheme(FrozenScheme):
+    """Two codes in a byte, each an index into a table of 16 values, times the largest magnitude of its 64 weights."""
+
+    nested: bool  # are the scales quantized in turn, to 8 bits ("double quantization", Dettmers et al. 2023)?
+    bits = 4
+    kernels = MappingProxyType({"bitsandbytes.gemm_4bit.default": dense_room})
+    flag = "is_loaded_in_4bit"
+
+    def covers(self, layer: nn.Module, device: torch.device) -> bool:
+        """Leave out widths of 16 k that are not 64 k on CPUs: the AVX-512 kernel there picks the wrong scales."""
+        inputs = matrix_shape(layer)[1]
+        return device.type != "cpu" or inputs % 16 > 0 or inputs % BLOCK == 0
+
+    def quantize(self, layer: Any) -> nn.Module:
+        """Return a bitsandbytes Linear4bit with the codes of the layer's weight, made a piece at a time."""
+        from bitsandbytes.nn import Params4bit
+
+        weight = matrix(layer)
+        codes, state = _quantized(weight, self)
+        new = _layer(weight.shape, weight.dtype, self)
+        form: dict[str, Any] = {
+            "compress_statistics": self.nested,
+            "quant_type": self.name,
+            "module": new,
+            "bnb_quantized": True,
+        }
+        new.weight = Params4bit(codes, requires_grad=False, quant_state=state, **form)
+        new.quant_state = state
+        return in_its_place(new, layer)
+
+    def twin(self, layer: Any) -> nn.Module:
+        """Return a Linear4bit whose codes, scales and tables are on the meta device."""
+        shape, dtype = matrix_shape(layer), layer.weight.dtype
+        codes = empty(math.ceil(math.prod(shape) / 2), 1, dtype=torch.uint8)
+        new = _layer(shape, dtype, self)
+        new.weight = nn.Parameter(codes, requires_grad=False)
+        new.weight.quant_state = new.quant_state = _empty_state(shape, dtype, self)
+        new.weight.compress_statistics, new.weight.quant_type = self.nested, self.name  # PEFT looks for them
+        return in_its_place(new, layer)
+
+    def guard_(self, model: nn.Module) -> None:
+        """Keep evaluation on CPUs from repacking the weights for inference."""
+        forbid_repacking_(model)
+
+    def owns(self, weight: Tensor) -> bool:
+        """Return whether `weight` is a Params4bit, or stands for one, with this table of values."""
+        state = getattr(weight, "quant_state", None)
+        return getattr(weight if state is None else state, "quant_type", None) == self.name
+
+    def shape(self, weight: Any) -> Shape:
+        """Return the shape before two codes were packed into a byte."""
+        state = weight.quant_state
+        return tuple(weight.shape if state is None else state.shape)
+
+    def parts(self, weight: Any, layer: nn.Module | None = None) -> dict[str, Tensor]:
+        """Return codes, scales ("absmax") and table; of nested scales their offset, scales and table, too."""
+        found: dict[str, Any] = {"codes": weight}
+        prefix, state = "", weight.quant_state
+        while state is not None:
+            found |= {f"{prefix}{name}": getattr(state, name) for name in ("absmax", "code", "offset")}
+            prefix, state = f"{prefix}state2.", state.state2
+        return {name: part for name, part in found.items() if isinstance(part, Tensor)}
+
+    def beside(self, layer: Any) -> list[Tensor]:
+        """Return scales, tables and offset."""
+        return list(self.parts(layer.weight).values())[1:]
+
+    def carry_(self, old: Any, new: Any, make: Make) -> None:
+        """Give `new` a state of its own, with the same table and scales."""
+        new.quant_state = None if old.quant_state is None else _remade(old.quant_state, make)
+
+    def relink_(self, layer: Any, make: Make) -> None:
+        """Let the layer have the state of its weight."""
+        layer.quant_state = layer.weight.quant_state
+
+    def faked(self, device: str) -> AbstractContextManager:
+        """Fill a table that bitsandbytes makes once, by reading values, and keeps: it has to be a real one."""
+        functional = sys.modules.get("bitsandbytes.functional")
+        if functional is not None and "dynamic" not in functional.name2qmap:
+            functional.name2qmap["dynamic"] = functional.create_dynamic_map()
+        return nullcontext()
+
+    def nbytes(self, shape: Shape) -> int:
+        """Return the bytes of codes, scales and tables."""
+        count = math.prod(shape)
+        blocks = math.ceil(count / BLOCK)
+        outer = 4 * math.ceil(blocks / NESTED_BLOCK) + 4 + 4 * NESTED_LEVELS  # scales, offset, table
+        return math.ceil(count / 2) + 4 * LEVELS + (blocks + outer if self.nested else 4 * blocks)
+
+    def scales(self, layer: Any) -> dict[str, Tensor]:
+        """Return the scales of the blocks, if they are opened."""
+        state = layer.weight.quant_state
+        absmax = None if state is None else state.absmax
+        return {"absmax": absmax} if isinstance(absmax, nn.Parameter) else {}
+
+    def scale_shapes(self, shape: Shape) -> dict[str, Shape]:
+        """Return one scale for each block of the flattened weight."""
+        return {"absmax": (math.ceil(math.prod(shape) / BLOCK),)}
+
+    def open_scales_(self, layer: Any) -> None:
+        """Make the scales a float32 parameter; nested ones become what they stand for, 4 bytes instead of 1."""
+        state = layer.weight.quant_state
+        if isinstance(state.absmax, nn.Parameter):
+            return
+        state.absmax = nn.Parameter(_plain_scales(state).float(), requires_grad=False)
+        if state.nested:
+            state.nested, state.state2, state.offset = False, None, None
+            layer.weight.compress_statistics = False
+
+
+def _layer(shape: Shape, dtype: torch.dtype, scheme: FourBitScheme) -> Any:
+    from bitsandbytes.nn import Linear4bit
+
+    new = Linear4bit(shape[1], shape[0], False, dtype, scheme.nested, scheme.name, device="meta")
+    new.support_avx512bf16_for_cpu = False  # see `forbid_repacking_`
+    return new
+
+
+def _quantized(weight: Tensor, scheme: FourBitScheme) -> tuple[Tensor, Any]:
+    """Return what `bitsandbytes.functional.quantize_4bit` makes of a weight, to the bit, but piece by piece."""
+    from bitsandbytes.functional import QuantState, get_4bit_type, quantize_4bit, quantize_blockwise
+
+    flat = weight.reshape(-1)
+    codes = torch.empty(((len(flat) + 1) // 2, 1), dtype=torch.uint8, device=flat.device)
+    scales = torch.empty(math.ceil(len(flat) / BLOCK), dtype=torch.float32, device=flat.device)
+    step = quantized_at_once(flat)
+    for start in range(0, len(flat), step):
+        made, state = quantize_4bit(flat[start : start + step], quant_type=scheme.name, blocksize=BLOCK)
+        codes[start // 2 :][: len(made)] = made
+        scales[start // BLOCK :][: len(state.absmax)] = state.absmax
+    outer = {}
+    if scheme.nested:
+        offset = scales.mean()
+        scales, state2 = quantize_blockwise(scales - offset, blocksize=NESTED_BLOCK)
+        outer = {"offset": offset, "state2": state2}
+    table = get_4bit_type(scheme.name, device=flat.device)
+    form: dict[str, Any] = {
+        "shape": weight.shape,
+        "dtype": weight.dtype,
+        "blocksize": BLOCK,
+        "quant_type": scheme.name,
+    }
+    return codes, QuantState(scales, code=table, **form, **outer)
+
+
+def _empty_state(shape: Shape, dtype: torch.dtype, scheme: FourBitScheme) -> Any:
+    from bitsandbytes.functional import QuantState
+
+    blocks, outer = math.ceil(math.prod(shape) / BLOCK), {}
+    if scheme.nested:
+        form = {"code": empty(NESTED_LEVELS), "blocksize": NESTED_BLOCK, "dtype": torch.float32}
+        outer = {"offset": empty(), "state2": QuantState(empty(math.ceil(blocks / NESTED_BLOCK)), **form)}
+    scales = empty(blocks, dtype=torch.uint8 if scheme.nested else torch.float32)
+    form = {"shape": torch.Size(shape), "dtype": dtype, "blocksize": BLOCK, "quant_type": scheme.name}
+    return QuantState(scales, code=empty(LEVELS), **form, **outer)
+
+
+def _remade(state: Any, make: Make) -> Any:
+    """Return a copy of a bitsandbytes QuantState whose tensors are made anew."""
+    from bitsandbytes.functional import QuantState
+
+    members = {name: getattr(state, name) for name in ("shape", "blocksize", "quant_type", "dtype")}
+    for name in ("absmax", "code", "offset"):
+        members[name] = None if getattr(state, name) is None else make(getattr(state, name))
+    return QuantState(**members, state2=None if state.state2 is None else _remade(state.state2, make))
+
+
+def _plain_scales(state: Any) -> Tensor:
+    """Return the scales as numbers: nested ones are dequantized."""
+    if not state.nested:
+        return state.absmax
+    if state.absmax.is_meta:
+        return empty(*state.absmax.shape)
+    from bitsandbytes.functional import dequantize_blockwise
+
+    return dequantize_blockwise(state.absmax, state.state2) + state.offset

@@ -1,0 +1,1 @@
+"""Schemes of frozen weights, one a file."""

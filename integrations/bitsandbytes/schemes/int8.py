@@ -1,0 +1,142 @@
+"""8-bit codes with a scale for each row."""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybridopt.core.contracts import Make, Shape
+from hybridopt.model.quantization.layers import matrix, matrix_shape
+
+from ..frozen import FrozenScheme, empty, in_its_place, quantized_at_once, silence
+from ..on_gpu import as_on_gpu, outlier_room, product_room
+
+__all__ = ["Int8Scheme"]
+
+KEPT = ("CB", "SCB")  # codes and scales: attributes of the weight or of the layer's state
+THRESHOLD = 6.0  # activations above it are multiplied in full precision (transformers' default)
+
+
+@dataclass(frozen=True)
+class Int8Scheme(FrozenScheme):
+    """8-bit codes with the largest magnitude of each row as its scale (LLM.int8(), Dettmers et al. 2022)."""
+
+    name = "int8"
+    title = "8-bit"
+    bits = 8
+    flag = "is_loaded_in_8bit"
+    largest = torch.finfo(torch.float16).max  # weights are quantized by way of float16
+    reentrant = True
+    kernels = MappingProxyType(
+        {
+            "bitsandbytes.int8_scaled_mm.default": product_room,
+            "bitsandbytes.int8_vectorwise_quant.default": outlier_room,
+        }
+    )
+    moves_scales = True
+
+    def covers(self, layer: nn.Module, device: torch.device) -> bool:
+        """Leave out single input columns on CPUs: torch._int_mm returns garbage for them."""
+        return device.type != "cpu" or matrix_shape(layer)[1] > 1
+
+    def quantize(self, layer: Any) -> nn.Module:
+        """Return a bitsandbytes Linear8bitLt with the codes of the layer's weight, made a piece at a time."""
+        from bitsandbytes.nn import Int8Params
+
+        weight = matrix(layer)
+        codes, scales = _quantized(weight)
+        new = _layer(weight.shape)
+        new.weight = Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scales)
+        return in_its_place(new, layer)
+
+    def twin(self, layer: Any) -> nn.Module:
+        """Return a Linear8bitLt whose codes and scales are on the meta device."""
+        shape = matrix_shape(layer)
+        codes = empty(*shape, dtype=torch.int8)
+        new = _layer(shape)
+        new.weight = nn.Parameter(codes, requires_grad=False)
+        new.weight.CB, new.weight.SCB = codes, empty(shape[0])
+        return in_its_place(new, layer)
+
+    def guard_(self, model: nn.Module) -> None:
+        """Silence the warning with every product, if the model has 8-bit layers."""
+        if any(map(self.owns, model.parameters())):
+            silence()
+
+    def owns(self, weight: Any) -> bool:
+        """Return whether `weight` is an Int8Params with codes, or stands for one."""
+        if type(weight).__name__ == "Int8Params":
+            return not weight.has_fp16_weights
+        return weight.dtype == torch.int8 and hasattr(weight, "SCB")
+
+    def parts(self, weight: Any, layer: Any = None) -> dict[str, Tensor]:
+        """Return codes and scales ("SCB"), which the first forward pass moves from the weight to the layer."""
+        scales = weight.SCB
+        if scales is None:
+            scales = layer.state.SCB if hasattr(layer, "state") else weight.new_empty(len(weight), dtype=torch.float32)
+        return {"codes": weight} | ({"SCB": scales} if isinstance(scales, Tensor) else {})
+
+    def beside(self, layer: Any) -> list[Tensor]:
+        """Return codes and scales, wherever they are at the moment."""
+        found = (getattr(owner, name, None) for owner in (layer.weight, layer.state) for name in KEPT)
+        return [x for x in found if isinstance(x, Tensor)]
+
+    def carry_(self, old: Any, new: Any, make: Make) -> None:
+        """Give `new` codes and scales of its own, where they hang on the weight."""
+        for name in KEPT:
+            x = getattr(old, name)
+            setattr(new, name, make(x) if isinstance(x, Tensor) else None)
+
+    def relink_(self, layer: Any, make: Make) -> None:
+        """Replace codes and scales where the layer has them."""
+        for name in KEPT:
+            x = getattr(layer.state, name)
+            if isinstance(x, Tensor):
+                setattr(layer.state, name, make(x))
+
+    def faked(self, device: str) -> AbstractContextManager:
+        """Let layers compute as on a GPU, though fake tensors are on the CPU by name."""
+        return as_on_gpu() if device == "cuda" else nullcontext()
+
+    def nbytes(self, shape: Shape) -> int:
+        """Return a byte for each weight, and 4 for each row."""
+        return math.prod(shape) + 4 * shape[0]
+
+    def scales(self, layer: Any) -> dict[str, Tensor]:
+        """Return the scales of the rows, if they are opened."""
+        scales = layer.state.SCB
+        return {"SCB": scales} if isinstance(scales, nn.Parameter) else {}
+
+    def scale_shapes(self, shape: Shape) -> dict[str, Shape]:
+        """Return one scale for each row."""
+        return {"SCB": (shape[0],)}
+
+    def open_scales_(self, layer: Any) -> None:
+        """Move the scales to the layer, as its first forward pass does, and make them a parameter."""
+        if layer.weight.CB is not None:
+            layer.init_8bit_state()
+        if not isinstance(layer.state.SCB, nn.Parameter):
+            layer.state.SCB = nn.Parameter(layer.state.SCB, requires_grad=False)
+
+
+def _layer(shape: Shape) -> Any:
+    from bitsandbytes.nn import Linear8bitLt
+
+    return Linear8bitLt(shape[1], shape[0], False, False, THRESHOLD, device="meta")
+
+
+def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return codes (int8, [out, in]) and scales (float32, [out]) of a weight [out, in]."""
+    from bitsandbytes.functional import int8_vectorwise_quant
+
+    codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scales = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
+    rows = max(quantized_at_once(weight) // weight.shape[1], 1)
+    for start in range(0, len(weight), rows):
+        part = slice(start, start + rows)
+        codes[part], scales[part], _ = int8_vectorwise_quant(weight[part].to(torch.float16))
+    return codes, scales

@@ -1,0 +1,138 @@
+"""Adapters in folders, in the files that PEFT itself writes and reads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from hybridopt.core.errors import HybridOptError
+from hybridopt.core.files import plain_json, tensors
+
+from .dry_run import check_distinct, check_request, preview
+
+__all__ = ["CONFIG", "WEIGHTS", "check_saved", "load", "save", "saved_names", "folder_of"]
+
+CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
+
+
+def save(model: Any, folder: str | Path) -> list[str]:
+    """Write every adapter as PEFT does and return the files' names, relative to `folder`.
+
+    Base embeddings are never written, though PEFT would add those that an adapter targets or that were resized: they
+    are no part of the adapter. PEFT's model card is for people to edit, and none is left behind.
+    """
+    check_distinct(model)
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    (Path(folder) / CARD).unlink(missing_ok=True)
+    return [str(folder_of(name) / file) for name in model.peft_config for file in (CONFIG, WEIGHTS)]
+
+
+def saved_names(model: Any, folder: str | Path) -> set[str]:
+    """Return the names in `model.state_dict()` of all that the adapter files in `folder` hold.
+
+    Beside adapters these are the copies of `modules_to_save`, and base biases with bias="all" or "lora_only".
+    """
+    held: dict[int, Tensor] = {}
+    for adapter in model.peft_config:
+        there = _saved_shapes(Path(folder) / folder_of(adapter))
+        held |= {id(tensor): tensor for key, tensor in _adapter_state(model, adapter).items() if key in there}
+    return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in held}
+
+
+def check_saved(base: nn.Module, folder: str | Path, adapters: Sequence[str], active: Sequence[str] = ()) -> None:
+    """Raise HybridOptError for whatever `load` could not load; change nothing.
+
+    Args:
+        base: the model that the adapters are for.
+        folder: what `save` has written.
+        adapters: names of all adapters in it.
+        active: those of them to be switched on.
+    """
+    if not adapters or len(set(adapters)) < len(adapters) or not set(active) <= set(adapters):
+        raise HybridOptError(f"active={list(active)} must be among the adapters named, {list(adapters)}")
+    for name in adapters:
+        _check_fits(base, name, Path(folder) / folder_of(name))
+
+
+def load(
+    base: nn.Module,
+    folder: str | Path,
+    adapters: Sequence[str],
+    is_trainable: bool = True,
+    active: Sequence[str] = (),
+) -> nn.Module:
+    """Return the PeftModel of `base` with the adapters that `save` has written, switched to `active`.
+
+    Only safetensors files are read.
+
+    Args:
+        base: the model that the adapters are for, changed in place.
+        folder: what `save` has written.
+        adapters: names of all adapters in it.
+        is_trainable: whether the active ones require gradients; the others never do.
+        active: the first of `adapters` if empty.
+
+    Raises:
+        HybridOptError: before `base` is changed, if a file is missing or does not fit the model.
+    """
+    from peft import PeftModel
+
+    check_saved(base, folder, adapters, active)
+    folders = [str(Path(folder) / folder_of(name)) for name in adapters]
+    options: dict[str, Any] = {"is_trainable": is_trainable, "torch_device": "cpu"}
+    model: Any = PeftModel.from_pretrained(base, folders[0], adapter_name=adapters[0], **options)
+    for name, place in zip(adapters[1:], folders[1:], strict=True):
+        model.load_adapter(place, name, **options)
+    active = list(active or adapters[:1])
+    model.set_requires_grad(list(adapters), False)  # set_adapter forgets the modules_to_save of adapters loaded before
+    model.set_adapter(active[0], inference_mode=not is_trainable)
+    if len(active) > 1:
+        model.base_model.set_adapter(active, inference_mode=not is_trainable)
+    return model
+
+
+def folder_of(adapter: str) -> Path:
+    """Return where the files of an adapter lie: those of "default" in the folder itself, others below it."""
+    return Path() if adapter == "default" else Path(adapter)
+
+
+def _saved_config(path: Path) -> Any:
+    from peft import PeftConfig
+
+    plain_json.read(path, "adapter configuration")
+    try:
+        return PeftConfig.from_pretrained(str(path.parent))
+    except Exception as error:  # PEFT raises many types
+        raise HybridOptError(f"{path} is no adapter configuration that PEFT reads: {error!r}") from error
+
+
+def _check_fits(base: nn.Module, name: str, folder: Path) -> None:
+    missing = [file for file in (CONFIG, WEIGHTS) if not (folder / file).is_file()]
+    if missing:
+        raise HybridOptError(f"adapter {name!r}: {folder} has no {' and no '.join(missing)}")
+    config = _saved_config(folder / CONFIG)
+    check_request(base, config, name)
+    there = _saved_shapes(folder)
+    expected = {k: list(v.shape) for k, v in _adapter_state(preview(base, config, name), name).items()}
+    for key in sorted(there.keys() | expected.keys()):
+        if there.get(key) != expected.get(key):
+            raise HybridOptError(
+                f"adapter {name!r}: {key} has shape {there.get(key)} in {folder / WEIGHTS} and {expected.get(key)} in "
+                "this model (None: absent); load it onto the base that it was trained on"
+            )
+
+
+def _adapter_state(model: Any, name: str) -> dict[str, Tensor]:
+    from peft import get_peft_model_state_dict
+
+    state = model.state_dict(keep_vars=True)
+    return get_peft_model_state_dict(model, state_dict=state, adapter_name=name, save_embedding_layers=False)
+
+
+def _saved_shapes(folder: Path) -> dict[str, list[int]]:
+    from safetensors import safe_open
+
+    tensors.names(folder / WEIGHTS, "the adapter")  # raises for what is no whole safetensors file
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        return {key: file.get_slice(key).get_shape() for key in file.keys()}
