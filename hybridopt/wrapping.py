@@ -59,7 +59,7 @@ def wrap(
         return _wrap_auto(model, peft_config, quantization, seed, policy_options)
     ready = read_policy(policy, policy_options)
     changes = _check_changes(model, ready, peft_config, quantization)
-    _check_policy(model, ready, seed, changes)
+    plan = _check_policy(model, ready, seed, changes)
     base = merged(remembered(model), record(model))
     if changes.scheme is not None:
         quantize_(model, changes.scheme, changes.layers)
@@ -68,7 +68,7 @@ def wrap(
     if changes.adapters is not None:
         model = changes.adapters.attach(model, peft_config)
     name = changes.scheme.name if changes.scheme is not None and changes.layers else None
-    return attach_strategy(model, ready, seed, base, name, changes.layers)
+    return attach_strategy(model, ready, seed, base, name, changes.layers, plan)
 
 
 def _wrap_auto(model, peft_config, quantization, seed, options):
@@ -89,6 +89,7 @@ def attach_strategy(
     base: Base,
     quantization: str | None = None,
     quantized: Sequence[str] = (),
+    plan: Plan | None = None,
 ) -> nn.Module:
     """Set `model.hybrid` and return the model; its quantized layers are guarded against what would spoil them.
 
@@ -99,10 +100,11 @@ def attach_strategy(
         base: what its base tensors were before.
         quantization: the scheme of `quantized`; None without.
         quantized: names of the layers that were quantized. Those that are trained as codes are found anyway.
+        plan: the policy resolved on this model; where it is of other parameters, or None, it is resolved anew.
     """
     guard_(model)
     inner = _inner_strategy(model)
-    strategy = Strategy(model, policy, seed, base)
+    strategy = Strategy(model, policy, seed, base, plan)
     if coded := coded_layers(model):
         quantization, quantized = scheme_of(model.get_submodule(coded[0])), coded
     strategy.quantization, strategy.quantized = quantization, tuple(quantized)
@@ -158,8 +160,8 @@ def _check_codes(model: nn.Module, adds_adapters: bool, scheme: Scheme | None) -
         )
 
 
-def _check_policy(model: nn.Module, ready: Ready, seed: int, changes: Changes) -> None:
-    """Resolve the policy on the parameters that the model will have."""
+def _check_policy(model: nn.Module, ready: Ready, seed: int, changes: Changes) -> Plan:
+    """Resolve the policy on the parameters that the model will have, and return the plan."""
     now = foreseen(model, changes)
     plan = Plan.of(now, ready, seed)
     if not plan.trained and any(p.trainable for p in now):
@@ -177,6 +179,7 @@ def _check_policy(model: nn.Module, ready: Ready, seed: int, changes: Changes) -
             HybridOptWarning,
             stacklevel=3,
         )
+    return plan
 
 
 def _inner_strategy(model: nn.Module) -> Strategy | None:
