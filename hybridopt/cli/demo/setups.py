@@ -1,10 +1,7 @@
 """The three ways in which the demo trains the same model on the same batches."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
+from typing import Any
 
 __all__ = ["SETUPS", "Setup"]
 
@@ -42,7 +39,7 @@ SETUPS = (
 )
 
 
-def _lora(rank: int) -> "LoraConfig":
+def _lora(rank: int) -> object:
     """Configure LoRA on every linear layer but the classifier, which is new and trained in full."""
     from peft import LoraConfig, TaskType
 
