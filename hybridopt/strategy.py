@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -145,7 +146,7 @@ class Strategy:
                 optimizer.rehook()
             raise
 
-    def save_pretrained(self, directory: str, replay: bool = True) -> None:
+    def save_pretrained(self, directory: str | Path, replay: bool = True) -> None:
         """Save adapters, every changed base tensor and the configuration; see `hybridopt.from_pretrained`.
 
         replay: save base tensors as the scalars of a run, 4 bytes a step, wherever they follow from them: those that

@@ -4,19 +4,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.model.quantization.sizes import weight_bytes
 from hybridopt.optimizer.optimizer import HybridOptimizer
 from hybridopt.optimizer.releases import release_class
 from hybridopt.policy.routes import Ready, read_policy
+from hybridopt.strategy import Strategy
 
 from .addax.activations import gradient_bytes
 from .addax.assignment import FREE, Assignment, choose, measure_rows, total_bytes
@@ -27,30 +28,41 @@ from .transformers import HybridOptimizerFactory
 __all__ = ["HybridTrainer", "HybridTrainerMixin"]
 
 FILE = "hybridopt_assignment.json"
-LOADING = ("num_workers", "worker_init_fn", "pin_memory", "persistent_workers", "multiprocessing_context")
-LOADING += ("prefetch_factor", "in_order")
+LOADING: tuple[str, ...] = ("num_workers", "worker_init_fn", "pin_memory", "persistent_workers", "in_order")
+LOADING += ("multiprocessing_context", "prefetch_factor")
+
+if TYPE_CHECKING:
+    Mixed: TypeAlias = Trainer  # with which the mixin is mixed: what it calls is there
+else:
+    Mixed = object
 
 
-class HybridTrainerMixin:
+class HybridTrainerMixin(Mixed):
     """Makes any Trainer run any policy: `class Mine(HybridTrainerMixin, SFTTrainer)`.
 
-    Keyword arguments beside the Trainer's own:
-        policy, policy_options: a name with its options, or what else `wrap` takes; "frugal" unless the model is
-            wrapped. The learning rate, weight decay and seed are those of the TrainingArguments, except that zo_lr and
-            fo_lr of a policy come first.
+    Policies with probes: every micro-batch is probed before its backward pass, all of a step along the same
+    directions, with the model in training mode (both sides of a probe drop out the same), and the mean of their
+    projected gradients is used. The log gets projected_gradient, of the last step, and probe_loss, the mean since the
+    log before. Several processes (DDP) exchange losses. fp16 and sharded weights are refused with a HybridOptError
+    before anything is trained.
+
+    Args:
+        args: the Trainer's own.
+        policy: a name, or what else `wrap` takes; "frugal" unless the model is wrapped. The learning rate, weight
+            decay and seed are those of the TrainingArguments, except that zo_lr and fo_lr of a policy come first.
+        policy_options: of the policy that is named.
         optimizer_options: release, clip, nonfinite ... as in `Strategy.optimizer`.
         assignment: how rows are split between gradient and probe (Addax): `Halves`, with their own batch sizes; or a
             memory budget, weights included, as in `total_bytes` ("8GiB", a number of bytes, "free"). Then the split is
             chosen by measurement, printed, and kept: as `trainer.assignment`, and in hybridopt_assignment.json of the
-            output folder, from where it is taken again for the same rows and budget. Without it, one batch serves for
-            both.
+            output folder, from where it is taken again for the same rows and budget. Without it, gradient and probe
+            are taken on the same batch.
         lengths: of the rows of the training set, as in `pair_loader`.
-
-    Policies with probes: every micro-batch is probed before its backward pass, all of a step along the same
-    directions, with the model in training mode (both sides of a probe drop out the same), and their mean counts. The
-    log gets projected_gradient, of the last step, and probe_loss, the mean since the log before. Several processes
-    (DDP) exchange losses. No fp16, no sharded weights; HybridOptError, before anything is trained, says why.
+        kwargs: the Trainer's own.
     """
+
+    optimizer: torch.optim.Optimizer | None
+    _probed: list[float]  # losses since the last log
 
     def __init__(
         self,
@@ -61,11 +73,11 @@ class HybridTrainerMixin:
         assignment: Halves | int | str | None = None,
         lengths: Lengths = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         if lengths is not None and assignment is None:
             raise HybridOptError("lengths are for assignment=...; give that, too, or leave both out")
         asked = policy is not None or policy_options
-        self._policy = read_policy("frugal" if policy is None else policy, policy_options or {}) if asked else None
+        self._policy = _read(policy, policy_options or {}) if asked else None
         self._options = dict(optimizer_options or {})
         self.assignment, self._lengths, self._probed = assignment, lengths, []
         super().__init__(*args, **kwargs)
@@ -77,7 +89,11 @@ class HybridTrainerMixin:
         self.add_callback(_ProbeLog(self))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The policy's optimizer, unless the Trainer was given another way to one."""
+        """Make the policy's optimizer; an optimizer, or its class, that the Trainer was given comes first.
+
+        Raises:
+            HybridOptError: the policy does not go with the Trainer's settings; a model wrapped here is unwrapped.
+        """
         if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
             optimizer = super().create_optimizer(model)
             check(self, _bare(optimizer))
@@ -89,7 +105,7 @@ class HybridTrainerMixin:
             check(self, optimizer)
         except HybridOptError:
             if there is None:
-                model.hybrid.unwrap()
+                cast(Strategy, model.hybrid).unwrap()
             raise
         self.optimizer = optimizer
         return optimizer
@@ -97,7 +113,16 @@ class HybridTrainerMixin:
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Probe where the policy asks for it, then the Trainer's own step where it takes gradients."""
+        """Probe if the policy needs it, then run the Trainer's own step if it needs gradients.
+
+        Args:
+            model: in its container for several devices, if any.
+            inputs: a batch, or {"fo": batch, "zo": batch} with `assignment`.
+            num_items_in_batch: as the Trainer's.
+
+        Returns:
+            The loss of the Trainer's step, or of the probe without one, over the number of micro-batches.
+        """
         optimizer = _bare(self.optimizer)
         if optimizer is None or not optimizer.probes_needed:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -111,14 +136,14 @@ class HybridTrainerMixin:
         return torch.tensor(self._probed[-1] / self.current_gradient_accumulation_steps, device=self.args.device)
 
     def get_train_dataloader(self) -> DataLoader:
-        """The Trainer's own, or with `assignment` one of {"fo": batch, "zo": batch}, split by length."""
+        """Return the Trainer's own loader, or with `assignment` one of {"fo": batch, "zo": batch}, split by length."""
         loader = super().get_train_dataloader()
         if self.assignment is None:
             return loader
         lengths = lengths_of(self.train_dataset, self._lengths)
         if not isinstance(self.assignment, Halves):
             with self.args.main_process_first(local=False, desc="choosing an assignment"):  # others read what it kept
-                self.assignment = self._assigned(loader, lengths)
+                self.assignment = self._assigned(loader, lengths, self.assignment)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         pairs = DataLoader(
             loader.dataset,
@@ -129,8 +154,8 @@ class HybridTrainerMixin:
         # it is shared out among the ranks already: accelerate would lose the epoch when it skips batches to resume
         return prepare_data_loader(pairs, self.accelerator.device, 1, 0, put_on_device=True)
 
-    def _for_factory(self, strategy):
-        """What the factory is told."""
+    def _for_factory(self, strategy: Strategy | None) -> dict[str, Any]:
+        """Return the keyword arguments for HybridOptimizerFactory; `strategy` is that of a wrapped model."""
         policy = self._policy if strategy is None or self._policy is not None else strategy.policy
         own = None if policy is None else policy.lr
         options = {"lr": self.args.learning_rate if own is None else own, "weight_decay": self.args.weight_decay}
@@ -139,46 +164,55 @@ class HybridTrainerMixin:
         seed = self.args.seed if strategy is None else None
         return {**options, **self._options, "policy": policy, "seed": seed}
 
-    def _frees_gradients(self):
+    def _frees_gradients(self) -> bool:
         return release_class(self._options.get("release")).frees_gradients
 
-    def _loss(self, model, batch):
-        """The mean of one batch by itself; compute_loss may take the dict apart."""
+    def _loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """Return the mean loss of one batch, which is copied: compute_loss may remove entries."""
         with self.compute_loss_context_manager():
             return self.compute_loss(model, dict(batch))
 
-    def _assigned(self, loader, lengths):
-        """The choice for a budget, or the one that the output folder keeps of it."""
+    def _assigned(self, loader: DataLoader, lengths: list[int], budget: int | str) -> Assignment:
+        """Return the assignment in the output folder if it is still right; otherwise choose, print and save one.
+
+        Args:
+            loader: the Trainer's own.
+            lengths: tokens of every row.
+            budget: as in `total_bytes`.
+        """
         path = Path(self.args.output_dir) / FILE
-        if path.exists() and self._still_holds(kept := Assignment.load(path), lengths):
+        if path.exists() and self._still_holds(kept := Assignment.load(path), lengths, budget):
             return kept
         costs = measure_rows(self.model, loader.dataset, lengths, loader.collate_fn, self._measured)
         costs = replace(costs, fused=self._frees_gradients(), accumulated=self.args.gradient_accumulation_steps > 1)
-        chosen = choose(costs, lengths, total_bytes(self.assignment, self.model))
+        chosen = choose(costs, lengths, total_bytes(budget, self.model))
         print(chosen)
         path.parent.mkdir(parents=True, exist_ok=True)
         chosen.save(path)
         return chosen
 
-    def _still_holds(self, kept, lengths):
-        """Was this chosen for these rows, weights and gradients? What is free always changes, and does not count."""
+    def _still_holds(self, kept: Assignment, lengths: list[int], asked: int | str) -> bool:
+        """Tell whether an assignment was chosen for these rows, weights, gradients and budget.
+
+        Two budgets "free" are equal, though free memory changes all the time.
+        """
         largest, trained = gradient_bytes(self.model)
         alive = largest if self._frees_gradients() and self.args.gradient_accumulation_steps == 1 else trained
         limit = kept.longest if kept.threshold is None else kept.threshold
         share = sum(length <= limit for length in lengths) / len(lengths)
         now = (max(lengths), share, weight_bytes(self.model), alive)
-        budget = self.assignment == FREE or total_bytes(self.assignment, self.model) == kept.budget
+        budget = asked == FREE or total_bytes(asked, self.model) == kept.budget
         return budget and now == (kept.longest, kept.fo_share, kept.weights, kept.gradients)
 
-    def _measured(self, batch):
-        """The loss as the prepared model would give it."""
+    def _measured(self, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of a batch as in training: on the Trainer's device, under its autocast."""
         with self.accelerator.autocast():
             return self._loss(self.model, self._prepare_inputs(batch))
 
     def log_probes(self) -> None:
-        """Give the Trainer's log what was probed since the last time."""
+        """Log projected_gradient of the last step, and probe_loss, the mean since this was called before."""
         optimizer = _bare(self.optimizer)
-        if not self._probed:
+        if optimizer is None or not self._probed:
             return
         found = {"projected_gradient": optimizer.projected_gradient}
         found["probe_loss"] = sum(self._probed) / len(self._probed)
@@ -191,18 +225,22 @@ class HybridTrainer(HybridTrainerMixin, Trainer):
 
 
 class _ProbeLog(TrainerCallback):
-    """Logs whenever the Trainer does."""
+    """Calls `trainer.log_probes()` whenever the Trainer logs."""
 
     def __init__(self, trainer: HybridTrainerMixin):
         self.trainer = trainer
 
-    def on_step_end(self, args, state, control, **_):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         if control.should_log:
             self.trainer.log_probes()
             control.should_log = True  # what has been logged was not what the Trainer has to log
 
 
-def _bare(optimizer):
-    """The HybridOptimizer in accelerate's container; None for any other."""
+def _read(policy: str | Ready | None, options: Mapping[str, Any]) -> Ready:
+    return read_policy("frugal" if policy is None else policy, dict(options))
+
+
+def _bare(optimizer: torch.optim.Optimizer | None) -> HybridOptimizer | None:
+    """Return the HybridOptimizer in accelerate's container, if any; None for another optimizer."""
     optimizer = getattr(optimizer, "optimizer", optimizer)
     return optimizer if isinstance(optimizer, HybridOptimizer) else None

@@ -1,4 +1,6 @@
-"""Settings of a transformers `Trainer` under which probes would go wrong."""
+"""Refuse settings of a transformers `Trainer` under which probes would go wrong."""
+
+from collections.abc import Iterator
 
 from transformers import Trainer
 
@@ -10,21 +12,27 @@ __all__ = ["check"]
 
 
 def check(trainer: Trainer, optimizer: HybridOptimizer | None) -> None:
-    """Raise HybridOptError for settings under which an optimizer would not do what was asked."""
-    probes = optimizer is not None and optimizer.probes_needed
-    if trainer.assignment is not None and not (probes and optimizer.gradients_needed):
-        lacks = "gradients" if probes else "probes"
+    """Raise HybridOptError for settings of a trainer under which its optimizer would not do what was asked.
+
+    Args:
+        trainer: a Trainer with the HybridTrainerMixin.
+        optimizer: the one that it is to use; None: an optimizer that is not of this library.
+    """
+    probing = optimizer if optimizer is not None and optimizer.probes_needed else None
+    if trainer.assignment is not None and (probing is None or not probing.gradients_needed):
+        lacks = "probes" if probing is None else "gradients"
         raise HybridOptError(
             f"assignment splits rows between gradients and probes, and the policy takes no {lacks}; leave assignment "
             "out, or take policy='addax'"
         )
-    if probes:
-        why = next((why for found, why in _obstacles(trainer, optimizer) if found), None)
+    if probing is not None:
+        why = next((why for found, why in _obstacles(trainer, probing) if found), None)
         if why is not None:
             raise HybridOptError(f"the policy measures losses at shifted weights, and {why}")
 
 
-def _obstacles(trainer, optimizer):
+def _obstacles(trainer: Trainer, optimizer: HybridOptimizer) -> Iterator[tuple[bool | float, str]]:
+    """Yield (is it so?, why probes would go wrong) of every setting that stands in the way of probes."""
     args = trainer.args
     yield trainer.is_deepspeed_enabled, "DeepSpeed keeps the weights to itself; train without it"
     yield trainer.is_fsdp_enabled, "FSDP holds but a part of each weight; train without it, on whole copies"

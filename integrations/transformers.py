@@ -1,8 +1,9 @@
-"""The optimizer for an unchanged transformers `Trainer`."""
+"""Make the optimizer for an unchanged transformers `Trainer`."""
 
 import inspect
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -19,10 +20,11 @@ FIRST = ("quantization", "peft_config")  # of `wrap`: they change the model, whi
 
 
 class HybridOptimizerFactory:
-    """For `Trainer(optimizer_cls_and_kwargs=(HybridOptimizerFactory, {"lr": 1e-4}))`: it is given the whole model.
+    """Makes the optimizer of a transformers Trainer from the whole model.
 
-    A model that is wrapped keeps its policy, any other is wrapped here, so `trainer.model.hybrid` is there afterwards.
-    Adapters added since `wrap` are taken in, too.
+    For `Trainer(optimizer_cls_and_kwargs=(HybridOptimizerFactory, {"lr": 1e-4}))`. A model that is wrapped keeps its
+    policy, and any other is wrapped here, so that `trainer.model.hybrid` is there afterwards. Adapters that were added
+    since `wrap` are trained, too.
     """
 
     def __call__(
@@ -33,7 +35,7 @@ class HybridOptimizerFactory:
         seed: int | None = None,
         **options: Any,
     ) -> HybridOptimizer:
-        """The optimizer of `model`, out of its DDP, FSDP or torch.compile container.
+        """Make the optimizer of a model, which is taken out of its DDP, FSDP or torch.compile container.
 
         Args:
             model: what the Trainer was given.
@@ -45,7 +47,8 @@ class HybridOptimizerFactory:
                 nothing, so `clip` must be given, and it logs a grad_norm of 0; `optimizer.grad_norm` is the true one.
                 gradient_accumulation_steps works: gradients are held until the last micro-batch.
 
-        Raises HybridOptError for a missing lr, for unknown options, and for a policy or seed other than the model's.
+        Raises:
+            HybridOptError: lr is missing, an option is unknown, or policy or seed are other than the model's.
         """
         if lr is None:
             raise HybridOptError(
@@ -68,11 +71,11 @@ class HybridOptimizerFactory:
         return optimizer
 
 
-def _strategy(model, policy, seed, options) -> Strategy:
-    """The model's strategy, made if there is none."""
+def _strategy(model: nn.Module, policy: str | Ready | None, seed: int | None, options: dict[str, Any]) -> Strategy:
+    """Return the model's strategy; a model that has none is wrapped."""
     there = getattr(model, "hybrid", None)
     if not isinstance(there, Strategy):
-        return wrap(model, _asked(policy, options), seed=0 if seed is None else seed).hybrid
+        return _wrapped(model, _asked(policy, options), 0 if seed is None else seed)
     if (policy is not None or options) and _asked(policy, options) != there.policy:
         raise HybridOptError(
             f"the model is wrapped with {there.policy!r}, and optimizer_cls_and_kwargs asks for policy="
@@ -85,10 +88,14 @@ def _strategy(model, policy, seed, options) -> Strategy:
         )
     if "hybrid" in vars(model):
         return there
-    return wrap(model, there.policy, seed=there.seed).hybrid  # a PeftModel made of the wrapped model
+    return _wrapped(model, there.policy, there.seed)  # a PeftModel made of the wrapped model
 
 
-def _asked(policy, options) -> Ready:
+def _wrapped(model: nn.Module, policy: Ready, seed: int) -> Strategy:
+    return cast(Strategy, wrap(model, policy, seed=seed).hybrid)
+
+
+def _asked(policy: str | Ready | None, options: dict[str, Any]) -> Ready:
     try:
         return read_policy("frugal" if policy is None else policy, options)
     except HybridOptError as error:
@@ -96,7 +103,7 @@ def _asked(policy, options) -> Ready:
         raise HybridOptError(f"{error} (HybridOptimizerFactory itself takes {others})") from error
 
 
-def _check_first(options):
+def _check_first(options: dict[str, Any]) -> None:
     for key in FIRST:
         if key in options:
             raise HybridOptError(
@@ -105,8 +112,8 @@ def _check_first(options):
             )
 
 
-def _check_clip(own):
-    """The Trainer clips by default, and would find nothing to clip."""
+def _check_clip(own: dict[str, Any]) -> None:
+    """Require `clip` for a release that frees gradients: the Trainer clips by default, and would find none."""
     release = release_class(own.get("release"))
     if not release.frees_gradients:
         return
@@ -123,7 +130,7 @@ def _check_clip(own):
         )
 
 
-def _warn_of_loss(names):
+def _warn_of_loss(names: Sequence[str]) -> None:
     if names:
         warnings.warn(
             f"the Trainer's checkpoints of a PeftModel hold its adapters, and not {names[0]!r} ({len(names)} base "
@@ -138,8 +145,8 @@ def _own_options() -> list[str]:
     return [key for key in inspect.signature(Strategy.optimizer).parameters if key not in ("self", "lr")]
 
 
-def _contained(model):
-    """The model that a container for compiling or for several devices holds."""
+def _contained(model: nn.Module) -> nn.Module:
+    """Return the model that a container for compiling or for several devices holds."""
     from accelerate.utils import extract_model_from_parallel
 
     while (inner := extract_model_from_parallel(model, keep_torch_compile=False)) is not model:

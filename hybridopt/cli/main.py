@@ -67,7 +67,7 @@ def demo(seed: Seed = 0, steps: Steps = 64, out: Out = None, json: Json = None) 
 
 
 def _check_places(out: Path | None, json: Path | None) -> None:
-    """Find out before the work, not after it, whether its results can be written."""
+    """Refuse, before the work is done, places where its results cannot be written; makes the folder `out`."""
     if json is not None and not json.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no folder {json.absolute().parent}", param_hint="--json")
     try:
@@ -78,7 +78,7 @@ def _check_places(out: Path | None, json: Path | None) -> None:
 
 
 def _demo(folder: Path, seed: int, steps: int, json: Path | None) -> list[str]:
-    """Run, print, write; returns what went wrong."""
+    """Run the demo, print its tables and write its numbers to `json`; return what went wrong."""
     from ..core.files import plain_json
     from .demo import job, show
 
@@ -106,6 +106,6 @@ def policies() -> None:
 
 
 def _default(field: Field) -> str:
-    made = field.default_factory is not MISSING
-    value = field.default_factory() if made else field.default
-    return "(needed)" if value is MISSING else repr(value)
+    if field.default_factory is not MISSING:
+        return repr(field.default_factory())
+    return "(needed)" if field.default is MISSING else repr(field.default)

@@ -68,7 +68,7 @@ def plan(
     """What a training step takes, before anything is loaded: no download, no GPU, some seconds.
 
     With --gpu and no --policy: the ways to train that fit, closest to full AdamW first.
-    """
+    """  # noqa: D401 (it is the help of the command)
     from ..core.sizes import parse_size
 
     memory = None if gpu is None else parse_size(gpu, "--gpu")
@@ -91,7 +91,8 @@ def _tokens(model: str) -> int:
     return tokens(model)
 
 
-def _one(model: str, memory: int | None, settings: dict, as_json: bool) -> None:
+def _one(model: str, memory: int | None, settings: dict[str, Any], as_json: bool) -> None:
+    """Print the estimate of one request, against `memory` bytes of a GPU if given."""
     from ..planning import Request, plan, table
 
     estimate = plan(model, Request(**settings))
@@ -101,7 +102,8 @@ def _one(model: str, memory: int | None, settings: dict, as_json: bool) -> None:
         Console().print(table.estimate_table(estimate, memory))
 
 
-def _search(model: str, memory: int, size: dict, asked: dict, as_json: bool) -> None:
+def _search(model: str, memory: int, size: dict[str, Any], asked: dict[str, Any], as_json: bool) -> None:
+    """Print the ways to train that fit into `memory` bytes."""
     from ..planning import table
     from ..planning.ways.search import search
 
@@ -113,7 +115,7 @@ def _search(model: str, memory: int, size: dict, asked: dict, as_json: bool) -> 
 
 
 def _options(pairs: list[str], short: dict[str, Any]) -> dict[str, Any]:
-    """The policy's options from text; numbers, lists and words."""
+    """Return the policy's options: those with a short form that were given, then those of key=value texts."""
     found = {name: value for name, value in short.items() if value is not None}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -124,6 +126,7 @@ def _options(pairs: list[str], short: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
+    """Read a number, a list, a truth value or None; anything else is a word and stays text."""
     try:
         return json.loads(text)
     except ValueError:
@@ -132,9 +135,9 @@ def _value(text: str) -> Any:
 
 @contextmanager
 def _quickly() -> Iterator[None]:
-    """Without libraries' words about what they miss, and without collecting garbage.
+    """Silence libraries' warnings and log messages within, and collect no garbage.
 
-    Nearly all that is made here is imported modules: looking through them takes a fifth of the time.
+    Nearly all objects that are made within are imported modules: searching them for garbage takes a fifth of the time.
     """
     collects, logged = gc.isenabled(), logging.root.manager.disable
     with warnings.catch_warnings():

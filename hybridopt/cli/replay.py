@@ -1,12 +1,15 @@
 """The command `hybridopt replay`; what takes time to import is imported inside it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..saving.rebuilding.replay import ReplayReport
 
 __all__ = ["replay"]
 
@@ -37,14 +40,14 @@ def replay(
     console.print(_verdict(report, out), soft_wrap=True)
 
 
-def _table(report):
+def _table(report: "ReplayReport") -> Table:
     table = Table("steps", "directions", "parameters", "seconds", "ns per parameter and direction")
     numbers = (report.steps, report.directions, report.parameters)
     table.add_row(*(f"{n:,}" for n in numbers), f"{report.seconds:.1f}", f"{report.cost:.3f}")
     return table
 
 
-def _verdict(report, out):
+def _verdict(report: "ReplayReport", out: Path) -> str:
     if report.verified:
         return f"{out} holds the trained weights to the bit: all checksums agree."
     return (

@@ -1,7 +1,7 @@
-"""What a model's activations cost: measured on its own loss, then known for batches of any size and length."""
+"""Measure the memory of a model's activations on its own loss, and extrapolate to any batch size and length."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +29,10 @@ BLOCK = "GradientCheckpointingLayer"  # what transformers recomputes as one piec
 class RowBatches:
     """Batches of any size and length, cut from one row, which must be the longest of the data.
 
-    Every value of the row that is as long as the row itself is cut; `collate` makes a batch of a list of rows.
+    Args:
+        row: the row; every value in it that has as many entries as the row has tokens is cut, others are kept whole.
+        length: tokens of the row.
+        collate: makes a batch of a list of rows.
     """
 
     row: dict[str, Any]
@@ -37,19 +40,27 @@ class RowBatches:
     collate: Callable[[list], Any]
 
     def __call__(self, batch: int, length: int) -> Any:
-        """A batch of equal rows."""
+        """Return a batch of `batch` equal rows, the first `length` tokens of the row."""
         return self.collate([{key: self._cut(value, length) for key, value in self.row.items()} for _ in range(batch)])
 
-    def _cut(self, value, length):
+    def _cut(self, value: Any, length: int) -> Any:
         whole = hasattr(value, "__len__") and getattr(value, "shape", True) != ()
         return value[:length] if whole and not isinstance(value, str) and len(value) == self.length else value
 
 
 def measure(model: nn.Module, loss_at: LossAt, longest: int) -> LengthCosts:
-    """Measure by forward passes alone, at most over `longest` tokens at once; nothing of the model changes.
+    """Measure what training a model takes by forward passes alone.
 
-    loss_at: the loss of training, of a batch of the given size and length. Activations are freed as they come, so
-    this takes hardly more memory than evaluation does. Raises HybridOptError if nothing is trained.
+    Modes, buffers and random numbers are afterwards as they were. Activations are freed as they come, so this takes
+    hardly more memory than evaluation does.
+
+    Args:
+        model: on the device where it is to be trained, with requires_grad as in training.
+        loss_at: the training loss of a batch; called with (batch, length), at most over `longest` tokens in all.
+        longest: tokens of the longest row.
+
+    Raises:
+        HybridOptError: no parameter requires gradients, or the loss is no tensor of one number that depends on one.
     """
     check_count("measure", "longest", longest, 1)
     largest, trained = gradient_bytes(model)
@@ -60,12 +71,16 @@ def measure(model: nn.Module, loss_at: LossAt, longest: int) -> LengthCosts:
         can = now or getattr(model, "supports_gradient_checkpointing", False)
         checkpointed = Cost.measured(passes.checkpointed, longest) if can else None
         probe = Cost.measured(passes.forward, longest)
-    weights, gradient = weight_bytes(model), checkpointed if now else plain
-    return LengthCosts(weights, largest, trained, gradient, probe, checkpointed, longest)
+    gradient = checkpointed if now and checkpointed is not None else plain
+    return LengthCosts(weight_bytes(model), largest, trained, gradient, probe, checkpointed, longest)
 
 
 def gradient_bytes(model: nn.Module) -> tuple[int, int]:
-    """Bytes of the largest trained tensor, and of all together; raises HybridOptError if there is none."""
+    """Return the bytes of the largest trained tensor, and of all together.
+
+    Raises:
+        HybridOptError: no parameter requires gradients.
+    """
     trained = [p.nbytes for p in model.parameters() if p.requires_grad]
     if not trained:
         raise HybridOptError("no parameter of the model requires gradients; unfreeze some, or add an adapter")
@@ -74,38 +89,45 @@ def gradient_bytes(model: nn.Module) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Passes:
-    """What single passes of a batch need, in bytes."""
+    """Bytes of activations of one pass over a batch: each method takes (batch, length)."""
 
     model: nn.Module
     loss_at: LossAt
 
-    def forward(self, batch, length):
+    def forward(self, batch: int, length: int) -> int:
         return forward_bytes(self.model, lambda: self.loss_at(batch, length))
 
-    def plain(self, batch, length):
+    def plain(self, batch: int, length: int) -> int:
         return self._saved(batch, length, False) + self.forward(batch, length)
 
-    def checkpointed(self, batch, length):
+    def checkpointed(self, batch: int, length: int) -> float:
         whole, outside = self._saved(batch, length, False), self._saved(batch, length, True)
         blocks = sum(BLOCK in (kind.__name__ for kind in type(m).__mro__) for m in self.model.modules())
         block = (whole - outside) / max(1, blocks)
         return outside + max(2 * block, self.forward(batch, length))
 
-    def _saved(self, batch, length, checkpointing):
+    def _saved(self, batch: int, length: int, checkpointing: bool) -> int:
         with _set_checkpointing(self.model, checkpointing):
             return saved_bytes(self.model, lambda: self.loss_at(batch, length))
 
 
 def saved_bytes(model: nn.Module, loss: Loss) -> int:
-    """Bytes that autograd keeps of a forward pass: each storage once, those of parameters and buffers left out."""
-    own, sizes = _own(model), {}
+    """Return the bytes that autograd saves in a forward pass for the backward pass.
 
-    def pack(tensor):
+    Each storage counts once; those of parameters and buffers do not count.
+
+    Args:
+        model: the model whose parameters and buffers are left out.
+        loss: runs a forward pass and returns its loss, a tensor of one number.
+    """
+    own, sizes = _own(model), dict[StorageWeakRef, int]()
+
+    def pack(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if (ref := StorageWeakRef(storage)) not in own:  # keeps the storage's address, so it is never another's
             sizes[ref] = storage.nbytes()
 
-    def look(_, inputs):
+    def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if inputs and inputs[0].requires_grad:
             pack(inputs[0])
 
@@ -114,15 +136,19 @@ def saved_bytes(model: nn.Module, loss: Loss) -> int:
             if type(module).__name__ == KEEPS_ITS_INPUT:
                 stack.callback(module.register_forward_pre_hook(look).remove)
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda _: None))
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed))  # never unpacked
         _check(loss())
     return sum(sizes.values())
 
 
 def forward_bytes(model: nn.Module, loss: Loss) -> int:
-    """The most bytes alive at once in a forward pass without gradients, those of parameters and buffers left out.
+    """Return the most bytes of tensors alive at once in a forward pass without gradients.
 
-    What single kernels take inside of themselves is not seen.
+    Parameters and buffers do not count, and scratch memory inside a kernel is not seen.
+
+    Args:
+        model: the model whose parameters and buffers are left out.
+        loss: runs a forward pass and returns its loss.
     """
     with torch.no_grad(), _Alive(_own(model)) as alive:
         loss()
@@ -130,13 +156,19 @@ def forward_bytes(model: nn.Module, loss: Loss) -> int:
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations return, until they are freed."""
+    """Counts the bytes of tensors that operations return, until they are freed: `now`, and at most `most` so far."""
 
     def __init__(self, known: set[StorageWeakRef]):
         super().__init__()
         self.known, self.now, self.most = known, 0, 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         out = function(*args, **(kwargs or {}))
         for storage in (x.untyped_storage() for x in tree_leaves(out) if isinstance(x, Tensor)):
             if (ref := StorageWeakRef(storage)) not in self.known:
@@ -145,17 +177,17 @@ class _Alive(TorchDispatchMode):
                 weakref.finalize(storage, self._add, -storage.nbytes())
         return out
 
-    def _add(self, size):
+    def _add(self, size: int) -> None:
         self.now += size
         self.most = max(self.most, self.now)
 
 
-def _own(model):
+def _own(model: nn.Module) -> set[StorageWeakRef]:
     tensors = (*model.parameters(), *model.buffers())
     return {StorageWeakRef(tensor.untyped_storage()) for tensor in tensors}
 
 
-def _check(loss):
+def _check(loss: object) -> None:
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         raise HybridOptError(
             f"the loss is {loss!r}; it must be a tensor of one number that depends on trained weights"
@@ -164,7 +196,7 @@ def _check(loss):
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Training mode within; afterwards modes, buffers and random numbers are as they were."""
+    """Set training mode within; afterwards restore modes, buffers and random numbers."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
@@ -180,29 +212,35 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
 
 
-def _checkpointing(model):
-    """The modules that have gradient checkpointing on."""
+def _checkpointing(model: nn.Module) -> list[nn.Module]:
+    """Return the modules that have gradient checkpointing on."""
     return [module for module in model.modules() if getattr(module, "gradient_checkpointing", False) is True]
 
 
 @contextmanager
-def _set_checkpointing(model, on: bool) -> Iterator[None]:
-    """Gradient checkpointing on or off for a while."""
+def _set_checkpointing(model: nn.Module, on: bool) -> Iterator[None]:
+    """Turn gradient checkpointing on or off within; afterwards it is as before."""
     was = _checkpointing(model)
     if on and not was:
         _switch(model, "enable")
-    for module in [] if on else was:
-        module.gradient_checkpointing = False
+    _mark([] if on else was, False)
     try:
         yield
     finally:
         if on and not was:
             _switch(model, "disable")
-        for module in was:
-            module.gradient_checkpointing = True
+        _mark(was, True)
 
 
-def _switch(model, what):
-    """By the name that transformers has for it: the older one warns."""
+def _mark(modules: list[nn.Module], on: bool) -> None:
+    for module in modules:
+        module.gradient_checkpointing = on  # type: ignore[assignment]  # nn.Module declares only tensors and modules
+
+
+def _switch(model: nn.Module, what: str) -> None:
+    """Call the method that turns gradient checkpointing on or off; `what` is "enable" or "disable".
+
+    transformers has renamed it, and warns of the older name, so the newer one is tried first.
+    """
     names = (f"activation_checkpointing_{what}", f"gradient_checkpointing_{what}")
     next(getattr(model, name) for name in names if hasattr(model, name))()

@@ -1,9 +1,9 @@
-"""Addax that sets itself up: from a memory budget to the length threshold and the batch sizes."""
+"""Choose Addax's length threshold and batch sizes from a memory budget."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,18 @@ __all__ = ["Assignment", "assign", "choose", "measure_rows", "total_bytes"]
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment(Halves):
-    """The halves that fit a budget, and what they take; prints as a table.
+    """The Halves that were chosen for a memory budget, and the bytes they take; prints as a table.
 
-    All sizes in bytes: of the weights, of the gradients that are alive at once, and including these `fo_bytes` of
-    fo_batch rows of `threshold` tokens, `zo_bytes` of zo_batch rows of the `longest` length, `all_bytes` of a gradient
-    on fo_batch rows of that length, and `checkpointed_bytes` of the same with gradient checkpointing (None where the
-    model cannot do it). fo_share: of the rows; 1.0 if both halves draw from all.
+    Args:
+        budget: bytes that were allowed, weights included.
+        weights: bytes of the weights.
+        gradients: bytes of the gradients that are alive at once.
+        longest: tokens of the longest row.
+        fo_bytes: peak bytes of a gradient on fo_batch rows of `threshold` tokens, weights included.
+        zo_bytes: peak bytes of a probe on zo_batch rows of `longest` tokens, weights included.
+        fo_share: share of the rows that the gradient draws from; 1.0 if both halves draw from all.
+        all_bytes: peak bytes of a gradient on fo_batch rows of `longest` tokens, weights included.
+        checkpointed_bytes: `all_bytes` with gradient checkpointing; None: the model cannot do it.
     """
 
     budget: int
@@ -45,22 +51,26 @@ class Assignment(Halves):
 
     @property
     def zo_share(self) -> float:
-        """Share of the rows that the probe draws from."""
+        """Return the share of the rows that the probe draws from."""
         return 1.0 if self.threshold is None else 1 - self.fo_share
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON."""
+        """Write this assignment to a file as JSON."""
         plain_json.write(path, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "Assignment":
-        """Read what `save` wrote; raises HybridOptError for anything else."""
+        """Read an assignment from a file that `save` wrote.
+
+        Raises:
+            HybridOptError: the file holds anything else.
+        """
         data = plain_json.read(path, "the assignment")
         plain_json.only(data, [field.name for field in fields(cls)], str(path))
         return cls(**{field.name: plain_json.take(data, field.name, field.type, str(path)) for field in fields(cls)})
 
     def __str__(self) -> str:
-        """The table, and what follows from it."""
+        """Return a table of the two halves, and below it the budget and what a gradient on all rows would take."""
         limit = self.longest if self.threshold is None else self.threshold
         head = ("half", "rows", "share", "batch", "bytes")
         first = ("first-order", f"<= {limit} tokens", f"{self.fo_share:.1%}", f"{self.fo_batch}", human(self.fo_bytes))
@@ -70,7 +80,7 @@ class Assignment(Halves):
         lines = ["  ".join(map(str.ljust, line, width)).rstrip() for line in (head, first, zeroth)]
         return "\n".join([*lines, self._remarks()])
 
-    def _remarks(self):
+    def _remarks(self) -> str:
         said = f"budget {human(self.budget)}: weights {human(self.weights)}, gradients {human(self.gradients)}; "
         said += f"gradients on rows of all lengths would take {human(self.all_bytes)}"
         if self.checkpointed_bytes not in (None, self.all_bytes):  # equal where it is on already
@@ -82,12 +92,19 @@ class Assignment(Halves):
 
 
 def choose(costs: LengthCosts, lengths: Sequence[int], budget: int, halves: Halves = Halves()) -> Assignment:
-    """The largest threshold that a budget allows.
+    """Choose the largest length threshold that a memory budget allows.
 
-    lengths: of all rows, in tokens. budget: bytes, weights included. halves: the batch sizes that are wanted; they
-    shrink only where not even one row length fits. Memory is that of Addax (Li et al. 2025): weights, and the greater
-    of a probe of long rows and a backward pass over short ones. Raises HybridOptError, naming the missing bytes, if
-    one row is too much.
+    A step of Addax (Li et al. 2025) takes the weights, and the greater of a probe of long rows and a backward pass
+    over short ones.
+
+    Args:
+        costs: bytes by batch size and length, as `measure_rows` finds them.
+        lengths: tokens of every row.
+        budget: bytes, weights included.
+        halves: the batch sizes that are wanted, without a threshold; they shrink only where no row length fits.
+
+    Raises:
+        HybridOptError: a single row takes more than the budget, by how many bytes; or `halves` has a threshold.
     """
     if halves.threshold is not None:
         raise HybridOptError(
@@ -118,11 +135,12 @@ def choose(costs: LengthCosts, lengths: Sequence[int], budget: int, halves: Halv
     )
 
 
-def _largest(most, fits):
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number from 1 to `most` that fits, or 0."""
     return next((k for k in range(most, 0, -1) if fits(k)), 0)
 
 
-def _refuse(what, length, needed, budget):
+def _refuse(what: str, length: int, needed: int, budget: int) -> NoReturn:
     cure = "shorten the rows, " if what == "the probe" else "take policy='mezo', gradient checkpointing, "
     raise HybridOptError(
         f"budget={budget} ({human(budget)}): {what} of a single row of {length} tokens takes {needed} bytes, weights "
@@ -139,10 +157,18 @@ def assign(
     lengths: Lengths = None,
     loss: Callable[[Any], Tensor] | None = None,
 ) -> Assignment:
-    """Measure a model on a data set and choose: `measure`, then `choose` with the paper's batch sizes.
+    """Measure a model on a data set and choose the length threshold for a memory budget, with the paper's batch sizes.
 
-    dataset, collate, lengths: as in `pair_loader`. budget: as in `total_bytes`. loss: of a batch, on the model's
-    device; `model(**batch).loss` unless given.
+    Args:
+        model: on the device where it is to be trained.
+        dataset: map-style.
+        collate: makes a batch of a list of rows.
+        budget: weights included: a number of bytes, text such as "8GiB", or "free" (see `total_bytes`).
+        lengths: tokens of every row, or a function of a row; `len(row["input_ids"])` unless given.
+        loss: of a batch, on the model's device; `model(**batch).loss` unless given.
+
+    Raises:
+        HybridOptError: a single row takes more than the budget, the budget is no size, or nothing is trained.
     """
     sizes = lengths_of(dataset, lengths)
     return choose(measure_rows(model, dataset, sizes, collate, loss), sizes, total_bytes(budget, model))
@@ -155,7 +181,15 @@ def measure_rows(
     collate: Callable[[list], Any],
     loss: Callable[[Any], Tensor] | None = None,
 ) -> LengthCosts:
-    """The costs of batches that are cut from the longest row; arguments as in `assign`, a length for each row."""
+    """Measure the bytes of batches that are cut from the longest row of a data set.
+
+    Args:
+        model: on the device where it is to be trained.
+        dataset: map-style.
+        lengths: tokens of every row.
+        collate: makes a batch of a list of rows.
+        loss: of a batch, on the model's device; `model(**batch).loss` unless given.
+    """
     Halves().divide(lengths)
     longest = max(lengths)
     rows = RowBatches(dataset[lengths.index(longest)], longest, collate)
@@ -165,10 +199,15 @@ def measure_rows(
 
 
 def total_bytes(budget: int | str, model: nn.Module) -> int:
-    """A budget in bytes, weights included: a number of bytes, or text such as "8GiB" or "80 GB".
+    """Return a memory budget in bytes, weights included.
 
-    "free": the weights and what is free on the model's GPU now. Raises HybridOptError for what is no size, and for
-    "free" where the model is on no GPU.
+    Args:
+        budget: a number of bytes, text such as "8GiB" or "80 GB", or "free": the weights and what is free on the
+            model's GPU now.
+        model: whose weights and device "free" is about.
+
+    Raises:
+        HybridOptError: the budget is no size, or "free" where the model is on no GPU.
     """
     if budget == FREE:
         return weight_bytes(model) + _free(_device(model))
@@ -180,12 +219,12 @@ def total_bytes(budget: int | str, model: nn.Module) -> int:
     return budget
 
 
-def _device(model):
+def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _free(device):
-    """What torch could still allocate, its own cache included."""
+def _free(device: torch.device) -> int:
+    """Return the bytes that torch could still allocate on a GPU, its own cache included."""
     if device.type != "cuda":
         raise HybridOptError(f"budget='free' is the free memory of a GPU, and the model is on {device}; give '8GiB'")
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -1,4 +1,4 @@
-"""What batches of any size and length cost in memory, from a few measured points."""
+"""Memory of batches of any size and length, extrapolated from three measured points."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,20 +8,30 @@ __all__ = ["Cost", "LengthCosts"]
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes of a batch of b rows of n tokens: linear * b * n + quadratic * b * n**2."""
+    """Bytes of a batch of b rows of n tokens: linear * b * n + quadratic * b * n**2.
+
+    Args:
+        linear: bytes a token.
+        quadratic: bytes a token and token, such as those of attention scores.
+    """
 
     linear: float
     quadratic: float = 0.0
 
     def __call__(self, batch: int, length: int) -> int:
-        """The bytes."""
+        """Return the bytes of a batch of `batch` rows of `length` tokens."""
         return round(batch * length * (self.linear + self.quadratic * length))
 
     @staticmethod
     def measured(bytes_at: Callable[[int, int], float], longest: int) -> "Cost":
-        """Measured at (batch, length) = (1, longest), (1, half of it), (2, half of it), and at none of them too low.
+        """Fit a Cost to bytes measured at (batch, length) = (1, longest), (1, longest / 2) and (2, longest / 2).
 
-        What does not grow with the batch or the length (tables of positions, say) counts as if it did.
+        It is too low at none of the three. Bytes that grow neither with the batch nor with the length (tables of
+        positions, say) count as if they did.
+
+        Args:
+            bytes_at: measures a batch; called with (batch, length).
+            longest: tokens of the longest row.
         """
         half = max(1, longest // 2)
         points = {at: bytes_at(*at) for at in ((1, half), (1, longest), (2, half))}
@@ -35,16 +45,22 @@ class Cost:
 
 @dataclass(frozen=True)
 class LengthCosts:
-    """All that training takes, in bytes.
+    """Peak bytes of the two halves of an Addax step, by batch size and length.
 
-    weights: of all parameters, with quantization constants. largest, trained: the largest trained tensor, and all of
-    them, for their gradients or perturbed copies. gradient: what a backward pass needs at most beside these, as the
-    model is now; checkpointed: the same with gradient checkpointing, None where the model cannot do it. probe: of a
-    forward pass without gradients. longest: tokens of the longest row, up to which was measured. fused: each gradient
-    is used and freed at once; accumulated: several micro-batches a step, so that gradients are alive all the time.
+    A backward pass is counted as the activations that autograd saved for it, and the most that a forward pass has
+    alive at once. With gradient checkpointing: the inputs of the blocks, and the greater of that forward pass and
+    twice the activations of one block (computed again, and their gradients).
 
-    A backward pass needs what was saved for it, and beside that about what a forward pass has alive at once; with
-    checkpointing the inputs of blocks, and the greater of that and one block, computed again, with its gradients.
+    Args:
+        weights: bytes of all parameters, with quantization constants.
+        largest: bytes of the largest trained tensor, for its gradient or its perturbed copy.
+        trained: bytes of all trained tensors, for their gradients.
+        gradient: activations of a backward pass, with the model's present setting of gradient checkpointing.
+        probe: activations of a forward pass without gradients.
+        checkpointed: activations of a backward pass with gradient checkpointing; None: the model cannot do it.
+        longest: tokens of the longest row, up to which was measured.
+        fused: each gradient is used and freed within the backward pass.
+        accumulated: a step has several micro-batches, so that gradients are alive all the time.
     """
 
     weights: int
@@ -59,17 +75,17 @@ class LengthCosts:
 
     @property
     def gradients(self) -> int:
-        """Bytes of the gradients that are alive at once."""
+        """Return the bytes of the gradients that are alive at once."""
         return self.largest if self.fused and not self.accumulated else self.trained
 
     def first_order(self, batch: int, length: int) -> int:
-        """Bytes of a batch's gradient, with all that is there besides."""
+        """Return the peak bytes of a backward pass of `batch` rows of `length` tokens, weights included."""
         return self.weights + self.gradients + self.gradient(batch, length)
 
     def with_checkpointing(self, batch: int, length: int) -> int | None:
-        """The same with gradient checkpointing."""
-        return self.checkpointed and self.weights + self.gradients + self.checkpointed(batch, length)
+        """Return what `first_order` would with gradient checkpointing; None if the model cannot do it."""
+        return None if self.checkpointed is None else self.weights + self.gradients + self.checkpointed(batch, length)
 
     def zeroth_order(self, batch: int, length: int) -> int:
-        """Bytes of a batch's probe, with weights perturbed one by one."""
+        """Return the peak bytes of a probe of `batch` rows of `length` tokens, one weight perturbed at a time."""
         return self.weights + self.largest + self.accumulated * self.trained + self.probe(batch, length)

@@ -1,10 +1,10 @@
-"""Batches that are split by length: short rows for the gradient, long rows for the probe (Addax, Li et al. 2025)."""
+"""Split batches by length: short rows for the gradient, long rows for the probe (Addax, Li et al. 2025)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler, default_collate
@@ -19,17 +19,20 @@ Lengths = Sequence[int] | Callable[[Any], int] | None
 
 @dataclass(frozen=True)
 class Halves:
-    """Which rows are for which half of a step, and how many at once (the paper's K1 and K0).
+    """Which rows are for the gradient and which for the probe of a step, and how many at once.
 
-    threshold: rows of at most so many tokens are for the gradient, longer ones for the probe. None: both halves draw
-        from all rows ("Addax without assignment").
+    Args:
+        threshold: rows of at most so many tokens are for the gradient, longer ones for the probe. None: both halves
+            draw from all rows ("Addax without assignment").
+        fo_batch: rows of the first-order half, the gradient (the paper's K1).
+        zo_batch: rows of the zeroth-order half, the probe (the paper's K0).
     """
 
     threshold: int | None = None
     fo_batch: int = 4
     zo_batch: int = 6
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         owner = type(self).__name__
         if self.threshold is not None:
             check_count(owner, "threshold", self.threshold, 0)
@@ -37,7 +40,14 @@ class Halves:
         check_count(owner, "zo_batch", self.zo_batch, 1)
 
     def divide(self, lengths: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Numbers of the first-order and of the zeroth-order rows; raises HybridOptError if a half is empty."""
+        """Return the numbers of the first-order and of the zeroth-order rows.
+
+        Args:
+            lengths: tokens of every row.
+
+        Raises:
+            HybridOptError: a half is empty.
+        """
         if not lengths:
             raise HybridOptError("lengths=[]: the data set has no rows")
         if self.threshold is None:
@@ -49,7 +59,7 @@ class Halves:
         return short, long
 
 
-def _refuse(threshold, shortest, longest, empty):
+def _refuse(threshold: int, shortest: int, longest: int, empty: str) -> NoReturn:
     cure = f"give one in [{shortest}, {longest - 1}]"
     if shortest == longest:
         cure = "rows that are all of one length (padded or packed?) cannot be split"
@@ -60,9 +70,14 @@ def _refuse(threshold, shortest, longest, empty):
 
 
 def lengths_of(dataset: Any, lengths: Lengths = None) -> list[int]:
-    """The length of every row of a map-style data set.
+    """Return the length of every row of a map-style data set, in tokens.
 
-    lengths: a number for each row, or a function of a row; `len(row["input_ids"])` unless given.
+    Args:
+        dataset: has a length and gives rows by number.
+        lengths: a number for each row, or a function of a row; `len(row["input_ids"])` unless given.
+
+    Raises:
+        HybridOptError: the data set is not map-style, a row has no length, or there is not one length for each row.
     """
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise HybridOptError(
@@ -78,7 +93,7 @@ def lengths_of(dataset: Any, lengths: Lengths = None) -> list[int]:
     return [int(length) for length in lengths]
 
 
-def _tokens(row):
+def _tokens(row: Any) -> int:
     try:
         return len(row["input_ids"])
     except (KeyError, TypeError, IndexError) as error:
@@ -90,13 +105,20 @@ def _tokens(row):
 class PairSampler(Sampler[list[int]]):
     """A batch sampler: row numbers of a first-order batch, followed by those of a zeroth-order batch.
 
-    Both halves are shuffled by (seed, epoch). The epoch ends when every row had its turn: the half that runs out
-    first starts over in a new order, and the last batch is filled up in the same way, so all batches are full.
-    An iteration ends by moving on to the next epoch. Of several ranks each draws every `ranks`-th pair.
+    Both halves are shuffled by (seed, epoch). The epoch ends when every row was drawn: the half that runs out first
+    starts over in a new order, and the last batch is filled up in the same way, so all batches are full. An iteration
+    ends by moving on to the next epoch.
 
     `state_dict()` is the epoch and the number of batches drawn; the next iteration after `load_state_dict` goes on
     there. Loaders that read ahead (worker processes, accelerate) have drawn more than was trained: set "position" to
     the number of batches trained.
+
+    Args:
+        lengths: tokens of every row.
+        halves: how rows are split, and how many each half of a pair has.
+        seed: of the order.
+        rank: of this process.
+        ranks: number of processes; each draws every `ranks`-th pair.
     """
 
     def __init__(self, lengths: Sequence[int], halves: Halves, seed: int = 0, rank: int = 0, ranks: int = 1):
@@ -106,10 +128,10 @@ class PairSampler(Sampler[list[int]]):
         self.epoch = self.position = self._start = 0
 
     def __len__(self) -> int:
-        """Pairs of batches in an epoch, of one rank."""
+        """Return the number of pairs of batches that one rank draws in an epoch."""
         return max(math.ceil(len(rows) / (count * self.ranks)) for rows, count in self._halves())
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[int]]:
         self.position, self._start = self._start, 0
         epoch = self.epoch
         for index in range(self.position, len(self)):
@@ -118,7 +140,12 @@ class PairSampler(Sampler[list[int]]):
         self.set_epoch(epoch + 1)
 
     def rows(self, epoch: int, index: int) -> list[int]:
-        """The row numbers of a pair of batches, counted over all ranks."""
+        """Return the row numbers of a pair of batches: fo_batch first-order ones, then zo_batch zeroth-order ones.
+
+        Args:
+            epoch: of the order.
+            index: of the pair within the epoch, counted over all ranks.
+        """
         drawn = []
         for half, (rows, count) in enumerate(self._halves()):
             for i in range(index * count, (index + 1) * count):
@@ -132,11 +159,15 @@ class PairSampler(Sampler[list[int]]):
             self.epoch, self.position, self._start = epoch, 0, 0
 
     def state_dict(self) -> dict[str, int]:
-        """Where it is."""
+        """Return the epoch, and the "position" in it: the number of batches drawn."""
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there; raises HybridOptError for what is no place in an epoch."""
+        """Go on from the epoch and position of a `state_dict()`.
+
+        Raises:
+            HybridOptError: a number is missing or negative, or the position is beyond the end of an epoch.
+        """
         for key in ("epoch", "position"):
             check_count("PairSampler", key, state.get(key), 0)
         if state["position"] > len(self):
@@ -146,25 +177,32 @@ class PairSampler(Sampler[list[int]]):
             )
         self.epoch, self.position, self._start = state["epoch"], state["position"], state["position"]
 
-    def _halves(self):
+    def _halves(self) -> tuple[tuple[list[int], int], tuple[list[int], int]]:
+        """Return (row numbers, batch size) of the first-order and of the zeroth-order half."""
         return (self.short, self.halves.fo_batch), (self.long, self.halves.zo_batch)
 
 
 @lru_cache(maxsize=4)
-def _order(seed, epoch, half, turn, size):
+def _order(seed: int, epoch: int, half: int, turn: int, size: int) -> list[int]:
+    """Return the order of the `size` rows of a half in its `turn`-th pass over them within an epoch."""
     random = torch.Generator().manual_seed(stream(seed, "lengths", epoch, half, turn))
     return torch.randperm(size, generator=random).tolist()
 
 
 @dataclass(frozen=True)
 class PairCollator:
-    """Collates both halves apart, so that each is padded to its own longest row: {"fo": batch, "zo": batch}."""
+    """Collates both halves separately, so that each is padded to its own longest row: {"fo": batch, "zo": batch}.
+
+    Args:
+        collate: makes a batch of a list of rows.
+        fo_batch: rows of the first-order half.
+    """
 
     collate: Callable[[list], Any]
     fo_batch: int
 
     def __call__(self, rows: list) -> dict[str, Any]:
-        """rows: as `PairSampler` orders them."""
+        """Return {"fo": batch, "zo": batch}; the first `fo_batch` of the rows are the first-order ones."""
         return {"fo": self.collate(rows[: self.fo_batch]), "zo": self.collate(rows[self.fo_batch :])}
 
 
@@ -176,9 +214,18 @@ def pair_loader(
     seed: int = 0,
     **options: Any,
 ) -> DataLoader:
-    """A loader of {"fo": batch, "zo": batch}; its `batch_sampler` is the `PairSampler`.
+    """Make a DataLoader of {"fo": batch, "zo": batch}; its `batch_sampler` is a `PairSampler`.
 
-    collate makes a batch of a list of rows, as a Hugging Face data collator does; options are DataLoader's.
+    Args:
+        dataset: map-style.
+        halves: which rows are for the gradient and which for the probe, and how many at once.
+        lengths: tokens of every row, or a function of a row; `len(row["input_ids"])` unless given.
+        collate: makes a batch of a list of rows, as a Hugging Face data collator does.
+        seed: of the order of rows.
+        options: DataLoader's.
+
+    Raises:
+        HybridOptError: the data set is not map-style, its rows have no lengths, or a half is empty.
     """
     sampler = PairSampler(lengths_of(dataset, lengths), halves, seed)
     return DataLoader(dataset, batch_sampler=sampler, collate_fn=PairCollator(collate, halves.fo_batch), **options)

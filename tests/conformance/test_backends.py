@@ -207,7 +207,8 @@ def dropped(tmp_path, monkeypatch):
         forget()
 
     def forget():
-        for known in (registry.names, run.backends, run.able):
+        registry.forget()
+        for known in (run.backends, run.able):
             known.cache_clear()
 
     yield drop

@@ -48,7 +48,14 @@ RUN_OF_WORDS = 8
 
 @dataclass(frozen=True)
 class Corpus:
-    """The task: label names, training and test texts, and how many training texts resembled a test text."""
+    """The texts of the classification task.
+
+    Args:
+        labels: names of the packages, sorted.
+        train: training texts.
+        test: texts of the modules that are held out.
+        dropped: number of training texts that were dropped because they resembled a test text.
+    """
 
     labels: tuple[str, ...]
     train: list[Snippet]
@@ -57,20 +64,26 @@ class Corpus:
 
     @property
     def floor(self) -> float:
-        """Test accuracy of always answering the test set's most frequent label."""
+        """Return the test accuracy of always answering the test set's most frequent label."""
         return max(Counter(s.package for s in self.test).values()) / len(self.test)
 
 
 def build(root: Path | None = None, seed: int = 0) -> Corpus:
-    """Read, mask, split by module, clean and balance: a pure function of the files under `root` and the seed.
+    """Build the corpus: read the packages' texts, mask labels, hold out modules, drop resembling texts, balance.
 
-    `root` is the standard library's folder (default: that of the running Python). Raises `HybridOptError` where
-    fewer than four of the candidate packages are there as source.
+    The same files and seed give the same corpus.
+
+    Args:
+        root: the standard library's folder; by default that of the running Python.
+        seed: of the modules that are held out and the texts that are taken.
+
+    Raises:
+        HybridOptError: fewer than four of the candidate packages are there as source.
     """
     packages = _packages(Path(root or sysconfig.get_path("stdlib")))
     splits = [hold_out(snippets, seed) for snippets in packages.values()]
     test = _distinct(s for _, held in splits for s in _spread(held, TEST_PER_CLASS, seed))
-    train, dropped = [], 0
+    train, dropped = list[Snippet](), 0
     for kept, _ in splits:
         clean = without_resembling(kept, test)
         dropped += len(kept) - len(clean)
@@ -80,10 +93,10 @@ def build(root: Path | None = None, seed: int = 0) -> Corpus:
 
 
 def hold_out(snippets: list[Snippet], seed: int) -> tuple[list[Snippet], list[Snippet]]:
-    """Split one package's snippets by whole modules into (kept, held out)."""
+    """Split one package's snippets by whole modules into (kept for training, held out for testing)."""
     sizes = Counter(s.module for s in snippets)
     least, most = (share * len(snippets) for share in HELD_OUT)
-    held, taken = set(), 0
+    held, taken = set[str](), 0
     for module in sorted(sizes, key=lambda name: _digest(seed, name)):
         if taken < least and taken + sizes[module] <= most:
             held.add(module)
@@ -93,16 +106,17 @@ def hold_out(snippets: list[Snippet], seed: int) -> tuple[list[Snippet], list[Sn
 
 
 def without_resembling(train: list[Snippet], test: list[Snippet]) -> list[Snippet]:
-    """The training snippets that share neither their text, nor a long line, nor a run of words with a test snippet.
+    """Return the training snippets that resemble no test snippet.
 
-    Texts are compared in lower case with blanks collapsed; a text shorter than the run counts as one run.
+    Two resemble each other if they share a line of 30 characters or a run of 8 words, in lower case with blanks
+    collapsed; the words of a shorter text are one run.
     """
     seen = set().union(*(_marks(s.text) for s in test))
     return [s for s in train if not seen & _marks(s.text)]
 
 
 def _marks(text: str) -> set[str]:
-    """What two texts must not have in common: long lines and runs of consecutive words."""
+    """Return what two texts that do not resemble each other have not in common: long lines and runs of words."""
     lines = {" ".join(line.split()) for line in text.lower().splitlines()}
     words = re.findall(r"\w+", text.lower())
     runs = range(max(1, len(words) - RUN_OF_WORDS + 1))
@@ -112,7 +126,7 @@ def _marks(text: str) -> set[str]:
 
 
 def _packages(root: Path) -> dict[str, list[Snippet]]:
-    """Distinct snippets of the first candidates that are there with enough modules and texts."""
+    """Return the distinct snippets of the first ten candidate packages that have enough modules and texts."""
     present = tuple(name for name in CANDIDATES if (root / name / "__init__.py").is_file())
     enough: dict[str, list[Snippet]] = {}
     for name in present:
@@ -128,6 +142,7 @@ def _packages(root: Path) -> dict[str, list[Snippet]]:
 
 
 def _distinct(snippets: Iterable[Snippet]) -> list[Snippet]:
+    """Return the first of all snippets whose texts differ only in case and blanks."""
     first: dict[str, Snippet] = {}
     for snippet in snippets:
         first.setdefault(" ".join(snippet.text.lower().split()), snippet)
@@ -135,7 +150,7 @@ def _distinct(snippets: Iterable[Snippet]) -> list[Snippet]:
 
 
 def _spread(snippets: list[Snippet], limit: int, seed: int) -> list[Snippet]:
-    """At most `limit` snippets, taken in turns from the modules so that no large one crowds out the others."""
+    """Return at most `limit` snippets, in turns from each module, so that no large one crowds out the others."""
     modules: dict[str, list[Snippet]] = {}
     for snippet in sorted(snippets, key=partial(_rank, seed)):
         modules.setdefault(snippet.module, []).append(snippet)
@@ -148,5 +163,5 @@ def _rank(seed: int, snippet: Snippet) -> str:
 
 
 def _digest(seed: int, text: str) -> str:
-    """A shuffle key that is the same on every machine."""
+    """Return a key to shuffle by, the same on every machine."""
     return blake2b(f"{seed}\n{text}".encode(), digest_size=16).hexdigest()

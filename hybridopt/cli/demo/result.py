@@ -1,4 +1,4 @@
-"""What the demo found, as numbers, and what must not be."""
+"""The numbers that the demo measures, and which of them are failures."""
 
 import math
 import platform
@@ -14,7 +14,17 @@ MARGIN = 0.05  # of accuracy above the floor, at least
 
 @dataclass(frozen=True)
 class Data:
-    """Sizes of the task, and the floor: test accuracy of always giving the test set's most frequent label."""
+    """Sizes of the classification task.
+
+    Args:
+        labels: names of the packages.
+        train: number of training texts.
+        test: number of test texts.
+        train_modules: number of modules that the training texts come from.
+        test_modules: number of other modules that the test texts come from.
+        dropped: number of training texts that were dropped because they resembled a test text.
+        floor: test accuracy of always answering the test set's most frequent label.
+    """
 
     labels: tuple[str, ...]
     train: int
@@ -26,16 +36,26 @@ class Data:
 
     @property
     def bar(self) -> float:
-        """The accuracy from which on something was learned: two standard errors above the floor, and 5 points."""
+        """Return the least accuracy of a run that learned: above the floor by 2 standard errors and by 5 points."""
         error = math.sqrt(self.floor * (1 - self.floor) / self.test)
         return self.floor + max(MARGIN, 2 * error)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: accuracy on the held-out modules, measured bytes, seconds of training, the loss of every step.
+    """One training run.
 
-    `grad_bytes` is the most that was there at once; `report` is what `model.hybrid.report()` had announced.
+    Args:
+        name: of the setup.
+        title: of the setup, for people.
+        accuracy: share of the test texts that are answered right.
+        weight_bytes: of the parameters and buffers.
+        grad_bytes: of gradients, the most that was there at once.
+        state_bytes: of the optimizer's state.
+        seconds: of training.
+        lr: peak learning rate.
+        losses: of every step.
+        report: what `model.hybrid.report()` had announced before training, as plain data.
     """
 
     name: str
@@ -52,7 +72,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Reload:
-    """The last run, saved and loaded onto a fresh base: how its outputs on the test set compare."""
+    """How outputs on the test set compare after the last model was saved and loaded onto a fresh base.
+
+    Args:
+        folder: where it was saved.
+        files: bytes of every saved file, by path in the folder.
+        predictions: number of test texts.
+        agreeing: number of texts for which both models predict the same label.
+        identical: all logits are equal bit for bit.
+        largest_difference: between two logits.
+    """
 
     folder: str
     files: dict[str, int]
@@ -64,7 +93,19 @@ class Reload:
 
 @dataclass(frozen=True)
 class Result:
-    """Everything that the demo measured."""
+    """Everything that the demo measured.
+
+    Args:
+        model: name of the encoder.
+        seed: of the whole demo.
+        steps: training steps of each run.
+        threads: of torch.
+        seconds: of the whole demo.
+        data: sizes of the task.
+        runs: in the order of training.
+        reload: the last model, saved and loaded.
+        versions: of Python and the libraries.
+    """
 
     model: str
     seed: int
@@ -77,7 +118,7 @@ class Result:
     versions: dict[str, str]
 
     def problems(self) -> list[str]:
-        """What went wrong, in words: runs that learned nothing, and predictions that changed on the way."""
+        """Return a sentence for each failure: runs that learned nothing, and predictions changed by saving."""
         bar, floor = self.data.bar, self.data.floor
         low = f"is not clearly above the floor of {floor:.1%}; it takes {bar:.1%}"
         found = [f"{run.title}: accuracy {run.accuracy:.1%} {low}" for run in self.runs if run.accuracy < bar]
@@ -87,7 +128,7 @@ class Result:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data: the runs by name, and under `problems` what is wrong."""
+        """Return plain data for JSON: `runs` by name, and the failures as `problems`."""
         plain = asdict(self)
         plain["data"]["bar"] = self.data.bar
         plain["runs"] = {run.pop("name"): run for run in plain["runs"]}
@@ -95,5 +136,5 @@ class Result:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that matter for the numbers."""
+    """Return the versions of Python and of the libraries that matter for the numbers."""
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}

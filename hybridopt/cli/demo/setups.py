@@ -8,9 +8,14 @@ __all__ = ["SETUPS", "Setup"]
 
 @dataclass(frozen=True)
 class Setup:
-    """What to ask `hybridopt.wrap` for, and the peak learning rate.
+    """One way to train. Learning rates were chosen with modules held out of the training set, not with the test set.
 
-    The rates were chosen with modules held out of the training set, never with the test set.
+    Args:
+        name: in the JSON of results.
+        title: in tables.
+        lr: peak learning rate.
+        wrap: arguments for `hybridopt.wrap`.
+        rank: of LoRA; 0: no adapters.
     """
 
     name: str
@@ -20,7 +25,7 @@ class Setup:
     rank: int = 0
 
     def options(self) -> dict[str, Any]:
-        """Arguments for `hybridopt.wrap`, with the LoRA configuration if there is a rank."""
+        """Return the arguments for `hybridopt.wrap`, with the LoRA configuration if there is a rank."""
         return self.wrap | ({"peft_config": _lora(self.rank)} if self.rank else {})
 
 
@@ -34,8 +39,8 @@ SETUPS = (
 )
 
 
-def _lora(rank: int) -> Any:
-    """LoRA on every linear layer but the classifier, which is new and trained in full."""
+def _lora(rank: int) -> object:
+    """Configure LoRA on every linear layer but the classifier, which is new and trained in full."""
     from peft import LoraConfig, TaskType
 
     return LoraConfig(

@@ -1,30 +1,45 @@
-"""How the demo looks in a terminal."""
+"""Tables, curves and sentences by which the demo shows its numbers in a terminal."""
 
 import math
 from collections.abc import Sequence
+from typing import TypedDict
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ...core.sizes import human
 from .result import Data, Reload, Run
 
-__all__ = ["curves", "data_line", "live", "progress", "reload_line", "runs_table", "sparkline"]
+__all__ = ["Live", "curves", "data_line", "live", "progress", "reload_line", "runs_table", "sparkline"]
 
 BARS = "▁▂▃▄▅▆▇█"
 LIVE, WIDE = 16, 40  # characters of a loss curve
 
 
 def sparkline(values: Sequence[float], width: int, top: float) -> str:
-    """The values as at most `width` bars between 0 and `top`, each the mean of its share of the values."""
+    """Draw values as a line of bars, each the mean of its share of the values.
+
+    Args:
+        values: in order; none gives an empty line.
+        width: number of bars, at most.
+        top: value of the highest bar, above 0; larger values are drawn as high.
+    """
     width = min(width, len(values))
     edges = [round(i * len(values) / width) for i in range(width + 1)] if width else []
     means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
     return "".join(BARS[min(len(BARS) - 1, int(len(BARS) * max(0.0, mean) / top))] for mean in means)
 
 
-def progress(console) -> Progress:
-    """A progress bar that shows the loss and its curve; give `update` a `loss` and a `curve`."""
+class Live(TypedDict):
+    """Fields of the progress bar: the mean of the last losses, and their curve so far."""
+
+    loss: str
+    curve: str
+
+
+def progress(console: Console) -> Progress:
+    """Make a progress bar that shows the fields of `Live`, which its `add_task` and `update` take."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=12),
@@ -36,14 +51,14 @@ def progress(console) -> Progress:
     )
 
 
-def live(losses: Sequence[float], classes: int) -> dict[str, str]:
-    """What the progress bar shows of the losses so far."""
+def live(losses: Sequence[float], classes: int) -> Live:
+    """Return what the progress bar shows of the losses so far; `classes` scales the curve."""
     recent = losses[-8:]
     return {"loss": f"{sum(recent) / len(recent):.2f}", "curve": sparkline(losses, LIVE, _top(classes))}
 
 
 def data_line(data: Data) -> str:
-    """The task in two sentences."""
+    """Describe the classification task and its sizes."""
     return (
         f"Task: from which of {len(data.labels)} standard-library packages is a text? {data.train} texts of "
         f"{data.train_modules} modules train, {data.test} texts of {data.test_modules} other modules test "
@@ -52,7 +67,7 @@ def data_line(data: Data) -> str:
 
 
 def curves(runs: Sequence[Run], classes: int) -> Table:
-    """The loss of every run from first to last step, all on one scale."""
+    """Return a table of the loss curves of all runs, on one scale, with the mean of the first and last tenth."""
     table = Table("run", "loss, from guessing down", "start", "end", title="Training loss")
     for run in runs:
         share = max(1, len(run.losses) // 10)
@@ -62,7 +77,7 @@ def curves(runs: Sequence[Run], classes: int) -> Table:
 
 
 def runs_table(runs: Sequence[Run], data: Data) -> Table:
-    """Accuracy on the held-out modules, bytes and seconds of every run."""
+    """Return a table of accuracy on the held-out modules, bytes and seconds of every run."""
     table = Table(title="Held-out accuracy, and bytes measured on the tensors")
     table.add_column("run", no_wrap=True)
     for name in ("accuracy", "weights", "gradients", "state", "seconds"):
@@ -76,7 +91,7 @@ def runs_table(runs: Sequence[Run], data: Data) -> Table:
 
 
 def reload_line(reload: Reload) -> str:
-    """What saving and loading the last run came to."""
+    """Describe what was saved of the last run, and how the loaded model's outputs compare."""
     size = human(sum(reload.files.values()))
     logits = "are equal bit for bit" if reload.identical else f"differ by up to {reload.largest_difference:.2g}"
     return (
@@ -86,5 +101,5 @@ def reload_line(reload: Reload) -> str:
 
 
 def _top(classes: int) -> float:
-    """The loss of guessing, with a little room."""
+    """Return the top of a loss curve: a tenth above ln(classes), the loss of guessing."""
     return 1.1 * math.log(classes)

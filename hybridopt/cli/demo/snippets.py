@@ -1,4 +1,4 @@
-"""Docstrings and pieces of source, read from the standard library's files."""
+"""Read docstrings and pieces of source from the standard library's files."""
 
 import ast
 import re
@@ -22,7 +22,14 @@ IMPORT = re.compile(r"^\s*(>>>\s*|\.\.\.\s*)?(from\s+[\w.]+\s+import\b|import\s+
 
 @dataclass(frozen=True)
 class Snippet:
-    """A text with the package (the label) and the module (the unit that is held out) it comes from."""
+    """One text and where it comes from.
+
+    Args:
+        package: the label.
+        module: path below the standard library's folder; whole modules are held out.
+        kind: "docstring" or "source".
+        text: with labels masked.
+    """
 
     package: str
     module: str
@@ -31,15 +38,18 @@ class Snippet:
 
 
 def module_paths(package: Path) -> list[Path]:
-    """The modules of a package folder in a fixed order, without its test folders (some Pythons ship them)."""
+    """List the modules in a package folder in a fixed order, without its test folders (some Pythons ship them)."""
     files = package.rglob("*.py")
     return sorted(f for f in files if not {"test", "tests"} & set(f.relative_to(package).parts[:-1]))
 
 
 def module_snippets(root: Path, path: Path, labels: tuple[str, ...]) -> list[Snippet]:
-    """Every docstring and function that is long enough of one module below `root`, with all `labels` masked.
+    """Read all docstrings and functions of a module that are long enough, with the labels masked.
 
-    The package is the first folder below `root`. A file that this Python cannot decode or parse gives no snippets.
+    Args:
+        root: the standard library's folder; the package is the first folder below it.
+        path: of the module; a file that this Python cannot decode or parse gives no snippets.
+        labels: names of all packages.
     """
     try:
         with tokenize.open(path) as file:
@@ -58,7 +68,7 @@ def module_snippets(root: Path, path: Path, labels: tuple[str, ...]) -> list[Sni
 
 
 def masked(text: str, labels: tuple[str, ...]) -> str:
-    """The text without import lines, each label (with what dots hang on it) replaced by one neutral word.
+    """Remove import lines from a text, and replace each label, with the dotted names after it, by "pkg".
 
     All labels are masked in all texts, in any case and inside longer words: neither the answer nor its absence shows.
     """
@@ -68,12 +78,14 @@ def masked(text: str, labels: tuple[str, ...]) -> str:
 
 
 def _docstrings(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield ("docstring", text) of the module, its classes and its functions."""
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and (text := ast.get_docstring(node)):
             yield "docstring", text[:LONGEST_DOCSTRING]
 
 
 def _functions(tree: ast.Module, lines: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield ("source", text) of functions of three lines or more, the first twelve lines of each."""
     for node in ast.walk(tree):
         if isinstance(node, FUNCTIONS):
             kept = [lines[number - 1] for number in _code_lines(node)]
@@ -82,7 +94,10 @@ def _functions(tree: ast.Module, lines: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[int]:
-    """Line numbers of a function without its docstring, so that no text is both a docstring and source."""
-    first = node.body[0]
-    doc = range(first.lineno, first.end_lineno + 1) if ast.get_docstring(node) is not None else ()
-    return [number for number in range(node.lineno, node.end_lineno + 1) if number not in doc]
+    """Return the line numbers of a function without its docstring, so that no text is both a docstring and source."""
+    doc = _lines(node.body[0]) if ast.get_docstring(node) is not None else ()
+    return [number for number in _lines(node) if number not in doc]
+
+
+def _lines(node: ast.stmt) -> range:
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)

@@ -1,4 +1,4 @@
-"""The corpus, tokenized, as the runs see it."""
+"""The demo's classification task: the corpus, tokenized."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,14 @@ __all__ = ["DemoTask", "load"]
 
 @dataclass(frozen=True)
 class DemoTask:
-    """Label names, tokenized training and test texts, and the sizes to print."""
+    """The classification task that every run trains on.
+
+    Args:
+        labels: names of the packages.
+        train: tokenized training texts.
+        test: tokenized test texts.
+        data: sizes to print.
+    """
 
     labels: tuple[str, ...]
     train: list[Example]
@@ -24,7 +31,7 @@ class DemoTask:
 
     @property
     def answers(self) -> Tensor:
-        """The right label of every test text, [texts]."""
+        """Return the index of the right label of every test text, [texts]."""
         return torch.tensor([example.label for example in self.test])
 
 
@@ -36,5 +43,5 @@ def load(seed: int) -> DemoTask:
 
 
 def _sizes(corpus: Corpus) -> Data:
-    modules = (len({s.module for s in part}) for part in (corpus.train, corpus.test))
-    return Data(corpus.labels, len(corpus.train), len(corpus.test), *modules, corpus.dropped, corpus.floor)
+    train, test = (len({s.module for s in part}) for part in (corpus.train, corpus.test))
+    return Data(corpus.labels, len(corpus.train), len(corpus.test), train, test, corpus.dropped, corpus.floor)

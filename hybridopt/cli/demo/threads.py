@@ -1,4 +1,4 @@
-"""As many threads as really help: torch counts the machine's cores, not those that are free or granted."""
+"""Choose the number of threads by timing: torch counts the machine's cores, not those that are free or granted."""
 
 from collections.abc import Callable
 from time import perf_counter
@@ -12,9 +12,9 @@ GAIN = 0.9  # more threads must take at most this share of the time
 
 
 def choose(model: nn.Module, batch: dict[str, Tensor]) -> int:
-    """Time the model on a batch and set torch's number of threads, at most what it was; returns that number.
+    """Set torch's number of threads, at most what it was, to the fastest for the model on a batch; return it.
 
-    Two threads on one free core take five times as long as one. The model's gradients are left as None.
+    Two threads on one free core take five times as long as one. The model's gradients are None afterwards.
     """
     model(**batch).loss.backward()  # what is done once only is not timed
     threads = fastest(lambda count: min(_seconds(model, batch, count) for _ in range(2)), torch.get_num_threads())
@@ -24,7 +24,12 @@ def choose(model: nn.Module, batch: dict[str, Tensor]) -> int:
 
 
 def fastest(seconds: Callable[[int], float], most: int) -> int:
-    """1, 2, 4 ... `most`: the last count that was clearly faster than the one before."""
+    """Return the last number of threads among 1, 2, 4 ... `most` that was clearly faster than the one before.
+
+    Args:
+        seconds: times a number of threads.
+        most: the largest number to try.
+    """
     best, least = 1, seconds(1)
     while best < most:
         count = min(2 * best, most)

@@ -15,7 +15,12 @@ WARMUP = 0.1  # share of the steps
 
 @dataclass
 class Fit:
-    """What a training run left: the loss of every step and the most gradient bytes that were there at once."""
+    """The course of a training run.
+
+    Args:
+        losses: of every step.
+        gradients: bytes of gradients, the most that was there at once.
+    """
 
     losses: list[float] = field(default_factory=list)
     gradients: int = 0
@@ -28,7 +33,17 @@ def fit(
     steps: int,
     show: Callable[[list[float]], None],
 ) -> Fit:
-    """Train on every batch, the rate rising over the first tenth of the `steps` and falling to zero by the last."""
+    """Train on every batch once.
+
+    The learning rate rises over the first tenth of the steps to the optimizer's, and falls to zero after the last.
+
+    Args:
+        model: returns a loss.
+        optimizer: of the model, with the peak learning rate.
+        batches: keyword arguments of the model, a step each.
+        steps: number of batches.
+        show: called with all losses so far after every step.
+    """
     done = Fit()
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     model.train()
@@ -46,16 +61,17 @@ def fit(
 
 @torch.no_grad()
 def logits(model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> Tensor:
-    """Outputs in evaluation mode, [texts, labels]."""
+    """Return the model's outputs in evaluation mode, [texts, labels]."""
     model.eval()
     return torch.cat([model(**batch).logits for batch in batches])
 
 
 def accuracy(outputs: Tensor, labels: Tensor) -> float:
-    """Share of texts whose largest output is that of their label."""
+    """Return the share of texts whose largest output is that of their label."""
     return (outputs.argmax(-1) == labels).float().mean().item()
 
 
 def _rate(step: int, steps: int) -> float:
+    """Return the factor of the learning rate in a step, counted from 0: linear warmup, then linear decay."""
     warmup = max(1, round(WARMUP * steps))
     return min((step + 1) / warmup, max(0, steps - step) / max(1, steps - warmup))

@@ -1,6 +1,6 @@
 """The ways to train that fit a memory, closest to AdamW on all weights first."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,7 +53,7 @@ def search(
     memory: str | int,
     *,
     asked: Mapping[str, Any] | None = None,
-    watch: Callable[[Iterable[Way]], Iterable[Way]] = iter,
+    watch: Callable[[Sequence[Way]], Iterable[Way]] = iter,
     **size: Any,
 ) -> list[Choice]:
     """All ways for a model (a name, a path, a transformers configuration or model), those that fit first, in rank.
