@@ -1,11 +1,13 @@
-"""Tensors without memory and without a trace: what a process keeps, or decides by values, is put aside meanwhile."""
+"""Run code on tensors without memory: caches and value-dependent branches of libraries are replaced meanwhile."""
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...core.numerics import rounding
 
@@ -14,7 +16,7 @@ __all__ = ["fake_tensors", "meta_tensors"]
 
 @contextmanager
 def fake_tensors(device: str = "cpu") -> Iterator[None]:
-    """Within it every tensor that is made is fake: shape, strides and dtype, on the CPU by name, and no memory.
+    """Make every new tensor fake within `with`: it has shape, strides and dtype, a CPU's name, and no memory.
 
     device: "cuda" lets 8-bit layers compute as they do there.
     """
@@ -27,7 +29,7 @@ def fake_tensors(device: str = "cpu") -> Iterator[None]:
         if hasattr(masks, "find_packed_sequence_indices"):  # it would take any batch for a packed one, and make a mask
             stack.enter_context(_instead(masks, "find_packed_sequence_indices", lambda position_ids: None))
         experts = sys.modules.get("transformers.integrations.moe")
-        if hasattr(experts, "_can_use_grouped_mm"):  # without values torch knows that product in bfloat16 only
+        if experts is not None and hasattr(experts, "_can_use_grouped_mm"):  # torch fakes it in bfloat16 only
             stack.enter_context(_instead(experts, "_can_use_grouped_mm", _in_bfloat16(experts._can_use_grouped_mm)))
         functions = sys.modules.get("bitsandbytes.autograd._functions")
         if functions is not None and device == "cuda":
@@ -39,36 +41,36 @@ def fake_tensors(device: str = "cpu") -> Iterator[None]:
 
 @contextmanager
 def meta_tensors() -> Iterator[None]:
-    """Within it tensors are made on meta, unless something else is said."""
+    """Make new tensors on the meta device within `with`, unless a device is given."""
     with _instead(rounding, "_tables", {}), torch.device("meta"):
         yield
 
 
-def _in_bfloat16(known):
+def _in_bfloat16(known: Callable[..., bool]) -> Callable[..., bool]:
     return lambda x, weight, *rest: weight.dtype == torch.bfloat16 and known(x, weight, *rest)
 
 
 class _OnGpu:
-    """Stands in for the 8-bit product that bitsandbytes takes for tensors on CPUs."""
+    """Compute the 8-bit product as on a GPU, in place of what bitsandbytes takes for tensors on CPUs."""
 
     @staticmethod
-    def apply(x, weight, out, bias, state):
-        """Without outliers, as their number depends on values."""
+    def apply(x: Tensor, weight: Tensor, out: Tensor | None, bias: Tensor | None, state: Any) -> Tensor:
+        """Multiply without outliers, as their number depends on values; arguments are those of bitsandbytes."""
         from bitsandbytes.autograd._functions import MatMul8bitLt
 
         state.threshold = 0.0
         return MatMul8bitLt.apply(x, weight, out, bias, state)
 
 
-def _fill_tables():
-    """bitsandbytes makes a table once, by reading values, and keeps it: it has to be a real one."""
+def _fill_tables() -> None:
+    """Fill bitsandbytes' cached table beforehand: it is computed from values, so fake tensors must not make it."""
     functional = sys.modules.get("bitsandbytes.functional")
     if functional is not None and "dynamic" not in functional.name2qmap:
         functional.name2qmap["dynamic"] = functional.create_dynamic_map()
 
 
 @contextmanager
-def _instead(module, name, value):
+def _instead(module: object, name: str, value: object) -> Iterator[None]:
     before = getattr(module, name)
     setattr(module, name, value)
     try:
