@@ -1,7 +1,8 @@
-"""Models on meta as models of fake tensors, which compute shapes and take no memory."""
+"""Copies of models without memory: of fake tensors, which compute shapes, or of tensors on the meta device."""
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +10,15 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 __all__ = ["converted_", "copied", "empty", "tensors_of"]
 
+Make = Callable[[Tensor], Tensor]
 BESIDE = ("CB", "SCB")  # what bitsandbytes hangs on 8-bit parameters
 
 
-def converted_(model: nn.Module, make: Callable[[Tensor], Tensor]) -> nn.Module:
-    """The model with every tensor replaced in place; ties stay, and so do quantization constants."""
+def converted_(model: nn.Module, make: Make) -> nn.Module:
+    """Replace every tensor of a model by `make` of it, in place; ties and quantization constants stay."""
     new = _once(model, make, {})
     for module in model.modules():
-        for members in (module._parameters, module._buffers, vars(module)):
+        for members in _members(module):
             for name, tensor in list(members.items()):
                 if isinstance(tensor, Tensor):
                     members[name] = new(tensor)
@@ -25,30 +27,41 @@ def converted_(model: nn.Module, make: Callable[[Tensor], Tensor]) -> nn.Module:
             if isinstance(getattr(state, name, None), Tensor):
                 setattr(state, name, new(getattr(state, name)))
         if hasattr(module, "quant_state"):
-            module.quant_state = getattr(module.weight, "quant_state", None)
+            vars(module)["quant_state"] = _quant_state(module.weight)
     return model
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A copy of a model, quantized or not, with every tensor on meta; its `hybrid`, hooks of parameters and gradients
-    stay behind."""
-    known: dict[int, object] = {id(model.__dict__.get("hybrid")): None}
+    """Return a copy of a model, quantized or not, with every tensor on the meta device.
+
+    Its `hybrid`, hooks of parameters and gradients stay behind.
+    """
+    known: dict[int, Any] = {id(model.__dict__.get("hybrid")): None}
     new = _once(model, lambda x: empty(x, "meta"), known)
     for module in model.modules():
-        for members in (module._parameters, module._buffers, vars(module), vars(getattr(module, "state", object))):
+        for members in (*_members(module), vars(getattr(module, "state", object))):
             for tensor in members.values():
                 if isinstance(tensor, Tensor):
                     new(tensor)
-        state = getattr(module._parameters.get("weight"), "quant_state", None)
-        if state is not None:
-            known[id(state)] = new(module.weight).quant_state
+        weight = module._parameters.get("weight")
+        if weight is not None and _quant_state(weight) is not None:
+            known[id(_quant_state(weight))] = _quant_state(new(weight))
     return copy.deepcopy(model, known)
 
 
-def _once(model, make, known: dict[int, object]) -> Callable[[Tensor], Tensor]:
-    """Makes each of a model's tensors anew once, and notes it in `known` by the old one's id."""
+def _members(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    return module._parameters, module._buffers, vars(module)
 
-    def new(tensor):
+
+def _quant_state(tensor: object) -> Any:
+    """Return bitsandbytes' QuantState of a 4-bit parameter; None for any other tensor."""
+    return getattr(tensor, "quant_state", None)
+
+
+def _once(model: nn.Module, make: Make, known: dict[int, Any]) -> Make:
+    """Return `make` for the model's tensors, called once for each; the results are noted in `known` by the old id."""
+
+    def new(tensor: Tensor) -> Tensor:
         if id(tensor) not in known:
             known[id(tensor)] = _new(tensor, make, new)
         return known[id(tensor)]
@@ -56,19 +69,20 @@ def _once(model, make, known: dict[int, object]) -> Callable[[Tensor], Tensor]:
     for module in model.modules():
         codes = _codes(module)
         if codes is not None:
-            known[id(codes)] = new(module.weight).data
+            known[id(codes)] = new(module.get_parameter("weight")).data
     return new
 
 
 def _codes(module: nn.Module) -> Tensor | None:
-    """The codes that an 8-bit layer of bitsandbytes keeps beside its weight, and which are the weight."""
+    """Return the codes that an 8-bit layer of bitsandbytes keeps besides its weight, if they are the weight."""
     codes, weight = getattr(getattr(module, "state", None), "CB", None), module._parameters.get("weight")
-    same = isinstance(codes, Tensor) and weight is not None and codes.dtype == weight.dtype
-    return codes if same and codes.shape == weight.shape else None
+    if not isinstance(codes, Tensor) or weight is None:
+        return None
+    return codes if (codes.dtype, codes.shape) == (weight.dtype, weight.shape) else None
 
 
 def tensors_of(model: nn.Module) -> list[Tensor]:
-    """Every tensor that a model keeps: parameters, buffers, quantization constants."""
+    """Return every tensor that a model keeps: parameters, buffers, quantization constants; some of them twice."""
     found: list[Tensor] = []
     for module in model.modules():
         for tensor in (*module._parameters.values(), *module._buffers.values()):
@@ -79,7 +93,7 @@ def tensors_of(model: nn.Module) -> list[Tensor]:
     return found
 
 
-def _new(tensor, make, new):
+def _new(tensor: Tensor, make: Make, new: Make) -> Tensor:
     out = _like(tensor, make)
     if not isinstance(tensor, nn.Parameter):
         return out
@@ -90,12 +104,12 @@ def _new(tensor, make, new):
             setattr(out, name, out.data if beside.shape == tensor.shape else new(beside))
         elif hasattr(tensor, name):
             setattr(out, name, None)
-    if getattr(tensor, "quant_state", None) is not None:
-        out.quant_state = _state(tensor.quant_state, new)
+    if _quant_state(tensor) is not None:
+        vars(out)["quant_state"] = _state(_quant_state(tensor), new)
     return out
 
 
-def _like(tensor, make):
+def _like(tensor: Tensor, make: Make) -> Tensor:
     if not is_traceable_wrapper_subclass(tensor):
         return make(tensor)
     names, meta = tensor.__tensor_flatten__()
@@ -103,7 +117,8 @@ def _like(tensor, make):
     return type(tensor).__tensor_unflatten__(inner, meta, tensor.shape, tensor.stride())
 
 
-def _state(state, new):
+def _state(state: Any, new: Make) -> Any:
+    """Return a QuantState whose tensors are replaced by `new` of them."""
     from bitsandbytes.functional import QuantState
 
     members = {name: getattr(state, name) for name in ("shape", "blocksize", "quant_type", "dtype")}
@@ -113,9 +128,9 @@ def _state(state, new):
     return QuantState(**members, state2=inner)
 
 
-def _beside(tensor):
+def _beside(tensor: Tensor) -> list[Tensor]:
     found = [x for name in BESIDE if isinstance(x := getattr(tensor, name, None), Tensor)]
-    state = getattr(tensor, "quant_state", None)
+    state = _quant_state(tensor)
     while state is not None:
         found += [x for x in (state.absmax, state.code, state.offset) if x is not None]
         state = state.state2
@@ -123,5 +138,5 @@ def _beside(tensor):
 
 
 def empty(tensor: Tensor, device: str = "cpu") -> Tensor:
-    """A tensor of the same shape, strides and dtype, without values."""
+    """Return a tensor of the same shape, strides and dtype, without values."""
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
