@@ -1,7 +1,7 @@
-"""policy="auto": chooses the first way to train that fits a live model; `wrap` carries it out."""
+"""policy="auto": choose the first way to train that fits a live model, and prepare the model for it."""
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,6 +12,9 @@ from .planning.request import DTYPES, short_name
 from .planning.subject.model import checkpoint_, lora_config
 from .planning.table import watched
 from .planning.ways.search import Choice, search
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["chosen", "prepare_"]
 
@@ -25,12 +28,19 @@ def chosen(
     quantization: str | None = None,
     **size: Any,
 ) -> tuple[Choice, Any]:
-    """The first way that `search` finds for this model and memory, with the adapters that it wants.
+    """Return the first way that `search` finds for this model and memory, and the adapters that it wants.
 
-    memory: such as "24GiB", or bytes; None: what the model's GPU has left for this process. size: seq_len (2048, or as
-    many as there are positions for), batch (1), micro_batches (1). Adapters and quantization that are given are kept
-    to, as is a quantization that the model already has. Raises HybridOptError if nothing fits, and for models that
-    their configuration does not describe.
+    Adapters and quantization that are given are kept to, as is a quantization that the model already has.
+
+    Args:
+        model: of transformers, without adapters.
+        memory: such as "24GiB", or bytes; None: what the model's GPU has left for this process.
+        peft_config: adapters that are wanted; None: whatever the way says.
+        quantization: a scheme that is wanted; None: whatever the way says.
+        size: seq_len (2048, or as many as there are positions for), batch (1), micro_batches (1).
+
+    Raises:
+        HybridOptError: if nothing fits, and for models that their configuration does not describe.
     """
     if unknown := sorted(size.keys() - set(SIZES)):
         raise HybridOptError(
@@ -46,8 +56,8 @@ def chosen(
     return choice, peft_config
 
 
-def prepare_(wrapped: nn.Module, choice: Choice) -> None:
-    """What a way wants of the model beside its policy: gradient checkpointing, no cache; noted in `hybrid.choice`."""
+def prepare_(wrapped: "PreTrainedModel", choice: Choice) -> None:
+    """Switch on checkpointing and the cache off as a way wants it, and note the way in `hybrid.choice`."""
     if choice.request.checkpointing:
         checkpoint_(wrapped, choice.request.reentrant)
     if choice.request.probes:
@@ -56,7 +66,7 @@ def prepare_(wrapped: nn.Module, choice: Choice) -> None:
 
 
 def _check_model(model: nn.Module, freezes: bool) -> None:
-    """Raise HybridOptError for a model of which the configuration does not tell what it takes.
+    """Raise HybridOptError for a model of which the configuration does not tell what training takes.
 
     freezes: are parameters to be frozen anyway?
     """
@@ -78,7 +88,14 @@ def _check_model(model: nn.Module, freezes: bool) -> None:
         )
 
 
-def _choose(model: nn.Module, memory: str | int | None, peft_config: Any, quantization: str | None, size) -> Choice:
+def _choose(
+    model: "PreTrainedModel",
+    memory: str | int | None,
+    peft_config: Any,
+    quantization: str | None,
+    size: dict[str, Any],
+) -> Choice:
+    """Search for the first way that fits the model with its own weights, dtype and device."""
     first = next(p for p in model.parameters() if p.is_floating_point())
     dtype = short_name(first.dtype)
     if dtype is None:
@@ -95,6 +112,7 @@ def _choose(model: nn.Module, memory: str | int | None, peft_config: Any, quanti
 
 
 def _memory(memory: str | int | None, device: torch.device) -> int:
+    """Return a size in bytes; of None what the GPU has left for this process."""
     if isinstance(memory, str):
         return parse_size(memory, "memory")
     if memory is None and device.type == "cuda":

@@ -76,9 +76,8 @@ def _once(model: nn.Module, make: Make, known: dict[int, Any]) -> Make:
 def _codes(module: nn.Module) -> Tensor | None:
     """Return the codes that an 8-bit layer of bitsandbytes keeps besides its weight, if they are the weight."""
     codes, weight = getattr(getattr(module, "state", None), "CB", None), module._parameters.get("weight")
-    if not isinstance(codes, Tensor) or weight is None:
-        return None
-    return codes if (codes.dtype, codes.shape) == (weight.dtype, weight.shape) else None
+    kind = None if weight is None else (weight.dtype, weight.shape)
+    return codes if isinstance(codes, Tensor) and (codes.dtype, codes.shape) == kind else None
 
 
 def tensors_of(model: nn.Module) -> list[Tensor]:

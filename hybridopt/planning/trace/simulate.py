@@ -114,7 +114,7 @@ def _loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def _mark(layers: Sequence[nn.Module], tracker: Tracker) -> None:
-    """Hook into layers, to tell the tracker when each begins, forward and backward."""
+    """Register hooks on layers that tell the tracker when each begins, forward and backward."""
     for i, layer in enumerate(layers):
         layer.register_forward_pre_hook(_Begin(tracker, i), with_kwargs=True)
         layer.register_forward_hook(_End(tracker, i, i == len(layers) - 1))
@@ -165,7 +165,7 @@ class _Done:
 
 
 def _shift(model: nn.Module, rooms: Mapping[str, int], tracker: Tracker) -> None:
-    """Hook into modules, so that copies of their own parameters named in `rooms` exist while each computes."""
+    """Register hooks on modules that copy their own parameters named in `rooms` while each module computes."""
     owned: dict[nn.Module, list[tuple[Tensor, int]]] = {}
     for name, module in model.named_modules():
         own = ((p, clean(f"{name}.{n}")) for n, p in module._parameters.items() if p is not None)

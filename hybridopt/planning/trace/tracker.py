@@ -157,7 +157,7 @@ def _wraps(kind: type) -> bool:
     return hasattr(kind, "__tensor_flatten__") and kind.__name__ != "FakeTensor"
 
 
-def _dense(args, kwargs):
+def _dense(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """Return the bytes of the dense weight and output that a 4-bit product makes for many tokens; 0 for few."""
     x, _, shape, absmax = args[:4]
     tokens = x.numel() // x.shape[-1]
@@ -166,7 +166,7 @@ def _dense(args, kwargs):
     return dense + tokens * shape[0] * x.element_size() if tokens >= DEQUANTIZES_FROM else 0
 
 
-def _products(args, kwargs):
+def _products(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """Return the bytes of an 8-bit product on a GPU: int32, then float16, then the dtype that was asked for."""
     codes, weight = args[:2]
     dtype = kwargs.get("dtype") or torch.float16
@@ -174,19 +174,21 @@ def _products(args, kwargs):
     return size * (codes.numel() // codes.shape[-1]) * weight.shape[0]
 
 
-def _outliers(args, _):
+def _outliers(args: tuple[Any, ...], _: object) -> int:
     """Return the bytes of looking for large activations on a GPU: absolute values, and one byte for each."""
     return 3 * args[0].numel()
 
 
-def _mixed(args, _):
+def _mixed(args: tuple[Any, ...], _: object) -> int:
     """Return the bytes of a product in place with another dtype on a CPU: factor and result in float32."""
     x, factor = args[:2]
     same = not isinstance(factor, Tensor) or factor.dtype == x.dtype or not factor.dim()
     return 0 if same else 8 * x.numel()
 
 
-WITHIN = {  # operations that take more than they hand out
+WITHIN: dict[
+    str, dict[str, Callable[[tuple[Any, ...], dict[str, Any]], int]]
+] = {  # operations that take more than they hand out
     "cuda": {
         "bitsandbytes.gemm_4bit.default": _dense,
         "bitsandbytes.int8_scaled_mm.default": _products,
