@@ -1,7 +1,7 @@
 """policy="auto": choose the first way to train that fits a live model, and prepare the model for it."""
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,9 +12,6 @@ from .planning.request import DTYPES, short_name
 from .planning.subject.model import checkpoint_, lora_config
 from .planning.table import watched
 from .planning.ways.search import Choice, search
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 __all__ = ["chosen", "prepare_"]
 
@@ -56,13 +53,13 @@ def chosen(
     return choice, peft_config
 
 
-def prepare_(wrapped: "PreTrainedModel", choice: Choice) -> None:
+def prepare_(wrapped: nn.Module, choice: Choice) -> None:
     """Switch on checkpointing and the cache off as a way wants it, and note the way in `hybrid.choice`."""
     if choice.request.checkpointing:
         checkpoint_(wrapped, choice.request.reentrant)
     if choice.request.probes:
-        wrapped.config.use_cache = False  # it would be filled and never read
-    wrapped.hybrid.choice = choice
+        wrapped.config.use_cache = False  # type: ignore[union-attr]  # a configuration; its cache is never read
+    wrapped.__dict__["hybrid"].choice = choice
 
 
 def _check_model(model: nn.Module, freezes: bool) -> None:
@@ -89,7 +86,7 @@ def _check_model(model: nn.Module, freezes: bool) -> None:
 
 
 def _choose(
-    model: "PreTrainedModel",
+    model: nn.Module,
     memory: str | int | None,
     peft_config: Any,
     quantization: str | None,
@@ -106,7 +103,7 @@ def _choose(
     asked["chunk"] = None  # who trains might want the logits
     on_gpu = first.is_cuda or torch.cuda.is_available()  # where it is trained, if not yet there
     told = {"dtype": dtype, "device": "cuda" if on_gpu else "cpu", "peft_config": peft_config, **size}
-    config = copy.deepcopy(model.config)
+    config: Any = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]  # a checkpoint's may be another
     return search(config, _memory(memory, first.device), asked=asked, watch=watched, **told)[0]
 

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_iter
 __all__ = ["Moment", "Stage", "Tracker", "storages"]
 
 Stage = tuple[str] | tuple[str, int]  # where in a step: ("start",), or ("forward", i) for layer i
+Room = Callable[[tuple[Any, ...], dict[str, Any]], int]  # bytes that an operation with these arguments takes inside
 
 DEQUANTIZES_FROM = 1537  # tokens: bitsandbytes' CUDA product makes the dense weight first (0.50, gemm_4bit)
 
@@ -186,9 +187,7 @@ def _mixed(args: tuple[Any, ...], _: object) -> int:
     return 0 if same else 8 * x.numel()
 
 
-WITHIN: dict[
-    str, dict[str, Callable[[tuple[Any, ...], dict[str, Any]], int]]
-] = {  # operations that take more than they hand out
+WITHIN: dict[str, dict[str, Room]] = {  # operations that take more than they hand out
     "cuda": {
         "bitsandbytes.gemm_4bit.default": _dense,
         "bitsandbytes.int8_scaled_mm.default": _products,
