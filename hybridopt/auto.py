@@ -34,7 +34,7 @@ def chosen(
         memory: such as "24GiB", or bytes; None: what the model's GPU has left for this process.
         peft_config: adapters that are wanted; None: whatever the way says.
         quantization: a scheme that is wanted; None: whatever the way says.
-        size: seq_len (2048, or as many as there are positions for), batch (1), micro_batches (1).
+        **size: seq_len (2048, or as many as there are positions for), batch (1), micro_batches (1).
 
     Raises:
         HybridOptError: if nothing fits, and for models that their configuration does not describe.

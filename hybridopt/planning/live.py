@@ -24,7 +24,7 @@ def plan_live(model: nn.Module, batch: Mapping[str, Tensor] | None = None, **how
         model: as `hybridopt.wrap` returned it; it must return an object with `loss`.
         batch: what the model is called with, by name; only shapes and dtypes count. None: input_ids and labels of
             seq_len (2048, or as many as there are positions for) tokens in each of batch_size (1) sequences.
-        how: seq_len, batch_size, and release and micro_batches as of a `Request`.
+        **how: seq_len, batch_size, and release and micro_batches as of a `Request`.
 
     Raises:
         HybridOptError: the model is not wrapped, or does not run on such a batch.

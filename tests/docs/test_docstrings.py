@@ -10,7 +10,7 @@ import re
 from hybridopt.cli.main import app
 from support.paths import ROOT
 
-MOST = 79  # functions that do not yet: may only fall, to 0
+MOST = 59  # functions that do not yet: may only fall, to 0
 FROM = 3  # parameters
 COMMANDS = {(c.callback.__module__.rpartition(".")[2], c.callback.__name__) for c in app.registered_commands}
 CONTRACTS = ROOT / "hybridopt" / "core" / "contracts"

@@ -35,9 +35,14 @@ class Peak:
 class Step:
     """When a step frees which gradients, and what its updates take.
 
-    gradients: bytes by parameter. idle: parameters whose gradients are dropped at once. frees_gradients: is each
-    gradient used and freed within the backward pass? passes: micro-batches. alone: bytes that the update of one
-    parameter takes for a moment; together: that of all. probed: are there updates without gradients?
+    Args:
+        gradients: bytes of each parameter's gradient, by the parameter's name.
+        idle: names of parameters whose gradients are dropped at once.
+        frees_gradients: whether each gradient is used and freed within the backward pass.
+        passes: micro-batches of a step.
+        alone: returns the bytes that the update of one parameter, given by name, takes for a moment.
+        together: returns the bytes that the update of all parameters takes for a moment.
+        probed: whether there are updates without gradients of the backward pass.
     """
 
     gradients: Mapping[str, int]

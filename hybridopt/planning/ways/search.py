@@ -68,7 +68,7 @@ def search(
         memory: such as "24GiB", or a number of bytes.
         asked: lora, quantization, release, checkpointing, chunk of a `Request`, where only such ways are wanted.
         watch: is given the ways, returns them one by one, and may show how far the search is.
-        size: seq_len (2048, or as many as there are positions for), batch, micro_batches, dtype, device, peft_config
+        **size: seq_len (2048, or as many as there are positions for), batch, micro_batches, dtype, device, peft_config
             of a `Request`.
 
     Raises:

@@ -75,7 +75,7 @@ WAYS = (
 CHUNK = 256  # tokens
 # Those that free gradients last: the search takes the last variant for the smallest.
 RELEASES = sorted(names("releases"), key=lambda name: release_class(name).frees_gradients)
-VARIANTS = tuple(
+VARIANTS: tuple[dict[str, Any], ...] = tuple(
     {"checkpointing": again, "chunk": chunk, "release": release}
     for again in (False, True)
     for chunk in (None, CHUNK)
