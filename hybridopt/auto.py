@@ -36,7 +36,7 @@ def chosen(
         memory: such as "24GiB", or bytes; None: what the model's GPU has left for this process.
         peft_config: adapters that are wanted; None: whatever the way says.
         quantization: a scheme that is wanted; None: whatever the way says.
-        size: seq_len (2048, or as many as there are positions for), batch (1), micro_batches (1).
+        **size: seq_len (2048, or as many as there are positions for), batch (1), micro_batches (1).
 
     Raises:
         HybridOptError: if nothing fits, and for models that their configuration does not describe.
@@ -53,13 +53,13 @@ def chosen(
     return choice, peft_config
 
 
-def prepare_(wrapped: Any, choice: Choice) -> None:
+def prepare_(wrapped: nn.Module, choice: Choice) -> None:
     """Switch on checkpointing and the cache off as a way wants it, and note the way in `hybrid.choice`."""
     if choice.request.checkpointing:
         checkpoint_(wrapped, choice.request.reentrant)
     if choice.request.probes:
-        wrapped.config.use_cache = False  # it would be filled and never read
-    wrapped.hybrid.choice = choice
+        wrapped.config.use_cache = False  # type: ignore[union-attr]  # a configuration; its cache is never read
+    wrapped.__dict__["hybrid"].choice = choice
 
 
 def _check_model(model: nn.Module, freezes: bool) -> None:
@@ -85,7 +85,14 @@ def _check_model(model: nn.Module, freezes: bool) -> None:
         )
 
 
-def _choose(model: Any, memory: str | int | None, peft_config: Any, quantization: str | None, size) -> Choice:
+def _choose(
+    model: nn.Module,
+    memory: str | int | None,
+    peft_config: Any,
+    quantization: str | None,
+    size: dict[str, Any],
+) -> Choice:
+    """Search for the first way that fits the model with its own weights, dtype and device."""
     first = next(p for p in model.parameters() if p.is_floating_point())
     dtype = short_name(first.dtype)
     if dtype is None:
@@ -96,12 +103,13 @@ def _choose(model: Any, memory: str | int | None, peft_config: Any, quantization
     asked["chunk"] = None  # who trains might want the logits
     on_gpu = first.is_cuda or torch.cuda.is_available()  # where it is trained, if not yet there
     told = {"dtype": dtype, "device": "cuda" if on_gpu else "cpu", "peft_config": peft_config, **size}
-    config = copy.deepcopy(model.config)
+    config: Any = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]  # a checkpoint's may be another
     return search(config, _memory(memory, first.device), asked=asked, watch=watched, **told)[0]
 
 
 def _memory(memory: str | int | None, device: torch.device) -> int:
+    """Return a size in bytes; of None what the GPU has left for this process."""
     if isinstance(memory, str):
         return parse_size(memory, "memory")
     if memory is None and device.type == "cuda":

@@ -1,7 +1,7 @@
-"""What `wrap` attaches to a model: the policy, resolved by name on the live module tree whenever it is needed."""
+"""The Strategy that `wrap` attaches to a model: a policy, resolved by name on the module tree whenever needed."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,10 +29,17 @@ __all__ = ["Strategy"]
 
 
 class Strategy:
-    """`model.hybrid`: tags, report, optimizer, saving. Holds names, never parameters, so it follows the model.
+    """How a model is trained, as `model.hybrid`: tags, report, optimizer, saving.
 
-    base: what the base model's tensors were, by base name. quantization, quantized: the scheme and the names of the
-    layers that `wrap` quantized.
+    It holds names of parameters, never parameters, so it stays right when the model's parameters are replaced.
+    `quantization` and `quantized` are the scheme and the names of the layers that `wrap` quantized.
+
+    Args:
+        model: to which the strategy is attached.
+        policy: says how parameters are trained, by role and name.
+        seed: of every random choice of training.
+        base: what the base model's tensors were, by base name.
+        plan: the policy resolved on the model as it is now; None: it is resolved when needed.
     """
 
     def __init__(self, model: nn.Module, policy: Ready, seed: int, base: Base, plan: Plan | None = None):
@@ -45,13 +52,13 @@ class Strategy:
         self._optimizers: weakref.WeakSet[HybridOptimizer] = weakref.WeakSet()
 
     def adopt(self, inner: "Strategy") -> None:
-        """Take over what a strategy of the base model knows, and the base model from it."""
+        """Take over base record and quantization of the base model's own strategy, and detach that strategy."""
         self.base, self.quantization, self.quantized = inner.base, inner.quantization, inner.quantized
         inner.unwrap()
 
     @property
     def tags(self) -> dict[str, str]:
-        """Every parameter's tag by name: state-full, state-free, split or frozen."""
+        """Return every parameter's tag by name: state-full, state-free, split or frozen."""
         return self._plan().tags
 
     def memory(self, batch: Mapping[str, Tensor] | None = None, **how: Any) -> Any:
@@ -96,12 +103,22 @@ class Strategy:
         clip_mode: str = "global",
         compile: bool | str = "auto",
     ) -> HybridOptimizer:
-        """A torch optimizer for the model as it is now; make a new one after adding or switching adapters.
+        """Return a torch optimizer for the model as it is now; make a new one after adding or switching adapters.
 
         Parameters that the policy freezes, or trains without gradients, get requires_grad=False until `unwrap` or the
-        next call, and the hooks of optimizers made before go. lr, release: None takes what policy="auto" has chosen,
-        or else the policy's own lr or 1e-3, and "accumulate". See `HybridOptimizer` for the arguments. Raises
-        HybridOptError if nothing is left to train.
+        next call, and the hooks of optimizers made before are removed. See `HybridOptimizer` for the arguments.
+
+        Args:
+            lr: learning rate; None: what policy="auto" has chosen, or else the policy's own, or 1e-3.
+            weight_decay: decoupled; norms and biases are exempt in most policies.
+            nonfinite: what an infinite or NaN gradient does: "raise" an error, "skip" the step, or "ignore".
+            release: "accumulate" or "fused"; None: what policy="auto" has chosen, or else "accumulate".
+            clip: largest gradient norm; None: gradients are not clipped.
+            clip_mode: of what the norm is taken: "global", "tensor" or "previous".
+            compile: whether updates of large parameters are compiled: True, False, or "auto", where it pays.
+
+        Raises:
+            HybridOptError: nothing is left to train.
         """
         self.check_structure()
         if self.choice is not None:
@@ -136,7 +153,7 @@ class Strategy:
         return optimizer
 
     @contextmanager
-    def _unhooked(self):
+    def _unhooked(self) -> Iterator[None]:
         """Take the hooks off the optimizers made before; put them back if there is no new one."""
         older = [o for o in self._optimizers if o.unhook()]
         try:
@@ -149,14 +166,16 @@ class Strategy:
     def save_pretrained(self, directory: str | Path, replay: bool = True) -> None:
         """Save adapters, every changed base tensor and the configuration; see `hybridopt.from_pretrained`.
 
-        replay: save base tensors as the scalars of a run, 4 bytes a step, wherever they follow from them: those that
-        an optimizer of this strategy, which must still be there, has trained by losses alone since the base. Loading
-        then repeats the run; False saves them as tensors.
+        Args:
+            directory: is made if it is not there.
+            replay: save base tensors as the scalars of a run, 4 bytes a step, wherever they follow from them: those
+                that an optimizer of this strategy, which must still be there, has trained by losses alone since the
+                base. Loading then repeats the run; False saves them as tensors.
         """
         save(self, directory, replay)
 
     def unwrap(self) -> nn.Module:
-        """Take `hybrid` off the model again, with every hook, and give back what the policy froze."""
+        """Remove `hybrid` and every hook from the model, make what the policy froze trainable, return the model."""
         for optimizer in self._optimizers:
             optimizer.unhook()
         self._thaw()
@@ -165,9 +184,9 @@ class Strategy:
         return self.model
 
     def dequantize(self) -> nn.Module:
-        """Turn the codes of quantization="int8-trainable" into float weights, layer by layer; returns the model.
+        """Turn the codes of quantization="int8-trainable" into float weights, layer by layer, and return the model.
 
-        It says the same to the last bit. Training goes on with a new optimizer.
+        Its outputs stay the same to the last bit. Training goes on with a new optimizer.
         """
         if not coded_layers(self.model):
             raise HybridOptError("no weight is kept as codes; dequantize() is for quantization='int8-trainable'")
@@ -181,7 +200,7 @@ class Strategy:
         return self.model
 
     def check_structure(self) -> None:
-        """Raise HybridOptError if base tensors were added, removed or resized since `wrap`."""
+        """Raise HybridOptError if tensors of the base were added, removed or resized since `wrap`."""
         if why := restructured(self.model, self.base):
             raise HybridOptError(
                 f"the model was changed since it was wrapped: {why}; what is saved would fit no base model. Take "
@@ -189,27 +208,27 @@ class Strategy:
             )
 
     def changed_tensors(self) -> dict[str, Tensor]:
-        """Unquantized base parameters and persistent buffers that differ from the base model's, by live name."""
+        """Return the unquantized parameters and persistent buffers that differ from the base model's, by live name."""
         return changed(self.model, self.base)
 
     def recorded(self, changed: Mapping[str, Tensor]) -> Trajectory | None:
-        """The run from which most of these changed tensors follow; None if none does."""
+        """Return the recorded run from which most of these changed tensors follow; None if none does."""
         return recorded(self._optimizers, self.base, changed)
 
     def unfrozen(self) -> list[str]:
-        """Parameters of the base model, by base name, that are trained beside the adapters of a PeftModel."""
+        """Return, by base name, the base model's parameters that are trained besides the adapters of a PeftModel."""
         own = set(base_names(self.model)) if adapted_layers(self.model) else ()
         live = ((base_name(n), p.requires_grad or clean(n) in self._frozen) for n, p in self.model.named_parameters())
         return sorted(n for n, trainable in live if trainable and n in own)
 
-    def _plan(self):
-        """The plan as if nothing had been frozen by an earlier one; the last one where no parameter has changed."""
+    def _plan(self) -> Plan:
+        """Return the plan as if no earlier one had frozen anything; the last one where no parameter has changed."""
         live = [p if p.name not in self._frozen else replace(p, trainable=True) for p in params(self.model)]
         if self._planned is None or [e.param for e in self._planned.entries] != live:
             self._planned = Plan.of(live, self.policy, self.seed)
         return self._planned
 
-    def _freeze(self, plan):
+    def _freeze(self, plan: Plan) -> None:
         self._thaw()
         without = {e.param.name for e in plan.entries if e.treatment is None or not e.treatment.source.backward}
         for name, p in self.model.named_parameters():
@@ -217,7 +236,7 @@ class Strategy:
                 p.requires_grad_(False)
                 self._frozen.add(clean(name))
 
-    def _thaw(self):
+    def _thaw(self) -> None:
         for name, p in self.model.named_parameters():
             if clean(name) in self._frozen:
                 p.requires_grad_(True)

@@ -172,7 +172,8 @@ def _check_policy(model: nn.Module, ready: Ready, seed: int, changes: Changes) -
         )
     if changes.adapters is None:
         check_routes(ready, plan.tags)
-    if any(e.tag == "state-free" and e.param.role == "head" and not e.treatment.probed for e in plan.entries):
+    free = [e for e in plan.entries if e.tag == "state-free" and e.param.role == "head"]
+    if any(not plan.trained[e.param.name].probed for e in free):
         warnings.warn(
             "the output layer is state-free, which ruins training of language models (34.7 against 20.0 perplexity in "
             'FRUGAL\'s ablation); head="full" keeps it state-full',

@@ -141,8 +141,9 @@ def _output_layer(model):
     """Return the ids of the parameters of the output layer."""
     root = bare(model)
     found = [m for m in (_output_embeddings(root),) if m is not None]
-    if hasattr(root, "base_model_prefix"):
-        body = getattr(root, root.base_model_prefix, None) if root.base_model_prefix else None
+    prefix = getattr(root, "base_model_prefix", None)
+    if isinstance(prefix, str):
+        body = getattr(root, prefix, None) if prefix else None
         if isinstance(body, nn.Module) and body is not root:
             found += [child for child in root.children() if child is not body]
     elif linear := _last_linear(root):

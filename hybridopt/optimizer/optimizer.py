@@ -33,7 +33,7 @@ class HybridOptimizer(Probing, Persistent):
         params: what torch optimizers take: tensors, (name, tensor) pairs, or group dicts (with own lr, weight_decay).
         lr: learning rate, a number or a tensor of one element; None: the one that the policy's options say, or 1e-3.
         weight_decay: decoupled; norms and biases are exempt in most policies, a group's own value always counts.
-        policy: a name, a Policy, or a path to a policy .json; policy_options are the named policy's.
+        policy: a name, a Policy, or a path to a policy .json.
         seed: of every random choice; the global generators are never touched.
         nonfinite: what an infinite or NaN gradient does: "raise" an error, "skip" the step, or "ignore". With
             release="fused" "skip" skips the parameter, and "raise" comes before the parameter is changed, but after
@@ -45,9 +45,11 @@ class HybridOptimizer(Probing, Persistent):
         module: the model of the parameters; probes then shift one of its modules at a time, and without it all
             parameters at once, in a copy.
         release: "accumulate": updates in `step`; "fused": inside the backward pass, each gradient freed at once.
-        clip: the largest gradient norm, by `clip_mode`: of all gradients together ("global"; fused release needs
-            `measure(loss)` first), of each by itself ("tensor"), or as the step before would have it ("previous").
-            Refused where no parameter takes gradients from the backward pass, as it would do nothing.
+        clip: the largest gradient norm; None and infinity do not clip. Refused where no parameter takes gradients
+            from the backward pass, as it would do nothing.
+        clip_mode: whose norm counts: of all gradients together ("global"; fused release needs `measure(loss)` first),
+            of each by itself ("tensor"), or of all of them one step ago ("previous").
+        policy_options: those of the policy that is named, such as density or update_gap.
 
     Parameters with requires_grad=False stand still; where a `Param` or `Entry` in `roles` (as `wrap` gives) says
     trainable, probes train them all the same.

@@ -1,4 +1,4 @@
-"""What fits before anything is loaded: bytes of a training step by closed forms and a simulated step."""
+"""Tell what fits before anything is loaded: bytes of a training step, by closed forms and a simulated step."""
 
 from ..core.sizes import parse_size
 from .estimate import Estimate, Estimator
@@ -12,13 +12,18 @@ __all__ = ["Choice", "Estimate", "Estimator", "Request", "parse_size", "plan", "
 
 
 def plan(model: object, request: Request) -> Estimate:
-    """What training a model takes: a known name, a config.json, a folder, or transformers' configuration.
+    """Estimate the bytes that a training step of a model takes. Nothing is loaded or downloaded.
 
-    Nothing is loaded or downloaded. Raises HybridOptError for what cannot be done.
+    Args:
+        model: a known name, the path of a config.json or of a folder that holds one, or transformers' configuration.
+        request: the way to train.
+
+    Raises:
+        HybridOptError: the model is not known, or cannot be trained in this way.
     """
     return Estimator(subject_of(model)).estimate(request)
 
 
 def tokens(model: object) -> int:
-    """Tokens of a sequence where nobody says: 2048, or as many as a model, given as to `plan`, has positions for."""
+    """Return the default tokens of a sequence: 2048, or as many as a model, given as to `plan`, has positions for."""
     return tokens_of(subject_of(model))

@@ -1,4 +1,4 @@
-"""What one way of training a model takes: all of it in bytes, at the moment when most is taken."""
+"""Estimate what one way of training a model takes, in bytes, at the moment of a step when most is alive."""
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -33,11 +33,21 @@ OVERHEAD = {"cuda": 640 * 2**20, "cpu": 0}
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes by what they are for, at the largest moment of a step (`stage`); `peak_bytes` is their sum.
+    """Bytes by what they are for, at the largest moment of a step; `peak_bytes` is their sum.
 
-    weights: with buffers. quantization: scales and tables. gradients: alive at that moment. state: of the optimizer,
-    in its largest window. activations: what the forward pass made. temporaries: what backward pass or update made
-    besides. overhead: an allowance for the framework. largest_gradients: all gradients that are ever alive together.
+    Args:
+        model: name of the model.
+        request: the way to train that was estimated.
+        parameters: number of the model's parameters, with adapters.
+        trained_parameters: how many of them are trained.
+        weights_bytes: parameters, or their codes, and buffers.
+        quantization_bytes: scales and tables of quantized weights.
+        gradients_bytes: gradients that are alive at the largest moment.
+        state_bytes: optimizer state, in the window in which it is largest.
+        activations_bytes: what the forward pass made and is alive at the largest moment.
+        temporaries_bytes: what the backward pass or the update made besides.
+        overhead_bytes: an allowance for the framework.
+        stage: where in the step the largest moment lies, such as "backward 3" for layer 3.
     """
 
     model: str
@@ -55,20 +65,20 @@ class Estimate:
 
     @property
     def parts(self) -> dict[str, int]:
-        """The amounts by name, without "_bytes"."""
+        """Return the amounts of bytes by name, without "_bytes"."""
         return {f.name[:-6]: getattr(self, f.name) for f in fields(self) if f.name.endswith("_bytes")}
 
     @property
     def peak_bytes(self) -> int:
-        """The most that is alive at once."""
+        """Return the most bytes that are alive at once: the sum of all parts."""
         return sum(self.parts.values())
 
     def missing(self, memory: int) -> int:
-        """Bytes that are lacking on a device of so many; 0 where it fits."""
+        """Return the bytes that are lacking on a device of `memory` bytes; 0 where it fits."""
         return max(0, self.peak_bytes - memory)
 
     def as_dict(self, memory: int | None = None) -> dict[str, Any]:
-        """Plain data; with `memory` also whether it fits, and what is missing."""
+        """Return the estimate as plain data; with `memory` in bytes also whether it fits, and what is missing."""
         out: dict[str, Any] = {"model": self.model, "peak_bytes": self.peak_bytes}
         out |= {f"{name}_bytes": size for name, size in self.parts.items()}
         out |= {"stage": self.stage, "parameters": self.parameters, "trained_parameters": self.trained_parameters}
@@ -80,7 +90,13 @@ class Estimate:
 
 
 class Costs:
-    """What does not depend on the batch, on checkpointing, or on when gradients are released."""
+    """What a plan costs, whatever the batch, checkpointing or release: static bytes, gradients, updates.
+
+    Args:
+        weights: bytes of the model's weights.
+        plan: the policy, resolved on the model's parameters.
+        cuda: whether it is trained on a GPU.
+    """
 
     def __init__(self, weights: Weights, plan: Plan, cuda: bool):
         self.plan, self.static = plan, static(weights, plan)
@@ -89,12 +105,15 @@ class Costs:
 
     @property
     def passes(self) -> dict[bool, dict[str, int]]:
-        """Whether with a backward pass: of each kind that a step runs through, bytes for every parameter it is for."""
+        """Return the kinds of passes of a step: whether with a backward pass, and bytes by parameter that it serves.
+
+        The bytes are gradients of a backward pass, and what shifting a parameter takes in a forward pass alone.
+        """
         kinds = {True: self.gradients, False: self.updates.drawing.alone}
         return {backward: used for backward, used in kinds.items() if used}
 
     def peak(self, traces: Iterable[Trace], request: Request) -> Peak:
-        """The largest moment, in the window in which most is taken."""
+        """Return the largest moment of a step, in the window in which it is largest."""
         times = request.frees_gradients, request.micro_batches
         alone, together = self.updates.alone, self.updates.together
         probed = False in self.passes
@@ -107,16 +126,18 @@ class Costs:
 
 
 class Known:
-    """A model on meta, and what all policies find in it."""
+    """A model on the meta device, with its parameters' roles and the bytes of its weights."""
 
     def __init__(self, model: nn.Module):
         self.model, self.params, self.weights = model, params(model), weights(model)
 
 
 class Estimator:
-    """Estimates of one model; what several requests share is worked out once.
+    """Estimate ways to train one model; what several requests share is worked out once.
 
-    change: done to every model that is made, for what no request can say.
+    Args:
+        source: the model's dimensions.
+        change: is called with every model that is made, for changes that no request can express.
     """
 
     def __init__(self, source: Subject, change: Callable[[nn.Module], object] = lambda model: None):
@@ -126,11 +147,15 @@ class Estimator:
         self._traces: dict[tuple, Trace] = {}
 
     def estimate(self, request: Request) -> Estimate:
-        """Raises HybridOptError where the request cannot be met on this model."""
+        """Return what a way to train takes.
+
+        Raises:
+            HybridOptError: the model cannot be trained in this way.
+        """
         costs = self._cost(request)
         return estimate_of(self.source.name, request, costs, self._traces_of(request, costs))
 
-    def _cost(self, request):
+    def _cost(self, request: Request) -> Costs:
         key = request.policy, repr(sorted(request.options.items())), request.seed, request.weights
         if key not in self._costs:
             known = self._known(request)
@@ -138,38 +163,40 @@ class Estimator:
             self._costs[key] = Costs(known.weights, plan, request.device == "cuda")
         return self._costs[key]
 
-    def _known(self, request):
+    def _known(self, request: Request) -> Known:
         key = request.weights, request.ready.opens_scales
         if key not in self._models:
             self._models[key] = Known(self._skeleton(request.but(checkpointing=False)))
         return self._models[key]
 
-    def _skeleton(self, request, depth=None):
+    def _skeleton(self, request: Request, depth: int | None = None) -> nn.Module:
         model = skeleton(self.source, request, depth)
         self._change(model)
         return model
 
-    def _traces_of(self, request, costs):
-        """Of the backward pass and of probes, whichever there is."""
+    def _traces_of(self, request: Request, costs: Costs) -> list[Trace]:
+        """Return the traces of forward and backward pass and of probes, whichever the step has."""
         return [self._trace(request, backward, used) for backward, used in costs.passes.items()]
 
-    def _trace(self, request, backward, used):
+    def _trace(self, request: Request, backward: bool, used: dict[str, int]) -> Trace:
         key = request.structure, backward, tuple(used.items())
         if key not in self._traces:
             self._traces[key] = self._simulated(request, backward, used)
         return self._traces[key]
 
-    def _simulated(self, request, backward, used):
+    def _simulated(self, request: Request, backward: bool, used: dict[str, int]) -> Trace:
+        """Return the trace of one pass, from two models of few layers where these stand for the whole."""
         depth = self.source.depth
         found = rhythm(self._known(request).model, self.source.config(), used, depth)
         if found is not None:
-            short = (self._short(request, d, backward) for d in found.short(depth))
-            whole = extrapolate(*short, depth, found)
+            short, long = (self._short(request, d, backward) for d in found.short(depth))
+            whole = extrapolate(short, long, depth, found)
             if whole is not None:
                 return whole
         return self._short(request, depth, backward)
 
-    def _short(self, request, depth, backward):
+    def _short(self, request: Request, depth: int, backward: bool) -> Trace:
+        """Simulate one pass of a model of `depth` layers."""
         model = self._skeleton(request, depth)
         plan = resolved(params(model), request, check=False)
         freeze_(model, plan)
@@ -180,7 +207,14 @@ class Estimator:
 
 
 def estimate_of(name: str, request: Request, costs: Costs, traces: Iterable[Trace]) -> Estimate:
-    """Everything put together."""
+    """Return the Estimate of a model: static bytes and those of the largest moment.
+
+    Args:
+        name: of the model.
+        request: the way to train.
+        costs: of the request's plan on this model.
+        traces: of every kind of pass that a step runs.
+    """
     found, top = costs.static, costs.peak(traces, request)
     return Estimate(
         name,
@@ -199,7 +233,16 @@ def estimate_of(name: str, request: Request, costs: Costs, traces: Iterable[Trac
 
 
 def resolved(found: list[Param], request: Request, check: bool = True) -> Plan:
-    """The policy on a model's parameters; raises HybridOptError as `wrap` would."""
+    """Return the request's policy resolved on a model's parameters.
+
+    Args:
+        found: the parameters.
+        request: the way to train.
+        check: whether to refuse a route whose name pattern matches no parameter; never done with adapters.
+
+    Raises:
+        HybridOptError: nothing would be trained, or the check fails, as in `wrap`.
+    """
     ready = request.ready
     plan = Plan.of(found, ready, request.seed)
     if not plan.trained:
@@ -213,7 +256,7 @@ def resolved(found: list[Param], request: Request, check: bool = True) -> Plan:
 
 
 def freeze_(model: nn.Module, plan: Plan) -> None:
-    """What is not trained needs no gradient."""
+    """Set requires_grad=False on parameters that the plan freezes or trains without a backward pass."""
     for name, p in model.named_parameters():
         treatment = plan.trained.get(clean(name))
         if p.requires_grad and (treatment is None or not treatment.source.backward):

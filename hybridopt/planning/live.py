@@ -1,4 +1,4 @@
-"""The plan of a model that is loaded and wrapped: its own modules, run on fake tensors."""
+"""Plan a model that is loaded and wrapped: copies of its own modules are run on fake tensors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,18 +13,22 @@ from .request import Request, short_name
 from .subject.inputs import inputs, usual_length
 from .subject.model import layers
 from .trace.fake_models import copied
-from .trace.simulate import simulate
+from .trace.simulate import Trace, simulate
 
 __all__ = ["plan_live"]
 
 
 def plan_live(model: nn.Module, batch: Mapping[str, Tensor] | None = None, **how: Any) -> Estimate:
-    """What a training step of a wrapped model takes, on the device where it is.
+    """Estimate the bytes that a training step of a wrapped model takes, on the device where it is.
 
-    batch: what the model is called with; only shapes and dtypes count. Without it, `seq_len` tokens (2048, or as many
-    as there are positions for) in each of `batch_size` sequences as input_ids and labels. how: release and
-    micro_batches as of a `Request`, seq_len, batch_size. The model must return an object with `loss`. Raises
-    HybridOptError for a model that is not wrapped or does not run so.
+    Args:
+        model: as `hybridopt.wrap` returned it; it must return an object with `loss`.
+        batch: what the model is called with, by name; only shapes and dtypes count. None: input_ids and labels of
+            seq_len (2048, or as many as there are positions for) tokens in each of batch_size (1) sequences.
+        **how: seq_len, batch_size, and release and micro_batches as of a `Request`.
+
+    Raises:
+        HybridOptError: the model is not wrapped, or does not run on such a batch.
     """
     strategy = model.__dict__.get("hybrid")
     if strategy is None:
@@ -36,7 +40,7 @@ def plan_live(model: nn.Module, batch: Mapping[str, Tensor] | None = None, **how
     return estimate_of(type(model).__name__, request, costs, traces)
 
 
-def _trace(model, costs, told, backward, device):
+def _trace(model: nn.Module, costs: Costs, told: Mapping[str, Tensor], backward: bool, device: str) -> Trace:
     copy = copied(model).train()
     freeze_(copy, costs.plan)
     depth = getattr(getattr(model, "config", None), "num_hidden_layers", 0)
@@ -44,7 +48,7 @@ def _trace(model, costs, told, backward, device):
     return simulate(copy, told, layers(copy, depth) if depth else None, shifted, device)
 
 
-def _request(model, strategy, batch, how) -> Request:
+def _request(model: nn.Module, strategy: Any, batch: Mapping[str, Tensor] | None, how: dict[str, Any]) -> Request:
     sizes = {"batch": how.pop("batch_size", 1), "seq_len": how.pop("seq_len", usual_length(model))}
     unknown = sorted(how.keys() - {"release", "micro_batches"})
     if unknown:
@@ -57,6 +61,6 @@ def _request(model, strategy, batch, how) -> Request:
         shape = max((x.shape for x in batch.values()), key=len)
         sizes = {"batch": shape[0], "seq_len": shape[1] if len(shape) > 1 else 1}
     first = next(p for p in model.parameters() if p.is_floating_point())
-    where = {"device": "cuda" if first.is_cuda else "cpu", "dtype": short_name(first.dtype) or "fp32"}
+    where: dict[str, Any] = {"device": "cuda" if first.is_cuda else "cpu", "dtype": short_name(first.dtype) or "fp32"}
     kept = {"lora": lora_rank(model), "quantization": strategy.quantization, "seed": strategy.seed}
     return Request(policy=strategy.policy, **sizes, **where, **kept, **how)

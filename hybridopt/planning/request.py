@@ -1,8 +1,10 @@
-"""What is to be planned: a policy and everything around it that costs memory."""
+"""Describe what is to be planned: a policy and everything around it that costs memory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+import torch
 
 from ..core.contracts import Scheme
 from ..core.errors import HybridOptError, check_choice, check_count
@@ -17,8 +19,8 @@ DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 COUNTS = {"seq_len": 1, "batch": 1, "micro_batches": 1, "seed": 0}
 
 
-def short_name(dtype: Any) -> str | None:
-    """What a request calls a torch.dtype; None for those that are not planned."""
+def short_name(dtype: torch.dtype) -> str | None:
+    """Return the name that a Request has for a dtype, such as "bf16"; None for those that cannot be planned."""
     return next((short for short, name in DTYPES.items() if str(dtype) == f"torch.{name}"), None)
 
 
@@ -26,12 +28,24 @@ def short_name(dtype: Any) -> str | None:
 class Request:
     """One way to train, as it would be given to `hybridopt.wrap` and `model.hybrid.optimizer`.
 
-    policy, options: of `wrap`. lora: rank of a LoRA adapter on all linear layers; None: no adapter. quantization: of
-    the base. release: by name. seq_len tokens in each of `batch` sequences of a pass, `micro_batches`
-    passes a step. checkpointing: every layer's activations are made anew in the backward pass. chunk: tokens of which
-    the loss is computed at a time, as by `hybridopt.chunked_loss`. dtype: of the weights that are not quantized.
-    device: "cuda" plans for a GPU, "cpu" for what the CPU's kernels take. peft_config: the adapters themselves, if
-    they are others than `lora` stands for.
+    Args:
+        policy: a name, or a policy itself.
+        options: of the named policy, as `wrap` takes them.
+        lora: rank of LoRA adapters on all linear layers; None: no adapters.
+        quantization: scheme of the base; None: not quantized.
+        release: how gradients are released, by name, such as "accumulate" or "fused".
+        seq_len: tokens of a sequence.
+        batch: sequences of a forward pass.
+        micro_batches: passes of a step.
+        checkpointing: whether every layer's activations are computed again in the backward pass.
+        chunk: tokens of which the loss is computed at a time, as by `hybridopt.chunked_loss`; None: all at once.
+        dtype: of the weights that are not quantized: "bf16", "fp16" or "fp32".
+        device: "cuda" plans for a GPU, "cpu" for what the CPU's kernels take.
+        seed: of every random choice.
+        peft_config: the adapters themselves, where they are others than `lora` stands for.
+
+    Raises:
+        HybridOptError: a value is not allowed, or values exclude one another.
     """
 
     policy: str | Ready = "frugal"
@@ -49,7 +63,7 @@ class Request:
     seed: int = 0
     peft_config: Any = field(default=None, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, low in COUNTS.items():
             check_count("plan", name, getattr(self, name), low)
         for name in ("lora", "chunk"):
@@ -70,17 +84,17 @@ class Request:
 
     @property
     def scheme(self) -> Scheme | None:
-        """The quantization scheme of the base."""
+        """Return the quantization scheme of the base; None without."""
         return None if self.quantization is None else named(self.quantization, "plan")
 
     @property
-    def ready(self):
-        """The policy itself."""
+    def ready(self) -> Ready:
+        """Return the policy itself, made of its name and options."""
         return read_policy(self.policy, dict(self.options))
 
     @property
     def probes(self) -> bool:
-        """Is there no backward pass?"""
+        """Return whether training needs no backward pass, only losses at shifted weights."""
         return all(route.use is None or not route.use.source.backward for route in self.ready.routes)
 
     @property
@@ -90,25 +104,25 @@ class Request:
 
     @property
     def reentrant(self) -> bool:
-        """The kind of checkpointing: some quantized layers free their inputs with the reentrant one only."""
+        """Return whether checkpointing is reentrant: some quantized layers free their inputs only so."""
         return self.scheme is not None and self.scheme.reentrant
 
     @property
     def weights(self) -> tuple:
-        """What the bytes of weights depend on, and those of an update."""
+        """Return the values on which the bytes of weights and of an update depend."""
         return self.lora, self.quantization, self.dtype, self.device, repr(self.peft_config)
 
     @property
     def structure(self) -> tuple:
-        """What the forward and backward passes depend on; requests that share it share their activations."""
+        """Return the values on which forward and backward pass depend; where they are equal, activations are."""
         return *self.weights, self.seq_len, self.batch, self.checkpointing, self.chunk
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data; a policy that is no name goes by that of its class."""
+        """Return the request as plain data; a policy that is no name is given by the name of its class."""
         name = self.policy if isinstance(self.policy, str) else type(self.policy).__name__
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "peft_config"}
         return own | {"policy": name, "options": {k: pack(v) for k, v in self.options.items()}}
 
     def but(self, **changes: Any) -> "Request":
-        """The same with changes."""
+        """Return a copy with some values changed."""
         return replace(self, **changes)

@@ -1,9 +1,9 @@
-"""Estimates in a terminal: a table, and a stacked bar against the GPU."""
+"""Show estimates in a terminal: as a table, and as stacked bars against the GPU's memory."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import track
@@ -39,7 +39,7 @@ WIDTH, NARROW = 60, 20  # characters of a whole bar, and of one where there is l
 
 
 def estimate_table(estimate: Estimate, memory: int | None = None) -> RenderableType:
-    """Every part with its bytes and share, the peak, and whether it fits."""
+    """Tabulate every part with its bytes and share, the peak, and, with `memory` in bytes, whether it fits."""
     table = Table(title=escape(_title(estimate)))
     table.add_column("what")
     table.add_column("bytes", justify="right", no_wrap=True)
@@ -50,12 +50,12 @@ def estimate_table(estimate: Estimate, memory: int | None = None) -> RenderableT
         table.add_row(f"[{COLORS[name]}]■[/] {name}", human(size), share, MEANING[name])
     table.add_section()
     table.add_row("peak", human(estimate.peak_bytes), "", f"at: {estimate.stage}")
-    lines = [table, Bar(estimate, max(estimate.peak_bytes, memory or 0), memory)]
+    lines: list[RenderableType] = [table, Bar(estimate, max(estimate.peak_bytes, memory or 0), memory)]
     return Group(*lines, *([_verdict(estimate, memory)] if memory else []))
 
 
 def choices_table(choices: Sequence[Choice], memory: int) -> RenderableType:
-    """Ranked ways with their bars; for the first the lines to paste, for what does not fit what would help."""
+    """Show ranked ways with their bars: for what fits the lines to paste, for what does not what would help."""
     fitting = [c for c in choices if c.fits]
     parts: list[RenderableType] = [
         legend(),
@@ -71,7 +71,7 @@ def choices_table(choices: Sequence[Choice], memory: int) -> RenderableType:
 
 
 def bars(estimates: Sequence[tuple[str, Estimate]], memory: int | None = None) -> Table:
-    """A stacked bar for each of several estimates, all on one scale."""
+    """Draw a stacked bar for each of several estimates, given with labels, all on one scale."""
     table = Table.grid(padding=(0, 1))
     table.add_column()
     table.add_column()
@@ -84,16 +84,22 @@ def bars(estimates: Sequence[tuple[str, Estimate]], memory: int | None = None) -
 
 @dataclass(frozen=True)
 class Bar:
-    """The parts side by side, `scale` bytes wide, as wide as there is room; a line marks where the memory ends."""
+    """A stacked bar of an estimate's parts, as wide as there is room.
+
+    Args:
+        estimate: whose parts are drawn side by side.
+        scale: bytes that the whole width stands for.
+        memory: bytes at which a line marks the end of the GPU's memory; None: no line.
+    """
 
     estimate: Estimate
     scale: int
     memory: int | None = None
 
-    def __rich_measure__(self, console, options):
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(NARROW + 1, WIDTH + 1)
 
-    def __rich_console__(self, console, options):
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         width = min(WIDTH, options.max_width - 1)  # the line takes one
         text = self._parts(width)
         if self.memory is None:
@@ -112,12 +118,12 @@ class Bar:
 
 
 def legend() -> Text:
-    """Which color is what."""
+    """Say which color stands for which part."""
     return Text("  ").join(Text(f"■ {name}", COLORS[name]) for name in COLORS)
 
 
 def _code(choice: Choice) -> Text:
-    """To be pasted: no line is broken."""
+    """Return the lines of a choice unbroken, as they are to be pasted."""
     return Text(choice.code, no_wrap=True, overflow="ignore")
 
 
@@ -145,6 +151,6 @@ def _verdict(estimate: Estimate, memory: int) -> str:
 
 
 def watched(ways: Sequence[Way]) -> Iterable[Way]:
-    """The ways, with a progress bar on stderr while they are gone through; none where that is no terminal."""
+    """Hand on the ways one by one, with a progress bar on stderr if that is a terminal."""
     console = Console(stderr=True)
     return track(ways, "Looking for what fits", console=console, transient=True, disable=not console.is_terminal)

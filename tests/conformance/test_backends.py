@@ -204,6 +204,7 @@ def dropped(tmp_path, monkeypatch):
     def drop(name, text):
         (tmp_path / f"{name}.py").write_text(text)
         monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(tmp_path)])
+        monkeypatch.setattr(folder.__spec__, "submodule_search_locations", folder.__path__)
         forget()
 
     def forget():

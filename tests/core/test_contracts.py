@@ -45,7 +45,9 @@ ASKED = {name for names in (TENSORS, MODULES, CONFIGURATIONS, LIBRARIES, OTHERS)
 ALONE = {("addax/activations.py", "shape")}  # of a batch's value
 BY_VARIABLE = {  # the name is no literal
     "a record, for its own fields": {"self", "run", "known.request", "a", "b", "t", "value"},
-    "a module or a tensor": {"module", "model", "model.get_submodule(owner)", "root", "state", "tensor", "p", "m", "owner"},
+    "a module or a tensor": set(
+        "module model model.get_submodule(owner) root state tensor p m owner old layer.state".split()
+    ),
     "a configuration": {"config", "s", "source"},
     "a library, a class, a loader": {"transformers", "torch", "cls", "loader"},
 }

@@ -15,7 +15,7 @@ from .values import Shape
 __all__ = ["Make", "Room", "Scheme"]
 
 Make = Callable[[Tensor], Tensor]  # a tensor to one that takes its place
-Room = Callable[[tuple, dict[str, Any]], int]  # positional and named arguments of an operation to bytes
+Room = Callable[[tuple[Any, ...], dict[str, Any]], int]  # positional and named arguments of an operation to bytes
 
 
 class Scheme(Protocol):
@@ -108,7 +108,7 @@ class Scheme(Protocol):
     def relink_(self, layer: nn.Module, make: Make) -> None:
         """Replace what hangs on the layer itself by `make` of it, or by what hangs on its new weight."""
 
-    def faked(self, device: str) -> AbstractContextManager:
+    def faked(self, device: str) -> AbstractContextManager[None]:
         """Return a context within which layers run on fake tensors, without values, as they would on `device`."""
         return nullcontext()
 

@@ -66,7 +66,13 @@ class InputGradients:
         self.model = model
 
     def __call__(self, embedding: nn.Module, args: tuple, output: Tensor) -> None:
-        """Make the embedded tokens require gradients."""
+        """Make the embedded tokens require gradients.
+
+        Args:
+            embedding: the module that takes tokens.
+            args: what it was called with.
+            output: the embedded tokens.
+        """
         checkpointed = any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules())
         if checkpointed and embedding.training and torch.is_grad_enabled() and not output.requires_grad:
             output.requires_grad_(True)

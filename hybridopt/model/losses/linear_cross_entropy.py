@@ -127,7 +127,8 @@ class _Sum(torch.autograd.Function):
         hidden, weight, bias, labels, counts, normalizer = ctx.saved_tensors
         per_token = torch.where(counts, given, 0)[:, None]
         needs_hidden, *needs_layer = ctx.needs_input_grad[:3]
-        of_hidden, of_layer = None, (None, None)
+        of_hidden: Tensor | None = None
+        of_layer: tuple[Tensor | None, Tensor | None] = (None, None)
         known = (ctx.tiles, per_token, hidden, (weight, bias), labels, normalizer)
         if needs_hidden:
             of_hidden = _of_hidden(*known)

@@ -1,46 +1,55 @@
-"""From traces of two models of few layers to that of all layers: everything is linear in their number."""
+"""Extrapolate the traces of two models of few layers to all layers: every amount is linear in their number."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 
 from .rhythm import Rhythm
 from .simulate import Trace
-from .tracker import Moment
+from .tracker import Moment, Stage
 
 __all__ = ["extrapolate"]
 
 UNIFORM = Rhythm()
 KINDS = ("forward", "backward")
-Stages = dict[tuple, list[Moment]]
+Stages = dict[Stage, list[Moment]]
 
 
 def extrapolate(short: Trace, long: Trace, depth: int, rhythm: Rhythm = UNIFORM) -> Trace | None:
-    """The trace of `depth` layers from those of the two numbers that `rhythm.short` names.
+    """Return the trace of a model of `depth` layers, from those of two models of fewer layers.
 
-    Each amount is linear in the number of layers, and along layers of a kind between the ends. None if the two traces
-    do not correspond, moment by moment: then only the whole model tells.
+    Each amount is linear in the number of layers, and linear along the layers of a kind between the first and the
+    last of them.
+
+    Args:
+        short: trace of the first number of layers of `rhythm.short(depth)`.
+        long: trace of the second number.
+        depth: layers of the model to extrapolate to.
+        rhythm: the order of kinds of layers; by default all are alike but the first.
+
+    Returns:
+        None if the moments of the two traces do not correspond; then the whole model has to be simulated.
     """
     ends = _ends(_stages(short), _stages(long), rhythm, depth)
     if ends is None or short.path != long.path:
         return None
     moments: list[Moment] = []
     for stage in _order(depth):
-        found = ends[stage] if stage in ends else _between(ends, stage, depth, rhythm)
+        found = _between(ends, stage, depth, rhythm) if len(stage) == 2 and stage not in ends else ends[stage]
         moments += (_renamed(m, stage, short.path) for m in found)
     return Trace(tuple(moments), depth, short.path)
 
 
-def _stages(trace) -> Stages:
+def _stages(trace: Trace) -> Stages:
     found: Stages = {}
     for moment in trace.moments:
         found.setdefault(moment.stage, []).append(moment)
     return found
 
 
-def _ends(short, long, rhythm, depth) -> Stages | None:
-    """The stages outside of layers, and those of the first layers and the last."""
+def _ends(short: Stages, long: Stages, rhythm: Rhythm, depth: int) -> Stages | None:
+    """Return the stages outside of layers and those of the first and last layers; None if traces do not correspond."""
     one, other = rhythm.short(depth)
-    share, found = (depth - one) / (other - one), {}
+    share, found = (depth - one) / (other - one), Stages()
     for stage, (a, b) in _sources(rhythm, depth).items():
         if len(short.get(a, ())) != len(long.get(b, ())):
             return None
@@ -50,18 +59,18 @@ def _ends(short, long, rhythm, depth) -> Stages | None:
     return found if alike else None
 
 
-def _sources(rhythm, depth) -> dict[tuple, tuple]:
-    """For the stages of the whole model at both ends those of the short and of the long one that they follow from."""
+def _sources(rhythm: Rhythm, depth: int) -> dict[Stage, tuple[Stage, Stage]]:
+    """Return, by stage at either end of the whole model, the stages of short and long model to extrapolate from."""
     one, other = rhythm.short(depth)
-    found = {(name,): ((name,), (name,)) for name in ("start", "head", "end")}
+    found: dict[Stage, tuple[Stage, Stage]] = {(name,): ((name,), (name,)) for name in ("start", "head", "end")}
     for kind in KINDS:
         found |= {(kind, i): ((kind, i), (kind, i)) for i in range(rhythm.beginning)}
         found |= {(kind, depth - i): ((kind, one - i), (kind, other - i)) for i in range(1, rhythm.period + 1)}
     return found
 
 
-def _between(ends, stage, depth, rhythm) -> list[Moment]:
-    """A layer between the first turn and the last."""
+def _between(ends: Stages, stage: tuple[str, int], depth: int, rhythm: Rhythm) -> list[Moment]:
+    """Interpolate the moments of a layer between the first turn and the last."""
     kind, layer = stage
     first, last = rhythm.between(layer, depth)
     share = (layer - first) / (last - first)
@@ -69,14 +78,14 @@ def _between(ends, stage, depth, rhythm) -> list[Moment]:
 
 
 def _mixed(a: Moment, b: Moment, share: float) -> Moment:
-    def at(x, y):
+    def at(x: float, y: float) -> float:
         return x + (y - x) * share
 
-    amounts = {name: at(getattr(a, name), getattr(b, name)) for name in ("forward", "backward", "gradient")}
-    return replace(a, **amounts, left=tuple(map(at, a.left, b.left)))
+    left, gradient = (at(a.left[0], b.left[0]), at(a.left[1], b.left[1])), at(a.gradient, b.gradient)
+    return Moment(a.stage, at(a.forward, b.forward), at(a.backward, b.backward), a.done, gradient, left)
 
 
-def _order(depth) -> Iterator[tuple]:
+def _order(depth: int) -> Iterator[Stage]:
     yield ("start",)
     yield from (("forward", i) for i in range(depth))
     yield ("head",)
@@ -84,8 +93,8 @@ def _order(depth) -> Iterator[tuple]:
     yield ("end",)
 
 
-def _renamed(moment, stage, path) -> Moment:
-    """The parameter of the layer that the stage is about."""
+def _renamed(moment: Moment, stage: Stage, path: str) -> Moment:
+    """Move a moment to `stage`; a parameter of a layer becomes that of the stage's layer."""
     name, prefix = moment.done, f"{path}."
     if name is not None and len(stage) > 1 and name.startswith(prefix):
         rest = name.removeprefix(prefix).partition(".")[2]

@@ -1,28 +1,33 @@
-"""The largest moment of a training step: a trace, with gradients as the release keeps them, and updates."""
+"""Find the moment of a training step with the most bytes: a trace, gradients as they are released, and updates."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from .simulate import Trace
+from .tracker import Stage
 
 __all__ = ["Peak", "Step", "peak"]
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes alive at one moment beside weights and state, and where in the step it is.
+    """Bytes that are alive at one moment of a step, beside weights and optimizer state.
 
-    activations: made in the forward pass. temporaries: made after it, gradients apart.
+    Args:
+        stage: where in the step the moment lies.
+        activations: bytes that the forward pass made.
+        temporaries: bytes that were made after it, without gradients.
+        gradients: bytes of gradients.
     """
 
-    stage: tuple
+    stage: Stage
     activations: float
     temporaries: float
     gradients: float
 
     @property
     def total(self) -> float:
-        """All together."""
+        """Return all bytes of the moment: activations + temporaries + gradients."""
         return self.activations + self.temporaries + self.gradients
 
 
@@ -30,9 +35,14 @@ class Peak:
 class Step:
     """When a step frees which gradients, and what its updates take.
 
-    gradients: bytes by parameter. idle: parameters whose gradients are dropped at once. frees_gradients: is each
-    gradient used and freed within the backward pass? passes: micro-batches. alone: bytes that the update of one
-    parameter takes for a moment; together: that of all. probed: are there updates without gradients?
+    Args:
+        gradients: bytes of each parameter's gradient, by the parameter's name.
+        idle: names of parameters whose gradients are dropped at once.
+        frees_gradients: whether each gradient is used and freed within the backward pass.
+        passes: micro-batches of a step.
+        alone: returns the bytes that the update of one parameter, given by name, takes for a moment.
+        together: returns the bytes that the update of all parameters takes for a moment.
+        probed: whether there are updates without gradients of the backward pass.
     """
 
     gradients: Mapping[str, int]
@@ -45,7 +55,7 @@ class Step:
 
 
 def peak(trace: Trace, step: Step) -> Peak:
-    """The largest of all moments."""
+    """Return the moment of the step at which most bytes are alive."""
     return max(_moments(trace, step), key=lambda p: p.total)
 
 
@@ -69,5 +79,5 @@ def _moments(trace: Trace, step: Step) -> Iterator[Peak]:
         yield Peak(("update",), last[0], last[1] + step.together(), kept)
 
 
-def _kept(step, name) -> int:
+def _kept(step: Step, name: str) -> int:
     return 0 if name in step.idle else step.gradients[name]

@@ -1,4 +1,4 @@
-"""In which order kinds of layers follow one another: whether a few layers tell of all."""
+"""Find in which order kinds of layers repeat, so that models of a few layers stand for one of all layers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,35 +14,39 @@ __all__ = ["Rhythm", "rhythm", "rhythm_of"]
 
 @dataclass(frozen=True)
 class Rhythm:
-    """`first` layers of any kind, then `period` kinds in turns, to the end."""
+    """An order of layers: `first` layers of any kind, then `period` kinds that take turns until the last layer."""
 
     first: int = 1
     period: int = 1
 
     @property
     def beginning(self) -> int:
-        """Layers up to the end of the first turn."""
+        """Return the number of layers up to the end of the first turn."""
         return self.first + self.period
 
     def short(self, depth: int) -> tuple[int, int]:
-        """Of so many layers are the models that stand for one of `depth`: they end as it does."""
+        """Return the depths of the two short models that stand for one of `depth` layers; all end in the same kind."""
         one = self.beginning + (depth - self.beginning) % self.period
         return one, one + max(2, self.period)
 
     def between(self, layer: int, depth: int) -> tuple[int, int]:
-        """The layers of a layer's kind in the first turn and in the last."""
+        """Return the indices of the layers of the same kind as `layer` in the first turn and in the last."""
         last = depth - self.period
         return self.first + (layer - self.first) % self.period, last + (layer - last) % self.period
 
     def fits(self, kinds: Sequence[int]) -> bool:
-        """Is that their order?"""
+        """Return whether layers of these kinds, given as numbers in order, follow one another like this."""
         return all(kinds[i] == kinds[i + self.period] for i in range(self.first, len(kinds) - self.period))
 
 
 def rhythm(model: nn.Module, config: Any, used: Mapping[str, int], depth: int) -> Rhythm | None:
-    """Of a model's layers; None where only all of them tell.
+    """Return the order of a model's layers; None where no few layers stand for all of them.
 
-    config: transformers'. used: a number for each parameter that is trained in the way that is simulated.
+    Args:
+        model: on any device, of all layers.
+        config: the model's transformers configuration; lists of `depth` entries in it tell layers apart.
+        used: by name, a number for each parameter that the simulated pass serves, such as its gradient's bytes.
+        depth: number of layers.
     """
     stack = layers(model, depth)
     if stack is None:
@@ -54,7 +58,7 @@ def rhythm(model: nn.Module, config: Any, used: Mapping[str, int], depth: int) -
 
 
 def rhythm_of(kinds: Sequence[int]) -> Rhythm | None:
-    """The one that takes the fewest layers; None if the whole takes no more than these."""
+    """Return the order that fits and needs the fewest layers; None if the whole model needs no more than those."""
     depth = len(kinds)
     sizes = range(1, depth // 2)
     known = [(sum(r.short(depth)), r) for r in (Rhythm(first, period) for first in sizes for period in sizes)]
@@ -62,14 +66,16 @@ def rhythm_of(kinds: Sequence[int]) -> Rhythm | None:
     return next((r for _, r in sorted(cheap, key=lambda found: found[0]) if r.fits(kinds)), None)
 
 
-def _layer(layer, path, used) -> tuple:
-    """What a layer is made of, and what of it is trained."""
+def _layer(layer: nn.Module, path: str, used: Mapping[str, int]) -> tuple[list, list]:
+    """Return what a layer consists of: its parameters, with what `used` says of them, and its modules' types."""
     own = [(name, p.shape, p.dtype, used.get(clean(f"{path}.{name}"))) for name, p in layer.named_parameters()]
     return own, [type(module) for module in layer.modules()]
 
 
-def _settings(config, depth) -> list[list]:
-    """Lists that say something of each layer. Two kinds in turns need not be told apart: one layer of each follows the
-    first, and what they take together is what counts."""
+def _settings(config: Any, depth: int) -> list[list]:
+    """Return the lists of a configuration that say something of each layer.
+
+    Two kinds in turns need not be told apart: one layer of each follows the first, and their sum is what counts.
+    """
     found = (x for x in vars(config.get_text_config()).values() if isinstance(x, list) and len(x) == depth)
     return [x for x in found if x != list(range(depth)) and not Rhythm(1, 2).fits(x)]

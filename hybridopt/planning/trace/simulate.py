@@ -1,7 +1,8 @@
-"""A real forward and backward pass on fake tensors: what is alive when, without memory and without a GPU."""
+"""Run a real forward and backward pass on fake tensors, to see which bytes are alive when, without a GPU."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,15 @@ __all__ = ["Trace", "simulate"]
 
 @dataclass(frozen=True)
 class Trace:
-    """The intervals of a forward and a backward pass, each ended by a stage or by a parameter's gradient.
+    """The intervals of a forward and a backward pass, each ended by the next stage or by a parameter's gradient.
 
-    Gradients count until they are complete, and not after: who keeps them is for the policy to say. depth: repeated
-    layers of the model, `path` where they lie in it. Stages: ("start",), ("forward", i) for layer i, ("head",),
-    ("backward", i), ("end",).
+    A gradient counts until it is complete, and not after: how long it is kept then depends on the release.
+
+    Args:
+        moments: the maximum of each interval, in order. Stages are ("start",), ("forward", i) for layer i, ("head",),
+            ("backward", i) and ("end",).
+        depth: number of repeated layers of the model.
+        path: name of the module that lists them; "" if there is none.
     """
 
     moments: tuple[Moment, ...]
@@ -39,11 +44,18 @@ def simulate(
     shifted: Mapping[str, int] | None,
     device: str,
 ) -> Trace:
-    """Run a model, whose tensors are replaced by fake ones for good, on inputs of which only shapes and dtypes count.
+    """Run a model on fake tensors and return what was alive when.
 
-    shifted: None runs forward and backward pass; names of parameters run the forward pass alone, at shifted copies of
-    these parameters, as zeroth-order methods do, each with the bytes that making the copy takes for a moment. device:
-    "cuda" or "cpu", whose kernels count. Raises HybridOptError for a model that does not run on such inputs.
+    Args:
+        model: is spoilt, as its tensors are replaced by fake ones for good.
+        inputs: what the model is called with, by name; only shapes and dtypes count.
+        layers: the repeated layers, to tell stages apart; None if there are none.
+        shifted: None runs forward and backward pass. Otherwise only the forward pass runs, at shifted copies of these
+            parameters, as zeroth-order methods do; by name, the bytes that making the copy takes for a moment.
+        device: "cuda" or "cpu", whose kernels count.
+
+    Raises:
+        HybridOptError: the model does not run on such inputs.
     """
     check_length(model, inputs)
     try:
@@ -58,7 +70,13 @@ def simulate(
         ) from error
 
 
-def _run(model, inputs, layers, shifted, device) -> Trace:
+def _run(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    layers: nn.ModuleList | None,
+    shifted: Mapping[str, int] | None,
+    device: str,
+) -> Trace:
     _keep_angles(model)
     with fake_tensors(device):
         converted_(model, empty)
@@ -76,17 +94,17 @@ def _run(model, inputs, layers, shifted, device) -> Trace:
     return Trace(tuple(tracker.moments), len(layers or ()), path)
 
 
-def _keep_angles(model):
-    """Without values nobody can tell whether rotary embeddings grow, which takes no memory worth a word."""
+def _keep_angles(model: nn.Module) -> None:
+    """Make dynamic rotary embeddings static: growth depends on values, which fake tensors lack, and takes little."""
     for module in model.modules():
         kind = getattr(module, "rope_type", None)
         if isinstance(kind, dict):
-            module.rope_type = {name: "default" if "dynamic" in one else one for name, one in kind.items()}
+            vars(module)["rope_type"] = {name: "default" if "dynamic" in one else one for name, one in kind.items()}
         elif isinstance(kind, str) and "dynamic" in kind:
-            module.rope_type = "default"
+            vars(module)["rope_type"] = "default"
 
 
-def _loss(model, batch) -> Tensor:
+def _loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     loss = getattr(model(**batch), "loss", None)
     if not isinstance(loss, Tensor):
         raise HybridOptError(
@@ -96,8 +114,8 @@ def _loss(model, batch) -> Tensor:
     return loss
 
 
-def _mark(layers, tracker):
-    """Tell the tracker when a layer begins, forward and backward."""
+def _mark(layers: Sequence[nn.Module], tracker: Tracker) -> None:
+    """Register hooks on layers that tell the tracker when each begins, forward and backward."""
     for i, layer in enumerate(layers):
         layer.register_forward_pre_hook(_Begin(tracker, i), with_kwargs=True)
         layer.register_forward_hook(_End(tracker, i, i == len(layers) - 1))
@@ -107,7 +125,7 @@ class _Begin:
     def __init__(self, tracker: Tracker, index: int):
         self.tracker, self.index = tracker, index
 
-    def __call__(self, layer, args, kwargs):
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.tracker.after:  # made anew by checkpointing
             self.tracker.enter(("backward", self.index))
             return
@@ -121,7 +139,7 @@ class _End:
     def __init__(self, tracker: Tracker, index: int, last: bool):
         self.tracker, self.index, self.last = tracker, index, last
 
-    def __call__(self, layer, args, out):
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...], out: object) -> None:
         if self.tracker.after:
             return
         x = out[0] if isinstance(out, tuple) else out
@@ -131,7 +149,7 @@ class _End:
             self.tracker.enter(("head",))
 
 
-def _on_gradients(model, tracker):
+def _on_gradients(model: nn.Module, tracker: Tracker) -> None:
     for name, p in model.named_parameters():
         if p.requires_grad:
             p.register_post_accumulate_grad_hook(_Done(tracker, clean(name)))
@@ -141,14 +159,14 @@ class _Done:
     def __init__(self, tracker: Tracker, name: str):
         self.tracker, self.name = tracker, name
 
-    def __call__(self, p):
+    def __call__(self, p: Tensor) -> None:
         self.tracker.end(self.name, p.grad)
         p.grad = None
         self.tracker.settle()
 
 
-def _shift(model, rooms, tracker):
-    """While a module computes, there are copies of those of its own parameters."""
+def _shift(model: nn.Module, rooms: Mapping[str, int], tracker: Tracker) -> None:
+    """Register hooks on modules that copy their own parameters named in `rooms` while each module computes."""
     owned: dict[nn.Module, list[tuple[Tensor, int]]] = {}
     for name, module in model.named_modules():
         own = ((p, clean(f"{name}.{n}")) for n, p in module._parameters.items() if p is not None)
@@ -163,13 +181,15 @@ def _shift(model, rooms, tracker):
 
 
 class _Copies:
+    copies: list[Tensor]
+
     def __init__(self, tensors: list[tuple[Tensor, int]], tracker: Tracker):
         self.tensors, self.tracker, self.copies = tensors, tracker, []
 
-    def make(self, *_):
+    def make(self, *_: object) -> None:
         for x, room in self.tensors:
             self.copies.append(torch.empty_like(x))
             self.tracker.bump(room)
 
-    def drop(self, *_):
+    def drop(self, *_: object) -> None:
         self.copies = []

@@ -1,8 +1,9 @@
-"""Bytes that are alive while torch runs, op by op."""
+"""Count the bytes of all tensors that are alive while torch runs, operation by operation."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,18 +13,25 @@ from torch.utils._pytree import tree_iter
 from ...core.contracts import Room
 from ...core.registry import every
 
-__all__ = ["Moment", "Tracker", "storages"]
+__all__ = ["Moment", "Stage", "Tracker", "storages"]
+
+Stage = tuple[str] | tuple[str, int]  # where in a step: ("start",), or ("forward", i) for layer i
 
 
 @dataclass(frozen=True)
 class Moment:
-    """The most that was alive at once in an interval, in bytes: made in the forward pass, and made after it.
+    """The most bytes that were alive at once in an interval of a step.
 
-    stage: where in the step it lies. done: the parameter whose gradient ended the interval; gradient: how much of
-    `backward` was that gradient. left: what was alive at the end, made in the forward pass and after it.
+    Args:
+        stage: where in the step the interval lies.
+        forward: bytes that the forward pass made.
+        backward: bytes that were made after it.
+        done: name of the parameter whose gradient ended the interval; None if no gradient did.
+        gradient: how many bytes of `backward` were that gradient.
+        left: bytes alive at the end of the interval, made in the forward pass and after it.
     """
 
-    stage: tuple
+    stage: Stage
     forward: float
     backward: float
     done: str | None = None
@@ -32,17 +40,21 @@ class Moment:
 
     @property
     def total(self) -> float:
-        """All that was alive."""
+        """Return all bytes that were alive: `forward` + `backward`."""
         return self.forward + self.backward
 
 
 class Tracker(TorchDispatchMode):
-    """Within `with`, the sum of all storages that operations make and nobody has let go of.
+    """Sum up, within `with`, the bytes of the storages that operations make, until they are freed.
 
-    Works on real, fake and meta tensors alike, as it asks storages for their size only. What was there before, and is
-    given as `known`, does not count until it is let go of, which is then taken off. device: "cuda" or "cpu" also
-    counts what some operations take there for themselves.
+    Works on real, fake and meta tensors alike, as storages are asked for their size only.
+
+    Args:
+        known: tensors that exist before. They do not count; when they are freed, their bytes are subtracted.
+        device: "cuda" or "cpu" also counts what some operations take there for themselves while they run.
     """
+
+    _stage: Stage
 
     def __init__(self, known: Iterable[Tensor] = (), device: str | None = None):
         super().__init__()
@@ -50,7 +62,7 @@ class Tracker(TorchDispatchMode):
         self._within, self._stage, self._after = _within(device), ("start",), 0
         self._alive, self._top, self._top_age = [0, 0], (0, 0), 0
         self._refs: dict[int, weakref.ref] = {}
-        self._born: dict[int, int] = {}  # when each storage was made
+        self._born: dict[int, int] = {}  # when each storage was made: its number among all
         self._age = 0
         for storage in (s for tensor in known for s in storages(tensor)):
             self._note(storage, 0)
@@ -59,51 +71,51 @@ class Tracker(TorchDispatchMode):
 
     @property
     def now(self) -> int:
-        """Bytes alive."""
+        """Return the bytes that are alive now."""
         return sum(self._alive)
 
     @property
     def peak(self) -> int:
-        """The most bytes that were alive at once."""
-        return max([sum(self._top), *(m.total for m in self.moments)])
+        """Return the most bytes that were alive at once."""
+        return int(max([sum(self._top), *(m.total for m in self.moments)]))
 
     @property
     def after(self) -> bool:
-        """Is the forward pass over?"""
+        """Return whether the forward pass is over."""
         return bool(self._after)
 
-    def enter(self, stage: tuple, backward: bool = False) -> None:
-        """A new stage begins; backward: from now on."""
+    def enter(self, stage: Stage, backward: bool = False) -> None:
+        """End the interval and begin `stage`; with `backward`, the forward pass is over from now on."""
         self.end()
         self._stage, self._after = stage, int(backward or self._after)
 
     def end(self, done: str | None = None, gradient: Tensor | None = None) -> None:
-        """End the interval, with the gradient of a parameter."""
+        """End the interval and note its Moment; `gradient`, if given, is that of parameter `done`, now complete."""
         size = 0
         for storage in () if gradient is None else storages(gradient):
             size += storage.nbytes() if self._born.get(storage._cdata, 0) <= self._top_age else 0
-        self.moments.append(Moment(self._stage, *self._top, done, size, tuple(self._alive)))
+        self.moments.append(Moment(self._stage, *self._top, done, size, (self._alive[0], self._alive[1])))
         self.settle()
 
     def settle(self) -> None:
-        """What was alive in this interval until now does not count for it."""
+        """Forget the interval's maximum until now: begin it anew with what is alive at this moment."""
         self._keep(0)
 
     def bump(self, size: int) -> None:
-        """So many more bytes were alive for an instant."""
+        """Count `size` more bytes as alive for an instant."""
         if self.now + size > sum(self._top):
             self._keep(size)
 
-    def _keep(self, size):
+    def _keep(self, size: int) -> None:
         self._top, self._top_age = (self._alive[0], self._alive[1] + size), self._age
 
     def watch(self, tensor: Tensor) -> None:
-        """Count a tensor's storage, once."""
+        """Count a tensor's storage until it is freed; a storage that is counted already stays counted once."""
         for storage in storages(tensor):
             self._note(storage, self._after)
         self.bump(0)
 
-    def _note(self, storage, kind):
+    def _note(self, storage: torch.UntypedStorage, kind: int) -> None:
         key = storage._cdata
         if key not in self._refs:
             self._refs[key] = weakref.ref(storage, self._forget(key, storage.nbytes(), kind))
@@ -111,14 +123,14 @@ class Tracker(TorchDispatchMode):
             self._age += 1
             self._born[key] = self._age
 
-    def _forget(self, key, size, kind):
-        def gone(_):
+    def _forget(self, key: int, size: int, kind: int) -> Callable[[object], None]:
+        def gone(_: object) -> None:
             self._alive[kind] -= size
             del self._refs[key], self._born[key]
 
         return gone
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function is torch.ops.prim.device.default:
             return function(*args)
@@ -135,14 +147,14 @@ class Tracker(TorchDispatchMode):
         return out
 
 
-def storages(tensor: Tensor) -> list:
-    """The storage of a tensor; of a tensor made of others, theirs."""
+def storages(tensor: Tensor) -> list[torch.UntypedStorage]:
+    """Return the storage of a tensor; of a subclass made of several tensors, the storages of all of them."""
     if is_traceable_wrapper_subclass(tensor) and _wraps(type(tensor)):
         return [s for name in tensor.__tensor_flatten__()[0] for s in storages(getattr(tensor, name))]
     return [tensor.untyped_storage()]
 
 
-def _wraps(kind):
+def _wraps(kind: type) -> bool:
     return hasattr(kind, "__tensor_flatten__") and kind.__name__ != "FakeTensor"
 
 
@@ -153,7 +165,7 @@ def _within(device: str | None) -> dict[str, Room]:
     return {"aten.mul_.Tensor": _mixed} if device == "cpu" else {}
 
 
-def _mixed(args, _):
+def _mixed(args: tuple[Any, ...], _: object) -> int:
     """Return the bytes of a product in place with another dtype on a CPU: factor and result in float32."""
     x, factor = args[:2]
     same = not isinstance(factor, Tensor) or factor.dtype == x.dtype or not factor.dim()

@@ -1,7 +1,7 @@
-"""Tensors without memory and without a trace: what a process keeps, or decides by values, is put aside meanwhile."""
+"""Run code on tensors without memory: caches and value-dependent branches of libraries are replaced meanwhile."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -15,7 +15,7 @@ __all__ = ["fake_tensors", "meta_tensors"]
 
 @contextmanager
 def fake_tensors(device: str = "cpu") -> Iterator[None]:
-    """Within it every tensor that is made is fake: shape, strides and dtype, on the CPU by name, and no memory.
+    """Make every new tensor fake within `with`: it has shape, strides and dtype, a CPU's name, and no memory.
 
     device: "cuda" lets quantized layers compute as they do there.
     """
@@ -29,7 +29,9 @@ def fake_tensors(device: str = "cpu") -> Iterator[None]:
         if hasattr(masks, "find_packed_sequence_indices"):  # it would take any batch for a packed one, and make a mask
             stack.enter_context(instead(masks, "find_packed_sequence_indices", lambda position_ids: None))
         experts = sys.modules.get("transformers.integrations.moe")
-        if hasattr(experts, "_can_use_grouped_mm"):  # without values torch knows that product in bfloat16 only
+        if experts is not None and hasattr(
+            experts, "_can_use_grouped_mm"
+        ):  # without values torch knows that product in bfloat16 only
             stack.enter_context(instead(experts, "_can_use_grouped_mm", _in_bfloat16(experts._can_use_grouped_mm)))
         stack.enter_context(FakeTensorMode())
         yield
@@ -37,10 +39,10 @@ def fake_tensors(device: str = "cpu") -> Iterator[None]:
 
 @contextmanager
 def meta_tensors() -> Iterator[None]:
-    """Within it tensors are made on meta, unless something else is said."""
+    """Make new tensors on the meta device within `with`, unless a device is given."""
     with instead(rounding, "_tables", {}), torch.device("meta"):
         yield
 
 
-def _in_bfloat16(known):
+def _in_bfloat16(known: Callable[..., bool]) -> Callable[..., bool]:
     return lambda x, weight, *rest: weight.dtype == torch.bfloat16 and known(x, weight, *rest)

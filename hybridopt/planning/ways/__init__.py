@@ -1,1 +1,1 @@
-"""The ways to train a model, in the order in which they are tried."""
+"""Rank the ways to train a model, and search for those that fit a memory."""

@@ -1,4 +1,4 @@
-"""The lines of Python that set a planned way of training up."""
+"""Write the lines of Python that set a planned way of training up."""
 
 from ...model.adapters import usual_library
 from ..request import Request
@@ -7,14 +7,14 @@ __all__ = ["calls"]
 
 
 def calls(request: Request, lr: float) -> str:
-    """`hybridopt.wrap` and `optimizer`, with what must come before; for a model loaded in the dtype planned for."""
+    """Return the lines that call `hybridopt.wrap` and `optimizer`, for a model loaded in the dtype planned for."""
     return "\n".join(
         [*_loaded(request), *_before(request), _wrap(request), _optimizer(request, lr), *_training(request)]
     )
 
 
 def _loaded(request: Request) -> list[str]:
-    """How a model is read that does not fit before it is quantized."""
+    """Return the lines that load a model which does not fit before it is quantized."""
     if not request.quantization:
         return []
     return [
@@ -53,5 +53,5 @@ def _training(request: Request) -> list[str]:
     return [f"# train within: with hybridopt.chunked_loss(model, {request.chunk}):"] if request.chunk else []
 
 
-def _text(value) -> str:
+def _text(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else repr(value)

@@ -1,4 +1,4 @@
-"""The ways to train that fit a memory, closest to AdamW on all weights first."""
+"""Search for the ways to train that fit a memory, closest to AdamW on all weights first."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,14 @@ SIZES = ("seq_len", "batch", "micro_batches")  # on which neither weights nor st
 
 @dataclass(frozen=True)
 class Choice:
-    """A way with what it takes. fits: into the memory asked for. change: where it does not, the least that would."""
+    """A way to train with what it takes.
+
+    Args:
+        way: the way.
+        estimate: of the variant of the way that was chosen.
+        fits: whether it fits into the memory asked for.
+        change: where it does not, the least harmful change with which it would, for people; None: no single one.
+    """
 
     way: Way
     estimate: Estimate
@@ -34,16 +41,16 @@ class Choice:
 
     @property
     def request(self) -> Request:
-        """What was estimated."""
+        """Return the request that was estimated."""
         return self.estimate.request
 
     @property
     def code(self) -> str:
-        """Lines of Python that set this up, for a loaded model."""
+        """Return the lines of Python that set the way up, for a loaded model."""
         return calls(self.request, self.way.lr)
 
     def as_dict(self, memory: int) -> dict[str, Any]:
-        """Plain data."""
+        """Return the choice as plain data; whether it fits is told for `memory` bytes."""
         out = {"title": self.way.title, "gives_up": self.way.why, **self.estimate.as_dict(memory), "code": self.code}
         return out | ({"change": self.change} if self.change else {})
 
@@ -56,14 +63,20 @@ def search(
     watch: Callable[[Sequence[Way]], Iterable[Way]] = iter,
     **size: Any,
 ) -> list[Choice]:
-    """All ways for a model (a name, a path, a transformers configuration or model), those that fit first, in rank.
+    """Return all ways to train a model, those that fit first, then in rank.
 
-    memory: such as "24GiB", or bytes. size: seq_len (2048, or as many as there are positions for), batch,
-    micro_batches, dtype, device of a `Request`. asked: lora, quantization, release, checkpointing, chunk, where only
-    such ways are wanted. watch: hands the ways on, one by one, and may show how far that is. Raises HybridOptError if
-    nothing fits, saying what is missing.
+    Args:
+        model: as for `plan`: a known name, a path, or transformers' configuration.
+        memory: such as "24GiB", or a number of bytes.
+        asked: lora, quantization, release, checkpointing, chunk of a `Request`, where only such ways are wanted.
+        watch: is given the ways, returns them one by one, and may show how far the search is.
+        **size: seq_len (2048, or as many as there are positions for), batch, micro_batches, dtype, device, peft_config
+            of a `Request`.
+
+    Raises:
+        HybridOptError: nothing fits, no way is as asked for, or the model cannot be planned.
     """
-    room = memory if isinstance(memory, int) and not isinstance(memory, bool) else parse_size(memory, "memory")
+    room = _bytes(memory)
     estimator = Estimator(subject_of(model))
     if "seq_len" not in size:
         size["seq_len"] = tokens_of(estimator.source)
@@ -77,6 +90,12 @@ def search(
     if not fitting:
         raise _nothing(found, room)
     return [*fitting, *(replace(c, change=hunt.change(c)) for c in found if not c.fits)]
+
+
+def _bytes(memory: str | int) -> int:
+    if isinstance(memory, int) and not isinstance(memory, bool):
+        return memory
+    return parse_size(memory, "memory")  # type: ignore[arg-type]  # a bool is refused there, with what is wrong
 
 
 def _none(asked: dict[str, Any]) -> HybridOptError:
@@ -94,6 +113,8 @@ def _nothing(found: list[Choice], room: int) -> HybridOptError:
 
 
 class _Hunt:
+    """Search for ways to train one model within `room` bytes, with sizes and settings given."""
+
     def __init__(self, estimator: Estimator, room: int, asked: dict[str, Any], size: Request):
         self.estimator, self.room, self.asked, self.size = estimator, room, asked, size
         self.failed: HybridOptError | None = None  # the first way that the model does not take
@@ -111,14 +132,14 @@ class _Hunt:
         return WAYS if name is None else tuple(_on_base(way, named(name, "plan")) for way in WAYS)
 
     def wanted(self, way: Way) -> bool:
-        """Has it what was asked for? A rank may be another than the way's own."""
+        """Return whether a way has the settings asked for; the rank of adapters may be another than the way's own."""
         fixed = {name: value for name, value in self.asked.items() if name not in FREE}
         if "lora" in fixed and (way.lora is None) != (fixed.pop("lora") is None):
             return False
         return all(way.settings[name] == value for name, value in fixed.items())
 
     def choice(self, way: Way) -> Choice | None:
-        """The way in its first variant that fits, or in its smallest; None where the model has no use for it."""
+        """Return a way in its first variant that fits, or else its smallest; None if the model does not take it."""
         try:
             lora = {"lora": self.asked["lora"]} if "lora" in self.asked else {}
             found = self._first(self.size.but(**way.settings | lora))
@@ -128,7 +149,7 @@ class _Hunt:
         return Choice(way, found, not found.missing(self.room))
 
     def change(self, choice: Choice) -> str | None:
-        """The least harmful change that makes it fit."""
+        """Return the least harmful change that makes a choice fit, as text; None if no single change does."""
         for text, request in self._changed(choice.request):
             if self._least(choice.estimate, request) > self.room:
                 continue  # without a pass on fake tensors
@@ -141,7 +162,7 @@ class _Hunt:
         return None
 
     def _first(self, request: Request) -> Estimate:
-        """The mildest variant that fits, or the smallest. Not every model's loss can be computed in chunks."""
+        """Estimate the mildest variant that fits, or else the smallest; without chunks where a loss has none."""
         try:
             return self._among([request.but(**v) for v in self._variants(request, self._chunks)])
         except HybridOptError:
@@ -150,7 +171,10 @@ class _Hunt:
             return found
 
     def _among(self, variants: list[Request]) -> Estimate:
-        """The smallest comes first: where it does not fit, no other does, and none need be simulated."""
+        """Estimate the first variant that fits, or else the smallest.
+
+        The smallest is tried first: where it does not fit, no other does, and none has to be simulated.
+        """
         tried: list[Estimate] = []
         for request in _smallest(variants):
             tried.append(self._estimate(request))
@@ -165,12 +189,12 @@ class _Hunt:
         return found
 
     def _least(self, known: Estimate, changed: Request) -> int:
-        """Bytes below which a changed request cannot come: the weights, and the state where only sizes change."""
+        """Return a lower bound on the bytes of a changed request: weights, and the state where only sizes change."""
         sizes = {name: getattr(known.request, name) for name in SIZES}
         state = known.state_bytes if changed.but(**sizes) == known.request else 0
         return self._weights.get(changed.weights, 0) + state
 
-    def _variants(self, request: Request, chunks: bool) -> list[dict]:
+    def _variants(self, request: Request, chunks: bool) -> list[dict[str, Any]]:
         fixed = {name: self.asked[name] for name in FREE & self.asked.keys()}
         found = [v for v in VARIANTS if chunks or not v["chunk"]]
         if request.probes:
@@ -194,13 +218,13 @@ def _on_base(way: Way, scheme: Scheme) -> Way:
 
 
 def _smallest(variants: list[Request]) -> list[Request]:
-    """The last; and, as pieces of the loss have their price, the last of those whose loss is computed at once."""
+    """Return the variants that may be smallest: the last, and the last whose loss is computed at once."""
     whole = [v for v in variants if v.chunk is None]
     return [variants[-1], *(whole[-1:] if variants[-1].chunk is not None else [])]
 
 
 def _with(request: Request, change: Mapping[str, Any]) -> Request | None:
-    """The request with a change; None where there is nothing to change."""
+    """Return the request with a change; None where there is nothing to change."""
     if "batch" in change:
         passes = request.batch * request.micro_batches
         return request.but(batch=1, micro_batches=passes) if request.batch > 1 else None
@@ -209,7 +233,7 @@ def _with(request: Request, change: Mapping[str, Any]) -> Request | None:
         return request.but(seq_len=shorter) if shorter >= SHORTEST else None
     if "lora" in change:
         return request.but(**change) if request.lora is None and request.quantization is None else None
-    options = dict(request.options) | change
+    options = {**request.options, **change}
     try:
         read_policy(request.policy, options)
     except HybridOptError:

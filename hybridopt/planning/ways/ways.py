@@ -1,4 +1,4 @@
-"""Ways to train, as plain data: ranked by how close they are to AdamW on every weight."""
+"""List ways to train as plain data, ranked by how close they are to AdamW on every weight."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,17 @@ __all__ = ["CHANGES", "SHORTEST", "VARIANTS", "WAYS", "Way"]
 
 @dataclass(frozen=True)
 class Way:
-    """A policy with its surroundings. lr: a rate to start from. why: what is given up against the way before it."""
+    """One way to train: a policy, adapters and quantization.
+
+    Args:
+        title: for people.
+        policy: by name.
+        why: what is given up against the way before it.
+        options: of the policy.
+        lora: rank of LoRA adapters; None: no adapters.
+        quantization: scheme of the base; None: not quantized.
+        lr: a learning rate to start from.
+    """
 
     title: str
     policy: str
@@ -25,7 +35,7 @@ class Way:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a request takes of it."""
+        """Return the arguments of a Request that this way fixes."""
         return {
             "policy": self.policy,
             "options": dict(self.options),
@@ -70,7 +80,7 @@ WAYS = (
 CHUNK = 256  # tokens
 # Those that free gradients last: the search takes the last variant for the smallest.
 RELEASES = sorted(names("releases"), key=lambda name: release_class(name).frees_gradients)
-VARIANTS = tuple(
+VARIANTS: tuple[dict[str, Any], ...] = tuple(
     {"checkpointing": again, "chunk": chunk, "release": release}
     for again in (False, True)
     for chunk in (None, CHUNK)

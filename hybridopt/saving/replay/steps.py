@@ -1,6 +1,7 @@
 """Weights from scalars: the updates of a run carried out again on one parameter, to the bit, without any model."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 from torch import Tensor
 
@@ -96,7 +97,8 @@ def summed(x: Tensor, name: str, group: Group, moves: Sequence[Move]) -> list[tu
                 f"{name!r} was trained with {why}, so its steps cannot be added up in another order; replay it exactly"
             )
         for weight, (_, direction) in zip(weights, move.terms, strict=True):
-            sums[direction] = sums.get(direction, 0.0) - weight
+            z = cast(Direction, direction)  # as `multiples` has found
+            sums[z] = sums.get(z, 0.0) - weight
     return [(weight, direction) for direction, weight in sums.items()]
 
 
@@ -106,7 +108,7 @@ def _task(tile, name, group, move, start):
     job = Job(t, t.split, tuple(tile.shape), numbers)
     grad = ProbeGradient(move.terms, job.shape, tile.device, numbers, start=start)
     store, key = t.store_for(tile.dtype), (group.seed, name)
-    return Task(tile, grad, {}, job, store, move.lr, move.decay, move.step + 1, key, move.step)
+    return Task(tile, cast(Tensor, grad), {}, job, store, move.lr, move.decay, move.step + 1, key, move.step)
 
 
 def _tiles(x, name, group, move) -> Iterator[tuple[int, Tensor]]:
