@@ -1,6 +1,5 @@
 """Everything that is ever asked of a part, one axis a file, each attribute with its default.
 
-
 Imports torch, and of hybridopt nothing but errors, seeds and directions.
 """
 
