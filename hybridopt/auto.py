@@ -49,7 +49,7 @@ def chosen(
     _check_model(model, peft_config is not None or quantization is not None)
     choice = _choose(model, memory, peft_config, quantization, size)
     if choice.request.lora is not None and peft_config is None:
-        peft_config = usual_library().config(choice.request.lora)
+        peft_config = usual_library().make_config(choice.request.lora)
     return choice, peft_config
 
 

@@ -1,23 +1,24 @@
-"""Attributes replaced for a while."""
+"""Attributes of modules replaced for a while."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 __all__ = ["instead"]
 
 
 @contextmanager
-def instead(owner: object, name: str, value: object) -> Iterator[None]:
-    """Replace an attribute within the `with`.
+def instead(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    """Replace an attribute of a module within the `with`.
 
     Args:
-        owner: an object or module that has it.
+        module: that has it.
         name: of the attribute.
         value: what it is meanwhile.
     """
-    before = getattr(owner, name)
-    setattr(owner, name, value)
+    before = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        setattr(owner, name, before)
+        setattr(module, name, before)

@@ -54,7 +54,7 @@ def _quantized(p: Param, changes: Changes) -> Param:
     if scheme is None or layer not in changes.layers or last != "weight":
         return p
     if scheme.trains:
-        return replace(p, codes=scheme.codes)
+        return replace(p, codes=scheme.codes_dtype)
     return Param(p.name, "quantized", p.shape, torch.uint8, False)
 
 

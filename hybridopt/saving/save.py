@@ -76,7 +76,7 @@ def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
 
 
 def _check_savable(model: nn.Module, library: Adapters | None) -> None:
-    merged = [n for n, m in model.named_modules() if any(each.merged(m) for each in every("adapters"))]
+    merged = [n for n, m in model.named_modules() if any(each.is_merged(m) for each in every("adapters"))]
     if merged:
         raise HybridOptError(
             f"the adapter of {merged[0]!r} is merged into its base; call model.unmerge_adapter() first"

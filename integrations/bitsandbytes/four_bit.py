@@ -97,7 +97,7 @@ class FourBitScheme(FrozenScheme):
         """Let the layer have the state of its weight."""
         layer.quant_state = layer.weight.quant_state
 
-    def faked(self, device: str) -> AbstractContextManager:
+    def faked(self, device: str) -> AbstractContextManager[object]:
         """Fill a table that bitsandbytes makes once, by reading values, and keeps: it has to be a real one."""
         functional = sys.modules.get("bitsandbytes.functional")
         if functional is not None and "dynamic" not in functional.name2qmap:

@@ -15,7 +15,7 @@ def forbid_repacking_(model: nn.Module) -> None:
     bitsandbytes repacks a layer's weight for inference in its first evaluation, after which gradients silently stop
     there and its scales are rounded for good. Raises HybridOptError, changing nothing, if that has already happened.
     """
-    layers = [(n, m) for n, m in model.named_modules() if hasattr(m, SWITCH)]
+    layers = [(name, module) for name, module in model.named_modules() if hasattr(module, SWITCH)]
     spoiled = [n for n, m in layers if hasattr(getattr(m.weight, "quant_state", None), "packing_format_for_cpu")]
     if spoiled:
         raise HybridOptError(

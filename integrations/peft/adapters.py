@@ -36,14 +36,14 @@ class PeftAdapters(Adapters):
         library = sys.modules.get("peft")
         return library is not None and isinstance(config, library.PeftConfig)
 
-    def config(self, rank: int) -> Any:
+    def make_config(self, rank: int) -> Any:
         """Return LoRA of this rank on all linear layers but the output layer."""
         from peft import LoraConfig
 
         return LoraConfig(r=rank, target_modules="all-linear")
 
     def code(self, rank: int) -> tuple[str, str]:
-        """Return `config` as code: the import line, and the expression."""
+        """Return `make_config` as code: the import line, and the expression."""
         return "from peft import LoraConfig", f'LoraConfig(r={rank}, target_modules="all-linear")'
 
     def rank(self, config: Any) -> int | None:
@@ -80,7 +80,7 @@ class PeftAdapters(Adapters):
             return []
         return [layer.original_module, *layer.modules_to_save.values()]
 
-    def merged(self, layer: nn.Module) -> bool:
+    def is_merged(self, layer: nn.Module) -> bool:
         """Return whether a tuner layer is merged."""
         return getattr(layer, "merged", False) is True
 

@@ -34,7 +34,7 @@ def library(request):
 @pytest.fixture
 def adapted(library):
     model = tiny_llama()
-    return library.attach(model, library.config(4)), model
+    return library.attach(model, library.make_config(4)), model
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
@@ -50,7 +50,7 @@ def test_unknown_names_list_the_known_ones():
 
 
 def test_a_configuration_is_its_own(library):
-    config = library.config(4)
+    config = library.make_config(4)
     assert library.takes(config) and library_for(config) == library and library.rank(config) == 4
     assert not library.takes({"r": 4}) and not library.takes(None)
     line, expression = library.code(4)
@@ -62,7 +62,7 @@ def test_a_configuration_is_its_own(library):
 
 
 def test_the_dry_run_tells_what_will_be_there(library):
-    model, config = tiny_llama(), library.config(4)
+    model, config = tiny_llama(), library.make_config(4)
     before = [(n, id(p), p.requires_grad) for n, p in model.named_parameters()]
     found, trial = library.check(model, config), library.preview(model, config)
     assert [(n, id(p), p.requires_grad) for n, p in model.named_parameters()] == before
@@ -76,7 +76,7 @@ def test_the_dry_run_tells_what_will_be_there(library):
 
 def test_nothing_is_allocated_on_an_empty_model(library):
     with torch.device("meta"):
-        model = library.attach(tiny_llama().to("meta"), library.config(4), empty=True)
+        model = library.attach(tiny_llama().to("meta"), library.make_config(4), empty=True)
     assert all(p.is_meta for p in model.parameters())
 
 
@@ -87,7 +87,7 @@ def test_a_model_with_adapters_is_known_with_its_base(library, adapted):
     assert library.names(model) == library.active(model) == ["default"] and library.names(base) == []
     assert library.own_config(model) is not None and lora_rank(model) == 4 and lora_rank(tiny_llama()) is None
     assert adapted_layers(model) and adapted_layers(base) and not adapted_layers(tiny_llama())
-    assert not any(library.merged(m) for m in model.modules())
+    assert not any(library.is_merged(m) for m in model.modules())
     assert not any(library.copies(m) for m in model.modules())
 
 
@@ -138,10 +138,10 @@ def test_adapters_lie_on_every_frozen_scheme(library, scheme):
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
     quantize_(model, scheme, layers)
     fresh = copy.deepcopy(model)
-    found = library.check(model, library.config(4))
-    model = library.attach(model, library.config(4))
+    found = library.check(model, library.make_config(4))
+    model = library.attach(model, library.make_config(4))
     assert [base_name(n) for n in adapted_layers(model)] == found == layers
-    assert library.check(fresh, library.config(4)) == found
+    assert library.check(fresh, library.make_config(4)) == found
 
 
 def test_adapters_by_rank_are_the_usual_librarys():

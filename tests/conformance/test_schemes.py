@@ -191,7 +191,7 @@ def test_trained_codes_become_floats_of_the_same_values(name):
     model = nn.Sequential(layer_of((48, 128)))
     quantize_(model, named(name, "test"), ["0"])
     old = model[0].weight
-    assert old.codes.dtype == named(name, "test").codes and old.parts().keys() == parts(old).keys()
+    assert old.codes.dtype == named(name, "test").codes_dtype and old.parts().keys() == parts(old).keys()
     dequantize_(model)
     assert type(model[0].weight) is nn.Parameter and torch.equal(model[0].weight, old.dequantize())
     assert model[0].weight.requires_grad and not old.requires_grad and scheme_of(model) is None

@@ -5,9 +5,11 @@ import ast
 import pytest
 
 from hybridopt.core.contracts import (
+    Adapters,
     Backend,
     Clipping,
     Codec,
+    Launcher,
     Noise,
     Part,
     Ready,
@@ -15,6 +17,7 @@ from hybridopt.core.contracts import (
     ReleasedParameters,
     Rule,
     Schedule,
+    Scheme,
     Source,
     Split,
     Store,
@@ -24,7 +27,7 @@ from support.paths import ROOT
 
 AXES = {"full": Rule, "free": Rule, "split": Split, "codec": Codec, "store": Store, "source": Source, "part": Part}
 CONTRACTS = (Rule, Split, Part, Source, Noise, Codec, Store, Schedule, Ready, Release, Backend)
-CONTRACTS += (Clipping, ReleasedParameters)
+CONTRACTS += (Clipping, ReleasedParameters, Scheme, Adapters, Launcher)
 HOLDERS = {"treatment", "t", "job"}  # variables and attributes whose attributes of these names are parts
 PARTS = {*AXES, "rule", "noise", "policy", "ready"}
 FILES = sorted(f for folder in ("hybridopt", "integrations") for f in (ROOT / folder).rglob("*.py"))

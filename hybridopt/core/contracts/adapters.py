@@ -35,12 +35,12 @@ class Adapters(Protocol):
         """Return whether `config` is one of this library's configurations."""
 
     @abstractmethod
-    def config(self, rank: int) -> Any:
+    def make_config(self, rank: int) -> Any:
         """Return the configuration of LoRA of this rank on all linear layers but the output layer."""
 
     @abstractmethod
     def code(self, rank: int) -> tuple[str, str]:
-        """Return `config` as code: the import line, and the expression."""
+        """Return `make_config` as code: the import line, and the expression."""
 
     @abstractmethod
     def rank(self, config: Any) -> int | None:
@@ -109,7 +109,7 @@ class Adapters(Protocol):
         """Return a layer that is trained as a whole with all its copies; empty where `layer` is not one of these."""
 
     @abstractmethod
-    def merged(self, layer: nn.Module) -> bool:
+    def is_merged(self, layer: nn.Module) -> bool:
         """Return whether the adapter of `layer` is added into its base weight at the moment."""
 
     @abstractmethod

@@ -38,7 +38,7 @@ class Scheme(Protocol):
     trains: bool = False
     """Are the codes trained? Otherwise they are frozen, and adapters or scales are trained."""
 
-    codes: torch.dtype = torch.uint8
+    codes_dtype: torch.dtype = torch.uint8
     """The dtype of trained codes: what a store is asked whether it fits."""
 
     in_place: bool = False
@@ -108,7 +108,7 @@ class Scheme(Protocol):
     def relink_(self, layer: nn.Module, make: Make) -> None:
         """Replace what hangs on the layer itself by `make` of it, or by what hangs on its new weight."""
 
-    def faked(self, device: str) -> AbstractContextManager[None]:
+    def faked(self, device: str) -> AbstractContextManager[object]:
         """Return a context within which layers run on fake tensors, without values, as they would on `device`."""
         return nullcontext()
 

@@ -188,7 +188,7 @@ def _adapted(model: nn.Module, request: Request) -> nn.Module:
     given = request.peft_config
     try:
         library = usual_library() if given is None else library_for(given)
-        return library.attach(model, library.config(request.lora or 0) if given is None else given, empty=True)
+        return library.attach(model, library.make_config(request.lora or 0) if given is None else given, empty=True)
     except Exception as error:  # libraries of adapters raise many types
         what = f"lora={request.lora}" if given is None else "peft_config"
         raise HybridOptError(f"{what}: PEFT cannot put it on {type(model).__name__}: {error}") from error

@@ -26,12 +26,10 @@ def fake_tensors(device: str = "cpu") -> Iterator[None]:
             stack.enter_context(scheme.faked(device))
         stack.enter_context(instead(rounding, "_tables", {}))
         masks = sys.modules.get("transformers.masking_utils")
-        if hasattr(masks, "find_packed_sequence_indices"):  # it would take any batch for a packed one, and make a mask
+        if masks is not None and hasattr(masks, "find_packed_sequence_indices"):  # it would take all for packed
             stack.enter_context(instead(masks, "find_packed_sequence_indices", lambda position_ids: None))
         experts = sys.modules.get("transformers.integrations.moe")
-        if experts is not None and hasattr(
-            experts, "_can_use_grouped_mm"
-        ):  # without values torch knows that product in bfloat16 only
+        if experts is not None and hasattr(experts, "_can_use_grouped_mm"):  # torch fakes it in bfloat16 only
             stack.enter_context(instead(experts, "_can_use_grouped_mm", _in_bfloat16(experts._can_use_grouped_mm)))
         stack.enter_context(FakeTensorMode())
         yield

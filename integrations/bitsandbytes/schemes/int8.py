@@ -17,7 +17,6 @@ from ..on_gpu import as_on_gpu, outlier_room, product_room
 
 __all__ = ["Int8Scheme"]
 
-KEPT = ("CB", "SCB")  # codes and scales: attributes of the weight or of the layer's state
 THRESHOLD = 6.0  # activations above it are multiplied in full precision (transformers' default)
 
 
@@ -82,23 +81,19 @@ class Int8Scheme(FrozenScheme):
 
     def beside(self, layer: Any) -> list[Tensor]:
         """Return codes and scales, wherever they are at the moment."""
-        found = (getattr(owner, name, None) for owner in (layer.weight, layer.state) for name in KEPT)
+        found = (layer.weight.CB, layer.weight.SCB, layer.state.CB, layer.state.SCB)
         return [x for x in found if isinstance(x, Tensor)]
 
     def carry_(self, old: Any, new: Any, make: Make) -> None:
         """Give `new` codes and scales of its own, where they hang on the weight."""
-        for name in KEPT:
-            x = getattr(old, name)
-            setattr(new, name, make(x) if isinstance(x, Tensor) else None)
+        new.CB, new.SCB = (make(x) if isinstance(x, Tensor) else None for x in (old.CB, old.SCB))
 
     def relink_(self, layer: Any, make: Make) -> None:
         """Replace codes and scales where the layer has them."""
-        for name in KEPT:
-            x = getattr(layer.state, name)
-            if isinstance(x, Tensor):
-                setattr(layer.state, name, make(x))
+        state = layer.state
+        state.CB, state.SCB = (make(x) if isinstance(x, Tensor) else None for x in (state.CB, state.SCB))
 
-    def faked(self, device: str) -> AbstractContextManager:
+    def faked(self, device: str) -> AbstractContextManager[object]:
         """Let layers compute as on a GPU, though fake tensors are on the CPU by name."""
         return as_on_gpu() if device == "cuda" else nullcontext()
 
