@@ -1,10 +1,19 @@
-"""Offline, quiet and single-threaded, so that results are the same bits on every run."""
+"""Offline, quiet and single-threaded, so that results are the same bits on every run; slow files come first."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark all that is not slow as fast; slow files come first, so that no worker is left with one at the end."""
+    for item in items:
+        if item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.fast)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

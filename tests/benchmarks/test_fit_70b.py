@@ -23,9 +23,10 @@ from hybridopt.core.registry import names
 from hybridopt.integrations.bitsandbytes import frozen
 from support import quantization
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:the output layer is state-free", "ignore:.gradient_checkpointing_enable"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:the output layer is state-free", "ignore:.gradient_checkpointing_enable"),
+]
 
 
 def options(*arguments):

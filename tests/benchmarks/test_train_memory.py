@@ -9,6 +9,8 @@ from benchmarks.shared.llama import SETS
 from benchmarks.train_memory.__main__ import main
 from benchmarks.train_memory.measure import build
 
+pytestmark = pytest.mark.slow
+
 TINY = SETS["tiny"]
 
 

@@ -26,6 +26,8 @@ from hybridopt.planning.trace.fake_models import converted_, copied, tensors_of
 from support.models import tiny_gpt2, tiny_llama
 from support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 SCHEMES = scheme_names()
 SHAPES = [(48, 128), (64, 64), (11, 6), (33, 1000), (300, 300)]
 ERROR = {8: 0.02, 4: 0.2}  # of the answers, by the bits of a code

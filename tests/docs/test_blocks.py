@@ -17,6 +17,8 @@ from hybridopt.cli.main import app
 from support.pages import PAGES, blocks, commands, programs
 from support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 DOCS = ROOT / "docs"
 README_EXAMPLE = "README.md:"  # runs in test_readme.py, in a process of its own
 PROGRAMS = {str(p[0]): p for page in PAGES for p in programs(page) if not str(p[0]).startswith(README_EXAMPLE)}

@@ -9,6 +9,8 @@ import torch
 
 from support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 

@@ -6,8 +6,12 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
+
 from support.pages import blocks
 from support.paths import ROOT
+
+pytestmark = pytest.mark.slow
 
 PAGE = ROOT / "README.md"
 README = PAGE.read_text()

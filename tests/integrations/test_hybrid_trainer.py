@@ -24,6 +24,8 @@ from hybridopt.parts.splits.empty import Empty
 from support.models import tiny_bert, tiny_llama
 from support.saved import bits, equal
 
+pytestmark = pytest.mark.slow
+
 STEPS = 5
 MIXED = Policy((Route(Treatment(source=SPSA(), free=SGD(), split=Empty()), role="norm"), Route(Treatment())))
 ADDAX = {"policy": "addax", "policy_options": {"alpha": 1e-2}, "learning_rate": 2e-2}

@@ -16,6 +16,8 @@ from support.models import tiny_gpt2, tiny_llama
 from support.saved import bits, equal
 from support.trainers import KINDS, LR, POLICY, STEPS, WARMUP, arguments, data, wrapped
 
+pytestmark = pytest.mark.slow
+
 FORMS = ("optimizer", "factory")
 
 

@@ -11,6 +11,8 @@ from support.saved import bits, equal
 from support.trainers import LR, STEPS, arguments, data
 from support.trainers import wrapped as unseeded
 
+pytestmark = pytest.mark.slow
+
 
 def wrapped(kind):
     torch.manual_seed(0)  # of the adapters

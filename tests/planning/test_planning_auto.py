@@ -11,6 +11,8 @@ from benchmarks.plan_grid.measure import measured_step
 from hybridopt import HybridOptError
 from support.models import tiny_llama
 
+pytestmark = pytest.mark.slow
+
 SIZE = {"seq_len": 32}
 
 

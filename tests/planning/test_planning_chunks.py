@@ -11,6 +11,8 @@ from hybridopt.planning.subject.model import Subject
 from hybridopt.planning.ways.search import search
 from hybridopt.planning.ways.ways import CHUNK
 
+pytestmark = pytest.mark.slow
+
 WORDS = {"num_hidden_layers": 2, "vocab_size": 8192, "hidden_size": 64, "intermediate_size": 128}
 LLAMA = Subject("llama", SOURCES["llama"].settings | WORDS)
 BERT = Subject("bert", SOURCES["bert"].settings | {"num_hidden_layers": 2, "hidden_size": 64})

@@ -15,6 +15,8 @@ from hybridopt.planning.subject.model import Subject
 from hybridopt.planning.trace.rhythm import Rhythm, rhythm_of
 from support.models import tiny_gpt2
 
+pytestmark = pytest.mark.slow
+
 SIZE = {"seq_len": 48, "batch": 2, "device": "cpu"}
 SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "vocab_size": 512}
 DECODER = {**SHAPE, "num_key_value_heads": 2, "head_dim": 16}

@@ -7,6 +7,8 @@ from benchmarks.plan_grid.measure import SOURCES, measure, prepared
 from hybridopt.planning import Estimator, Request, plan_live
 from hybridopt.planning.subject.model import Subject
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"num_hidden_layers": 5, "vocab_size": 512, "hidden_size": 128, "intermediate_size": 384}
 SMALL_GPT2 = {"n_layer": 5, "vocab_size": 512, "n_embd": 128}
 LLAMA, BERT = (Subject(name, SOURCES[name].settings | SMALL) for name in ("llama", "bert"))

@@ -28,6 +28,8 @@ from hybridopt.planning.ways.ways import WAYS
 from hybridopt.policy.plan import Entry
 from support.models import tiny_llama
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "model_type": "llama", "hidden_size": 192, "intermediate_size": 576, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1024,

@@ -31,7 +31,7 @@ from support.quantized import evaluate
 TRAINABLE = "int8-trainable"
 SCHEMES = (*quantization.SCHEMES, TRAINABLE)
 LORA = LoraConfig(r=4, target_modules="all-linear")
-pytestmark = pytest.mark.filterwarnings("ignore:the output layer is state-free")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the output layer is state-free")]
 
 
 def tiny_qwen():

@@ -11,6 +11,8 @@ import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer
 from support.probing import data, loss_of, net, weights
 
+pytestmark = pytest.mark.slow
+
 RANKS, STEPS, POLICIES = 2, 3, ("mezo", "fzoo", "zo_conservative")
 WHOLE = data(rows=8)
 

@@ -9,6 +9,8 @@ from torch import distributed, multiprocessing, nn
 
 from hybridopt import HybridOptError, HybridOptimizer
 
+pytestmark = pytest.mark.slow
+
 POLICIES = {
     "adamw": {"policy": "adamw", "weight_decay": 0.1},
     "columns": {"density": 0.5, "update_gap": 2},

@@ -17,6 +17,8 @@ from support.paths import TESTS
 from support.probing import loss_of, net, weights
 from support.replays import DELTA, MIXED, REPLAY, deep, digest, height, metadata, same
 
+pytestmark = pytest.mark.slow
+
 LR = 1e-2
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 RUNS = {

@@ -18,6 +18,8 @@ from benchmarks.addax.task import Budget, task_of
 from benchmarks.addax.verdict import Pairs
 from benchmarks.shared.markdown import human
 
+pytestmark = pytest.mark.slow
+
 RECIPE = models.Recipe(
     hidden=16,
     layers=2,
