@@ -126,8 +126,8 @@ class HybridOptimizer(Probing, Persistent):
         self.param_groups += parts
         self._alive.add(p for part in parts for p in self._backward(part))
         self._probing.clear()
-        self._look_anew()
-        self._parameters.turn()
+        self._rebuild()
+        self._parameters.open_windows()
 
     # ---- one step
 
@@ -147,7 +147,7 @@ class HybridOptimizer(Probing, Persistent):
             raise HybridOptError(self._stale)
         self._alive.check([(n, p) for g in self.param_groups if self._backward(g) for n, p in named(g)])
         if self._hooked and self._hooks.stale(self._watched()):
-            self._look_anew()
+            self._rebuild()
         if not self._probing.ready(self._parameters):
             return loss
         skipped = self._probing.skips()
@@ -229,9 +229,9 @@ class HybridOptimizer(Probing, Persistent):
     def rehook(self) -> None:
         """Put the hooks back that `unhook` has removed."""
         self._hooked = True
-        self._look_anew()
+        self._rebuild()
 
-    def _look_anew(self):
+    def _rebuild(self):
         """Forget what was derived from the groups, after any change of them, and watch what must be watched."""
         self._parameters = Parameters(self, self._tags, self.compile, self._probing.measured, self._trainable)
         self._probing.follow(self._parameters)

@@ -160,7 +160,7 @@ class Parameters:
         """Return whether this parameter is left alone in the window that its group is in."""
         return self.windows.of(name, p).idle
 
-    def turn(self) -> None:
+    def open_windows(self) -> None:
         """Drop the state that ends with a window, or whose block is not in turn, before any new state is made."""
         states = self._optimizer.state
         for one in self.windows.all():

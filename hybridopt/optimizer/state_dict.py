@@ -23,7 +23,7 @@ class Persistent(torch.optim.Optimizer):
     _release: Release
     _tags: Tags
     _start: Callable[[], None]
-    _look_anew: Callable[[], None]
+    _rebuild: Callable[[], None]
 
     def load_state_dict(self, state_dict: dict) -> None:
         """As torch's, but matched by parameter name and exact: every tensor keeps its dtype, and bits.
@@ -90,4 +90,4 @@ class Persistent(torch.optim.Optimizer):
         if "_hooks" not in self.__dict__:
             self._start()
             self._hooked = True
-        self._look_anew()
+        self._rebuild()

@@ -66,7 +66,7 @@ class ReleasedParameters(Protocol):
         Raises HybridOptError where a probe must come first and none has.
         """
 
-    def turn(self) -> None:
+    def open_windows(self) -> None:
         """Let go of state that the current window no longer needs; called before the first update of a step."""
 
     def carry_out(self, work: Iterable[Named]) -> None:

@@ -39,10 +39,10 @@ class Probes:
 
     def __init__(self, scheme: ProbeScheme, perturbation: Perturbation, measured: Measured):
         self.scheme, self._measured = scheme, measured
-        self.look_at(perturbation)
+        self.use(perturbation)
         self.clear()
 
-    def look_at(self, perturbation: Perturbation) -> None:
+    def use(self, perturbation: Perturbation) -> None:
         """Shift other parameters, or those of other modules, from now on."""
         self._evaluator = Evaluator(perturbation)
 

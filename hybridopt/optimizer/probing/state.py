@@ -56,7 +56,7 @@ class ProbeState:
         perturbation = Perturbation(work, module, owners)
         if self._probes is None or self._probes.scheme != scheme:
             self._probes = Probes(scheme, perturbation, self.measured)
-        self._probes.look_at(perturbation)
+        self._probes.use(perturbation)
         self._followed = follow(parameters)
         self.log = Log(scheme.samples) if self.log is None else self.log
 

@@ -35,7 +35,7 @@ def update_all(
     size = parameters.previous if clip.mode == "previous" else norm
     for (_, grad), own in zip(grads, norms, strict=False):
         clip.scale_(grad, own, size)
-    parameters.turn()
+    parameters.open_windows()
     parameters.carry_out(work)
     return True, norm
 

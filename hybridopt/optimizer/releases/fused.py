@@ -116,7 +116,7 @@ class Fused(Release):
         size = parameters.previous if self.clip.mode == "previous" else self._size
         self.clip.scale_(p.grad, norm, size)
         if not self._moved:
-            parameters.turn()
+            parameters.open_windows()
         self._norms[name], self._moved = norm, True
         parameters.carry_out([(name, p)])
         p.grad = None
