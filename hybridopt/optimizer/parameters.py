@@ -1,13 +1,13 @@
 """What a step does to the parameters of an optimizer, all at once or one by one."""
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from ..core.contracts import Noise, State
+from ..core.contracts import State
 from ..core.errors import HybridOptError
 from ..execution import shards
 from ..execution.probe_gradient import ProbeGradient
@@ -17,8 +17,8 @@ from ..execution.state import allocate, basis
 from ..execution.task import Task
 from ..policy.job import BASIS
 from .groups import Tags
-from .probing.draws import Noises
 from .probing.measured import Measured
+from .probing.shifts import Shifts
 from .resolved import Resolved
 from .windows import Windows, carried_over
 
@@ -39,9 +39,9 @@ class Parameters:
     """
 
     def __init__(self, optimizer, tags: Tags, compile: bool | str, measured: Measured, trainable: frozenset[str]):
-        self._optimizer, self._measured, self._trainable = weakref.proxy(optimizer), measured, trainable
+        self._optimizer, self._measured = weakref.proxy(optimizer), measured
         self.windows = Windows(tags, optimizer.param_groups)
-        self.noises = Noises(self.windows)
+        self.shifts = Shifts(self.windows, trainable)
         self._check_shared()
         self._compiles = self._worth_compiling() if compile == "auto" else compile
 
@@ -53,10 +53,6 @@ class Parameters:
     def params(self) -> list[Work]:
         """Return all parameters, group by group."""
         return [(one.name, one.p) for one in self.windows.all()]
-
-    def probed(self) -> list[Resolved]:
-        """Return the parameters that take a gradient from probes, or a part of it."""
-        return [one for one in self.windows.all() if one.probed]
 
     def skips(self, name: str) -> bool:
         """Return whether this parameter's gradient is to be thrown away, as the step's probe was.
@@ -74,62 +70,6 @@ class Parameters:
     def groups(self) -> list[dict]:
         """Return the optimizer's param groups."""
         return self._optimizer.param_groups
-
-    # ---- random directions
-
-    def rate(self, name: str, p: Tensor) -> float:
-        """Return the learning rate of a whole parameter, or of its state-free part where it has one."""
-        one = self.windows.of(name, p)
-        t = one.job.treatment
-        scale = 1.0 if t.tag == "state-full" else t.free_lr_scale
-        return float(one.group["lr"]) * t.lr_scale * scale
-
-    def shift(self, name: str, p: Tensor, index: int) -> tuple[float, Noise] | None:
-        """Return how far and along which direction probes shift a parameter.
-
-        Args:
-            name: of the parameter.
-            p: the parameter.
-            index: which of the step's directions, from 0.
-
-        Returns:
-            eps and the direction; None where the parameter is not shifted.
-        """
-        one = self.windows.of(name, p)
-        noise = None if self._rests(one) else self.noises.of(one, index)
-        return None if noise is None else (one.job.treatment.source.eps, noise)
-
-    def prepare(self, samples: int) -> None:
-        """Work out what the `samples` directions of small parameters have in common beforehand."""
-        self.noises.prepare([one for one in self.probed() if not self._rests(one)], samples)
-
-    def terms(self, name: str, p: Tensor, slopes: Sequence[float]) -> tuple[tuple[float, Noise], ...]:
-        """Return (weight, direction) of everything that a gradient has of directions.
-
-        Args:
-            name: of the parameter.
-            p: the parameter.
-            slopes: change of the loss along every direction of the step.
-        """
-        one = self.windows.of(name, p)
-        return () if self._rests(one) else self.noises.terms(one, slopes)
-
-    def _rests(self, one):
-        """Tell whether it stands still whatever is measured; then it is not shifted either, which would add noise."""
-        return one.idle or self._frozen(one)
-
-    def _frozen(self, one):
-        """Tell whether its owner froze it; `wrap` itself switches off requires_grad where only probes train."""
-        return not one.p.requires_grad and (one.backward or one.name not in self._trainable)
-
-    def check_trained(self) -> None:
-        """Raise HybridOptError if no parameter is left that probes could train."""
-        probed = self.probed()
-        if all(self._frozen(one) for one in probed):
-            raise HybridOptError(
-                f"nothing to train by probes: {probed[0].name!r} and all others have requires_grad=False; set it to "
-                "True for those that probes should train, or let hybridopt.wrap(model, policy=...) make the optimizer"
-            )
 
     # ---- one step
 
@@ -200,8 +140,7 @@ class Parameters:
         """Return the gradient of a parameter with probes; None where this step leaves it alone."""
         source, p = one.job.treatment.source, one.p
         backprop = p.grad.contiguous() if source.backward and p.grad is not None else None
-        slopes = self._measured.slopes or ()
-        terms = () if self._rests(one) else self.noises.terms(one, slopes)
+        terms = self.shifts.terms(one, self._measured.slopes or ())
         if backprop is None and not terms:
             return None
         return ProbeGradient(terms, tuple(p.shape), p.device, one.job.arithmetic, backprop, source.share)

@@ -353,7 +353,7 @@ def test_policies_declare_the_bytes_they_allocate_and_ask_for_gradients_only_to_
             {n for n, tag in tags.items() if tag != "frozen"} if mixes else set()
         )
         optimizer.step(lambda model=model, batch=batch: model(**batch).loss)
-        bases = optimizer._parameters.noises._bases.values()
+        bases = optimizer._parameters.shifts.noises._bases.values()
         kept = state_bytes(optimizer) + sum(x.nbytes for _, found in bases for x in found.values())
         assert kept == model.hybrid.report().totals.state_bytes
         assert set(tags.values()) <= {"state-free", "state-full", "frozen"}

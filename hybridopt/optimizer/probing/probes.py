@@ -128,7 +128,7 @@ def _shift(parameters, sign: int, k: int) -> Shift:
     """Return the shift to theta + sign eps z_k."""
 
     def shift(name, p):
-        found = parameters.shift(name, p, k) if sign else None
+        found = parameters.shifts.shift(name, p, k) if sign else None
         return None if found is None else shifted(_values(p), sign * found[0], found[1], parameters.compiles)
 
     return shift
@@ -138,11 +138,8 @@ def _step(parameters, slopes, factor) -> Shift:
     """Return the shift to theta - factor lr weight z: where a step of plain SGD would go."""
 
     def shift(name, p):
-        terms = parameters.terms(name, p, slopes) if factor else ()
-        if not terms:
-            return None
-        weight, noise = terms[0]
-        return shifted(_values(p), -factor * parameters.rate(name, p) * weight, noise, parameters.compiles)
+        found = parameters.shifts.sgd_step(name, p, slopes) if factor else None
+        return None if found is None else shifted(_values(p), -factor * found[0], found[1], parameters.compiles)
 
     return shift
 

@@ -44,7 +44,7 @@ class ProbeState:
         Raises:
             HybridOptError: if they ask for probes by different schemes.
         """
-        probed = parameters.probed()
+        probed = parameters.shifts.probed()
         scheme = check_scheme((one.name, one.job.treatment) for one in probed)
         self.measured.wanted = scheme is not None
         if scheme is None:
@@ -85,9 +85,9 @@ class ProbeState:
                 "call loss.backward() and optimizer.step()"
             )
         if not self.measured.pending:
-            parameters.check_trained()
+            parameters.shifts.check_trained()
             self._log.begin(parameters.step)
-            parameters.prepare(self._probes.scheme.samples)
+            parameters.shifts.prepare(self._probes.scheme.samples)
         return self._probes.measure(parameters, closures, nonfinite)
 
     def ready(self, parameters: Parameters) -> bool:
@@ -128,7 +128,7 @@ class ProbeState:
         slopes = self.measured.slopes if self.measured.slopes and not skipped else (math.nan,) * self._log.samples
         self._log.add(slopes, parameters.groups())
         self._log.watch()
-        eps = parameters.probed()[0].job.treatment.source.eps
+        eps = parameters.shifts.probed()[0].job.treatment.source.eps
         self.last = tuple(slope / eps for slope in slopes)
 
     def clear(self) -> None:

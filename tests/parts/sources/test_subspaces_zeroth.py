@@ -67,7 +67,7 @@ def test_updates_stay_in_the_subspace_and_the_plan_knows_its_bytes():
     for _ in range(5):
         optimizer.step(lambda: loss_of(model))
     assert torch.linalg.matrix_rank(model[2].weight - before["2.weight"], rtol=1e-3) == 2
-    bases = optimizer._parameters.noises._bases
+    bases = optimizer._parameters.shifts.noises._bases
     kept = sum(x.nbytes for _, basis in bases.values() for x in basis.values())
     assert kept == model.hybrid.report().totals.state_bytes > 0
 

@@ -54,7 +54,7 @@ def check_downhill(cell, model, start, live, decay):
 
 def check_bases(cell, optimizer, name, job):
     """Bytes of what the directions of a parameter are made of; it comes to be when it is first shifted."""
-    bases = optimizer._parameters.noises._bases.get(name, (0, {}))[1]
+    bases = optimizer._parameters.shifts.noises._bases.get(name, (0, {}))[1]
     if cell.source != "subzero":
         assert not bases
         return 0
