@@ -265,6 +265,7 @@ def test_compiled_sums_are_the_same_to_the_bit(terms, dtype, decay, count, monke
 
 
 def test_numbers_and_sizes_do_not_compile_anew(monkeypatch):
+    monkeypatch.setattr(direction_kernels, "_kernels", {})  # none that another test has made
     monkeypatch.setattr(direction_kernels, "CHUNKS", {"cpu": dict.fromkeys(KINDS, 128 * 32)})
     base = weights(128 * 64)
     combined(base, SUMS["one"], compile=True)
