@@ -44,7 +44,7 @@ class Strategy:
 
     def __init__(self, model: nn.Module, policy: Ready, seed: int, base: Base, plan: Plan | None = None):
         self.model, self.policy, self.seed, self.base = model, policy, seed, base
-        self._planned = plan  # of the model as it was; made anew when its parameters are others
+        self._planned = plan, policy  # of the model as it was; made anew where anything of it has changed
         self.quantization: str | None = None
         self.quantized: tuple[str, ...] = ()
         self.choice: Any = None  # planning.Choice of policy="auto"
@@ -224,9 +224,12 @@ class Strategy:
     def _plan(self) -> Plan:
         """Return the plan as if no earlier one had frozen anything; the last one where no parameter has changed."""
         live = [p if p.name not in self._frozen else replace(p, trainable=True) for p in params(self.model)]
-        if self._planned is None or [e.param for e in self._planned.entries] != live:
-            self._planned = Plan.of(live, self.policy, self.seed)
-        return self._planned
+        plan, policy = self._planned
+        same = plan is not None and policy is self.policy and plan.seed == self.seed
+        if plan is None or not same or [e.param for e in plan.entries] != live:
+            plan = Plan.of(live, self.policy, self.seed)
+            self._planned = plan, self.policy
+        return plan
 
     def _freeze(self, plan: Plan) -> None:
         self._thaw()
@@ -247,4 +250,4 @@ class Strategy:
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._optimizers, self._planned = weakref.WeakSet(), None
+        self._optimizers, self._planned = weakref.WeakSet(), (None, self.policy)

@@ -148,6 +148,11 @@ class Parameters:
     def _task(self, one, grad, lr, decay):
         """Make the task that updates a parameter, and count its state's age."""
         own, group, param = one.own, one.group, one.p.detach()
+        if one.store is None:
+            raise HybridOptError(
+                f"parameter {one.name!r} has dtype {one.dtype} now, which its store does not keep; convert it to "
+                "float32, bfloat16 or float16, or set its requires_grad to False and its grad to None"
+            )
         if one.sharded:
             param, grad = shards.local(param), shards.local(grad)
         param, grad = param.reshape(own.shape).contiguous(), grad.reshape(own.shape).contiguous()

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ..core.contracts import Slot, Store
-from ..core.errors import HybridOptError
 from ..execution import shards
 from ..model.roles import codes_dtype
 from ..policy.job import Job, declare
@@ -28,7 +27,7 @@ class Resolved:
         own: the update of the rows that this rank holds; `job` itself unless the parameter is sharded.
         slots: the raw state tensors that this rank keeps, by name, declared for `own`.
         whole: the same for `job`.
-        store: what writes the weight.
+        store: what writes the weight; None if none keeps its dtype, as after a conversion by others.
         dtype: of the parameter when this was worked out.
         sharded: is it a DTensor?
         place: which shard this rank holds; () for a plain tensor.
@@ -47,7 +46,7 @@ class Resolved:
     own: Job
     slots: dict[str, Slot]
     whole: dict[str, Slot]
-    store: Store
+    store: Store | None
     dtype: torch.dtype
     sharded: bool
     place: tuple[int, ...]
@@ -74,8 +73,7 @@ def resolve(name: str, p: Tensor, group: dict, window: int, job: Job) -> Resolve
         job: the parameter's update in that window.
 
     Raises:
-        HybridOptError: if the parameter is sharded, and its rows cannot be updated without the others, or if no
-            store keeps its dtype.
+        HybridOptError: if the parameter is sharded, and its rows cannot be updated without the others.
     """
     own, source = shards.cut(name, job, p), job.treatment.source
     return Resolved(
@@ -88,7 +86,7 @@ def resolve(name: str, p: Tensor, group: dict, window: int, job: Job) -> Resolve
         own=own,
         slots=declare(own),
         whole=declare(job),
-        store=_store(name, p, job),
+        store=job.treatment.store_for(codes_dtype(p) or p.dtype),
         dtype=p.dtype,
         sharded=hasattr(p, "to_local"),
         place=shards.place(p),
@@ -97,13 +95,3 @@ def resolve(name: str, p: Tensor, group: dict, window: int, job: Job) -> Resolve
         probed=source.scheme is not None,
         idle=job.idle,
     )
-
-
-def _store(name, p, job) -> Store:
-    store = job.treatment.store_for(codes_dtype(p) or p.dtype)
-    if store is None:
-        raise HybridOptError(
-            f"parameter {name!r} has dtype {p.dtype} now, which its store does not keep; convert it to float32, "
-            "bfloat16 or float16, or make a new optimizer"
-        )
-    return store

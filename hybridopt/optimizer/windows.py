@@ -1,5 +1,7 @@
 """All parameters of an optimizer, resolved once for the window of steps that their groups are in."""
 
+from math import prod
+
 from torch import Tensor
 
 from ..core.contracts import Draw, Population
@@ -103,9 +105,14 @@ class Windows:
     def _resolved(self, group, name, p):
         known, window = self._known.get(name), self.now(group)
         if known is None or known.p is not p or not known.holds:
-            known = resolve(name, p, group, window, self.job_at(group, name, p, window))
-            self._known[name] = known
+            job = self._job(known, p, window) or self.job_at(group, name, p, window)
+            known = self._known[name] = resolve(name, p, group, window, job)
         return known
+
+    def _job(self, known, p, window):
+        """Return the job of this window, where it has begun already: a conversion to another dtype does not end it."""
+        goes_on = known is not None and known.window == window and prod(known.job.shape) == p.numel()
+        return known.job if goes_on else None
 
     def _population(self, axis, part):
         """Return all parameters that share this split or source."""

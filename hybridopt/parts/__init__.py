@@ -4,6 +4,7 @@ A file is imported when its class is first asked for.
 """
 
 from functools import cache
+from typing import Any
 
 from ..core.registry import PARTS, find, names
 
@@ -14,8 +15,10 @@ def _places() -> dict[str, tuple[str, str]]:
     return {find(kind, name).__name__: (kind, name) for kind in PARTS for name in names(kind)}
 
 
-def __getattr__(name: str) -> type:
+def __getattr__(name: str) -> Any:
     """Return the class of a part; AttributeError lists the known ones."""
+    if name == "__all__":
+        return __dir__()
     if name.startswith("_") or name not in _places():
         raise AttributeError(f"module {__name__!r} has no part {name!r}; known: {', '.join(sorted(_places()))}")
     return find(*_places()[name])

@@ -69,6 +69,9 @@ class Treatment:
         if self.store is not None:
             check_part("Treatment", "store", self.store, Store)
         check_part("Treatment", "source", self.source, Source)
+        parts = (self.full, self.free, self.split, self.codec, self.store, self.source)
+        for axis, part in zip(("full", "free", "split", "codec", "store", "source"), parts, strict=True):
+            _check_hashable(axis, part)
 
     @property
     def tag(self) -> str:
@@ -100,3 +103,13 @@ class Treatment:
         """Return the store that keeps a weight of this dtype, or codes of it; None where none can."""
         stores = (Bf16Stochastic(), Dense(), Int8Trainable()) if self.store is None else (self.store,)
         return next((s for s in stores if s.fits(dtype)), None)
+
+
+def _check_hashable(axis: str, part: object) -> None:
+    try:
+        hash(part)
+    except TypeError as error:
+        raise HybridOptError(
+            f"Treatment: {axis}={part!r} is not allowed: {error}; make its class a dataclass(frozen=True), with "
+            "tuples in place of lists"
+        ) from error

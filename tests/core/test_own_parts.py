@@ -11,6 +11,7 @@ import torch
 from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
 from hybridopt.core.contracts import Codec, Draw, Ready, Rule, Slot, Source, Split, Store, rule
 from hybridopt.core.registry import make
+from hybridopt.parts.rules.adamw import AdamW
 from hybridopt.parts.rules.momentum import Momentum
 
 GRADS = torch.randn((6, 300, 400), generator=torch.Generator().manual_seed(0))
@@ -173,3 +174,31 @@ def test_what_a_part_works_out_is_no_field_of_it():
     lines = make("splits", "columns").at(Draw(0, "w"), (4, 8))
     assert lines.local and vars(lines) == {"dim": -1, "count": 2}
     assert pickle.loads(pickle.dumps(lines)) == lines == replace(lines)
+
+
+def test_a_name_is_no_instance():
+    with pytest.raises(HybridOptError, match="full='adamw' is not allowed: a name is not enough .*hybridopt.parts"):
+        Treatment(full="adamw")
+
+
+def test_what_cannot_be_hashed_is_refused_by_name():
+    @dataclass
+    class Loose(Rule):
+        def update(self, grad, state, param, now):
+            return grad
+
+    with pytest.raises(HybridOptError, match=r"full=.*Loose.* is not allowed: unhashable type.*frozen=True"):
+        Treatment(full=Loose())
+
+
+def test_the_update_of_a_subclass_is_obeyed():
+    @dataclass(frozen=True)
+    class Still(AdamW):
+        def update(self, grad, state, param, now):
+            return torch.zeros_like(grad)
+
+    p = torch.nn.Parameter(torch.ones(4, 4))
+    optimizer = HybridOptimizer([("w", p)], lr=0.1, policy=Policy((Route(Treatment(full=Still())),)))
+    p.grad = torch.ones(4, 4)
+    optimizer.step()
+    assert torch.equal(p, torch.ones(4, 4))

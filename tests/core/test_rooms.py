@@ -104,6 +104,12 @@ def test_a_part_that_is_not_there_lists_the_others():
         _ = parts.Collumns
 
 
+def test_all_parts_are_imported_by_a_star():
+    found = {}
+    exec("from hybridopt.parts import *", found)
+    assert set(dir(parts)) <= found.keys()
+
+
 def test_class_names_of_parts_are_unique():
     assert len(dir(parts)) == sum(len(names(kind)) for kind in PARTS)
 

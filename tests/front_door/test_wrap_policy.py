@@ -50,3 +50,13 @@ def test_an_own_policy_from_memory_and_from_a_file(tmp_path):
         trained.append(bits(model))
     assert equal(trained[0], trained[1]) and equal(trained[0], trained[2])
     assert set(different(trained[0], bits(tiny_llama()))) == {n for n, tag in tags.items() if tag != "frozen"}
+
+
+def test_a_policy_or_seed_that_is_assigned_counts_at_once():
+    model = hybridopt.wrap(tiny_llama(), policy="adamw")
+    before = set(model.hybrid.tags.values())
+    model.hybrid.policy = hybridopt.wrap(tiny_llama(), policy="signsgd").hybrid.policy
+    assert (before, set(model.hybrid.tags.values())) == ({"state-full"}, {"state-free"})
+    assert {group["tag"] for group in model.hybrid.optimizer(lr=1e-3).param_groups} == {"state-free"}
+    model.hybrid.seed = 7
+    assert {group["seed"] for group in model.hybrid.optimizer(lr=1e-3).param_groups} == {7}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import hybridopt
-from hybridopt import HybridOptimizer
+from hybridopt import HybridOptError, HybridOptimizer, HybridOptWarning
 from hybridopt.policy.plan import Plan
 from support.calls import counted
 from support.models import batch, tiny_llama
@@ -95,6 +95,37 @@ def test_a_replaced_dtype_is_noticed_within_a_window():
     p.grad = torch.ones(4, 4, dtype=torch.bfloat16)
     optimizer.step()
     assert type(optimizer._parameters.windows.of("w", p).store).__name__ == "Bf16Stochastic"
+
+
+def test_what_is_frozen_may_become_codes_and_what_is_trained_is_refused_by_name():
+    params = {name: nn.Parameter(torch.ones(4, 4)) for name in ("a", "b")}
+    optimizer = HybridOptimizer(params.items(), lr=1e-3, policy="adamw")
+    for p in params.values():
+        p.grad = torch.ones(4, 4)
+    optimizer.step()
+    params["a"].requires_grad_(False).grad = None
+    params["a"].data = params["a"].data.to(torch.int8)
+    with pytest.warns(HybridOptWarning, match="'a' .* was frozen since the last step"):
+        optimizer.step()
+    params["b"].data = params["b"].data.to(torch.float8_e4m3fn)
+    params["b"].grad = torch.ones(4, 4).to(torch.float8_e4m3fn)
+    optimizer.nonfinite = "ignore"
+    with pytest.raises(HybridOptError, match="'b' has dtype torch.float8_e4m3fn now"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("policy", ["adamw", "lion", "frugal"])
+def test_a_model_that_becomes_float64_goes_on_in_its_window(policy):
+    params = square(2)
+    optimizer = HybridOptimizer(params, lr=1e-3, policy=policy, compile=False)
+    optimizer.step()
+    for _, p in params:
+        p.data, p.grad = p.data.double(), None
+        p.grad = torch.randn(64, 64, dtype=torch.float64)
+    before = [p.clone() for _, p in params]
+    optimizer.step()
+    assert all(not torch.equal(p, old) and p.isfinite().all() for (_, p), old in zip(params, before, strict=True))
+    assert optimizer.state[params[0][1]]["step"] == 2
 
 
 def test_the_plan_of_a_wrapped_model_is_made_once(monkeypatch):

@@ -28,6 +28,11 @@ def check_part(owner: str, axis: str, value: object, contract: ABCMeta) -> None:
     """
     if isinstance(value, type):
         raise HybridOptError(f"{owner}: {axis}={value!r} is not allowed; give an instance of this class")
+    if isinstance(value, str):
+        raise HybridOptError(
+            f"{owner}: {axis}={value!r} is not allowed: a name is not enough here; give an instance, such as one of "
+            "hybridopt.parts"
+        )
     if lost := missing(value, contract):
         raise HybridOptError(
             f"{owner}: {axis}={value!r} is not allowed: it lacks {', '.join(lost)}; give an instance of a class that "

@@ -17,7 +17,8 @@ def scheme_names() -> tuple[str, ...]:
 def named(name: str, owner: str) -> Scheme:
     """Return the scheme of this name, for the option `quantization` of `owner`; raise for unknown names."""
     spelled = name.replace("_", "-") if isinstance(name, str) else name
-    check_choice(owner, "quantization", spelled, scheme_names())
+    if spelled not in scheme_names():
+        check_choice(owner, "quantization", name, scheme_names())
     return make("schemes", spelled)
 
 
