@@ -27,7 +27,7 @@ class Tags:
     """
 
     def __init__(self, policy: Ready, seed: int, roles: Mapping[str, Known] | None):
-        known = {n: r.param if isinstance(r, Entry) else r for n, r in (roles or {}).items()}
+        known = _without_treatments(roles or {})
         self.policy, self.seed = policy, seed
         self.roles = {n: r.role if isinstance(r, Param) else r for n, r in known.items()}
         self._partitions = {n: r.partition for n, r in known.items() if isinstance(r, Param)}
@@ -126,8 +126,12 @@ class Tags:
 
 def trainable_of(roles: Mapping[str, Known]) -> frozenset[str]:
     """Return the names that are said to be trainable, whatever their requires_grad is."""
-    params = {n: r.param if isinstance(r, Entry) else r for n, r in roles.items()}
-    return frozenset(n for n, p in params.items() if isinstance(p, Param) and p.trainable)
+    known = _without_treatments(roles)
+    return frozenset(n for n, r in known.items() if isinstance(r, Param) and r.trainable)
+
+
+def _without_treatments(roles: Mapping[str, Known]) -> dict[str, str | Param]:
+    return {n: r.param if isinstance(r, Entry) else r for n, r in roles.items()}
 
 
 def _alike(planned: Param, live: Param) -> bool:

@@ -22,7 +22,7 @@ from .probing.shifts import Shifts
 from .resolved import Resolved
 from .windows import Windows, carried_over
 
-__all__ = ["WORTH_COMPILING", "Parameters", "Work"]
+__all__ = ["Parameters", "Work"]
 
 Work = tuple[str, Tensor]  # a parameter with its name
 

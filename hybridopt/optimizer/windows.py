@@ -6,7 +6,6 @@ from torch import Tensor
 
 from ..core.contracts import Draw, Population
 from ..policy.job import BASIS, Job, arithmetic, declare, seen_as
-from ..policy.treatment import Treatment
 from .groups import Tags, named
 from .resolved import Resolved, resolve
 
@@ -92,10 +91,6 @@ class Windows:
         source, step = self._tags.treatment(group).source, group["step"]
         window = step // source.update_gap if source.update_gap else 0
         return Draw(group["seed"], name, window, step, self._population("source", source))
-
-    def treatment(self, group: dict) -> Treatment:
-        """Return how the parameters of a group are trained."""
-        return self._tags.treatment(group)
 
     def _mark(self, group):
         """Return what a group's parameters are resolved for: window, identities and dtypes."""
