@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, strided
 
-from ..core.errors import HybridOptError, check_choice, check_number
+from ..core.errors import HybridOptError, check_choice, check_number, shown
 from ..model.hessian_blocks import guess_partition
 from ..model.roles import ROLES, Param, clean, codes_dtype, guess
 from ..policy.plan import Entry, Plan
@@ -14,6 +15,7 @@ from ..policy.treatment import Treatment
 
 __all__ = ["Known", "Tags", "check_numbers", "named", "trainable_of"]
 
+LARGEST = 1e6  # of a learning rate or weight decay: beyond, a few steps leave the range of float32
 Known = str | Param | Entry  # of a parameter: its role, that and its blocks, or its treatment, too
 
 
@@ -149,12 +151,14 @@ def named(group: dict) -> Iterable[tuple[str, Tensor]]:
     return zip(group["param_names"], group["params"], strict=True)
 
 
-def check_numbers(group: dict) -> None:
-    """Raise HybridOptError for a learning rate or weight decay that is none."""
+def check_numbers(group: Mapping[str, Any], owner: str = "HybridOptimizer") -> None:
+    """Raise HybridOptError, naming `owner`, for a learning rate or weight decay that is none."""
     lr = group["lr"]
     if isinstance(lr, Tensor):
         if lr.numel() != 1:
-            raise HybridOptError(f"lr must be a number or a tensor of one element, got shape {tuple(lr.shape)}")
+            raise HybridOptError(f"{owner}: lr must be a number or a tensor of one element, got {tuple(lr.shape)}")
+        if not lr.is_floating_point() or lr.layout != strided or lr.is_meta:
+            raise HybridOptError(f"{owner}: lr={shown(lr)} is not allowed; give a dense tensor of a float dtype")
         lr = lr.item()
-    check_number("HybridOptimizer", "lr", lr, 0)
-    check_number("HybridOptimizer", "weight_decay", group["weight_decay"], 0)
+    check_number(owner, "lr", lr, 0, LARGEST)
+    check_number(owner, "weight_decay", group["weight_decay"], 0, LARGEST)

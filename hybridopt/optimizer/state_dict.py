@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from ..core.contracts import Release
-from ..core.errors import HybridOptError, HybridOptWarning
+from ..core.errors import HybridOptError, HybridOptWarning, shown
 from . import state_matching as loading
 from .groups import Tags
 from .parameters import Parameters
@@ -22,6 +22,7 @@ class Persistent(torch.optim.Optimizer):
     _probing: ProbeState
     _release: Release
     _tags: Tags
+    nonfinite: str
     _start: Callable[[], None]
     _rebuild: Callable[[], None]
 
@@ -31,12 +32,12 @@ class Persistent(torch.optim.Optimizer):
         Raises HybridOptError, before anything is changed, for other parameters, shapes or treatments.
         """
         self._check_midway("load_state_dict")
+        if not isinstance(state_dict, dict):
+            raise HybridOptError(f"state_dict={shown(state_dict)} is not allowed; {loading.CURE}")
         found: dict = {}
         log = self._probing.read(state_dict)
         hooks = (
-            self.register_load_state_dict_pre_hook(
-                lambda _, saved: loading.match(self.param_groups, self._parameters.windows.job_at, saved, found)
-            ),
+            self.register_load_state_dict_pre_hook(lambda _, saved: self._matched(saved, found)),
             self.register_load_state_dict_post_hook(lambda _: self.state.update(found), prepend=True),
         )
         try:
@@ -48,13 +49,17 @@ class Persistent(torch.optim.Optimizer):
         self._probing.clear()  # probes of another step, along other directions
         self._check_remembered()
 
+    def _matched(self, saved, found):
+        job_at = self._parameters.windows.job_at
+        return loading.match(self.param_groups, job_at, saved, found, finite=self.nonfinite != "ignore")
+
     def state_dict(self) -> dict:
         """As torch's; a parameter without state has an empty entry, as torch.distributed.checkpoint wants it."""
         self._check_midway("state_dict")
         more = self._probing.saved()
 
         def add(_: torch.optim.Optimizer, saved: dict) -> None:
-            loading.complete(saved)
+            loading.complete(saved, self.param_groups)
             saved.update(more)
 
         hook = self.register_state_dict_post_hook(add, prepend=True)

@@ -1,22 +1,44 @@
 """Matching a saved optimizer state to a live optimizer: by name, exactly, or not at all."""
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, contiguous_format
 
-from ..core.errors import HybridOptError, check_count
-from ..policy.job import Job, declare
+from ..core.errors import HybridOptError, check_count, shown
+from ..policy.job import BASIS, Job, declare
+from .groups import named
+from .state_checks import (
+    CURE,
+    MOST_TURNS,
+    check_basis,
+    check_clocks,
+    check_group,
+    check_params,
+    check_shapes,
+    check_tensor,
+)
 
-__all__ = ["complete", "match"]
+__all__ = ["CURE", "complete", "match"]
 
 
-def complete(saved: dict) -> None:
-    """Give every parameter of a state dict an entry, empty where it has no state."""
+def complete(saved: dict, live: list[dict]) -> None:
+    """Give every parameter of a state dict its shape, and an entry, empty where it has no state.
+
+    Args:
+        saved: what torch's optimizer makes of its groups and state.
+        live: those groups, in the same order.
+    """
     for index in [i for group in saved["param_groups"] for i in group["params"]]:
         saved["state"].setdefault(index, {})
+    for group, mine in zip(saved["param_groups"], live, strict=True):
+        group["param_shapes"] = [list(p.shape) for p in mine["params"]]
 
 
-def match(live: list[dict], job_at: Callable[..., Job], saved: dict, found: dict) -> dict:
+def match(
+    live: list[dict], job_at: Callable[..., Job], saved: dict, found: dict, finite: bool = True
+) -> dict[str, Any]:
     """Bring a saved state dict into the order of the live groups and parameters.
 
     Args:
@@ -24,26 +46,31 @@ def match(live: list[dict], job_at: Callable[..., Job], saved: dict, found: dict
         job_at: called with (group, name, parameter, window); returns the Job, which says what the parameter keeps.
         saved: the state dict, as `state_dict()` returned it.
         found: is filled with the saved state, by live parameter.
+        finite: refuse NaN and infinity in it.
 
     Returns:
         The state dict without state, for torch to load.
 
     Raises:
-        HybridOptError: for parameters, shapes, dtypes or treatments that differ, naming them.
+        HybridOptError: for parameters, shapes, dtypes or treatments that differ, and for numbers and tensors that no
+            run leaves, naming them.
     """
     for key, kind in (("param_groups", list), ("state", dict)):
         if not isinstance(saved.get(key), kind):
             raise HybridOptError(f"the saved state has no {key!r}; give what state_dict() returned")
-    groups = [_group(mine, saved["param_groups"]) for mine in live]
-    if len(groups) != len(saved["param_groups"]):
-        extra = [g.get("param_names") for g in saved["param_groups"] if g not in groups]
-        raise HybridOptError(f"the saved state has parameters that this optimizer lacks: {extra}")
+    known = [check_params(group) for group in saved["param_groups"]]
+    groups = [_group(mine, known) for mine in live]
+    if len(groups) != len(known):
+        extra = [g.get("param_names") for g in known if not any(g is one for one in groups)]
+        raise HybridOptError(f"the saved state has parameters that this optimizer lacks: {shown(extra)}")
+    check_clocks(groups)
+    _check_ids(known, saved["state"])
     states = {}
     for mine, theirs in zip(live, groups, strict=True):
         ids = dict(zip(theirs["param_names"], theirs["params"], strict=True))
         for name, p in zip(mine["param_names"], mine["params"], strict=True):
             if saved["state"].get(ids[name]):
-                states[p] = _state(job_at, theirs, name, p, saved["state"][ids[name]])
+                states[p] = _state(job_at, theirs, name, p, saved["state"][ids[name]], finite)
     found.update(states)
     return {"state": {}, "param_groups": [_ordered(m, t) for m, t in zip(live, groups, strict=True)]}
 
@@ -62,11 +89,12 @@ def _group(mine, groups):
             )
         if group.get("treatment") != mine["treatment"]:
             raise HybridOptError(
-                f"parameter {mine['param_names'][0]!r} was trained as {group.get('tag')!r} with "
-                f"{group.get('treatment')}, and is now {mine['tag']!r} with {mine['treatment']}; "
+                f"parameter {mine['param_names'][0]!r} was trained as {shown(group.get('tag'))} with "
+                f"{_text(group.get('treatment'))}, and is now {mine['tag']!r} with {mine['treatment']}; "
                 "make the optimizer with the policy it was saved with"
             )
-        check_count(f"the saved group of {mine['param_names'][0]!r}", "step", group.get("step"), 0)
+        check_group(group, mine)
+        check_shapes(group, {name: tuple(p.shape) for name, p in named(mine)})
         return group
     raise HybridOptError(
         f"the saved state has nothing for parameter {mine['param_names'][0]!r} (tag {mine['tag']!r}); "
@@ -74,28 +102,80 @@ def _group(mine, groups):
     )
 
 
+def _text(treatment):
+    return treatment if isinstance(treatment, str) else shown(treatment)
+
+
+def _check_ids(groups, states):
+    """Raise HybridOptError for parameters of two groups, and for state of none."""
+    ids = [i for group in groups for i in group["params"]]
+    if len(set(ids)) < len(ids):
+        raise HybridOptError(f"the saved state has a parameter in two groups; {CURE}")
+    for i in states:
+        if not isinstance(states[i], dict):
+            raise HybridOptError(f"the saved state of parameter {shown(i)} is {shown(states[i])}; {CURE}")
+    if lost := [i for i in states.keys() - set(ids) if states[i]]:
+        raise HybridOptError(f"the saved state has state of {shown(lost[0])}, which is in none of its groups; {CURE}")
+
+
 def _ordered(mine, theirs):
     """Bring the parameters of a saved group into the live order."""
     ids = dict(zip(theirs["param_names"], theirs["params"], strict=True))
-    return {**theirs, "params": [ids[n] for n in mine["param_names"]], "param_names": mine["param_names"]}
+    own = {key: _copied(value, key) for key, value in theirs.items() if key != "param_shapes"}
+    return {**own, "params": [ids[n] for n in mine["param_names"]], "param_names": mine["param_names"]}
 
 
-def _state(job_at, group, name, p, state):
-    for key in ("step", "window"):
-        check_count(f"the saved state of {name!r}", key, state.get(key), 0)
-    wanted = declare(job_at(group, name, p, state["window"]))
+def _copied(value, key):
+    # Before torch does: what cannot be copied is found before anything is changed.
+    try:
+        return copy.deepcopy(value)
+    except Exception as error:
+        raise HybridOptError(f"a saved group has {key}={shown(value)}, which cannot be copied: {error}") from error
+
+
+def _state(job_at, group, name, p, state, finite):
+    where = f"the saved state of {name!r}"
+    if not all(isinstance(key, str) for key in state):
+        raise HybridOptError(f"{where} is {shown(state)}; {CURE}")
+    check_count(where, "step", state.get("step"), 0, group["step"])
+    job = _job(job_at, group, name, p, state.get("window"))
+    wanted = declare(job)
     for key in sorted(set(state) - {"step", "window"}):
         if key not in wanted:
-            raise HybridOptError(f"the saved state of {name!r} has an unknown entry {key!r}; known: {sorted(wanted)}")
-        value, slot = state[key], wanted[key]
-        if not isinstance(value, Tensor):
-            raise HybridOptError(f"the saved {key!r} of {name!r} is no tensor: {value!r}")
-        if (tuple(value.shape), value.dtype) != (tuple(slot.shape), slot.dtype):
-            raise HybridOptError(
-                f"the saved {key!r} of {name!r} has shape {tuple(value.shape)} and dtype {value.dtype}; "
-                f"this optimizer keeps {tuple(slot.shape)} and {slot.dtype}"
-            )
-    lost = {k for k in wanted if not k.startswith("split.")} - set(state)
-    if lost and len(state) > 2:
-        raise HybridOptError(f"the saved state of {name!r} lacks {sorted(lost)}")
-    return {k: v.detach().to(p.device, copy=True) if isinstance(v, Tensor) else v for k, v in state.items()}
+            raise HybridOptError(f"{where} has an unknown entry {key!r}; known: {sorted(wanted)}")
+        check_tensor(name, key, state[key], wanted[key], p, finite)
+    _check_complete(where, job, set(wanted), set(state) - {"step", "window"})
+    check_basis(name, job, state, state["window"])
+    return {k: _own(v, p) if isinstance(v, Tensor) else v for k, v in state.items()}
+
+
+def _job(job_at, group, name, p, window):
+    """Return the update of a parameter in the window that its state is of."""
+    job = job_at(group, name, p, 0)
+    gap = job.treatment.split.update_gap
+    now = group["step"] // gap if gap else 0
+    check_count(f"the saved state of {name!r}", "window", window, 0, now)
+    if job.treatment.split.by_turns:
+        check_count(f"the saved group of {name!r}", "step", group["step"], 0, (MOST_TURNS + 1) * gap)
+    return job_at(group, name, p, window)
+
+
+def _check_complete(where, job, wanted, there):
+    """Raise HybridOptError for state that lacks tensors, unless they start anew in a window that has just begun.
+
+    Args:
+        where: whose state it is.
+        job: of the parameter.
+        wanted: names of all tensors that it keeps.
+        there: names of those that are saved.
+    """
+    basis = {key for key in wanted if key.startswith(BASIS)}
+    moments, reset = wanted - basis, job.treatment.reset
+    drawn_anew = there == moments and not reset
+    found_anew = there == basis and reset and job.part.carries
+    if there and there != wanted and not drawn_anew and not found_anew:
+        raise HybridOptError(f"{where} lacks {sorted(wanted - there)}; {CURE}")
+
+
+def _own(value, p):
+    return value.detach().clone(memory_format=contiguous_format).to(p.device)

@@ -56,6 +56,16 @@ class Part(Protocol):
         """
         return None
 
+    def flaw(self, full: Shape, basis: State, window: int) -> str | None:
+        """Return why `sample` cannot have made a basis, which was read from a file; None if it can.
+
+        Args:
+            full: shape of the tensor that is split.
+            basis: the slots by name, of the shapes and dtypes declared, without NaN and infinity.
+            window: in which it was made.
+        """
+        return None
+
     @abstractmethod
     def down(self, x: Tensor, basis: State) -> Tensor | None:
         """Return the state-full part of `x`, in the shape that `shape` says."""

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, get_args
 
-from ..errors import HybridOptError, known
+from ..errors import HybridOptError, known, shown
 
 __all__ = ["only", "parse", "read", "take", "write"]
 
@@ -105,7 +105,7 @@ def take(data: dict[str, Any], key: str, kind: Any, where: str, default: Any = _
         return float(value)
     if type(value) not in kinds:
         allowed = " or ".join(_WORDS[each] for each in kinds)
-        raise HybridOptError(f"{where}: {key!r} must be {allowed}, not {_word(value)} ({_short(value)})")
+        raise HybridOptError(f"{where}: {key!r} must be {allowed}, not {_word(value)} ({shown(value)})")
     return value
 
 
@@ -117,9 +117,9 @@ def only(data: dict[str, Any], allowed: Collection[str], where: str) -> None:
         allowed: the known keys.
         where: the source, for errors.
     """
-    unknown = sorted(set(data).difference(allowed))
+    unknown = sorted(str(key) for key in set(data).difference(allowed))
     if unknown:
-        raise HybridOptError(f"{where}: unknown key {_short(', '.join(unknown))}; {known(unknown[0][:100], allowed)}")
+        raise HybridOptError(f"{where}: unknown key {shown(', '.join(unknown))}; {known(unknown[0][:100], allowed)}")
 
 
 def _check_depth(text: str, where: str) -> None:
@@ -135,7 +135,7 @@ def _object(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise HybridOptError(f"{where} has the key {_short(twice)} twice in one object")
+        raise HybridOptError(f"{where} has the key {shown(twice)} twice in one object")
     return data
 
 
@@ -145,7 +145,7 @@ def _check(value: Any, where: str, depth: int = 1) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
             _check_string(key, f"{where}: a key")
-            _check(item, f"{where}: {_short(key)}", depth + 1)
+            _check(item, f"{where}: {shown(key)}", depth + 1)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _check(item, f"{where}[{index}]", depth + 1)
@@ -170,13 +170,8 @@ def _check_string(value: Any, where: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise HybridOptError(f"{where} holds half a surrogate pair: {_short(value)}") from error
+        raise HybridOptError(f"{where} holds half a surrogate pair: {shown(value)}") from error
 
 
 def _word(value: Any) -> str:
     return _WORDS.get(type(value), f"a {type(value).__name__}")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -6,14 +6,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ...core.errors import HybridOptError
 from ...model.checksums import checksum
 from .follow import Followed, group_key, head
-from .rates import check_rates, rates_of
+from .log_checks import check_log
+from .rates import rates_of
 
 __all__ = ["Log"]
-
-KEYS = ("slopes", "rates", "counts", "groups", "origin", "heads", "weights", "broken")
 
 
 class Log:
@@ -120,16 +118,8 @@ class Log:
 
         Raises HybridOptError for another number of directions, and for what `state` never gave.
         """
-        if not isinstance(state, dict) or not set(KEYS) <= state.keys():
-            raise HybridOptError(f"the saved log is no log: it must have {', '.join(KEYS)}")
-        slopes = state["slopes"]
-        if slopes.ndim != 2 or slopes.shape[1] != self.samples:
-            raise HybridOptError(
-                f"the saved log has slopes of shape {tuple(slopes.shape)}, this optimizer {self.samples} a step"
-            )
-        if not state["broken"]:
-            check_rates(slopes, state["rates"], state["counts"], len(state["groups"]), "the saved log")
-        self._slopes = array("f", slopes.flatten().tolist())
+        state = check_log(state, self.samples)
+        self._slopes = array("f", state["slopes"].flatten().tolist())
         self._rates = [tuple(row) for row in state["rates"].tolist()]
         self._counts, self.groups = state["counts"].tolist(), tuple(state["groups"])
         self.origin, self.broken = dict(state["origin"]), state["broken"] or None

@@ -17,6 +17,8 @@ from ._update_all import update_all
 __all__ = ["Fused"]
 
 
+# After an error the gradient in question is gone, but those of held passes are not.
+END = "After an error within the backward pass call optimizer.zero_grad(), then optimizer.step(), which ends that step"
 Sizes = tuple[Tensor, Tensor]  # the 2-norm of a gradient, and its largest entry
 
 
@@ -103,6 +105,13 @@ class Fused(Release):
     # ---- one parameter
 
     def _update(self, parameters, name, p, nonfinite):
+        try:
+            self._carry_out(parameters, name, p, nonfinite)
+        except HybridOptError:
+            p.grad = None  # so that step() can end the step
+            raise
+
+    def _carry_out(self, parameters, name, p, nonfinite):
         self._check_order(parameters, name, p)
         if parameters.skips(name):
             p.grad = None
@@ -123,12 +132,10 @@ class Fused(Release):
 
     def _check_order(self, parameters, name, p):
         if name in self._norms:
-            p.grad = None  # so that step() can end the step
             raise HybridOptError(
                 f"a gradient of {name!r} arrives after its update in this step (step {parameters.step}); a step "
                 "updates every parameter once. Several backward passes in a step: run all but the last in `with "
-                "optimizer.hold():`. A weight shared by checkpointed segments: use_reentrant=False. After an "
-                "error within the backward pass: optimizer.step() ends that step"
+                f"optimizer.hold():`. A weight shared by checkpointed segments: use_reentrant=False. {END}"
             )
         if not self._norms:
             conflicts.check(parameters.params(), self.name, containers=not self._looked)
@@ -145,12 +152,10 @@ class Fused(Release):
             return True
         text = f"the gradient of {name!r} is not finite at step {step}"
         if nonfinite == "raise":
-            done = (
-                "; nothing was changed"
-                if not self._moved
-                else ("; it is unchanged, but parameters after it in the network were updated in this step already")
-            )
-            raise HybridOptError(f"{text}{done}. Lower lr, clip gradients, or pass nonfinite='skip'")
+            done = "nothing was changed"
+            if self._moved:
+                done = f"it is unchanged, but parameters after it in the network were updated in this step. {END}"
+            raise HybridOptError(f"{text}; {done}. Lower lr, clip gradients, or pass nonfinite='skip'")
         self._warn(f"{text}; this parameter is skipped, as are others like it")
         return False
 

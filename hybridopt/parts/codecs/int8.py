@@ -29,7 +29,7 @@ class Int8(Codec):
     random = True
 
     def __post_init__(self) -> None:
-        check_count("Int8", "block", self.block, 16)
+        check_count("Int8", "block", self.block, 16, 2**20)  # every slot is padded to whole blocks
         check_count("Int8", "exact_below", self.exact_below, 0)
 
     def raw(self, slot: Slot) -> dict[str, Slot]:
@@ -37,7 +37,10 @@ class Int8(Codec):
         if math.prod(slot.shape) < self.exact_below:
             return {"": slot}
         blocks = -(-math.prod(slot.shape) // self.block)
-        return {"": Slot(slot.shape, torch.int8 if slot.signed else torch.uint8), "_absmax": Slot((blocks,))}
+        return {
+            "": Slot(slot.shape, torch.int8 if slot.signed else torch.uint8),
+            "_absmax": Slot((blocks,), signed=False),
+        }
 
     def load(self, raw: State, slot: Slot) -> Tensor:
         """Return codes times scales, in the slot's dtype; squared again where they are square roots."""

@@ -18,7 +18,7 @@ def check(owner: str, blocks: object) -> Blocks:
     if not all(isinstance(b, tuple | list) and len(b) == 2 for b in blocks):
         raise HybridOptError(wrong)
     for number in (n for block in blocks for n in block):
-        check_count(owner, "blocks", number, 1)
+        check_count(owner, "blocks", number, 1, 2**31)
     return tuple((count, lines) for count, lines in blocks)
 
 

@@ -44,7 +44,7 @@ class AdamMini(Rule):
         check_choice("AdamMini", "axis", self.axis, ("rows", "columns"))
         for name, value in {"heads": self.heads, "kv_heads": self.kv_heads, "groups": self.groups}.items():
             if value is not None:
-                check_count("AdamMini", name, value, 1)
+                check_count("AdamMini", name, value, 1, 2**31)
 
     def fit(self, param: ParameterInfo) -> Rule:
         """Return the rule for one parameter by role and Hessian blocks; HybridOptError for heads that do not fit."""

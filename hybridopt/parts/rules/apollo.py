@@ -40,9 +40,9 @@ class Apollo(Rule):
         check_number("Apollo", "density", self.density, 1e-9, 1)
         check_number("Apollo", "scale", self.scale, 0)
         check_choice("Apollo", "scale_type", self.scale_type, ("channel", "tensor"))
-        check_count("Apollo", "update_gap", self.update_gap, 1)
+        check_count("Apollo", "update_gap", self.update_gap, 1, 2**31)
         if self.rank is not None:
-            check_count("Apollo", "rank", self.rank, 1)
+            check_count("Apollo", "rank", self.rank, 1, 2**31)
         if self.limiter is not None:
             check_number("Apollo", "limiter", self.limiter, 1)
 

@@ -41,7 +41,7 @@ class Muon(Rule):
         check_number("Muon", "momentum", self.momentum, 0, 1, open_end=True)
         if not isinstance(self.nesterov, bool):
             raise HybridOptError(f"Muon: nesterov={self.nesterov!r} is not allowed; give True or False")
-        check_count("Muon", "ns_steps", self.ns_steps, 1)
+        check_count("Muon", "ns_steps", self.ns_steps, 1, 100)
         check_choice("Muon", "adjust", self.adjust, ADJUST)
         check_number("Muon", "eps", self.eps, 1e-30)
         check_choice("Muon", "dtype", self.dtype, ("auto", *DTYPES))

@@ -5,6 +5,8 @@ from ...core.numerics.directions import KINDS
 
 __all__ = ["check"]
 
+MOST = 2**16  # directions a step: each costs one loss or two
+
 
 def check(owner: str, eps: float, samples: int, kind: str = "rademacher") -> None:
     """Raise HybridOptError for an option that is out of range.
@@ -12,11 +14,11 @@ def check(owner: str, eps: float, samples: int, kind: str = "rademacher") -> Non
     Args:
         owner: the source, for errors.
         eps: how far the weights are shifted, above 0.
-        samples: directions a step, at least 1.
+        samples: directions a step, from 1 to MOST.
         kind: "rademacher" or "gaussian".
     """
     check_number(owner, "eps", eps, 0)
     if eps == 0:
         raise HybridOptError(f"{owner}: eps=0 does not shift the weights; give a number > 0, such as 1e-3")
-    check_count(owner, "samples", samples, 1)
+    check_count(owner, "samples", samples, 1, MOST)
     check_choice(owner, "kind", kind, KINDS)

@@ -38,7 +38,7 @@ class SPSA(Source):
             if self.clip == 0:
                 raise HybridOptError("SPSA: clip=0 would stop all training; give a number > 0, or None")
         if self.pool is not None:
-            check_count("SPSA", "pool", self.pool, 1)
+            check_count("SPSA", "pool", self.pool, 1, 2**32)  # they are numbered by 32 bits
         if not isinstance(self.conservative, bool):
             raise HybridOptError(f"SPSA: conservative={self.conservative!r} is not allowed; give True or False")
         if self.conservative and self.samples > 1:

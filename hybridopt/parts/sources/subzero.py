@@ -35,8 +35,8 @@ class SubZero(Source):
 
     def __post_init__(self) -> None:
         check("SubZero", self.eps, self.samples)
-        check_count("SubZero", "rank", self.rank, 1)
-        check_count("SubZero", "update_gap", self.update_gap, 1)
+        check_count("SubZero", "rank", self.rank, 1, 2**31)
+        check_count("SubZero", "update_gap", self.update_gap, 1, 2**31)
 
     @computed
     def scheme(self) -> ProbeScheme:

@@ -44,6 +44,18 @@ class Int4Basis(Wrapped):
         for name, value in {"basis": packed, "basis_scale": scale, "basis_zero": zero}.items():
             basis[name].copy_(value.flatten()[: basis[name].numel()])
 
+    def flaw(self, full: Shape, basis: State, window: int) -> str | None:
+        """Return what is wrong with the scales unless directions come out of them that are no longer than about 1.
+
+        Args:
+            full: shape of the parameter.
+            basis: codes, scales and zero points.
+            window: not read.
+        """
+        scale, zero = basis["basis_scale"], basis["basis_zero"]
+        good = bool(((scale >= 0) & (scale <= 1)).all()) and bool((zero <= TOP).all())
+        return None if good else f"basis_scale must lie in [0, 1], and basis_zero in [0, {TOP}]"
+
     def down(self, x: Tensor, basis: State) -> Tensor:
         """Return the coordinates of `x`, by a basis that is only nearly orthonormal."""
         return self.inner.down(x, self._exact(x.shape, x.dtype, basis))

@@ -50,6 +50,20 @@ class Lazy(Wrapped):
             gap *= 2 if count >= MEMORY and basis["cosine"].mean() >= self.threshold else 1
         basis["clock"].copy_(torch.tensor([draw.window + gap, gap, count + 1]))
 
+    def flaw(self, full: Shape, basis: State, window: int) -> str | None:
+        """Return what is wrong with "clock" unless the search lies within the windows gone by; or with the basis.
+
+        Args:
+            full: shape of the parameter.
+            basis: of the part beneath, "cosine" and "clock".
+            window: in which it was made.
+        """
+        due, gap, count = basis["clock"].tolist()
+        last = due - gap  # the window of the last search
+        if not (0 <= last <= window and 1 <= gap <= max(1, 2 * last) and 1 <= count <= last + 1):
+            return f"clock {[due, gap, count]} is none of window {window}"
+        return self.inner.flaw(full, basis, window)
+
     def down(self, x: Tensor, basis: State) -> Tensor:
         """Return the coordinates of `x`."""
         return self.inner.down(x, basis)

@@ -43,6 +43,18 @@ class Lines(Part):
         """
         basis["index"].copy_(draw.turn(grad.shape[self.dim], self.count))
 
+    def flaw(self, full: Shape, basis: State, window: int) -> str | None:
+        """Return what is wrong with "index" unless it has lines of the parameter, each once, in rising order.
+
+        Args:
+            full: shape of the parameter.
+            basis: "index".
+            window: not read.
+        """
+        index, most = basis["index"], full[self.dim]
+        inside = bool(((index >= 0) & (index < most)).all())
+        return None if inside and bool((index.diff() > 0).all()) else f"index must be rising, from 0 to {most - 1}"
+
     def down(self, x: Tensor, basis: State) -> Tensor:
         """Return the chosen lines of `x`, copied."""
         return x.index_select(self.dim, basis["index"])

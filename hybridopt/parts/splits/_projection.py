@@ -50,6 +50,16 @@ class Wrapped(Projection):
         """Return the shape of the coordinates, [..., m, r] or [..., r, n]."""
         return self.inner.shape(full)
 
+    def flaw(self, full: Shape, basis: State, window: int) -> str | None:
+        """Return what the part beneath finds wrong.
+
+        Args:
+            full: shape of the parameter.
+            basis: of the part beneath, and more.
+            window: in which it was made.
+        """
+        return self.inner.flaw(full, basis, window)
+
     def projection(self) -> Part | None:
         """Return the subspace beneath."""
         return self.inner.projection()

@@ -14,11 +14,11 @@ def check(owner: str, density: Density, update_gap: int) -> None:
     Args:
         owner: the split, for errors.
         density: a number in [0, 1], or a schedule.
-        update_gap: a whole number of at least 1.
+        update_gap: a whole number of at least 1, and no more than any run has steps.
     """
     if not callable(density):
         check_number(owner, "density", density, 0, 1)
-    check_count(owner, "update_gap", update_gap, 1)
+    check_count(owner, "update_gap", update_gap, 1, 2**31)
 
 
 def limit(density: Density, draw: Draw) -> tuple[float, Whole | Empty | None]:

@@ -15,6 +15,7 @@ from .whole import Whole
 
 __all__ = ["SIDES", "Subspace", "subspace"]
 
+LONGEST = 1.01  # of directions that should be 1 long
 SIDES = ("std", "reverse_std", "left", "right")
 
 
@@ -82,6 +83,17 @@ class Subspace(Projection):
         old = basis["basis"]
         q = self._leading(grad.to(old.dtype), draw.name) if self.leading else self._random(old, draw)
         old.copy_(q)
+
+    def flaw(self, full: Shape, basis: State, window: int) -> str | None:
+        """Return what is wrong with "basis" if a direction in it is longer than 1.
+
+        Args:
+            full: shape of the parameter.
+            basis: "basis".
+            window: not read.
+        """
+        longest = float(torch.linalg.vector_norm(basis["basis"].double(), dim=-2).max())
+        return None if longest <= LONGEST else f"basis has a direction of length {longest:g}, where all have 1"
 
     def down(self, x: Tensor, basis: State) -> Tensor:
         """Return the coordinates of `x` in the subspace."""

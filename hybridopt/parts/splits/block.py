@@ -41,7 +41,7 @@ class Block(Split):
         check_choice("Block", "order", self.order, ORDERS)
         check_choice("Block", "unit", self.unit, UNITS)
         if self.blocks is not None:
-            check_count("Block", "blocks", self.blocks, 1)
+            check_count("Block", "blocks", self.blocks, 1, 2**31)
 
     def constant(self) -> float | None:
         """Return the density if it is one number for all windows, and not a number of blocks; else None."""

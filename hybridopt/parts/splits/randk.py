@@ -63,6 +63,18 @@ class Entries(Part):
         """
         basis["walk"].copy_(torch.tensor(walk(draw, grad.numel(), self.count)))
 
+    def flaw(self, full: Shape, basis: State, window: int) -> str | None:
+        """Return what is wrong with "walk" unless it visits every entry of the parameter.
+
+        Args:
+            full: shape of the parameter.
+            basis: "walk".
+            window: not read.
+        """
+        (start, stride), total = basis["walk"].tolist(), math.prod(full)
+        good = 0 <= start < total and 0 < stride <= total and math.gcd(stride, total) == 1
+        return None if good else f"walk must be a start below {total} and a stride prime to it, not {start}, {stride}"
+
     def down(self, x: Tensor, basis: State) -> Tensor:
         """Return the chosen entries of `x`, [count]."""
         return x.flatten().index_select(0, self._index(x, basis))

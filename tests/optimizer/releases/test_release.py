@@ -325,6 +325,50 @@ def test_raise_names_the_parameter_and_leaves_it():
     assert all(p.isfinite().all() for p in params.values())
 
 
+@pytest.mark.parametrize("dropped", [True, False])
+def test_after_an_error_the_step_can_be_ended(dropped):
+    """By zero_grad() and step(), as the error says; and by step() alone, which has nothing left to use."""
+    params = tensors()
+    optimizer = fused(params)
+    with pytest.raises(HybridOptError, match=r"zero_grad\(\), then optimizer.step\(\), which ends that step"):
+        poisoned(params, 0, "a.1.weight").backward()
+    assert all(p.grad is None for p in params.values())
+    moved = values(params)
+    if dropped:
+        optimizer.zero_grad()
+    optimizer.step()
+    assert_same(moved, values(params))
+    assert clock(optimizer) == [1] * len(optimizer.param_groups)
+    train(optimizer, params, 2, 1)
+    assert clock(optimizer) == [3] * len(optimizer.param_groups)
+    assert all(p.isfinite().all() for p in params.values())
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_after_a_sparse_gradient_the_step_can_be_ended(first):
+    table, after = torch.nn.Embedding(5, 3, sparse=True), torch.nn.Parameter(torch.ones(3))
+    optimizer = fused({"table.weight": table.weight, "after": after}, policy="adamw")
+    x = table(torch.tensor([1]))
+    with pytest.raises(HybridOptError, match="table.weight.*sparse"):
+        (x if first else x * after).sum().backward()
+    assert table.weight.grad is None and after.grad is None
+    optimizer.step()
+    table.sparse = False
+    (table(torch.tensor([1])) * after).sum().backward()
+    optimizer.step()
+    assert set(clock(optimizer)) == {1 if first else 2}
+
+
+def test_after_a_missing_measure_nothing_is_left_for_half_a_step():
+    params = tensors()
+    optimizer = fused(params, clip=1.0)
+    before = snapshot(optimizer, params)
+    with pytest.raises(HybridOptError, match="optimizer.measure"):
+        backward(params, 0)
+    optimizer.step()
+    assert_same(before, snapshot(optimizer, params))
+
+
 def test_raise_at_the_first_gradient_changes_nothing():
     params = tensors()
     optimizer = fused(params)
