@@ -19,6 +19,7 @@ from .model.quantization.replacing import quantize_
 from .model.quantization.scales import open_scales_
 from .model.roles import base_name
 from .policy.routes import Ready
+from .saving.completeness import check_complete
 from .saving.configuration import policy_of, read_config
 from .saving.fitting import base_tensors, check_bare, check_base, check_quantization, scaled_layers
 from .saving.folder import Folder, open_folder
@@ -61,6 +62,7 @@ def from_pretrained(
         run = replay_file.read(folder.path(REPLAY)) if REPLAY in folder.names else None
         library = _library(folder, config)
         check_names(run, config, delta)
+        check_complete(folder, config, delta)
         check_bare(model, config)
         names = check_quantization(model, config)
         base = check_base(model, config, delta)

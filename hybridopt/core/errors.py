@@ -60,8 +60,10 @@ def check_count(owner: str, name: str, value: object, low: int, high: int = LARG
     """
     if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
         return
-    limits = f"of at least {low}" if high == LARGEST_COUNT else f"from {low} to {high}"
-    raise HybridOptError(f"{owner}: {name}={shown(value)} is not allowed; give a whole number {limits}")
+    limit = "" if high == LARGEST_COUNT else f" and at most {high}"
+    raise HybridOptError(
+        f"{owner}: {name}={shown(value)} is not allowed; give a whole number of at least {low}{limit}"
+    )
 
 
 def check_choice(owner: str, name: str, value: object, choices: Iterable[str]) -> None:

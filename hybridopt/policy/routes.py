@@ -14,6 +14,7 @@ from ..core.contracts import Ready
 from ..core.contracts.check import missing
 from ..core.errors import HybridOptError, check_choice, known
 from ..core.files import plain_json
+from ..core.files.paths import path_of
 from ..core.registry import build, find, names, pack, unpack
 from ..model.roles import ROLES, Param
 from ..parts.splits.empty import Empty
@@ -119,7 +120,7 @@ def read_policy(policy: "str | PathLike[str] | Ready[Route]", options: dict[str,
         named: Ready[Route] = build(find("policies", policy), options)
         return named
     if isinstance(policy, PathLike) or (isinstance(policy, str) and policy.endswith(".json")):
-        policy = Policy.from_json(Path(policy))
+        policy = Policy.from_json(path_of(policy, "policy", "a JSON file"))
     ready = _checked(policy)
     if options:
         raise HybridOptError(

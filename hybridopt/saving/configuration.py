@@ -80,7 +80,9 @@ def read_config(path: Path) -> dict:
         own = [type(v) for v in mark] if isinstance(mark, list) else []
         if own not in ([int, str, int], [int, str, type(None)]):
             raise HybridOptError(f"{CONFIG}: base: {name!r} must be [elements, dtype, checksum], not {mark!r}")
-    return taken | {"base": _comparable(taken["base"], plain_json.take(config, "checksums", int, CONFIG, 1))}
+    checksums = plain_json.take(config, "checksums", int, CONFIG, 1)
+    replaced = {name for name, mark in taken["base"].items() if checksums == VERSION and mark[2] is None}
+    return taken | {"base": _comparable(taken["base"], checksums), "replaced": replaced}
 
 
 def _comparable(base, version):

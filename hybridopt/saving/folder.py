@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,14 +12,15 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from ..core.errors import HybridOptError
+from ..core.files.paths import path_of
 from ..core.registry import every
-from . import manifest
+from . import links, manifest
+from .links import COMMIT
 from .lock import locked
 from .manifest import MANIFEST
 
 __all__ = ["Folder", "open_folder", "publish"]
 
-COMMIT = ".hybridopt-commit"  # a complete version on its way into place: readers look here first
 TEMPORARY = ".hybridopt-new-"
 UNCHANGED = "nothing saved there before has changed; make room or choose another folder"
 OWN = ("hybridopt_*.json", "hybridopt_*.safetensors")
@@ -58,7 +59,7 @@ def publish(directory: str | Path, write: Callable[[Path], None], wait: float = 
     Raises:
         HybridOptError: naming the path; the old version still loads.
     """
-    directory = Path(directory)
+    directory = path_of(directory, "directory")
     with _disk_errors(directory, UNCHANGED), ExitStack() as cleanup:
         _make(directory)
         with locked(directory, exclusive=True, wait=wait):
@@ -86,7 +87,7 @@ def open_folder(directory: str | Path, wait: float = 300.0) -> Iterator[Folder]:
     Raises:
         HybridOptError: naming the file, what was expected and found, and the cure.
     """
-    directory = Path(directory)
+    directory = path_of(directory, "directory")
     with _disk_errors(directory, "it cannot be read"):
         if not directory.is_dir():
             raise HybridOptError(f"{directory} is not a saved folder: {_found(directory)}")
@@ -110,21 +111,15 @@ def _check_way(folder: Path) -> None:
 
 
 def _sweep(directory: Path) -> None:
-    for stray in directory.glob(TEMPORARY + "*"):
+    for stray in (path for path in directory.glob(TEMPORARY + "*") if not path.is_symlink()):
         # Its lock is free only if the saver that made it is dead.
         with suppress(HybridOptError), locked(stray, exclusive=True, wait=0) as free:
             if free:
                 shutil.rmtree(stray, ignore_errors=True)
 
 
-def _check_links(directory: Path, names: Iterable[str]) -> None:
-    for name in names:
-        if not manifest.inside((directory / name).parent, directory):
-            raise HybridOptError(f"cannot save {directory / name}: a link leads out of {directory}; remove it")
-
-
 def _check_targets(directory: Path, names: list[str]) -> None:
-    _check_links(directory, names)
+    links.check_parents(directory, names)
     for name in names:
         target = directory / name
         _check_way(target.parent)
@@ -141,10 +136,11 @@ def _commit(directory: Path, temporary: Path) -> None:
 
 
 def _finish(directory: Path) -> None:
-    commit = directory / COMMIT
+    commit = links.commit_folder(directory)
     if (commit / MANIFEST).exists():
         new = manifest.read(commit / MANIFEST)
-        _check_links(directory, new)
+        links.check_parents(directory, new)
+        links.check_commit(commit, new)
         for name in new:
             _move(commit / name, directory / name)
         for name in _previous(directory) - set(new):
@@ -181,17 +177,17 @@ def _previous(directory: Path) -> set[str]:
 
 
 def _verified(directory: Path) -> Folder:
-    commit = directory / COMMIT
+    commit = links.commit_folder(directory)
     source = commit if (commit / MANIFEST).exists() else directory
     if not (source / MANIFEST).exists():
         raise HybridOptError(f"{directory} has no {MANIFEST}: {_described(directory)}")
+    links.check_inside(source / MANIFEST, directory)
     entries = manifest.read(source / MANIFEST)
     files = {}
     for name, entry in entries.items():
         path = source / name
         files[name] = path if path.exists() else directory / name
-        if not manifest.inside(files[name], directory):
-            raise HybridOptError(f"{files[name]} is a link that leads out of the folder: put the file itself there")
+        links.check_inside(files[name], directory)
         manifest.verify(files[name], entry)
     _check_foreign(directory, {*entries, *(_previous(directory) if source == commit else ())})
     return Folder(directory, files)

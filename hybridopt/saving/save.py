@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..core.contracts import Adapters
 from ..core.errors import HybridOptError
 from ..core.files import plain_json, tensors
+from ..core.files.paths import path_of
 from ..core.registry import every
 from ..model.adapters import adapted_layers, library_of
 from ..model.base_record import Base
@@ -90,5 +91,4 @@ def _check_savable(model: nn.Module, library: Adapters | None) -> None:
 
 def check_directory(directory: str | PathLike) -> None:
     """Raise HybridOptError for what is no path."""
-    if not isinstance(directory, str | PathLike) or not str(directory):
-        raise HybridOptError(f"directory={directory!r} is not allowed; give the path of a folder")
+    path_of(directory, "directory")

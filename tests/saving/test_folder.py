@@ -597,6 +597,52 @@ def test_links_that_lead_outside(saved):
     assert opened(saved) == 1
 
 
+def test_a_link_in_place_of_a_version_on_its_way(saved):
+    """By it, the files of another folder would be moved into this one."""
+    precious = saved.parent / "precious"
+    publish(precious, version(2))
+    before = fingerprint(precious)
+    (saved / COMMIT).symlink_to(precious)
+    with refused(saved / COMMIT, "is a link to", "remove the link"):
+        publish(saved, version(1))
+    with refused(saved / COMMIT, "is a link to"), open_folder(saved):
+        raise AssertionError
+    assert fingerprint(precious) == before
+    (saved / COMMIT).unlink()
+    assert opened(saved) == 0
+
+
+@pytest.mark.parametrize("name", ["second", "weights.bin"])
+def test_links_in_a_version_on_its_way(saved, name):
+    """A folder of it, or a file, may lie elsewhere: there it stays."""
+    precious = saved.parent / "precious"
+    publish(saved / COMMIT, version(2))
+    os.rename(saved / COMMIT / name, precious)
+    (saved / COMMIT / name).symlink_to(precious)
+    before = fingerprint(precious)
+    with refused(saved / COMMIT, "a link"):
+        publish(saved, version(1))
+    assert fingerprint(precious) == before
+    shutil.rmtree(saved / COMMIT)
+    assert opened(saved) == 0
+
+
+def test_links_in_place_of_an_interrupted_save(saved):
+    precious = saved.parent / "precious"
+    publish(precious, version(2))
+    before = fingerprint(precious)
+    (saved / f"{TEMPORARY}0123").symlink_to(precious)
+    publish(saved, version(1))
+    assert opened(saved) == 1 and fingerprint(precious) == before
+
+
+def test_a_manifest_that_lies_elsewhere(saved):
+    os.rename(saved / MANIFEST, saved.parent / "elsewhere.json")
+    (saved / MANIFEST).symlink_to(saved.parent / "elsewhere.json")
+    with refused(saved / MANIFEST, "leads out of the folder"), open_folder(saved):
+        raise AssertionError
+
+
 def test_links_within_the_folder_and_into_the_cache_of_the_hub(tmp_path):
     snapshot = tmp_path / "models--me--mine" / "snapshots" / "0123abc"
     blobs = tmp_path / "models--me--mine" / "blobs"

@@ -192,6 +192,19 @@ def test_deltas(folder, changes, text):
     refused(tiny_llama(), folder, text)
 
 
+def test_a_manifest_made_anew_over_less_than_was_saved(folder):
+    """The configuration knows what had new values: these must lie in some file."""
+    (folder / DELTA).unlink()
+    reseal(folder)
+    refused(tiny_llama(), folder, "'model.layers.0.input_layernorm.weight'.*had new values.*no file there holds them")
+
+
+def test_a_delta_with_less_than_was_saved(folder):
+    save_file({n: x for n, x in load_file(folder / DELTA).items() if n != NORM}, folder / DELTA)
+    reseal(folder)
+    refused(tiny_llama(), folder, "'model.norm.weight' .1 tensors. had new values")
+
+
 def without_first(state):
     return dict(list(state.items())[1:])
 

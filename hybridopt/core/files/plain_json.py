@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..errors import HybridOptError, known, shown
+from .paths import path_of
 
 __all__ = ["only", "parse", "read", "take", "write"]
 
@@ -35,7 +36,7 @@ def read(path: str | Path, what: str = "the file") -> dict[str, Any]:
     where = f"{what} {path}"
     try:
         # A pipe or a device would block or never end.
-        if not Path(path).is_file():
+        if not path_of(path, "path", "a file").is_file():
             raise HybridOptError(f"{where} is missing or not a regular file")
         with open(path, "rb") as file:
             return parse(file.read(LARGEST + 1), where)
@@ -78,7 +79,7 @@ def write(path: str | Path, data: dict[str, Any]) -> None:
     if len(text) > LARGEST:
         raise HybridOptError(f"{where} would be larger than {LARGEST} bytes, the most that is read as JSON")
     try:
-        Path(path).write_bytes(text.encode())
+        path_of(path, "path", "a file").write_bytes(text.encode())
     except OSError as error:
         raise HybridOptError(f"{where} cannot be written: {error}") from error
 

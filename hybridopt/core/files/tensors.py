@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import HybridOptError
+from .paths import path_of
 
 __all__ = ["each", "load", "metadata", "names", "save"]
 
@@ -36,7 +37,7 @@ def save(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] 
     Raises:
         HybridOptError: naming the file, and the tensor if it is not dense or of a dtype without a safetensors code.
     """
-    path = Path(path)
+    path = path_of(path, "path", "a file")
     # os.replace would turn a device or a pipe into a file, and leave what a link points to as it was.
     if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
         raise HybridOptError(f"{path} is not a regular file and will not be replaced; save to another path")
@@ -142,7 +143,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 def _reading(path: str | Path, what: str) -> Iterator[None]:
     try:
         # A pipe would block.
-        if not Path(path).is_file():
+        if not path_of(path, "path", "a file").is_file():
             raise HybridOptError(f"{what} in {path}: there is no such file")
         yield
     except HybridOptError:

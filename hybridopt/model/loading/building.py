@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ...core.errors import HybridOptError, check_choice
+from ...core.files.paths import path_of
 
 __all__ = ["build", "check_folder", "kept_in_fp32", "read_model_config"]
 
@@ -16,10 +17,12 @@ CONFIG = "config.json"
 
 def check_folder(path: object) -> Path:
     """Return the folder of a model; raise HybridOptError for what is none, saying how to come by one."""
-    if not isinstance(path, str | Path) or not str(path):
-        raise HybridOptError(f"path={path!r} is not allowed; give the folder of a model")
-    folder = Path(path)
-    if not folder.exists():
+    folder = path_of(path, "path", "the folder of a model")
+    try:
+        there = folder.exists()
+    except OSError as error:
+        raise HybridOptError(f"path={str(path)!r} cannot be read: {error}") from error
+    if not there:
         raise HybridOptError(
             f"path={str(path)!r}: there is no such folder. Nothing is downloaded here; of a model on the Hugging Face "
             f"hub take what huggingface_hub.snapshot_download({str(path)!r}) returns"

@@ -12,6 +12,7 @@ from torch import nn
 
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
+from ...core.files.paths import path_of
 from ...model.adapters import library_for, usual_library
 from ...model.quantization.known import frozen_names
 from ...model.quantization.replacing import twins_
@@ -97,7 +98,7 @@ def subject_of(model: Any) -> Subject:
         return Subject(getattr(model, "name_or_path", "") or model.model_type, model.to_dict())
     if not isinstance(model, str | Path):
         raise HybridOptError(f"model={model!r} is not allowed; give a name, a path, or transformers' configuration")
-    path = Path(model)
+    path = path_of(model, "model", "a model's folder, or its name")
     if path.is_dir() and (path / "config.json").exists():
         path = path / "config.json"
     if path.is_file():

@@ -11,6 +11,7 @@ from ...core.errors import HybridOptError
 from ...core.files import tensors
 from ...model.checksums import checksum
 from ...model.roles import base_name
+from ..completeness import check_complete
 from ..configuration import read_config
 from ..folder import open_folder
 from ..names import CONFIG, DELTA, REPLAY
@@ -60,6 +61,7 @@ def read_adapter(path: Path) -> Adapter:
         run = replay_file.read(folder.path(REPLAY))
         delta = tensors.load(folder.path(DELTA), "changed base tensors") if DELTA in folder.names else {}
         check_names(run, config, delta)
+        check_complete(folder, config, delta)
     names = {base_name(name): name for name in run.traces}
     return Adapter(path, run, names, {base_name(n): x for n, x in delta.items()}, config["base"])
 

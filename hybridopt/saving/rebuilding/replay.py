@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...core.errors import HybridOptError
 from ...core.files import tensors
+from ...core.files.paths import path_of
 from ...model.checksums import checksum
 from ..replay.rebuild import check_end
 from ..replay.steps import Progress, add_, replay_, summed
@@ -58,8 +59,8 @@ class Replay:
     """
 
     def __init__(self, base: Path, adapters: Sequence[Path], upto: int | None = None, pooled: bool = False):
-        self.base, self.upto, self.pooled = base, upto, pooled
-        self.files = tensor_files(base)
+        self.base, self.upto, self.pooled = path_of(base, "base"), upto, pooled
+        self.files = tensor_files(self.base)
         self.adapters = [read_adapter(path) for path in adapters]
         self._check_upto()
         self.passes = [_sums(a, upto) if pooled else self._steps(a) for a in self.adapters]
@@ -85,6 +86,7 @@ class Replay:
             device: on which updates are computed.
             progress: is told how many elements times steps have been done.
         """
+        out = path_of(out, "out")
         check_out(self.base, out)
         place_of_work = _device(device)
         self._seconds = 0.0
