@@ -69,6 +69,8 @@ def from_pretrained(
         delta |= {} if run is None else rebuilt(run, base_tensors(model))
         with _together(folder) as adapters:
             if config["adapters"]:
+                scheme = named(config["quantization"], CONFIG) if names else None
+                library.prepare(model, Path(adapters), config["adapters"], scheme)
                 library.check_saved(model, adapters, config["adapters"], config["active"])
             if names:
                 quantize_(model, named(config["quantization"], CONFIG), names)

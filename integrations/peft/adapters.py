@@ -10,7 +10,7 @@ from torch import nn
 
 from hybridopt.core.contracts import Adapters
 
-from . import dry_run, saved
+from . import configurations, dry_run, saved
 
 __all__ = ["PeftAdapters"]
 
@@ -28,6 +28,7 @@ class PeftAdapters(Adapters):
     folder = staticmethod(saved.folder_of)
     save = staticmethod(saved.save)
     saved_names = staticmethod(saved.saved_names)
+    prepare = staticmethod(configurations.prepare)
     check_saved = staticmethod(saved.check_saved)
     load = staticmethod(saved.load)
 

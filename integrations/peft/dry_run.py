@@ -15,7 +15,7 @@ from hybridopt.model.quantization.owners import is_frozen, owner
 
 from .skeleton import without_memory
 
-__all__ = ["check", "check_distinct", "check_request", "kept_modules", "preview"]
+__all__ = ["check", "check_distinct", "check_init", "check_request", "kept_modules", "preview"]
 
 INITS = (True, False, "gaussian", "eva")
 DENSE_INITS = ("orthogonal", "mica", "olora", "pissa")  # these read the weight of a full-precision layer
@@ -38,7 +38,7 @@ def check(model: nn.Module, config: Any, adapter: str = "default", scheme: Schem
     parameters = trial.base_model.targeted_parameter_names
     check_distinct(trial)
     is_quantized = scheme is not None or any(map(is_frozen, model.parameters()))
-    _check_init(config, is_quantized or bool(parameters))
+    check_init(getattr(config, "init_lora_weights", True), is_quantized or bool(parameters))
     _check_kept(model, config, _wrapped(trial))
     return [*trial.base_model.targeted_module_names, *parameters]
 
@@ -118,8 +118,13 @@ def _check_dora(model: nn.Module, config: Any, scheme: Scheme | None) -> None:
         )
 
 
-def _check_init(config: Any, is_plain_only: bool) -> None:
-    init = getattr(config, "init_lora_weights", True)
+def check_init(init: object, is_plain_only: bool) -> None:
+    """Raise HybridOptError for a way to start an adapter after which it cannot be loaded again.
+
+    Args:
+        init: as in LoraConfig(init_lora_weights=...).
+        is_plain_only: is a target quantized, or no linear layer?
+    """
     if init in INITS or (init in DENSE_INITS and not is_plain_only):
         return
     allowed = INITS if is_plain_only else (*INITS, *DENSE_INITS)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.files import plain_json, tensors
 
+from . import plain_names
 from .dry_run import check_distinct, check_request, preview
 
-__all__ = ["CONFIG", "WEIGHTS", "check_saved", "load", "save", "saved_names", "folder_of"]
+__all__ = ["CONFIG", "WEIGHTS", "check_saved", "load", "save", "saved_names", "saved_shapes", "folder_of"]
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 
@@ -25,6 +26,8 @@ def save(model: Any, folder: str | Path) -> list[str]:
     check_distinct(model)
     model.save_pretrained(str(folder), save_embedding_layers=False)
     (Path(folder) / CARD).unlink(missing_ok=True)
+    for name in model.peft_config:
+        plain_names.write(model, name, Path(folder) / folder_of(name) / CONFIG)
     return [str(folder_of(name) / file) for name in model.peft_config for file in (CONFIG, WEIGHTS)]
 
 
@@ -35,7 +38,7 @@ def saved_names(model: Any, folder: str | Path) -> set[str]:
     """
     held: dict[int, Tensor] = {}
     for adapter in model.peft_config:
-        there = _saved_shapes(Path(folder) / folder_of(adapter))
+        there = saved_shapes(Path(folder) / folder_of(adapter))
         held |= {id(tensor): tensor for key, tensor in _adapter_state(model, adapter).items() if key in there}
     return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in held}
 
@@ -113,7 +116,7 @@ def _check_fits(base: nn.Module, name: str, folder: Path) -> None:
         raise HybridOptError(f"adapter {name!r}: {folder} has no {' and no '.join(missing)}")
     config = _saved_config(folder / CONFIG)
     check_request(base, config, name)
-    there = _saved_shapes(folder)
+    there = saved_shapes(folder)
     expected = {k: list(v.shape) for k, v in _adapter_state(preview(base, config, name), name).items()}
     for key in sorted(there.keys() | expected.keys()):
         if there.get(key) != expected.get(key):
@@ -130,7 +133,8 @@ def _adapter_state(model: Any, name: str) -> dict[str, Tensor]:
     return get_peft_model_state_dict(model, state_dict=state, adapter_name=name, save_embedding_layers=False)
 
 
-def _saved_shapes(folder: Path) -> dict[str, list[int]]:
+def saved_shapes(folder: Path) -> dict[str, list[int]]:
+    """Return the shapes of the tensors of the adapter in a folder, by name."""
     from safetensors import safe_open
 
     tensors.names(folder / WEIGHTS, "the adapter")  # raises for what is no whole safetensors file

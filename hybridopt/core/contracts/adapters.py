@@ -147,6 +147,17 @@ class Adapters(Protocol):
         """Return where `save` puts the files of an adapter, relative to the folder."""
 
     @abstractmethod
+    def prepare(self, base: nn.Module, folder: Path, adapters: Sequence[str], scheme: Scheme | None = None) -> None:
+        """Make a temporary folder safe to read for the library; raise HybridOptError for what it would not write.
+
+        Args:
+            base: the model that the adapters are for; it is not changed.
+            folder: what `save` has written, or links to it; changed.
+            adapters: names of all adapters in it.
+            scheme: by which the model is going to be quantized before.
+        """
+
+    @abstractmethod
     def check_saved(
         self, base: nn.Module, folder: str | Path, adapters: Sequence[str], active: Sequence[str] = ()
     ) -> None:
