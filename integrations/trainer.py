@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -22,6 +22,7 @@ from hybridopt.strategy import Strategy
 from .addax.activations import gradient_bytes
 from .addax.assignment import FREE, Assignment, choose, measure_rows, total_bytes
 from .addax.lengths import Halves, Lengths, PairCollator, PairSampler, lengths_of
+from .trainer_checkpoints import ResumeCheck, Resuming
 from .trainer_checks import check
 from .transformers import HybridOptimizerFactory
 
@@ -31,13 +32,8 @@ FILE = "hybridopt_assignment.json"
 LOADING: tuple[str, ...] = ("num_workers", "worker_init_fn", "pin_memory", "persistent_workers", "in_order")
 LOADING += ("multiprocessing_context", "prefetch_factor")
 
-if TYPE_CHECKING:
-    Mixed: TypeAlias = Trainer  # with which the mixin is mixed: what it calls is there
-else:
-    Mixed = object
 
-
-class HybridTrainerMixin(Mixed):
+class HybridTrainerMixin(Resuming):
     """Makes any Trainer run any policy: `class Mine(HybridTrainerMixin, SFTTrainer)`.
 
     Policies with probes: every micro-batch is probed before its backward pass, all of a step along the same
@@ -87,6 +83,7 @@ class HybridTrainerMixin(Mixed):
                 "one of them out"
             )
         self.add_callback(_ProbeLog(self))
+        self.add_callback(ResumeCheck())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the policy's optimizer; an optimizer, or its class, that the Trainer was given comes first.
