@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import HybridOptError, HybridOptWarning
-from .intact import RULE, Intact
+from .intact import RULE, Intact, Left
 from .perturb import Perturbation, Shift
 
 __all__ = ["Closures", "Evaluator"]
@@ -21,12 +21,16 @@ class Evaluator:
 
     Each evaluation starts from the same global random states (so with the same dropout masks) and from the same
     buffers. The weights are never written, and the mode of the model (train or eval) is its owner's.
+
+    left: what the first evaluation of the last `losses` has made of the buffers of modules in training mode, such as
+    running statistics.
     """
 
     def __init__(self, perturbation: Perturbation):
         self._perturbation = perturbation
         self._known: set[Hashable] = set()
         self._unused: set[Hashable] = set()
+        self.left: Left = []
 
     @property
     def unused(self) -> bool:
@@ -51,7 +55,8 @@ class Evaluator:
             self._perturbation.unused = path in self._unused  # other closures may not have called the model
             intact = Intact(self._perturbation.params, root)
             try:
-                found = [self._loss(listed, shift, intact, path not in self._known) for shift in shifts]
+                found = [self._loss(listed, shifts[0], intact, path not in self._known, first=True)]
+                found += [self._loss(listed, shift, intact, path not in self._known) for shift in shifts[1:]]
             except BaseException:
                 intact.rewind()
                 raise
@@ -59,12 +64,13 @@ class Evaluator:
         (self._unused.add if self.unused else self._unused.discard)(path)
         return found
 
-    def _loss(self, closures, shift, intact, watch):
+    def _loss(self, closures, shift, intact, watch, first=False):
         while True:
             intact.rewind()
             try:
                 with self._perturbation.shifted(shift, watch):
                     values = [_number(_called(closure)) for closure in closures]
+                self.left = intact.left() if first else self.left
             finally:
                 intact.put_back()
             intact.check()

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from ...core.errors import HybridOptError
 from .watch import plain
 
-__all__ = ["Intact"]
+__all__ = ["Intact", "Left", "advance"]
+
+Left = list[tuple[nn.Module, str, Tensor, Tensor]]  # module, name, buffer, the values that an evaluation has left
 
 RULE = "the closure must only compute and return the loss: no backward, no zero_grad, no step"
 
@@ -19,8 +21,8 @@ class Intact:
     """The state before the first of several evaluations.
 
     Random states are the global ones of torch (CPU and CUDA), NumPy and Python. Buffers are the persistent ones:
-    those of modules in training mode (running statistics) are copied, to be put back; others must not change at all.
-    The rest are caches, which belong to the model.
+    those of modules in training mode (running statistics) are copied, to be put back, and what an evaluation makes of
+    them can be kept (`left`); others must not change at all. The rest are caches, which belong to the model.
     """
 
     def __init__(self, params: Mapping[str, Tensor], root: nn.Module | None):
@@ -50,6 +52,11 @@ class Intact:
                 module._buffers[name] = buffer
             buffer.data.copy_(values)  # .data: no new version, as the values are the old ones
 
+    def left(self) -> Left:
+        """Return the buffers of modules in training mode, each with a copy of what it has become."""
+        now = [(module, name, b, module._buffers.get(name)) for module, name, b, _ in self._kept]
+        return [(module, name, b, x.detach().clone()) for module, name, b, x in now if x is not None]
+
     def check(self) -> None:
         """Raise HybridOptError if parameters, gradients or fixed buffers are not what they were."""
         changes = [*_differences(self._marks, self._now()), *self._changed_buffers()]
@@ -69,6 +76,15 @@ class Intact:
         for module, name, buffer, version in self._fixed:
             if module._buffers.get(name) is not buffer or _version(buffer) != version:
                 yield f"buffer {name!r} of a {type(module).__name__}, which is not in training mode, was changed"
+
+
+def advance(left: Left) -> None:
+    """Let buffers become what an evaluation has left: the same tensors, but where shape or dtype are others now."""
+    for module, name, buffer, values in left:
+        if (buffer.shape, buffer.dtype, buffer.device) == (values.shape, values.dtype, values.device):
+            buffer.copy_(values)
+        else:
+            module._buffers[name] = values
 
 
 def _random_states():

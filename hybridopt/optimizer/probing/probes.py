@@ -12,6 +12,7 @@ from ...execution.probe_gradient import shifted
 from ...model.roles import codes_dtype
 from ..parameters import Parameters
 from .evaluate import Closures, Evaluator
+from .intact import advance
 from .measured import Measured
 from .perturb import Perturbation, Shift
 from .ranks import mean_over_ranks
@@ -56,6 +57,9 @@ class Probes:
     def measure(self, parameters: Parameters, closures: Closures, nonfinite: str) -> float:
         """Evaluate the closures (their mean) wherever the scheme wants it, and return the mean loss.
 
+        Running statistics, and other buffers of modules in training mode, move once, by the first evaluation; not
+        where the optimizer takes gradients, too, whose forward pass moves them.
+
         Args:
             parameters: of the optimizer, which give the directions.
             closures: one that computes and returns the loss, or a list of them.
@@ -69,8 +73,9 @@ class Probes:
                 "conservative=True tries its steps on all micro-batches together; give them to one probe, as a list"
             )
         shifts = self._shifts()
-        losses = self._losses(parameters, closures, [_shift(parameters, *shift) for shift in shifts])
-        if not all(map(math.isfinite, losses)):
+        losses, left = self._losses(parameters, closures, [_shift(parameters, *shift) for shift in shifts])
+        finite = all(map(math.isfinite, losses))
+        if not finite:
             self._not_finite(shifts, losses, nonfinite, parameters.step)
         elif self._evaluator.unused and len(set(losses)) == 1:
             raise HybridOptError(UNUSED)
@@ -80,6 +85,8 @@ class Probes:
         if self.scheme.conservative and not self._measured.failed:
             self._choose(parameters, closures)
         self._measured.pending, self._measured.slopes = True, self._slopes()
+        if finite and left and not any([one.backward for one in parameters.windows.all()]):
+            advance(left)
         return statistics.fmean(losses) if self.scheme.two_sided else losses[0]
 
     def _slopes(self) -> tuple[float, ...] | None:
@@ -99,15 +106,17 @@ class Probes:
         return both if self.scheme.two_sided else [(0, 0), *((1, k) for k in range(self.scheme.samples))]
 
     def _losses(self, parameters, closures, shifts):
-        """Average over all ranks, so that they take the same step."""
-        return mean_over_ranks(self._evaluator.losses(closures, shifts), parameters.params()[0][1].device)
+        """Average over all ranks, so that they take the same step; return what the first evaluation has left, too."""
+        losses = mean_over_ranks(self._evaluator.losses(closures, shifts), parameters.params()[0][1].device)
+        left, self._evaluator.left = self._evaluator.left, []
+        return losses, left
 
     def _choose(self, parameters, closures):
         """Choose of the step, its opposite and none the one with the lowest loss; without it there is no step."""
         slopes = self._slopes()
         factors = (1.0, 0.0, -1.0)
         try:
-            losses = self._losses(parameters, closures, [_step(parameters, slopes, factor) for factor in factors])
+            losses, _ = self._losses(parameters, closures, [_step(parameters, slopes, factor) for factor in factors])
         except BaseException:
             self.clear()
             raise
