@@ -17,6 +17,7 @@ from .model.quantization.replacing import dequantize_
 from .model.quantization.scales import scales
 from .model.roles import base_name, base_names, clean, params
 from .optimizer.optimizer import HybridOptimizer
+from .optimizer.others import forget
 from .optimizer.releases import DEFAULT
 from .policy.plan import Plan
 from .policy.report import Report
@@ -55,6 +56,13 @@ class Strategy:
         """Take over base record and quantization of the base model's own strategy, and detach that strategy."""
         self.base, self.quantization, self.quantized = inner.base, inner.quantization, inner.quantized
         inner.unwrap()
+
+    def held(self) -> list[Tensor]:
+        """Return the parameters that the optimizers of this strategy hold; without any, those that one would train."""
+        if held := [p for o in self._optimizers for group in o.param_groups for p in group["params"]]:
+            return held
+        trained = self._plan().trained
+        return [p for name, p in self.model.named_parameters() if clean(name) in trained]
 
     @property
     def tags(self) -> dict[str, str]:
@@ -176,6 +184,7 @@ class Strategy:
 
     def unwrap(self) -> nn.Module:
         """Remove `hybrid` and every hook from the model, make what the policy froze trainable, return the model."""
+        forget(self)
         for optimizer in self._optimizers:
             optimizer.unhook()
         self._thaw()

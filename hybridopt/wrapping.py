@@ -20,6 +20,7 @@ from .model.quantization.replacing import guard_, quantize_
 from .model.quantization.scales import open_scales_
 from .model.quantization.targets import check
 from .model.roles import head_modules
+from .optimizer.others import watch
 from .policy.plan import Plan
 from .policy.routes import Ready, check_routes, read_policy
 from .strategy import Strategy
@@ -111,6 +112,7 @@ def attach_strategy(
     if inner is not None:
         strategy.adopt(inner)
     model.hybrid = strategy
+    watch(strategy)
     return model
 
 

@@ -29,9 +29,9 @@ class Probing:
 
         loss_fn: computes and returns the loss, a number or a tensor of one element, without a backward pass; or a list
         of such, whose mean counts (micro-batches). It is called as often as the policy's source says, two times for
-        MeZO, without gradients, with the same random numbers (dropout) and buffers each time. No weight changes. Buffers
-        of modules in training mode (running statistics) become what the first evaluation makes of them, but stay as
-        they are where the policy takes gradients, too.
+        MeZO, without gradients, with the same random numbers (dropout) and buffers each time. No weight changes.
+        Buffers of modules in training mode (running statistics) become what the first evaluation makes of them, but
+        stay as they are where the policy takes gradients, too.
         Several probes before a step shift along the same directions and are averaged. Addax: `optimizer.probe(long)`,
         then `short_loss.backward()`, then `optimizer.step()`.
 
