@@ -10,7 +10,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.model.quantization.sizes import weight_bytes
@@ -24,6 +24,7 @@ from .addax.assignment import FREE, Assignment, choose, measure_rows, total_byte
 from .addax.lengths import Halves, Lengths, PairCollator, PairSampler, lengths_of
 from .trainer_checkpoints import ResumeCheck, Resuming
 from .trainer_checks import check
+from .trainer_log import ProbeLog, with_true_norm
 from .transformers import HybridOptimizerFactory
 
 __all__ = ["HybridTrainer", "HybridTrainerMixin"]
@@ -82,7 +83,7 @@ class HybridTrainerMixin(Resuming):
                 f"policy={policy!r} and its options say how to train, and so does the optimizer that is given; leave "
                 "one of them out"
             )
-        self.add_callback(_ProbeLog(self))
+        self.add_callback(ProbeLog(self))
         self.add_callback(ResumeCheck())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -206,6 +207,16 @@ class HybridTrainerMixin(Resuming):
         with self.accelerator.autocast():
             return self._loss(self.model, self._prepare_inputs(batch))
 
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log as the Trainer does, but the true `grad_norm` where it has found no gradients and would log 0.
+
+        Args:
+            logs: what is logged.
+            args: the Trainer's own.
+            kwargs: the Trainer's own.
+        """
+        super().log(with_true_norm(logs, _bare(self.optimizer)), *args, **kwargs)
+
     def log_probes(self) -> None:
         """Log projected_gradient of the last step, and probe_loss, the mean since this was called before."""
         optimizer = _bare(self.optimizer)
@@ -219,18 +230,6 @@ class HybridTrainerMixin(Resuming):
 
 class HybridTrainer(HybridTrainerMixin, Trainer):
     """The transformers Trainer, for every policy."""
-
-
-class _ProbeLog(TrainerCallback):
-    """Calls `trainer.log_probes()` whenever the Trainer logs."""
-
-    def __init__(self, trainer: HybridTrainerMixin):
-        self.trainer = trainer
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        if control.should_log:
-            self.trainer.log_probes()
-            control.should_log = True  # what has been logged was not what the Trainer has to log
 
 
 def _read(policy: str | Ready | None, options: Mapping[str, Any]) -> Ready:

@@ -57,7 +57,7 @@ class HybridOptimizerFactory:
             )
         _check_first(options)
         own = {key: options.pop(key) for key in _own_options() if key in options}
-        _check_clip(own)
+        _settle_clip(own)
         model = _contained(model)
         bare = not isinstance(getattr(model, "hybrid", None), Strategy)
         strategy = _strategy(model, policy, seed, options)
@@ -112,8 +112,11 @@ def _check_first(options: dict[str, Any]) -> None:
             )
 
 
-def _check_clip(own: dict[str, Any]) -> None:
-    """Require `clip` for a release that frees gradients: the Trainer clips by default, and would find none."""
+def _settle_clip(own: dict[str, Any]) -> None:
+    """Require `clip` for a release that frees gradients: the Trainer clips by default, and would find none.
+
+    None becomes infinity: it was asked for, whatever the Trainer's max_grad_norm is.
+    """
     release = release_class(own.get("release"))
     if not release.frees_gradients:
         return
@@ -128,6 +131,7 @@ def _check_clip(own: dict[str, Any]) -> None:
             f"clip={own['clip']!r} with clip_mode='global' and release={release.name!r} needs "
             f"optimizer.measure(loss), which the Trainer does not call; take {known_before}"
         )
+    own["clip"] = float("inf") if own["clip"] is None else own["clip"]
 
 
 def _warn_of_loss(names: Sequence[str]) -> None:

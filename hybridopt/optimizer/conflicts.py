@@ -12,7 +12,7 @@ from ..core.errors import HybridOptError
 from ..core.registry import every
 from .releases import release_class
 
-__all__ = ["accumulating", "check", "check_scaler"]
+__all__ = ["accumulating", "check", "check_clipping", "check_scaler"]
 
 CONTAINERS = {
     "DistributedDataParallel": "it averages gradients after they are complete; shard the model by FSDP2 (fully_shard)",
@@ -34,6 +34,22 @@ def check(work: Iterable[Named], release: str, containers: bool) -> None:
         )
     if containers and distributed.is_available() and distributed.is_initialized():
         _check_containers({id(p): n for n, p in work}, release)
+
+
+def check_clipping(groups: list[dict[str, Any]], release: str) -> None:
+    """Raise HybridOptError if the loop that runs an optimizer is to clip gradients, of which it will find none.
+
+    Args:
+        groups: the optimizer's.
+        release: the name of its release, for the error.
+    """
+    setting = next((found for launcher in every("launchers") if (found := launcher.clipping(groups))), None)
+    if setting is not None:
+        raise HybridOptError(
+            f"release={release!r} uses each gradient before the loop can clip by {setting}, which would do nothing; "
+            "set that to 0, and let the optimizer clip: clip=1.0 with clip_mode='previous' (by the norm of the step "
+            "before) or 'tensor' (each by itself); clip=float('inf') says that nothing is to be clipped"
+        )
 
 
 def check_scaler(optimizer: Any) -> None:

@@ -1,7 +1,9 @@
-"""What accelerate knows about losses and gradients; nothing is imported for it."""
+"""What accelerate, and the Trainer that stands on it, know about losses and gradients; nothing is imported for it."""
 
+import gc
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from hybridopt.core.contracts import Launcher
 
@@ -21,3 +23,15 @@ class AccelerateLauncher(Launcher):
         """Return whether accelerate is in a micro-batch after which no gradients are synchronized."""
         state = sys.modules.get("accelerate.state")
         return state is not None and not state.GradientState().sync_gradients
+
+    def clipping(self, groups: list[dict[str, Any]]) -> str | None:
+        """Return the max_grad_norm of the transformers Trainer that runs the optimizer of these param groups.
+
+        No Trainer tells its optimizer that it runs it: it is looked for among all objects of the process.
+        """
+        module = sys.modules.get("transformers.trainer")
+        trainers = [] if module is None else [x for x in gc.get_objects() if issubclass(type(x), module.Trainer)]
+        held = [(t, vars(t).get("optimizer")) for t in trainers]  # which a Trainer that failed in the making lacks
+        mine = [t for t, optimizer in held if optimizer is not None and optimizer.param_groups is groups]
+        norm = next((t.args.max_grad_norm for t in mine if t.args.max_grad_norm), None)
+        return None if norm is None else f"max_grad_norm={norm}"

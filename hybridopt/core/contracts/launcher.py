@@ -1,7 +1,7 @@
 """What a launcher of training loops is asked for."""
 
 from abc import abstractmethod
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = ["Launcher"]
 
@@ -16,3 +16,10 @@ class Launcher(Protocol):
     @abstractmethod
     def accumulating(self) -> bool:
         """Return whether more micro-batches follow before the optimizer's step."""
+
+    def clipping(self, groups: list[dict[str, Any]]) -> str | None:
+        """Return the setting by which the loop clips gradients between the backward pass and the step; None without.
+
+        groups: the `param_groups` of the optimizer that is asked about, the very list.
+        """
+        return None

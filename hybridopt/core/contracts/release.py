@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -47,6 +47,9 @@ class ReleasedParameters(Protocol):
     @property
     def previous(self) -> float | None:
         """Return the norm of all gradients one step ago, None where it was not kept."""
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the param groups of the optimizer, the very list."""
 
     def params(self) -> Iterable[Named]:
         """Return all parameters, group by group."""
@@ -127,6 +130,10 @@ class Release(Protocol):
         Returns:
             The norm, shape []; None where the step itself works it out.
         """
+
+    def reached(self, parameters: ReleasedParameters) -> set[str]:
+        """Return the names of the parameters that got a gradient in this step; `finish` has not been called yet."""
+        return {name for name, _ in parameters.waiting()}
 
     @abstractmethod
     def finish(self, parameters: ReleasedParameters, nonfinite: str) -> tuple[bool, Tensor | None]:

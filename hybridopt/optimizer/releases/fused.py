@@ -81,6 +81,10 @@ class Fused(Release):
             elif not (self._holding or conflicts.accumulating()):
                 self._update(parameters, name, p, nonfinite)
 
+    def reached(self, parameters: ReleasedParameters) -> set[str]:
+        """Return the names of the parameters that were updated already, or wait for it."""
+        return self._norms.keys() | super().reached(parameters)
+
     def finish(self, parameters: ReleasedParameters, nonfinite: str) -> tuple[bool, Tensor | None]:
         """Update what still has a gradient and what probes alone train; returns as `Release.finish` does."""
         work = parameters.due()
@@ -139,6 +143,8 @@ class Fused(Release):
             )
         if not self._norms:
             conflicts.check(parameters.params(), self.name, containers=not self._looked)
+            if not self._looked and self.clip.limit is None:
+                conflicts.check_clipping(parameters.groups(), self.name)
             self._looked = True
             if self.clip.mode_in_force == "global" and self._size is None:
                 raise HybridOptError(
