@@ -19,6 +19,7 @@ from .hooks import Hooks
 from .parameters import Parameters
 from .probe_face import Probing
 from .probing.state import ProbeState
+from .reach import Reach
 from .releases import DEFAULT, release_class
 from .state_dict import Persistent
 from .trainable import Alive
@@ -45,8 +46,8 @@ class HybridOptimizer(Probing, Persistent):
         module: the model of the parameters; probes then shift one of its modules at a time, and without it all
             parameters at once, in a copy.
         release: "accumulate": updates in `step`; "fused": inside the backward pass, each gradient freed at once.
-        clip: the largest gradient norm; None and infinity do not clip. Refused where no parameter takes gradients
-            from the backward pass, as it would do nothing.
+        clip: the largest gradient norm; None and infinity do not clip. Refused where no parameter takes gradients.
+            With release="fused" clipping by others, as by torch's clip_grad_norm_, finds no gradients.
         clip_mode: whose norm counts: of all gradients together ("global"; fused release needs `measure(loss)` first),
             of each by itself ("tensor"), or of all of them one step ago ("previous").
         policy_options: those of the policy that is named, such as density or update_gap.
@@ -110,7 +111,7 @@ class HybridOptimizer(Probing, Persistent):
     def _start(self):
         """Make what a copy of the optimizer does not share."""
         self._release, self._norm, self._stale = release_class(self.release)(self._clip), None, None
-        self._hooks, self._hooked = Hooks(self), False
+        self._hooks, self._hooked, self._reach = Hooks(self), False, Reach()
 
     # ---- groups
 
@@ -150,11 +151,11 @@ class HybridOptimizer(Probing, Persistent):
             self._rebuild()
         if not self._probing.ready(self._parameters):
             return loss
-        skipped = self._probing.skips()
-        if skipped:
+        if skipped := self._probing.skips():
             moved, self._norm = True, None
             self._release.drop()
         else:
+            self._reach.check(self._parameters, self._release, self._probing)
             moved, self._norm = self._release.finish(self._parameters, self.nonfinite)
         if moved:
             self._probing.end(self._parameters, skipped)

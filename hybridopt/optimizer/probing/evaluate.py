@@ -1,17 +1,18 @@
 """Losses of the same closures at several shifts of the weights."""
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Sequence
 from numbers import Real
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from ...core.errors import HybridOptError, HybridOptWarning
+from ...model.roles import codes_dtype
 from .intact import RULE, Intact, Left
 from .perturb import Perturbation, Shift
 
-__all__ = ["Closures", "Evaluator"]
+__all__ = ["Closures", "Evaluator", "values"]
 
 Closures = Callable[[], object] | Sequence[Callable[[], object]]
 
@@ -23,19 +24,30 @@ class Evaluator:
     buffers. The weights are never written, and the mode of the model (train or eval) is its owner's.
 
     left: what the first evaluation of the last `losses` has made of the buffers of modules in training mode, such as
-    running statistics.
+    running statistics. unreached: names of the parameters that no evaluation has used so far; empty once `settle` was
+    called.
+
+    Args:
+        perturbation: lets the model compute at shifted weights.
+        looks: look for parameters that no evaluation uses; where there seem to be some, it takes one evaluation more.
     """
 
-    def __init__(self, perturbation: Perturbation):
+    def __init__(self, perturbation: Perturbation, looks: bool = False):
         self._perturbation = perturbation
         self._known: set[Hashable] = set()
         self._unused: set[Hashable] = set()
         self.left: Left = []
+        self.unreached: frozenset[str] = frozenset()
+        self._begun, self._looks = False, looks
 
     @property
     def unused(self) -> bool:
         """Whether losses were computed without any of the parameters, as far as was seen (not into compiled code)."""
         return self._perturbation.unused
+
+    def settle(self) -> None:
+        """Look no more for parameters that nothing uses."""
+        self._looks, self.unreached = False, frozenset()
 
     def losses(self, closures: Closures, shifts: Sequence[Shift]) -> list[float]:
         """Compute the loss at every shift, without gradients; of several closures (micro-batches) the mean.
@@ -51,18 +63,33 @@ class Evaluator:
         listed = _listed(closures)
         root = self._perturbation.root
         path = (frozenset([_code(closure) for closure in listed]), root is not None and root.training)
+        watch = path not in self._known or bool(self.unreached)
         with torch.inference_mode(False), torch.no_grad():
             self._perturbation.unused = path in self._unused  # other closures may not have called the model
             intact = Intact(self._perturbation.params, root)
             try:
-                found = [self._loss(listed, shifts[0], intact, path not in self._known, first=True)]
-                found += [self._loss(listed, shift, intact, path not in self._known) for shift in shifts[1:]]
+                found = [self._loss(listed, shifts[0], intact, watch, first=True)]
+                found += [self._loss(listed, shift, intact, watch) for shift in shifts[1:]]
+                if watch and self._looks:
+                    self._reach(listed, shifts[0], intact, found[0])
             except BaseException:
                 intact.rewind()
                 raise
         self._known.add(path)
         (self._unused.add if self.unused else self._unused.discard)(path)
         return found
+
+    def _reach(self, closures, shift, intact, loss):
+        """Note what was not used; nothing, if moving that far changes the loss, as compiled code hides what it uses.
+
+        Nor with several processes: each may have seen something else, and evaluations may wait for each other.
+        """
+        unseen = self._perturbation.untouched & (self.unreached if self._begun else self._perturbation.untouched)
+        self._begun = True
+        alone = not (distributed.is_available() and distributed.is_initialized())
+        asks = unseen and alone and unseen != self._perturbation.params.keys()
+        sure = asks and self._loss(closures, _far(shift, unseen), intact, False) == loss
+        self.unreached = unseen if sure else frozenset()
 
     def _loss(self, closures, shift, intact, watch, first=False):
         while True:
@@ -77,6 +104,15 @@ class Evaluator:
             if not (self._perturbation.missed or self._perturbation.strays):
                 return sum(values) / len(values)
             watch = True
+
+
+def values(p: Tensor) -> Tensor:
+    """Return the values of a parameter, be they kept as codes."""
+    return p.detach().dequantize() if codes_dtype(p) else p.detach()
+
+
+def _far(shift: Shift, names: Container[str]) -> Shift:
+    return lambda name, p: values(p) + 1 if name in names else shift(name, p)
 
 
 def _listed(closures):

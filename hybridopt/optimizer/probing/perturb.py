@@ -41,6 +41,7 @@ class Perturbation:
         self.loose: set[str] = set()
         self.missed: frozenset[str] = frozenset()
         self.unused = False
+        self.untouched: frozenset[str] = frozenset()
         self.strays = False
         self._idle: set[frozenset[str]] = {frozenset()}  # what was found to take no part in watched evaluations
         self._spared: frozenset[str] = frozenset()
@@ -57,7 +58,8 @@ class Perturbation:
         On leaving, `missed` names the parameters that were used unshifted: they are loose from now on, and the
         evaluation must be repeated. It is reliable after evaluations with `watch`, which are slower; those without
         only notice that no module computed at all, or others than ever: then `strays` is True, and the evaluation
-        must be repeated with `watch`. `unused`: the last watched evaluation saw no parameter in use, be it shifted.
+        must be repeated with `watch`. `unused`: the last watched evaluation saw no parameter in use, be it shifted;
+        `untouched` names those that it did not see.
         Whatever is raised inside, everything is put back. Raises HybridOptError for a loose parameter of which there
         can be no copy, or which is used through an alias.
         """
@@ -83,6 +85,8 @@ class Perturbation:
         _check_aliases(swaps.seen.names.intersection(loose))
         self.missed = self._missed(swaps, watch)
         self.unused = not (swaps.fired or copies.names) and (looks or self.unused)
+        if looks:
+            self.untouched = frozenset(self.params) - swaps.used - copies.names - swaps.seen.names
         self.loose |= self.missed
         self._check(self.missed)
 
@@ -164,6 +168,11 @@ class _Swaps:
     def fired(self):
         """Did any module compute with a copy?"""
         return bool(self._fired)
+
+    @property
+    def used(self):
+        """Names of what some module computed with."""
+        return {name for *_, name in self._fired}
 
     @property
     def idle(self):

@@ -9,9 +9,8 @@ import torch
 from ...core.contracts import ProbeScheme
 from ...core.errors import HybridOptError, HybridOptWarning
 from ...execution.probe_gradient import shifted
-from ...model.roles import codes_dtype
 from ..parameters import Parameters
-from .evaluate import Closures, Evaluator
+from .evaluate import Closures, Evaluator, values
 from .intact import advance
 from .measured import Measured
 from .perturb import Perturbation, Shift
@@ -39,13 +38,23 @@ class Probes:
     """
 
     def __init__(self, scheme: ProbeScheme, perturbation: Perturbation, measured: Measured):
-        self.scheme, self._measured = scheme, measured
+        self.scheme, self._measured, self._settled = scheme, measured, False
         self.use(perturbation)
         self.clear()
 
     def use(self, perturbation: Perturbation) -> None:
         """Shift other parameters, or those of other modules, from now on."""
-        self._evaluator = Evaluator(perturbation)
+        self._evaluator = Evaluator(perturbation, looks=not self._settled)
+
+    @property
+    def unreached(self) -> frozenset[str]:
+        """Names of the parameters that no evaluation has used."""
+        return self._evaluator.unreached
+
+    def settle(self) -> None:
+        """Look no more for such parameters."""
+        self._settled = True
+        self._evaluator.settle()
 
     def clear(self) -> None:
         """Forget all losses: a new step begins."""
@@ -138,7 +147,7 @@ def _shift(parameters, sign: int, k: int) -> Shift:
 
     def shift(name, p):
         found = parameters.shifts.shift(name, p, k) if sign else None
-        return None if found is None else shifted(_values(p), sign * found[0], found[1], parameters.compiles)
+        return None if found is None else shifted(values(p), sign * found[0], found[1], parameters.compiles)
 
     return shift
 
@@ -148,13 +157,9 @@ def _step(parameters, slopes, factor) -> Shift:
 
     def shift(name, p):
         found = parameters.shifts.sgd_step(name, p, slopes) if factor else None
-        return None if found is None else shifted(_values(p), -factor * found[0], found[1], parameters.compiles)
+        return None if found is None else shifted(values(p), -factor * found[0], found[1], parameters.compiles)
 
     return shift
-
-
-def _values(p):
-    return p.detach().dequantize() if codes_dtype(p) else p.detach()
 
 
 def _float32(x):

@@ -32,7 +32,7 @@ class Shifts:
     def check_trained(self) -> None:
         """Raise HybridOptError if no parameter is left that probes could train."""
         probed = self.probed()
-        if all(self._frozen(one) for one in probed):
+        if all(self.frozen(one) for one in probed):
             raise HybridOptError(
                 f"nothing to train by probes: {probed[0].name!r} and all others have requires_grad=False; set it to "
                 "True for those that probes should train, or let hybridopt.wrap(model, policy=...) make the optimizer"
@@ -81,9 +81,9 @@ class Shifts:
 
     def _rests(self, one):
         """Tell whether it stands still whatever is measured; then it is not shifted either, which would add noise."""
-        return one.idle or self._frozen(one)
+        return one.idle or self.frozen(one)
 
-    def _frozen(self, one):
+    def frozen(self, one: Resolved) -> bool:
         """Tell whether its owner froze it; `wrap` itself switches off requires_grad where only probes train."""
         return not one.p.requires_grad and (one.backward or one.name not in self._trainable)
 

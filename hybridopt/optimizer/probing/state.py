@@ -114,6 +114,14 @@ class ProbeState:
             "and returns the loss"
         )
 
+    def unreached(self) -> frozenset[str]:
+        """Return the names of the parameters that no evaluation has used so far, and look for them no more."""
+        if self._probes is None:
+            return frozenset()
+        found = self._probes.unreached
+        self._probes.settle()
+        return found
+
     def skips(self) -> bool:
         """Return whether the step is to be left out; warn of it, where the probe has not."""
         skipping = self.measured.skipping
