@@ -58,7 +58,8 @@ class Reach:
         unused = probing.unreached()
         left = [one for one in trained if one.name not in reached and (not one.probed or one.name in unused)]
         if left:
-            text = NOTHING if len(left) == len(trained) and not reached else _text(left, trained)
+            dropped = any(one.idle for one in everything)  # their gradients may have come
+            text = NOTHING if not reached and not dropped and len(left) == len(trained) else _text(left, trained)
             warnings.warn(text, HybridOptWarning, stacklevel=5)
 
 

@@ -196,6 +196,24 @@ def test_steps_without_any_gradient(release):
     assert len(found) == 1 and "no parameter had a gradient in two calls of step()" in found[0]
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_block_in_turn_that_nothing_reaches_is_named(release):
+    model = hybridopt.wrap(nn.Sequential(*[nn.Linear(4, 4) for _ in range(3)]), policy="badam", update_gap=9)
+    optimizer = model.hybrid.optimizer(lr=1e-3, release=release)
+    turn = [one.name[0] for one in optimizer._parameters.windows.all() if not one.idle]
+    others = nn.Sequential(*[layer for name, layer in model.named_children() if name not in turn])
+
+    def steps():
+        for _ in range(2):
+            loss_of(others).backward()
+            optimizer.step()
+
+    found = said(steps)
+    assert (
+        turn and len(found) == 1 and f"4 of 4 parameters got no gradient in the first step: {turn[0]} (2)" in found[0]
+    )
+
+
 # ---- probes
 
 
