@@ -14,6 +14,7 @@ from .core.errors import HybridOptError
 from .core.files import tensors
 from .core.registry import every
 from .model.adapters import usual_library
+from .model.base_record import without_values
 from .model.quantization.known import named
 from .model.quantization.replacing import quantize_
 from .model.quantization.scales import open_scales_
@@ -67,6 +68,7 @@ def from_pretrained(
         names = check_quantization(model, config)
         base = check_base(model, config, delta)
         delta |= {} if run is None else rebuilt(run, base_tensors(model))
+        held: set[str] = set()
         with _together(folder) as adapters:
             if config["adapters"]:
                 scheme = named(config["quantization"], CONFIG) if names else None
@@ -76,9 +78,11 @@ def from_pretrained(
                 quantize_(model, named(config["quantization"], CONFIG), names)
             if config["adapters"]:
                 model = library.load(model, adapters, config["adapters"], is_trainable, config["active"])
+                held = library.saved_names(model, adapters)
     if scaled_layers(delta) or ready.opens_scales:
         open_scales_(model)
     _write(model, delta, config["unfrozen"] if is_trainable else ())
+    base = without_values(base, {base_name(n) for n in (*delta, *held)})
     quantization = config["quantization"] if config["quantized"] else None
     return attach_strategy(model, ready, config["seed"], base, quantization, config["quantized"])
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .core.errors import HybridOptError
 from .model.adapters import adapted_layers
-from .model.base_record import Base, changed, remember, restructured
+from .model.base_record import Base, changed, remember, remembered, restructured
 from .model.quantization.coded import coded_layers
 from .model.quantization.replacing import dequantize_
 from .model.quantization.scales import scales
@@ -209,7 +209,12 @@ class Strategy:
         return self.model
 
     def check_structure(self) -> None:
-        """Raise HybridOptError if tensors of the base were added, removed or resized since `wrap`."""
+        """Raise HybridOptError if the base was wrapped again since, or its tensors added, removed or resized."""
+        if remembered(self.model) and remembered(self.model) is not self.base:
+            raise HybridOptError(
+                f"the base of this {type(self.model).__name__} was wrapped again since, after its adapters were taken "
+                "off; train and save the model that the last wrap has returned"
+            )
         if why := restructured(self.model, self.base):
             raise HybridOptError(
                 f"the model was changed since it was wrapped: {why}; what is saved would fit no base model. Take "

@@ -11,15 +11,17 @@ from torch import nn
 from .core.contracts import Scheme
 from .core.errors import HybridOptError, HybridOptWarning, check_count
 from .model.adapters import adapted_layers, bare, library_for
-from .model.base_record import Base, merged, record, remembered
+from .model.base_record import Base, forget, merged, record, remember, remembered
 from .model.foreseen import Changes, foreseen
+from .model.loading.unstored import unstored
+from .model.originals import altered
 from .model.quantization.coded import coded_layers
 from .model.quantization.known import frozen_names, named
-from .model.quantization.owners import layer_scheme, scheme_of
+from .model.quantization.owners import is_frozen, layer_scheme, scheme_of
 from .model.quantization.replacing import guard_, quantize_
 from .model.quantization.scales import open_scales_
 from .model.quantization.targets import check
-from .model.roles import head_modules
+from .model.roles import base_name, head_modules
 from .optimizer.others import watch
 from .policy.plan import Plan
 from .policy.routes import Ready, check_routes, read_policy
@@ -61,7 +63,7 @@ def wrap(
     ready = read_policy(policy, policy_options)
     changes = _check_changes(model, ready, peft_config, quantization)
     plan = _check_policy(model, ready, seed, changes)
-    base = merged(remembered(model), record(model))
+    base = merged(remembered(model), record(model), unstored(model) | altered(model))
     if changes.scheme is not None:
         quantize_(model, changes.scheme, changes.layers)
     if changes.opens_scales:
@@ -111,6 +113,10 @@ def attach_strategy(
     strategy.quantization, strategy.quantized = quantization, tuple(quantized)
     if inner is not None:
         strategy.adopt(inner)
+    if bare(model) is model:
+        forget(model)  # the strategy has it, until `unwrap`
+    else:
+        remember(model, strategy.base)  # adapters may be merged, and their model left behind with its strategy
     model.hybrid = strategy
     watch(strategy)
     return model
@@ -140,6 +146,7 @@ def _check_changes(model: nn.Module, ready: Ready, peft_config: Any, quantizatio
     scheme = None if quantization is None else named(quantization, "wrap")
     library = None if peft_config is None else library_for(peft_config)
     _check_codes(model, peft_config is not None, scheme)
+    _check_starts(model)
     if library is not None:
         library.check(model, peft_config, "default", scheme)
     layers: list[str] = []
@@ -159,6 +166,18 @@ def _check_codes(model: nn.Module, adds_adapters: bool, scheme: Scheme | None) -
         raise HybridOptError(
             f"quantization={there.name!r} trains the base weights, and adapters freeze them; leave the adapters out, "
             f"or take a frozen base: quantization={frozen_names()}"
+        )
+
+
+def _check_starts(model: nn.Module) -> None:
+    """Raise HybridOptError for adapters that began by changing a quantized weight, which nothing keeps apart."""
+    changed = altered(model) if adapted_layers(model) else set()
+    frozen = {base_name(name) for name, p in model.named_parameters() if is_frozen(p)}
+    if lost := sorted(changed & frozen):
+        raise HybridOptError(
+            f"adapters that begin by changing the base (PiSSA, OLoRA and the like) have changed {lost[0]!r}, which is "
+            "quantized: no folder could keep it. Let them begin with init_lora_weights=True, or put them on a base in "
+            "full precision"
         )
 
 

@@ -2,11 +2,11 @@
 
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from torch import Tensor, nn
 
-from .adapters import bare
+from .adapters import bare, original_name
 from .checksums import checksum
 from .quantization.coded import codes_dtype, plain
 from .quantization.owners import logical_shape
@@ -16,6 +16,7 @@ from .roles import base_name, base_names, clean
 __all__ = [
     "Base",
     "changed",
+    "forget",
     "merged",
     "persistent_buffers",
     "record",
@@ -23,10 +24,12 @@ __all__ = [
     "remembered",
     "restructured",
     "first_difference",
+    "without_values",
 ]
 
-Base = dict[str, list]  # base name: [elements before packing, dtype, checksum]
-_REMEMBERED: weakref.WeakKeyDictionary[nn.Module, Base] = weakref.WeakKeyDictionary()
+Base = dict[str, list]  # base name: [elements before packing, dtype, checksum]; None: no base has these values
+_UNWRAPPED: weakref.WeakKeyDictionary[nn.Module, Base] = weakref.WeakKeyDictionary()
+REMEMBERED = "_hybridopt_base"  # the attribute of a base module that holds its record
 
 
 def record(model: nn.Module) -> Base:
@@ -41,18 +44,34 @@ def changed(model: nn.Module, base: Base) -> dict[str, Tensor]:
     """Return the base tensors that differ from the record `base`, by live name: what has to be saved.
 
     These are unquantized parameters and persistent buffers. Weights trained as codes always differ, and are given as
-    their codes with the constants; so do scales that are opened for training.
+    their codes with the constants; so do scales that are opened for training, and tensors that no base has.
     """
     parameters = ((n, p.detach()) for n, p in model.named_parameters() if p.is_floating_point())
     live = [(n, t) for n, t in (*parameters, *persistent_buffers(model)) if base_name(n) in base]
-    other = [(n, t) for n, t in live if codes_dtype(t) or base[base_name(n)][2] != checksum(t)]
+    other = [(n, t) for n, t in live if codes_dtype(t) or not _is(t, base[base_name(n)])]
     found = {name: x for n, t in other for name, x in plain(clean(n), t).items()}
     return found | {clean(n): x.detach() for n, _, x in scales(model)}
 
 
-def merged(old: Base, new: Base) -> Base:
-    """Return the entries of `old` for tensors that still have as many elements, and those of `new` for all others."""
-    return {n: old[n] if n in old and old[n][0] == mark[0] else mark for n, mark in new.items()}
+def merged(old: Base, new: Base, unstored: Collection[str] = ()) -> Base:
+    """Return the record of a model that may have been trained before.
+
+    Tensors that were there before, in the size that they have now, are compared with what they were then.
+
+    Args:
+        old: the record made at that time; empty for a model that is wrapped for the first time.
+        new: the record of the model as it is now.
+        unstored: names of the tensors that cannot be read from where the model came from. These, and what is not as it
+            was in `old`, are of no base: their values must be saved.
+    """
+    kept = {n: old[n] for n, mark in new.items() if n in old and old[n][0] == mark[0]}
+    lost = new.keys() if old else unstored
+    return without_values(new, lost) | kept
+
+
+def without_values(base: Base, names: Collection[str]) -> Base:
+    """Return a record that knows no values of the named tensors: they are always saved, and agree with any base."""
+    return {n: [*mark[:2], None] if n in names else mark for n, mark in base.items()}
 
 
 def first_difference(live: Base, base: Base) -> str | None:
@@ -72,20 +91,26 @@ def first_difference(live: Base, base: Base) -> str | None:
     return None
 
 
-def restructured(model: nn.Module, base: Base) -> str | None:
+def restructured(model: nn.Module, base: Base, apart: Collection[str] = ()) -> str | None:
     """Return a sentence on the first base tensor that was added, removed or resized since `base`, or None.
 
     No values are read.
+
+    Args:
+        model: as it is now.
+        base: its record.
+        apart: names of tensors that nothing is said of.
     """
-    live = {n: [math.prod(logical_shape(t)), "", None] for n, t in _tensors(model).items()}
-    return first_difference(live, {n: [mark[0], "", None] for n, mark in base.items()})
+    live = {n: [math.prod(logical_shape(t)), "", None] for n, t in _tensors(model).items() if n not in apart}
+    return first_difference(live, {n: [mark[0], "", None] for n, mark in base.items() if n not in apart})
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and persistent buffers of the base model, by base name."""
     own = set(base_names(model))
     parameters = {base_name(n): p for n, p in model.named_parameters() if base_name(n) in own}
-    return parameters | {base_name(n): b for n, b in persistent_buffers(model)}
+    buffers = {base_name(n): b for n, b in persistent_buffers(model)}
+    return parameters | {n: b for n, b in buffers.items() if original_name(n) == n}
 
 
 def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -96,11 +121,28 @@ def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{prefix}.{name}" if prefix else name, buffer
 
 
+def _is(tensor: Tensor, mark: list) -> bool:
+    """Return whether a tensor has the values that a record knows; unknown ones are never the same."""
+    return mark[2] is not None and mark[2] == checksum(tensor)
+
+
 def remember(model: nn.Module, base: Base) -> None:
-    """Keep the record `base` of a model that is unwrapped, for the next `wrap`: its weights may be trained ones."""
-    _REMEMBERED[model] = base
+    """Keep the record `base` of a model for the next `wrap`: its weights may be trained ones.
+
+    With adapters it is kept in the base itself: it stays when these are merged or taken off, and in copies.
+    """
+    if bare(model) is model:
+        _UNWRAPPED[model] = base
+    else:
+        bare(model).__dict__[REMEMBERED] = base
 
 
 def remembered(model: nn.Module) -> Base:
-    """Return the record kept for a model, or for its base beneath adapters; empty if there is none."""
-    return _REMEMBERED.get(model) or _REMEMBERED.get(bare(model)) or {}
+    """Return the record kept of the base of a model; empty if there is none."""
+    return bare(model).__dict__.get(REMEMBERED) or _UNWRAPPED.get(bare(model)) or {}
+
+
+def forget(model: nn.Module) -> None:
+    """Keep no record of the base of a model any more."""
+    bare(model).__dict__.pop(REMEMBERED, None)
+    _UNWRAPPED.pop(bare(model), None)

@@ -9,8 +9,9 @@ from typing import Any
 from ..core.errors import HybridOptError, HybridOptWarning
 from ..core.files import plain_json
 from ..core.registry import pack, unpack
-from ..model.adapters import library_of, original_name, usual_library
+from ..model.adapters import library_of, usual_library
 from ..model.checksums import VERSION
+from ..model.originals import replaced
 from ..model.quantization.owners import scheme_of
 from ..model.roles import base_name
 from ..policy.routes import Policy, Ready, check_format, pack_routes, read_policy, unpack_routes
@@ -36,17 +37,17 @@ KEYS = (
 )
 
 
-def configuration(strategy: Any, replaced: set[str], replayed: Mapping[str, object]) -> dict:
+def configuration(strategy: Any, saved: set[str], replayed: Mapping[str, object]) -> dict:
     """Describe a strategy as the JSON object that `read_config` takes.
 
     Args:
         strategy: what is saved, see `save.Savable`.
-        replaced: names of the tensors whose new values are saved, so that those of the base do not matter.
+        saved: names of the tensors whose values are saved, so that those of the base do not matter.
         replayed: by name, the tensors that are saved as scalars.
     """
     policy, model = strategy.policy, strategy.model
     library = library_of(model) or usual_library()
-    free = {original_name(base_name(n)) for n in replaced}
+    free = {base_name(n) for n in saved} | replaced(model)
     free |= {n.rpartition(".")[0] for n in free}  # of a weight's codes: the weight
     return {
         "format": 1,

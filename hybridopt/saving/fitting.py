@@ -10,6 +10,7 @@ from ..core.errors import HybridOptError
 from ..core.registry import every
 from ..model.adapters import adapted_layers
 from ..model.base_record import Base, first_difference, persistent_buffers, record, restructured
+from ..model.embeddings import embedding_names, row_count
 from ..model.quantization.coded import coded_layers, plain
 from ..model.quantization.known import named
 from ..model.quantization.layers import is_linear, matrix_shape
@@ -38,6 +39,7 @@ def check_bare(model: nn.Module, config: dict) -> None:
         raise HybridOptError("give from_pretrained the base model itself, not wrapped and without adapters")
     if any(p.is_meta for p in model.parameters()):
         raise HybridOptError("the base model is on meta and has no values; load its weights first")
+    _check_rows(model, config["base"])
     if why := restructured(model, config["base"]):
         raise _another(model, why)
 
@@ -141,8 +143,24 @@ def base_dtype(model: nn.Module) -> str | None:
     return str(next(floats)).removeprefix("torch.") if own else None
 
 
+def _check_rows(model: nn.Module, base: Base) -> None:
+    """Raise HybridOptError where nothing but the number of tokens differs: the user has to resize embeddings first."""
+    rows, names = row_count(model), embedding_names(model) & base.keys()
+    for name, p in model.named_parameters():
+        if base_name(name) not in names or p.ndim != 2:
+            continue
+        size, _, values = base[base_name(name)]
+        had, rest = divmod(size, p.shape[1])
+        if had != rows and rest == 0 and restructured(model, base, names) is None:
+            cure = "the new rows are in the folder" if values is None else "or load the checkpoint that has as many"
+            raise HybridOptError(
+                f"{name!r} has {rows} rows, one a token, and was trained with {had}; call "
+                f"model.resize_token_embeddings({had}) before hybridopt.from_pretrained ({cure})"
+            )
+
+
 def _another(model, why):
     return HybridOptError(
         f"{type(model).__name__} is not the base model this was trained on: {why}; load the same model class from the "
-        "same base checkpoint"
+        "same base checkpoint; what was merged into it or done to it before hybridopt.wrap has to be done again first"
     )

@@ -53,15 +53,15 @@ def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
         directory: the folder; files of an earlier version in it are replaced.
         replay: save base tensors as the scalars of a run wherever they follow from them.
     """
-    model, library = strategy.model, library_of(strategy.model)
+    model, library = strategy.model, _library(strategy.model)
     check_directory(directory)
     strategy.check_structure()
-    _check_savable(model, library)
+    _check_savable(model)
 
     def write(folder: Path) -> None:
         held = set()
         if library is not None:
-            library.save(model, folder)
+            library.save(model, folder, {n for n, mark in strategy.base.items() if mark[2] is None})
             held = library.saved_names(model, folder)
         changed = {n: t for n, t in strategy.changed_tensors().items() if n not in held}
         run = strategy.recorded(changed) if replay else None
@@ -76,13 +76,19 @@ def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
     publish(Path(directory), write)
 
 
-def _check_savable(model: nn.Module, library: Adapters | None) -> None:
+def _library(model: nn.Module) -> Adapters | None:
+    """Return the library whose adapters lie on a model; None where they were taken off, as by merging them."""
+    library = library_of(model)
+    return library if library is not None and library.names(model) else None
+
+
+def _check_savable(model: nn.Module) -> None:
     merged = [n for n, m in model.named_modules() if any(each.is_merged(m) for each in every("adapters"))]
     if merged:
         raise HybridOptError(
             f"the adapter of {merged[0]!r} is merged into its base; call model.unmerge_adapter() first"
         )
-    if library is None and adapted_layers(model):
+    if library_of(model) is None and adapted_layers(model):
         raise HybridOptError(
             "LoRA was added after wrap, and the wrapped model is only its base; call hybridopt.wrap(peft_model, ...) "
             "on the PeftModel and save that: nothing is lost"

@@ -10,7 +10,7 @@ from torch import nn
 
 from hybridopt.core.contracts import Adapters
 
-from . import configurations, dry_run, saved
+from . import configurations, dry_run, saved, starts
 
 __all__ = ["PeftAdapters"]
 
@@ -65,6 +65,8 @@ class PeftAdapters(Adapters):
     def base(self, model: Any) -> nn.Module:
         """Return the model that a PeftModel was made of, compiled or not; other models are their own base."""
         adapted = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+        if adapted and not model.peft_config:
+            return model.base_model.model  # all adapters were deleted: PEFT would ask the one that is switched on
         return model.get_base_model() if adapted else model
 
     def members(self, layer: nn.Module) -> tuple[str, ...]:
@@ -80,6 +82,17 @@ class PeftAdapters(Adapters):
         if "modules_to_save" not in layer._modules:
             return []
         return [layer.original_module, *layer.modules_to_save.values()]
+
+    def replaced(self, model: Any) -> list[nn.Module]:
+        """Return the originals of `modules_to_save` of all adapters, unless they are switched off."""
+        adapters = set(self.names(model))
+        wrappers: list[Any] = [layer for layer in model.modules() if adapters and self.copies(layer)]
+        switched_on = [w for w in wrappers if w.active_adapters and not w.disable_adapters]
+        return [w.original_module for w in switched_on if adapters <= set(w.modules_to_save)]
+
+    def altered(self, model: Any) -> list[str]:
+        """Return the weights that PiSSA and its relatives have taken a part out of."""
+        return starts.altered(model) if self.owns(model) else []
 
     def is_merged(self, layer: nn.Module) -> bool:
         """Return whether a tuner layer is merged."""
@@ -98,9 +111,9 @@ class PeftAdapters(Adapters):
         return getattr(model, "peft_config", {}).get("default")
 
     def names(self, model: Any) -> list[str]:
-        """Return the names of all adapters, in the order in which they were added; none for other models."""
-        return list(model.peft_config) if self.owns(model) else []
+        """Return the names of all adapters, in the order in which they were added; none where they were taken off."""
+        return list(model.peft_config) if self.owns(model) and any(map(self.adapts, model.modules())) else []
 
     def active(self, model: Any) -> list[str]:
         """Return the names of the adapters that are switched on; none for other models."""
-        return list(model.active_adapters) if self.owns(model) else []
+        return list(model.active_adapters) if self.names(model) else []

@@ -1,6 +1,6 @@
 """Adapters in folders, in the files that PEFT itself writes and reads."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.files import plain_json, tensors
+from hybridopt.model.embeddings import embedding_names
 
-from . import plain_names
+from . import plain_names, starts
 from .dry_run import check_distinct, check_request, preview
 
 __all__ = ["CONFIG", "WEIGHTS", "check_saved", "load", "save", "saved_names", "saved_shapes", "folder_of"]
@@ -17,14 +18,20 @@ __all__ = ["CONFIG", "WEIGHTS", "check_saved", "load", "save", "saved_names", "s
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 
 
-def save(model: Any, folder: str | Path) -> list[str]:
+def save(model: Any, folder: str | Path, unstored: Collection[str] = ()) -> list[str]:
     """Write every adapter as PEFT does and return the files' names, relative to `folder`.
 
-    Base embeddings are never written, though PEFT would add those that an adapter targets or that were resized: they
-    are no part of the adapter. PEFT's model card is for people to edit, and none is left behind.
+    Embeddings of the base are written where no base has them, as PEFT writes resized ones; those that an adapter
+    targets are no part of it. PEFT's model card is for people to edit, and none is left behind.
+
+    Args:
+        model: a PeftModel.
+        folder: to write into.
+        unstored: names of base parameters that no base has.
     """
     check_distinct(model)
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    with_embeddings = _has_embeddings(model) and not embedding_names(model).isdisjoint(unstored)
+    model.save_pretrained(str(folder), save_embedding_layers=with_embeddings)
     (Path(folder) / CARD).unlink(missing_ok=True)
     for name in model.peft_config:
         plain_names.write(model, name, Path(folder) / folder_of(name) / CONFIG)
@@ -34,12 +41,14 @@ def save(model: Any, folder: str | Path) -> list[str]:
 def saved_names(model: Any, folder: str | Path) -> set[str]:
     """Return the names in `model.state_dict()` of all that the adapter files in `folder` hold.
 
-    Beside adapters these are the copies of `modules_to_save`, and base biases with bias="all" or "lora_only".
+    Beside adapters these are the copies of `modules_to_save`, base biases with bias="all" or "lora_only", and
+    embeddings that no base has.
     """
     held: dict[int, Tensor] = {}
     for adapter in model.peft_config:
         there = saved_shapes(Path(folder) / folder_of(adapter))
-        held |= {id(tensor): tensor for key, tensor in _adapter_state(model, adapter).items() if key in there}
+        state = _adapter_state(model, adapter, _has_embeddings(model))
+        held |= {id(tensor): tensor for key, tensor in state.items() if key in there}
     return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in held}
 
 
@@ -82,11 +91,18 @@ def load(
     from peft import PeftModel
 
     check_saved(base, folder, adapters, active)
-    folders = [str(Path(folder) / folder_of(name)) for name in adapters]
     options: dict[str, Any] = {"is_trainable": is_trainable, "torch_device": "cpu"}
-    model: Any = PeftModel.from_pretrained(base, folders[0], adapter_name=adapters[0], **options)
-    for name, place in zip(adapters[1:], folders[1:], strict=True):
-        model.load_adapter(place, name, **options)
+    model: Any = None
+    for name in adapters:
+        place = Path(folder) / folder_of(name)
+        config = _saved_config(place / CONFIG)
+        config.inference_mode = not is_trainable
+        with starts.repeatable(config):
+            if model is None:
+                model = PeftModel.from_pretrained(base, str(place), name, config=config, **options)
+            else:
+                model.add_adapter(name, config)
+                model.load_adapter(str(place), name, **options)
     active = list(active or adapters[:1])
     model.set_requires_grad(list(adapters), False)  # set_adapter forgets the modules_to_save of adapters loaded before
     model.set_adapter(active[0], inference_mode=not is_trainable)
@@ -117,7 +133,10 @@ def _check_fits(base: nn.Module, name: str, folder: Path) -> None:
     config = _saved_config(folder / CONFIG)
     check_request(base, config, name)
     there = saved_shapes(folder)
-    expected = {k: list(v.shape) for k, v in _adapter_state(preview(base, config, name), name).items()}
+    trial = preview(base, config, name)
+    expected = {k: list(v.shape) for k, v in _adapter_state(trial, name).items()}
+    allowed = {k: list(v.shape) for k, v in _adapter_state(trial, name, _has_embeddings(trial)).items()}
+    expected |= {key: allowed[key] for key in there.keys() & allowed.keys()}
     for key in sorted(there.keys() | expected.keys()):
         if there.get(key) != expected.get(key):
             raise HybridOptError(
@@ -126,11 +145,16 @@ def _check_fits(base: nn.Module, name: str, folder: Path) -> None:
             )
 
 
-def _adapter_state(model: Any, name: str) -> dict[str, Tensor]:
+def _has_embeddings(model: Any) -> bool:
+    """Return whether PEFT can save the embeddings of a model: it asks for both of them."""
+    return embedding_names(model) != set() and hasattr(model, "get_output_embeddings")
+
+
+def _adapter_state(model: Any, name: str, with_embeddings: bool = False) -> dict[str, Tensor]:
     from peft import get_peft_model_state_dict
 
-    state = model.state_dict(keep_vars=True)
-    return get_peft_model_state_dict(model, state_dict=state, adapter_name=name, save_embedding_layers=False)
+    options = {"state_dict": model.state_dict(keep_vars=True), "save_embedding_layers": with_embeddings}
+    return get_peft_model_state_dict(model, adapter_name=name, **options)
 
 
 def saved_shapes(folder: Path) -> dict[str, list[int]]:

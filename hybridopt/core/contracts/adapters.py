@@ -1,7 +1,7 @@
 """What a library of adapters (LoRA and its relatives) is asked for."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -109,6 +109,14 @@ class Adapters(Protocol):
         """Return a layer that is trained as a whole with all its copies; empty where `layer` is not one of these."""
 
     @abstractmethod
+    def replaced(self, model: nn.Module) -> list[nn.Module]:
+        """Return the modules of the base that copies stand for, whichever adapter of `model` is switched on."""
+
+    @abstractmethod
+    def altered(self, model: nn.Module) -> list[str]:
+        """Return the names of the base parameters that were changed when the adapters of `model` were put on."""
+
+    @abstractmethod
     def is_merged(self, layer: nn.Module) -> bool:
         """Return whether the adapter of `layer` is added into its base weight at the moment."""
 
@@ -126,7 +134,7 @@ class Adapters(Protocol):
 
     @abstractmethod
     def names(self, model: nn.Module) -> list[str]:
-        """Return the names of all adapters, in the order in which they were added; none for other models."""
+        """Return the names of all adapters, in the order in which they were added; none where they were taken off."""
 
     @abstractmethod
     def active(self, model: nn.Module) -> list[str]:
@@ -135,8 +143,14 @@ class Adapters(Protocol):
     # ---- folders
 
     @abstractmethod
-    def save(self, model: nn.Module, folder: str | Path) -> list[str]:
-        """Write every adapter of a model and return the names of the files, relative to `folder`."""
+    def save(self, model: nn.Module, folder: str | Path, unstored: Collection[str] = ()) -> list[str]:
+        """Write every adapter of a model and return the names of the files, relative to `folder`.
+
+        Args:
+            model: that the library owns.
+            folder: to write into.
+            unstored: names of base parameters that no base has: the library saves those that it would save itself.
+        """
 
     @abstractmethod
     def saved_names(self, model: nn.Module, folder: str | Path) -> set[str]:
