@@ -16,6 +16,7 @@ from .model.quantization.coded import coded_layers
 from .model.quantization.replacing import dequantize_
 from .model.quantization.scales import scales
 from .model.roles import base_name, base_names, clean, params
+from .model.sharding import reshard_
 from .optimizer.optimizer import HybridOptimizer
 from .optimizer.others import forget
 from .optimizer.releases import DEFAULT
@@ -128,6 +129,7 @@ class Strategy:
         Raises:
             HybridOptError: nothing is left to train.
         """
+        reshard_(self.model)
         self.check_structure()
         if self.choice is not None:
             lr = self.choice.way.lr if lr is None else lr
@@ -173,6 +175,8 @@ class Strategy:
 
     def save_pretrained(self, directory: str | Path, replay: bool = True) -> None:
         """Save adapters, every changed base tensor and the configuration; see `hybridopt.from_pretrained`.
+
+        Where the model is sharded (`fully_shard`), all ranks have to call this; the first writes.
 
         Args:
             directory: is made if it is not there.

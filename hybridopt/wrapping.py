@@ -22,6 +22,7 @@ from .model.quantization.replacing import guard_, quantize_
 from .model.quantization.scales import open_scales_
 from .model.quantization.targets import check
 from .model.roles import base_name, head_modules
+from .model.sharding import check_plain, reshard_
 from .optimizer.others import watch
 from .policy.plan import Plan
 from .policy.routes import Ready, check_routes, read_policy
@@ -58,6 +59,9 @@ def wrap(
     """
     _check_model(model)
     check_count("wrap", "seed", seed, 0)
+    reshard_(model)
+    if peft_config is not None or quantization is not None:
+        check_plain(model, "put adapters on, or quantize, before it is sharded: wrap first, then fully_shard")
     if policy == "auto":
         return _wrap_auto(model, peft_config, quantization, seed, policy_options)
     ready = read_policy(policy, policy_options)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..core.numerics.rounding import tables
+from . import sharding
 from .quantization.coded import plain
 
 __all__ = ["PATTERN", "VERSION", "checksum"]
@@ -18,12 +19,15 @@ BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
 def checksum(tensor: Tensor) -> int:
     """Return a number of 64 bits that depends on every bit of a tensor and its place; equal on every device.
 
+    Of a sharded tensor it is that of the whole, and all ranks have to ask for it.
+
     It is the sum of all bits, as integers of at most 32 bits, each times a random number for its row of `PATTERN`
     elements and one for its place in the row, modulo 2^64. The random numbers are odd, so that no bits are lost, and
     random, so that a few small changes do not cancel out.
     """
-    parts = plain("", tensor.detach()).values()
-    bits = torch.cat([x.flatten().view(torch.uint8) for x in parts]) if len(parts) > 1 else tensor.detach()
+    tensor = sharding.whole(tensor.detach())
+    parts = plain("", tensor).values()
+    bits = torch.cat([x.flatten().view(torch.uint8) for x in parts]) if len(parts) > 1 else tensor
     bits = bits.contiguous().flatten()
     bits = bits.view(BITS[bits.element_size()] if not bits.is_complex() else torch.int32)
     weights, rows = _odd(PATTERN, bits.device), _odd(PATTERN + 1 + len(bits) // PATTERN, bits.device)[PATTERN:]

@@ -19,6 +19,7 @@ from ..model.quantization.replacing import guard_
 from ..model.quantization.scales import scale_names, scales
 from ..model.quantization.targets import check
 from ..model.roles import base_name, base_names
+from ..model.sharding import check_plain
 from .names import CONFIG, DELTA
 
 __all__ = [
@@ -39,6 +40,7 @@ def check_bare(model: nn.Module, config: dict) -> None:
         raise HybridOptError("give from_pretrained the base model itself, not wrapped and without adapters")
     if any(p.is_meta for p in model.parameters()):
         raise HybridOptError("the base model is on meta and has no values; load its weights first")
+    check_plain(model, "load what was saved onto the plain model, then shard it")
     _check_rows(model, config["base"])
     if why := restructured(model, config["base"]):
         raise _another(model, why)

@@ -14,10 +14,12 @@ from ..core.files.paths import path_of
 from ..core.registry import every
 from ..model.adapters import adapted_layers, library_of
 from ..model.base_record import Base
+from ..model.sharding import reshard_, sharded_tensors
 from ..policy.routes import Ready
 from .configuration import configuration
 from .folder import publish
 from .names import CONFIG, DELTA, REPLAY
+from .ranks import Whole, together
 from .replay import file as replay_file
 
 __all__ = ["Savable", "check_directory", "save"]
@@ -48,6 +50,8 @@ class Savable(Protocol):
 def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
     """Publish a folder from which `from_pretrained` restores the model, in one step.
 
+    Where the model is sharded over ranks, all of them have to call this; the first writes.
+
     Args:
         strategy: what is saved.
         directory: the folder; files of an earlier version in it are replaced.
@@ -55,25 +59,27 @@ def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
     """
     model, library = strategy.model, _library(strategy.model)
     check_directory(directory)
+    reshard_(model)
     strategy.check_structure()
     _check_savable(model)
+    found = strategy.changed_tensors()
 
-    def write(folder: Path) -> None:
+    def write(folder: Path, whole: Whole) -> None:
         held = set()
         if library is not None:
-            library.save(model, folder, {n for n, mark in strategy.base.items() if mark[2] is None})
+            library.save(model, folder, {n for n, mark in strategy.base.items() if mark[2] is None}, whole)
             held = library.saved_names(model, folder)
-        changed = {n: t for n, t in strategy.changed_tensors().items() if n not in held}
+        changed = {n: t for n, t in found.items() if n not in held}
         run = strategy.recorded(changed) if replay else None
         replayed = {} if run is None else run.traces
         delta = {n: t for n, t in changed.items() if n not in replayed}
         if run is not None:
             replay_file.write(run, folder / REPLAY)
         if delta:
-            tensors.save(delta, folder / DELTA, {"format": "pt"})
+            tensors.save(delta, folder / DELTA, {"format": "pt"}, whole)
         plain_json.write(folder / CONFIG, configuration(strategy, {*delta, *held}, replayed))
 
-    publish(Path(directory), write)
+    together(sharded_tensors(model), lambda whole: publish(Path(directory), lambda folder: write(folder, whole)))
 
 
 def _library(model: nn.Module) -> Adapters | None:

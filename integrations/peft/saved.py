@@ -1,6 +1,6 @@
 """Adapters in folders, in the files that PEFT itself writes and reads."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.files import plain_json, tensors
 from hybridopt.model.embeddings import embedding_names
+from hybridopt.model.sharding import is_sharded
 
 from . import plain_names, starts
 from .dry_run import check_distinct, check_request, preview
@@ -18,7 +19,12 @@ __all__ = ["CONFIG", "WEIGHTS", "check_saved", "load", "save", "saved_names", "s
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 
 
-def save(model: Any, folder: str | Path, unstored: Collection[str] = ()) -> list[str]:
+def save(
+    model: Any,
+    folder: str | Path,
+    unstored: Collection[str] = (),
+    whole: Callable[[Tensor], Tensor] | None = None,
+) -> list[str]:
     """Write every adapter as PEFT does and return the files' names, relative to `folder`.
 
     Embeddings of the base are written where no base has them, as PEFT writes resized ones; those that an adapter
@@ -28,10 +34,12 @@ def save(model: Any, folder: str | Path, unstored: Collection[str] = ()) -> list
         model: a PeftModel.
         folder: to write into.
         unstored: names of base parameters that no base has.
+        whole: returns a sharded tensor in one piece; None: there are none.
     """
     check_distinct(model)
     with_embeddings = _has_embeddings(model) and not embedding_names(model).isdisjoint(unstored)
-    model.save_pretrained(str(folder), save_embedding_layers=with_embeddings)
+    state = None if whole is None else _in_one_piece(model, with_embeddings, whole)
+    model.save_pretrained(str(folder), save_embedding_layers=with_embeddings, state_dict=state)
     (Path(folder) / CARD).unlink(missing_ok=True)
     for name in model.peft_config:
         plain_names.write(model, name, Path(folder) / folder_of(name) / CONFIG)
@@ -148,6 +156,16 @@ def _check_fits(base: nn.Module, name: str, folder: Path) -> None:
 def _has_embeddings(model: Any) -> bool:
     """Return whether PEFT can save the embeddings of a model: it asks for both of them."""
     return embedding_names(model) != set() and hasattr(model, "get_output_embeddings")
+
+
+def _in_one_piece(model: Any, with_embeddings: bool, whole: Callable[[Tensor], Tensor]) -> dict[str, Tensor] | None:
+    """Return the state dict of a model whose adapters are sharded, with all that belongs to them in one piece."""
+    states = [_adapter_state(model, name, with_embeddings) for name in model.peft_config]
+    belongs = {id(x) for state in states for x in state.values() if is_sharded(x)}
+    if not belongs:
+        return None
+    state = model.state_dict(keep_vars=True)
+    return {name: whole(x.detach()).cpu() if id(x) in belongs else x for name, x in state.items()}
 
 
 def _adapter_state(model: Any, name: str, with_embeddings: bool = False) -> dict[str, Tensor]:

@@ -1,16 +1,18 @@
 """What a library of adapters (LoRA and its relatives) is asked for."""
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from .scheme import Scheme
 from .values import Shape
 
 __all__ = ["Adapters"]
+
+Whole = Callable[[Tensor], Tensor]
 
 
 class Adapters(Protocol):
@@ -143,13 +145,16 @@ class Adapters(Protocol):
     # ---- folders
 
     @abstractmethod
-    def save(self, model: nn.Module, folder: str | Path, unstored: Collection[str] = ()) -> list[str]:
+    def save(
+        self, model: nn.Module, folder: str | Path, unstored: Collection[str] = (), whole: Whole | None = None
+    ) -> list[str]:
         """Write every adapter of a model and return the names of the files, relative to `folder`.
 
         Args:
             model: that the library owns.
             folder: to write into.
             unstored: names of base parameters that no base has: the library saves those that it would save itself.
+            whole: returns a sharded tensor in one piece; None: there are none.
         """
 
     @abstractmethod

@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,12 @@ LONGEST_HEADER = 100_000_000  # bytes; safetensors refuses more
 _DAMAGE = (SafetensorError, OSError, RuntimeError, TypeError, ValueError, OverflowError)
 
 
-def save(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None) -> None:
+def save(
+    tensors: dict[str, Tensor],
+    path: str | Path,
+    metadata: dict[str, str] | None = None,
+    whole: Callable[[Tensor], Tensor] | None = None,
+) -> None:
     """Write tensors of any device, layout of strides and sharing; the file appears complete or not at all.
 
     Only one tensor at a time is copied to the CPU, and tensors that share memory are each written in full.
@@ -33,6 +38,7 @@ def save(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] 
         tensors: by name.
         path: of the file, new or to be replaced.
         metadata: texts that are kept beside the tensors.
+        whole: returns a sharded tensor in one piece; None: there are none.
 
     Raises:
         HybridOptError: naming the file, and the tensor if it is not dense or of a dtype without a safetensors code.
@@ -43,7 +49,7 @@ def save(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] 
         raise HybridOptError(f"{path} is not a regular file and will not be replaced; save to another path")
     # Largest items first, as safetensors does: every tensor starts at a multiple of its item size.
     ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))
-    header = _header(ordered, metadata, path)
+    header = _header(ordered, metadata, path, whole is not None)
     # Never in place: the tensors may be mapped from the very file that is replaced.
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
     try:
@@ -51,7 +57,7 @@ def save(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] 
             file.write(header)
             for tensor in ordered.values():
                 # Bound to no name: each copy is freed before the next is made.
-                file.write(_bytes(tensor))
+                file.write(_bytes(tensor if whole is None else whole(tensor)))
         os.replace(temporary, path)
     except OSError as error:
         raise HybridOptError(f"{path} cannot be written: {error}") from error
@@ -89,11 +95,11 @@ def metadata(path: str | Path, what: str = "the tensors") -> dict[str, str]:
         return file.metadata() or {}
 
 
-def _header(tensors: dict[str, Tensor], metadata: dict[str, str] | None, path: Path) -> bytes:
+def _header(tensors: dict[str, Tensor], metadata: dict[str, str] | None, path: Path, sharded: bool) -> bytes:
     entries: dict[str, dict[str, Any]] = {} if metadata is None else {"__metadata__": _plain_texts(metadata, path)}
     stop = 0
     for name, tensor in tensors.items():
-        entries[name] = _described(name, tensor, path)
+        entries[name] = _described(name, tensor, path, sharded)
         start, stop = stop, stop + tensor.nbytes
         entries[name]["data_offsets"] = [start, stop]
     text = json.dumps(entries, separators=(",", ":")).encode()
@@ -103,12 +109,13 @@ def _header(tensors: dict[str, Tensor], metadata: dict[str, str] | None, path: P
     return struct.pack("<Q", len(text)) + text
 
 
-def _described(name: str, tensor: Tensor, path: Path) -> dict[str, object]:
+def _described(name: str, tensor: Tensor, path: Path, sharded: bool) -> dict[str, object]:
     _check_texts([name], f"{path}: the tensor name")
     if name == "__metadata__":
         raise HybridOptError(f"{path}: the tensor name '__metadata__' is reserved by safetensors")
     code = str(tensor.dtype).removeprefix("torch.")
-    wrapped = hasattr(tensor, "__tensor_flatten__")  # a DTensor or a quantized weight: its data lies in other tensors
+    # A DTensor or a quantized weight: its data lies in other tensors.
+    wrapped = hasattr(tensor, "__tensor_flatten__") and not (sharded and hasattr(tensor, "full_tensor"))
     if wrapped or tensor.layout is not torch.strided or tensor.is_meta or "float4" in code:
         raise HybridOptError(
             f"{path}: {name!r} ({code}, {tensor.layout}, {tensor.device}) is not a dense tensor of whole bytes; "

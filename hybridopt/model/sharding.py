@@ -1,0 +1,43 @@
+"""Models whose parameters are sharded over ranks (FSDP2's `fully_shard`): every rank has some rows of each."""
+
+import sys
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..core.errors import HybridOptError
+
+__all__ = ["check_plain", "is_sharded", "reshard_", "sharded_tensors", "whole"]
+
+
+def is_sharded(x: Tensor) -> bool:
+    """Return whether `x` is a DTensor."""
+    return hasattr(x, "full_tensor")
+
+
+def whole(x: Any) -> Tensor:
+    """Return a sharded tensor in one piece, on every rank; all have to call this. Any other tensor stays as it is."""
+    if not is_sharded(x):
+        return x
+    kind = x.device_mesh.device_type
+    return (x if x.device.type == kind else x.to(kind)).full_tensor()  # offloaded shards meet where ranks do
+
+
+def sharded_tensors(model: nn.Module) -> list[Tensor]:
+    """Return the sharded parameters and buffers of a model, in the same order on all ranks."""
+    return [x for x in (*model.parameters(), *model.buffers()) if is_sharded(x)]
+
+
+def reshard_(model: nn.Module) -> None:
+    """Free the whole parameters that FSDP2 keeps after a forward pass: the shards are what is trained."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    for module in model.modules() if fsdp is not None else ():
+        if isinstance(module, fsdp.FSDPModule):
+            module.reshard()
+
+
+def check_plain(model: nn.Module, what: str) -> None:
+    """Raise HybridOptError for a sharded model; `what` says what cannot be done with it, and what to do instead."""
+    for name, p in model.named_parameters():
+        if is_sharded(p):
+            raise HybridOptError(f"parameter {name!r} is sharded (fully_shard): {what}")
