@@ -77,7 +77,7 @@ def from_pretrained(
             if names:
                 quantize_(model, named(config["quantization"], CONFIG), names)
             if config["adapters"]:
-                model = library.load(model, adapters, config["adapters"], is_trainable, config["active"])
+                model = _adapted(library, model, adapters, config, is_trainable)
                 held = library.saved_names(model, adapters)
     if scaled_layers(delta) or ready.opens_scales:
         open_scales_(model)
@@ -85,6 +85,18 @@ def from_pretrained(
     base = without_values(base, {base_name(n) for n in (*delta, *held)})
     quantization = config["quantization"] if config["quantized"] else None
     return attach_strategy(model, ready, config["seed"], base, quantization, config["quantized"])
+
+
+def _adapted(library, model, folder, config, is_trainable):
+    try:
+        return library.load(model, folder, config["adapters"], is_trainable, config["active"])
+    except HybridOptError:
+        raise
+    except Exception as error:  # libraries raise many types
+        raise HybridOptError(
+            f"the adapters {config['adapters']} do not go on this model, which was changed meanwhile: load it anew "
+            f"({type(error).__name__}: {str(error)[:300]})"
+        ) from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.contracts import Ready
 from ..core.contracts.check import missing
-from ..core.errors import HybridOptError, check_choice, known
+from ..core.errors import HybridOptError, check_choice, known, shown
 from ..core.files import plain_json
 from ..core.files.paths import path_of
 from ..core.registry import build, find, names, pack, unpack
@@ -36,6 +36,7 @@ __all__ = [
     "unpack_routes",
 ]
 
+LONGEST = 100_000  # characters of alternatives
 PLACES = ("full", "split", "free", "frozen")
 
 
@@ -51,8 +52,9 @@ class Route:
         if self.use is not None and not isinstance(self.use, Treatment):
             raise HybridOptError(f"Route: use={self.use!r} is not allowed; give a Treatment, or None for frozen")
         for name, pattern in {"role": self.role, "name": self.name}.items():
-            if not isinstance(pattern, str):
-                raise HybridOptError(f"Route: {name}={pattern!r} is not allowed; give patterns as text")
+            if not isinstance(pattern, str) or len(pattern) > LONGEST:
+                limit = f"text of up to {LONGEST} characters"
+                raise HybridOptError(f"Route: {name}={shown(pattern)} is not allowed; give patterns as {limit}")
         for pattern in self.role.split("|"):
             if not any(fnmatchcase(role, pattern) for role in ROLES):
                 raise HybridOptError(f"Route: role={pattern!r} fits no role; {known(pattern, ROLES)}")

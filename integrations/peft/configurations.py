@@ -42,12 +42,15 @@ def prepare(base: nn.Module, folder: Path, adapters: Sequence[str], scheme: Sche
     Raises:
         HybridOptError: for everything that PEFT would not have written, or would not load again.
     """
+    rows = max((m.num_embeddings for m in base.modules() if isinstance(m, nn.Embedding)), default=0)
     is_quantized = scheme is not None or any(map(is_frozen, base.parameters()))
     for place in (folder / folder_of(name) for name in adapters):
         path = place / CONFIG
         data = plain_json.read(path, "adapter configuration")
         shapes = saved_shapes(place)
         checked(data, str(path), max((side for shape in shapes.values() for side in shape), default=0))
+        for index in _leaves(list(_tokens(data.get("trainable_token_indices")))):
+            check_count(str(path), "trainable_token_indices", index, 0, rows - 1)
         check_init(data.get("init_lora_weights", True), is_quantized or bool(data.get("target_parameters")))
         _name_modules(data, shapes, str(path))
         path.unlink()
@@ -107,6 +110,11 @@ def _check_known(data: dict[str, Any], where: str, largest: int) -> None:
         check_count(where, "layer_replication", start, 0, MOST_LAYERS)
         check_count(where, "layer_replication", stop, start + 1, MOST_LAYERS)
     check_count(where, "layers of layer_replication", sum(stop - start for start, stop in spans), 0, MOST_LAYERS)
+
+
+def _tokens(given: Any) -> Iterator[Any]:
+    """Return the rows of embeddings that are trained, by the name of an embedding or of the only one."""
+    return iter(given.values() if isinstance(given, dict) else given or ())
 
 
 def _check_numbers(value: Any, where: str) -> None:

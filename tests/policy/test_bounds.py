@@ -4,7 +4,7 @@ import pytest
 
 from hybridopt import HybridOptError
 from hybridopt.core.registry import unpack
-from hybridopt.policy.routes import read_policy
+from hybridopt.policy.routes import Route, read_policy
 
 HUGE = 10**12
 BOUNDS = {
@@ -39,3 +39,10 @@ def test_huge_numbers_are_refused(name):
 @pytest.mark.parametrize("options", [{"samples": 2**16}, {"pool": 2**32}, {"pool": 4096}])
 def test_the_largest_numbers_are_taken(options):
     read_policy("mezo", options)
+
+
+def test_patterns_of_routes_have_an_end():
+    with pytest.raises(HybridOptError, match="up to 100000 characters"):
+        Route(None, name="|".join(map(str, range(30_000))))
+    with pytest.raises(HybridOptError, match="is not allowed; give patterns as text"):
+        Route(None, name=10**5000)

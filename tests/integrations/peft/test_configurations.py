@@ -90,6 +90,9 @@ def edit(folder, name=LORA, **changes):
         ({"target_parameters": [CATASTROPHE]}, "target_parameters has .*for ever"),
         ({"trainable_token_indices": {CATASTROPHE: [1]}}, "trainable_token_indices has .*for ever"),
         ({"trainable_token_indices": [10**12]}, "number beyond"),
+        ({"trainable_token_indices": [96]}, "trainable_token_indices=96.*at most 95"),
+        ({"trainable_token_indices": {"embed_tokens": [-1]}}, "trainable_token_indices=-1"),
+        ({"trainable_token_indices": [True]}, "trainable_token_indices=.True."),
     ],
 )
 def test_configurations_that_peft_never_wrote(folder, name, changes, text):
@@ -209,6 +212,15 @@ def test_what_peft_writes_is_taken(kind, tmp_path):
         pytest.skip(f"needs options: {error}")
     made.save_pretrained(tmp_path)
     assert configurations.checked(json.loads((Path(tmp_path) / LORA).read_text()), "x", 64) is config
+
+
+def test_what_the_library_fails_at_is_said_in_plain_words(folder, monkeypatch):
+    def fail(*given, **options):
+        raise KeyError("eva_state")
+
+    monkeypatch.setattr(PeftModel, "from_pretrained", fail)
+    with pytest.raises(HybridOptError, match="do not go on this model.*load it anew .KeyError: 'eva_state'"):
+        hybridopt.from_pretrained(tiny_llama(), folder)
 
 
 def test_the_folder_stays_as_it_was(folder):
