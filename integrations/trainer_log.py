@@ -24,7 +24,13 @@ class ProbeLog(TrainerCallback):
         self.trainer = trainer
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Log of the probes first."""
+        """Log of the probes first.
+
+        Args:
+            args: the Trainer's.
+            state: the Trainer's.
+            control: says whether the Trainer is going to log.
+        """
         if control.should_log:
             self.trainer.log_probes()
             control.should_log = True  # what has been logged was not what the Trainer has to log
