@@ -2,6 +2,8 @@
 
 import math
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any
@@ -10,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from hybridopt.core.contracts import Make, Shape
+from hybridopt.core.errors import HybridOptError
 from hybridopt.model.quantization.layers import matrix, matrix_shape
 
 from .frozen import FrozenScheme, empty, in_its_place, quantized_at_once
+from .loading import Given, check_form, fresh, listen
 from .on_gpu import dense_room
 from .repacking import forbid_repacking_
 
@@ -37,18 +41,10 @@ class FourBitScheme(FrozenScheme):
 
     def quantize(self, layer: Any) -> nn.Module:
         """Return a bitsandbytes Linear4bit with the codes of the layer's weight, made a piece at a time."""
-        from bitsandbytes.nn import Params4bit
-
         weight = matrix(layer)
         codes, state = _quantized(weight, self)
         new = _layer(weight.shape, weight.dtype, self)
-        form: dict[str, Any] = {
-            "compress_statistics": self.nested,
-            "quant_type": self.name,
-            "module": new,
-            "bnb_quantized": True,
-        }
-        new.weight = Params4bit(codes, requires_grad=False, quant_state=state, **form)
+        new.weight = _weight(codes, state, new, self)
         new.quant_state = state
         return in_its_place(new, layer)
 
@@ -63,8 +59,22 @@ class FourBitScheme(FrozenScheme):
         return in_its_place(new, layer)
 
     def guard_(self, model: nn.Module) -> None:
-        """Keep evaluation on CPUs from repacking the weights for inference."""
+        """Keep evaluation on CPUs from repacking the weights for inference, and let layers read state dicts."""
         forbid_repacking_(model)
+        for layer in model.modules():
+            if self.holds(layer):
+                listen(layer, self.load)
+
+    def told(self, model: nn.Module) -> dict[str, Any]:
+        """Return the number of bits, the table, and the dtype of the arithmetic, which is that of most layers."""
+        layers: list[Any] = [m for m in model.modules() if self.holds(m)]
+        dtypes = Counter(layer.compute_dtype for layer in layers)
+        return {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": self.name,
+            "bnb_4bit_use_double_quant": self.nested,
+            "bnb_4bit_compute_dtype": dtypes.most_common(1)[0][0],
+        }
 
     def owns(self, weight: Tensor) -> bool:
         """Return whether `weight` is a Params4bit, or stands for one, with this table of values."""
@@ -104,6 +114,50 @@ class FourBitScheme(FrozenScheme):
             functional.name2qmap["dynamic"] = functional.create_dynamic_map()
         return nullcontext()
 
+    def kept(self, layer: Any) -> dict[str, Tensor]:
+        """Return codes, scales and tables, and the dtype in which values are worked out ("values", no elements)."""
+        values = torch.empty(0, dtype=layer.weight.quant_state.dtype, device=layer.weight.device)
+        return super().kept(layer) | {"values": values}
+
+    def restore_(self, layer: Any, kept: Mapping[str, Tensor]) -> None:
+        """Write codes, and put tensors of its own into the state: bitsandbytes shares some tables between weights."""
+        weight = layer.weight
+        for name, x in kept.items():
+            *path, last = name.split(".")
+            x = x.to(weight.device)
+            if name == "codes":
+                weight.data.copy_(x)
+            elif name == "values":
+                weight.quant_state.dtype = x.dtype
+            else:
+                setattr(weight.quant_state.state2 if path else weight.quant_state, last, x)
+        layer.quant_state = weight.quant_state
+
+    def load(self, layer: Any, state: dict[str, Any], prefix: str, local: dict[str, Any], *_: object) -> None:
+        """Read codes and scales of `layer` out of a state dict; values in full precision are quantized.
+
+        Args:
+            layer: of this scheme.
+            state: the state dict.
+            prefix: of the names of the layer in it.
+            local: what torch says of this loading.
+        """
+        now, shape = layer.weight, (layer.out_features, layer.in_features)
+        given = Given.take(state, prefix, local, lambda name: name.startswith("weight."), shape)
+        if given is None:
+            return
+        if given.dense:
+            codes, new = _quantized(given.weight.detach().to(now.device, now.quant_state.dtype), self)
+        else:
+            codes, new = given.weight, _read_state(given, now.device)
+            check_form(given.name, _form(codes, new), _form(now, now.quant_state) | {"shape": shape})
+        if (scales := self.scales(layer).get("absmax")) is not None:
+            scales.data.copy_(_plain_scales(new))
+            new.absmax, new.nested, new.state2, new.offset = scales, False, None, None
+        state[given.name] = _weight(fresh(codes, now.device), new, layer, self) if given.assigned else codes
+        layer.quant_state = now.quant_state = new
+        now.compress_statistics = new.nested
+
     def nbytes(self, shape: Shape) -> int:
         """Return the bytes of codes, scales and tables."""
         count = math.prod(shape)
@@ -138,6 +192,41 @@ def _layer(shape: Shape, dtype: torch.dtype, scheme: FourBitScheme) -> Any:
     new = Linear4bit(shape[1], shape[0], False, dtype, scheme.nested, scheme.name, device="meta")
     new.support_avx512bf16_for_cpu = False  # see `forbid_repacking_`
     return new
+
+
+def _weight(codes: Tensor, state: Any, layer: nn.Module, scheme: FourBitScheme) -> Any:
+    from bitsandbytes.nn import Params4bit
+
+    form: dict[str, Any] = {
+        "compress_statistics": state.nested,
+        "quant_type": scheme.name,
+        "module": layer,
+        "bnb_quantized": True,
+    }
+    return Params4bit(codes, requires_grad=False, quant_state=state, **form)
+
+
+def _read_state(given: Given, device: torch.device) -> Any:
+    from bitsandbytes.functional import QuantState
+
+    beside = {name.removeprefix("weight."): x for name, x in given.beside.items()}
+    try:
+        return _remade(QuantState.from_dict(beside, device), lambda x: fresh(x, device))
+    except Exception as error:  # bitsandbytes raises many types
+        raise HybridOptError(
+            f"the state dict says of {given.name!r} what bitsandbytes cannot read ({error!r}): give what the model's "
+            "own state_dict() has returned"
+        ) from error
+
+
+def _form(codes: Tensor, state: Any) -> dict[str, object]:
+    return {
+        "codes": (codes.dtype, tuple(codes.shape)),
+        "shape": tuple(state.shape),
+        "table": state.quant_type,
+        "blocks of": state.blocksize,
+        "scales": state.absmax.numel(),
+    }
 
 
 def _quantized(weight: Tensor, scheme: FourBitScheme) -> tuple[Tensor, Any]:

@@ -1,12 +1,16 @@
 """What all schemes of bitsandbytes share: layers of its own in the place of plain ones, frozen."""
 
 import logging
+from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hybridopt.core.contracts import Scheme
 from hybridopt.core.numerics.grids import piece
+
+from .described import describe_
 
 __all__ = ["FrozenScheme", "empty", "in_its_place", "quantized_at_once", "silence"]
 
@@ -18,10 +22,20 @@ class FrozenScheme(Scheme):
 
     flag: str  # the attribute of a model by which transformers and PEFT know how it is quantized
 
+    def holds(self, layer: nn.Module) -> bool:
+        """Return whether `layer` is a linear layer of bitsandbytes whose weight this scheme keeps."""
+        weight = layer._parameters.get("weight") if isinstance(layer, nn.Linear) else None
+        return weight is not None and self.owns(weight)
+
     def mark_(self, model: nn.Module) -> None:
-        """Set the flag that PEFT looks for."""
+        """Set the flag that PEFT looks for, and write into the configuration what transformers looks for."""
         setattr(model, self.flag, True)
+        describe_(model, self.holds, self.told(model))
         silence()
+
+    @abstractmethod
+    def told(self, model: nn.Module) -> dict[str, Any]:
+        """Return what transformers' BitsAndBytesConfig takes for the layers of this scheme in `model`."""
 
 
 def in_its_place(new: nn.Module, old: nn.Module) -> nn.Module:

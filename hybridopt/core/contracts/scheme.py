@@ -39,7 +39,10 @@ class Scheme(Protocol):
     """Are the codes trained? Otherwise they are frozen, and adapters or scales are trained."""
 
     codes_dtype: torch.dtype = torch.uint8
-    """The dtype of trained codes: what a store is asked whether it fits."""
+    """The dtype of codes: of trained ones a store is asked whether it fits."""
+
+    values_seen: bool = False
+    """Does whoever reads the weight of a layer see values? Otherwise layers whose weight others read are left out."""
 
     in_place: bool = False
     """Does `quantize` change the layer itself? Otherwise hooks on the layer would be lost, and are refused."""
@@ -70,6 +73,9 @@ class Scheme(Protocol):
 
     def mark_(self, model: nn.Module) -> None:
         """Set on a model whose layers were quantized what other libraries look for."""
+
+    def unmark_(self, model: nn.Module) -> None:
+        """Undo `mark_`, once no layer of `model` is quantized any more."""
 
     def guard_(self, model: nn.Module) -> None:
         """Switch off whatever would spoil this scheme's codes later on; raise HybridOptError if it has happened."""
@@ -127,6 +133,26 @@ class Scheme(Protocol):
     def open_scales_(self, layer: nn.Module) -> None:
         """Make the scales of `layer` float32 nn.Parameters that change nothing in its answers; once is enough."""
         raise HybridOptError(f"quantization={self.name!r} has no scales that could be trained")
+
+    def kept(self, layer: Any) -> dict[str, Tensor]:
+        """Return what `restore_` wants of the frozen weight of `layer`: its `parts` without opened scales, by name.
+
+        Tensors without elements stand for a dtype.
+        """
+        opened = self.scales(layer)
+        return {name: x for name, x in self.parts(layer.weight, layer).items() if name not in opened}
+
+    def restore_(self, layer: Any, kept: Mapping[str, Tensor]) -> None:
+        """Make the weight of `layer`, quantized by this scheme, what it was when `kept` was called; scales stay.
+
+        Args:
+            layer: whose `kept` has the same names, shapes and dtypes; those of tensors without elements may differ.
+            kept: on any device.
+        """
+        own = self.kept(layer)
+        with torch.no_grad():
+            for name, x in kept.items():
+                own[name].copy_(x)
 
     def dequantize_(self, layer: nn.Module) -> None:
         """Turn the weight of `layer` back into a float parameter; asked only of schemes whose codes are trained."""

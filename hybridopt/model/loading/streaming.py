@@ -9,7 +9,7 @@ from torch import nn
 from ...core.contracts import Scheme
 from ...core.errors import HybridOptError
 from ..quantization.known import named
-from ..quantization.targets import chosen
+from ..quantization.targets import chosen, warn_of_read
 from ..roles import head_modules
 from .building import build, check_folder, kept_in_fp32, read_model_config
 from .filling import InputGradients, fill, finish
@@ -92,7 +92,11 @@ def _check_ties(model, entries) -> None:
 
 
 def _layers(model: nn.Module, scheme: Scheme | None, skip: Sequence[str], device: torch.device) -> list[str]:
-    return [] if scheme is None else chosen(model, scheme, sorted(head_modules(model) | set(skip)), device)
+    if scheme is None:
+        return []
+    skip = sorted(head_modules(model) | set(skip))
+    warn_of_read(model, scheme, skip, stacklevel=3)
+    return chosen(model, scheme, skip, device)
 
 
 def _dtypes(model) -> dict[str, torch.dtype]:

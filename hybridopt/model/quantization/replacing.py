@@ -39,10 +39,12 @@ def twins_(model: nn.Module, scheme: Scheme, names: Iterable[str]) -> None:
 
 def dequantize_(model: nn.Module) -> None:
     """Turn all weights that are trained as codes back into float parameters, in place and one by one."""
-    for layer in [model.get_submodule(name) for name in coded_layers(model)]:
-        scheme = layer_scheme(layer)
-        if scheme is not None:
-            scheme.dequantize_(layer)
+    layers = [model.get_submodule(name) for name in coded_layers(model)]
+    schemes = [(layer, scheme) for layer in layers if (scheme := layer_scheme(layer)) is not None]
+    for layer, scheme in schemes:
+        scheme.dequantize_(layer)
+    for scheme in {scheme for _, scheme in schemes}:
+        scheme.unmark_(model)
 
 
 def guard_(model: nn.Module) -> None:

@@ -62,6 +62,20 @@ class Int8Weight(CodedWeight):
             part.write_(flat[start : start + step].float())
         return out
 
+    @staticmethod
+    def on_grids(x: Tensor, scale: Tensor, zero: Tensor) -> "Int8Weight":
+        """Return the weight whose values are `x` on grids that are known already: that which `x` was made of.
+
+        Args:
+            x: float [m, n].
+            scale: float32 [groups].
+            zero: uint8 [groups].
+        """
+        scale, zero = scale.to(x.device), zero.to(x.device)
+        levels = encode(groups(x.float()), scale, zero).round_().clamp_(0, TOP)
+        codes = levels.view(-1)[: x.numel()].view(x.shape).to(torch.uint8)
+        return Int8Weight(codes, scale, zero, x.dtype)
+
     def parts(self) -> dict[str, Tensor]:
         """Return the plain tensors that are kept, by name: "codes", "scale", "zero"."""
         return {"codes": self.codes, "scale": self.scale, "zero": self.zero}

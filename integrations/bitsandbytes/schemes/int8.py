@@ -13,6 +13,7 @@ from hybridopt.core.contracts import Make, Shape
 from hybridopt.model.quantization.layers import matrix, matrix_shape
 
 from ..frozen import FrozenScheme, empty, in_its_place, quantized_at_once, silence
+from ..loading import Given, check_form, fresh, listen
 from ..on_gpu import as_on_gpu, outlier_room, product_room
 
 __all__ = ["Int8Scheme"]
@@ -29,6 +30,7 @@ class Int8Scheme(FrozenScheme):
     bits = 8
     flag = "is_loaded_in_8bit"
     largest = torch.finfo(torch.float16).max  # weights are quantized by way of float16
+    codes_dtype = torch.int8
     reentrant = True
     kernels = MappingProxyType(
         {
@@ -44,12 +46,9 @@ class Int8Scheme(FrozenScheme):
 
     def quantize(self, layer: Any) -> nn.Module:
         """Return a bitsandbytes Linear8bitLt with the codes of the layer's weight, made a piece at a time."""
-        from bitsandbytes.nn import Int8Params
-
         weight = matrix(layer)
-        codes, scales = _quantized(weight)
         new = _layer(weight.shape)
-        new.weight = Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scales)
+        new.weight = _weight(*_quantized(weight))
         return in_its_place(new, layer)
 
     def twin(self, layer: Any) -> nn.Module:
@@ -62,9 +61,16 @@ class Int8Scheme(FrozenScheme):
         return in_its_place(new, layer)
 
     def guard_(self, model: nn.Module) -> None:
-        """Silence the warning with every product, if the model has 8-bit layers."""
-        if any(map(self.owns, model.parameters())):
+        """Silence the warning with every product, if the model has 8-bit layers, and let them read state dicts."""
+        layers = [m for m in model.modules() if self.holds(m)]
+        for layer in layers:
+            listen(layer, _load)
+        if layers:
             silence()
+
+    def told(self, model: nn.Module) -> dict[str, Any]:
+        """Return the number of bits, and the threshold of activations."""
+        return {"load_in_8bit": True, "llm_int8_threshold": THRESHOLD}
 
     def owns(self, weight: Any) -> bool:
         """Return whether `weight` is an Int8Params with codes, or stands for one."""
@@ -124,6 +130,12 @@ def _layer(shape: Shape) -> Any:
     return Linear8bitLt(shape[1], shape[0], False, False, THRESHOLD, device="meta")
 
 
+def _weight(codes: Tensor, scales: Tensor) -> Any:
+    from bitsandbytes.nn import Int8Params
+
+    return Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scales)
+
+
 def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return codes (int8, [out, in]) and scales (float32, [out]) of a weight [out, in]."""
     from bitsandbytes.functional import int8_vectorwise_quant
@@ -135,3 +147,28 @@ def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
         part = slice(start, start + rows)
         codes[part], scales[part], _ = int8_vectorwise_quant(weight[part].to(torch.float16))
     return codes, scales
+
+
+def _load(layer: Any, state: dict[str, Any], prefix: str, local: dict[str, Any], *_: object) -> None:
+    """Read codes and scales out of a state dict to where they are now; values in full precision are quantized."""
+    shape = (layer.out_features, layer.in_features)
+    given = Given.take(state, prefix, local, lambda name: name == "SCB", shape)
+    if given is None:
+        return
+    device, now = layer.weight.device, layer.weight
+    if given.dense:
+        codes, scales = _quantized(given.weight.detach().to(device))
+    else:
+        codes, scales = given.weight, given.beside["SCB"]
+        form = {"codes": (codes.dtype, tuple(codes.shape)), "scales": tuple(scales.shape)}
+        check_form(given.name, form, {"codes": (torch.int8, shape), "scales": shape[:1]})
+    state[given.name] = codes
+    live = layer.state.SCB if now.SCB is None else now.SCB
+    if given.assigned:
+        state[given.name] = _weight(fresh(codes, device), fresh(scales, device))
+        layer.state.CB = layer.state.SCB = None
+    else:
+        with torch.no_grad():
+            live.copy_(scales)
+        for holder in (now, layer.state):
+            holder.CB = None if holder.CB is None else now.data  # what is copied into the weight reaches the codes

@@ -12,6 +12,7 @@ from ....core.contracts import Scheme, Shape
 from ....core.numerics.grids import GROUP
 from ....parts.stores._int8_weight import Int8Weight
 from ..coded import plain
+from ._as_floats import save_as_codes_, save_as_floats_
 
 __all__ = ["Int8TrainableScheme"]
 
@@ -21,7 +22,7 @@ class Int8TrainableScheme(Scheme):
     """8-bit codes with a grid for 256 weights in a row, trained by the store of that name (Q-GaLore, section 3.4).
 
     Modules and names stay. `state_dict` then holds plain tensors, "weight.codes", "weight.scale" and "weight.zero",
-    and takes them or a float "weight".
+    and takes them or a float "weight"; `save_pretrained` of transformers writes that, scale and zero.
     """
 
     name = "int8-trainable"
@@ -29,6 +30,7 @@ class Int8TrainableScheme(Scheme):
     bits = 8
     trains = True
     in_place = True
+    values_seen = True
 
     def quantize(self, layer: Any) -> nn.Module:
         """Turn the weight of `layer` into codes; it goes on requiring gradients if it did."""
@@ -43,6 +45,14 @@ class Int8TrainableScheme(Scheme):
         codes = Int8Weight.quantize(torch.empty(old.shape, dtype=old.dtype, device="meta"))
         new._parameters = layer._parameters | {"weight": nn.Parameter(codes, old.requires_grad)}
         return new
+
+    def mark_(self, model: nn.Module) -> None:
+        """Let transformers save floats, which it can load again."""
+        save_as_floats_(model)
+
+    def unmark_(self, model: nn.Module) -> None:
+        """Let transformers save what there is."""
+        save_as_codes_(model)
 
     def owns(self, weight: Tensor) -> bool:
         """Return whether `weight` is one of 8-bit codes with a grid for a group."""
@@ -78,7 +88,12 @@ def _unfold(layer, state, prefix, _):
 
 
 def _fold(layer, state, prefix, *_):
-    """Put the weight into a state dict instead of its codes and constants."""
-    parts = {part: state.pop(f"{prefix}weight.{part}", None) for part in layer.weight.parts()}
-    if all(x is not None for x in parts.values()):
-        state[f"{prefix}weight"] = Int8Weight(**parts, dtype=layer.weight.dtype)
+    """Put the weight into a state dict instead of its codes, or floats, and constants."""
+    name, dtype = f"{prefix}weight", layer.weight.dtype
+    codes, scale, zero = (state.pop(f"{name}.{part}", None) for part in ("codes", "scale", "zero"))
+    if scale is None or zero is None:
+        return
+    if codes is not None:
+        state[name] = Int8Weight(codes, scale, zero, dtype)
+    elif name in state:
+        state[name] = Int8Weight.on_grids(state[name].to(dtype), scale, zero)
