@@ -15,6 +15,8 @@ from .core.files import tensors
 from .core.registry import every
 from .model.adapters import usual_library
 from .model.base_record import without_values
+from .model.containers import as_given, check_container, uncompiled
+from .model.kept_codes import codes_record, layer_of_kept, restore_
 from .model.quantization.known import named
 from .model.quantization.replacing import quantize_
 from .model.quantization.scales import open_scales_
@@ -56,6 +58,18 @@ def from_pretrained(
         HybridOptError: before the model is changed, for a missing, damaged or foreign file and for another base model.
     """
     check_directory(directory)
+    if not isinstance(model, nn.Module):
+        raise HybridOptError(f"model={model!r} is not allowed; give the base model itself, an nn.Module")
+    check_container(model, changes=True)
+    with uncompiled(model) as inner:
+        loaded = _load(inner, directory, policy, is_trainable, policy_options)
+    given = as_given(model, loaded)
+    loaded.__dict__["hybrid"].held_by(given)
+    return given
+
+
+def _load(model, directory, policy, is_trainable, policy_options):
+    """Load a folder onto a model in no container; see `from_pretrained`."""
     with open_folder(Path(directory)) as folder:
         config = read_config(folder.path(CONFIG))
         ready = policy_of(policy, policy_options, config)
@@ -81,10 +95,11 @@ def from_pretrained(
                 held = library.saved_names(model, adapters)
     if scaled_layers(delta) or ready.opens_scales:
         open_scales_(model)
+    codes = codes_record(model)
     _write(model, delta, config["unfrozen"] if is_trainable else ())
     base = without_values(base, {base_name(n) for n in (*delta, *held)})
     quantization = config["quantization"] if config["quantized"] else None
-    return attach_strategy(model, ready, config["seed"], base, quantization, config["quantized"])
+    return attach_strategy(model, ready, config["seed"], (base, codes), quantization, config["quantized"])
 
 
 def _adapted(library, model, folder, config, is_trainable):
@@ -125,6 +140,8 @@ def _write(model, delta, unfrozen):
     live = base_tensors(model)
     with torch.no_grad():
         for name, value in delta.items():
-            live[base_name(name)].copy_(value)
+            if not layer_of_kept(base_name(name)):
+                live[base_name(name)].copy_(value)
+    restore_(model, delta)
     for name in unfrozen:
         live[name].requires_grad_(live[name].is_floating_point())

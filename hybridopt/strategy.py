@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from .core.errors import HybridOptError
 from .model.adapters import adapted_layers
 from .model.base_record import Base, changed, remember, remembered, restructured
+from .model.containers import REPLICAS, original, uncompiled
+from .model.kept_codes import Codes, changed_codes, check_codes, updated
 from .model.quantization.coded import coded_layers
 from .model.quantization.replacing import dequantize_
 from .model.quantization.scales import scales
@@ -40,21 +42,26 @@ class Strategy:
         model: to which the strategy is attached.
         policy: says how parameters are trained, by role and name.
         seed: of every random choice of training.
-        base: what the base model's tensors were, by base name.
+        records: what the base model's tensors were, and what its quantized weights are made of, by base name.
         plan: the policy resolved on the model as it is now; None: it is resolved when needed.
     """
 
-    def __init__(self, model: nn.Module, policy: Ready, seed: int, base: Base, plan: Plan | None = None):
-        self.model, self.policy, self.seed, self.base = model, policy, seed, base
+    def __init__(
+        self, model: nn.Module, policy: Ready, seed: int, records: tuple[Base, Codes], plan: Plan | None = None
+    ):
+        self.model, self.policy, self.seed = model, policy, seed
+        self.base, self.codes = records
         self._planned = plan, policy  # of the model as it was; made anew where anything of it has changed
         self.quantization: str | None = None
         self.quantized: tuple[str, ...] = ()
         self.choice: Any = None  # planning.Choice of policy="auto"
+        self._given = model
         self._frozen: set[str] = set()
         self._optimizers: weakref.WeakSet[HybridOptimizer] = weakref.WeakSet()
 
     def adopt(self, inner: "Strategy") -> None:
-        """Take over base record and quantization of the base model's own strategy, and detach that strategy."""
+        """Take over records and quantization of the base model's own strategy, and detach that strategy."""
+        self.codes = updated(inner.codes, self.codes)
         self.base, self.quantization, self.quantized = inner.base, inner.quantization, inner.quantized
         inner.unwrap()
 
@@ -64,6 +71,12 @@ class Strategy:
             return held
         trained = self._plan().trained
         return [p for name, p in self.model.named_parameters() if clean(name) in trained]
+
+    def held_by(self, given: nn.Module) -> None:
+        """Note the model as users hold it: in what `torch.compile` or DistributedDataParallel has put around it."""
+        self._given = given
+        if isinstance(original(given), REPLICAS):
+            original(given).hybrid = self
 
     @property
     def tags(self) -> dict[str, str]:
@@ -88,7 +101,8 @@ class Strategy:
 
         if self.choice is not None:
             how = {"release": self.choice.request.release} | how
-        return plan_live(self.model, batch, **how)
+        with uncompiled(self.model):
+            return plan_live(self.model, batch, **how)
 
     def plan(self, batch: Mapping[str, Tensor] | None = None, **how: Any) -> Any:
         """Return `memory(batch, **how)`, whose older name this is; `hybridopt.Plan` is something else, the tags."""
@@ -184,7 +198,8 @@ class Strategy:
                 that an optimizer of this strategy, which must still be there, has trained by losses alone since the
                 base. Loading then repeats the run; False saves them as tensors.
         """
-        save(self, directory, replay)
+        with uncompiled(self.model):
+            save(self, directory, replay)
 
     def unwrap(self) -> nn.Module:
         """Remove `hybrid` and every hook from the model, make what the policy froze trainable, return the model."""
@@ -192,9 +207,10 @@ class Strategy:
         for optimizer in self._optimizers:
             optimizer.unhook()
         self._thaw()
-        self.model.__dict__.pop("hybrid", None)
-        remember(self.model, self.base)
-        return self.model
+        for holder in (self.model, original(self._given)):
+            holder.__dict__.pop("hybrid", None)
+        remember(self.model, self.base, self.codes)
+        return self._given
 
     def dequantize(self) -> nn.Module:
         """Turn the codes of quantization="int8-trainable" into float weights, layer by layer, and return the model.
@@ -203,7 +219,8 @@ class Strategy:
         """
         if not coded_layers(self.model):
             raise HybridOptError("no weight is kept as codes; dequantize() is for quantization='int8-trainable'")
-        dequantize_(self.model)
+        with uncompiled(self.model):
+            dequantize_(self.model)
         self.quantization, self.quantized = None, ()
         for optimizer in self._optimizers:
             optimizer.retire(
@@ -214,7 +231,8 @@ class Strategy:
 
     def check_structure(self) -> None:
         """Raise HybridOptError if the base was wrapped again since, or its tensors added, removed or resized."""
-        if remembered(self.model) and remembered(self.model) is not self.base:
+        base, _ = remembered(self.model)
+        if base and base is not self.base:
             raise HybridOptError(
                 f"the base of this {type(self.model).__name__} was wrapped again since, after its adapters were taken "
                 "off; train and save the model that the last wrap has returned"
@@ -226,8 +244,13 @@ class Strategy:
             )
 
     def changed_tensors(self) -> dict[str, Tensor]:
-        """Return the unquantized parameters and persistent buffers that differ from the base model's, by live name."""
-        return changed(self.model, self.base)
+        """Return the base tensors that differ from the base model's, by live name; all parts of quantized weights.
+
+        Raises:
+            HybridOptError: layers are quantized now that were not when the model was wrapped, or the reverse.
+        """
+        check_codes(self.model, self.codes)
+        return changed(self.model, self.base) | changed_codes(self.model, self.codes)
 
     def recorded(self, changed: Mapping[str, Tensor]) -> Trajectory | None:
         """Return the recorded run from which most of these changed tensors follow; None if none does."""
@@ -264,8 +287,8 @@ class Strategy:
         self._frozen = set()
 
     def __getstate__(self) -> dict:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_optimizers", "_planned")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_optimizers", "_planned", "_given")}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._optimizers, self._planned = weakref.WeakSet(), (None, self.policy)
+        self._optimizers, self._planned, self._given = weakref.WeakSet(), (None, self.policy), self.model

@@ -12,7 +12,9 @@ from .core.contracts import Scheme
 from .core.errors import HybridOptError, HybridOptWarning, check_count
 from .model.adapters import adapted_layers, bare, library_for
 from .model.base_record import Base, forget, merged, record, remember, remembered
+from .model.containers import as_given, check_container, compiled_in_place, contained, uncompiled
 from .model.foreseen import Changes, foreseen
+from .model.kept_codes import Codes, codes_record, updated
 from .model.loading.unstored import unstored
 from .model.originals import altered
 from .model.quantization.coded import coded_layers
@@ -20,7 +22,7 @@ from .model.quantization.known import frozen_names, named
 from .model.quantization.owners import is_frozen, layer_scheme, scheme_of
 from .model.quantization.replacing import guard_, quantize_
 from .model.quantization.scales import open_scales_
-from .model.quantization.targets import check
+from .model.quantization.targets import check, warn_of_read
 from .model.roles import base_name, head_modules
 from .model.sharding import check_plain, reshard_
 from .optimizer.others import watch
@@ -42,6 +44,8 @@ def wrap(
 ) -> nn.Module:
     """Attach `model.hybrid`, a Strategy, and return the same object; with `peft_config` the PeftModel that PEFT makes.
 
+    What `torch.compile` has returned stays compiled: with `peft_config` the PeftModel is compiled the same way.
+
     Args:
         model: any nn.Module with real weights; names, state_dict and forward stay as they are.
         policy: a name (see `hybridopt policies`), a Policy, or a path to a policy .json. "auto": the way to train
@@ -62,12 +66,30 @@ def wrap(
     reshard_(model)
     if peft_config is not None or quantization is not None:
         check_plain(model, "put adapters on, or quantize, before it is sharded: wrap first, then fully_shard")
+    check_container(model, peft_config is not None or quantization is not None or policy == "auto")
+    with uncompiled(model) as inner:
+        wrapped = _wrap(inner, policy, peft_config, quantization, seed, policy_options)
+    if wrapped is not inner and compiled_in_place(inner):
+        warnings.warn(
+            f"adapters call the forward method of {type(inner).__name__}, and so go past what model.compile() has "
+            "compiled: call compile() on what wrap returns",
+            HybridOptWarning,
+            stacklevel=2,
+        )
+    given = as_given(model, wrapped)
+    wrapped.__dict__["hybrid"].held_by(given)
+    return given
+
+
+def _wrap(model, policy, peft_config, quantization, seed, policy_options):
+    """Wrap a model in no container; see `wrap`."""
     if policy == "auto":
         return _wrap_auto(model, peft_config, quantization, seed, policy_options)
     ready = read_policy(policy, policy_options)
     changes = _check_changes(model, ready, peft_config, quantization)
     plan = _check_policy(model, ready, seed, changes)
-    base = merged(remembered(model), record(model), unstored(model) | altered(model))
+    known, codes = remembered(model)
+    base = merged(known, record(model), unstored(model) | altered(model))
     if changes.scheme is not None:
         quantize_(model, changes.scheme, changes.layers)
     if changes.opens_scales:
@@ -75,7 +97,7 @@ def wrap(
     if changes.adapters is not None:
         model = changes.adapters.attach(model, peft_config)
     name = changes.scheme.name if changes.scheme is not None and changes.layers else None
-    return attach_strategy(model, ready, seed, base, name, changes.layers, plan)
+    return attach_strategy(model, ready, seed, (base, updated(codes, codes_record(model))), name, changes.layers, plan)
 
 
 def _wrap_auto(model, peft_config, quantization, seed, options):
@@ -93,7 +115,7 @@ def attach_strategy(
     model: Any,
     policy: Ready,
     seed: int,
-    base: Base,
+    records: tuple[Base, Codes],
     quantization: str | None = None,
     quantized: Sequence[str] = (),
     plan: Plan | None = None,
@@ -104,14 +126,14 @@ def attach_strategy(
         model: quantized and with adapters, if it is to have them.
         policy: how to train it.
         seed: of every random choice of training.
-        base: what its base tensors were before.
+        records: what its base tensors were before, and what its quantized weights are made of.
         quantization: the scheme of `quantized`; None without.
         quantized: names of the layers that were quantized. Those that are trained as codes are found anyway.
         plan: the policy resolved on this model; where it is of other parameters, or None, it is resolved anew.
     """
     guard_(model)
     inner = _inner_strategy(model)
-    strategy = Strategy(model, policy, seed, base, plan)
+    strategy = Strategy(model, policy, seed, records, plan)
     if coded := coded_layers(model):
         quantization, quantized = scheme_of(model.get_submodule(coded[0])), coded
     strategy.quantization, strategy.quantized = quantization, tuple(quantized)
@@ -120,7 +142,9 @@ def attach_strategy(
     if bare(model) is model:
         forget(model)  # the strategy has it, until `unwrap`
     else:
-        remember(model, strategy.base)  # adapters may be merged, and their model left behind with its strategy
+        remember(
+            model, strategy.base, strategy.codes
+        )  # adapters may be merged, and their model left behind with its strategy
     model.hybrid = strategy
     watch(strategy)
     return model
@@ -131,6 +155,7 @@ def _check_model(model):
         raise HybridOptError(f"model={type(model).__name__} is not allowed; give an nn.Module")
     if isinstance(model, torch.jit.ScriptModule):
         raise HybridOptError("a ScriptModule cannot be wrapped; wrap the nn.Module it was made from, then script that")
+    model = contained(model)
     members = (model.__dict__, model._parameters, model._buffers, model._modules)
     if hasattr(type(model), "hybrid") or any("hybrid" in each for each in members):
         wrapped = isinstance(model.__dict__.get("hybrid"), Strategy)
@@ -158,7 +183,10 @@ def _check_changes(model: nn.Module, ready: Ready, peft_config: Any, quantizatio
         guard_(model)
     else:
         kept = [] if library is None else library.kept_modules(model, peft_config)
-        layers = check(model, scheme, sorted({*head_modules(model), *kept}))
+        skip = sorted({*head_modules(model), *kept})
+        layers = check(model, scheme, skip)
+        if layers:
+            warn_of_read(model, scheme, skip, stacklevel=4)
     return Changes(scheme, layers, ready.opens_scales, library)
 
 
@@ -203,7 +231,7 @@ def _check_policy(model: nn.Module, ready: Ready, seed: int, changes: Changes) -
             "the output layer is state-free, which ruins training of language models (34.7 against 20.0 perplexity in "
             'FRUGAL\'s ablation); head="full" keeps it state-full',
             HybridOptWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return plan
 

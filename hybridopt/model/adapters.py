@@ -6,6 +6,7 @@ from torch import nn
 
 from ..core.contracts import Adapters
 from ..core.registry import every, make
+from .containers import contained
 
 __all__ = ["adapted_layers", "adapter_members", "bare", "bare_name", "library_for", "library_of", "lora_rank"]
 __all__ += ["original_name", "usual_library", "whole_copies", "without_wrappers"]
@@ -29,9 +30,9 @@ def library_of(model: nn.Module) -> Adapters | None:
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """Return the base model beneath adapters; a model without adapters is its own base."""
+    """Return the base model beneath adapters and containers; a model without any is its own base."""
     for library in every("adapters"):
-        model = library.base(model)
+        model = contained(library.base(contained(model)))
     return model
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .adapters import bare, original_name
 from .checksums import checksum
+from .kept_codes import Codes
 from .quantization.coded import codes_dtype, plain
 from .quantization.owners import logical_shape
 from .quantization.scales import scales
@@ -28,8 +29,8 @@ __all__ = [
 ]
 
 Base = dict[str, list]  # base name: [elements before packing, dtype, checksum]; None: no base has these values
-_UNWRAPPED: weakref.WeakKeyDictionary[nn.Module, Base] = weakref.WeakKeyDictionary()
-REMEMBERED = "_hybridopt_base"  # the attribute of a base module that holds its record
+_UNWRAPPED: weakref.WeakKeyDictionary[nn.Module, tuple[Base, Codes]] = weakref.WeakKeyDictionary()
+REMEMBERED = "_hybridopt_base"  # the attribute of a base module that holds its records
 
 
 def record(model: nn.Module) -> Base:
@@ -126,20 +127,25 @@ def _is(tensor: Tensor, mark: list) -> bool:
     return mark[2] is not None and mark[2] == checksum(tensor)
 
 
-def remember(model: nn.Module, base: Base) -> None:
-    """Keep the record `base` of a model for the next `wrap`: its weights may be trained ones.
+def remember(model: nn.Module, base: Base, codes: Codes) -> None:
+    """Keep the records of a model for the next `wrap`: its weights may be trained ones.
 
-    With adapters it is kept in the base itself: it stays when these are merged or taken off, and in copies.
+    With adapters they are kept in the base itself: they stay when these are merged or taken off, and in copies.
+
+    Args:
+        model: with adapters or without.
+        base: the record of its base.
+        codes: that of its quantized weights.
     """
     if bare(model) is model:
-        _UNWRAPPED[model] = base
+        _UNWRAPPED[model] = base, codes
     else:
-        bare(model).__dict__[REMEMBERED] = base
+        bare(model).__dict__[REMEMBERED] = base, codes
 
 
-def remembered(model: nn.Module) -> Base:
-    """Return the record kept of the base of a model; empty if there is none."""
-    return bare(model).__dict__.get(REMEMBERED) or _UNWRAPPED.get(bare(model)) or {}
+def remembered(model: nn.Module) -> tuple[Base, Codes]:
+    """Return the records kept of the base of a model and of its quantized weights; empty if there are none."""
+    return bare(model).__dict__.get(REMEMBERED) or _UNWRAPPED.get(bare(model)) or ({}, {})
 
 
 def forget(model: nn.Module) -> None:

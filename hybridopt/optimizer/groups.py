@@ -29,11 +29,12 @@ class Tags:
     """
 
     def __init__(self, policy: Ready, seed: int, roles: Mapping[str, Known] | None):
-        known = _without_treatments(roles or {})
+        roles = {clean(name): role for name, role in (roles or {}).items()}
+        known = _without_treatments(roles)
         self.policy, self.seed = policy, seed
         self.roles = {n: r.role if isinstance(r, Param) else r for n, r in known.items()}
         self._partitions = {n: r.partition for n, r in known.items() if isinstance(r, Param)}
-        self._planned = {n: r for n, r in (roles or {}).items() if isinstance(r, Entry)}
+        self._planned = {n: r for n, r in roles.items() if isinstance(r, Entry)}
         for name, role in self.roles.items():
             check_choice("HybridOptimizer", f"role of {name!r}", role, ROLES)
         self._treatments: dict[str, Treatment] = {}
@@ -129,7 +130,7 @@ class Tags:
 def trainable_of(roles: Mapping[str, Known]) -> frozenset[str]:
     """Return the names that are said to be trainable, whatever their requires_grad is."""
     known = _without_treatments(roles)
-    return frozenset(n for n, r in known.items() if isinstance(r, Param) and r.trainable)
+    return frozenset(clean(n) for n, r in known.items() if isinstance(r, Param) and r.trainable)
 
 
 def _without_treatments(roles: Mapping[str, Known]) -> dict[str, str | Param]:

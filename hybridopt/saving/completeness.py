@@ -7,6 +7,7 @@ from ..core.errors import HybridOptError
 from ..core.files import tensors
 from ..core.registry import every
 from ..model.adapters import original_name
+from ..model.kept_codes import layer_of_kept
 from ..model.roles import base_name
 from .folder import Folder
 from .names import CONFIG
@@ -17,7 +18,8 @@ __all__ = ["check_complete", "stood_for"]
 def stood_for(names: Iterable[str]) -> set[str]:
     """Return the base names of the tensors whose values are saved under these names: a weight, of its codes."""
     found = {original_name(base_name(name)) for name in names}
-    return found | {name.rpartition(".")[0] for name in found}
+    kept = {f"{layer}.weight" for name in found if (layer := layer_of_kept(name))}
+    return found | kept | {name.rpartition(".")[0] for name in found}
 
 
 def check_complete(folder: Folder, config: dict, delta: Iterable[str]) -> None:

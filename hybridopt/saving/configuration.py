@@ -11,6 +11,7 @@ from ..core.files import plain_json
 from ..core.registry import pack, unpack
 from ..model.adapters import library_of, usual_library
 from ..model.checksums import VERSION
+from ..model.kept_codes import layer_of_kept
 from ..model.originals import replaced
 from ..model.quantization.owners import scheme_of
 from ..model.roles import base_name
@@ -49,6 +50,7 @@ def configuration(strategy: Any, saved: set[str], replayed: Mapping[str, object]
     library = library_of(model) or usual_library()
     free = {base_name(n) for n in saved} | replaced(model)
     free |= {n.rpartition(".")[0] for n in free}  # of a weight's codes: the weight
+    free |= {f"{layer}.weight" for n in free if (layer := layer_of_kept(n))}
     return {
         "format": 1,
         "hybridopt": version("hybridopt"),

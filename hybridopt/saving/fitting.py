@@ -11,6 +11,7 @@ from ..core.registry import every
 from ..model.adapters import adapted_layers
 from ..model.base_record import Base, first_difference, persistent_buffers, record, restructured
 from ..model.embeddings import embedding_names, row_count
+from ..model.kept_codes import expected, layer_of_kept
 from ..model.quantization.coded import coded_layers, plain
 from ..model.quantization.known import named
 from ..model.quantization.layers import is_linear, matrix_shape
@@ -34,8 +35,6 @@ __all__ = [
 
 def check_bare(model: nn.Module, config: dict) -> None:
     """Raise HybridOptError unless this is a base model of the same tensors, with weights and nothing on it yet."""
-    if not isinstance(model, nn.Module):
-        raise HybridOptError(f"model={model!r} is not allowed; give the base model itself, an nn.Module")
     if "hybrid" in model.__dict__ or adapted_layers(model):
         raise HybridOptError("give from_pretrained the base model itself, not wrapped and without adapters")
     if any(p.is_meta for p in model.parameters()):
@@ -66,6 +65,7 @@ def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> B
             f"otherwise; load it with dtype=torch.{config['dtype']}"
         )
     live = base_tensors(model) | _codes(model, config, delta) | _scales(model, config, delta)
+    live |= _kept(model, config, delta)
     if unknown := sorted(set(config["unfrozen"]) - live.keys()):
         raise HybridOptError(f"{CONFIG}: unfrozen={unknown[:3]}, which the base model has not")
     for name, value in delta.items():
@@ -74,7 +74,10 @@ def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> B
             raise HybridOptError(f"{DELTA} holds {name!r}, which the base model has not")
         if base_name(name).rpartition(".")[0] in config["quantized"] and base_name(name).endswith(".weight"):
             raise HybridOptError(f"{DELTA} holds {name!r}, which {CONFIG} calls quantized")
-        if (target.shape, target.dtype) != (value.shape, value.dtype):
+        alike = target.shape == value.shape and (
+            target.dtype == value.dtype or _is_dtype_alone(base_name(name), value)
+        )
+        if not alike:
             raise HybridOptError(
                 f"{DELTA}: {name!r} has shape {tuple(value.shape)} and dtype {value.dtype}, the base model has "
                 f"{tuple(target.shape)} and {target.dtype}; load the base model as it was trained (dtype=...)"
@@ -95,7 +98,7 @@ def check_quantization(model, config) -> list[str]:
             f"the base model is quantized: {given}, but was trained with: {wanted}; load it "
             + ("in full precision" if names or wanted is None else f"quantized with {wanted}")
         )
-    if foreign := sorted(set(names) - set(check(model, named(wanted, CONFIG)))):
+    if foreign := sorted(set(names) - set(check(model, named(wanted, CONFIG), readable=False))):
         raise HybridOptError(f"{CONFIG}: quantized={foreign[:3]} cannot be quantized in this base model")
     return names
 
@@ -116,6 +119,23 @@ def _codes(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> dict[
     if lost := sorted(codes.keys() - {base_name(n) for n in delta}):
         raise HybridOptError(f"{DELTA} lacks {lost[0]!r}, which {CONFIG} calls quantized and trained")
     return codes
+
+
+def _kept(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what quantized weights that were changed will be written to; all their parts must have been saved."""
+    saved = {base_name(n) for n in delta}
+    layers = {layer for n in saved if (layer := layer_of_kept(n))}
+    if not layers:
+        return {}
+    frozen = [s for s in every("schemes") if not s.trains and s.name == config["quantization"]]
+    parts = expected(model, frozen[0] if frozen else None, layers, scaled_layers(delta))
+    if lost := sorted(parts.keys() - saved):
+        raise HybridOptError(f"{DELTA} lacks {lost[0]!r}, but holds other parts of that weight")
+    return parts
+
+
+def _is_dtype_alone(name: str, value: Tensor) -> bool:
+    return layer_of_kept(base_name(name)) is not None and value.numel() == 0 and value.is_floating_point()
 
 
 def scaled_layers(delta: Mapping[str, Tensor]) -> list[str]:

@@ -1,5 +1,6 @@
 """Adapters in folders, in the files that PEFT itself writes and reads."""
 
+import copy
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.files import plain_json, tensors
+from hybridopt.model.containers import plain_name
 from hybridopt.model.embeddings import embedding_names
 from hybridopt.model.sharding import is_sharded
 
@@ -39,11 +41,29 @@ def save(
     check_distinct(model)
     with_embeddings = _has_embeddings(model) and not embedding_names(model).isdisjoint(unstored)
     state = None if whole is None else _in_one_piece(model, with_embeddings, whole)
-    model.save_pretrained(str(folder), save_embedding_layers=with_embeddings, state_dict=state)
+    compiled = dict(model.peft_config)
+    try:
+        model.peft_config.update({name: _uncompiled(config) for name, config in compiled.items()})
+        model.save_pretrained(str(folder), save_embedding_layers=with_embeddings, state_dict=state)
+    finally:
+        model.peft_config.update(compiled)
     (Path(folder) / CARD).unlink(missing_ok=True)
     for name in model.peft_config:
         plain_names.write(model, name, Path(folder) / folder_of(name) / CONFIG)
     return [str(folder_of(name) / file) for name in model.peft_config for file in (CONFIG, WEIGHTS)]
+
+
+def _uncompiled(config: Any) -> Any:
+    """Return a configuration whose names of modules are those of a model on which torch.compile was not called."""
+    found = copy.copy(config)
+    for key, value in vars(config).items():
+        if isinstance(value, str):
+            setattr(found, key, plain_name(value))
+        elif isinstance(value, list | set | tuple):
+            setattr(found, key, type(value)(plain_name(x) if isinstance(x, str) else x for x in value))
+        elif isinstance(value, dict):
+            setattr(found, key, {plain_name(k) if isinstance(k, str) else k: v for k, v in value.items()})
+    return found
 
 
 def saved_names(model: Any, folder: str | Path) -> set[str]:

@@ -1,0 +1,135 @@
+"""Frozen quantized weights that somebody has changed: merged adapters, weights written by hand or loaded."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..core.contracts import Scheme
+from ..core.errors import HybridOptError
+from .checksums import checksum
+from .quantization.layers import is_linear
+from .quantization.owners import layer_scheme
+from .roles import base_name, clean
+
+__all__ = ["Codes", "changed_codes", "check_codes", "codes_record", "expected", "layer_of_kept", "restore_", "updated"]
+
+MARK = ".weight.kept."  # between the name of a layer and that of a part, in saved files
+Codes = dict[str, dict[str, list]]  # by the base name of a layer, and of a part: [shape, dtype, checksum]
+CHANGED_SIDES = {
+    True: "{name} was quantized since the model was wrapped, and would not be when it is loaded; take "
+    "model.hybrid.unwrap(), then wrap the model as it is now",
+    False: "{name} was quantized when the model was wrapped, and is not any more; what is saved would fit no base "
+    "model. Take model.hybrid.unwrap(), then wrap the model as it is now, or save it in full precision",
+}
+
+
+def codes_record(model: nn.Module) -> Codes:
+    """Return shape, dtype and checksum of all that the frozen quantized weights of a model consist of."""
+    return {base: _marks(scheme.kept(layer)) for base, _, layer, scheme in _frozen(model)}
+
+
+def updated(old: Codes, new: Codes) -> Codes:
+    """Return a new record in which what was known already counts, of every layer that is still quantized alike."""
+    return {
+        n: marks | {p: old[n][p] for p in marks if p in old[n]} if _alike(old.get(n), marks) else marks
+        for n, marks in new.items()
+    }
+
+
+def _alike(old: Mapping[str, list] | None, new: Mapping[str, list]) -> bool:
+    """Is the form of two quantized weights the same, but for parts that one of them lacks?"""
+    return old is not None and all(old[p][0] == mark[0] for p, mark in new.items() if p in old)
+
+
+def changed_codes(model: nn.Module, codes: Codes) -> dict[str, Tensor]:
+    """Return all parts of every frozen quantized weight that differs from its record, by live name."""
+    return {
+        f"{name}{MARK}{part}": x.detach()
+        for base, name, layer, scheme in _frozen(model)
+        if _marks(kept := scheme.kept(layer)) != codes.get(base)
+        for part, x in kept.items()
+    }
+
+
+def check_codes(model: nn.Module, codes: Codes) -> None:
+    """Raise HybridOptError for quantized weights that would not be quantized so after loading.
+
+    Args:
+        model: live.
+        codes: the record of its quantized weights.
+    """
+    live = {base: _forms(_marks(scheme.kept(layer), values=False)) for base, _, layer, scheme in _frozen(model)}
+    for base in sorted(live.keys() ^ codes.keys()):
+        raise HybridOptError(CHANGED_SIDES[base in live].format(name=base))
+    for base, now in live.items():
+        was = _forms(codes[base])
+        if part := next((p for p in sorted(was.keys() | now.keys()) if was.get(p) != now.get(p)), None):
+            raise HybridOptError(
+                f"{base}.weight was quantized anew in another form since the model was wrapped (its {part} is "
+                f"{now.get(part)} and was {was.get(part)}), and could not be loaded; quantize it as it was, or take "
+                "model.hybrid.unwrap() and wrap the model as it is now"
+            )
+
+
+def expected(
+    model: nn.Module, scheme: Scheme | None, layers: Iterable[str], opened: Iterable[str]
+) -> dict[str, Tensor]:
+    """Return what `changed_codes` may have saved of some layers of a base model, by base name.
+
+    Args:
+        model: quantized already, or about to be.
+        scheme: that it is going to be quantized with; None: it is quantized.
+        layers: base names of the layers.
+        opened: base names of layers whose scales are going to be parameters.
+    """
+    live: dict[str, Any] = {base_name(f"{n}.weight").removesuffix(".weight"): m for n, m in model.named_modules() if n}
+    opened, found = set(opened), {}
+    for base in layers:
+        layer = live.get(base)
+        own = None if layer is None else layer_scheme(layer)
+        if own is None and (layer is None or scheme is None or not is_linear(layer)):
+            continue
+        twin, keeper = (layer, own) if own is not None else (scheme.twin(layer), scheme)
+        if base in opened and not keeper.scales(twin):
+            twin = twin if own is None else copy.deepcopy(twin)
+            keeper.open_scales_(twin)
+        found |= {f"{base}{MARK}{part}": x for part, x in keeper.kept(twin).items()}
+    return found
+
+
+def layer_of_kept(name: str) -> str | None:
+    """Return the layer that a saved tensor is a part of, if `changed_codes` has named it; None for others."""
+    layer, mark, _ = name.partition(MARK)
+    return layer if mark else None
+
+
+def restore_(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Bring back the quantized weights that `changed_codes` has returned; `saved` may hold other tensors, too."""
+    wanted: dict[str, dict[str, Tensor]] = {}
+    for name, x in saved.items():
+        if layer := layer_of_kept(base_name(name)):
+            wanted.setdefault(layer, {})[name.partition(MARK)[2]] = x
+    for base, _, layer, scheme in _frozen(model) if wanted else ():
+        if base in wanted:
+            scheme.restore_(layer, wanted[base])
+
+
+def _frozen(model: nn.Module) -> Iterator[tuple[str, str, Any, Scheme]]:
+    """Yield (base name, live name, layer, scheme) of every layer with a frozen quantized weight."""
+    for name, layer in model.named_modules():
+        scheme = layer_scheme(layer)
+        if scheme is not None and not scheme.trains:
+            whole = clean(f"{name}.weight")
+            yield base_name(whole).removesuffix(".weight"), whole.removesuffix(".weight"), layer, scheme
+
+
+def _forms(marks: Mapping[str, list]) -> dict[str, list]:
+    """Return shapes and dtypes of a record without what stands for a dtype that may change."""
+    return {part: mark[:2] for part, mark in marks.items() if mark[0] != [0]}
+
+
+def _marks(kept: Mapping[str, Tensor], values: bool = True) -> dict[str, list]:
+    """Return [shape, dtype, checksum] of tensors by name; with `values` False no checksum is worked out."""
+    return {n: [list(x.shape), str(x.dtype), checksum(x) if values and x.numel() else 0] for n, x in kept.items()}
