@@ -1,8 +1,9 @@
 """Parts by name: the file name is the registry, so a new part is one new file and a config can never name code."""
 
 import pkgutil
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ from .contracts import Adapters, Backend, Launcher, Release, Scheme
 from .contracts.fulfilment import check_fulfils
 from .errors import HybridOptError, check_choice, known
 
-__all__ = ["KINDS", "PARTS", "every", "find", "forget", "make", "names", "pack", "unpack"]
+__all__ = ["KINDS", "PARTS", "every", "find", "forget", "make", "names", "pack", "title", "unpack"]
 
 PACKAGE = __package__.partition(".")[0]
 PARTS = ("rules", "splits", "sources", "schedules", "codecs", "stores")
@@ -44,7 +45,7 @@ def find(kind: str, name: str) -> type[Any]:
     class that lacks something that the contract of its kind asks for.
     """
     name = name.replace("-", "_") if isinstance(name, str) else name
-    check_choice("hybridopt", WORDS.get(kind, kind[:-1]), name, names(kind))
+    check_choice("", WORDS.get(kind, kind[:-1]), name, names(kind))
     module = import_module(_modules(kind)[name])
     cls: type[Any] = getattr(module, module.__all__[0])
     if kind in CONTRACTS:
@@ -84,16 +85,29 @@ def make(kind: str, value: object, **options: object) -> Any:
 
 
 def build(cls: type, options: dict[str, Any]) -> Any:
-    """Return an instance of the dataclass `cls`; raise HybridOptError naming the options that it does not have."""
-    allowed = [f.name for f in fields(cls)]
+    """Return an instance of the dataclass `cls`; HybridOptError, by the name that users write, for wrong options."""
+    own = fields(cls)
+    name = title(cls)
     for key in options:
-        if key not in allowed:
-            name = (_place(cls) or (None, cls.__name__.lower()))[1]
-            raise HybridOptError(f"{name} has no option {key!r} (value {options[key]!r}); {known(key, allowed)}")
+        if key not in [f.name for f in own]:
+            allowed = known(key, [f.name for f in own])
+            raise HybridOptError(f"{name} has no option {key!r} (value {options[key]!r}); {allowed}")
+    needed = [f.name for f in own if f.default is MISSING and f.default_factory is MISSING and f.name not in options]
+    if needed:
+        raise HybridOptError(f"{name} needs {', '.join(needed)} (given: {options!r})")
     try:
         return cls(**options)
+    except HybridOptError as error:
+        option = re.match(r"\w*", error.text)
+        its_own = option is not None and option[0] in {f.name for f in own}
+        raise (error.of(name) if its_own else error) from None
     except TypeError as error:
-        raise HybridOptError(f"{cls.__name__}: {error} (options given: {options!r})") from error
+        raise HybridOptError(f"{name}: {error} (options given: {options!r})") from error
+
+
+def title(cls: type) -> str:
+    """Return the name by which users write a part or policy; of one that is not of this package that of its class."""
+    return (_place(cls) or (None, cls.__name__))[1]
 
 
 def pack(value: object) -> object:

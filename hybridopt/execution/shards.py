@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..core.contracts import Slot
 from ..core.errors import HybridOptError
+from ..core.registry import title
 from ..policy.job import Job, sliceable
 
 __all__ = ["cut", "like", "local", "place"]
@@ -42,8 +43,8 @@ def cut(name: str, job: Job, p: Tensor) -> Job:
     if not (by_rows and chosen_alike and t.full.local and t.free.local):
         raise HybridOptError(
             f"parameter {name!r} (shape {tuple(p.shape)}) is sharded as {at}, and its treatment (full="
-            f"{type(t.full).__name__}, free={type(t.free).__name__}, split={type(t.split).__name__}, codec="
-            f"{type(t.codec).__name__}) needs more than one shard; take elementwise rules (adamw, lion, sgd), "
+            f"{title(type(t.full))}, free={title(type(t.free))}, split={title(type(t.split))}, codec="
+            f"{title(type(t.codec))}) needs more than one shard; take elementwise rules (adamw, lion, sgd), "
             "split='columns' or 'block', codec fp32 or bf16, and shards along dimension 0"
         )
     return replace(job, shape=(len(local(p)), *job.shape[1:]))

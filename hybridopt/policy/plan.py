@@ -7,6 +7,7 @@ from functools import cached_property
 
 from ..core.contracts import Draw, Part, Population, ProbeScheme, Slot, Split
 from ..core.errors import HybridOptError, check_count
+from ..core.registry import title
 from ..model.roles import ROLES, Param
 from ..parts.rules.sgd import SGD
 from .job import Job, arithmetic, declare, nbytes, seen_as
@@ -55,7 +56,7 @@ class Plan:
         Raises:
             HybridOptError: for what does not fit, naming the parameter.
         """
-        check_count("hybridopt", "seed", seed, 0)
+        check_count("", "seed", seed, 0)
         params = list(params)
         treatments = assign(policy, params)
         trained = {p.name: t.fit(p) for p in params if p.trainable and (t := treatments[p.name])}
@@ -133,8 +134,8 @@ def check_scheme(treatments: Iterable[tuple[str, Treatment]]) -> ProbeScheme | N
         first, scheme = probed[0][0], probed[0][1].source.scheme
         if t.source.scheme != scheme:
             raise HybridOptError(
-                f"{name!r} asks for probes by {t.source.scheme}, {first!r} for others, by {scheme}; one probe serves "
-                "all parameters: give their sources the same samples, and do not mix fzoo or conservative with others"
+                f"{name!r} is probed by source={t.source!r}, and {first!r} by {probed[0][1].source!r}; one probe "
+                "serves all: give their sources the same samples, and do not mix fzoo or conservative with others"
             )
     return probed[0][1].source.scheme if probed else None
 
@@ -204,7 +205,7 @@ def _check_matrix(job: Job) -> None:
     """Raise HybridOptError if a rule that is not local would be given anything but matrices."""
     low, t = job.part.shape(job.shape), job.treatment
     if low is not None and len(low) < 2 and not t.full.local:
-        full, split = (type(x).__module__.rpartition(".")[2] for x in (t.full, t.split))
+        full, split = title(type(t.full)), title(type(t.split))
         raise HybridOptError(
             f"full={full!r} needs a matrix, got shape {low}; take split='columns', 'rows' or 'block' in place of "
             f"{split!r}, which leaves single entries, or a rule that works element by element, such as full='adamw'"

@@ -48,7 +48,7 @@ class Treatment:
         if self.weight_decay is not None:
             check_number("Treatment", "weight_decay", self.weight_decay, 0)
         if not isinstance(self.reset, bool):
-            raise HybridOptError(f"Treatment: reset={self.reset!r} is not allowed; give True or False")
+            raise HybridOptError(f"reset={self.reset!r} is not allowed; give True or False", "Treatment")
         if self.free.slots((2, 2)):
             raise HybridOptError(
                 f"free={self.free!r} keeps state; a state-free rule has none: signsgd, sgd or no_update"
@@ -110,6 +110,7 @@ def _check_hashable(axis: str, part: object) -> None:
         hash(part)
     except TypeError as error:
         raise HybridOptError(
-            f"Treatment: {axis}={part!r} is not allowed: {error}; make its class a dataclass(frozen=True), with "
-            "tuples in place of lists"
+            f"{axis}={part!r} is not allowed: {error}; make its class a dataclass(frozen=True), with "
+            "tuples in place of lists",
+            "Treatment",
         ) from error

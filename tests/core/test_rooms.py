@@ -100,8 +100,15 @@ def test_every_part_is_found_by_its_class_name(name):
 
 
 def test_a_part_that_is_not_there_lists_the_others():
-    with pytest.raises(AttributeError, match=r"no part 'Collumns'; known: .*Columns"):
+    with pytest.raises(AttributeError, match=r"no part 'Collumns'; did you mean 'Columns'\? Known: .*Columns"):
         _ = parts.Collumns
+
+
+def test_an_import_of_a_part_that_is_not_there_names_the_near_one():
+    with pytest.raises(ImportError, match="no part 'Collumns'; did you mean 'Columns'"):
+        from hybridopt.parts import Collumns  # noqa: F401
+    assert not hasattr(parts, "Collumns")
+    from hybridopt.parts import Columns, rules  # noqa: F401
 
 
 def test_all_parts_are_imported_by_a_star():

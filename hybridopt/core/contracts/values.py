@@ -8,7 +8,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from ..errors import HybridOptError, check_number
+from ..errors import HybridOptError, check_share
 
 __all__ = [
     "Density",
@@ -94,7 +94,7 @@ class Draw:
             value = density(self.step) if callable(density) else density
         except TypeError as error:
             raise HybridOptError(f"density={density!r} must take the step as its only argument: {error}") from error
-        check_number(f"density at step {self.step}", "density", value, 0, 1)
+        check_share(f"density at step {self.step}", "density", value)
         return float(value)
 
     def generator(self, *more: object) -> torch.Generator:

@@ -25,13 +25,13 @@ def check(owner: str, eps: object, clip_threshold: object, decay_rate: object = 
         decay_rate: a number in [-1, 0].
     """
     if not isinstance(eps, tuple | list) or len(eps) != 2:
-        raise HybridOptError(f"{owner}: eps={eps!r} is not allowed; give two numbers of at least 0")
+        raise HybridOptError(f"eps={eps!r} is not allowed; give two numbers of at least 0", owner)
     for i, value in enumerate(eps):
         check_number(owner, f"eps[{i}]", value, 0)
     check_number(owner, "decay_rate", decay_rate, -1, 0)
     check_number(owner, "clip_threshold", clip_threshold, 0)
     if clip_threshold == 0:
-        raise HybridOptError(f"{owner}: clip_threshold=0 would stop every update; give a number above 0, such as 1")
+        raise HybridOptError("clip_threshold=0 would stop every update; give a number above 0, such as 1", owner)
     first, second = eps
     return first, second
 

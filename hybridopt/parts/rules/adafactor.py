@@ -35,7 +35,7 @@ class Adafactor(Rule):
             check_number("Adafactor", "beta1", self.beta1, 0, 1, open_end=True)
         for name, value in {"scale_parameter": self.scale_parameter, "relative_step": self.relative_step}.items():
             if not isinstance(value, bool):
-                raise HybridOptError(f"Adafactor: {name}={value!r} is not allowed; give True or False")
+                raise HybridOptError(f"{name}={value!r} is not allowed; give True or False", "Adafactor")
 
     @computed
     def reads_param(self) -> bool:

@@ -64,8 +64,9 @@ class AdamMini(Rule):
         """Declare the first moment, 4 bytes an element, and the second, 4 bytes a block: [..., blocks]."""
         if len(shape) < 2:
             raise HybridOptError(
-                f"AdamMini: single entries (shape {shape}) belong to no block of the weight; take split='columns', "
-                "'rows' or 'block', or full='adamw'"
+                f"single entries (shape {shape}) belong to no block of the weight; take split='columns', "
+                "'rows' or 'block', or full='adamw'",
+                "AdamMini",
             )
         *lead, rows, columns = shape
         blocks = (*lead, self._total(rows if self.axis == "rows" else columns))
@@ -135,9 +136,10 @@ class AdamMini(Rule):
         neurons = count * lines * groups
         if heads % groups or neurons % heads:
             raise HybridOptError(
-                f"AdamMini: {option}={heads} does not fit parameter {param.name!r} (role {param.role!r}, shape "
+                f"{option}={heads} does not fit parameter {param.name!r} (role {param.role!r}, shape "
                 f"{param.shape}), a {kind} with {neurons} output neurons{f' in {groups} groups' * (groups > 1)}; give "
-                "the model's own number, or leave it out: wrap finds it in the model"
+                "the model's own number, or leave it out: wrap finds it in the model",
+                "AdamMini",
             )
         return heads // groups, neurons // heads
 
@@ -148,8 +150,9 @@ class AdamMini(Rule):
         if lines != (own := _blocks.covered(self.blocks, self.groups)):
             whole = "columns" if self.axis == "rows" else "rows"
             raise HybridOptError(
-                f"AdamMini: its blocks {self.blocks} x {self.groups} cover {own} {self.axis}, and there are {lines}: "
+                f"its blocks {self.blocks} x {self.groups} cover {own} {self.axis}, and there are {lines}: "
                 f"a split must leave the {self.axis} whole where they belong to heads. Take split={whole!r} or "
-                "'block', or full='adamw'"
+                "'block', or full='adamw'",
+                "AdamMini",
             )
         return _blocks.total(self.blocks, self.groups)

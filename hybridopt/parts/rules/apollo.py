@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...core.contracts import Numbers, Rule, Shape, Slot, State, found, portion
-from ...core.errors import check_choice, check_count, check_number
+from ...core.errors import check_choice, check_count, check_number, check_share
 from ...core.numerics.normal import normal
 from .adamw import AdamW
 
@@ -37,7 +37,7 @@ class Apollo(Rule):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", self._adam.betas)
-        check_number("Apollo", "density", self.density, 1e-9, 1)
+        check_share("Apollo", "density", self.density, 1e-9)
         check_number("Apollo", "scale", self.scale, 0)
         check_choice("Apollo", "scale_type", self.scale_type, ("channel", "tensor"))
         check_count("Apollo", "update_gap", self.update_gap, 1, 2**31)

@@ -32,15 +32,17 @@ class CAME(Rule):
 
     def __post_init__(self) -> None:
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 3:
-            raise HybridOptError(f"CAME: betas={self.betas!r} is not allowed; give three numbers in [0, 1)")
+            raise HybridOptError(f"betas={self.betas!r} is not allowed; give three numbers in [0, 1)", "CAME")
         for i, beta in enumerate(self.betas):
             check_number("CAME", f"betas[{i}]", beta, 0, 1, open_end=True)
         if self.betas[0] == 0:
             raise HybridOptError(
-                "CAME: betas[0]=0 leaves no residual to measure; give a number in (0, 1), or adafactor"
+                "betas[0]=0 leaves no residual to measure; give a number in (0, 1), or adafactor", "CAME"
             )
         if not isinstance(self.bias_correction, bool):
-            raise HybridOptError(f"CAME: bias_correction={self.bias_correction!r} is not allowed; give True or False")
+            raise HybridOptError(
+                f"bias_correction={self.bias_correction!r} is not allowed; give True or False", "CAME"
+            )
         object.__setattr__(self, "betas", tuple(self.betas))
         object.__setattr__(self, "eps", _factored.check("CAME", self.eps, self.clip_threshold))
 

@@ -25,7 +25,7 @@ class Momentum(Rule):
         check_number("Momentum", "momentum", self.momentum, 0, 1, open_end=True)
         check_number("Momentum", "dampening", self.dampening, 0, 1)
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
-            raise HybridOptError(f"Momentum: nesterov=True needs momentum > 0 and dampening 0; got {self}")
+            raise HybridOptError(f"nesterov=True needs momentum > 0 and dampening 0; got {self}", "Momentum")
 
     def slots(self, shape: Shape) -> dict[str, Slot]:
         """Declare the momentum buffer: 4 bytes an element."""

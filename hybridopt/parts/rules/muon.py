@@ -40,7 +40,7 @@ class Muon(Rule):
     def __post_init__(self) -> None:
         check_number("Muon", "momentum", self.momentum, 0, 1, open_end=True)
         if not isinstance(self.nesterov, bool):
-            raise HybridOptError(f"Muon: nesterov={self.nesterov!r} is not allowed; give True or False")
+            raise HybridOptError(f"nesterov={self.nesterov!r} is not allowed; give True or False", "Muon")
         check_count("Muon", "ns_steps", self.ns_steps, 1, 100)
         check_choice("Muon", "adjust", self.adjust, ADJUST)
         check_number("Muon", "eps", self.eps, 1e-30)

@@ -24,7 +24,7 @@ class Steps(Schedule):
         for i, step in enumerate(self.boundaries):
             check_count("Steps", f"boundaries[{i}]", step, 1)
         if len(self.values) != len(self.boundaries) + 1 or list(self.boundaries) != sorted(set(self.boundaries)):
-            raise HybridOptError(f"Steps: give rising boundaries and one value more than boundaries; got {self}")
+            raise HybridOptError(f"give rising boundaries and one value more than boundaries; got {self}", "Steps")
 
     def __call__(self, step: int) -> float:
         """Return the density at this optimizer step."""

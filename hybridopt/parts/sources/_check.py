@@ -19,6 +19,6 @@ def check(owner: str, eps: float, samples: int, kind: str = "rademacher") -> Non
     """
     check_number(owner, "eps", eps, 0)
     if eps == 0:
-        raise HybridOptError(f"{owner}: eps=0 does not shift the weights; give a number > 0, such as 1e-3")
+        raise HybridOptError("eps=0 does not shift the weights; give a number > 0, such as 1e-3", owner)
     check_count(owner, "samples", samples, 1, MOST)
     check_choice(owner, "kind", kind, KINDS)

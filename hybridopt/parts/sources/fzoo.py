@@ -26,7 +26,7 @@ class FZOO(Source):
     def __post_init__(self) -> None:
         check("FZOO", self.eps, self.samples)
         if self.samples < 2:
-            raise HybridOptError(f"FZOO: samples={self.samples} has no standard deviation; give at least 2")
+            raise HybridOptError(f"samples={self.samples} has no standard deviation; give at least 2", "FZOO")
 
     @computed
     def scheme(self) -> ProbeScheme:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ...core.contracts import Draw, Noise, Population, ProbeScheme, Shape, Source, State, computed, layer_of, portion
-from ...core.errors import HybridOptError, check_number
+from ...core.errors import HybridOptError, check_share
 from ._along import elementwise, over
 from ._check import check
 
@@ -29,9 +29,9 @@ class LeZO(Source):
 
     def __post_init__(self) -> None:
         check("LeZO", self.eps, self.samples, self.kind)
-        check_number("LeZO", "density", self.density, 0, 1)
+        check_share("LeZO", "density", self.density)
         if self.density == 0:
-            raise HybridOptError("LeZO: density=0 leaves no layer to train; give a share in (0, 1]")
+            raise HybridOptError("density=0 leaves no layer to train; give a share in (0, 1]", "LeZO")
 
     @computed
     def scheme(self) -> ProbeScheme:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from ...core.contracts import Draw, Noise, ProbeScheme, Shape, Slot, Source, State, computed
 from ...core.contracts.check import missing
 from ...core.errors import HybridOptError, check_number
-from .backprop import Backprop
 from .spsa import SPSA
 
 __all__ = ["Mix"]
@@ -27,11 +26,11 @@ class Mix(Source):
     def __post_init__(self) -> None:
         check_number("Mix", "alpha", self.alpha, 0, 1)
         if missing(self.zeroth, Source) or self.zeroth.scheme is None or self.zeroth.backward:
-            raise HybridOptError(f"Mix: zeroth={self.zeroth!r} takes no probes; give spsa, fzoo, lezo or subzero")
+            raise HybridOptError(f"zeroth={self.zeroth!r} takes no probes; give spsa, fzoo, lezo or subzero", "Mix")
         if self.zeroth.scheme.conservative:
-            raise HybridOptError("Mix: conservative=True tries zeroth-order steps alone; take conservative=False")
+            raise HybridOptError("conservative=True tries zeroth-order steps alone; take conservative=False", "Mix")
         if self.alpha == 0:
-            raise HybridOptError(f"Mix: alpha=0 probes for nothing; take {type(Backprop()).__name__.lower()} (IP-SGD)")
+            raise HybridOptError("alpha=0 probes for nothing; take policy='ip_sgd', or source='backprop'", "Mix")
 
     @computed
     def share(self) -> float:

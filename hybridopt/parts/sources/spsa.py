@@ -36,13 +36,13 @@ class SPSA(Source):
         if self.clip is not None:
             check_number("SPSA", "clip", self.clip, 0)
             if self.clip == 0:
-                raise HybridOptError("SPSA: clip=0 would stop all training; give a number > 0, or None")
+                raise HybridOptError("clip=0 would stop all training; give a number > 0, or None", "SPSA")
         if self.pool is not None:
             check_count("SPSA", "pool", self.pool, 1, 2**32)  # they are numbered by 32 bits
         if not isinstance(self.conservative, bool):
-            raise HybridOptError(f"SPSA: conservative={self.conservative!r} is not allowed; give True or False")
+            raise HybridOptError(f"conservative={self.conservative!r} is not allowed; give True or False", "SPSA")
         if self.conservative and self.samples > 1:
-            raise HybridOptError(f"SPSA: conservative=True tries one step; got samples={self.samples}, take 1")
+            raise HybridOptError(f"conservative=True tries one step; got samples={self.samples}, take 1", "SPSA")
 
     @computed
     def scheme(self) -> ProbeScheme:

@@ -1,7 +1,7 @@
 """What every split with a density and a window checks and does first."""
 
 from ...core.contracts import Density, Draw, Shape
-from ...core.errors import HybridOptError, check_count, check_number
+from ...core.errors import HybridOptError, check_count, check_share
 from .empty import Empty
 from .whole import Whole
 
@@ -17,7 +17,7 @@ def check(owner: str, density: Density, update_gap: int) -> None:
         update_gap: a whole number of at least 1, and no more than any run has steps.
     """
     if not callable(density):
-        check_number(owner, "density", density, 0, 1)
+        check_share(owner, "density", density)
     check_count(owner, "update_gap", update_gap, 1, 2**31)
 
 

@@ -28,7 +28,7 @@ class Svd(Split):
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 32):
-            raise HybridOptError(f"Svd: bits={self.bits!r} is not allowed; give 4 or 32")
+            raise HybridOptError(f"bits={self.bits!r} is not allowed; give 4 or 32", "Svd")
         if self.threshold is not None:
             check_number("Svd", "threshold", self.threshold, 0, 1)
         _share.check("Svd", self.density, self.update_gap)

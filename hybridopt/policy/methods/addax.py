@@ -47,7 +47,7 @@ class Addax(FreePlaces):
         if self.zo_lr is None and self.fo_lr is None:
             return 1e-3 if self.alpha is None else self.alpha
         if self.alpha is not None or self.zo_lr is None or self.fo_lr is None:
-            raise HybridOptError(f"addax: give alpha, or both zo_lr and fo_lr; got alpha={self.alpha!r}, {given}")
+            raise HybridOptError(f"give alpha, or both zo_lr and fo_lr; got alpha={self.alpha!r}, {given}", "addax")
         for name, value in given.items():
             check_number("addax", name, value, 0)
         return self.zo_lr / ((self.zo_lr + self.fo_lr) or 1)

@@ -58,10 +58,12 @@ class Frugal(Places):
         if self.split == "block":
             options["order"] = self.order
         elif self.order != "random":
-            raise HybridOptError(f"frugal: order={self.order!r} belongs to split='block', got split={self.split!r}")
+            raise HybridOptError(f"order={self.order!r} belongs to split='block', got split={self.split!r}", "frugal")
         if not isinstance(self.split, str):
             if (self.density, self.update_gap) != (0.25, 200):
-                raise HybridOptError(f"frugal: give density and update_gap inside split={self.split!r}, not beside it")
+                raise HybridOptError(
+                    f"give density and update_gap inside split={self.split!r}, not beside it", "frugal"
+                )
             options = {}
         split: Split = make("splits", self.split, **options)
         return split

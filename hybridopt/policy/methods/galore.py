@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ...core.contracts import Codec, Density, Rule
+from ...core.errors import check_number
 from ...core.registry import make, unpack
 from ...parts.rules.no_update import NoUpdate
 from ...parts.splits.svd import Svd
@@ -36,6 +37,7 @@ class GaLore(Places):
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes: linear weights, convolutions and adapters are projected, everything else is state-full."""
+        check_number("galore", "scale", self.scale, 0)
         body = Treatment(
             full=make("rules", self.full),
             free=NoUpdate(),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ...core.contracts import Codec, Density, Rule
+from ...core.errors import check_number
 from ...core.registry import make, unpack
 from ...parts.rules.no_update import NoUpdate
 from ...parts.splits.svd import Svd
@@ -39,6 +40,7 @@ class QGaLore(Places):
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes: linear weights, convolutions and adapters are projected, all else is state-full."""
+        check_number("qgalore", "scale", self.scale, 0)
         body = Treatment(
             full=make("rules", self.full),
             free=NoUpdate(),
