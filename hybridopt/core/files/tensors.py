@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import HybridOptError
+from ..memory import out_of_memory
 from .paths import path_of
 
 __all__ = ["each", "load", "metadata", "names", "save"]
@@ -155,8 +156,13 @@ def _reading(path: str | Path, what: str) -> Iterator[None]:
         yield
     except HybridOptError:
         raise
-    except _DAMAGE as error:
+    except (*_DAMAGE, MemoryError) as error:
         text = str(error).partition("\n")[0][:300]
+        if out_of_memory(error):
+            raise HybridOptError(
+                f"{what} in {path} cannot be read, as memory is short ({text or type(error).__name__}): the file may "
+                "well be whole; free memory, or read it on a machine that has more"
+            ) from error
         raise HybridOptError(
             f"{what} in {path} cannot be read ({type(error).__name__}: {text}): restore the file from a copy "
             "or save it again"

@@ -8,6 +8,7 @@ from torch import nn
 
 from ...core.contracts import Scheme
 from ...core.errors import HybridOptError
+from ...core.memory import enough_memory
 from ..quantization.known import named
 from ..quantization.targets import chosen, warn_of_read
 from ..roles import head_modules
@@ -17,6 +18,8 @@ from .matching import match, shared_names
 from .weight_files import read, stored
 
 __all__ = ["load"]
+
+CURE = "the files may well be whole: free memory, or take quantization='nf4', dtype='bfloat16' or another device"
 
 
 def load(
@@ -43,7 +46,7 @@ def load(
 
     Raises:
         HybridOptError: before a tensor is read, for a folder, config or file that is missing or damaged, and for
-            tensors that are missing, left over, misshapen or of a dtype that needs scales.
+            tensors that are missing, left over, misshapen or of a dtype that needs scales; and where memory is short.
     """
     folder = check_folder(path)
     target = _device(device)
@@ -52,15 +55,17 @@ def load(
     floats = [entry.dtype for entry in entries.values() if entry.dtype.is_floating_point]
     model = build(config, folder, dtype, floats[0] if floats else torch.float32)
     found = match(model, entries)
-    _check_ties(model, entries)
+    with enough_memory(f"load: {folder}", CURE):
+        _check_ties(model, entries)
     layers = _layers(model, scheme, skip, target)
     dtypes = _dtypes(model)
 
     def place(name, value, copied):
         return value.to(target, dtypes[name], copy=copied)
 
-    fill(model, found.tensors(place), scheme, layers)
-    finish(model, target)
+    with enough_memory(f"load: {folder} onto {str(target)!r}", CURE):
+        fill(model, found.tensors(place), scheme, layers)
+        finish(model, target)
     _generation(model, folder)
     if scheme is not None and not scheme.trains:
         InputGradients.of(model)
