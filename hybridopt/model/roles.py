@@ -1,24 +1,27 @@
 """What a parameter is in its model: from module types and the model's own structure first, from names last."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.contracts import Shape
-from .adapters import adapter_members, bare, bare_name, original_name
+from .adapters import adapter_members, bare_name, original_name
 from .hessian_blocks import Partition, partition
+from .output_layer import output_layer
 from .quantization.coded import codes_dtype
 from .quantization.owners import logical_shape
 from .quantization.scales import scales
+from .role_names import guess, guesses, says_bias
 
-__all__ = ["ROLES", "Param", "base_name", "base_names", "clean", "codes_dtype", "guess", "head_modules"]
-__all__ += ["logical_shape", "params"]
+__all__ = ["ROLES", "Param", "base_name", "base_names", "clean", "codes_dtype", "guess", "guesses"]
+__all__ += ["head_modules", "logical_shape", "params", "uncontained"]
 
 ROLES = ("embedding", "head", "norm", "linear", "conv", "bias", "adapter", "quantized", "scales", "other")
 WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
+CONTAINED = "module."
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,14 @@ def clean(name: str) -> str:
     return WRAPPERS.sub("", name).lstrip(".")
 
 
+def uncontained(names: Iterable[str]) -> list[str]:
+    """Return names without the "module." that DistributedDataParallel puts before each, where all of them have it."""
+    names = list(names)
+    while names and all(name.startswith(CONTAINED) and name != CONTAINED for name in names):
+        names = [name.removeprefix(CONTAINED) for name in names]
+    return names
+
+
 def base_name(name: str) -> str:
     """Return the name that a parameter of the base model had before adapters were put on it."""
     return bare_name(clean(name))
@@ -72,33 +83,13 @@ def params(model: nn.Module) -> list[Param]:
     A parameter that is tied to the output layer counts as its own. After the parameters come the scales of quantized
     weights, where they are opened for training.
     """
-    modules, head = dict(model.named_modules(remove_duplicate=False)), _output_layer(model)
+    modules, head = dict(model.named_modules(remove_duplicate=False)), output_layer(model)
     members = adapter_members(modules)
     roles: dict[int, set[str]] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
         roles.setdefault(id(p), set()).add(_role(name, p, (modules, members), head))
     found = [_param(n, p, _strictest(roles[id(p)]), modules) for n, p in model.named_parameters()]
     return found + [Param(clean(n), "scales", tuple(x.shape), x.dtype) for n, _, x in scales(model)]
-
-
-def guess(name: str, p: Tensor) -> str:
-    """Return the role of a parameter of which only name and shape are known."""
-    last, lower = name.rpartition(".")[2], name.lower()
-    if not p.is_floating_point() and not p.is_complex():
-        return "quantized"
-    if "lora_" in lower and p.ndim > 1:
-        return "adapter"
-    if last.startswith("bias") or last.endswith("_bias"):
-        return "bias"
-    if re.search(r"norm|(^|[._])ln(_|\d|\.|$)", lower):
-        return "norm"
-    if p.ndim < 2:
-        return "other"
-    if re.search(r"(^|\.)(lm_head|head|classifier|score|embed_out)\.", lower):
-        return "head"
-    if re.search(r"embed|(^|\.)(wte|wpe)\.", lower):
-        return "embedding"
-    return "conv" if p.ndim > 3 else "linear"
 
 
 def _param(name, p, role, modules):
@@ -117,10 +108,10 @@ def _role(name, p, tree, head):
         return "adapter" if p.ndim > 1 else "other"
     if "norm" in kind:
         return "norm"
+    if says_bias(name):  # before the output layer, whose bias does not decay either
+        return "bias"
     if id(p) in head:
         return "head"
-    if last.startswith("bias") or last.endswith("_bias"):
-        return "bias"
     if isinstance(owner, nn.Embedding | nn.EmbeddingBag) or (p.ndim > 1 and "embed" in f"{kind}.{last}".lower()):
         return "embedding"
     if p.ndim < 2:
@@ -135,34 +126,6 @@ def _in_adapter(name: str, members: Mapping[str, set[str]]) -> bool:
     """Return whether any module on the way to a parameter calls the next member an adapter (`adapter_members`)."""
     path = name.split(".")
     return any(path[i] in members.get(".".join(path[:i]), ()) for i in range(1, len(path)))
-
-
-def _output_layer(model):
-    """Return the ids of the parameters of the output layer."""
-    root = bare(model)
-    found = [m for m in (_output_embeddings(root),) if m is not None]
-    prefix = getattr(root, "base_model_prefix", None)
-    if isinstance(prefix, str):
-        body = getattr(root, prefix, None) if prefix else None
-        if isinstance(body, nn.Module) and body is not root:
-            found += [child for child in root.children() if child is not body]
-    elif linear := _last_linear(root):
-        found.append(linear)
-    return {id(p) for module in found for p in module.parameters()}
-
-
-def _output_embeddings(root):
-    try:
-        return root.get_output_embeddings() if hasattr(root, "get_output_embeddings") else None
-    except NotImplementedError:
-        return None
-
-
-def _last_linear(root):
-    """Return the last linear layer outside repeated blocks, unless it is all there is."""
-    blocks = [n + "." for n, m in root.named_modules() if isinstance(m, nn.ModuleList)]
-    linear = [m for n, m in root.named_modules() if n and isinstance(m, nn.Linear) and not n.startswith(tuple(blocks))]
-    return linear[-1] if linear else None
 
 
 def _strictest(roles):
