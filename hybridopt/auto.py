@@ -14,6 +14,7 @@ from .planning.request import DTYPES, short_name
 from .planning.subject.model import checkpoint_
 from .planning.table import watched
 from .planning.ways.search import Choice, search
+from .policy.other_names import check_known
 
 __all__ = ["chosen", "prepare_"]
 
@@ -41,10 +42,7 @@ def chosen(
     Raises:
         HybridOptError: if nothing fits, and for models that their configuration does not describe.
     """
-    if unknown := sorted(size.keys() - set(SIZES)):
-        raise HybridOptError(
-            f"policy='auto' has no option {unknown[0]!r}; it takes memory, {', '.join(SIZES)}, and chooses the rest"
-        )
+    check_known("policy='auto', which chooses by itself,", size, ("memory", *SIZES))
     quantization = quantization or scheme_of(model)
     _check_model(model, peft_config is not None or quantization is not None)
     choice = _choose(model, memory, peft_config, quantization, size)

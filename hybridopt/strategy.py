@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from .model.sharding import reshard_
 from .optimizer.optimizer import HybridOptimizer
 from .optimizer.others import forget
 from .optimizer.releases import DEFAULT
+from .policy.other_names import check_known
 from .policy.plan import Plan
 from .policy.report import Report
 from .policy.routes import Ready, check_routes
@@ -125,6 +127,7 @@ class Strategy:
         clip: float | None = None,
         clip_mode: str = "global",
         compile: bool | str = "auto",
+        **unknown: Any,
     ) -> HybridOptimizer:
         """Return a torch optimizer for the model as it is now; make a new one after adding or switching adapters.
 
@@ -139,10 +142,13 @@ class Strategy:
             clip: largest gradient norm; None: gradients are not clipped.
             clip_mode: of what the norm is taken: "global", "tensor" or "previous".
             compile: whether updates of large parameters are compiled: True, False, or "auto", where it pays.
+            unknown: nothing; options of the policy are for `wrap`.
 
         Raises:
-            HybridOptError: nothing is left to train.
+            HybridOptError: nothing is left to train, or an option is unknown.
         """
+        own = [name for name in signature(Strategy.optimizer).parameters if name not in ("self", "unknown")]
+        check_known("model.hybrid.optimizer", unknown, own, self.policy.options())
         reshard_(self.model)
         self.check_structure()
         if self.choice is not None:

@@ -23,7 +23,7 @@ from .addax.activations import gradient_bytes
 from .addax.assignment import FREE, Assignment, choose, measure_rows, total_bytes
 from .addax.lengths import Halves, Lengths, PairCollator, PairSampler, lengths_of
 from .trainer_checkpoints import ResumeCheck, Resuming
-from .trainer_checks import check
+from .trainer_checks import check, check_options
 from .trainer_log import ProbeLog, with_true_norm
 from .transformers import HybridOptimizerFactory
 
@@ -75,6 +75,7 @@ class HybridTrainerMixin(Resuming):
             raise HybridOptError("lengths are for assignment=...; give that, too, or leave both out")
         asked = policy is not None or policy_options
         self._policy = _read(policy, policy_options or {}) if asked else None
+        check_options(super().__init__, self._policy or _read(None, {}), kwargs)
         self._options = dict(optimizer_options or {})
         self.assignment, self._lengths, self._probed = assignment, lengths, []
         super().__init__(*args, **kwargs)

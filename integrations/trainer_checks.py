@@ -1,14 +1,19 @@
 """Refuse settings of a transformers `Trainer` under which probes would go wrong."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from transformers import Trainer
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.optimizer.optimizer import HybridOptimizer
 from hybridopt.optimizer.releases import release_class
+from hybridopt.policy.routes import Ready
 
-__all__ = ["check"]
+from .transformers import own_options
+
+__all__ = ["check", "check_options"]
 
 
 def check(trainer: Trainer, optimizer: HybridOptimizer | None) -> None:
@@ -29,6 +34,21 @@ def check(trainer: Trainer, optimizer: HybridOptimizer | None) -> None:
         why = next((why for found, why in _obstacles(trainer, probing) if found), None)
         if why is not None:
             raise HybridOptError(f"the policy measures losses at shifted weights, and {why}")
+
+
+def check_options(init: Callable, policy: Ready, given: Mapping[str, Any]) -> None:
+    """Raise HybridOptError for options of the policy or of its optimizer among those of the Trainer.
+
+    Args:
+        init: the Trainer's own constructor.
+        policy: says which options it has.
+        given: what that constructor is to be called with.
+    """
+    known = inspect.signature(init).parameters
+    for key, value in given.items():
+        for place, names in (("policy_options", policy.options()), ("optimizer_options", own_options())):
+            if key not in known and key in names:
+                raise HybridOptError(f"{key}={value!r} is none of the Trainer's; give {place}={{{key!r}: {value!r}}}")
 
 
 def _obstacles(trainer: Trainer, optimizer: HybridOptimizer) -> Iterator[tuple[bool | float, str]]:

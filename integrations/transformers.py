@@ -14,7 +14,7 @@ from hybridopt.policy.routes import Ready, read_policy
 from hybridopt.strategy import Strategy
 from hybridopt.wrapping import wrap
 
-__all__ = ["HybridOptimizerFactory"]
+__all__ = ["HybridOptimizerFactory", "own_options"]
 
 FIRST = ("quantization", "peft_config")  # of `wrap`: they change the model, which the Trainer holds already
 
@@ -56,7 +56,7 @@ class HybridOptimizerFactory:
                 "optimizer_cls_and_kwargs=(HybridOptimizerFactory, {'lr': args.learning_rate})"
             )
         _check_first(options)
-        own = {key: options.pop(key) for key in _own_options() if key in options}
+        own = {key: options.pop(key) for key in own_options() if key in options}
         _settle_clip(own)
         model = _contained(model)
         bare = not isinstance(getattr(model, "hybrid", None), Strategy)
@@ -99,7 +99,7 @@ def _asked(policy: str | Ready | None, options: dict[str, Any]) -> Ready:
     try:
         return read_policy("frugal" if policy is None else policy, options)
     except HybridOptError as error:
-        others = ", ".join(("lr", "policy", "seed", *_own_options()))
+        others = ", ".join(("lr", "policy", "seed", *own_options()))
         raise HybridOptError(f"{error} (HybridOptimizerFactory itself takes {others})") from error
 
 
@@ -145,8 +145,9 @@ def _warn_of_loss(names: Sequence[str]) -> None:
         )
 
 
-def _own_options() -> list[str]:
-    return [key for key in inspect.signature(Strategy.optimizer).parameters if key not in ("self", "lr")]
+def own_options() -> list[str]:
+    """Return the names of the options of `Strategy.optimizer`, without lr."""
+    return [key for key in inspect.signature(Strategy.optimizer).parameters if key not in ("self", "lr", "unknown")]
 
 
 def _contained(model: nn.Module) -> nn.Module:

@@ -15,10 +15,11 @@ from ..core.contracts.check import missing
 from ..core.errors import HybridOptError, check_choice, known, shown
 from ..core.files import plain_json
 from ..core.files.paths import path_of
-from ..core.registry import build, find, names, pack, unpack
+from ..core.registry import build, find, names, pack, title, unpack
 from ..model.roles import ROLES, Param
 from ..parts.splits.empty import Empty
 from ..parts.splits.whole import Whole
+from .other_names import check_known
 from .treatment import Treatment
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
 
 LONGEST = 100_000  # characters of alternatives
 PLACES = ("full", "split", "free", "frozen")
+OPTIONS = {"embedding": "embeddings", "norm": "norms", "bias": "biases", "adapter": "adapters"}  # of policies, by role
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,14 @@ class Route:
 
     def __post_init__(self) -> None:
         if self.use is not None and not isinstance(self.use, Treatment):
-            raise HybridOptError(f"Route: use={self.use!r} is not allowed; give a Treatment, or None for frozen")
+            raise HybridOptError(f"use={self.use!r} is not allowed; give a Treatment, or None for frozen", "Route")
         for name, pattern in {"role": self.role, "name": self.name}.items():
             if not isinstance(pattern, str) or len(pattern) > LONGEST:
                 limit = f"text of up to {LONGEST} characters"
-                raise HybridOptError(f"Route: {name}={shown(pattern)} is not allowed; give patterns as {limit}")
+                raise HybridOptError(f"{name}={shown(pattern)} is not allowed; give patterns as {limit}", "Route")
         for pattern in self.role.split("|"):
             if not any(fnmatchcase(role, pattern) for role in ROLES):
-                raise HybridOptError(f"Route: role={pattern!r} fits no role; {known(pattern, ROLES)}")
+                raise HybridOptError(f"role={pattern!r} fits no role; {known(pattern, ROLES)}", "Route")
 
     def fits(self, p: Param) -> bool:
         """Return whether role and name of `p` fit."""
@@ -74,7 +76,7 @@ class Policy(Ready[Route]):
         if isinstance(self.routes, list):
             object.__setattr__(self, "routes", tuple(self.routes))
         if not isinstance(self.routes, tuple) or not self.routes or not all(isinstance(r, Route) for r in self.routes):
-            raise HybridOptError(f"Policy: routes={self.routes!r} is not allowed; give at least one Route")
+            raise HybridOptError(f"routes={self.routes!r} is not allowed; give at least one Route", "Policy")
 
     def to_json(self) -> str:
         """Write the routes as JSON text."""
@@ -119,7 +121,9 @@ def check_format(version: int, what: str) -> None:
 def read_policy(policy: "str | PathLike[str] | Ready[Route]", options: dict[str, Any]) -> Ready[Route]:
     """Return a policy by its name and options, from a JSON file, or as it is; HybridOptError for anything else."""
     if isinstance(policy, str) and policy.replace("-", "_") in names("policies"):
-        named: Ready[Route] = build(find("policies", policy), options)
+        cls = find("policies", policy)
+        check_known(policy, options, [f.name for f in fields(cls)])
+        named: Ready[Route] = build(cls, options)
         return named
     if isinstance(policy, PathLike) or (isinstance(policy, str) and policy.endswith(".json")):
         policy = Policy.from_json(path_of(policy, "policy", "a JSON file"))
@@ -150,10 +154,11 @@ def check_routes(policy: Ready[Route], names: Iterable[str]) -> None:
     for route in policy.routes:
         if route.name != "*" and not any(_any(name, route.name) for name in names):
             raise HybridOptError(
-                f"{type(policy).__name__}: route name={route.name!r} matches no parameter; the model has for example "
+                f"route name={route.name!r} matches no parameter; the model has for example "
                 + ", ".join(repr(name) for name in names[:3])
                 + ". Take another policy, write routes with names of this model, or, for unnamed tensors, give "
-                "model.named_parameters()"
+                "model.named_parameters()",
+                title(type(policy)),
             )
 
 
@@ -169,7 +174,7 @@ def place(body: Treatment, **places: str) -> tuple[Route, ...]:
         **places: where by role; HybridOptError for any other place.
     """
     for role, where in places.items():
-        check_choice("policy", role, where, PLACES)
+        check_choice("policy", OPTIONS.get(role, role), where, PLACES)
 
     routes = [Route(None, role="quantized|scales")]
     for role, where in places.items():
@@ -182,7 +187,7 @@ def place(body: Treatment, **places: str) -> tuple[Route, ...]:
 
 def _checked(policy: "str | Ready[Route]") -> Ready[Route]:
     if isinstance(policy, str):
-        check_choice("hybridopt", "policy", policy, names("policies"))
+        check_choice("", "policy", policy, names("policies"))
     lost = missing(policy, Ready)
     if lost and "routes" not in lost:
         raise HybridOptError(

@@ -195,6 +195,20 @@ def test_rates_decay_and_seed_are_the_arguments_and_a_wrapped_model_keeps_its_po
     assert own.create_optimizer().param_groups[0]["lr"] == 1e-5 + 3e-3
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"density": 0.5}, "density=0.5 is none of the Trainer's; give policy_options={'density': 0.5}"),
+        ({"clip": 1.0}, "clip=1.0 is none of the Trainer's; give optimizer_options={'clip': 1.0}"),
+        ({"policy_options": {"rank": 64}}, "frugal has no option 'rank'.*density"),
+        ({"optimizer_options": {"max_grad_norm": 1.0}}, "max_grad_norm.*clip"),
+    ],
+)
+def test_options_in_the_wrong_place_are_sent_to_the_right_one(given, words, tmp_path):
+    with pytest.raises(HybridOptError, match=words):
+        trainer(tmp_path, **given).create_optimizer()
+
+
 @pytest.mark.parametrize("quantization", [None, "nf4"])
 def test_adapters_are_trained_by_probes(quantization, tmp_path):
     torch.manual_seed(0)

@@ -98,11 +98,14 @@ def test_without_a_backward_pass_it_is_the_probes_alone(release):
     close(model, {n: p - LR * ALPHA * g0 * z[n] for n, p in weights(start).items()})
 
 
-def test_a_gradient_without_a_probe_is_refused_and_nothing_at_all_is_nothing():
+def test_a_step_without_a_probe_is_refused_unless_it_is_of_no_length():
     model = hybridopt.wrap(net(), policy="addax")
     optimizer = model.hybrid.optimizer(lr=LR)
     before = weights(model)
-    optimizer.step()
+    neither = r"nothing was measured.*no gradient.*optimizer\.probe\(loss_fn\).*loss\.backward\(\)"
+    with pytest.raises(HybridOptError, match=neither):
+        optimizer.step()
+    model.hybrid.optimizer(lr=0.0).step()  # as torch.distributed.checkpoint does
     assert optimizer.param_groups[0]["step"] == 0
     loss_of(model, SHORT).backward()
     with pytest.raises(HybridOptError, match=r"optimizer\.probe\(loss_fn\)"):
