@@ -2,20 +2,26 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor, strided
 
 from ..core.errors import HybridOptError, check_choice, check_number, shown
 from ..model.hessian_blocks import guess_partition
-from ..model.roles import ROLES, Param, clean, codes_dtype, guess
+from ..model.roles import ROLES, Param, clean, codes_dtype, guesses, uncontained
+from ..policy.other_names import names_here
+from ..policy.output_layers import state_free, unknown
 from ..policy.plan import Entry, Plan
 from ..policy.routes import Ready, pack_treatment
 from ..policy.treatment import Treatment
+from .sections import joined, sections
 
 __all__ = ["Known", "Tags", "check_numbers", "named", "trainable_of"]
 
 LARGEST = 1e6  # of a learning rate or weight decay: beyond, a few steps leave the range of float32
+NUMBERS = ("lr", "weight_decay")  # that a group may have of its own
+
 Known = str | Param | Entry  # of a parameter: its role, that and its blocks, or its treatment, too
 
 
@@ -28,8 +34,8 @@ class Tags:
         roles: what is known of parameters beforehand, by name; everything else is guessed.
     """
 
-    def __init__(self, policy: Ready, seed: int, roles: Mapping[str, Known] | None):
-        roles = {clean(name): role for name, role in (roles or {}).items()}
+    def __init__(self, policy: Ready, seed: int, roles: Mapping[str, Known]):
+        roles = {clean(name): role for name, role in zip(uncontained(roles), roles.values(), strict=True)}
         known = _without_treatments(roles)
         self.policy, self.seed = policy, seed
         self.roles = {n: r.role if isinstance(r, Param) else r for n, r in known.items()}
@@ -38,12 +44,35 @@ class Tags:
         for name, role in self.roles.items():
             check_choice("HybridOptimizer", f"role of {name!r}", role, ROLES)
         self._treatments: dict[str, Treatment] = {}
+        self.keeps_groups = False  # does a group that is given stay one, or is it divided by treatment?
+        self._contained = False
+        self._tree: dict[int, str] = {}
+        self._guessed: list[Entry] = []  # until the optimizer is made
         self._named: bool | None = None
         self._count = 0
 
     def treatment(self, group: dict) -> Treatment:
-        """Return how the parameters of a group are trained."""
+        """Return how the parameters of a group of one treatment, or of a section, are trained."""
         return self._treatments[group["treatment"]]
+
+    def sections(self, groups: Iterable[dict]) -> list[dict]:
+        """Return what is trained alike: groups of one treatment, and the sections of all others."""
+        return list(sections(groups, self._treatments))
+
+    def begin(self, given: Iterable, tree: Mapping[int, str]) -> None:
+        """Take note of how parameters are given: in groups or not, with names of DistributedDataParallel or not.
+
+        given: what an optimizer is made of. tree: the names in the model, by identity, where that is known.
+        """
+        self._tree = dict(tree)
+        given = list(given)
+        self.keeps_groups = bool(given) and isinstance(given[0], dict)
+        pairs = [pair for one in given for pair in (_pairs(one) if isinstance(one, dict) else (one,))]
+        names = [pair[0] for pair in pairs if isinstance(pair, tuple) and pair and isinstance(pair[0], str)]
+        self._contained = uncontained(names) != names
+
+    def _name(self, name: str) -> str:
+        return uncontained([clean(name)])[0] if self._contained else clean(name)
 
     def with_names(self, group: dict) -> dict:
         """Give unnamed tensors names by their position, so that everything else can go by name."""
@@ -67,11 +96,31 @@ class Tags:
 
     def _check_options(self, group):
         own = {"policy", "betas", "eps", "momentum", "seed", *self.policy.options()}
-        if wrong := sorted(own & group.keys()):
-            raise HybridOptError(
-                f"{wrong[0]}={group[wrong[0]]!r} in a param group has no effect: groups take lr and weight_decay, "
-                "everything else belongs to the policy; give it to the optimizer, or write a Policy with routes"
-            )
+        for key, value in group.items():
+            if key in own:
+                more = "; multiply the group's lr by it" if key == "lr_scale" else ""
+                raise HybridOptError(
+                    f"{key}={value!r} in a param group has no effect: groups take lr and weight_decay, everything "
+                    f"else belongs to the policy; give it to the optimizer, or write a Policy with routes{more}"
+                )
+            if here := _meant(key):
+                raise HybridOptError(f"{key}={value!r} in a param group has no effect; did you mean {here}={value!r}?")
+
+    def as_groups(self, group: dict, parts: list[dict], others: list[dict], own_decay: bool) -> list[dict]:
+        """Return the param groups that a user's group becomes.
+
+        Args:
+            group: as torch has completed it, with `param_names`.
+            parts: what `divide` has made of it.
+            others: the groups that there are already.
+            own_decay: was weight_decay given for this group?
+        """
+        numbers = {"user_group": 1 + max((g["user_group"] for g in others), default=-1)}
+        if not self.keeps_groups:
+            return [part | numbers for part in parts]
+        numbers |= {"step": _clock(others), "seed": self.seed, "own_weight_decay": own_decay}
+        names = [self._name(name) for name in group["param_names"]]
+        return [joined(group | {"param_names": names}, parts, numbers)]
 
     def divide(self, group: dict, others: Iterable[dict], own_decay: bool) -> list[dict]:
         """Divide one group of named parameters into one group a treatment; frozen parameters are left out.
@@ -85,13 +134,13 @@ class Tags:
             HybridOptError: for a name that is given twice, and for what the policy cannot train.
         """
         others = list(others)
-        found = {clean(n): p for n, p in zip(group["param_names"], group["params"], strict=True)}
+        found = {self._name(n): p for n, p in zip(group["param_names"], group["params"], strict=True)}
         taken = [n for g in others for n in g["param_names"] if n in found]
         if taken or len(found) < len(group["params"]):
             raise HybridOptError(f"parameter names must differ; {(taken or group['param_names'])[:3]} are given twice")
-        roles = {n: self.roles.get(n) or guess(n, p) for n, p in found.items()}
+        roles = guesses(found) | {n: role for n, p in found.items() if (role := self._known_role(n, p))}
         params = [self._param(n, p, roles[n]) for n, p in found.items()]
-        step = others[0]["step"] if others else 0
+        step = _clock(others)
         parts: dict[str, dict] = {}
         for name, treatment in self._trained(params).items():
             label = self._label(treatment)
@@ -103,12 +152,28 @@ class Tags:
         self.roles |= roles
         return list(parts.values())
 
+    def _known_role(self, name, p):
+        """Return the role that was given for a parameter by its name, or by that in the model."""
+        return self.roles.get(name) or self.roles.get(self._tree.get(id(p), ""))
+
+    def warning(self, decays: bool) -> str | None:
+        """Return what is to be said of the parameters that an optimizer was made of, once.
+
+        decays: is there any weight decay?
+        """
+        guessed, self._guessed, tree, self._tree = self._guessed, [], self._tree, {}
+        if self._named is False and not tree:
+            return unknown(self.policy, [entry.param for entry in guessed], decays)
+        return state_free(guessed)
+
     def _trained(self, params):
         """Return treatments by parameter name: as a plan has resolved them already, or by the policy."""
         planned = [self._planned[p.name] for p in params if p.name in self._planned]
         if len(planned) == len(params) and all(map(_alike, (e.param for e in planned), params)):
             return Plan(tuple(planned), self.seed).trained
-        return Plan.of(params, self.policy, self.seed).trained
+        plan = Plan.of(params, self.policy, self.seed)
+        self._guessed += plan.entries
+        return plan.trained
 
     def _param(self, name, p, role):
         shape = tuple(p.shape)
@@ -125,6 +190,26 @@ class Tags:
         while self._treatments.setdefault(label, treatment) != treatment:
             label += "'"
         return label
+
+
+def _meant(key: str) -> str | None:
+    """Return the number of a group that a key was meant to be, misspelled or by another tool's name."""
+    if not isinstance(key, str) or any(name in key for name in NUMBERS):
+        return None  # such as "initial_lr" of schedulers
+    called = next((name for name in names_here(key) if name in NUMBERS), None)
+    return called or next(iter(get_close_matches(key, NUMBERS, 1, 0.85)), None)
+
+
+def _pairs(group: Mapping) -> Iterable:
+    """Return what a group has as its parameters; nothing where that can be read only once, or is wrong."""
+    params = group.get("params")
+    return params if isinstance(params, list | tuple) else ()
+
+
+def _clock(groups: list[dict]) -> int:
+    """Return the steps that were taken by these groups."""
+    step: int = groups[0]["step"] if groups else 0
+    return step
 
 
 def trainable_of(roles: Mapping[str, Known]) -> frozenset[str]:

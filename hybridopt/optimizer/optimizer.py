@@ -1,5 +1,6 @@
 """The torch optimizer that carries out a policy."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -7,15 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.errors import HybridOptError, check_choice
-from ..core.registry import names
+from ..core.errors import HybridOptError, HybridOptWarning
 from ..policy.plan import check_scheme
 from ..policy.routes import Ready, check_routes, learning_rate, read_policy
 from . import conflicts
 from .clip import Clip
-from .gradients import NONFINITE, norm, total
+from .first_rate import FirstRate
+from .gradients import norm, total
 from .groups import Known, Tags, check_numbers, named, trainable_of
 from .hooks import Hooks
+from .known import in_model
+from .options import check_options
 from .parameters import Parameters
 from .probe_face import Probing
 from .probing.state import ProbeState
@@ -41,10 +44,10 @@ class HybridOptimizer(Probing, Persistent):
             others were; both wait for the device once a parameter.
         compile: updates of large parameters by torch.compile: True, False, or "auto": on GPUs, and on CPUs from 50
             million elements on (below, compiling takes longer than it saves). Results differ by rounding only.
-        roles: role, Param, or Entry of a Plan, by parameter name; what is missing is guessed from name and shape.
-            Of an Entry the treatment is taken as it is.
-        module: the model of the parameters; probes then shift one of its modules at a time, and without it all
-            parameters at once, in a copy.
+        roles: role, Param, or Entry of a Plan, by parameter name; None: those of `module`. What is missing is guessed
+            from name and shape. Of an Entry the treatment is taken as it is.
+        module: the model of the parameters: it tells their roles, and probes shift one of its modules at a time.
+            Without it names tell the roles, and probes shift all parameters at once, in a copy.
         release: "accumulate": updates in `step`; "fused": inside the backward pass, each gradient freed at once.
         clip: the largest gradient norm; None and infinity do not clip. Refused where no parameter takes gradients.
             With release="fused" clipping by others, as by torch's clip_grad_norm_, finds no gradients.
@@ -75,34 +78,32 @@ class HybridOptimizer(Probing, Persistent):
         module: torch.nn.Module | None = None,
         **policy_options: Any,
     ):
-        check_choice("HybridOptimizer", "nonfinite", nonfinite, NONFINITE)
-        check_choice("HybridOptimizer", "release", release, names("releases"))
+        check_options(params, nonfinite, release, compile)
         policy = read_policy(policy, policy_options)
         lr = learning_rate(policy, lr)
         check_numbers({"lr": lr, "weight_decay": weight_decay})
-        if isinstance(params, torch.nn.Module):
-            raise HybridOptError(
-                f"params={type(params).__name__} is a module; give its named_parameters(), or wrap it"
-            )
-        self._tags = Tags(policy, seed, roles)
-        if not isinstance(compile, bool) and compile != "auto":
-            raise HybridOptError(f"HybridOptimizer: compile={compile!r} is not allowed; give True, False or 'auto'")
-        self.compile = compile
-        self.nonfinite, self._alive = nonfinite, Alive()
+        found, tree = in_model(module) if roles is None else (roles, {})
+        self._tags = Tags(policy, seed, found)
+        self.compile, self.nonfinite, self._alive = compile, nonfinite, Alive()
         self.release, self._clip = release, Clip(clip, clip_mode)
         self._start()
         self._probing = ProbeState(module)
         self._trainable = trainable_of(roles or {})
+        params = params if isinstance(params, Tensor) else list(params)
+        self._tags.begin(params, tree)
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        self._tags.keeps_groups = True  # a group that is added is the user's
+        if text := self._tags.warning(weight_decay != 0):
+            warnings.warn(text, HybridOptWarning, stacklevel=2)
         check_routes(self._tags.policy, self._tags.roles)
-        if not self.param_groups:
+        if not self._sections():
             raise HybridOptError("nothing to train: the policy freezes every parameter given")
         self._check_clip()
         self._release.check(self._parameters.params())
         self.rehook()
 
     def _check_clip(self):
-        if self._clip.mode_in_force and not any(map(self._backward, self.param_groups)):
+        if self._clip.mode_in_force and not any(map(self._backward, self._sections())):
             raise HybridOptError(
                 f"clip={self._clip.limit} limits gradients of backward passes, and this policy takes none; leave it "
                 "out, and limit projected gradients by the policy's clip (mezo, qzo; SPSA(clip=...) in own policies)"
@@ -111,20 +112,20 @@ class HybridOptimizer(Probing, Persistent):
     def _start(self):
         """Make what a copy of the optimizer does not share."""
         self._release, self._norm, self._stale = release_class(self.release)(self._clip), None, None
-        self._hooks, self._hooked, self._reach = Hooks(self), False, Reach()
+        self._hooks, self._hooked, self._reach, self._first_rate = Hooks(self), False, Reach(), FirstRate()
 
     # ---- groups
 
     def add_param_group(self, param_group: dict) -> None:
-        """Add parameters, as torch's optimizers do; the policy divides them into one group a treatment."""
-        own = isinstance(param_group, dict) and set(param_group)
+        """Add a group of parameters, as torch's optimizers do; its parameters may have several treatments."""
+        own_decay = isinstance(param_group, dict) and "weight_decay" in param_group
         super().add_param_group(self._tags.with_names(param_group))
         group = self.param_groups.pop()
         check_numbers(group)
-        parts = self._tags.divide(group, self.param_groups, "weight_decay" in (own or ()))
-        together = (*self.param_groups, *parts)
+        parts = self._tags.divide(group, self.param_groups, own_decay)
+        together = (*self._tags.sections(self.param_groups), *parts)
         check_scheme((g["param_names"][0], self._tags.treatment(g)) for g in together)
-        self.param_groups += parts
+        self.param_groups += self._tags.as_groups(group, parts, self.param_groups, own_decay)
         self._alive.add(p for part in parts for p in self._backward(part))
         self._probing.clear()
         self._rebuild()
@@ -146,7 +147,8 @@ class HybridOptimizer(Probing, Persistent):
         loss = None if closure is None else self._run(closure)
         if self._stale:
             raise HybridOptError(self._stale)
-        self._alive.check([(n, p) for g in self.param_groups if self._backward(g) for n, p in named(g)])
+        self._first_rate.check(self.param_groups)
+        self._alive.check([(n, p) for g in self._sections() if self._backward(g) for n, p in named(g)])
         if self._hooked and self._hooks.stale(self._watched()):
             self._rebuild()
         if not self._probing.ready(self._parameters):
@@ -168,7 +170,7 @@ class HybridOptimizer(Probing, Persistent):
     def _run(self, closure):
         """Evaluate a closure, with a backward pass where it leaves that to the optimizer; return its loss."""
         probed = self.probe(closure) if self._probing.measured.wanted else None
-        if probed is not None and not any(self._backward(g) for g in self.param_groups):
+        if probed is not None and not any(map(self._backward, self._sections())):
             return probed
         with torch.enable_grad():
             loss = closure()
@@ -181,8 +183,12 @@ class HybridOptimizer(Probing, Persistent):
         """With release="fused" torch.amp.GradScaler finds no gradients, and must leave it to `step()` to say so."""
         return self._release.frees_gradients
 
+    def _sections(self):
+        """Return what is trained alike: groups of one treatment, and the sections of others."""
+        return self._parameters.windows.sections
+
     def _backward(self, group):
-        """Return the parameters of a group, if they take gradients from the backward pass."""
+        """Return the parameters of a section, if they take gradients from the backward pass."""
         return group["params"] if self._tags.treatment(group).source.backward else ()
 
     # ---- gradients as the backward pass makes them
@@ -200,7 +206,7 @@ class HybridOptimizer(Probing, Persistent):
         For clip_mode="global" with release="fused": call it before `loss.backward()`, which has to run again. With
         release="accumulate" it does nothing, since the norm is known anyway, nor where no parameter takes gradients.
         """
-        if not any(map(self._backward, self.param_groups)):
+        if not any(map(self._backward, self._sections())):
             return None
         return self._release.measure(self._parameters, loss, self.nonfinite)
 
@@ -240,8 +246,8 @@ class HybridOptimizer(Probing, Persistent):
             self._hooks.put(self._watched(), alone=self._release.frees_gradients)
 
     def _watched(self):
-        idles = {id(g): self._tags.treatment(g).free.idle for g in self.param_groups}
-        groups = [g for g in self.param_groups if self._backward(g) and self._release.hooks(idles[id(g)])]
+        idles = {id(g): self._tags.treatment(g).free.idle for g in self._sections()}
+        groups = [g for g in self._sections() if self._backward(g) and self._release.hooks(idles[id(g)])]
         return {n: p for g in groups for n, p in named(g) if p.requires_grad}
 
     def retire(self, why: str) -> None:

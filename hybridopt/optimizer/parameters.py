@@ -68,8 +68,9 @@ class Parameters:
         return self._measured.skipping
 
     def groups(self) -> list[dict]:
-        """Return the optimizer's param groups."""
-        return self._optimizer.param_groups
+        """Return the optimizer's param groups, the very list."""
+        groups: list[dict] = self._optimizer.param_groups
+        return groups
 
     # ---- one step
 

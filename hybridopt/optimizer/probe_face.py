@@ -22,6 +22,7 @@ class Probing:
     _parameters: Parameters
     _probing: ProbeState
     _release: Release
+    _sections: Callable[[], list[dict[str, Any]]]
     _backward: Callable[[dict], Sequence[Tensor]]
 
     def probe(self, loss_fn: Callable[[], Any] | Sequence[Callable[[], Any]]) -> float:
@@ -50,7 +51,7 @@ class Probing:
     @property
     def gradients_needed(self) -> bool:
         """Does any parameter take its gradient from the backward pass?"""
-        return any(self._backward(g) for g in self.param_groups)
+        return any(map(self._backward, self._sections()))
 
     @property
     def projected_gradient(self) -> float | None:

@@ -11,6 +11,7 @@ from . import state_matching as loading
 from .groups import Tags
 from .parameters import Parameters
 from .probing.state import ProbeState
+from .state_regrouping import regrouped, rejoined
 
 __all__ = ["Persistent"]
 
@@ -49,9 +50,14 @@ class Persistent(torch.optim.Optimizer):
         self._probing.clear()  # probes of another step, along other directions
         self._check_remembered()
 
-    def _matched(self, saved, found):
-        job_at = self._parameters.windows.job_at
-        return loading.match(self.param_groups, job_at, saved, found, finite=self.nonfinite != "ignore")
+    def _matched(self, saved: dict, found: dict) -> dict:
+        """Bring a saved state dict into the groups and the order of this optimizer; see `state_matching.match`."""
+        windows, groups = self._parameters.windows, saved.get("param_groups")
+        if isinstance(groups, list):
+            saved = saved | {"param_groups": regrouped(groups, windows.sections)}
+        finite = self.nonfinite != "ignore"
+        matched = loading.match(windows.sections, windows.job_at, saved, found, finite)
+        return matched | {"param_groups": rejoined(self.param_groups, matched["param_groups"])}
 
     def state_dict(self) -> dict:
         """As torch's; a parameter without state has an empty entry, as torch.distributed.checkpoint wants it."""
@@ -70,7 +76,8 @@ class Persistent(torch.optim.Optimizer):
 
     def _check_remembered(self):
         """Warn of a run whose moments were left out, as torch.distributed.checkpoint does without requires_grad."""
-        treated = ((group, self._tags.treatment(group)) for group in self.param_groups if group["step"])
+        sections = self._parameters.windows.sections
+        treated = ((group, self._tags.treatment(group)) for group in sections if group["step"])
         kept = [g for g, t in treated if t.probed and t.tag == "state-full" and t.full.slots((2, 2))]
         if kept and not any(self.state.get(p) for group in kept for p in group["params"]):
             warnings.warn(

@@ -35,8 +35,8 @@ class Windows:
     """The parameters of an optimizer by name, resolved anew where a window has ended; nothing here need be saved."""
 
     def __init__(self, tags: Tags, groups: list[dict]):
-        self._tags, self._groups = tags, groups
-        self._group = {name: group for group in groups for name in group["param_names"]}
+        self._tags, self.sections = tags, tags.sections(groups)
+        self._group = {name: group for group in self.sections for name in group["param_names"]}
         self._known: dict[str, Resolved] = {}
         self._all: list[Resolved] = []
         self._marks: list[tuple] = []
@@ -44,9 +44,9 @@ class Windows:
 
     def all(self) -> list[Resolved]:
         """Return all parameters, group by group, as they are trained now."""
-        marks = [self._mark(group) for group in self._groups]
+        marks = [self._mark(group) for group in self.sections]
         if marks != self._marks:
-            self._all = [self._resolved(group, name, p) for group in self._groups for name, p in named(group)]
+            self._all = [self._resolved(group, name, p) for group in self.sections for name, p in named(group)]
             self._marks = marks
         return self._all
 
@@ -112,7 +112,7 @@ class Windows:
     def _population(self, axis, part):
         """Return all parameters that share this split or source."""
         if (axis, part) not in self._populations:
-            treated = ((g, self._tags.treatment(g)) for g in self._groups)
+            treated = ((g, self._tags.treatment(g)) for g in self.sections)
             same = [(g, t) for g, t in treated if (t.split if axis == "split" else t.source) == part]
             live = ((n, p) for g, t in same for n, p in named(g) if p.requires_grad or not t.source.backward)
             self._populations[axis, part] = Population(tuple((n, p.numel()) for n, p in live))

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 import hybridopt
+from hybridopt import HybridOptimizer
 from hybridopt.integrations.transformers import HybridOptimizerFactory
 from hybridopt.model.quantization.sizes import fingerprint
 from support.models import tiny_gpt2, tiny_llama
@@ -202,3 +203,31 @@ def test_contradictions_and_unknown_options_are_named(make, kwargs, text):
     with pytest.raises(hybridopt.HybridOptError, match=text):
         HybridOptimizerFactory()(model, **kwargs)
     assert vars(model).get("hybrid") is had and equal(bits(model), before)
+
+
+def test_groups_of_the_user_are_scheduled_and_resumed(tmp_path):
+    def run(folder):
+        model = tiny_llama()
+        named = list(model.named_parameters())
+        halves = [{"params": named[:9], "lr": LR, "name": "low"}, {"params": named[9:], "lr": LR / 4, "name": "top"}]
+        optimizer = HybridOptimizer(halves, update_gap=2)
+        rows = data()
+        settings = arguments(folder, eval_strategy="no")
+        return Trainer(model, settings, train_dataset=rows, optimizers=(optimizer, None))
+
+    whole, resumed = run(tmp_path / "whole"), run(tmp_path / "resumed")
+    rates = []
+    whole.add_callback(Rates(rates))
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert equal(bits(resumed.model), bits(whole.model))
+    assert [g["name"] for g in resumed.optimizer.param_groups] == ["low", "top"]
+    assert len(rates) == STEPS and all(low == 4 * top for low, top in rates)
+
+
+class Rates(TrainerCallback):
+    def __init__(self, found):
+        self.found = found
+
+    def on_step_end(self, args, state, control, optimizer=None, **_):
+        self.found.append(tuple(group["lr"] for group in optimizer.param_groups))

@@ -50,6 +50,17 @@ def test_a_state_in_another_dtype_is_refused():
     assert not other.state
 
 
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adafactor])
+def test_a_state_of_torchs_optimizers_is_called_so(kind, named):
+    params = tensors(SHAPES)
+    theirs, mine = kind(list(params.items()) if named else list(params.values())), optimize(params)
+    advance(theirs, params, 1)
+    with pytest.raises(HybridOptError, match="not of a HybridOptimizer.*lr.*torch.*leave load_state_dict out"):
+        mine.load_state_dict(theirs.state_dict())
+    assert not mine.state
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [

@@ -1,7 +1,6 @@
 """Saved and loaded optimizer state goes on to the last bit: files, copies, torch.distributed.checkpoint."""
 
 import copy
-import io
 import pickle
 
 import pytest
@@ -15,7 +14,19 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from hybridopt import HybridOptimizer
-from support.training import advance, assert_same, clock, give, optimize, snapshot, state_of, tensors, twin, values
+from support.training import (
+    advance,
+    assert_same,
+    clock,
+    give,
+    optimize,
+    snapshot,
+    state_of,
+    tensors,
+    through_a_file,
+    twin,
+    values,
+)
 
 SHAPES = {"layers.0.w": (12, 8), "layers.0.b": (12,), "layers.1.w": (6, 20), "layers.2.w": (4, 4), "norm.w": (6,)}
 POLICIES = {
@@ -33,13 +44,6 @@ POLICIES = {
     "int8": {"codec": {"part": "codecs.int8", "exact_below": 0}, "weight_decay": 0.1},
 }
 GAP = 3
-
-
-def through_a_file(state):
-    """The state as torch.save and torch.load(weights_only=True) give it back."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

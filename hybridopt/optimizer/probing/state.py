@@ -105,13 +105,15 @@ class ProbeState:
         still = all(float(group["lr"]) == 0 for group in parameters.groups())
         if still:
             parameters.allocate()
-        first_order = any(one.backward for one in parameters.windows.all())
-        if still or (first_order and not parameters.waiting()):
+        if still:
             return False
+        first_order = any(one.backward for one in parameters.windows.all())
+        neither = ", and no gradient from a backward pass is there either" if not parameters.waiting() else ""
+        before = " (beside loss.backward(), of another batch)" if first_order else ""
         raise HybridOptError(
-            "this policy needs the loss at shifted weights, and nothing was measured since the last step: call "
-            "optimizer.probe(loss_fn) before optimizer.step(), or optimizer.step(loss_fn), where loss_fn() computes "
-            "and returns the loss"
+            "this policy needs the loss at shifted weights, and nothing was measured since the last step"
+            f"{neither if first_order else ''}: call optimizer.probe(loss_fn) before optimizer.step(){before}, or "
+            "optimizer.step(loss_fn), where loss_fn() computes and returns the loss"
         )
 
     def unreached(self) -> frozenset[str]:
@@ -134,7 +136,7 @@ class ProbeState:
         if not self.measured.pending or self._log is None:
             return
         slopes = self.measured.slopes if self.measured.slopes and not skipped else (math.nan,) * self._log.samples
-        self._log.add(slopes, parameters.groups())
+        self._log.add(slopes, parameters.windows.sections)
         self._log.watch()
         eps = parameters.shifts.probed()[0].job.treatment.source.eps
         self.last = tuple(slope / eps for slope in slopes)

@@ -1,0 +1,18 @@
+"""What a model tells of the parameters that an optimizer is given."""
+
+from torch import nn
+
+from ..model.roles import Param, clean, params
+
+__all__ = ["in_model"]
+
+REPLICAS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+
+
+def in_model(module: nn.Module | None) -> tuple[dict[str, Param], dict[int, str]]:
+    """Return what is known of parameters by name, and their names by identity; nothing without a model."""
+    while isinstance(module, REPLICAS):
+        module = module.module
+    if module is None:
+        return {}, {}
+    return {p.name: p for p in params(module)}, {id(p): clean(n) for n, p in module.named_parameters()}
