@@ -10,9 +10,10 @@ from torch import distributed
 from ..core.contracts import Named
 from ..core.errors import HybridOptError
 from ..core.registry import every
+from .parameters import Parameters
 from .releases import release_class
 
-__all__ = ["accumulating", "check", "check_clipping", "check_scaler"]
+__all__ = ["accumulating", "check", "check_clipping", "check_scaler", "check_unscaled"]
 
 CONTAINERS = {
     "DistributedDataParallel": "it averages gradients after they are complete; shard the model by FSDP2 (fully_shard)",
@@ -59,6 +60,22 @@ def check_scaler(optimizer: Any) -> None:
         raise HybridOptError(
             f"release={optimizer.release!r} has updated the weights by gradients that torch.amp.GradScaler had "
             "scaled; load them again, and take bf16, which needs no scaler, or release='accumulate'"
+        )
+
+
+def check_unscaled(parameters: Parameters, arrived: bool) -> None:
+    """Raise HybridOptError where torch.amp.GradScaler, which asks for this, would find no gradient to unscale.
+
+    Args:
+        parameters: of the optimizer.
+        arrived: whether there were gradients, of blocks that are not in turn.
+    """
+    if arrived and not parameters.waiting():
+        name = next(one.name for one in parameters.windows.all() if one.backward and not one.idle)
+        raise HybridOptError(
+            f"torch.amp.GradScaler finds no gradient to unscale, as none has reached {name!r}, whose turn it is, and "
+            "those of other blocks were dropped: set requires_grad=False for blocks that the data does not reach, or "
+            "take bf16, which needs no scaler"
         )
 
 

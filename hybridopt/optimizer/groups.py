@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -48,6 +49,7 @@ class Tags:
         self._contained = False
         self._tree: dict[int, str] = {}
         self._guessed: list[Entry] = []  # until the optimizer is made
+        self.order: dict[str, int] = {}  # places of names in the model, where groups do not tell; see `ordered`
         self._named: bool | None = None
         self._count = 0
 
@@ -73,6 +75,39 @@ class Tags:
 
     def _name(self, name: str) -> str:
         return uncontained([clean(name)])[0] if self._contained else clean(name)
+
+    def plans(self) -> bool:
+        """Return whether a plan of the whole model was given, as `wrap` does."""
+        return bool(self._planned)
+
+    def frozen(self, name: str) -> bool:
+        """Return whether the plan freezes a parameter that its owner has not frozen."""
+        entry = self._planned.get(name)
+        return entry is not None and entry.treatment is None and entry.param.trainable
+
+    def rests(self, name: str) -> bool:
+        """Return whether a parameter was left out of the plan, as its owner had set requires_grad to False."""
+        return name in self._planned and not self._planned[name].param.trainable
+
+    def unfrozen(self, found: Mapping[str, Tensor]) -> dict[str, str]:
+        """Return how what was frozen when the plan was made is trained now, as groups say it, by name.
+
+        found: parameters; what the plan does not know, freezes itself, or knows as something else is left out.
+        """
+        entries = [self._planned[n] for n in found if self.rests(n)]
+        params = [replace(e.param, trainable=True) for e in entries]
+        alike = [p for p in params if _alike(p, self._param(p.name, found[p.name], p.role))]
+        return {n: self._label(t) for n, t in Plan.of(alike, self.policy, self.seed).trained.items()}
+
+    def ordered(self, groups: Iterable[tuple[dict, Treatment]]) -> list[tuple[dict, Treatment]]:
+        """Return groups in the order in which a plan of the model as it is now would make them.
+
+        Those that parameters have joined later were made for others. Turns by position must not depend on that.
+        """
+        places = self.order
+        if not places:
+            return list(groups)
+        return sorted(groups, key=lambda pair: min([places.get(n, len(places)) for n in pair[0]["param_names"]]))
 
     def with_names(self, group: dict) -> dict:
         """Give unnamed tensors names by their position, so that everything else can go by name."""

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -14,23 +15,26 @@ from ..policy.routes import Ready, check_routes, learning_rate, read_policy
 from . import conflicts
 from .clip import Clip
 from .first_rate import FirstRate
+from .following import Following
+from .forms import Forms
 from .gradients import norm, total
 from .groups import Known, Tags, check_numbers, named, trainable_of
 from .hooks import Hooks
 from .known import in_model
 from .options import check_options
-from .parameters import Parameters
 from .probe_face import Probing
 from .probing.state import ProbeState
 from .reach import Reach
 from .releases import DEFAULT, release_class
 from .state_dict import Persistent
 from .trainable import Alive
+from .tree import Tree
+from .turns import Turns
 
 __all__ = ["HybridOptimizer"]
 
 
-class HybridOptimizer(Probing, Persistent):
+class HybridOptimizer(Probing, Following, Persistent):
     """Train every parameter as a policy says: state-full, state-free, or split.
 
     Args:
@@ -85,10 +89,11 @@ class HybridOptimizer(Probing, Persistent):
         found, tree = in_model(module) if roles is None else (roles, {})
         self._tags = Tags(policy, seed, found)
         self.compile, self.nonfinite, self._alive = compile, nonfinite, Alive()
+        self._turns, self._told = Turns(), set()
         self.release, self._clip = release, Clip(clip, clip_mode)
         self._start()
         self._probing = ProbeState(module)
-        self._trainable = trainable_of(roles or {})
+        self._trainable, self._tree = trainable_of(roles or {}), Tree(module)
         params = params if isinstance(params, Tensor) else list(params)
         self._tags.begin(params, tree)
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
@@ -100,7 +105,11 @@ class HybridOptimizer(Probing, Persistent):
             raise HybridOptError("nothing to train: the policy freezes every parameter given")
         self._check_clip()
         self._release.check(self._parameters.params())
-        self.rehook()
+        self._hooked = True
+        self._watch()
+        self._settle()
+        if not self._tags.plans():
+            self._tree.leave(self._held())
 
     def _check_clip(self):
         if self._clip.mode_in_force and not any(map(self._backward, self._sections())):
@@ -113,6 +122,7 @@ class HybridOptimizer(Probing, Persistent):
         """Make what a copy of the optimizer does not share."""
         self._release, self._norm, self._stale = release_class(self.release)(self._clip), None, None
         self._hooks, self._hooked, self._reach, self._first_rate = Hooks(self), False, Reach(), FirstRate()
+        self._forms, self._lock, self._looked = Forms(), Lock(), False
 
     # ---- groups
 
@@ -129,6 +139,7 @@ class HybridOptimizer(Probing, Persistent):
         self._alive.add(p for part in parts for p in self._backward(part))
         self._probing.clear()
         self._rebuild()
+        self._watch()
         self._parameters.open_windows()
 
     # ---- one step
@@ -149,8 +160,10 @@ class HybridOptimizer(Probing, Persistent):
             raise HybridOptError(self._stale)
         self._first_rate.check(self.param_groups)
         self._alive.check([(n, p) for g in self._sections() if self._backward(g) for n, p in named(g)])
-        if self._hooked and self._hooks.stale(self._watched()):
-            self._rebuild()
+        if not self._release.midway:
+            self._look()
+        self._looked = False
+        self._watch()
         if not self._probing.ready(self._parameters):
             return loss
         if skipped := self._probing.skips():
@@ -165,6 +178,7 @@ class HybridOptimizer(Probing, Persistent):
                 group["step"] += 1
             self._clip.remember(self.param_groups, self._norm)
         self._probing.clear()
+        self._turns.arrived = False
         return loss
 
     def _run(self, closure):
@@ -181,6 +195,7 @@ class HybridOptimizer(Probing, Persistent):
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """With release="fused" torch.amp.GradScaler finds no gradients, and must leave it to `step()` to say so."""
+        conflicts.check_unscaled(self._parameters, self._turns.arrived)
         return self._release.frees_gradients
 
     def _sections(self):
@@ -208,6 +223,8 @@ class HybridOptimizer(Probing, Persistent):
         """
         if not any(map(self._backward, self._sections())):
             return None
+        if not self._release.midway:
+            self._look()
         return self._release.measure(self._parameters, loss, self.nonfinite)
 
     @property
@@ -221,36 +238,3 @@ class HybridOptimizer(Probing, Persistent):
             with torch.no_grad():
                 return total(norm(p.grad) for _, p in self._parameters.waiting() if p.grad is not None)
         return self._norm
-
-    @torch.no_grad()
-    def gradient_ready(self, name: str, p: Tensor) -> None:
-        """Hand a gradient that the backward pass has completed to the release; hooks call this."""
-        self._release.gradient_ready(self._parameters, name, p, self.nonfinite)
-
-    def unhook(self) -> bool:
-        """Remove every hook from the parameters; the optimizer can still step. Returns whether there were any."""
-        self._hooks.remove()
-        self._hooked, before = False, self._hooked
-        return before
-
-    def rehook(self) -> None:
-        """Put the hooks back that `unhook` has removed."""
-        self._hooked = True
-        self._rebuild()
-
-    def _rebuild(self):
-        """Forget what was derived from the groups, after any change of them, and watch what must be watched."""
-        self._parameters = Parameters(self, self._tags, self.compile, self._probing.measured, self._trainable)
-        self._probing.follow(self._parameters)
-        if self._hooked:
-            self._hooks.put(self._watched(), alone=self._release.frees_gradients)
-
-    def _watched(self):
-        idles = {id(g): self._tags.treatment(g).free.idle for g in self._sections()}
-        groups = [g for g in self._sections() if self._backward(g) and self._release.hooks(idles[id(g)])]
-        return {n: p for g in groups for n, p in named(g) if p.requires_grad}
-
-    def retire(self, why: str) -> None:
-        """Let go of the parameters, as they are no longer those of the model: every later step raises `why`."""
-        self.unhook()
-        self._stale = why

@@ -20,6 +20,7 @@ from .groups import Tags
 from .probing.measured import Measured
 from .probing.shifts import Shifts
 from .resolved import Resolved
+from .turns import Turns
 from .windows import Windows, carried_over
 
 __all__ = ["Parameters", "Work"]
@@ -36,10 +37,19 @@ class Parameters:
         compile: updates by torch.compile: True, False or "auto", as `HybridOptimizer` takes it.
         measured: what probes have found for the next step.
         trainable: names that probes train although they have requires_grad=False.
+        turns: what steps without an update were.
     """
 
-    def __init__(self, optimizer, tags: Tags, compile: bool | str, measured: Measured, trainable: frozenset[str]):
-        self._optimizer, self._measured = weakref.proxy(optimizer), measured
+    def __init__(
+        self,
+        optimizer,
+        tags: Tags,
+        compile: bool | str,
+        measured: Measured,
+        trainable: frozenset[str],
+        turns: Turns,
+    ):
+        self._optimizer, self._measured, self._turns = weakref.proxy(optimizer), measured, turns
         self.windows = Windows(tags, optimizer.param_groups)
         self.shifts = Shifts(self.windows, trainable)
         self._check_shared()
@@ -97,12 +107,28 @@ class Parameters:
         """The norm of all gradients one step ago, where it was kept."""
         return self._optimizer.param_groups[0].get("grad_norm")
 
-    def idle(self, name: str, p: Tensor) -> bool:
-        """Return whether this parameter is left alone in the window that its group is in."""
-        return self.windows.of(name, p).idle
+    def drop_idle(self, name: str, p: Tensor) -> bool:
+        """Return whether this parameter is left alone in the window that its group is in; free its gradient then."""
+        idle = self.windows.of(name, p).idle
+        if idle:
+            p.grad, self._turns.arrived = None, True
+        return idle
+
+    def pass_turn(self) -> bool:
+        """Return whether a step that updates nothing is one: with gradients, of blocks that are not in turn."""
+        asked = [one for one in self.windows.all() if one.backward and not one.idle]
+        gap = max([one.gap for one in asked], default=0)
+        passed = self._turns.passed(gap, [one.name for one in asked], self.step)
+        if passed:
+            self._end_windows()
+        return passed
 
     def open_windows(self) -> None:
         """Drop the state that ends with a window, or whose block is not in turn, before any new state is made."""
+        self._turns.used()
+        self._end_windows()
+
+    def _end_windows(self):
         states = self._optimizer.state
         for one in self.windows.all():
             state = states.get(one.p)
@@ -149,11 +175,7 @@ class Parameters:
     def _task(self, one, grad, lr, decay):
         """Make the task that updates a parameter, and count its state's age."""
         own, group, param = one.own, one.group, one.p.detach()
-        if one.store is None:
-            raise HybridOptError(
-                f"parameter {one.name!r} has dtype {one.dtype} now, which its store does not keep; convert it to "
-                "float32, bfloat16 or float16, or set its requires_grad to False and its grad to None"
-            )
+        assert one.store is not None  # the optimizer has looked
         if one.sharded:
             param, grad = shards.local(param), shards.local(grad)
         param, grad = param.reshape(own.shape).contiguous(), grad.reshape(own.shape).contiguous()

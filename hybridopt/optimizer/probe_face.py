@@ -24,6 +24,7 @@ class Probing:
     _release: Release
     _sections: Callable[[], list[dict[str, Any]]]
     _backward: Callable[[dict], Sequence[Tensor]]
+    _look: Callable[[], None]
 
     def probe(self, loss_fn: Callable[[], Any] | Sequence[Callable[[], Any]]) -> float:
         """Measure the loss at theta +/- eps z, for the next `step()`; returns the mean of the losses.
@@ -41,6 +42,7 @@ class Probing:
         """
         if self._release.midway:
             raise HybridOptError("probe() comes before loss.backward(), which has updated weights; call step() first")
+        self._look()
         return self._probing.probe(self._parameters, loss_fn, self.nonfinite)
 
     @property

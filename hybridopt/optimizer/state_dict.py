@@ -26,6 +26,7 @@ class Persistent(torch.optim.Optimizer):
     nonfinite: str
     _start: Callable[[], None]
     _rebuild: Callable[[], None]
+    _watch: Callable[[], None]
 
     def load_state_dict(self, state_dict: dict) -> None:
         """As torch's, but matched by parameter name and exact: every tensor keeps its dtype, and bits.
@@ -35,6 +36,7 @@ class Persistent(torch.optim.Optimizer):
         self._check_midway("load_state_dict")
         if not isinstance(state_dict, dict):
             raise HybridOptError(f"state_dict={shown(state_dict)} is not allowed; {loading.CURE}")
+        self._parameters.windows.refresh()
         found: dict = {}
         log = self._probing.read(state_dict)
         hooks = (
@@ -56,7 +58,7 @@ class Persistent(torch.optim.Optimizer):
         if isinstance(groups, list):
             saved = saved | {"param_groups": regrouped(groups, windows.sections)}
         finite = self.nonfinite != "ignore"
-        matched = loading.match(windows.sections, windows.job_at, saved, found, finite)
+        matched = loading.match(windows.sections, windows.saved_job, saved, found, finite, self._tags.rests)
         return matched | {"param_groups": rejoined(self.param_groups, matched["param_groups"])}
 
     def state_dict(self) -> dict:
@@ -94,7 +96,7 @@ class Persistent(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict:
         self._check_midway("copy")
-        own = ("_tags", "_trainable", "nonfinite", "compile", "release", "_clip", "_alive")
+        own = ("_tags", "_trainable", "nonfinite", "compile", "release", "_clip", "_alive", "_turns", "_told", "_tree")
         return super().__getstate__() | {k: self.__dict__[k] for k in own} | {"_probing": self._probing.copy()}
 
     def __setstate__(self, state: dict) -> None:
@@ -103,3 +105,4 @@ class Persistent(torch.optim.Optimizer):
             self._start()
             self._hooked = True
         self._rebuild()
+        self._watch()

@@ -37,7 +37,12 @@ def complete(saved: dict, live: list[dict]) -> None:
 
 
 def match(
-    live: list[dict], job_at: Callable[..., Job], saved: dict, found: dict, finite: bool = True
+    live: list[dict],
+    job_at: Callable[..., Job],
+    saved: dict,
+    found: dict,
+    finite: bool = True,
+    rests: Callable[[str], bool] = lambda name: False,
 ) -> dict[str, Any]:
     """Bring a saved state dict into the order of the live groups and parameters.
 
@@ -47,6 +52,7 @@ def match(
         saved: the state dict, as `state_dict()` returned it.
         found: is filled with the saved state, by live parameter.
         finite: refuse NaN and infinity in it.
+        rests: called with a name; returns whether that parameter is frozen, and so was left out of the live groups.
 
     Returns:
         The state dict without state, for torch to load.
@@ -59,6 +65,7 @@ def match(
         if not isinstance(saved.get(key), kind):
             raise HybridOptError(f"the saved state has no {key!r}; give what state_dict() returned")
     known = [check_params(group) for group in saved["param_groups"]]
+    _check_frozen(live, known, rests)
     groups = [_group(mine, known) for mine in live]
     if len(groups) != len(known):
         extra = [g.get("param_names") for g in known if not any(g is one for one in groups)]
@@ -73,6 +80,17 @@ def match(
                 states[p] = _state(job_at, theirs, name, p, saved["state"][ids[name]], finite)
     found.update(states)
     return {"state": {}, "param_groups": [_ordered(m, t) for m, t in zip(live, groups, strict=True)]}
+
+
+def _check_frozen(live, groups, rests):
+    """Raise HybridOptError where only what is frozen now is missing: a run that froze it on the way still held it."""
+    mine, theirs = ({n for g in side for n in g.get("param_names", ())} for side in (live, groups))
+    odd = sorted(theirs - mine)
+    if odd and not mine - theirs and all(map(rests, odd)):
+        raise HybridOptError(
+            f"the saved state trains {odd[:3]} ({len(odd)} in all), which have requires_grad=False in this model; "
+            "set it to True, make the optimizer, load the state, and freeze them again"
+        )
 
 
 def _group(mine, groups):

@@ -1,7 +1,5 @@
 """All parameters of an optimizer, resolved once for the window of steps that their groups are in."""
 
-from math import prod
-
 from torch import Tensor
 
 from ..core.contracts import Draw, Population
@@ -41,6 +39,21 @@ class Windows:
         self._all: list[Resolved] = []
         self._marks: list[tuple] = []
         self._populations: dict[tuple, Population] = {}
+        self._frozen: frozenset[str] = frozenset()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Let turns go by the parameters that can be trained now, from the step on that begins.
+
+        Whose turn it is follows from the seed, the window, and the names of these alone, in every copy of a run.
+        """
+        taking = [group for group in self.sections if self._tags.treatment(group).source.backward]
+        frozen = frozenset([n for group in taking for n, p in named(group) if not p.requires_grad])
+        if frozen != self._frozen:
+            self._frozen = frozen
+            self._populations.clear()
+            self._known.clear()
+            self._marks = []
 
     def all(self) -> list[Resolved]:
         """Return all parameters, group by group, as they are trained now."""
@@ -75,6 +88,18 @@ class Windows:
         shape = seen_as(self._tags.roles[name], tuple(p.shape), t)
         return Job(t, t.split.at(self.draw(group, name, window), shape), shape, arithmetic(p.dtype))
 
+    def saved_job(self, group: dict, name: str, p: Tensor, window: int) -> Job:
+        """Return the update for which a state was made in some window, whoever took turns with the parameter then.
+
+        Arguments as of `job_at`.
+        """
+        t = self._tags.treatment(group)
+        if not t.split.by_turns:
+            return self.job_at(group, name, p, window)
+        shape, alone = seen_as(self._tags.roles[name], tuple(p.shape), t), Population(((name, p.numel()),))
+        draw = Draw(group["seed"], name, 0, window * t.split.update_gap, alone)
+        return Job(t, t.split.at(draw, shape), shape, arithmetic(p.dtype))
+
     def draw(self, group: dict, name: str, window: int) -> Draw:
         """Return the random choices of a parameter's split in a window.
 
@@ -100,20 +125,15 @@ class Windows:
     def _resolved(self, group, name, p):
         known, window = self._known.get(name), self.now(group)
         if known is None or known.p is not p or not known.holds:
-            job = self._job(known, p, window) or self.job_at(group, name, p, window)
-            known = self._known[name] = resolve(name, p, group, window, job)
+            known = self._known[name] = resolve(name, p, group, window, self.job_at(group, name, p, window))
         return known
-
-    def _job(self, known, p, window):
-        """Return the job of this window, where it has begun already: a conversion to another dtype does not end it."""
-        goes_on = known is not None and known.window == window and prod(known.job.shape) == p.numel()
-        return known.job if goes_on else None
 
     def _population(self, axis, part):
         """Return all parameters that share this split or source."""
         if (axis, part) not in self._populations:
             treated = ((g, self._tags.treatment(g)) for g in self.sections)
             same = [(g, t) for g, t in treated if (t.split if axis == "split" else t.source) == part]
-            live = ((n, p) for g, t in same for n, p in named(g) if p.requires_grad or not t.source.backward)
+            same = self._tags.ordered(same)
+            live = ((n, p) for g, _ in same for n, p in named(g) if n not in self._frozen)
             self._populations[axis, part] = Population(tuple((n, p.numel()) for n, p in live))
         return self._populations[axis, part]

@@ -60,8 +60,11 @@ class ReleasedParameters(Protocol):
     def due(self) -> list[Named]:
         """Return the parameters that this step updates: by a gradient, or by probes of the loss."""
 
-    def idle(self, name: str, p: Tensor) -> bool:
-        """Return whether the parameter `p` of this name is left alone in the current window."""
+    def drop_idle(self, name: str, p: Tensor) -> bool:
+        """Return whether `p`, of this name, is left alone in the current window, and free its gradient then."""
+
+    def pass_turn(self) -> bool:
+        """Return whether a step without any update is one all the same, as the gradients were of idle parameters."""
 
     def skips(self, name: str) -> bool:
         """Return whether the gradient of `name` is thrown away, as the probe of this step was.

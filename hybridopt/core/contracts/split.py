@@ -106,7 +106,10 @@ class Split(Protocol):
     """State-full share of the elements, 0 to 1, or a schedule by step; None if no number says it."""
 
     by_turns: bool = False
-    """Do whole parameters take turns? Then `at` goes by the population, and a window may hold more than the first."""
+    """Do whole parameters take turns? Then `at` goes by the population, and a window may hold more than the first.
+
+    One that is alone in its population is in turn in every window.
+    """
 
     def constant(self) -> float | None:
         """Return the density if it is the same in every window, for every parameter; else None."""

@@ -49,6 +49,10 @@ class Evaluator:
         """Look no more for parameters that nothing uses."""
         self._looks, self.unreached = False, frozenset()
 
+    def watch(self) -> None:
+        """Watch every closure once more, as parameters may have been replaced since it was last watched."""
+        self._known.clear()
+
     def losses(self, closures: Closures, shifts: Sequence[Shift]) -> list[float]:
         """Compute the loss at every shift, without gradients; of several closures (micro-batches) the mean.
 

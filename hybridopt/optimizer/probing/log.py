@@ -23,7 +23,8 @@ class Log:
     """
 
     def __init__(self, samples: int):
-        self.samples, self.broken = samples, None
+        self.samples = samples
+        self.broken: str | None = None
         self.followed: Sequence[Followed] = ()
         self.origin: dict[str, int] = {}
         self.heads: dict[str, Tensor] = {}
@@ -43,7 +44,7 @@ class Log:
         rates = {group_key(group): rates_of(group) for group in groups}
         self.groups = self.groups or tuple(rates)
         if rates.keys() != set(self.groups):
-            return self._break(f"param groups were added or changed before step {len(self)}")
+            return self.give_up(f"param groups were added or changed before step {len(self)}")
         row = tuple(x for group in self.groups for x in rates[group])
         if self._rates[-1:] == [row]:
             self._counts[-1] += 1
@@ -58,7 +59,7 @@ class Log:
     def begin(self, step: int) -> None:
         """Check before the first probe of a step that nobody has written to them; before the first step note them."""
         if len(self) != step:
-            self._break(f"it holds {len(self)} steps of {step}")
+            self.give_up(f"it holds {len(self)} steps of {step}")
         elif step:
             self.check()
         else:
@@ -71,9 +72,9 @@ class Log:
         if self.broken:
             return
         if len(self) and self.origin.keys() != {f.name for f in self.followed}:
-            self._break("parameters were added or left out, or are trained otherwise now")
+            self.give_up("parameters were added or left out, or are trained otherwise now")
         elif other := self._other():
-            self._break(other)
+            self.give_up(other)
         self._weights = None
         self.watch()
 
@@ -89,7 +90,8 @@ class Log:
             why = "is not what it was when the log was saved"
         return next((f"{name!r} {why}" for name in changed), None)
 
-    def _break(self, why):
+    def give_up(self, why: str) -> None:
+        """Say why the weights no longer follow from the log, unless that was said before."""
         self.broken = self.broken or why
 
     def _checksums(self):

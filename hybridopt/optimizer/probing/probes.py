@@ -38,7 +38,7 @@ class Probes:
     """
 
     def __init__(self, scheme: ProbeScheme, perturbation: Perturbation, measured: Measured):
-        self.scheme, self._measured, self._settled = scheme, measured, False
+        self.scheme, self._measured, self._settled, self._flat = scheme, measured, False, False
         self.use(perturbation)
         self.clear()
 
@@ -82,7 +82,7 @@ class Probes:
                 "conservative=True tries its steps on all micro-batches together; give them to one probe, as a list"
             )
         shifts = self._shifts()
-        losses, left = self._losses(parameters, closures, [_shift(parameters, *shift) for shift in shifts])
+        losses, left = self._seen(parameters, closures, [_shift(parameters, *shift) for shift in shifts])
         finite = all(map(math.isfinite, losses))
         if not finite:
             self._not_finite(shifts, losses, nonfinite, parameters.step)
@@ -97,6 +97,15 @@ class Probes:
         if finite and left and not any([one.backward for one in parameters.windows.all()]):
             advance(left)
         return statistics.fmean(losses) if self.scheme.two_sided else losses[0]
+
+    def _seen(self, parameters, closures, shifts):
+        """Do as `_losses` does; where losses begin to be the same, look whether any parameter is still in use."""
+        losses, left = self._losses(parameters, closures, shifts)
+        before, self._flat = self._flat, len(set(losses)) == 1
+        if self._flat and not before:
+            self._evaluator.watch()
+            losses, left = self._losses(parameters, closures, shifts)
+        return losses, left
 
     def _slopes(self) -> tuple[float, ...] | None:
         """Work out the change of the loss along each direction, for a shift by eps z; None after a failure."""

@@ -141,6 +141,14 @@ class ProbeState:
         eps = parameters.shifts.probed()[0].job.treatment.source.eps
         self.last = tuple(slope / eps for slope in slopes)
 
+    def broken(self, why: str) -> None:
+        """Give the log up, where there is one: weights were changed otherwise than by steps.
+
+        why: what has happened.
+        """
+        if self._log is not None and len(self._log):
+            self._log.give_up(f"{why} before step {len(self._log)}")
+
     def clear(self) -> None:
         """Forget what was measured: it is used up, or out of date."""
         if self._probes is not None:

@@ -25,11 +25,13 @@ def update_all(
     Returns:
         Whether they were updated; the norm of all gradients before clipping, shape [], None where `clip` has no limit.
     """
+    if not work:
+        return parameters.pass_turn(), None
     with_gradient = {n for n, _ in parameters.waiting()}
     grads = [(n, p.grad) for n, p in work if n in with_gradient and p.grad is not None]
     gradients.check_dense(grads)
     norms = [gradients.norm(g) for _, g in grads] if clip.limit is not None else []
-    if not work or not _sound(grads, norms, nonfinite, parameters.step):
+    if not _sound(grads, norms, nonfinite, parameters.step):
         return False, None
     norm = gradients.total(norms)
     size = parameters.previous if clip.mode == "previous" else norm

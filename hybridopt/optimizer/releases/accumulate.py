@@ -33,8 +33,7 @@ class Accumulate(Release):
 
     def gradient_ready(self, parameters: ReleasedParameters, name: str, p: Tensor, nonfinite: str) -> None:
         """Drop the gradient of an idle parameter. Arguments as in `Release.gradient_ready`."""
-        if parameters.idle(name, p):
-            p.grad = None
+        parameters.drop_idle(name, p)
 
     def measure(self, parameters: ReleasedParameters, loss: Tensor, nonfinite: str) -> None:
         """Do nothing: all gradients are there when `finish` needs their norm."""

@@ -12,6 +12,7 @@ from ...core.contracts import Clipping, Named, Release, ReleasedParameters
 from ...core.errors import HybridOptError, HybridOptWarning
 from .. import conflicts, gradients
 from ..clip import Clip
+from ._readers import still_read
 from ._update_all import update_all
 
 __all__ = ["Fused"]
@@ -30,13 +31,16 @@ class Fused(Release):
     error. A sum over several backward passes must be kept somewhere until the last, as all of them must see the same
     weights and most rules read the sum's square or sign: `hold` keeps it in `.grad`, and is the one exact way. (Plain
     momentum could take it in pieces, into a float32 buffer, which saves nothing over `.grad`'s own sum in bfloat16.)
+    The gradient of a weight that is still to be read in the backward pass, as it was used through `detach()` or in a
+    graph that is kept, waits in `.grad` for `step()`. (That cannot be foreseen of a checkpointed segment that reads,
+    through `detach()` alone, a weight of a later one: it is recomputed with the weight as it is by then.)
     """
 
     name = "fused"
     frees_gradients = True
 
     def __init__(self, clip: Clipping):
-        self.clip, self._holding = clip, 0
+        self.clip, self._holding, self._told = clip, 0, False
         self._lock = Lock()  # backward runs a thread for each device
         self._looked = False  # for containers
         self._kept: dict[str, Tensor | None] | None = None  # gradients held, while a pass only measures
@@ -47,6 +51,7 @@ class Fused(Release):
         self._norms: dict[str, Tensor] = {}  # of the parameters seen in this step
         self._measured: dict[str, Sizes] = {}
         self._size: Tensor | None = None  # of all measured gradients
+        self._read: set[str] = set()  # weights that were still to be read when their gradient was there
         self._moved = self._skips = self._warned = False
 
     @property
@@ -74,11 +79,16 @@ class Fused(Release):
     def gradient_ready(self, parameters: ReleasedParameters, name: str, p: Tensor, nonfinite: str) -> None:
         """Update the parameter and free its gradient, unless it is held. Arguments as in `Release.gradient_ready`."""
         with self._lock:
-            if parameters.idle(name, p):
-                p.grad = None
-            elif self._kept is not None:
+            if parameters.drop_idle(name, p):
+                return
+            if self._kept is not None:
                 self._measure(name, p)
-            elif not (self._holding or conflicts.accumulating()):
+            elif self._holding or conflicts.accumulating():
+                return
+            elif still_read(p):
+                self._check_order(parameters, name, p)
+                self._read.add(name)
+            else:
                 self._update(parameters, name, p, nonfinite)
 
     def reached(self, parameters: ReleasedParameters) -> set[str]:
@@ -88,6 +98,8 @@ class Fused(Release):
     def finish(self, parameters: ReleasedParameters, nonfinite: str) -> tuple[bool, Tensor | None]:
         """Update what still has a gradient and what probes alone train; returns as `Release.finish` does."""
         work = parameters.due()
+        if self._read and not self._told:
+            self._say_kept(parameters)
         if self._norms:
             waiting = {n for n, _ in parameters.waiting()}
             for name, p in work:
@@ -101,6 +113,20 @@ class Fused(Release):
             out = update_all(parameters, work, clip, nonfinite)
         self._begin()
         return out
+
+    def _say_kept(self, parameters):
+        """Warn once where most gradients could not be freed: that is what this release is taken for."""
+        kept = {n: p.numel() for n, p in parameters.waiting() if n in self._read}
+        freed = sum(p.numel() for n, p in parameters.params() if n in self._norms)
+        if sum(kept.values()) > freed:
+            self._told = True
+            warnings.warn(
+                f"release='fused' has kept most gradients until step(), among them that of {next(iter(kept))!r}: "
+                "weights are read once more without a gradient (detach()), or somebody keeps a graph (retain_graph) "
+                "or a view (.data, .detach()) of them. Updates are right, but take the memory of 'accumulate'",
+                HybridOptWarning,
+                stacklevel=7,
+            )
 
     def drop(self) -> None:
         """Begin a new step."""
