@@ -104,7 +104,6 @@ def test_reentrant_checkpoints_of_a_frozen_base():
     config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
     model = hybridopt.wrap(tiny_llama(), peft_config=config)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
-    model.get_base_model().disable_input_require_grads() if hasattr(model, "_require_grads_hook") else None
     optimizer = model.hybrid.optimizer(lr=1e-3)
 
     def step():
@@ -261,10 +260,10 @@ def test_probes_of_a_step_count_together():
 
 
 def test_evaluations_are_not_counted_up_where_everything_is_used():
-    for way, calls in (("all", [2, 2]), ("one", [5, 2])):  # watched, with what was not seen, and moved far
+    for way in ("all", "one"):
         model, seen = hybridopt.wrap(Towers(way), policy="mezo"), []
         optimizer = model.hybrid.optimizer(lr=1e-6)
-        for _ in calls:
+        for _ in range(2):
             seen.append(0)
 
             def closure(model=model, seen=seen):
@@ -272,7 +271,7 @@ def test_evaluations_are_not_counted_up_where_everything_is_used():
                 return loss_of(model)
 
             said(lambda optimizer=optimizer, closure=closure: optimizer.step(closure))
-        assert seen == calls or way == "one"
+        assert seen[1] == 2 and (seen[0] == 2) == (way == "all")
 
 
 def test_addax_reaches_by_either():
