@@ -81,7 +81,9 @@ def _check_ours(saved: Sequence[Any]) -> None:
 def _parts(group: Any) -> Iterator[Any]:
     """Yield a saved group as one group a treatment; what is no group stays as it is."""
     if not isinstance(group, dict) or "treatments" not in group:
-        if not isinstance(group, dict) or group.get("params") or "treatment" in group:
+        params = group.get("params") if isinstance(group, dict) else None
+        empty = isinstance(params, list) and not params and "treatment" not in group
+        if not empty:
             yield group
         return
     labels, names = group["treatments"], group["param_names"] if _named(group) else None
@@ -92,7 +94,7 @@ def _parts(group: Any) -> Iterator[Any]:
         _, decay = _read(label)
         own = [place for place, name in enumerate(names) if labels[name] == label]
         part = numbers | {"treatment": label} | _members(group, own)
-        exempt = decay is not None and not group.get("own_weight_decay")
+        exempt = decay is not None and group.get("own_weight_decay") is not True
         yield part | ({"weight_decay": decay} if exempt else {})
 
 
@@ -146,7 +148,8 @@ def _gathered(section: Group, where: Mapping[str, Group]) -> Group:
 
 def _is(part: Group, section: Group) -> bool:
     """Tell whether a saved group is one section's already."""
-    own = part.get("tag") is not None and part.get("treatment") == section["treatment"]
+    label = part.get("treatment")
+    own = part.get("tag") is not None and isinstance(label, str) and label == section["treatment"]
     return own and set(part["param_names"]) == set(section["param_names"])
 
 

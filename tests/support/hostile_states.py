@@ -38,6 +38,9 @@ POLICIES = {
     "subzero": {"policy": "subzero", "rank": 2, "update_gap": 2},
     "zo_adam": {"policy": "zo_adam"},
     "addax": {"policy": "addax"},
+    "groups": {"policy": "frugal", "density": 0.5, "update_gap": 3, "weight_decay": 0.1},
+    "groups, block": {"policy": "frugal", "split": "block", "density": 0.5, "update_gap": 3},
+    "groups, mezo": {"policy": "mezo"},
 }
 HUGE = 10**5000
 NUMBERS = (float("nan"), float("inf"), -float("inf"), -1, -1e-3, 0, 1e300, 2**31, 2**53 + 1, 2**63, 10**30, HUGE)
@@ -74,7 +77,9 @@ def make(policy, step=0):
     """Parameters, module and optimizer of a policy; `step` steps have been taken."""
     generator = torch.Generator().manual_seed(0)
     params = {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in SHAPES.items()}
-    optimizer = HybridOptimizer(list(params.items()), **{"lr": 0.01} | POLICIES[policy])
+    named = list(params.items())
+    given = [{"params": named[:3], "name": "low"}, {"params": named[3:]}] if policy.startswith("groups") else named
+    optimizer = HybridOptimizer(given, **{"lr": 0.01} | POLICIES[policy])
     for i in range(step):
         advance(optimizer, params, i)
     return params, optimizer
