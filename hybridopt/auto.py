@@ -26,6 +26,7 @@ def chosen(
     memory: str | int | None = None,
     peft_config: Any = None,
     quantization: str | None = None,
+    adapter_dtype: Any = None,
     **size: Any,
 ) -> tuple[Choice, Any]:
     """Return the first way that `search` finds for this model and memory, and the adapters that it wants.
@@ -37,6 +38,7 @@ def chosen(
         memory: such as "24GiB", or bytes; None: what the model's GPU has left for this process.
         peft_config: adapters that are wanted; None: whatever the way says.
         quantization: a scheme that is wanted; None: whatever the way says.
+        adapter_dtype: of adapters, as `wrap` takes it; a way without them does not care.
         **size: seq_len (2048, or as many as there are positions for), batch (1), micro_batches (1).
 
     Raises:
@@ -45,7 +47,7 @@ def chosen(
     check_known("policy='auto', which chooses by itself,", size, ("memory", *SIZES))
     quantization = quantization or scheme_of(model)
     _check_model(model, peft_config is not None or quantization is not None)
-    choice = _choose(model, memory, peft_config, quantization, size)
+    choice = _choose(model, memory, peft_config, quantization, size | {"adapter_dtype": adapter_dtype})
     if choice.request.lora is not None and peft_config is None:
         peft_config = usual_library().make_config(choice.request.lora)
     return choice, peft_config

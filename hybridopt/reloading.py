@@ -20,7 +20,7 @@ from .model.kept_codes import codes_record, layer_of_kept, restore_
 from .model.quantization.known import named
 from .model.quantization.replacing import quantize_
 from .model.quantization.scales import open_scales_
-from .model.roles import base_name
+from .model.roles import base_name, clean, of_base
 from .policy.routes import Ready
 from .saving.completeness import check_complete
 from .saving.configuration import policy_of, read_config
@@ -83,33 +83,36 @@ def _load(model, directory, policy, is_trainable, policy_options):
         base = check_base(model, config, delta)
         delta |= {} if run is None else rebuilt(run, base_tensors(model))
         held: set[str] = set()
+        state = {key: config[key] for key in ("adapters", "active", "injected")}
         with _together(folder) as adapters:
             if config["adapters"]:
                 scheme = named(config["quantization"], CONFIG) if names else None
                 library.prepare(model, Path(adapters), config["adapters"], scheme)
-                library.check_saved(model, adapters, config["adapters"], config["active"])
+                _check_trainable(config, library.check_saved(model, adapters, **state))
             if names:
                 quantize_(model, named(config["quantization"], CONFIG), names)
             if config["adapters"]:
-                model = _adapted(library, model, adapters, config, is_trainable)
+                model = _adapted(library, model, adapters, state | {"is_trainable": is_trainable})
                 held = library.saved_names(model, adapters)
     if scaled_layers(delta) or ready.opens_scales:
         open_scales_(model)
     codes = codes_record(model)
     _write(model, delta, config["unfrozen"] if is_trainable else ())
     base = without_values(base, {base_name(n) for n in (*delta, *held)})
+    if is_trainable and config["trainable"] is not None:
+        _train_only(model, set(config["trainable"]))
     quantization = config["quantization"] if config["quantized"] else None
     return attach_strategy(model, ready, config["seed"], (base, codes), quantization, config["quantized"])
 
 
-def _adapted(library, model, folder, config, is_trainable):
+def _adapted(library, model, folder, state):
     try:
-        return library.load(model, folder, config["adapters"], is_trainable, config["active"])
+        return library.load(model, folder, **state)
     except HybridOptError:
         raise
     except Exception as error:  # libraries raise many types
         raise HybridOptError(
-            f"the adapters {config['adapters']} do not go on this model, which was changed meanwhile: load it anew "
+            f"the adapters {state['adapters']} do not go on this model, which was changed meanwhile: load it anew "
             f"({type(error).__name__}: {str(error)[:300]})"
         ) from error
 
@@ -134,6 +137,20 @@ def _library(folder: Folder, config: dict) -> Adapters:
     if found != {str(library.folder(name)) for name in config["adapters"]}:
         raise HybridOptError(f"{CONFIG}: adapters={config['adapters']}, but there are files of {sorted(found)}")
     return library
+
+
+def _check_trainable(config: dict, names: set[str]) -> None:
+    """Raise HybridOptError if parameters are to be trained that the adapters, which add `names`, do not have."""
+    if unknown := sorted(set(config["trainable"] or ()) - names):
+        raise HybridOptError(f"{CONFIG}: trainable={unknown[:3]}, which the adapters have not")
+
+
+def _train_only(model: nn.Module, names: set[str]) -> None:
+    """Let those parameters of adapters require gradients that did when they were saved."""
+    own = of_base(model)
+    for name, p in model.named_parameters():
+        if not own(name):
+            p.requires_grad_(clean(name) in names)
 
 
 def _write(model, delta, unfrozen):

@@ -1,7 +1,7 @@
 """The Strategy that `wrap` attaches to a model: a policy, resolved by name on the module tree whenever needed."""
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
@@ -11,14 +11,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from .core.errors import HybridOptError
-from .model.adapters import adapted_layers
+from .model.adapters import adapted_layers, adapter_names, check_attached
 from .model.base_record import Base, changed, remember, remembered, restructured
 from .model.containers import REPLICAS, original, uncompiled
 from .model.kept_codes import Codes, changed_codes, check_codes, updated
 from .model.quantization.coded import coded_layers
 from .model.quantization.replacing import dequantize_
 from .model.quantization.scales import scales
-from .model.roles import base_name, base_names, clean, params
+from .model.roles import base_name, clean, of_base, params
 from .model.sharding import reshard_
 from .optimizer.optimizer import HybridOptimizer
 from .optimizer.others import forget
@@ -58,6 +58,7 @@ class Strategy:
         self.quantized: tuple[str, ...] = ()
         self.choice: Any = None  # planning.Choice of policy="auto"
         self._given = model
+        self._adapters = adapter_names(model)  # that are known to come back from a folder
         self._frozen: set[str] = set()
         self._optimizers: weakref.WeakSet[HybridOptimizer] = weakref.WeakSet()
 
@@ -151,6 +152,7 @@ class Strategy:
         check_known("model.hybrid.optimizer", unknown, own, self.policy.options())
         reshard_(self.model)
         self.check_structure()
+        self.check_adapters()
         if self.choice is not None:
             lr = self.choice.way.lr if lr is None else lr
             release = self.choice.request.release if release is None else release
@@ -249,6 +251,12 @@ class Strategy:
                 "model.hybrid.unwrap(), then wrap the model as it is now"
             )
 
+    def check_adapters(self) -> None:
+        """Raise HybridOptError if adapters were put on the model since `wrap` that could not be saved and loaded."""
+        if adapter_names(self.model) != self._adapters:
+            check_attached(self.model)
+            self._adapters = adapter_names(self.model)
+
     def changed_tensors(self) -> dict[str, Tensor]:
         """Return the base tensors that differ from the base model's, by live name; all parts of quantized weights.
 
@@ -264,9 +272,17 @@ class Strategy:
 
     def unfrozen(self) -> list[str]:
         """Return, by base name, the base model's parameters that are trained besides the adapters of a PeftModel."""
-        own = set(base_names(self.model)) if adapted_layers(self.model) else ()
-        live = ((base_name(n), p.requires_grad or clean(n) in self._frozen) for n, p in self.model.named_parameters())
-        return sorted(n for n, trainable in live if trainable and n in own)
+        return sorted(base_name(n) for n in self._trained(of_base(self.model))) if adapted_layers(self.model) else []
+
+    def trainable(self) -> list[str]:
+        """Return the names of the parameters that are trained and are not the base model's."""
+        own = of_base(self.model)
+        return sorted(clean(n) for n in self._trained(lambda name: not own(name)))
+
+    def _trained(self, wanted: Callable[[str], bool]) -> list[str]:
+        """Return the live names of the wanted ones among the parameters that train, or did before the policy froze."""
+        live = self.model.named_parameters()
+        return [n for n, p in live if wanted(n) and (p.requires_grad or clean(n) in self._frozen)]
 
     def _plan(self) -> Plan:
         """Return the plan as if no earlier one had frozen anything; the last one where no parameter has changed."""

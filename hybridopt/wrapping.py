@@ -10,7 +10,7 @@ from torch import nn
 
 from .core.contracts import Scheme
 from .core.errors import HybridOptError, HybridOptWarning, check_count
-from .model.adapters import adapted_layers, bare, library_for
+from .model.adapters import adapted_layers, bare, check_attached, dtype_of_adapters, library_for
 from .model.base_record import Base, forget, merged, record, remember, remembered
 from .model.containers import as_given, check_container, compiled_in_place, contained, uncompiled
 from .model.foreseen import Changes, foreseen
@@ -40,6 +40,7 @@ def wrap(
     *,
     peft_config: Any = None,
     quantization: str | None = None,
+    adapter_dtype: str | torch.dtype | None = None,
     seed: int = 0,
     **policy_options: Any,
 ) -> nn.Module:
@@ -52,10 +53,13 @@ def wrap(
         policy: a name (see `hybridopt policies`), a Policy, or a path to a policy .json. "auto": the way to train
             that is closest to AdamW on all weights and fits into `memory` ("24GiB"; by default the model's GPU), with
             seq_len=2048, batch=1 and micro_batches=1 as further options; see `hybridopt plan`.
-        peft_config: any PEFT LoraConfig; adapters are added first, then everything is tagged.
+        peft_config: of LoRA, or of any tuner of PEFT that can be saved and trained on; the adapters are added first,
+            then everything is tagged.
         quantization: "nf4" (with double quantization), "fp4" or "int8": linear layers but the output layer are
             quantized by bitsandbytes, one by one, and frozen. "int8-trainable": the same layers keep 8-bit codes and
             are trained on them, without adapters.
+        adapter_dtype: "bfloat16", "float16" or "float32", in which the new adapters are kept and trained; None: what
+            PEFT makes, which is float32 on a base in 16 or fewer bits.
         seed: of every random choice of training.
         policy_options: the named policy's, such as density, update_gap, split, free_lr_scale.
 
@@ -69,7 +73,7 @@ def wrap(
         check_plain(model, "put adapters on, or quantize, before it is sharded: wrap first, then fully_shard")
     check_container(model, peft_config is not None or quantization is not None or policy == "auto")
     with uncompiled(model) as inner:
-        wrapped = _wrap(inner, policy, peft_config, quantization, seed, policy_options)
+        wrapped = _wrap(inner, policy, peft_config, quantization, adapter_dtype, seed, policy_options)
     if wrapped is not inner and compiled_in_place(inner):
         warnings.warn(
             f"adapters call the forward method of {type(inner).__name__}, and so go past what model.compile() has "
@@ -82,12 +86,12 @@ def wrap(
     return given
 
 
-def _wrap(model, policy, peft_config, quantization, seed, policy_options):
+def _wrap(model, policy, peft_config, quantization, adapter_dtype, seed, policy_options):
     """Wrap a model in no container; see `wrap`."""
     if policy == "auto":
-        return _wrap_auto(model, peft_config, quantization, seed, policy_options)
+        return _wrap_auto(model, peft_config, quantization, adapter_dtype, seed, policy_options)
     ready = read_policy(policy, policy_options)
-    changes = _check_changes(model, ready, peft_config, quantization)
+    changes = _check_changes(model, ready, peft_config, quantization, adapter_dtype)
     plan = _check_policy(model, ready, seed, changes)
     known, codes = remembered(model)
     base = merged(known, record(model), unstored(model) | altered(model))
@@ -96,17 +100,21 @@ def _wrap(model, policy, peft_config, quantization, seed, policy_options):
     if changes.opens_scales:
         open_scales_(model)
     if changes.adapters is not None:
-        model = changes.adapters.attach(model, peft_config)
+        model = changes.adapters.attach(model, peft_config, dtype=changes.dtype)
     name = changes.scheme.name if changes.scheme is not None and changes.layers else None
     return attach_strategy(model, ready, seed, (base, updated(codes, codes_record(model))), name, changes.layers, plan)
 
 
-def _wrap_auto(model, peft_config, quantization, seed, options):
+def _wrap_auto(model, peft_config, quantization, adapter_dtype, seed, options):
     from .auto import chosen, prepare_  # it imports the planner
 
-    choice, peft_config = chosen(model, peft_config=peft_config, quantization=quantization, **options)
+    if peft_config is not None:
+        library_for(peft_config).check(model, peft_config)
+    asked = {"peft_config": peft_config, "quantization": quantization, "adapter_dtype": adapter_dtype}
+    choice, peft_config = chosen(model, **asked, **options)
     request = choice.request
-    given = {"peft_config": peft_config, "quantization": request.quantization, "seed": seed}
+    dtype = request.adapter_dtype if peft_config is not None else None
+    given = {"peft_config": peft_config, "quantization": request.quantization, "adapter_dtype": dtype, "seed": seed}
     wrapped = wrap(model, request.policy, **given, **request.options)
     prepare_(wrapped, choice)
     return wrapped
@@ -171,24 +179,31 @@ def _check_model(model):
         raise HybridOptError(f"{type(model).__name__} has no parameters")
 
 
-def _check_changes(model: nn.Module, ready: Ready, peft_config: Any, quantization: str | None) -> Changes:
+def _check_changes(
+    model: nn.Module, ready: Ready, peft_config: Any, quantization: str | None, adapter_dtype: str | torch.dtype | None
+) -> Changes:
     """Return what is going to be done to the model, after a dry run of it."""
     scheme = None if quantization is None else named(quantization, "wrap")
-    library = None if peft_config is None else library_for(peft_config)
+    dtype = dtype_of_adapters("wrap", adapter_dtype, peft_config is not None)
     _check_codes(model, peft_config is not None, scheme)
     _check_starts(model)
-    if library is not None:
-        library.check(model, peft_config, "default", scheme)
+    if peft_config is None:
+        check_attached(model)
+        library = preview = None
+    else:
+        library = library_for(peft_config)
+        library.check(model, peft_config, "default", scheme, dtype)
+        preview = library.preview(model, peft_config, dtype=dtype)
     layers: list[str] = []
     if scheme is None:
         guard_(model)
     else:
-        kept = [] if library is None else library.kept_modules(model, peft_config)
+        kept = [] if library is None or preview is None else library.kept_modules(preview)
         skip = sorted({*head_modules(model), *kept})
         layers = check(model, scheme, skip)
         if layers:
             warn_of_read(model, scheme, skip, stacklevel=4)
-    return Changes(scheme, layers, ready.opens_scales, library)
+    return Changes(scheme, layers, ready.opens_scales, library, preview, dtype)
 
 
 def _check_codes(model: nn.Module, adds_adapters: bool, scheme: Scheme | None) -> None:
@@ -224,8 +239,7 @@ def _check_policy(model: nn.Module, ready: Ready, seed: int, changes: Changes) -
         raise HybridOptError(
             "nothing to train: the base is quantized and everything else is frozen; pass peft_config=LoraConfig(...)"
         )
-    if changes.adapters is None:
-        check_routes(ready, plan.tags)
+    check_routes(ready, plan.tags)
     if text := state_free(plan.entries):
         warnings.warn(text, HybridOptWarning, stacklevel=4)
     return plan

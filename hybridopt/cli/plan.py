@@ -40,6 +40,7 @@ Passes = Annotated[int, typer.Option("--micro-batches", help="Passes of a step."
 Checkpointing = Annotated[bool | None, typer.Option("--checkpointing/--no-checkpointing", help="Of activations.")]
 Chunk = Annotated[int | None, typer.Option(help="Tokens a piece, where hybridopt.chunked_loss is used.")]
 Dtype = Annotated[str, typer.Option(help="Of weights that are not quantized: bf16, fp16, fp32.")]
+AdapterDtype = Annotated[str | None, typer.Option(help="Of adapters: float32 (PEFT's own choice), bfloat16, float16.")]
 Gpu = Annotated[str | None, typer.Option(help="Its memory, with a unit: 24GiB, 80GB.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Device = Annotated[str, typer.Option(help="cuda, or cpu: whose kernels count.")]
@@ -61,6 +62,7 @@ def plan(
     checkpointing: Checkpointing = None,
     chunk: Chunk = None,
     dtype: Dtype = "bf16",
+    adapter_dtype: AdapterDtype = None,
     gpu: Gpu = None,
     json_: Json = False,
     device: Device = "cuda",
@@ -73,6 +75,7 @@ def plan(
 
     memory = None if gpu is None else parse_size(gpu, "--gpu")
     size = {"batch": batch, "micro_batches": micro_batches, "dtype": dtype, "device": device}
+    size |= {} if adapter_dtype is None else {"adapter_dtype": adapter_dtype}
     asked = {"lora": lora, "quantization": quantization, "release": release}
     asked |= {"checkpointing": checkpointing, "chunk": chunk}
     asked = {name: value for name, value in asked.items() if value is not None}

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 
 from ..core.contracts import Adapters
+from ..core.errors import HybridOptError, check_choice
 from ..core.registry import every, make
 from .containers import contained
 
-__all__ = ["adapted_layers", "adapter_members", "bare", "bare_name", "library_for", "library_of", "lora_rank"]
-__all__ += ["original_name", "usual_library", "whole_copies", "without_wrappers"]
+__all__ = ["adapted_layers", "adapter_members", "adapter_names", "bare", "bare_name", "check_attached"]
+__all__ += ["dtype_of_adapters", "library_for", "library_of", "lora_rank", "original_name", "usual_library"]
+__all__ += ["whole_copies", "without_wrappers"]
 
+DTYPES = ("float32", "bfloat16", "float16")  # that adapters can be kept in
 USUAL = "peft"  # the library of LoRA that is asked for by its rank alone
 
 
@@ -27,6 +31,47 @@ def library_for(config: object) -> Adapters:
 def library_of(model: nn.Module) -> Adapters | None:
     """Return the library that has put adapters on `model`; None where `model` is no library's."""
     return next((library for library in every("adapters") if library.owns(model)), None)
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """Return the names of all adapters on a model, and of the layers of adapters that are no library's."""
+    library = library_of(model)
+    return adapted_layers(model) if library is None else library.names(model)
+
+
+def check_attached(model: nn.Module) -> None:
+    """Raise HybridOptError if adapters lie on a model that could not be saved and loaded again; change nothing."""
+    library = library_of(model)
+    if library is not None and library.names(model):
+        library.check_attached(model)
+    elif library is None and bare(model) is model and (names := adapted_layers(model)):
+        raise HybridOptError(
+            f"{names[0]!r} has an adapter, but {type(model).__name__} is no model with adapters itself, and the "
+            "adapters could not be saved with it; wrap the part of it that was given them, or train the parts by "
+            "hybridopt.HybridOptimizer and save each by its own library"
+        )
+
+
+def dtype_of_adapters(owner: str, given: str | torch.dtype | None, has_adapters: bool = True) -> torch.dtype | None:
+    """Return the dtype that is asked for by its name or itself; None: whatever the library of the adapters makes.
+
+    Args:
+        owner: what it was given to, for errors.
+        given: "float32", "bfloat16", "float16", the same as a torch.dtype, or None.
+        has_adapters: are there adapters to be kept in it?
+
+    Raises:
+        HybridOptError: for anything else, and where there are no adapters.
+    """
+    if given is None:
+        return None
+    name = str(given).removeprefix("torch.")
+    check_choice(owner, "adapter_dtype", name, DTYPES)
+    if not has_adapters:
+        raise HybridOptError(
+            f"{owner}: adapter_dtype={name!r} is for adapters that are added, and there are none; ask for them, too"
+        )
+    return getattr(torch, name)
 
 
 def bare(model: nn.Module) -> nn.Module:

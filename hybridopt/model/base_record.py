@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterator
 
 from torch import Tensor, nn
 
-from .adapters import bare, original_name
+from .adapters import bare
 from .checksums import checksum
 from .kept_codes import Codes
 from .quantization.coded import codes_dtype, plain
 from .quantization.owners import logical_shape
 from .quantization.scales import scales
-from .roles import base_name, base_names, clean
+from .roles import base_name, clean, of_base
 
 __all__ = [
     "Base",
@@ -108,10 +108,8 @@ def restructured(model: nn.Module, base: Base, apart: Collection[str] = ()) -> s
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and persistent buffers of the base model, by base name."""
-    own = set(base_names(model))
-    parameters = {base_name(n): p for n, p in model.named_parameters() if base_name(n) in own}
-    buffers = {base_name(n): b for n, b in persistent_buffers(model)}
-    return parameters | {n: b for n, b in buffers.items() if original_name(n) == n}
+    own = of_base(model)
+    return {base_name(n): t for n, t in (*model.named_parameters(), *persistent_buffers(model)) if own(n)}
 
 
 def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

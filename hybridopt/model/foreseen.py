@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from ..core.contracts import Adapters, Scheme
 from ..core.errors import HybridOptError
 from .quantization.known import frozen_names
 from .quantization.owners import owner
-from .roles import Param, clean, params
+from .roles import Param, base_name, clean, of_base, params
 
 __all__ = ["Changes", "foreseen"]
 
@@ -24,45 +25,64 @@ class Changes:
         layers: names of the layers that are quantized.
         opens_scales: are the scales of all quantized layers opened for training?
         adapters: the library that puts adapters on the model; None: there will be no new ones.
+        preview: the model without memory, as it is with those adapters.
+        dtype: of the new adapters; None: what their library makes.
     """
 
     scheme: Scheme | None = None
     layers: Sequence[str] = ()
     opens_scales: bool = False
     adapters: Adapters | None = None
+    preview: nn.Module | None = None
+    dtype: torch.dtype | None = None
 
 
 def foreseen(model: nn.Module, changes: Changes) -> list[Param]:
     """Return the parameters of `model` as they will be after the changes.
 
-    Adapters freeze all else but opened scales; one parameter stands for all that they add. Raises HybridOptError if
-    scales are to be opened and there are none.
+    Raises HybridOptError if scales are to be opened and there are none.
     """
-    now = [_quantized(p, changes) for p in params(model)]
+    dtype = _dtype_of_codes(changes.scheme)
+    now = [_quantized(p, changes, dtype) for p in params(model)]
+    if changes.preview is not None:
+        now = _adapted(now, changes.preview)
     if changes.opens_scales and not any(p.role == "scales" for p in now):
         now += _opened(model, now, changes)
-    if changes.adapters is not None:
-        name, shape = changes.adapters.sample
-        now = [Param(p.name, p.role, p.shape, p.dtype, p.role == "scales") for p in now]
-        now.append(Param(name, "adapter", shape))
     return now
 
 
-def _quantized(p: Param, changes: Changes) -> Param:
+def _adapted(now: list[Param], preview: nn.Module) -> list[Param]:
+    """Return the parameters of a preview, in which those of the base are what they are `now`."""
+    of_now, own = {p.name: p for p in now}, of_base(preview)
+    found = []
+    for p in params(preview):
+        base = of_now.get(base_name(p.name)) if own(p.name) else None
+        trainable = p.trainable and (base is None or base.role != "quantized")
+        found.append(p if base is None else replace(base, name=p.name, trainable=trainable))
+    return found + [p for p in now if p.role == "scales"]
+
+
+def _dtype_of_codes(scheme: Scheme | None) -> torch.dtype:
+    """Return the dtype of the parameters that frozen codes are kept as."""
+    layer: Any = nn.Linear(64, 64, device="meta")
+    return torch.uint8 if scheme is None else scheme.twin(layer).weight.dtype
+
+
+def _quantized(p: Param, changes: Changes, dtype: torch.dtype) -> Param:
     layer, _, last = p.name.rpartition(".")
     scheme = changes.scheme
     if scheme is None or layer not in changes.layers or last != "weight":
         return p
     if scheme.trains:
         return replace(p, codes=scheme.codes_dtype)
-    return Param(p.name, "quantized", p.shape, torch.uint8, False)
+    return replace(p, role="quantized", dtype=dtype, trainable=False)
 
 
 def _opened(model: nn.Module, now: list[Param], changes: Changes) -> list[Param]:
     owners = {clean(name): owner(p) for name, p in model.named_parameters()}
     found = []
     for p in (p for p in now if p.role == "quantized"):
-        scheme = owners[p.name] or changes.scheme
+        scheme = owners[base_name(p.name)] or changes.scheme
         shapes = {} if scheme is None else scheme.scale_shapes(p.shape)
         found += [Param(f"{p.name}.{name}", "scales", shape) for name, shape in shapes.items()]
     if not found:

@@ -1,7 +1,7 @@
 """What a parameter is in its model: from module types and the model's own structure first, from names last."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from .quantization.scales import scales
 from .role_names import guess, guesses, says_bias
 
 __all__ = ["ROLES", "Param", "base_name", "base_names", "clean", "codes_dtype", "guess", "guesses"]
-__all__ += ["head_modules", "logical_shape", "params", "uncontained"]
+__all__ += ["head_modules", "logical_shape", "of_base", "params", "uncontained"]
 
 ROLES = ("embedding", "head", "norm", "linear", "conv", "bias", "adapter", "quantized", "scales", "other")
 WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
@@ -67,9 +67,17 @@ def base_name(name: str) -> str:
 
 def base_names(model: nn.Module) -> list[str]:
     """Return the base names of the base model's own parameters, whatever adapters are on it now."""
+    own = of_base(model)
+    return [base_name(n) for n, _ in model.named_parameters() if own(n)]
+
+
+def of_base(model: nn.Module) -> Callable[[str], bool]:
+    """Return what says of a live name whether this parameter or buffer is the base model's own.
+
+    Those of adapters are not, and neither are copies that are trained as a whole.
+    """
     members = adapter_members(dict(model.named_modules()))
-    own = (n for n, _ in model.named_parameters() if not _in_adapter(n, members))
-    return [base_name(n) for n in own if original_name(n) == n]
+    return lambda name: not _in_adapter(name, members) and original_name(name) == name
 
 
 def head_modules(model: nn.Module) -> set[str]:
@@ -125,7 +133,7 @@ def _role(name, p, tree, head):
 def _in_adapter(name: str, members: Mapping[str, set[str]]) -> bool:
     """Return whether any module on the way to a parameter calls the next member an adapter (`adapter_members`)."""
     path = name.split(".")
-    return any(path[i] in members.get(".".join(path[:i]), ()) for i in range(1, len(path)))
+    return any(path[i] in members.get(".".join(path[:i]), ()) for i in range(len(path)))
 
 
 def _strictest(roles):

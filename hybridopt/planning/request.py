@@ -9,6 +9,7 @@ import torch
 from ..core.contracts import Scheme
 from ..core.errors import HybridOptError, check_choice, check_count
 from ..core.registry import names, pack
+from ..model.adapters import dtype_of_adapters
 from ..model.quantization.known import frozen_names, named
 from ..optimizer.releases import DEFAULT, release_class
 from ..policy.routes import Ready, read_policy
@@ -43,6 +44,7 @@ class Request:
         device: "cuda" plans for a GPU, "cpu" for what the CPU's kernels take.
         seed: of every random choice.
         peft_config: the adapters themselves, where they are others than `lora` stands for.
+        adapter_dtype: what adapters are kept in, "float32", "bfloat16" or "float16"; None: what their library makes.
 
     Raises:
         HybridOptError: a value is not allowed, or values exclude one another.
@@ -62,6 +64,7 @@ class Request:
     device: str = "cuda"
     seed: int = 0
     peft_config: Any = field(default=None, compare=False)
+    adapter_dtype: str | None = None
 
     def __post_init__(self) -> None:
         for name, low in COUNTS.items():
@@ -72,6 +75,8 @@ class Request:
         check_choice("plan", "release", self.release, names("releases"))
         check_choice("plan", "dtype", self.dtype, DTYPES)
         check_choice("plan", "device", self.device, ("cuda", "cpu"))
+        dtype = dtype_of_adapters("plan", self.adapter_dtype)
+        object.__setattr__(self, "adapter_dtype", dtype and str(dtype).removeprefix("torch."))
         scheme = self.scheme
         if scheme is not None:
             object.__setattr__(self, "quantization", scheme.name)
@@ -110,7 +115,7 @@ class Request:
     @property
     def weights(self) -> tuple:
         """Return the values on which the bytes of weights and of an update depend."""
-        return self.lora, self.quantization, self.dtype, self.device, repr(self.peft_config)
+        return self.lora, self.adapter_dtype, self.quantization, self.dtype, self.device, repr(self.peft_config)
 
     @property
     def structure(self) -> tuple:

@@ -135,7 +135,7 @@ def _label(number: int, choice: Choice) -> str:
 
 def _title(estimate: Estimate) -> str:
     r = estimate.request
-    lora = f", LoRA r={r.lora}" if r.lora else ""
+    lora = f", LoRA r={r.lora}{f' in {r.adapter_dtype}' if r.adapter_dtype else ''}" if r.lora else ""
     base = f" on {r.quantization}" if r.quantization else ""
     passes = f" x {r.micro_batches}" if r.micro_batches > 1 else ""
     how = f"{r.as_dict()['policy']}{lora}{base}, {r.release} release{', checkpointing' * r.checkpointing}"

@@ -30,7 +30,9 @@ KEYS = (
     "quantized",
     "adapters",
     "active",
+    "injected",
     "unfrozen",
+    "trainable",
     "base",
     "dtype",
     "replayed",
@@ -64,7 +66,18 @@ def configuration(strategy: Any, saved: set[str], replayed: Mapping[str, object]
         "base": {n: [*mark[:2], None if n in free else mark[2]] for n, mark in strategy.base.items()},
         "dtype": base_dtype(model),
         "checksums": VERSION,
-    } | ({"replayed": sorted(replayed)} if replayed else {})
+    } | _only_some(model, strategy, replayed)
+
+
+def _only_some(model: Any, strategy: Any, replayed: Mapping[str, object]) -> dict:
+    """Return the keys that only some folders have."""
+    library = library_of(model)
+    found: dict[str, Any] = {"replayed": sorted(replayed)} if replayed else {}
+    if library is not None:
+        found["trainable"] = strategy.trainable()
+    if library is not None and library.is_injected(model):
+        found["injected"] = True
+    return found
 
 
 def read_config(path: Path) -> dict:
@@ -76,8 +89,10 @@ def read_config(path: Path) -> dict:
     kinds = {"seed": int, "quantization": str | None, "base": dict, "dtype": str | None, "policy": dict} | lists
     taken = {key: plain_json.take(config, key, kind, CONFIG) for key, kind in kinds.items()}
     taken["replayed"] = plain_json.take(config, "replayed", list, CONFIG, [])
-    for key in (*lists, "replayed"):
-        if not all(isinstance(name, str) for name in taken[key]):
+    taken["injected"] = plain_json.take(config, "injected", bool, CONFIG, False)
+    taken["trainable"] = plain_json.take(config, "trainable", list, CONFIG, None)
+    for key in (*lists, "replayed", "trainable"):
+        if not all(isinstance(name, str) for name in taken[key] or ()):
             raise HybridOptError(f"{CONFIG}: {key!r} must be an array of strings, not {taken[key]!r}")
     for name, mark in taken["base"].items():
         own = [type(v) for v in mark] if isinstance(mark, list) else []

@@ -58,7 +58,7 @@ def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> B
     """
     base = record(model)
     if why := first_difference(base, config["base"]):
-        raise _another(model, why)
+        raise _another(model, why + _made_at_random(base, config["base"]))
     if base_dtype(model) != config["dtype"]:
         raise HybridOptError(
             f"the base model is in {base_dtype(model)}, but was trained in {config['dtype']}, and would answer "
@@ -179,6 +179,21 @@ def _check_rows(model: nn.Module, base: Base) -> None:
                 f"{name!r} has {rows} rows, one a token, and was trained with {had}; call "
                 f"model.resize_token_embeddings({had}) before hybridopt.from_pretrained ({cure})"
             )
+
+
+def _made_at_random(live: Base, base: Base) -> str:
+    """Return what to say where all but a few tensors are the right ones: it is the same checkpoint, then."""
+    marks = [(name, mark, live[name]) for name, mark in base.items() if mark[2] is not None and name in live]
+    odd = [name for name, mark, mine in marks if mine[1] == mark[1] and mine[2] != mark[2]]
+    in_blocks = any(part.isdigit() for name in odd for part in name.split("."))
+    if in_blocks or not 0 < len(odd) <= len(marks) // 4:
+        return ""
+    layers = sorted({name.rpartition(".")[0].rpartition(".")[2] for name in odd})
+    return (
+        f" (only {', '.join(odd[:3])} of {len(marks)} tensors: a layer that is no part of the checkpoint gets initial "
+        f"values at random each time; train it with the adapters, modules_to_save={layers[:3]} in their configuration "
+        "or its task_type, and it is saved with them)"
+    )
 
 
 def _another(model, why):

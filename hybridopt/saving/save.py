@@ -12,7 +12,7 @@ from ..core.errors import HybridOptError
 from ..core.files import plain_json, tensors
 from ..core.files.paths import path_of
 from ..core.registry import every
-from ..model.adapters import adapted_layers, library_of
+from ..model.adapters import library_of
 from ..model.base_record import Base
 from ..model.sharding import reshard_, sharded_tensors
 from ..policy.routes import Ready
@@ -37,6 +37,9 @@ class Savable(Protocol):
     def check_structure(self) -> None:
         """Raise HybridOptError if base tensors were added, removed or resized."""
 
+    def check_adapters(self) -> None:
+        """Raise HybridOptError for adapters that could not be loaded."""
+
     def changed_tensors(self) -> dict[str, Tensor]:
         """Return the base tensors that training changed, by live name."""
 
@@ -45,6 +48,9 @@ class Savable(Protocol):
 
     def unfrozen(self) -> list[str]:
         """Return the names of the base parameters that are trained beside adapters."""
+
+    def trainable(self) -> list[str]:
+        """Return the names of the parameters of adapters that are trained."""
 
 
 def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
@@ -61,6 +67,7 @@ def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
     check_directory(directory)
     reshard_(model)
     strategy.check_structure()
+    strategy.check_adapters()
     _check_savable(model)
     found = strategy.changed_tensors()
 
@@ -94,10 +101,11 @@ def _check_savable(model: nn.Module) -> None:
         raise HybridOptError(
             f"the adapter of {merged[0]!r} is merged into its base; call model.unmerge_adapter() first"
         )
-    if library_of(model) is None and adapted_layers(model):
+    off = [n for n, m in model.named_modules() if any(each.is_off(m) for each in every("adapters"))]
+    if off:
         raise HybridOptError(
-            "LoRA was added after wrap, and the wrapped model is only its base; call hybridopt.wrap(peft_model, ...) "
-            "on the PeftModel and save that: nothing is lost"
+            f"the adapters of {off[0]!r} are switched off, and would come back switched on; switch them on before "
+            "saving, as model.enable_adapter_layers() does"
         )
 
 

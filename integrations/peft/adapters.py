@@ -6,11 +6,12 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from hybridopt.core.contracts import Adapters
 
-from . import configurations, dry_run, saved, starts
+from . import attached, configurations, dry_run, loaded, rehearsal, saved, starts, tree
 
 __all__ = ["PeftAdapters"]
 
@@ -19,18 +20,25 @@ __all__ = ["PeftAdapters"]
 class PeftAdapters(Adapters):
     """PEFT's LoRA and its relatives; prompt learning is refused."""
 
-    sample = ("lora_A.default.weight", (8, 8))
     files = (saved.WEIGHTS, saved.CONFIG)
-    wrapped = ("base_layer", "original_module")
+    wrapped = ("base_layer", "original_module", "token_adapter")
+    owns = staticmethod(tree.owns)
+    members = staticmethod(tree.members)
+    adapts = staticmethod(tree.adapts)
+    copies = staticmethod(tree.copies)
+    is_injected = staticmethod(tree.is_injected)
+    is_merged = staticmethod(tree.is_merged)
+    is_off = staticmethod(tree.is_off)
     check = staticmethod(dry_run.check)
     preview = staticmethod(dry_run.preview)
+    check_attached = staticmethod(attached.check_attached)
     kept_modules = staticmethod(dry_run.kept_modules)
     folder = staticmethod(saved.folder_of)
     save = staticmethod(saved.save)
     saved_names = staticmethod(saved.saved_names)
     prepare = staticmethod(configurations.prepare)
-    check_saved = staticmethod(saved.check_saved)
-    load = staticmethod(saved.load)
+    check_saved = staticmethod(loaded.check_saved)
+    load = staticmethod(loaded.load)
 
     def takes(self, config: object) -> bool:
         """Return whether `config` is a PeftConfig."""
@@ -51,16 +59,21 @@ class PeftAdapters(Adapters):
         """Return `r`."""
         return getattr(config, "r", None)
 
-    def attach(self, model: nn.Module, config: Any, adapter: str = "default", empty: bool = False) -> nn.Module:
+    def attach(
+        self,
+        model: nn.Module,
+        config: Any,
+        adapter: str = "default",
+        empty: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> nn.Module:
         """Return the PeftModel that PEFT makes of a model, in place; the configuration stays as it is."""
         from peft import get_peft_model
 
-        return get_peft_model(model, copy.deepcopy(config), adapter, low_cpu_mem_usage=empty)
-
-    def owns(self, model: nn.Module) -> bool:
-        """Return whether `model` is a PeftModel."""
-        library = sys.modules.get("peft")
-        return library is not None and isinstance(model, library.PeftModel)
+        adapted = get_peft_model(model, copy.deepcopy(config), adapter, low_cpu_mem_usage=empty)
+        if dtype is not None:
+            rehearsal.cast_(adapted, dtype)
+        return adapted
 
     def base(self, model: Any) -> nn.Module:
         """Return the model that a PeftModel was made of, compiled or not; other models are their own base."""
@@ -68,20 +81,6 @@ class PeftAdapters(Adapters):
         if adapted and not model.peft_config:
             return model.base_model.model  # all adapters were deleted: PEFT would ask the one that is switched on
         return model.get_base_model() if adapted else model
-
-    def members(self, layer: nn.Module) -> tuple[str, ...]:
-        """Return what a tuner layer calls its adapters; a whole module that is saved stays what it is."""
-        return tuple(name for name in getattr(layer, "adapter_layer_names", ()) if name != "modules_to_save")
-
-    def adapts(self, layer: nn.Module) -> bool:
-        """Return whether `layer` is one of PEFT's tuner layers or wrappers."""
-        return hasattr(layer, "adapter_layer_names")
-
-    def copies(self, layer: Any) -> list[nn.Module]:
-        """Return the module beneath a ModulesToSaveWrapper and its copies, one for each adapter."""
-        if "modules_to_save" not in layer._modules:
-            return []
-        return [layer.original_module, *layer.modules_to_save.values()]
 
     def replaced(self, model: Any) -> list[nn.Module]:
         """Return the originals of `modules_to_save` of all adapters, unless they are switched off."""
@@ -93,10 +92,6 @@ class PeftAdapters(Adapters):
     def altered(self, model: Any) -> list[str]:
         """Return the weights that PiSSA and its relatives have taken a part out of."""
         return starts.altered(model) if self.owns(model) else []
-
-    def is_merged(self, layer: nn.Module) -> bool:
-        """Return whether a tuner layer is merged."""
-        return getattr(layer, "merged", False) is True
 
     def base_name(self, name: str) -> str:
         """Return a name without the members that PEFT puts into it."""
@@ -116,4 +111,6 @@ class PeftAdapters(Adapters):
 
     def active(self, model: Any) -> list[str]:
         """Return the names of the adapters that are switched on; none for other models."""
-        return list(model.active_adapters) if self.names(model) else []
+        if not self.names(model):
+            return []
+        return list(tree.layers(model)[0].active_adapters if tree.is_injected(model) else model.active_adapters)

@@ -1,8 +1,6 @@
 """What PEFT would do to a model, tried on a copy without memory."""
 
-import copy
 import sys
-import warnings
 from typing import Any
 
 import torch
@@ -13,15 +11,22 @@ from hybridopt.core.errors import HybridOptError
 from hybridopt.model.quantization.known import usual
 from hybridopt.model.quantization.owners import is_frozen, owner
 
-from .skeleton import without_memory
+from .rehearsal import cast_, check_distinct, check_kind, linear_names, rehearsed
+from .trial import check_computes
 
-__all__ = ["check", "check_distinct", "check_init", "check_request", "kept_modules", "preview"]
+__all__ = ["check", "check_init", "check_request", "kept_modules", "preview"]
 
 INITS = (True, False, "gaussian", "eva")
 DENSE_INITS = ("orthogonal", "mica", "olora", "pissa")  # these read the weight of a full-precision layer
 
 
-def check(model: nn.Module, config: Any, adapter: str = "default", scheme: Scheme | None = None) -> list[str]:
+def check(
+    model: nn.Module,
+    config: Any,
+    adapter: str = "default",
+    scheme: Scheme | None = None,
+    dtype: torch.dtype | None = None,
+) -> list[str]:
     """Return the names of the modules and parameters that the adapter would be put on; raise where PEFT would fail.
 
     PEFT itself is run on a copy without memory, so its own rules count; `model` is unchanged.
@@ -31,45 +36,41 @@ def check(model: nn.Module, config: Any, adapter: str = "default", scheme: Schem
         config: any but prompt learning.
         adapter: a name without dots and slashes.
         scheme: by which the model is about to be quantized; None: it stays as it is, quantized or not.
+        dtype: of the adapters; None: what PEFT makes.
     """
     check_request(model, config, adapter)
     _check_dora(model, config, scheme)
-    trial = preview(model, config, adapter)
-    parameters = trial.base_model.targeted_parameter_names
+    trial = rehearsed(model, config, adapter)
     check_distinct(trial)
+    parameters = trial.base_model.targeted_parameter_names
+    check_computes(model, trial, adapter, scheme, dtype)
     is_quantized = scheme is not None or any(map(is_frozen, model.parameters()))
     check_init(getattr(config, "init_lora_weights", True), is_quantized or bool(parameters))
-    _check_kept(model, config, _wrapped(trial))
+    _check_kept(model, config, kept_modules(trial))
     return [*trial.base_model.targeted_module_names, *parameters]
 
 
-def preview(model: nn.Module, config: Any, adapter: str = "default") -> Any:
-    """Return the PeftModel that PEFT would make, without memory; raise with PEFT's reason where it cannot.
+def preview(model: nn.Module, config: Any, adapter: str = "default", dtype: torch.dtype | None = None) -> Any:
+    """Return what `attach` makes of a copy of a model without memory.
 
     Args:
-        model: any, which stays as it is.
-        config: any, which stays as it is, too.
+        model: which stays as it is.
+        config: which stays as it is, too.
         adapter: of the adapter.
+        dtype: of the adapters; None: what PEFT makes.
     """
-    from peft import get_peft_model
-
-    config = copy.deepcopy(config)
-    if isinstance(getattr(config, "init_lora_weights", None), str):
-        config.init_lora_weights = True  # the others compute with the weights, which have no values here
-    skeleton = without_memory(model)
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")
-        try:
-            return get_peft_model(skeleton, config, adapter, low_cpu_mem_usage=True)
-        except Exception as error:  # PEFT raises many types
-            what = f"{type(config).__name__}(target_modules={getattr(config, 'target_modules', None)!r})"
-            text = f"PEFT cannot put {what} on {type(model).__name__}: {error} ({_linear(model)})"
-            raise HybridOptError(text) from error
+    adapted = rehearsed(model, config, adapter)
+    if dtype is not None:
+        cast_(adapted, dtype)
+    return adapted
 
 
-def kept_modules(model: nn.Module, config: Any) -> list[str]:
-    """Return the names of the modules that the config trains as a whole (`modules_to_save`)."""
-    return _wrapped(preview(model, config))
+def kept_modules(adapted: Any) -> list[str]:
+    """Return the names that the modules of `modules_to_save` have in the base."""
+    from peft.utils import ModulesToSaveWrapper
+
+    base = adapted.get_base_model()
+    return [name for name, module in base.named_modules() if isinstance(module, ModulesToSaveWrapper)]
 
 
 def check_request(model: nn.Module, config: Any, adapter: str) -> None:
@@ -86,24 +87,13 @@ def check_request(model: nn.Module, config: Any, adapter: str) -> None:
     if not isinstance(config, PeftConfig):
         cure = "take for example peft.LoraConfig(r=16, target_modules='all-linear')"
         raise HybridOptError(f"peft_config={config!r} is no PEFT config; {cure}")
-    if config.is_prompt_learning:
-        raise HybridOptError(f"{type(config).__name__}: PEFT cannot load prompt learning for training; take LoRA")
+    check_kind(config)
     if not isinstance(adapter, str) or not adapter or set(adapter) & set("./\\"):
         raise HybridOptError(f"adapter_name={adapter!r}: it must be a name without dots and slashes")
     owned = isinstance(model, sys.modules["peft"].PeftModel)
     if owned or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         cure = "add another with model.add_adapter(name, config), or wrap the model without peft_config"
         raise HybridOptError(f"peft_config: the model already has adapters; {cure}")
-
-
-def check_distinct(peft_model: Any) -> None:
-    """Raise HybridOptError for an adapter with the name of a module or parameter, which PEFT would save with it."""
-    keyed = (nn.ModuleDict, nn.ParameterDict)  # PEFT keeps the adapters of a layer in these, by name
-    modules = [module for module in peft_model.modules() if not isinstance(module, keyed)]
-    for name in peft_model.peft_config:
-        if any(name in module._modules or name in module._parameters for module in modules):
-            clash = "PEFT would mistake other tensors for the adapter's when saving; take another name"
-            raise HybridOptError(f"adapter_name={name!r} is also the name of a module or parameter: {clash}")
 
 
 def _check_dora(model: nn.Module, config: Any, scheme: Scheme | None) -> None:
@@ -137,21 +127,8 @@ def check_init(init: object, is_plain_only: bool) -> None:
 def _check_kept(model: nn.Module, config: Any, names: list[str]) -> None:
     for given in getattr(config, "modules_to_save", None) or ():
         if not any(name.endswith(given) for name in names):
-            raise HybridOptError(f"modules_to_save: the model has no module {given!r}; {_linear(model)}")
+            raise HybridOptError(f"modules_to_save: the model has no module {given!r}; {linear_names(model)}")
     for name in names:
         if any(map(is_frozen, model.get_submodule(name).parameters())):
             cure = f"load it unquantized (BitsAndBytesConfig(llm_int8_skip_modules=[{name!r}])) or use LoRA on it"
             raise HybridOptError(f"modules_to_save: {name} is quantized and cannot be trained; {cure}")
-
-
-def _wrapped(peft_model: Any) -> list[str]:
-    from peft.utils import ModulesToSaveWrapper
-
-    base = peft_model.get_base_model()
-    return [name for name, module in base.named_modules() if isinstance(module, ModulesToSaveWrapper)]
-
-
-def _linear(model: nn.Module) -> str:
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    listed = ", ".join(names[:4] + ["..."] * (len(names) > 4)) or "none"
-    return f"its linear layers are {listed}; target_modules='all-linear' takes all but the output layer"

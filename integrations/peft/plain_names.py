@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import patterns
+from . import patterns, tree
 from .patterns import ALL, BY_NAME, CHOSEN
 
 __all__ = ["write"]
@@ -38,7 +38,7 @@ def _targeted(model: Any, adapter: str) -> list[str]:
     """Return the names, in the base model, of the layers that an adapter was put on."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = ((n, m) for n, m in model.get_base_model().named_modules() if isinstance(m, BaseTunerLayer))
+    layers = ((n, m) for n, m in tree.base_of(model).named_modules() if isinstance(m, BaseTunerLayer))
     return [name for name, layer in layers if _has(layer, adapter) and ".token_adapter" not in f".{name}"]
 
 
@@ -48,5 +48,5 @@ def _has(layer: Any, adapter: str) -> bool:
 
 def _reaches_more(model: Any, names: list[str]) -> bool:
     """Return whether a module is called as one of these names ends, so that PEFT would take it, too."""
-    others = {name for name, _ in model.get_base_model().named_modules()} - set(names)
+    others = {name for name, _ in tree.base_of(model).named_modules()} - set(names)
     return any(other.endswith(f".{name}") for other in others for name in names)

@@ -14,7 +14,7 @@ from hybridopt.core.registry import every, find, make, names
 from hybridopt.model.adapters import adapted_layers, bare, library_for, library_of, lora_rank, usual_library
 from hybridopt.model.quantization.known import named
 from hybridopt.model.quantization.replacing import quantize_
-from hybridopt.model.roles import base_name, base_names, guess, params
+from hybridopt.model.roles import base_name, base_names, params
 from support.adapted import trained
 from support.models import batch, tiny_llama
 
@@ -70,7 +70,7 @@ def test_the_dry_run_tells_what_will_be_there(library):
     real = library.attach(model, config)
     assert found == [base_name(n) for n in adapted_layers(real)]
     assert {n: p.shape for n, p in trial.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
-    assert library.kept_modules(tiny_llama(), config) == []
+    assert library.kept_modules(trial) == library.kept_modules(real) == []
     assert library.check(tiny_llama(), config, scheme=named("nf4", "test")) == found
 
 
@@ -82,12 +82,14 @@ def test_nothing_is_allocated_on_an_empty_model(library):
 
 def test_a_model_with_adapters_is_known_with_its_base(library, adapted):
     model, base = adapted
-    assert library.owns(model) and library_of(model) == library and not library.owns(base)
+    assert library.owns(model) and library_of(model) == library and not library.is_injected(model)
+    assert library.owns(base) and library.is_injected(base) and not library.owns(tiny_llama())
     assert library.base(model) is bare(model) is base and bare(tiny_llama()) is not base
-    assert library.names(model) == library.active(model) == ["default"] and library.names(base) == []
+    assert library.names(model) == library.active(model) == library.names(base) == library.active(base) == ["default"]
+    assert library.names(tiny_llama()) == library.active(tiny_llama()) == []
     assert library.own_config(model) is not None and lora_rank(model) == 4 and lora_rank(tiny_llama()) is None
     assert adapted_layers(model) and adapted_layers(base) and not adapted_layers(tiny_llama())
-    assert not any(library.is_merged(m) for m in model.modules())
+    assert not any(library.is_merged(m) or library.is_off(m) for m in model.modules())
     assert not any(library.copies(m) for m in model.modules())
 
 
@@ -102,11 +104,32 @@ def test_names_of_the_base_are_those_from_before(library, adapted):
     assert all(any(f".{m}." in n for m in members) for n in own)
 
 
-def test_the_sample_is_a_parameter_of_its_kind(library, adapted):
-    name, shape = library.sample
-    model, _ = adapted
-    assert guess(name, torch.empty(shape)) == "adapter"
-    assert any(n.endswith(name) and p.dim() == len(shape) for n, p in model.named_parameters())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_adapters_are_made_in_the_dtype_that_is_asked_for(library, dtype):
+    model, config = tiny_llama(), library.make_config(4)
+    library.check(model, config, dtype=dtype)
+    trial, real = library.preview(model, config, dtype=dtype), library.attach(model, config, dtype=dtype)
+    for adapted in (trial, real):
+        assert {p.dtype for p in adapted.parameters() if p.requires_grad} == {dtype}
+        assert {p.dtype for p in adapted.parameters() if not p.requires_grad} == {torch.float32}
+
+
+def test_adapters_that_are_there_are_checked_and_left_alone(library, adapted):
+    before = [(n, id(p), p.requires_grad, p._version) for n, p in adapted[0].named_parameters()]
+    assert library.check_attached(adapted[0]) is None
+    assert [(n, id(p), p.requires_grad, p._version) for n, p in adapted[0].named_parameters()] == before
+
+
+def test_adapters_can_lie_in_the_base_itself(library, adapted, tmp_path):
+    base = trained(adapted[1])
+    library.save(base, tmp_path)
+    again = library.load(tiny_llama(), tmp_path, ["default"], injected=True)
+    assert type(again) is type(base) and library.is_injected(again)
+    added = library.check_saved(tiny_llama(), tmp_path, ["default"], injected=True)
+    assert added == {n for n, p in again.named_parameters() if p.requires_grad}
+    assert torch.equal(logits(again), logits(base))
+    around = library.load(tiny_llama(), tmp_path, ["default"])
+    assert library.owns(around) and torch.equal(logits(around), logits(base))
 
 
 def test_what_is_saved_comes_back(library, adapted, tmp_path):
@@ -116,8 +139,8 @@ def test_what_is_saved_comes_back(library, adapted, tmp_path):
     assert library.folder("default").parts == () and library.folder("second").parts == ("second",)
     assert library.saved_names(model, tmp_path) == {n for n, p in model.named_parameters() if p.requires_grad}
     fresh = tiny_llama()
-    library.check_saved(fresh, tmp_path, ["default"])
-    assert not adapted_layers(fresh)
+    added = library.check_saved(fresh, tmp_path, ["default"])
+    assert added == library.saved_names(model, tmp_path) and not adapted_layers(fresh)
     again = library.load(fresh, tmp_path, ["default"])
     assert library.owns(again) and torch.equal(logits(again), logits(model))
     assert not any(p.requires_grad for p in library.load(tiny_llama(), tmp_path, ["default"], False).parameters())

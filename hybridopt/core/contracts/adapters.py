@@ -5,10 +5,10 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from .scheme import Scheme
-from .values import Shape
 
 __all__ = ["Adapters"]
 
@@ -20,9 +20,6 @@ class Adapters(Protocol):
 
     Nothing here imports the library before one of its configurations or models is there.
     """
-
-    sample: tuple[str, Shape]
-    """Name and shape of a parameter as its adapters have it, to try a policy on."""
 
     files: tuple[str, ...]
     """The files that it writes for one adapter, the weights first."""
@@ -52,7 +49,12 @@ class Adapters(Protocol):
 
     @abstractmethod
     def check(
-        self, model: nn.Module, config: Any, adapter: str = "default", scheme: Scheme | None = None
+        self,
+        model: nn.Module,
+        config: Any,
+        adapter: str = "default",
+        scheme: Scheme | None = None,
+        dtype: torch.dtype | None = None,
     ) -> list[str]:
         """Return the names of the modules and parameters that would get adapters; raise where `attach` would fail.
 
@@ -61,24 +63,35 @@ class Adapters(Protocol):
             config: of this library; anything else is refused.
             adapter: name of the adapter.
             scheme: by which the model is going to be quantized before.
+            dtype: of the adapters; None: what the library makes.
         """
 
     @abstractmethod
-    def preview(self, model: nn.Module, config: Any, adapter: str = "default") -> nn.Module:
-        """Return what `attach` would make of a copy of a model without memory: every tensor on the meta device.
+    def preview(
+        self, model: nn.Module, config: Any, adapter: str = "default", dtype: torch.dtype | None = None
+    ) -> nn.Module:
+        """Return what `attach` would make of a copy of a model without memory.
 
         Args:
             model: what the adapters are for; it is not changed.
             config: of this library.
             adapter: name of the adapter.
+            dtype: of the adapters; None: what the library makes.
         """
 
     @abstractmethod
-    def kept_modules(self, model: nn.Module, config: Any) -> list[str]:
-        """Return the names of the modules that `config` trains as a whole, which must not be quantized."""
+    def kept_modules(self, adapted: nn.Module) -> list[str]:
+        """Return the names that modules trained as a whole beside adapters, not to be quantized, have in the base."""
 
     @abstractmethod
-    def attach(self, model: nn.Module, config: Any, adapter: str = "default", empty: bool = False) -> nn.Module:
+    def attach(
+        self,
+        model: nn.Module,
+        config: Any,
+        adapter: str = "default",
+        empty: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> nn.Module:
         """Put adapters on a model in place and return the library's model.
 
         Args:
@@ -86,6 +99,7 @@ class Adapters(Protocol):
             config: of this library; it is not changed.
             adapter: name of the adapter.
             empty: is all of the model on the meta device, and so its adapters?
+            dtype: of the adapters; None: what the library makes.
         """
 
     # ---- models with adapters
@@ -93,6 +107,10 @@ class Adapters(Protocol):
     @abstractmethod
     def owns(self, model: nn.Module) -> bool:
         """Return whether `model` is what `attach` returns."""
+
+    @abstractmethod
+    def is_injected(self, model: nn.Module) -> bool:
+        """Return whether a model that it owns is the base itself with adapters in it, and no model around the base."""
 
     @abstractmethod
     def base(self, model: nn.Module) -> nn.Module:
@@ -123,6 +141,10 @@ class Adapters(Protocol):
         """Return whether the adapter of `layer` is added into its base weight at the moment."""
 
     @abstractmethod
+    def is_off(self, layer: nn.Module) -> bool:
+        """Return whether the adapters of `layer` are switched off at the moment, all of them."""
+
+    @abstractmethod
     def base_name(self, name: str) -> str:
         """Return the name that a parameter of the base had before adapters; other names stay as they are."""
 
@@ -133,6 +155,14 @@ class Adapters(Protocol):
     @abstractmethod
     def own_config(self, model: nn.Module) -> Any:
         """Return the configuration of the adapter "default", which `wrap` puts on a model; None without."""
+
+    @abstractmethod
+    def check_attached(self, model: nn.Module) -> None:
+        """Raise HybridOptError if adapters that are on a model already could not be saved and loaded; change nothing.
+
+        Args:
+            model: one that it owns.
+        """
 
     @abstractmethod
     def names(self, model: nn.Module) -> list[str]:
@@ -178,15 +208,21 @@ class Adapters(Protocol):
 
     @abstractmethod
     def check_saved(
-        self, base: nn.Module, folder: str | Path, adapters: Sequence[str], active: Sequence[str] = ()
-    ) -> None:
-        """Raise HybridOptError for whatever `load` could not load; change nothing.
+        self,
+        base: nn.Module,
+        folder: str | Path,
+        adapters: Sequence[str],
+        active: Sequence[str] = (),
+        injected: bool = False,
+    ) -> set[str]:
+        """Return the names of the parameters that `load` would add; raise for what it could not load, change nothing.
 
         Args:
             base: the model that the adapters are for.
             folder: what `save` has written.
             adapters: names of all adapters in it.
             active: those to be switched on, the first of `adapters` if empty.
+            injected: were the adapters put into the model itself (`is_injected`)?
         """
 
     @abstractmethod
@@ -197,8 +233,9 @@ class Adapters(Protocol):
         adapters: Sequence[str],
         is_trainable: bool = True,
         active: Sequence[str] = (),
+        injected: bool = False,
     ) -> nn.Module:
-        """Return `base` with the saved adapters on it.
+        """Return `base` with the saved adapters on it, every tensor in the dtype that it was saved in.
 
         Args:
             base: the model that the adapters are for, changed in place.
@@ -206,4 +243,5 @@ class Adapters(Protocol):
             adapters: names of all adapters in it.
             is_trainable: whether the active ones require gradients.
             active: those to be switched on, the first of `adapters` if empty.
+            injected: put the adapters into the model itself (`is_injected`)?
         """

@@ -13,7 +13,7 @@ from torch import nn
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
 from ...core.files.paths import path_of
-from ...model.adapters import library_for, usual_library
+from ...model.adapters import dtype_of_adapters, library_for, usual_library
 from ...model.quantization.known import frozen_names
 from ...model.quantization.replacing import twins_
 from ...model.quantization.scales import open_scales_
@@ -189,7 +189,9 @@ def _adapted(model: nn.Module, request: Request) -> nn.Module:
     given = request.peft_config
     try:
         library = usual_library() if given is None else library_for(given)
-        return library.attach(model, library.make_config(request.lora or 0) if given is None else given, empty=True)
+        config = library.make_config(request.lora or 0) if given is None else given
+        dtype = dtype_of_adapters("plan", request.adapter_dtype)
+        return library.attach(model, config, empty=True, dtype=dtype)
     except Exception as error:  # libraries of adapters raise many types
         what = f"lora={request.lora}" if given is None else "peft_config"
         raise HybridOptError(f"{what}: PEFT cannot put it on {type(model).__name__}: {error}") from error

@@ -39,6 +39,8 @@ def _wrap(request: Request) -> str:
     if request.lora:
         own = usual_library().code(request.lora)[1]
         parts.append(f"peft_config={own if request.peft_config is None else 'peft_config'}")
+        if request.adapter_dtype:
+            parts.append(f"adapter_dtype={_text(request.adapter_dtype)}")
     if request.quantization:
         parts.append(f"quantization={_text(request.quantization)}")
     return f"model = hybridopt.wrap(model, {', '.join(parts)})"

@@ -70,8 +70,8 @@ def search(
         memory: such as "24GiB", or a number of bytes.
         asked: lora, quantization, release, checkpointing, chunk of a `Request`, where only such ways are wanted.
         watch: is given the ways, returns them one by one, and may show how far the search is.
-        **size: seq_len (2048, or as many as there are positions for), batch, micro_batches, dtype, device, peft_config
-            of a `Request`.
+        **size: seq_len (2048, or as many as there are positions for), batch, micro_batches, dtype, device,
+            peft_config, adapter_dtype of a `Request`.
 
     Raises:
         HybridOptError: nothing fits, no way is as asked for, or the model cannot be planned.
