@@ -46,7 +46,7 @@ def wrap(
 ) -> nn.Module:
     """Attach `model.hybrid`, a Strategy, and return the same object; with `peft_config` the PeftModel that PEFT makes.
 
-    What `torch.compile` has returned stays compiled: with `peft_config` the PeftModel is compiled the same way.
+    What `torch.compile` has returned stays compiled: with `peft_config` the PeftModel is, in place, in the same way.
 
     Args:
         model: any nn.Module with real weights; names, state_dict and forward stay as they are.

@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from hybridopt.core.errors import HybridOptError, HybridOptWarning
+from hybridopt.model.containers import original
 from hybridopt.optimizer.optimizer import HybridOptimizer
 from hybridopt.optimizer.releases import release_class
 from hybridopt.policy.routes import Ready, read_policy
@@ -58,6 +59,7 @@ class HybridOptimizerFactory:
         _check_first(options)
         own = {key: options.pop(key) for key in own_options() if key in options}
         _settle_clip(own)
+        _warn_of_names(model)
         model = _contained(model)
         bare = not isinstance(getattr(model, "hybrid", None), Strategy)
         strategy = _strategy(model, policy, seed, options)
@@ -140,6 +142,17 @@ def _warn_of_loss(names: Sequence[str]) -> None:
             f"the Trainer's checkpoints of a PeftModel hold its adapters, and not {names[0]!r} ({len(names)} base "
             "parameters are trained here): name them in LoraConfig(modules_to_save=...), or save with "
             "model.hybrid.save_pretrained, which keeps them",
+            HybridOptWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_names(model: nn.Module) -> None:
+    if original(model) is not model:
+        warnings.warn(
+            "of a model that is compiled already the Trainer writes names that begin with '_orig_mod' into its "
+            "checkpoints, from which nobody loads a plain model: give the Trainer the model itself, and "
+            "TrainingArguments(torch_compile=True). What model.hybrid.save_pretrained writes is as ever",
             HybridOptWarning,
             stacklevel=3,
         )

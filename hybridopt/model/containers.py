@@ -67,8 +67,8 @@ def compiled_in_place(module: nn.Module) -> bool:
 def uncompiled(model: nn.Module) -> Iterator[nn.Module]:
     """Take everything off that `torch.compile` was put around within a model, and yield the model itself.
 
-    Modules then lie, and are called, as in a model that was never compiled. On leaving, the compilers are put around
-    whatever stands in the places by now, so that what was replaced meanwhile is compiled, too.
+    Modules then lie, and are called, as in a model that was never compiled. On leaving, all is as before, and what was
+    put in the place of a compiled module meanwhile is compiled in place.
     """
     places = [
         (parent, name, child)
@@ -87,17 +87,20 @@ def uncompiled(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def as_given(model: nn.Module, now: nn.Module) -> nn.Module:
-    """Return `now`, which `contained(model)` has become, in the compiler that `model` came in.
+    """Return `model`, or what has taken the place of the model within it, compiled the same way.
 
     Args:
         model: what was given.
-        now: the model within it, or, with adapters, what holds it.
+        now: what `contained(model)` has become: itself, or, with adapters, what holds it.
     """
-    if contained(model) is now:
-        return model
-    return now if original(model) is model else _compiled_as(model, now)
+    return model if contained(model) is now else _compiled_as(model, now)
 
 
 def _compiled_as(compiled: Any, now: Any) -> Any:
-    """Return what the compiler of `compiled` makes of a module; `compiled` itself if that is the module in it."""
-    return compiled if now is None or original(compiled) is now else compiled.dynamo_ctx(now)
+    """Return `compiled`, or another module that has taken its place, compiled in place by the same compiler."""
+    inner = original(compiled)
+    if inner is now:
+        return compiled
+    if now is not None and inner is not compiled:
+        now._compiled_call_impl = compiled.dynamo_ctx(now._call_impl)
+    return now

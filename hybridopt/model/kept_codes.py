@@ -85,18 +85,28 @@ def expected(
         opened: base names of layers whose scales are going to be parameters.
     """
     live: dict[str, Any] = {base_name(f"{n}.weight").removesuffix(".weight"): m for n, m in model.named_modules() if n}
-    opened, found = set(opened), {}
+    opened = set(opened)
+    found: dict[str, Tensor] = {}
     for base in layers:
-        layer = live.get(base)
-        own = None if layer is None else layer_scheme(layer)
-        if own is None and (layer is None or scheme is None or not is_linear(layer)):
-            continue
-        twin, keeper = (layer, own) if own is not None else (scheme.twin(layer), scheme)
-        if base in opened and not keeper.scales(twin):
-            twin = twin if own is None else copy.deepcopy(twin)
-            keeper.open_scales_(twin)
-        found |= {f"{base}{MARK}{part}": x for part, x in keeper.kept(twin).items()}
+        kept = _expected(live.get(base), scheme, base in opened)
+        found |= {f"{base}{MARK}{part}": x for part, x in kept.items()}
     return found
+
+
+def _expected(layer: Any, scheme: Scheme | None, opened: bool) -> dict[str, Tensor]:
+    """Return what a layer keeps once it is quantized; nothing for what is not going to be, or is not there."""
+    own = None if layer is None else layer_scheme(layer)
+    if own is not None:
+        scheme = own
+        if opened and not own.scales(layer):
+            layer = copy.deepcopy(layer)
+    elif layer is None or scheme is None or not is_linear(layer):
+        return {}
+    else:
+        layer = scheme.twin(layer)
+    if opened:
+        scheme.open_scales_(layer)
+    return scheme.kept(layer)
 
 
 def layer_of_kept(name: str) -> str | None:

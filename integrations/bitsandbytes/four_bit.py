@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from hybridopt.core.contracts import Make, Shape
-from hybridopt.core.errors import HybridOptError
 from hybridopt.model.quantization.layers import matrix, matrix_shape
 
 from .frozen import FrozenScheme, empty, in_its_place, quantized_at_once
-from .loading import Given, check_form, fresh, listen
+from .loading import Given, check_form, form_of, fresh, listen
 from .on_gpu import dense_room
 from .repacking import forbid_repacking_
 
@@ -149,8 +148,8 @@ class FourBitScheme(FrozenScheme):
         if given.dense:
             codes, new = _quantized(given.weight.detach().to(now.device, now.quant_state.dtype), self)
         else:
-            codes, new = given.weight, _read_state(given, now.device)
-            check_form(given.name, _form(codes, new), _form(now, now.quant_state) | {"shape": shape})
+            codes, new = given.weight, _remade(given.state(), lambda x: fresh(x, now.device))
+            check_form(given.name, form_of(codes, new), form_of(now, now.quant_state) | {"shape": shape})
         if (scales := self.scales(layer).get("absmax")) is not None:
             scales.data.copy_(_plain_scales(new))
             new.absmax, new.nested, new.state2, new.offset = scales, False, None, None
@@ -204,29 +203,6 @@ def _weight(codes: Tensor, state: Any, layer: nn.Module, scheme: FourBitScheme) 
         "bnb_quantized": True,
     }
     return Params4bit(codes, requires_grad=False, quant_state=state, **form)
-
-
-def _read_state(given: Given, device: torch.device) -> Any:
-    from bitsandbytes.functional import QuantState
-
-    beside = {name.removeprefix("weight."): x for name, x in given.beside.items()}
-    try:
-        return _remade(QuantState.from_dict(beside, device), lambda x: fresh(x, device))
-    except Exception as error:  # bitsandbytes raises many types
-        raise HybridOptError(
-            f"the state dict says of {given.name!r} what bitsandbytes cannot read ({error!r}): give what the model's "
-            "own state_dict() has returned"
-        ) from error
-
-
-def _form(codes: Tensor, state: Any) -> dict[str, object]:
-    return {
-        "codes": (codes.dtype, tuple(codes.shape)),
-        "shape": tuple(state.shape),
-        "table": state.quant_type,
-        "blocks of": state.blocksize,
-        "scales": state.absmax.numel(),
-    }
 
 
 def _quantized(weight: Tensor, scheme: FourBitScheme) -> tuple[Tensor, Any]:

@@ -1,6 +1,6 @@
 """State dicts read into quantized layers, whatever state these are in: bitsandbytes itself leaves scales out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hybridopt.core.contracts import Shape
 from hybridopt.core.errors import HybridOptError
 
-__all__ = ["Given", "check_form", "fresh", "listen"]
+__all__ = ["Given", "check_form", "form_of", "fresh", "listen"]
 
 
 def listen(layer: nn.Module, hook: Callable[..., None]) -> None:
@@ -40,6 +40,23 @@ class Given:
     def dense(self) -> bool:
         """Are these values in full precision?"""
         return self.weight.is_floating_point()
+
+    def state(self) -> Any:
+        """Return what bitsandbytes makes of what says what 4-bit codes stand for; it shares memory with that.
+
+        Raises:
+            HybridOptError: it can make nothing of it.
+        """
+        from bitsandbytes.functional import QuantState
+
+        told = {name.removeprefix("weight."): x for name, x in self.beside.items()}
+        try:
+            return QuantState.from_dict(told, self.weight.device)
+        except Exception as error:  # bitsandbytes raises many types
+            raise HybridOptError(
+                f"the state dict says of {self.name!r} what bitsandbytes cannot read ({error!r}); give what the "
+                "model's own state_dict() has returned"
+            ) from error
 
     @staticmethod
     def take(
@@ -74,7 +91,18 @@ class Given:
         return Given(name, weight, beside, bool(local.get("assign_to_params_buffers")))
 
 
-def check_form(name: str, given: dict[str, object], own: dict[str, object]) -> None:
+def form_of(codes: Tensor, state: Any) -> dict[str, object]:
+    """Return what must agree of 4-bit codes and the state of bitsandbytes that belongs to them, by a word for it."""
+    return {
+        "codes": (codes.dtype, tuple(codes.shape)),
+        "shape": tuple(state.shape),
+        "table": state.quant_type,
+        "blocks of": state.blocksize,
+        "scales": state.absmax.numel(),
+    }
+
+
+def check_form(name: str, given: Mapping[str, object], own: Mapping[str, object]) -> None:
     """Raise HybridOptError unless a weight in a state dict is quantized as that of the layer is.
 
     Args:

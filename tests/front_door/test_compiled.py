@@ -140,7 +140,7 @@ def test_it_trains_saves_and_loads_as_the_plain_model(kind, way, tmp_path):
     again = hybridopt.from_pretrained(tiny_llama(layers=1), tmp_path)
     assert not different(bits(again), plain_state(model))
     onto = hybridopt.from_pretrained(way(tiny_llama(layers=1)), tmp_path)
-    assert not different(plain_state(onto), bits(again)) and (type(onto) is type(model))
+    assert not different(plain_state(onto), bits(again)) and type(onto) is type(model)
     for target, state in ((plain, second.state_dict()), (model, first.state_dict())):
         optimizer = target.hybrid.optimizer(lr=1e-2)
         optimizer.load_state_dict(state)
@@ -178,10 +178,27 @@ def test_adapters_that_go_past_what_was_compiled_in_place_are_warned_of():
         hybridopt.wrap(in_place(tiny_llama(layers=1)), peft_config=LoraConfig(**QUERY))
 
 
-def test_with_adapters_the_peft_model_is_compiled():
-    model = hybridopt.wrap(whole(tiny_llama(layers=1)), peft_config=LoraConfig(**QUERY))
-    assert isinstance(model._orig_mod, PeftModel) and model._orig_mod is model.hybrid.model
-    assert not any("_orig_mod" in name for name, _ in model._orig_mod.named_parameters())
+def test_with_adapters_the_peft_model_is_compiled(tmp_path):
+    seen = []
+
+    def backend(graph, inputs):
+        seen.append(graph)
+        return graph
+
+    model = torch.compile(tiny_llama(layers=1), backend=backend)
+    model = hybridopt.wrap(model, peft_config=LoraConfig(**QUERY))
+    assert isinstance(model, PeftModel) and model is model.hybrid.model and model.hybrid.unwrap() is model
+    assert not any("_orig_mod" in name for name in model.state_dict())
+    with torch.no_grad():
+        model(**batch(tiny_llama(layers=1), size=2))
+    assert seen
+    model = hybridopt.wrap(model)
+    model.hybrid.save_pretrained(tmp_path)
+    seen.clear()
+    again = hybridopt.from_pretrained(torch.compile(tiny_llama(layers=1), backend=backend), tmp_path)
+    with torch.no_grad():
+        again(**batch(tiny_llama(layers=1), size=2))
+    assert isinstance(again, PeftModel) and seen
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj"], r".*\.q_proj"])
@@ -192,8 +209,6 @@ def test_adapters_on_a_compiled_model_are_those_of_the_plain_one(targets, tmp_pa
     train(model)
     model.hybrid.save_pretrained(tmp_path)
     assert b"_orig_mod" not in texts(tmp_path)
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert not isinstance(targets, str) or targets == "all-linear" or config["target_modules"] == targets
     inputs = batch(tiny_llama(layers=1), size=2)
     with torch.no_grad():
         wanted = model.eval()(**inputs).logits
@@ -245,7 +260,7 @@ def test_memory_is_that_of_the_plain_model():
 @pytest.mark.parametrize("policy", ["mezo", "addax"])
 def test_probes_of_a_compiled_model_lead_to_the_same_weights(policy, tmp_path):
     results, inputs = [], batch(tiny_llama(layers=1), size=2)
-    for way in (lambda model: model, whole, layer):
+    for way in (lambda model: model, whole):
         model = hybridopt.wrap(way(tiny_llama(layers=1)), policy=policy)
         optimizer = model.hybrid.optimizer(lr=1e-3)
         for _ in range(2):

@@ -14,12 +14,13 @@ from hybridopt import HybridOptimizer
 from hybridopt.integrations.transformers import HybridOptimizerFactory
 from hybridopt.model.quantization.sizes import fingerprint
 from support.models import tiny_gpt2, tiny_llama
-from support.saved import bits, equal
+from support.saved import bits, different, equal
 from support.trainers import KINDS, LR, POLICY, STEPS, WARMUP, arguments, data, wrapped
 
 pytestmark = pytest.mark.slow
 
 FORMS = ("optimizer", "factory")
+LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
 
 
 def trainer(model, form, folder, callbacks=(), **changes):
@@ -231,3 +232,24 @@ class Rates(TrainerCallback):
 
     def on_step_end(self, args, state, control, optimizer=None, **_):
         self.found.append(tuple(group["lr"] for group in optimizer.param_groups))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_trainer_that_compiles_writes_the_names_of_the_plain_model(compiled, tmp_path):
+    torch._dynamo.reset()
+    model = (
+        hybridopt.wrap(torch.compile(tiny_llama(layers=1), backend="eager"), peft_config=LORA) if compiled else None
+    )
+    model = hybridopt.wrap(tiny_llama(layers=1), peft_config=LORA) if model is None else model
+    options = {} if compiled else {"torch_compile": True, "torch_compile_backend": "eager"}
+    args = arguments(tmp_path, max_steps=1, warmup_steps=0, save_steps=1, eval_strategy="no", **options)
+    Trainer(model, args, train_dataset=data(4), optimizers=(model.hybrid.optimizer(lr=LR), None)).train()
+    again = PeftModel.from_pretrained(tiny_llama(layers=1), str(tmp_path / "checkpoint-1"))
+    assert not different(again.state_dict(), model.state_dict())
+    state = torch.load(tmp_path / "checkpoint-1" / "optimizer.pt", weights_only=True)
+    assert "_orig_mod" not in str([group["param_names"] for group in state["param_groups"]])
+
+
+def test_names_that_the_trainer_writes_of_a_compiled_model_are_warned_of():
+    with pytest.warns(hybridopt.HybridOptWarning, match=r"_orig_mod.*TrainingArguments\(torch_compile=True\)"):
+        HybridOptimizerFactory()(torch.compile(tiny_llama(layers=1)), lr=LR)

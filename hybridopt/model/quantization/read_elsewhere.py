@@ -26,9 +26,10 @@ def read_elsewhere(model: nn.Module, codes: torch.dtype) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name, module in model.named_modules():
-        for read in reads(type(module)) if module._modules else ():
+        kind: Any = type(module)
+        for read in reads(kind) if module._modules else ():
             if str(codes).removeprefix("torch.") not in read.expected and read.reached(module):
-                found |= {f"{name}.{layer}".lstrip("."): type(module).__name__ for layer in _layers(module, read)}
+                found |= {f"{name}.{layer}".lstrip("."): kind.__name__ for layer in _layers(module, read)}
     return found
 
 

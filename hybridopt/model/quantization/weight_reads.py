@@ -4,7 +4,7 @@ import ast
 import inspect
 import operator
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import CodeType, FunctionType
@@ -16,7 +16,12 @@ __all__ = ["Read", "reads"]
 
 HARMLESS = ("device", "grad", "is_cuda", "is_meta", "requires_grad")  # of a weight, however it is kept
 ASKING = ("isinstance", "hasattr", "getattr", "type", "id")  # calls that do not compute with a weight
-COMPARED = {ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Lt: operator.lt, ast.LtE: operator.le}
+COMPARED: dict[type, Callable[[float, float], bool]] = {
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+}
 COMPARED |= {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Is: operator.is_, ast.IsNot: operator.is_not}
 
 
@@ -104,7 +109,9 @@ class _Visitor(ast.NodeVisitor):
                 self.visit(each)
             self._tests = before
 
-    visit_IfExp = visit_If
+    def visit_IfExp(self, node: ast.IfExp) -> None:
+        """Do as with any other condition."""
+        self.visit_If(node)
 
     def visit_Call(self, node: ast.Call) -> None:
         """Leave out a module that is called, which is not in hand, and a weight that is only asked for its type."""
@@ -148,8 +155,9 @@ def _outcome(node: ast.expr, module: nn.Module) -> bool | None:
         return None if inner is None else not inner
     if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARED:
         left, right = (_plain(x, module) for x in (node.left, node.comparators[0]))
-        numbers = all(isinstance(x, int | float) for x in (left, right))
-        return bool(COMPARED[type(node.ops[0])](left, right)) if numbers else None
+        if not isinstance(left, int | float) or not isinstance(right, int | float):
+            return None
+        return bool(COMPARED[type(node.ops[0])](left, right))
     value = _plain(node, module)
     return value if isinstance(value, bool) else None
 
