@@ -16,7 +16,7 @@ from .core.registry import every
 from .model.adapters import usual_library
 from .model.base_record import without_values
 from .model.containers import as_given, check_container, uncompiled
-from .model.kept_codes import codes_record, layer_of_kept, restore_
+from .model.kept_codes import codes_record, layer_of_kept, restore_, unknown
 from .model.quantization.known import named
 from .model.quantization.replacing import quantize_
 from .model.quantization.scales import open_scales_
@@ -96,13 +96,14 @@ def _load(model, directory, policy, is_trainable, policy_options):
                 held = library.saved_names(model, adapters)
     if scaled_layers(delta) or ready.opens_scales:
         open_scales_(model)
-    codes = codes_record(model)
+    saved = {base_name(n) for n in (*delta, *held)}
+    codes = unknown(codes_record(model), {f"{layer_of_kept(n)}.weight" for n in saved})
     _write(model, delta, config["unfrozen"] if is_trainable else ())
-    base = without_values(base, {base_name(n) for n in (*delta, *held)})
     if is_trainable and config["trainable"] is not None:
         _train_only(model, set(config["trainable"]))
     quantization = config["quantization"] if config["quantized"] else None
-    return attach_strategy(model, ready, config["seed"], (base, codes), quantization, config["quantized"])
+    origin = Origin(without_values(base, saved), codes, quantization, tuple(config["quantized"]))
+    return attach_strategy(model, ready, config["seed"], origin)
 
 
 def _adapted(library, model, folder, state):

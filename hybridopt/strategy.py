@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from .core.errors import HybridOptError
 from .model.adapters import adapted_layers, adapter_names, check_attached
-from .model.base_record import Base, changed, remember, remembered, restructured
+from .model.base_record import Origin, changed, remember, remembered, restructured
 from .model.containers import REPLICAS, original, uncompiled
-from .model.kept_codes import Codes, changed_codes, check_codes, updated
+from .model.kept_codes import changed_codes, check_codes, updated
 from .model.quantization.coded import coded_layers
 from .model.quantization.replacing import dequantize_
 from .model.quantization.scales import scales
@@ -44,18 +44,15 @@ class Strategy:
         model: to which the strategy is attached.
         policy: says how parameters are trained, by role and name.
         seed: of every random choice of training.
-        records: what the base model's tensors were, and what its quantized weights are made of, by base name.
+        origin: what the base model was: its tensors, what its quantized weights are made of, what was quantized.
         plan: the policy resolved on the model as it is now; None: it is resolved when needed.
     """
 
-    def __init__(
-        self, model: nn.Module, policy: Ready, seed: int, records: tuple[Base, Codes], plan: Plan | None = None
-    ):
+    def __init__(self, model: nn.Module, policy: Ready, seed: int, origin: Origin, plan: Plan | None = None):
         self.model, self.policy, self.seed = model, policy, seed
-        self.base, self.codes = records
+        self.base, self.codes = origin.base, origin.codes
         self._planned = plan, policy  # of the model as it was; made anew where anything of it has changed
-        self.quantization: str | None = None
-        self.quantized: tuple[str, ...] = ()
+        self.quantization, self.quantized = origin.quantization, origin.quantized
         self.choice: Any = None  # planning.Choice of policy="auto"
         self._given = model
         self._adapters = adapter_names(model)  # that are known to come back from a folder
@@ -80,6 +77,11 @@ class Strategy:
         self._given = given
         if isinstance(original(given), REPLICAS):
             original(given).hybrid = self
+
+    @property
+    def origin(self) -> Origin:
+        """What the model was when it was wrapped for the first time."""
+        return Origin(self.base, self.codes, self.quantization, self.quantized)
 
     @property
     def tags(self) -> dict[str, str]:
@@ -217,7 +219,7 @@ class Strategy:
         self._thaw()
         for holder in (self.model, original(self._given)):
             holder.__dict__.pop("hybrid", None)
-        remember(self.model, self.base, self.codes)
+        remember(self.model, self.origin)
         return self._given
 
     def dequantize(self) -> nn.Module:
@@ -239,7 +241,7 @@ class Strategy:
 
     def check_structure(self) -> None:
         """Raise HybridOptError if the base was wrapped again since, or its tensors added, removed or resized."""
-        base, _ = remembered(self.model)
+        base = remembered(self.model).base
         if base and base is not self.base:
             raise HybridOptError(
                 f"the base of this {type(self.model).__name__} was wrapped again since, after its adapters were taken "

@@ -1,7 +1,6 @@
 """`wrap`: check everything, then quantize, add adapters and attach the strategy."""
 
 import warnings
-from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
@@ -11,15 +10,15 @@ from torch import nn
 from .core.contracts import Scheme
 from .core.errors import HybridOptError, HybridOptWarning, check_count
 from .model.adapters import adapted_layers, bare, check_attached, dtype_of_adapters, library_for
-from .model.base_record import Base, forget, merged, record, remember, remembered
+from .model.base_record import Base, Origin, forget, merged, record, remember, remembered
 from .model.containers import as_given, check_container, compiled_in_place, contained, uncompiled
 from .model.foreseen import Changes, foreseen
-from .model.kept_codes import Codes, codes_record, updated
+from .model.kept_codes import codes_record, unknown, updated
 from .model.loading.unstored import unstored
 from .model.originals import altered
 from .model.quantization.coded import coded_layers
 from .model.quantization.known import frozen_names, named
-from .model.quantization.owners import is_frozen, layer_scheme, scheme_of
+from .model.quantization.owners import layer_scheme, scheme_of
 from .model.quantization.replacing import guard_, quantize_
 from .model.quantization.scales import open_scales_
 from .model.quantization.targets import check, warn_of_read
@@ -93,16 +92,33 @@ def _wrap(model, policy, peft_config, quantization, adapter_dtype, seed, policy_
     ready = read_policy(policy, policy_options)
     changes = _check_changes(model, ready, peft_config, quantization, adapter_dtype)
     plan = _check_policy(model, ready, seed, changes)
-    known, codes = remembered(model)
-    base = merged(known, record(model), unstored(model) | altered(model))
+    origin, now, lost = remembered(model), record(model), altered(model)
+    base = merged(origin.base, now, unstored(model) | lost)
+    lost = lost | {name for name, mark in now.items() if mark != base.get(name, mark)}
     if changes.scheme is not None:
         quantize_(model, changes.scheme, changes.layers)
     if changes.opens_scales:
         open_scales_(model)
     if changes.adapters is not None:
         model = changes.adapters.attach(model, peft_config, dtype=changes.dtype)
-    name = changes.scheme.name if changes.scheme is not None and changes.layers else None
-    return attach_strategy(model, ready, seed, (base, updated(codes, codes_record(model))), name, changes.layers, plan)
+    if changes.scheme is not None and changes.layers:
+        origin = Origin({}, origin.codes, changes.scheme.name, tuple(changes.layers))
+    return attach_strategy(model, ready, seed, _renewed(model, origin, base, lost), plan)
+
+
+def _renewed(model: nn.Module, origin: Origin, base: Base, lost: set[str]) -> Origin:
+    """Return what a model is known to have been, with the names of layers that are still quantized as they were.
+
+    Args:
+        model: as it will be trained.
+        origin: what it was when it was wrapped before, or what has been done to it now.
+        base: the record of its tensors.
+        lost: base names of tensors that are not as in `base` any more: codes made of them are of no base.
+    """
+    schemes = {base_name(f"{n}.weight"): scheme.name for n, m in model.named_modules() if (scheme := layer_scheme(m))}
+    same = all(schemes.get(f"{n}.weight") == origin.quantization for n in origin.quantized)
+    codes = updated(origin.codes, unknown(codes_record(model), lost))
+    return Origin(base, codes, *((origin.quantization, origin.quantized) if same else ()))
 
 
 def _wrap_auto(model, peft_config, quantization, adapter_dtype, seed, options):
@@ -124,9 +140,7 @@ def attach_strategy(
     model: Any,
     policy: Ready,
     seed: int,
-    records: tuple[Base, Codes],
-    quantization: str | None = None,
-    quantized: Sequence[str] = (),
+    origin: Origin,
     plan: Plan | None = None,
 ) -> nn.Module:
     """Set `model.hybrid` and return the model; its quantized layers are guarded against what would spoil them.
@@ -135,25 +149,20 @@ def attach_strategy(
         model: quantized and with adapters, if it is to have them.
         policy: how to train it.
         seed: of every random choice of training.
-        records: what its base tensors were before, and what its quantized weights are made of.
-        quantization: the scheme of `quantized`; None without.
-        quantized: names of the layers that were quantized. Those that are trained as codes are found anyway.
+        origin: what it was before. Layers that are trained as codes are found anyway.
         plan: the policy resolved on this model; where it is of other parameters, or None, it is resolved anew.
     """
     guard_(model)
     inner = _inner_strategy(model)
-    strategy = Strategy(model, policy, seed, records, plan)
+    strategy = Strategy(model, policy, seed, origin, plan)
     if coded := coded_layers(model):
-        quantization, quantized = scheme_of(model.get_submodule(coded[0])), coded
-    strategy.quantization, strategy.quantized = quantization, tuple(quantized)
+        strategy.quantization, strategy.quantized = scheme_of(model.get_submodule(coded[0])), tuple(coded)
     if inner is not None:
         strategy.adopt(inner)
     if bare(model) is model:
         forget(model)  # the strategy has it, until `unwrap`
     else:
-        remember(
-            model, strategy.base, strategy.codes
-        )  # adapters may be merged, and their model left behind with its strategy
+        remember(model, strategy.origin)  # adapters may be merged, and their model left behind with its strategy
     model.hybrid = strategy
     watch(strategy)
     return model
@@ -186,7 +195,6 @@ def _check_changes(
     scheme = None if quantization is None else named(quantization, "wrap")
     dtype = dtype_of_adapters("wrap", adapter_dtype, peft_config is not None)
     _check_codes(model, peft_config is not None, scheme)
-    _check_starts(model)
     if peft_config is None:
         check_attached(model)
         library = preview = None
@@ -214,18 +222,6 @@ def _check_codes(model: nn.Module, adds_adapters: bool, scheme: Scheme | None) -
         raise HybridOptError(
             f"quantization={there.name!r} trains the base weights, and adapters freeze them; leave the adapters out, "
             f"or take a frozen base: quantization={frozen_names()}"
-        )
-
-
-def _check_starts(model: nn.Module) -> None:
-    """Raise HybridOptError for adapters that began by changing a quantized weight, which nothing keeps apart."""
-    changed = altered(model) if adapted_layers(model) else set()
-    frozen = {base_name(name) for name, p in model.named_parameters() if is_frozen(p)}
-    if lost := sorted(changed & frozen):
-        raise HybridOptError(
-            f"adapters that begin by changing the base (PiSSA, OLoRA and the like) have changed {lost[0]!r}, which is "
-            "quantized: no folder could keep it. Let them begin with init_lora_weights=True, or put them on a base in "
-            "full precision"
         )
 
 

@@ -3,6 +3,7 @@
 import math
 import weakref
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ __all__ = [
     "merged",
     "persistent_buffers",
     "record",
+    "Origin",
     "remember",
     "remembered",
     "restructured",
@@ -29,8 +31,8 @@ __all__ = [
 ]
 
 Base = dict[str, list]  # base name: [elements before packing, dtype, checksum]; None: no base has these values
-_UNWRAPPED: weakref.WeakKeyDictionary[nn.Module, tuple[Base, Codes]] = weakref.WeakKeyDictionary()
-REMEMBERED = "_hybridopt_base"  # the attribute of a base module that holds its records
+_UNWRAPPED: "weakref.WeakKeyDictionary[nn.Module, Origin]" = weakref.WeakKeyDictionary()
+REMEMBERED = "_hybridopt_base"  # the attribute of a base module that holds its Origin
 
 
 def record(model: nn.Module) -> Base:
@@ -125,25 +127,37 @@ def _is(tensor: Tensor, mark: list) -> bool:
     return mark[2] is not None and mark[2] == checksum(tensor)
 
 
-def remember(model: nn.Module, base: Base, codes: Codes) -> None:
-    """Keep the records of a model for the next `wrap`: its weights may be trained ones.
-
-    With adapters they are kept in the base itself: they stay when these are merged or taken off, and in copies.
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """What a model was when it was wrapped for the first time.
 
     Args:
-        model: with adapters or without.
-        base: the record of its base.
-        codes: that of its quantized weights.
+        base: the record of its tensors.
+        codes: that of what its frozen quantized weights are made of.
+        quantization: the scheme of `quantized`; None without.
+        quantized: names of the layers that `wrap` quantized.
+    """
+
+    base: Base
+    codes: Codes = field(default_factory=dict)
+    quantization: str | None = None
+    quantized: tuple[str, ...] = ()
+
+
+def remember(model: nn.Module, origin: Origin) -> None:
+    """Keep what a model was for the next `wrap`: its weights may be trained ones.
+
+    With adapters it is kept in the base itself: it stays when these are merged or taken off, and in copies.
     """
     if bare(model) is model:
-        _UNWRAPPED[model] = base, codes
+        _UNWRAPPED[model] = origin
     else:
-        bare(model).__dict__[REMEMBERED] = base, codes
+        bare(model).__dict__[REMEMBERED] = origin
 
 
-def remembered(model: nn.Module) -> tuple[Base, Codes]:
-    """Return the records kept of the base of a model and of its quantized weights; empty if there are none."""
-    return bare(model).__dict__.get(REMEMBERED) or _UNWRAPPED.get(bare(model)) or ({}, {})
+def remembered(model: nn.Module) -> Origin:
+    """Return what is kept of the base of a model; empty records if nothing is."""
+    return bare(model).__dict__.get(REMEMBERED) or _UNWRAPPED.get(bare(model)) or Origin({})
 
 
 def forget(model: nn.Module) -> None:

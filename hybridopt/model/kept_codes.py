@@ -1,7 +1,7 @@
 """Frozen quantized weights that somebody has changed: merged adapters, weights written by hand or loaded."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +13,17 @@ from .quantization.layers import is_linear
 from .quantization.owners import layer_scheme
 from .roles import base_name, clean
 
-__all__ = ["Codes", "changed_codes", "check_codes", "codes_record", "expected", "layer_of_kept", "restore_", "updated"]
+__all__ = [
+    "Codes",
+    "changed_codes",
+    "check_codes",
+    "codes_record",
+    "expected",
+    "layer_of_kept",
+    "restore_",
+    "unknown",
+    "updated",
+]
 
 MARK = ".weight.kept."  # between the name of a layer and that of a part, in saved files
 Codes = dict[str, dict[str, list]]  # by the base name of a layer, and of a part: [shape, dtype, checksum]
@@ -35,6 +45,19 @@ def updated(old: Codes, new: Codes) -> Codes:
     return {
         n: marks | {p: old[n][p] for p in marks if p in old[n]} if _alike(old.get(n), marks) else marks
         for n, marks in new.items()
+    }
+
+
+def unknown(codes: Codes, weights: Collection[str]) -> Codes:
+    """Return a record in which the values of some weights are of no base, so that they are always saved.
+
+    Args:
+        codes: what quantized weights are made of.
+        weights: base names of weights.
+    """
+    return {
+        n: {p: [*mark[:2], None] for p, mark in marks.items()} if f"{n}.weight" in weights else marks
+        for n, marks in codes.items()
     }
 
 

@@ -30,7 +30,7 @@ def sharded_tensors(model: nn.Module) -> list[Tensor]:
 
 def reshard_(model: nn.Module) -> None:
     """Free the whole parameters that FSDP2 keeps after a forward pass: the shards are what is trained."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
     for module in model.modules() if fsdp is not None else ():
         if isinstance(module, fsdp.FSDPModule):
             module.reshard()

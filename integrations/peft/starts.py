@@ -11,8 +11,8 @@ from torch import nn
 
 __all__ = ["altered", "repeatable"]
 
-UNSET = ("task_type", "modules_to_save", "exclude_modules", "target_parameters", "trainable_token_indices")
-UNSET += ("layers_to_transform", "layers_pattern", "layer_replication")
+UNSET: tuple[str, ...] = ("task_type", "modules_to_save", "exclude_modules", "target_parameters")
+UNSET += ("trainable_token_indices", "layers_to_transform", "layers_pattern", "layer_replication")
 LARGEST_RANK, LEAST_SIZE = 32, 64
 KEEPS, ALTERS, FAILS = "keeps", "alters", "fails"
 
@@ -62,7 +62,8 @@ def _outcome(config: Any) -> str:
         warnings.simplefilter("ignore")
         trial = _on_one_layer(config)
         rank = trial.r if isinstance(getattr(trial, "r", None), int) else LARGEST_RANK
-        layer = nn.Linear(*[max(LEAST_SIZE, 2 * rank)] * 2)
+        size = max(LEAST_SIZE, 2 * rank)
+        layer = nn.Linear(size, size)
         before = layer.weight.detach().clone()
         try:
             get_peft_model(nn.ModuleDict({"layer": layer}), trial)

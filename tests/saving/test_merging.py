@@ -5,11 +5,14 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
 import hybridopt
 from hybridopt import HybridOptError
-from support.models import tiny_llama
-from support.saved import logits, refused, train
+from hybridopt.saving.manifest import MANIFEST, seal
+from support.adapted import based
+from support.models import batch, tiny_llama
+from support.saved import DELTA, logits, refused, train
 
 LORA = {"r": 4, "target_modules": ["q_proj", "down_proj"]}
 
@@ -147,3 +150,88 @@ def test_adapters_put_on_after_wrap_and_merged_are_changes_of_the_base(tmp_path)
     merged = peft_model.merge_and_unload()
     assert merged is model
     comes_back(model, tmp_path)
+
+
+# ---- quantized bases: merging quantizes anew
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scheme", ["nf4", "fp4", "int8"])
+def test_rounds_on_a_quantized_base(scheme, dtype, tmp_path):
+    model = trained(wrapped(tiny_llama().to(dtype), quantization=scheme))
+    for _ in range(2):
+        model = trained(wrapped(model.merge_and_unload()))
+    assert model.hybrid.quantization == scheme
+    comes_back(model, tmp_path, lambda: tiny_llama().to(dtype))
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "int8"])
+def test_a_base_that_was_given_quantized(scheme, tmp_path):
+    def base():
+        return based(tiny_llama(), scheme)
+
+    model = trained(wrapped(trained(wrapped(base())).merge_and_unload()))
+    again = comes_back(model, tmp_path, base)
+    assert not again.hybrid.quantized
+    refused(tiny_llama(), tmp_path / "first", f"quantized with {scheme}")
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "int8"])
+def test_merging_back_and_forth_requantizes_and_is_saved(scheme, tmp_path):
+    model = wrapped(tiny_llama(), quantization=scheme)
+    assert not model.hybrid.changed_tensors()
+    for _ in range(2):
+        trained(model)
+        model.merge_adapter()
+        model.unmerge_adapter()
+    assert all(".kept." in name for name in model.hybrid.changed_tensors())
+    comes_back(model, tmp_path)
+
+
+def test_a_quantized_model_without_its_adapters_is_saved(tmp_path):
+    model = trained(wrapped(tiny_llama(), quantization="nf4"))
+    merged = model.merge_and_unload()
+    assert torch.equal(logits(comes_back(model, tmp_path)), logits(merged))
+
+
+def test_unwrapping_does_not_forget_what_was_quantized(tmp_path):
+    model = wrapped(tiny_llama(), quantization="nf4").hybrid.unwrap()
+    model = trained(hybridopt.wrap(model))
+    model.hybrid.save_pretrained(tmp_path / "plain")
+    assert not (tmp_path / "plain" / DELTA[0]).exists()
+    comes_back(model, tmp_path)
+
+
+def test_scales_that_are_trained_beside_merged_codes(tmp_path):
+    merged = trained(wrapped(tiny_llama(), quantization="nf4")).merge_and_unload()
+    model = hybridopt.wrap(merged, policy="qzo")
+    optimizer = model.hybrid.optimizer(lr=1e-3)
+    optimizer.step(lambda: model(**batch(model)).loss)
+    comes_back(model, tmp_path)
+
+
+def test_parts_that_are_missing_or_of_another_shape_are_refused(tmp_path):
+    model = trained(wrapped(trained(wrapped(tiny_llama(), quantization="nf4")).merge_and_unload()))
+    model.hybrid.save_pretrained(tmp_path)
+    held = load_file(tmp_path / DELTA[0])
+    codes = next(name for name in held if name.endswith("codes"))
+    for damaged, text in (
+        ({n: x for n, x in held.items() if n != codes}, "lacks .*kept"),
+        ({**held, codes: held[codes][1:].clone()}, "codes' has shape"),
+        ({**held, codes + "x": held[codes].clone()}, "codesx', which the base model has not"),
+    ):
+        save_file(damaged, tmp_path / DELTA[0])
+        (tmp_path / MANIFEST).unlink()
+        seal(tmp_path)
+        refused(tiny_llama(), tmp_path, text)
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "int8", "int8-trainable"])
+def test_a_trained_base_is_quantized_by_a_later_wrap(scheme, tmp_path):
+    """Its codes are made of trained weights, which the base on disk has not."""
+    full = trained(hybridopt.wrap(tiny_llama())).hybrid.unwrap()
+    merged = trained(wrapped(tiny_llama())).merge_and_unload()
+    for name, base in (("full", full), ("merged", merged.requires_grad_(True))):
+        trains = scheme == "int8-trainable"
+        model = trained(hybridopt.wrap(base, quantization=scheme) if trains else wrapped(base, quantization=scheme))
+        comes_back(model, tmp_path / name)

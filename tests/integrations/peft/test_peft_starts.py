@@ -8,7 +8,6 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 import hybridopt
-from hybridopt import HybridOptError
 from hybridopt.core.registry import make
 from support.adapted import based
 from support.models import tiny_llama
@@ -24,11 +23,11 @@ def lora(**options):
     return LoraConfig(**{"r": 4, "target_modules": QUERY, **options})
 
 
-def comes_back(model, folder):
+def comes_back(model, folder, base=tiny_llama):
     expected = logits(model)
     for place in ("first", "second"):
         model.hybrid.save_pretrained(folder / place)
-        model = hybridopt.from_pretrained(tiny_llama(), folder / place)
+        model = hybridopt.from_pretrained(base(), folder / place)
         assert torch.equal(logits(model), expected), place
 
 
@@ -79,8 +78,11 @@ def test_corda_which_cannot_be_begun_again_comes_back(tmp_path):
         assert json.loads((tmp_path / place / "adapter_config.json").read_text())["init_lora_weights"] == "corda"
 
 
-def test_a_quantized_base_that_was_changed_is_refused_at_once():
-    model = get_peft_model(based(tiny_llama(), "nf4"), lora(init_lora_weights="olora"))
-    with pytest.raises(HybridOptError, match=r"OLoRA.*q_proj.*quantized.*init_lora_weights=True"):
-        hybridopt.wrap(model)
-    assert "hybrid" not in vars(model)
+@pytest.mark.parametrize("scheme", ["nf4", "int8"])
+def test_a_quantized_base_that_was_changed_comes_back(scheme, tmp_path):
+    def base():
+        return based(tiny_llama(), scheme)
+
+    model = hybridopt.wrap(get_peft_model(base(), lora(init_lora_weights="olora")))
+    train(model, 1)
+    comes_back(model, tmp_path, base)
