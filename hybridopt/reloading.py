@@ -14,7 +14,7 @@ from .core.errors import HybridOptError
 from .core.files import tensors
 from .core.registry import every
 from .model.adapters import usual_library
-from .model.base_record import without_values
+from .model.base_record import Origin, without_values
 from .model.containers import as_given, check_container, uncompiled
 from .model.kept_codes import codes_record, layer_of_kept, restore_, unknown
 from .model.quantization.known import named

@@ -3,6 +3,7 @@
 PEFT hands strings of this file to `re`, where a stranger's pattern can go on for ever, and others to an import.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from hybridopt.core.errors import HybridOptError, check_choice, check_count, sho
 from hybridopt.core.files import plain_json
 from hybridopt.model.quantization.owners import is_frozen
 
-from . import patterns
+from . import patterns, starts
 from .dry_run import check_init
+from .loaded import saved_config
 from .saved import CONFIG, folder_of, saved_shapes
 
 __all__ = ["checked", "prepare"]
@@ -26,6 +28,7 @@ LARGEST = 2**32  # of any number
 MOST_LAYERS = 4096  # that layer_replication may make
 LEAST_RANK = 1024  # allowed, whatever the sizes of the saved tensors are
 BASE = "base_model.model."
+NUMBERED = r"pissa_niter_\d{1,3}"  # PEFT's annotation spells it otherwise
 
 
 def prepare(base: nn.Module, folder: Path, adapters: Sequence[str], scheme: Scheme | None = None) -> None:
@@ -51,10 +54,11 @@ def prepare(base: nn.Module, folder: Path, adapters: Sequence[str], scheme: Sche
         checked(data, str(path), max((side for shape in shapes.values() for side in shape), default=0))
         for index in _leaves(list(_tokens(data.get("trainable_token_indices")))):
             check_count(str(path), "trainable_token_indices", index, 0, rows - 1)
-        check_init(data.get("init_lora_weights", True), is_quantized or bool(data.get("target_parameters")))
         _name_modules(data, shapes, str(path))
         path.unlink()
         plain_json.write(path, data)
+        if not starts.changes_base(saved_config(place)):  # others are not begun again
+            check_init(data.get("init_lora_weights", True), is_quantized or bool(data.get("target_parameters")))
 
 
 def _name_modules(data: dict[str, Any], shapes: Mapping[str, object], where: str) -> None:
@@ -85,7 +89,8 @@ def checked(data: dict[str, Any], where: str, largest: int) -> Any:
     cls, common = known[data["peft_type"]], {field.name for field in fields(PeftConfig)}
     data.pop("runtime_config", None)  # as PEFT does
     for key, hint in get_type_hints(cls).items():
-        if data.get(key) is not None and not _fits(data[key], hint):
+        numbered = key == "init_lora_weights" and re.fullmatch(NUMBERED, str(data.get(key)))
+        if data.get(key) is not None and not numbered and not _fits(data[key], hint):
             raise HybridOptError(f"{where}: {key}={shown(data[key])} is not allowed; PEFT has {_named(hint)} there")
     for key, value in data.items():
         _check_numbers(value, f"{where}: {key}")

@@ -16,7 +16,7 @@ from .dry_run import check_request
 from .rehearsal import PREFIX, rehearsed, state
 from .saved import CONFIG, WEIGHTS, folder_of, has_embeddings, saved_shapes
 
-__all__ = ["check_saved", "load"]
+__all__ = ["check_saved", "load", "saved_config"]
 
 
 def check_saved(
@@ -82,9 +82,9 @@ def _peft_model(base: nn.Module, places: dict[str, Path], is_trainable: bool, ac
     options: dict[str, Any] = {"is_trainable": is_trainable, "torch_device": "cpu"}
     model: Any = None
     for name, place in places.items():
-        config = _config(place)
+        config = saved_config(place)
         config.inference_mode = not is_trainable
-        with starts.repeatable(config):
+        with starts.plainly(config):
             if model is None:
                 model = PeftModel.from_pretrained(base, str(place), name, config=config, **options)
             else:
@@ -102,9 +102,9 @@ def _injected(base: Any, places: dict[str, Path], is_trainable: bool, active: li
     from peft.functional import set_adapter, set_requires_grad
 
     for name, place in places.items():
-        config = _config(place)
+        config = saved_config(place)
         config.inference_mode = not is_trainable
-        with starts.repeatable(config):
+        with starts.plainly(config):
             if hasattr(base, "_hf_peft_config_loaded"):  # transformers and diffusers note what they add themselves
                 base.add_adapter(config, name)
             else:
@@ -125,7 +125,8 @@ def _restore(live: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
             x.copy_(value)
 
 
-def _config(folder: Path) -> Any:
+def saved_config(folder: Path) -> Any:
+    """Return the configuration in a folder; raise HybridOptError for one that PEFT does not read."""
     from peft import PeftConfig
 
     path = folder / CONFIG
@@ -141,7 +142,7 @@ def _added(base: nn.Module, name: str, folder: Path) -> list[str]:
     missing = [file for file in (CONFIG, WEIGHTS) if not (folder / file).is_file()]
     if missing:
         raise HybridOptError(f"adapter {name!r}: {folder} has no {' and no '.join(missing)}")
-    config = _config(folder)
+    config = saved_config(folder)
     check_request(base, config, name)
     adapted, there = rehearsed(base, config, name), saved_shapes(folder)
     expected = {key: list(x.shape) for key, x in state(adapted, name).items()}

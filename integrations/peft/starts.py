@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["altered", "repeatable"]
+__all__ = ["altered", "changes_base", "plainly"]
 
 UNSET: tuple[str, ...] = ("task_type", "modules_to_save", "exclude_modules", "target_parameters")
 UNSET += ("trainable_token_indices", "layers_to_transform", "layers_pattern", "layer_replication")
@@ -19,7 +19,7 @@ KEEPS, ALTERS, FAILS = "keeps", "alters", "fails"
 
 def altered(model: Any) -> list[str]:
     """Return the names of the base parameters in layers whose adapters began by changing them."""
-    adapters = {name for name, config in model.peft_config.items() if _outcome(config) != KEEPS}
+    adapters = {name for name, config in model.peft_config.items() if changes_base(config)}
     found = []
     for path, module in model.named_modules() if adapters else ():
         base = module._modules.get("base_layer")
@@ -28,16 +28,18 @@ def altered(model: Any) -> list[str]:
     return found
 
 
-@contextmanager
-def repeatable(config: Any) -> Iterator[None]:
-    """Let adapters of a configuration begin plainly, if PEFT cannot begin them as it says without some preparation.
+def changes_base(config: Any) -> bool:
+    """Return whether adapters of a configuration begin by changing the base, or need some preparation to begin."""
+    return _outcome(config) != KEEPS
 
-    It is for loading: whatever they began with, in the base too, is overwritten by what was saved.
-    """
-    if _outcome(config) != FAILS:
+
+@contextmanager
+def plainly(config: Any) -> Iterator[None]:
+    """Let adapters of a configuration begin without changing the base: for loading, where all comes from files."""
+    name = _named(config)
+    if not name or not changes_base(config):
         yield
         return
-    name = _named(config)
     start = getattr(config, name)
     setattr(config, name, True)
     try:

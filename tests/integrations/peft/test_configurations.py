@@ -75,9 +75,8 @@ def edit(folder, name=LORA, **changes):
         ({"alpha_pattern": {CATASTROPHE: 2}}, "alpha_pattern has .*for ever"),
         ({"alpha_pattern": {"q_proj": "2"}}, "alpha_pattern has '2'"),
         ({"bias": "some"}, "bias='some'"),
-        ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, "init_lora_weights='loftq'.*allowed here"),
-        ({"init_lora_weights": "corda", "corda_config": {}}, "init_lora_weights='corda'"),
-        ({"init_lora_weights": "pissa_niter_9"}, "init_lora_weights='pissa_niter_9'"),
+        ({"init_lora_weights": "nothing"}, "init_lora_weights='nothing'"),
+        ({"init_lora_weights": "pissa_niter_1000"}, "init_lora_weights='pissa_niter_1000'"),
         ({"init_lora_weights": 7}, "init_lora_weights=7"),
         ({"layer_replication": [[0, 10**9]]}, "layer_replication=1000000000"),
         ({"layer_replication": [[0, 4096]] * 4096}, "layers of layer_replication=16777216"),
@@ -112,12 +111,23 @@ def test_patterns_that_choose_modules_are_not_used(folder, key, pattern):
     assert torch.equal(logits(hybridopt.from_pretrained(tiny_llama(), folder)), before)
 
 
-@pytest.mark.parametrize("init", ["pissa", "olora", "orthogonal"])
+@pytest.mark.parametrize("init", ["orthogonal", "mica"])
 def test_starts_that_read_dense_weights_on_a_base_to_be_quantized(tmp_path, init):
     config = LoraConfig(r=2, target_modules=["q_proj"])
     hybridopt.wrap(tiny_llama(), peft_config=config, quantization="nf4").hybrid.save_pretrained(tmp_path)
     edit(tmp_path, init_lora_weights=init)
     refused(tiny_llama(), tmp_path, f"init_lora_weights='{init}'.*full-precision")
+
+
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_9", "olora", "corda"])
+def test_starts_that_change_the_base_are_not_begun_again(tmp_path, init):
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    model = hybridopt.wrap(tiny_llama(), peft_config=config)
+    model.hybrid.save_pretrained(tmp_path)
+    edit(tmp_path, init_lora_weights=init)
+    again = hybridopt.from_pretrained(tiny_llama(), tmp_path)
+    assert torch.equal(logits(again), logits(model))
+    assert again.peft_config["default"].init_lora_weights == init
 
 
 KEPT = [

@@ -7,6 +7,7 @@ from peft import LoraConfig
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+import hybridopt
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.registry import make
 from hybridopt.model.quantization.known import named
@@ -163,9 +164,9 @@ def test_starts_that_read_the_weights_need_full_precision_and_load_again(init, t
     with pytest.raises(HybridOptError, match=f"init_lora_weights='{init}': it reads full-precision"):
         adapters.check(based(tiny_llama(), "nf4"), config)
     assert adapters.check(tiny_llama(), config)
-    model = trained(adapters.attach(tiny_llama(), config))
-    adapters.save(model, tmp_path)
-    torch.testing.assert_close(logits(adapters.load(tiny_llama(), tmp_path, ["default"])), logits(model))
+    model = trained(hybridopt.wrap(tiny_llama(), peft_config=config))
+    model.hybrid.save_pretrained(tmp_path)
+    assert torch.equal(logits(hybridopt.from_pretrained(tiny_llama(), tmp_path)), logits(model))
 
 
 def test_dora_on_int8_is_refused_on_cpus_because_it_still_fails_there():
