@@ -104,6 +104,7 @@ def test_reentrant_checkpoints_of_a_frozen_base():
     config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
     model = hybridopt.wrap(tiny_llama(), peft_config=config)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    model.get_base_model().disable_input_require_grads()  # which PEFT has asked for
     optimizer = model.hybrid.optimizer(lr=1e-3)
 
     def step():
