@@ -39,7 +39,7 @@ POLICIES = {
     "zo_adam": {"policy": "zo_adam"},
     "addax": {"policy": "addax"},
     "groups": {"policy": "frugal", "density": 0.5, "update_gap": 3, "weight_decay": 0.1},
-    "groups, block": {"policy": "frugal", "split": "block", "density": 0.5, "update_gap": 3},
+    "groups, galore": {"policy": "galore", "density": 0.5, "update_gap": 3, "weight_decay": 0.1},
     "groups, mezo": {"policy": "mezo"},
 }
 HUGE = 10**5000
