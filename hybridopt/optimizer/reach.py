@@ -84,7 +84,7 @@ def _prefixes(name: str) -> list[str]:
 
 
 def _text(left: list[Resolved], trained: list[Resolved]) -> str:
-    names = {one.name for one in left}
+    names = dict.fromkeys([one.name for one in left])
     where = ", ".join(places(names, (one.name for one in trained if one.name not in names)))
     by_gradients = any(one.backward for one in left)
     lacking = "got no gradient" if by_gradients else "were used by no evaluation of the loss"

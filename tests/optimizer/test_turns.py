@@ -80,6 +80,7 @@ def test_blocks_that_the_data_never_reaches_pass_their_turn(options, micro):
         model = Towers()
         optimizer, before = bare(model, release, **options), weights(model)
         texts = told(lambda m=model, o=optimizer: train(m, o, 24, micro=micro))
+        texts = [text for text in texts if "in the first step" not in text]
         assert clock(optimizer) == 24
         texts = [text for text in texts if "in the first step" not in text]
         assert len(texts) == 1 and "no gradient has reached 'vision." in texts[0] and "requires_grad" in texts[0]
