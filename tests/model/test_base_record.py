@@ -35,6 +35,23 @@ def same(one, other):
     return torch.equal(one(**batch(one)).logits, other(**batch(other)).logits)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8], ids=str)
+@pytest.mark.parametrize("apart", [1, 2, 33], ids=lambda n: f"{n} rows apart")
+def test_what_changes_places_is_another_checksum(dtype, apart):
+    """Within a row of the pattern, and between rows, of one chunk or of two."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(1, 200, (40, PATTERN), generator=generator).to(dtype)
+    y = x.clone()
+    y[0], y[apart] = x[apart], x[0]
+    z = x.clone()
+    z[3, 0], z[3, apart] = x[3, apart], x[3, 0]
+    assert len({checksum(x), checksum(y), checksum(z), checksum(x.flip(0))}) == 4
+    tail = x.flatten()[: -PATTERN // 2]
+    moved = tail.clone()
+    moved[:PATTERN], moved[-PATTERN:] = tail[-PATTERN:], tail[:PATTERN]
+    assert checksum(tail) != checksum(moved)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int8, torch.bool])
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5), (PATTERN + 7,), (3, PATTERN)])
 def test_one_bit_more_is_another_checksum(dtype, shape):

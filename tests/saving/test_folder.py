@@ -226,6 +226,32 @@ def test_everything_is_on_disk_before_the_commit_point(tmp_path, monkeypatch):
     assert (tmp_path / "out").stat().st_ino in synced
 
 
+def test_every_step_of_the_commit_is_on_disk_before_the_next(tmp_path, monkeypatch):
+    """Else a power cut may keep a later step and lose an earlier one."""
+    done, rename, replace, rmtree = [], os.rename, os.replace, shutil.rmtree
+
+    def moved(act, source, target):
+        act(source, target)
+        done.append(Path(target).name)
+
+    publish(tmp_path / "out", version(0))
+    inode = (tmp_path / "out").stat().st_ino
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append("sync" if os.fstat(handle).st_ino == inode else ""))
+    monkeypatch.setattr(os, "rename", lambda source, target: moved(rename, source, target))
+    monkeypatch.setattr(os, "replace", lambda source, target: moved(replace, source, target))
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **options: (rmtree(path, **options), done.append("removed")))
+    publish(tmp_path / "out", version(1))
+    steps = [step for step in done if step and not (step == "removed" and done.index(step) < done.index(COMMIT))]
+    commit, sealed = steps.index(COMMIT), steps.index(MANIFEST)
+    files = [i for i, step in enumerate(steps) if step in NAMES[1]]
+    assert files and commit < min(files) <= max(files) < sealed
+    assert "sync" in steps[commit : min(files)], "the new version is not known to be there before files move"
+    assert "sync" in steps[max(files) : sealed], "the moved files are not known to be there before the manifest moves"
+    assert "sync" in steps[sealed : steps.index("removed", sealed)], (
+        "removed before the manifest is known to be there"
+    )
+
+
 # --- at the same time ----------------------------------------------------------------------------------------------
 
 

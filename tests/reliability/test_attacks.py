@@ -1,0 +1,18 @@
+"""Every attack, a few times; `python tests/reliability` tries them often."""
+
+import pytest
+from reliability.attacks import ATTACKS
+
+from support.attacks import tally
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_nothing_is_lost(name):
+    figures = tally(ATTACKS[name], range(ATTACKS[name].few))
+    assert not figures.lost, "\n".join(figures.lost)
+    assert figures.survived == figures.tried == ATTACKS[name].few
