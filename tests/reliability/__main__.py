@@ -6,6 +6,7 @@ docs/reliability.md.
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,7 @@ def main():
 
     options, found = parse(), {}
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
     with Progress() as progress:
         for name in options.only:
             attack = ATTACKS[name]

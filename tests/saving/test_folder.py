@@ -247,9 +247,7 @@ def test_every_step_of_the_commit_is_on_disk_before_the_next(tmp_path, monkeypat
     assert files and commit < min(files) <= max(files) < sealed
     assert "sync" in steps[commit : min(files)], "the new version is not known to be there before files move"
     assert "sync" in steps[max(files) : sealed], "the moved files are not known to be there before the manifest moves"
-    assert "sync" in steps[sealed : steps.index("removed", sealed)], (
-        "removed before the manifest is known to be there"
-    )
+    assert "sync" in steps[sealed : steps.index("removed", sealed)], "removed before the manifest is known to be there"
 
 
 # --- at the same time ----------------------------------------------------------------------------------------------
