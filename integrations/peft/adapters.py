@@ -107,7 +107,7 @@ class PeftAdapters(Adapters):
 
     def names(self, model: Any) -> list[str]:
         """Return the names of all adapters, in the order in which they were added; none where they were taken off."""
-        return list(model.peft_config) if self.owns(model) and any(map(self.adapts, model.modules())) else []
+        return list(model.peft_config) if self.owns(model) and not tree.is_taken_off(model) else []
 
     def active(self, model: Any) -> list[str]:
         """Return the names of the adapters that are switched on; none for other models."""

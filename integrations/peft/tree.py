@@ -14,6 +14,7 @@ __all__ = [
     "is_injected",
     "is_merged",
     "is_off",
+    "is_taken_off",
     "layers",
     "members",
     "owns",
@@ -34,6 +35,12 @@ def is_injected(model: nn.Module) -> bool:
     what the model within a PeftModel looks like from inside.
     """
     return isinstance(vars(model).get("peft_config"), dict) and bool(layers(model))
+
+
+def is_taken_off(model: Any) -> bool:
+    """Return whether the adapters of a PeftModel were taken off, as by merging them, and none of its layers is left."""
+    tuner = sys.modules["peft"].tuners.tuners_utils.BaseTuner
+    return not is_injected(model) and isinstance(model.base_model, tuner) and not layers(model)
 
 
 def base_of(model: Any) -> nn.Module:

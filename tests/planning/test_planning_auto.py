@@ -79,6 +79,14 @@ def test_what_cannot_be_is_refused_before_anything_is_changed(options, say):
     assert "hybrid" not in vars(model) and all(p.requires_grad for p in model.parameters())
 
 
+def test_adapters_are_chosen_and_made_in_the_dtype_that_is_asked_for():
+    lora = LoraConfig(r=3, target_modules=["q_proj", "v_proj"])
+    given = {"memory": "4GiB", "peft_config": lora, "adapter_dtype": torch.bfloat16}
+    model = hybridopt.wrap(tiny_llama(), policy="auto", **given, **SIZE)
+    assert model.hybrid.choice.request.adapter_dtype == "bfloat16"
+    assert {p.dtype for n, p in model.named_parameters() if "lora_" in n} == {torch.bfloat16}
+
+
 def test_only_transformers_models_can_be_planned():
     with pytest.raises(HybridOptError, match="name a policy"):
         hybridopt.wrap(nn.Linear(3, 3), policy="auto", memory="1GiB")

@@ -12,6 +12,7 @@ from hybridopt.model.roles import params
 from hybridopt.planning import Request, plan
 from hybridopt.planning.bytes.static import static, weights
 from hybridopt.planning.subject.model import skeleton, subject_of
+from hybridopt.planning.ways.calls import calls
 from hybridopt.policy.plan import Plan
 from support.models import tiny_gpt2, tiny_llama
 
@@ -104,3 +105,24 @@ def test_random_state_and_default_dtype_are_left_alone():
     state = torch.get_rng_state()
     plan(tiny_llama().config, Request(lora=4, **SMALL))
     assert torch.equal(state, torch.get_rng_state()) and torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(None, 4), ("float32", 4), ("bfloat16", 2)])
+def test_adapters_are_planned_in_their_dtype(dtype, size):
+    source, request = subject_of(tiny_llama().config), Request(policy="adamw", lora=4, adapter_dtype=dtype, **SMALL)
+    adapters = [p for p in skeleton(source, request).parameters() if p.requires_grad]
+    real = hybridopt.wrap(
+        tiny_llama().bfloat16(), peft_config=LoraConfig(r=4, target_modules="all-linear"), adapter_dtype=dtype
+    )
+    assert {p.element_size() for p in adapters} == {size}
+    assert sum(p.nbytes for p in adapters) == sum(p.nbytes for p in real.parameters() if p.requires_grad)
+
+
+def test_other_dtypes_of_adapters_are_refused():
+    with pytest.raises(HybridOptError, match="plan: adapter_dtype='int4'"):
+        Request(lora=4, adapter_dtype="int4")
+
+
+def test_the_lines_to_paste_say_the_dtype_of_adapters():
+    request = Request(policy="adamw", lora=4, adapter_dtype="bfloat16", **SMALL)
+    assert 'adapter_dtype="bfloat16"' in calls(request, 1e-3)
