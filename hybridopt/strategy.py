@@ -15,7 +15,7 @@ from .model.adapters import adapted_layers, adapter_names, check_attached
 from .model.base_record import Origin, changed, remember, remembered, restructured
 from .model.containers import REPLICAS, original, uncompiled
 from .model.kept_codes import changed_codes, check_codes, updated
-from .model.quantization.coded import coded_layers
+from .model.quantization.coded import coded_names
 from .model.quantization.replacing import dequantize_
 from .model.quantization.scales import scales
 from .model.roles import base_name, clean, of_base, params
@@ -227,7 +227,7 @@ class Strategy:
 
         Its outputs stay the same to the last bit. Training goes on with a new optimizer.
         """
-        if not coded_layers(self.model):
+        if not coded_names(self.model):
             raise HybridOptError("no weight is kept as codes; dequantize() is for quantization='int8-trainable'")
         with uncompiled(self.model):
             dequantize_(self.model)

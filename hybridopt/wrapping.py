@@ -16,14 +16,16 @@ from .model.foreseen import Changes, foreseen
 from .model.kept_codes import codes_record, unknown, updated
 from .model.loading.unstored import unstored
 from .model.originals import altered
-from .model.quantization.coded import coded_layers
+from .model.quantization.coded import coded_names
 from .model.quantization.known import frozen_names, named
-from .model.quantization.owners import layer_scheme, scheme_of
+from .model.quantization.layers import place
+from .model.quantization.owners import owner, scheme_of
 from .model.quantization.replacing import guard_, quantize_
 from .model.quantization.scales import open_scales_
 from .model.quantization.targets import check, warn_of_read
 from .model.roles import base_name, head_modules
 from .model.sharding import check_plain, reshard_
+from .model.unquantized import unquantized
 from .optimizer.others import watch
 from .policy.output_layers import state_free
 from .policy.plan import Plan
@@ -115,8 +117,9 @@ def _renewed(model: nn.Module, origin: Origin, base: Base, lost: set[str]) -> Or
         base: the record of its tensors.
         lost: base names of tensors that are not as in `base` any more: codes made of them are of no base.
     """
-    schemes = {base_name(f"{n}.weight"): scheme.name for n, m in model.named_modules() if (scheme := layer_scheme(m))}
-    same = all(schemes.get(f"{n}.weight") == origin.quantization for n in origin.quantized)
+    kept = ((base_name(n).removesuffix(".weight"), owner(p)) for n, p in model.named_parameters())
+    schemes = {name: scheme.name for name, scheme in kept if scheme is not None}
+    same = all(schemes.get(n) == origin.quantization for n in origin.quantized)
     codes = updated(origin.codes, unknown(codes_record(model), lost))
     return Origin(base, codes, *((origin.quantization, origin.quantized) if same else ()))
 
@@ -155,8 +158,8 @@ def attach_strategy(
     guard_(model)
     inner = _inner_strategy(model)
     strategy = Strategy(model, policy, seed, origin, plan)
-    if coded := coded_layers(model):
-        strategy.quantization, strategy.quantized = scheme_of(model.get_submodule(coded[0])), tuple(coded)
+    if coded := coded_names(model):
+        strategy.quantization, strategy.quantized = scheme_of(place(model, coded[0])[0]), tuple(coded)
     if inner is not None:
         strategy.adopt(inner)
     if bare(model) is model:
@@ -203,21 +206,25 @@ def _check_changes(
         library.check(model, peft_config, "default", scheme, dtype)
         preview = library.preview(model, peft_config, dtype=dtype)
     layers: list[str] = []
+    kept: list[str] = []
     if scheme is None:
         guard_(model)
     else:
         kept = [] if library is None or preview is None else library.kept_modules(preview)
-        skip = sorted({*head_modules(model), *kept})
-        layers = check(model, scheme, skip)
+        kept = sorted({*head_modules(model), *kept})
+        layers = check(model, scheme, kept)
         if layers:
-            warn_of_read(model, scheme, skip, stacklevel=4)
-    return Changes(scheme, layers, ready.opens_scales, library, preview, dtype)
+            warn_of_read(model, scheme, kept, stacklevel=4)
+    return Changes(scheme, layers, kept, ready.opens_scales, library, preview, dtype)
 
 
 def _check_codes(model: nn.Module, adds_adapters: bool, scheme: Scheme | None) -> None:
     """Raise HybridOptError for adapters on weights that are trained as codes: they are for a base that stays."""
-    coded = coded_layers(model)
-    there = layer_scheme(model.get_submodule(coded[0])) if coded else scheme
+    coded = coded_names(model)
+    there = scheme
+    if coded:
+        module, member = place(model, coded[0])
+        there = owner(module.get_parameter(member))
     if there is not None and there.trains and (adds_adapters or adapted_layers(model)):
         raise HybridOptError(
             f"quantization={there.name!r} trains the base weights, and adapters freeze them; leave the adapters out, "
@@ -236,6 +243,9 @@ def _check_policy(model: nn.Module, ready: Ready, seed: int, changes: Changes) -
             "nothing to train: the base is quantized and everything else is frozen; pass peft_config=LoraConfig(...)"
         )
     check_routes(ready, plan.tags)
+    left = unquantized(model, changes.scheme, changes.layers, changes.kept)
+    if left is not None and left.surprising:
+        warnings.warn(f"{type(bare(model)).__name__}: {left}", HybridOptWarning, stacklevel=4)
     if text := state_free(plan.entries):
         warnings.warn(text, HybridOptWarning, stacklevel=4)
     return plan

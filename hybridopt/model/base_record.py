@@ -11,7 +11,7 @@ from .adapters import bare
 from .checksums import checksum
 from .kept_codes import Codes
 from .quantization.coded import codes_dtype, plain
-from .quantization.owners import logical_shape
+from .quantization.owners import is_frozen, kept_dtype, logical_shape
 from .quantization.scales import scales
 from .roles import base_name, clean, of_base
 
@@ -40,7 +40,7 @@ def record(model: nn.Module) -> Base:
 
     By base name; adapters on the model do not count, and tied tensors count once.
     """
-    return {n: [math.prod(logical_shape(t)), str(t.dtype), checksum(t)] for n, t in _tensors(model).items()}
+    return {n: [math.prod(logical_shape(t)), str(kept_dtype(t)), checksum(t)] for n, t in _tensors(model).items()}
 
 
 def changed(model: nn.Module, base: Base) -> dict[str, Tensor]:
@@ -49,7 +49,7 @@ def changed(model: nn.Module, base: Base) -> dict[str, Tensor]:
     These are unquantized parameters and persistent buffers. Weights trained as codes always differ, and are given as
     their codes with the constants; so do scales that are opened for training, and tensors that no base has.
     """
-    parameters = ((n, p.detach()) for n, p in model.named_parameters() if p.is_floating_point())
+    parameters = ((n, p.detach()) for n, p in model.named_parameters() if p.is_floating_point() and not is_frozen(p))
     live = [(n, t) for n, t in (*parameters, *persistent_buffers(model)) if base_name(n) in base]
     other = [(n, t) for n, t in live if codes_dtype(t) or not _is(t, base[base_name(n)])]
     found = {name: x for n, t in other for name, x in plain(clean(n), t).items()}

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.contracts import Adapters, Scheme
+from ..core.contracts import Adapters, PackedWeight, Scheme
 from ..core.errors import HybridOptError
 from .quantization.known import frozen_names
+from .quantization.layers import is_named
 from .quantization.owners import owner
 from .roles import Param, base_name, clean, of_base, params
 
@@ -22,7 +23,8 @@ class Changes:
 
     Args:
         scheme: what `layers` are quantized with; None: nothing is.
-        layers: names of the layers that are quantized.
+        layers: names of the weights that are quantized, those of linear layers by the layer.
+        kept: names of modules that are left out of it.
         opens_scales: are the scales of all quantized layers opened for training?
         adapters: the library that puts adapters on the model; None: there will be no new ones.
         preview: the model without memory, as it is with those adapters.
@@ -31,6 +33,7 @@ class Changes:
 
     scheme: Scheme | None = None
     layers: Sequence[str] = ()
+    kept: Sequence[str] = ()
     opens_scales: bool = False
     adapters: Adapters | None = None
     preview: nn.Module | None = None
@@ -69,9 +72,8 @@ def _dtype_of_codes(scheme: Scheme | None) -> torch.dtype:
 
 
 def _quantized(p: Param, changes: Changes, dtype: torch.dtype) -> Param:
-    layer, _, last = p.name.rpartition(".")
     scheme = changes.scheme
-    if scheme is None or layer not in changes.layers or last != "weight":
+    if scheme is None or not is_named(p.name, changes.layers):
         return p
     if scheme.trains:
         return replace(p, codes=scheme.codes_dtype)
@@ -79,10 +81,12 @@ def _quantized(p: Param, changes: Changes, dtype: torch.dtype) -> Param:
 
 
 def _opened(model: nn.Module, now: list[Param], changes: Changes) -> list[Param]:
-    owners = {clean(name): owner(p) for name, p in model.named_parameters()}
+    live = {clean(name): p for name, p in model.named_parameters()}
     found = []
     for p in (p for p in now if p.role == "quantized"):
-        scheme = owners[base_name(p.name)] or changes.scheme
+        if base_name(p.name) in changes.layers or isinstance(live[base_name(p.name)], PackedWeight):
+            continue  # in a module that is no quantized layer, and has no place for scales
+        scheme = owner(live[base_name(p.name)]) or changes.scheme
         shapes = {} if scheme is None else scheme.scale_shapes(p.shape)
         found += [Param(f"{p.name}.{name}", "scales", shape) for name, shape in shapes.items()]
     if not found:

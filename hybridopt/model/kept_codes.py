@@ -1,16 +1,20 @@
 """Frozen quantized weights that somebody has changed: merged adapters, weights written by hand or loaded."""
 
 import copy
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..core.contracts import Scheme
+from ..core.contracts import PackedWeight, Scheme
 from ..core.errors import HybridOptError
 from .checksums import checksum
+from .quantization.frozen_weight import FrozenWeight
 from .quantization.layers import is_linear
-from .quantization.owners import layer_scheme
+from .quantization.owners import layer_scheme, owner
 from .roles import base_name, clean
 
 __all__ = [
@@ -37,7 +41,7 @@ CHANGED_SIDES = {
 
 def codes_record(model: nn.Module) -> Codes:
     """Return shape, dtype and checksum of all that the frozen quantized weights of a model consist of."""
-    return {base: _marks(scheme.kept(layer)) for base, _, layer, scheme in _frozen(model)}
+    return {each.base: _marks(each.kept()) for each in _frozen(model)}
 
 
 def updated(old: Codes, new: Codes) -> Codes:
@@ -56,7 +60,7 @@ def unknown(codes: Codes, weights: Collection[str]) -> Codes:
         weights: base names of weights.
     """
     return {
-        n: {p: [*mark[:2], None] for p, mark in marks.items()} if f"{n}.weight" in weights else marks
+        n: {p: [*mark[:2], None] for p, mark in marks.items()} if not {n, f"{n}.weight"}.isdisjoint(weights) else marks
         for n, marks in codes.items()
     }
 
@@ -69,9 +73,9 @@ def _alike(old: Mapping[str, list] | None, new: Mapping[str, list]) -> bool:
 def changed_codes(model: nn.Module, codes: Codes) -> dict[str, Tensor]:
     """Return all parts of every frozen quantized weight that differs from its record, by live name."""
     return {
-        f"{name}{MARK}{part}": x.detach()
-        for base, name, layer, scheme in _frozen(model)
-        if _marks(kept := scheme.kept(layer)) != codes.get(base)
+        f"{each.name}{MARK}{part}": x.detach()
+        for each in _frozen(model)
+        if _marks(kept := each.kept()) != codes.get(each.base)
         for part, x in kept.items()
     }
 
@@ -83,7 +87,7 @@ def check_codes(model: nn.Module, codes: Codes) -> None:
         model: live.
         codes: the record of its quantized weights.
     """
-    live = {base: _forms(_marks(scheme.kept(layer), values=False)) for base, _, layer, scheme in _frozen(model)}
+    live = {each.base: _forms(_marks(each.kept(), values=False)) for each in _frozen(model)}
     for base in sorted(live.keys() ^ codes.keys()):
         raise HybridOptError(CHANGED_SIDES[base in live].format(name=base))
     for base, now in live.items():
@@ -108,10 +112,12 @@ def expected(
         opened: base names of layers whose scales are going to be parameters.
     """
     live: dict[str, Any] = {base_name(f"{n}.weight").removesuffix(".weight"): m for n, m in model.named_modules() if n}
+    weights = {base_name(clean(n)).removesuffix(".weight"): p for n, p in model.named_parameters()}
     opened = set(opened)
     found: dict[str, Tensor] = {}
     for base in layers:
-        kept = _expected(live.get(base), scheme, base in opened)
+        packed = _packed(weights.get(base), live.get(base), scheme)
+        kept = _expected(live.get(base), scheme, base in opened) if packed is None else packed.parts()
         found |= {f"{base}{MARK}{part}": x for part, x in kept.items()}
     return found
 
@@ -132,6 +138,15 @@ def _expected(layer: Any, scheme: Scheme | None, opened: bool) -> dict[str, Tens
     return scheme.kept(layer)
 
 
+def _packed(weight: Tensor | None, layer: nn.Module | None, scheme: Scheme | None) -> PackedWeight | None:
+    """Return the weight of a module that computes with it by itself, packed or as it will be; None for others."""
+    if isinstance(weight, PackedWeight):
+        return weight
+    whole = layer is None or not is_linear(layer)
+    takes = weight is not None and whole and owner(weight) is None and scheme is not None and scheme.packs(weight)
+    return scheme.pack(weight.detach().to("meta")) if takes else None  # type: ignore[union-attr]  # both are there
+
+
 def layer_of_kept(name: str) -> str | None:
     """Return the layer that a saved tensor is a part of, if `changed_codes` has named it; None for others."""
     layer, mark, _ = name.partition(MARK)
@@ -144,18 +159,45 @@ def restore_(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
     for name, x in saved.items():
         if layer := layer_of_kept(base_name(name)):
             wanted.setdefault(layer, {})[name.partition(MARK)[2]] = x
-    for base, _, layer, scheme in _frozen(model) if wanted else ():
-        if base in wanted:
-            scheme.restore_(layer, wanted[base])
+    for each in _frozen(model) if wanted else ():
+        if each.base in wanted:
+            each.restore_(wanted[each.base])
 
 
-def _frozen(model: nn.Module) -> Iterator[tuple[str, str, Any, Scheme]]:
-    """Yield (base name, live name, layer, scheme) of every layer with a frozen quantized weight."""
-    for name, layer in model.named_modules():
-        scheme = layer_scheme(layer)
-        if scheme is not None and not scheme.trains:
-            whole = clean(f"{name}.weight")
-            yield base_name(whole).removesuffix(".weight"), whole.removesuffix(".weight"), layer, scheme
+@dataclass(frozen=True)
+class _Weight:
+    """A frozen quantized weight.
+
+    Args:
+        base: its base name, without ".weight".
+        name: its live name, without ".weight".
+        kept: returns all that it consists of, by name.
+        restore_: writes that.
+    """
+
+    base: str
+    name: str
+    kept: Callable[[], dict[str, Tensor]]
+    restore_: Callable[[Mapping[str, Tensor]], object]
+
+
+def _frozen(model: nn.Module) -> Iterator[_Weight]:
+    """Yield the frozen quantized weights of layers, and those of modules that compute with them by themselves."""
+    for path, module in model.named_modules():
+        for member, weight in module._parameters.items():
+            name = clean(f"{path}.{member}")
+            names = base_name(name).removesuffix(".weight"), name.removesuffix(".weight")
+            if isinstance(weight, FrozenWeight):
+                yield _Weight(*names, weight.parts, partial(_write, weight))
+            elif member == "weight" and (scheme := layer_scheme(module)) is not None and not scheme.trains:
+                yield _Weight(*names, partial(scheme.kept, module), partial(scheme.restore_, module))
+
+
+def _write(weight: FrozenWeight, parts: Mapping[str, Tensor]) -> None:
+    own = weight.parts()
+    with torch.no_grad():
+        for name, x in parts.items():
+            own[name].copy_(x)
 
 
 def _forms(marks: Mapping[str, list]) -> dict[str, list]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from .quantization.owners import is_frozen
+
 __all__ = ["guess", "guesses", "says_bias", "says_embedding", "says_head"]
 
 BIAS = re.compile(r"^bias|(^|_)bias(es)?(_|$)")
@@ -41,7 +43,7 @@ def guess(name: str, p: Tensor, headed: bool = False) -> str:
     """
     owner, last = _owner_and_last(name)
     nearest = name.lower().rpartition(".")[0].rpartition(".")[2]
-    if not p.is_floating_point() and not p.is_complex():
+    if is_frozen(p):
         return "quantized"
     if "lora_" in name.lower() and p.ndim > 1:
         return "adapter"

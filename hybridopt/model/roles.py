@@ -12,7 +12,7 @@ from .adapters import adapter_members, bare_name, original_name
 from .hessian_blocks import Partition, partition
 from .output_layer import output_layer
 from .quantization.coded import codes_dtype
-from .quantization.owners import logical_shape
+from .quantization.owners import is_frozen, kept_dtype, logical_shape
 from .quantization.scales import scales
 from .role_names import guess, guesses, says_bias
 
@@ -32,7 +32,7 @@ class Param:
         name: as `named_parameters` says, without wrappers (`clean`).
         role: one of ROLES.
         shape: of a quantized weight that of the matrix it stands for, before packing.
-        dtype: of the parameter itself.
+        dtype: of the parameter itself, or of codes that are frozen.
         trainable: does it require gradients?
         partition: which of its output neurons share a Hessian block.
         codes: the dtype of the codes as which the weight is kept and trained; None where it is kept in its own dtype.
@@ -102,7 +102,9 @@ def params(model: nn.Module) -> list[Param]:
 
 def _param(name, p, role, modules):
     shape = logical_shape(p)
-    return Param(clean(name), role, shape, p.dtype, p.requires_grad, partition(name, shape, modules), codes_dtype(p))
+    return Param(
+        clean(name), role, shape, kept_dtype(p), p.requires_grad, partition(name, shape, modules), codes_dtype(p)
+    )
 
 
 def _role(name, p, tree, head):
@@ -110,7 +112,7 @@ def _role(name, p, tree, head):
     path, _, last = name.rpartition(".")
     owner = modules[path]
     kind = type(owner).__name__.lower()
-    if not p.is_floating_point() and not p.is_complex():
+    if is_frozen(p):
         return "quantized"
     if _in_adapter(name, members):
         return "adapter" if p.ndim > 1 else "other"

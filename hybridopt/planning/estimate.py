@@ -11,6 +11,7 @@ from torch import nn
 from ..core.errors import HybridOptError
 from ..model.losses.chunked import chunked_loss
 from ..model.roles import Param, clean, params
+from ..model.unquantized import Unquantized, unquantized
 from ..policy.plan import Plan
 from ..policy.routes import check_routes
 from .bytes.static import Weights, gradient_bytes, idle_windows, static, weights
@@ -48,6 +49,7 @@ class Estimate:
         temporaries_bytes: what the backward pass or the update made besides.
         overhead_bytes: an allowance for the framework.
         stage: where in the step the largest moment lies, such as "backward 3" for layer 3.
+        unquantized: what a quantized base keeps in floats; None: it is not quantized.
     """
 
     model: str
@@ -62,6 +64,7 @@ class Estimate:
     temporaries_bytes: int
     overhead_bytes: int
     stage: str
+    unquantized: Unquantized | None = None
 
     @property
     def parts(self) -> dict[str, int]:
@@ -82,6 +85,7 @@ class Estimate:
         out: dict[str, Any] = {"model": self.model, "peak_bytes": self.peak_bytes}
         out |= {f"{name}_bytes": size for name, size in self.parts.items()}
         out |= {"stage": self.stage, "parameters": self.parameters, "trained_parameters": self.trained_parameters}
+        out |= {} if self.unquantized is None else {"unquantized": self.unquantized.as_dict()}
         out["fits"] = None if memory is None else not self.missing(memory)
         if memory is not None:
             out["gpu_bytes"] = memory
@@ -129,7 +133,8 @@ class Known:
     """A model on the meta device, with its parameters' roles and the bytes of its weights."""
 
     def __init__(self, model: nn.Module):
-        self.model, self.params, self.weights = model, params(model), weights(model)
+        self.params, self.weights, self.unquantized = params(model), weights(model), unquantized(model)
+        self.model = model
 
 
 class Estimator:
@@ -153,7 +158,8 @@ class Estimator:
             HybridOptError: the model cannot be trained in this way.
         """
         costs = self._cost(request)
-        return estimate_of(self.source.name, request, costs, self._traces_of(request, costs))
+        left = self._known(request).unquantized
+        return estimate_of(self.source.name, request, costs, self._traces_of(request, costs), left)
 
     def _cost(self, request: Request) -> Costs:
         key = request.policy, repr(sorted(request.options.items())), request.seed, request.weights
@@ -206,7 +212,9 @@ class Estimator:
             return simulate(model, told, layers(model, depth), shifted, request.device)
 
 
-def estimate_of(name: str, request: Request, costs: Costs, traces: Iterable[Trace]) -> Estimate:
+def estimate_of(
+    name: str, request: Request, costs: Costs, traces: Iterable[Trace], left: Unquantized | None = None
+) -> Estimate:
     """Return the Estimate of a model: static bytes and those of the largest moment.
 
     Args:
@@ -214,6 +222,7 @@ def estimate_of(name: str, request: Request, costs: Costs, traces: Iterable[Trac
         request: the way to train.
         costs: of the request's plan on this model.
         traces: of every kind of pass that a step runs.
+        left: what a quantized base keeps in floats.
     """
     found, top = costs.static, costs.peak(traces, request)
     return Estimate(
@@ -229,6 +238,7 @@ def estimate_of(name: str, request: Request, costs: Costs, traces: Iterable[Trac
         round(top.temporaries),
         OVERHEAD[request.device],
         " ".join(map(str, top.stage)),
+        left,
     )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..core.errors import HybridOptError
 from ..model.adapters import lora_rank
+from ..model.unquantized import unquantized
 from .bytes.static import weights
 from .estimate import Costs, Estimate, estimate_of, freeze_
 from .request import Request, short_name
@@ -37,7 +38,7 @@ def plan_live(model: nn.Module, batch: Mapping[str, Tensor] | None = None, **how
     costs = Costs(weights(model), strategy._plan(), request.device == "cuda")
     told = inputs(model, request.batch, request.seq_len) if batch is None else batch
     traces = [_trace(model, costs, told, backward, request.device) for backward in costs.passes]
-    return estimate_of(type(model).__name__, request, costs, traces)
+    return estimate_of(type(model).__name__, request, costs, traces, unquantized(model))
 
 
 def _trace(model: nn.Module, costs: Costs, told: Mapping[str, Tensor], backward: bool, device: str) -> Trace:

@@ -51,6 +51,8 @@ def estimate_table(estimate: Estimate, memory: int | None = None) -> RenderableT
     table.add_section()
     table.add_row("peak", human(estimate.peak_bytes), "", f"at: {estimate.stage}")
     lines: list[RenderableType] = [table, Bar(estimate, max(estimate.peak_bytes, memory or 0), memory)]
+    if estimate.unquantized is not None and estimate.unquantized.much:
+        lines.append(Text(str(estimate.unquantized)))
     return Group(*lines, *([_verdict(estimate, memory)] if memory else []))
 
 

@@ -10,6 +10,7 @@ from ..core.sizes import human
 from ..model.quantization.scales import scales
 from ..model.quantization.sizes import weight_bytes
 from ..model.roles import clean
+from ..model.unquantized import Unquantized, unquantized
 from .plan import Entry, Plan
 
 __all__ = ["Report", "Row"]
@@ -39,11 +40,13 @@ class Report:
         rows: one for each tag and role.
         totals: of all rows.
         step: bytes at the largest moment of a training step, by what they are for; None: not known.
+        unquantized: what a quantized base keeps in floats; None: it is not quantized.
     """
 
     rows: tuple[Row, ...]
     totals: Row
     step: Mapping[str, int] | None = None  # bytes at the largest moment of a training step, by what they are for
+    unquantized: Unquantized | None = None
 
     @staticmethod
     def of(plan: Plan, model: nn.Module) -> "Report":
@@ -59,7 +62,7 @@ class Report:
         for entry in plan.entries:
             kinds.setdefault((entry.tag, entry.param.role), []).append(entry)
         rows = tuple(_row(*kind, plan, entries, weights) for kind, entries in sorted(kinds.items()))
-        return Report(rows, _row("total", "", plan, plan.entries, weights))
+        return Report(rows, _row("total", "", plan, plan.entries, weights), unquantized=unquantized(model))
 
     def __str__(self) -> str:
         """Return the table as text."""
@@ -70,14 +73,19 @@ class Report:
             "  ".join(_fit(c, w, i) for i, (c, w) in enumerate(zip(r, width, strict=True))) for r in (head, *body)
         ]
         rule = "-" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._step()])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._left(), *self._step()])
 
     __repr__ = __str__
 
     def as_dict(self) -> dict[str, Any]:
         """Return rows, totals, and the bytes of a step if they are known, as plain data."""
         step = {} if self.step is None else {"step": dict(self.step)}
-        return {"rows": [asdict(r) for r in self.rows], "totals": asdict(self.totals)} | step
+        left = {} if self.unquantized is None else {"unquantized": self.unquantized.as_dict()}
+        return {"rows": [asdict(r) for r in self.rows], "totals": asdict(self.totals)} | left | step
+
+    def _left(self) -> Iterator[str]:
+        if self.unquantized is not None and self.unquantized.much:
+            yield str(self.unquantized)
 
     def _step(self) -> Iterator[str]:
         if self.step is not None:

@@ -12,10 +12,10 @@ from ..model.adapters import adapted_layers
 from ..model.base_record import Base, first_difference, persistent_buffers, record, restructured
 from ..model.embeddings import embedding_names, row_count
 from ..model.kept_codes import expected, layer_of_kept
-from ..model.quantization.coded import coded_layers, plain
+from ..model.quantization.coded import coded_names, plain
 from ..model.quantization.known import named
-from ..model.quantization.layers import is_linear, matrix_shape
-from ..model.quantization.owners import layer_scheme, logical_shape, scheme_of
+from ..model.quantization.layers import is_linear, is_named, matrix_shape, place
+from ..model.quantization.owners import is_frozen, layer_scheme, logical_shape, scheme_of
 from ..model.quantization.replacing import guard_
 from ..model.quantization.scales import scale_names, scales
 from ..model.quantization.targets import check
@@ -59,6 +59,7 @@ def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> B
     base = record(model)
     if why := first_difference(base, config["base"]):
         raise _another(model, why + _made_at_random(base, config["base"]))
+    _check_kept(base, config)
     if base_dtype(model) != config["dtype"]:
         raise HybridOptError(
             f"the base model is in {base_dtype(model)}, but was trained in {config['dtype']}, and would answer "
@@ -72,7 +73,7 @@ def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> B
         target = live.get(base_name(name))
         if target is None:
             raise HybridOptError(f"{DELTA} holds {name!r}, which the base model has not")
-        if base_name(name).rpartition(".")[0] in config["quantized"] and base_name(name).endswith(".weight"):
+        if is_named(base_name(name), config["quantized"]):
             raise HybridOptError(f"{DELTA} holds {name!r}, which {CONFIG} calls quantized")
         alike = target.shape == value.shape and (
             target.dtype == value.dtype or _is_dtype_alone(base_name(name), value)
@@ -85,13 +86,26 @@ def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> B
     return base
 
 
+def _check_kept(live: Base, config: dict) -> None:
+    """Raise HybridOptError where a tensor of the base is kept as codes and was in floats, or the other way round."""
+    given = any("float" not in mark[1] for mark in live.values())  # else it is going to be quantized as before
+    for name, mark in live.items():
+        now, then = mark[1], config["base"][name][1]
+        codes = "float" not in then or (given and is_named(name, config["quantized"]))
+        if codes == ("float" in now):
+            raise HybridOptError(
+                f"{name!r} is kept as {now} in this base, and was {'codes' if codes else then} when it was trained; "
+                "load the base with the same weights quantized (skip=... leaves modules in floats)"
+            )
+
+
 def check_quantization(model, config) -> list[str]:
     """Return the names of the layers to quantize as before training; none where the base is quantized so already."""
     guard_(model)
     wanted, names, given = config["quantization"], config["quantized"], scheme_of(model)
     if names and wanted is None:
         raise HybridOptError(f"{CONFIG}: quantization is null, but quantized={names[:3]}")
-    if given == wanted and not coded_layers(model):
+    if given == wanted and not coded_names(model):
         return []
     if given is not None or not names:
         raise HybridOptError(
@@ -113,8 +127,12 @@ def base_tensors(model: nn.Module) -> dict[str, Tensor]:
 def _codes(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return, without values, the codes that layers will be trained as; all of these must have been saved."""
     trained = [scheme for scheme in every("schemes") if scheme.trains and scheme.name == config["quantization"]]
-    layers = {name: model.get_submodule(name) for name in config["quantized"]}
-    twins = {f"{n}.weight": scheme.twin(layer).weight for scheme in trained for n, layer in layers.items()}
+    places = {name: place(model, name) for name in config["quantized"]}
+    twins = {
+        f"{name.removesuffix(f'.{member}')}.{member}": scheme.pack(owner.get_parameter(member).detach().to("meta"))
+        for scheme in trained
+        for name, (owner, member) in places.items()
+    }
     codes = {name: x for n, p in twins.items() for name, x in plain(n, p).items()}
     if lost := sorted(codes.keys() - {base_name(n) for n in delta}):
         raise HybridOptError(f"{DELTA} lacks {lost[0]!r}, which {CONFIG} calls quantized and trained")
@@ -161,7 +179,8 @@ def _scales(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> dict
 def base_dtype(model: nn.Module) -> str | None:
     """Return the dtype of the first base parameter that is not quantized, such as "bfloat16"; None without base."""
     own = set(base_names(model))
-    floats = (p.dtype for n, p in model.named_parameters() if p.is_floating_point() and base_name(n) in own)
+    live = ((n, p) for n, p in model.named_parameters() if base_name(n) in own and not is_frozen(p))
+    floats = (p.dtype for _, p in live if p.is_floating_point())
     return str(next(floats)).removeprefix("torch.") if own else None
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from hybridopt.core.contracts import PackedWeight
 from hybridopt.core.errors import HybridOptError
 from hybridopt.model.quantization.layers import is_linear
 
-__all__ = ["describe_"]
+__all__ = ["describe_", "refuse_packed_"]
 
 
 def describe_(model: nn.Module, holds: Callable[[nn.Module], bool], told: dict[str, Any]) -> None:
@@ -39,6 +40,15 @@ def describe_(model: nn.Module, holds: Callable[[nn.Module], bool], told: dict[s
         kept = [*left, *(getattr(each, "_keep_in_fp32_modules", None) or ())]
         if lost := next((name for name in quantized if not _converts(name, kept)), None):
             vars(each)["save_pretrained"] = functools.partial(_refuse, type(each).__name__, lost)
+
+
+def refuse_packed_(model: nn.Module) -> None:
+    """Let transformers models within `model` refuse to write weights that transformers could not read as codes."""
+    library: Any = sys.modules.get("transformers")
+    for each in () if library is None else [m for m in model.modules() if isinstance(m, library.PreTrainedModel)]:
+        packed = (name for name, p in each.named_parameters() if isinstance(p, PackedWeight))
+        if name := next(packed, None):
+            vars(each)["save_pretrained"] = functools.partial(_refuse_packed, type(each).__name__, name)
 
 
 def _copy_configs_(model: nn.Module, models: Iterable[Any]) -> None:
@@ -74,4 +84,11 @@ def _refuse(kind: str, layer: str, *_: object, **__: object) -> None:
     raise HybridOptError(
         f"{kind}.save_pretrained: {layer!r} is quantized, and transformers would load it in full precision because of "
         "its name; take model.hybrid.save_pretrained, or leave quantization out"
+    )
+
+
+def _refuse_packed(kind: str, name: str, *_: object, **__: object) -> None:
+    raise HybridOptError(
+        f"{kind}.save_pretrained: {name!r} is quantized, and transformers keeps such weights in full precision alone; "
+        "take model.hybrid.save_pretrained, or leave quantization out"
     )

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hybridopt.core.contracts import Make, Shape
+from hybridopt.core.contracts import Make, PackedWeight, Shape
 from hybridopt.model.quantization.layers import matrix, matrix_shape
 
 from .frozen import FrozenScheme, empty, in_its_place, quantized_at_once
 from .loading import Given, check_form, form_of, fresh, listen
 from .on_gpu import dense_room
+from .packed import four_bit_values, frozen
 from .repacking import forbid_repacking_
 
 __all__ = ["FourBitScheme"]
@@ -50,12 +51,31 @@ class FourBitScheme(FrozenScheme):
     def twin(self, layer: Any) -> nn.Module:
         """Return a Linear4bit whose codes, scales and tables are on the meta device."""
         shape, dtype = matrix_shape(layer), layer.weight.dtype
-        codes = empty(math.ceil(math.prod(shape) / 2), 1, dtype=torch.uint8)
+        codes = _empty_codes(shape)
         new = _layer(shape, dtype, self)
         new.weight = nn.Parameter(codes, requires_grad=False)
         new.weight.quant_state = new.quant_state = _empty_state(shape, dtype, self)
         new.weight.compress_statistics, new.weight.quant_type = self.nested, self.name  # PEFT looks for them
         return in_its_place(new, layer)
+
+    def packs(self, weight: Tensor) -> bool:
+        """Return True: blocks do not care for shapes."""
+        return True
+
+    def pack(self, weight: Tensor) -> PackedWeight:
+        """Return a frozen weight with codes, scales and tables of its own."""
+        empty = weight.is_meta
+        codes = _empty_codes(weight.shape) if empty else None
+        state = _empty_state(weight.shape, weight.dtype, self) if empty else None
+        if codes is None:
+            codes, state = _quantized(weight.detach(), self)
+        tables = {n: x.clone() if n.endswith("code") else x for n, x in _constants(state).items()}
+        return frozen(weight, {"codes": codes, **tables}, self)
+
+    def unpack(self, parts: dict[str, Tensor], start: int, shape: Shape, dtype: torch.dtype) -> Tensor:
+        """Return values of whole blocks, cut to those that are wanted."""
+        form = {"blocksize": BLOCK, "quant_type": self.name, "nested_blocksize": NESTED_BLOCK}
+        return four_bit_values(parts, start, shape, dtype, form)
 
     def guard_(self, model: nn.Module) -> None:
         """Keep evaluation on CPUs from repacking the weights for inference, and let layers read state dicts."""
@@ -87,12 +107,7 @@ class FourBitScheme(FrozenScheme):
 
     def parts(self, weight: Any, layer: nn.Module | None = None) -> dict[str, Tensor]:
         """Return codes, scales ("absmax") and table; of nested scales their offset, scales and table, too."""
-        found: dict[str, Any] = {"codes": weight}
-        prefix, state = "", weight.quant_state
-        while state is not None:
-            found |= {f"{prefix}{name}": getattr(state, name) for name in ("absmax", "code", "offset")}
-            prefix, state = f"{prefix}state2.", state.state2
-        return {name: part for name, part in found.items() if isinstance(part, Tensor)}
+        return {"codes": weight, **_constants(weight.quant_state)}
 
     def beside(self, layer: Any) -> list[Tensor]:
         """Return scales, tables and offset."""
@@ -232,6 +247,10 @@ def _quantized(weight: Tensor, scheme: FourBitScheme) -> tuple[Tensor, Any]:
     return codes, QuantState(scales, code=table, **form, **outer)
 
 
+def _empty_codes(shape: Shape) -> Tensor:
+    return empty(math.ceil(math.prod(shape) / 2), 1, dtype=torch.uint8)
+
+
 def _empty_state(shape: Shape, dtype: torch.dtype, scheme: FourBitScheme) -> Any:
     from bitsandbytes.functional import QuantState
 
@@ -242,6 +261,16 @@ def _empty_state(shape: Shape, dtype: torch.dtype, scheme: FourBitScheme) -> Any
     scales = empty(blocks, dtype=torch.uint8 if scheme.nested else torch.float32)
     form = {"shape": torch.Size(shape), "dtype": dtype, "blocksize": BLOCK, "quant_type": scheme.name}
     return QuantState(scales, code=empty(LEVELS), **form, **outer)
+
+
+def _constants(state: Any) -> dict[str, Tensor]:
+    """Return the tensors of a bitsandbytes QuantState by name; those of nested scales behind "state2."."""
+    found: dict[str, Any] = {}
+    prefix = ""
+    while state is not None:
+        found |= {f"{prefix}{name}": getattr(state, name) for name in ("absmax", "code", "offset")}
+        prefix, state = f"{prefix}state2.", state.state2
+    return {name: part for name, part in found.items() if isinstance(part, Tensor)}
 
 
 def _remade(state: Any, make: Make) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hybridopt.core.contracts import Scheme
 from hybridopt.core.numerics.grids import piece
 
-from .described import describe_
+from .described import describe_, refuse_packed_
 
 __all__ = ["FrozenScheme", "empty", "in_its_place", "quantized_at_once", "silence"]
 
@@ -30,7 +30,9 @@ class FrozenScheme(Scheme):
     def mark_(self, model: nn.Module) -> None:
         """Set the flag that PEFT looks for, and write into the configuration what transformers looks for."""
         setattr(model, self.flag, True)
-        describe_(model, self.holds, self.told(model))
+        if any(map(self.holds, model.modules())):
+            describe_(model, self.holds, self.told(model))
+        refuse_packed_(model)
         silence()
 
     @abstractmethod

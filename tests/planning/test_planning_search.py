@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.cli.plan import plan as command
-from hybridopt.model.quantization.coded import coded_layers
+from hybridopt.model.quantization.coded import coded_names
 from hybridopt.model.roles import params
 from hybridopt.planning import Estimator, Request, parse_size, plan, table
 from hybridopt.planning.bytes.temporaries import Temporaries
@@ -211,7 +211,7 @@ def test_the_lines_say_how_to_read_a_model_quantized(scheme, tmp_path):
     exec(code, names)  # the package's own text
     assert code.count("quantization=") == 1
     roles = {p.role for p in params(names["model"])}
-    assert "quantized" in roles or coded_layers(names["model"])
+    assert "quantized" in roles or coded_names(names["model"])
 
 
 def test_adapters_that_were_given_are_not_invented(config):

@@ -6,7 +6,7 @@ Imports torch, and of hybridopt nothing but errors, seeds and directions.
 from .adapters import Adapters
 from .backend import Backend
 from .codec import Codec
-from .coded import CodedWeight
+from .coded import CodedWeight, PackedWeight
 from .computed import computed
 from .launcher import Launcher
 from .parameter import BlockLayout, ParameterInfo
@@ -34,6 +34,7 @@ __all__ = [
     "Named",
     "Noise",
     "Numbers",
+    "PackedWeight",
     "ParameterInfo",
     "Part",
     "Population",

@@ -1,24 +1,48 @@
-"""What a weight is asked for that is kept and trained as codes."""
+"""What a weight is asked for that is kept as codes and is a float parameter to everything else."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-__all__ = ["CodedWeight"]
+__all__ = ["CodedWeight", "PackedWeight"]
 
 
-class CodedWeight(Tensor):
-    """A tensor subclass that is a float parameter to autograd, and is kept as integer codes with constants.
+class PackedWeight(Tensor):
+    """A tensor subclass that is of floats to modules, autograd and PEFT, and is kept as integer codes with constants.
 
-    Schemes with `trains` make their weights of a subclass; a store writes to it.
+    Its module stays as it is and computes with it by itself: every operation that needs values dequantizes them.
     """
 
-    codes: Tensor
-    """The codes, in the shape of the weight."""
+    @property
+    def nbytes(self) -> int:  # type: ignore[override]  # torch's is the size of the floats
+        """Return the bytes of codes and constants."""
+        return sum(part.nbytes for part in self.parts().values())
 
     def parts(self) -> dict[str, Tensor]:
-        """Return the plain tensors that are kept, by name."""
+        """Return the plain tensors that are kept, by name; "codes" is one of them."""
         raise NotImplementedError
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the values as a plain tensor, in `dtype` or in the weight's own."""
         raise NotImplementedError
+
+    def of(self, parts: dict[str, Tensor]) -> "PackedWeight":
+        """Return a weight of the same kind, shape and dtype that is kept as other parts."""
+        raise NotImplementedError
+
+    def read(self, parts: Mapping[str, Tensor], values: Tensor | None) -> "PackedWeight | None":
+        """Return the weight that a state dict holds; None for one that does not hold this weight.
+
+        Args:
+            parts: those of `parts` that are there, by name.
+            values: floats under the weight's own name, if there are any.
+        """
+        return self.of(dict(parts)) if parts.keys() == self.parts().keys() else None
+
+
+class CodedWeight(PackedWeight):
+    """A packed weight that is trained: schemes with `trains` make theirs of a subclass; a store writes to it."""
+
+    codes: Tensor
+    """The codes, in the shape of the weight."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import HybridOptError
+from .coded import PackedWeight
 from .values import Shape
 
 __all__ = ["Make", "Room", "Scheme"]
@@ -19,7 +20,10 @@ Room = Callable[[tuple[Any, ...], dict[str, Any]], int]  # positional and named 
 
 
 class Scheme(Protocol):
-    """How the weight of one linear layer, a matrix [out, in], is kept as codes and constants instead of floats.
+    """How a weight is kept as codes and constants instead of floats.
+
+    That of a linear layer is a matrix [out, in], and `quantize` puts another layer in its place. Where weights are of
+    modules that compute by themselves (stacks of experts, subclasses of Linear), these stay, and `pack` makes codes.
 
     What concerns a whole model (which layers, in which order, with which errors) is done by
     `hybridopt.model.quantization`, the same for all schemes. A scheme is a class without options; subclass this one
@@ -71,6 +75,25 @@ class Scheme(Protocol):
     def twin(self, layer: nn.Module) -> nn.Module:
         """Return what `quantize` would make of a layer on the meta device: the same tensors, without values."""
 
+    def packs(self, weight: Tensor) -> bool:
+        """Return whether `pack` can keep a weight of this shape, of at least two dimensions."""
+        return False
+
+    def pack(self, weight: Tensor) -> PackedWeight:
+        """Return what takes the place of a float weight, of the same shape; on the meta device it has no values."""
+        raise HybridOptError(f"quantization={self.name!r} keeps the weights of linear layers alone")
+
+    def unpack(self, parts: dict[str, Tensor], start: int, shape: Shape, dtype: torch.dtype) -> Tensor:
+        """Return values that `pack` of a frozen scheme has made codes of, as a plain tensor.
+
+        Args:
+            parts: codes and constants of the whole weight, by name.
+            start: the first of the values that are wanted, in the order of the flattened weight.
+            shape: of the values that are wanted, which lie one after the other.
+            dtype: of the values.
+        """
+        raise HybridOptError(f"quantization={self.name!r} keeps the weights of linear layers alone")
+
     def mark_(self, model: nn.Module) -> None:
         """Set on a model whose layers were quantized what other libraries look for."""
 
@@ -120,7 +143,7 @@ class Scheme(Protocol):
 
     @abstractmethod
     def nbytes(self, shape: Shape) -> int:
-        """Return the bytes of all `parts` of a weight of this shape, known before it is quantized."""
+        """Return the bytes of all `parts` of a weight of this shape, known before it is quantized or packed."""
 
     def scales(self, layer: nn.Module) -> dict[str, Tensor]:
         """Return what can be trained while the codes stay (QZO), by name; none for schemes without."""
@@ -153,7 +176,3 @@ class Scheme(Protocol):
         with torch.no_grad():
             for name, x in kept.items():
                 own[name].copy_(x)
-
-    def dequantize_(self, layer: nn.Module) -> None:
-        """Turn the weight of `layer` back into a float parameter; asked only of schemes whose codes are trained."""
-        raise HybridOptError(f"quantization={self.name!r} does not say how its codes become floats again")

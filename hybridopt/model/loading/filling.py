@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import Scheme
 from ..quantization.replacing import quantize_
-from ..quantization.targets import check_layer
+from ..quantization.targets import check_weight
 from .matching import shared_names
 
 __all__ = ["InputGradients", "fill", "finish"]
@@ -20,25 +20,25 @@ DONE = "_is_hf_initialized"  # transformers' own mark: it leaves these values al
 def fill(
     model: nn.Module, tensors: Iterable[tuple[str, Tensor]], scheme: Scheme | None = None, layers: Collection[str] = ()
 ) -> None:
-    """Put every value in its place, under all names that share it, and quantize the weights of `layers`.
+    """Put every value in its place, under all names that share it, and quantize those of `layers`.
 
-    A value is freed before the next is asked for, so that never more than one layer is held in full precision.
+    A value is freed before the next is asked for, so that never more than one weight is held in full precision.
 
     Args:
         model: on the meta device.
         tensors: (name, value) of every tensor, in any order.
         scheme: what `layers` are quantized with; None: nothing is.
-        layers: names of the layers to quantize.
+        layers: names of the weights to quantize, those of linear layers by the layer.
     """
     names = {name: together for together in shared_names(model) for name in together}
     layers = set(layers)
     for name, value in tensors:
         _put(model, names[name], value)
         del value
-        layer, _, kind = name.rpartition(".")
-        if scheme is not None and kind == "weight" and layer in layers:
-            check_layer(layer, model.get_submodule(layer), scheme)
-            quantize_(model, scheme, [layer])
+        weight = next((each for each in (name, name.removesuffix(".weight")) if each in layers), None)
+        if scheme is not None and weight is not None:
+            check_weight(model, weight, scheme)
+            quantize_(model, scheme, [weight])
 
 
 def finish(model: Any, device: torch.device) -> nn.Module:

@@ -1,5 +1,6 @@
 """`load`: models from a folder, quantized while they are read, in the memory that they will take."""
 
+import warnings
 from collections.abc import Sequence
 from os import PathLike
 
@@ -7,11 +8,12 @@ import torch
 from torch import nn
 
 from ...core.contracts import Scheme
-from ...core.errors import HybridOptError
+from ...core.errors import HybridOptError, HybridOptWarning
 from ...core.memory import enough_memory
 from ..quantization.known import named
 from ..quantization.targets import chosen, warn_of_read
 from ..roles import head_modules
+from ..unquantized import unquantized
 from .building import build, check_folder, kept_in_fp32, read_model_config
 from .filling import InputGradients, fill, finish
 from .matching import match, shared_names
@@ -63,6 +65,8 @@ def load(
     def place(name, value, copied):
         return value.to(target, dtypes[name], copy=copied)
 
+    if scheme is not None:
+        _tell(model, scheme, layers, skip)
     with enough_memory(f"load: {folder} onto {str(target)!r}", CURE):
         fill(model, found.tensors(place), scheme, layers)
         finish(model, target)
@@ -102,6 +106,12 @@ def _layers(model: nn.Module, scheme: Scheme | None, skip: Sequence[str], device
     skip = sorted(head_modules(model) | set(skip))
     warn_of_read(model, scheme, skip, stacklevel=3)
     return chosen(model, scheme, skip, device)
+
+
+def _tell(model: nn.Module, scheme: Scheme, layers: list[str], skip: Sequence[str]) -> None:
+    left = unquantized(model, scheme, layers, skip)
+    if left is not None and left.surprising:
+        warnings.warn(f"{type(model).__name__}: {left}", HybridOptWarning, stacklevel=3)
 
 
 def _dtypes(model) -> dict[str, torch.dtype]:

@@ -1,11 +1,12 @@
-"""Weights that are trained as codes: which they are, and the plain tensors that hold them."""
+"""Weights that are kept as codes under their own names: which are trained, and the plain tensors that hold them."""
 
 import torch
 from torch import Tensor, nn
 
-from ...core.contracts import CodedWeight
+from ...core.contracts import CodedWeight, PackedWeight
+from .layers import target
 
-__all__ = ["coded_layers", "codes_dtype", "plain"]
+__all__ = ["coded_names", "codes_dtype", "plain"]
 
 
 def codes_dtype(p: Tensor) -> torch.dtype | None:
@@ -13,13 +14,14 @@ def codes_dtype(p: Tensor) -> torch.dtype | None:
     return p.codes.dtype if isinstance(p, CodedWeight) else None
 
 
-def coded_layers(model: nn.Module) -> list[str]:
-    """Return the names of the layers whose weights are trained as codes."""
-    return [n for n, m in model.named_modules() if isinstance(m._parameters.get("weight"), CodedWeight)]
+def coded_names(model: nn.Module) -> list[str]:
+    """Return what `quantize_` calls the weights that are trained as codes."""
+    modules = ((n, m, member) for n, m in model.named_modules() for member in m._parameters)
+    return [target(n, m, member) for n, m, member in modules if isinstance(m._parameters[member], CodedWeight)]
 
 
 def plain(name: str, tensor: Tensor) -> dict[str, Tensor]:
     """Return the plain tensors that hold a parameter, by name: itself, or "{name}.{part}" of codes and constants."""
-    if not isinstance(tensor, CodedWeight):
+    if not isinstance(tensor, PackedWeight):
         return {name: tensor}
     return {f"{name}.{part}": x for part, x in tensor.parts().items()}

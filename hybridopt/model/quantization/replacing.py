@@ -1,4 +1,4 @@
-"""Layers of a live model become quantized ones, and float ones again."""
+"""Weights of a live model become quantized ones, and float ones again."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,44 +6,46 @@ from torch import nn
 
 from ...core.contracts import Scheme
 from ...core.registry import every
-from .coded import coded_layers
-from .owners import layer_scheme
+from .coded import coded_names
+from .layers import is_linear, place
+from .owners import owner
+from .packing import pack_, unpack_
 
 __all__ = ["dequantize_", "guard_", "quantize_", "twins_"]
 
 
 def quantize_(model: nn.Module, scheme: Scheme, names: Iterable[str]) -> None:
-    """Quantize the weights of the named layers in place, one by one.
+    """Quantize the named weights in place, one by one: other layers, or codes in the same modules.
 
-    A layer's full-precision weight is freed before the next is touched. Biases stay the same parameters; training
+    A full-precision weight is freed before the next is touched. Biases stay the same parameters; training
     mode and device are kept.
 
     Args:
         model: with real weights; `check` says which of its layers can be taken.
         scheme: what they are quantized with.
-        names: of the layers; with none of them nothing happens.
+        names: of linear layers, or of other weights by themselves; with none of them nothing happens.
     """
     _replace_(model, names, scheme.quantize, scheme)
 
 
 def twins_(model: nn.Module, scheme: Scheme, names: Iterable[str]) -> None:
-    """Put in the place of the named layers of a model on meta what `quantize_` would put there, without values.
+    """Put in the place of the named weights of a model on meta what `quantize_` would put there, without values.
 
     Args:
         model: on the meta device.
         scheme: what its layers would be quantized with.
-        names: of the layers.
+        names: as of `quantize_`.
     """
     _replace_(model, names, scheme.twin, scheme)
 
 
 def dequantize_(model: nn.Module) -> None:
     """Turn all weights that are trained as codes back into float parameters, in place and one by one."""
-    layers = [model.get_submodule(name) for name in coded_layers(model)]
-    schemes = [(layer, scheme) for layer in layers if (scheme := layer_scheme(layer)) is not None]
-    for layer, scheme in schemes:
-        scheme.dequantize_(layer)
-    for scheme in {scheme for _, scheme in schemes}:
+    places = [place(model, name) for name in coded_names(model)]
+    schemes = {scheme for layer, member in places if (scheme := owner(layer.get_parameter(member))) is not None}
+    for layer, member in places:
+        unpack_(layer, member)
+    for scheme in schemes:
         scheme.unmark_(model)
 
 
@@ -58,6 +60,10 @@ def guard_(model: nn.Module) -> None:
 
 def _replace_(model: nn.Module, names: Iterable[str], make: Callable[[nn.Module], nn.Module], scheme: Scheme) -> None:
     for name in (names := list(names)):
-        model.set_submodule(name, make(model.get_submodule(name)))
+        module, member = place(model, name)
+        if member == "weight" and is_linear(module):
+            model.set_submodule(name, make(module))
+        else:
+            pack_(module, member, scheme)
     if names:
         scheme.mark_(model)

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = ["OWN"]
 
-SWAPS = ((), (0, 1), (1, 0), (-1, -2), (-2, -1), ([1, 0],))
-
 
 Made = Optional["Int8Weight"]  # None: do as with any other operation
 
@@ -34,8 +32,15 @@ def _cast(x: "Int8Weight", dtype: torch.dtype | None = None, device: torch.devic
     return x.like(*parts, dtype=dtype or x.dtype)
 
 
-def _transpose(x: "Int8Weight", *dims: object) -> Made:
-    return x.like(x.codes, x.scale, x.zero, transposed=not x.transposed) if x.ndim == 2 and dims in SWAPS else None
+def _transpose(x: "Int8Weight", one: int = 0, other: int = 1) -> Made:
+    last = {x.ndim - 2, x.ndim - 1}
+    swaps = x.ndim > 1 and {one % x.ndim, other % x.ndim} == last
+    return x.like(x.codes, x.scale, x.zero, transposed=not x.transposed) if swaps else None
+
+
+def _permute(x: "Int8Weight", dims: list[int]) -> Made:
+    swapped = [*range(x.ndim - 2), x.ndim - 1, x.ndim - 2]
+    return _transpose(x, -2, -1) if x.ndim > 1 and [d % x.ndim for d in dims] == swapped else None
 
 
 def _view(x: "Int8Weight", shape: torch.Size) -> Made:
@@ -46,10 +51,21 @@ def _slice(x: "Int8Weight", dim: int = 0, start: int | None = None, end: int | N
     """Take whole groups in a row; None for anything else."""
     start, end, _ = slice(start, end).indices(x.shape[dim])
     row = x.numel() // len(x) if len(x) else 0
-    if dim or step != 1 or x.transposed or start * row % GROUP or (end < len(x) and end * row % GROUP):
+    turned = x.transposed and x.ndim == 2
+    if dim or step != 1 or turned or start * row % GROUP or (end < len(x) and end * row % GROUP):
         return None
     first, last = start * row // GROUP, -(-end * row // GROUP)
     return x.like(x.codes[start:end], x.scale[first:last], x.zero[first:last])
+
+
+def _select(x: "Int8Weight", dim: int, index: int) -> Made:
+    """Take a matrix of a stack, if that is so many whole groups; None for anything else."""
+    matrix = x.numel() // len(x) if len(x) else 0
+    if dim % x.ndim or x.ndim < 3 or matrix % GROUP or not -len(x) <= index < len(x):
+        return None
+    own, index = matrix // GROUP, index % len(x)
+    held = slice(index * own, (index + 1) * own)
+    return x.like(x.codes[index], x.scale[held], x.zero[held])
 
 
 def _copy(x: "Int8Weight", source: Any, *_: object) -> Made:
@@ -68,9 +84,10 @@ OWN: dict[object, Callable[..., Made]] = {
     _aten._to_copy.default: _cast,
     _aten.t.default: _transpose,
     _aten.transpose.int: _transpose,
-    _aten.permute.default: _transpose,
+    _aten.permute.default: _permute,
     _aten.view.default: _view,
     _aten._unsafe_view.default: _view,
     _aten.slice.Tensor: _slice,
+    _aten.select.int: _select,
     _aten.copy_.default: _copy,
 }

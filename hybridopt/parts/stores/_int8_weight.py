@@ -1,5 +1,6 @@
 """A weight that is kept as 8-bit codes, and is a float tensor to everything else."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ PIECE = 1 << 24  # elements quantized at a time, which takes up to 12 bytes for 
 
 
 class Int8Weight(CodedWeight):
-    """A matrix as codes, uint8 [m, n], with a scale (float32) and a zero point (uint8) for 256 elements in a row.
+    """A matrix, or a stack of matrices, as uint8 codes, with a scale (float32) and a zero (uint8) for 256 of them.
 
     To autograd, modules, optimizers and PEFT it is a float parameter, under its own name in its own module: gradients
     arrive as usual, in its dtype. Whatever operation needs the values dequantizes them for its own duration, so what
@@ -28,18 +29,18 @@ class Int8Weight(CodedWeight):
     views share the codes; in-place changes round to nearest, `write_` at random.
 
     Args:
-        codes: uint8 [m, n].
+        codes: uint8 [..., m, n].
         scale: size of a level, float32 [groups].
         zero: code of the value 0, uint8 [groups].
         dtype: of the values.
-        transposed: the weight is [n, m], its codes are not.
+        transposed: the weight is [..., n, m], its codes are not.
     """
 
     @staticmethod
     def __new__(
         cls, codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype, transposed: bool = False
     ) -> "Int8Weight":
-        seen = codes.t() if transposed else codes
+        seen = codes.transpose(-1, -2) if transposed else codes
         options: dict[str, Any] = {"strides": seen.stride(), "dtype": dtype, "device": codes.device}
         made: Int8Weight = Tensor._make_wrapper_subclass(cls, seen.shape, **options)
         return made
@@ -67,7 +68,7 @@ class Int8Weight(CodedWeight):
         """Return the weight whose values are `x` on grids that are known already: that which `x` was made of.
 
         Args:
-            x: float [m, n].
+            x: float [..., m, n].
             scale: float32 [groups].
             zero: uint8 [groups].
         """
@@ -83,7 +84,7 @@ class Int8Weight(CodedWeight):
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the values as a plain tensor, in `dtype` or the weight's own."""
         x = self._ungrouped(decode(groups(self.codes), self.scale, self.zero, dtype or self.dtype))
-        return x.t() if self.transposed else x
+        return x.transpose(-1, -2) if self.transposed else x
 
     def like(self, codes: Tensor, scale: Tensor, zero: Tensor, **changes: Any) -> "Int8Weight":
         """Return a weight of other parts, of the same dtype and orientation but for `changes`.
@@ -97,9 +98,19 @@ class Int8Weight(CodedWeight):
         told: dict[str, Any] = {"dtype": self.dtype, "transposed": self.transposed} | changes
         return Int8Weight(codes, scale, zero, **told)
 
+    def of(self, parts: dict[str, Tensor]) -> "Int8Weight":
+        """Return a weight of other parts, of the same dtype and orientation."""
+        return self.like(**parts)
+
+    def read(self, parts: Mapping[str, Tensor], values: Tensor | None) -> "Int8Weight | None":
+        """Return the weight of codes, or of floats that were made of codes, and their grids."""
+        if "codes" in parts or values is None or not {"scale", "zero"} <= parts.keys():
+            return self.of(dict(parts)) if len(parts) == len(self.parts()) else None
+        return Int8Weight.on_grids(values.to(self.dtype), parts["scale"], parts["zero"])
+
     def write_(self, x: Tensor, seed: Seeding = None) -> None:
         """Take new float32 values on grids of their own: rounded at random by `seed`, or to nearest without."""
-        x = groups(x.t() if self.transposed else x)
+        x = groups(x.transpose(-1, -2) if self.transposed else x)
         scale, zero = grid(x, TOP)
         x = self._ungrouped(encode(x, scale, zero))
         self.codes.copy_((x.round() if seed is None else stochastic_round(x, seed)).clamp_(0, TOP))
@@ -134,7 +145,7 @@ class Int8Weight(CodedWeight):
             return made
         if func._schema.is_mutable:
             return _change(func, args, kwargs)
-        if func.is_view:
+        if func.is_view and all(x.ndim < 3 for x in args if isinstance(x, cls)):
             raise HybridOptError(
                 f"{func} asks for a view of a weight of quantization='int8-trainable', which has none; take "
                 "weight.dequantize(), or train without quantization"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ...core.contracts import PackedWeight
 from ...policy.plan import LONGEST, Plan
 from ..trace.fake_models import tensors_of
 from ..trace.tracker import storages
@@ -89,4 +90,4 @@ def idle_windows(plan: Plan) -> set[frozenset[str]]:
 
 
 def _code_bytes(p) -> int:
-    return p.codes.nbytes if hasattr(p, "codes") else p.nbytes
+    return p.parts()["codes"].nbytes if isinstance(p, PackedWeight) else p.nbytes

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ...core.contracts import PackedWeight
 from ...model.quantization.owners import layer_scheme, owner
 
 __all__ = ["converted_", "copied", "empty", "tensors_of"]
@@ -80,7 +81,7 @@ def _once(model: nn.Module, make: Make, known: dict[int, object]) -> Make:
             made = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
         known[id(tensor)] = made
         scheme = owner(tensor) if isinstance(tensor, nn.Parameter) else None
-        if scheme is not None:
+        if scheme is not None and not isinstance(tensor, PackedWeight):  # on that nothing hangs
             scheme.carry_(tensor, made, new)
         return made
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...core.errors import HybridOptError
 from ...model.checksums import checksum
+from ...model.quantization.layers import is_named
 from ...model.roles import base_name
 from ..names import CONFIG, DELTA, REPLAY
 from .steps import Progress, replay_
@@ -29,7 +30,7 @@ def check_names(run: Trajectory | None, config: dict, delta: Mapping[str, Tensor
             f"{REPLAY} and {CONFIG} do not agree about {odd[0]!r}; copy or save the whole folder again"
         )
     twice = {base_name(n) for n in names} & {base_name(n) for n in delta}
-    quantized = {n for n in names if base_name(n).removesuffix(".weight") in config["quantized"]}
+    quantized = {n for n in names if is_named(base_name(n), config["quantized"])}
     for name in sorted(twice | quantized):
         raise HybridOptError(f"{REPLAY} rebuilds {name!r}, which is {'in ' + DELTA if name in twice else 'quantized'}")
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hybridopt.core.contracts import Make, Shape
+from hybridopt.core.contracts import Make, PackedWeight, Shape
 from hybridopt.model.quantization.layers import matrix, matrix_shape
 
 from ..frozen import FrozenScheme, empty, in_its_place, quantized_at_once, silence
 from ..loading import Given, check_form, fresh, listen
 from ..on_gpu import as_on_gpu, outlier_room, product_room
+from ..packed import frozen, row_values
 
 __all__ = ["Int8Scheme"]
 
@@ -59,6 +60,20 @@ class Int8Scheme(FrozenScheme):
         new.weight = nn.Parameter(codes, requires_grad=False)
         new.weight.CB, new.weight.SCB = codes, empty(shape[0])
         return in_its_place(new, layer)
+
+    def packs(self, weight: Tensor) -> bool:
+        """Leave out rows of one value: each would need a scale."""
+        return weight.shape[-1] > 1
+
+    def pack(self, weight: Tensor) -> PackedWeight:
+        """Return a frozen weight with codes in its shape and a scale for each row, along the last dimension."""
+        rows = weight.detach().reshape(-1, weight.shape[-1])
+        codes, scales = _quantized(rows)
+        return frozen(weight, {"codes": codes.view(weight.shape), "SCB": scales}, self)
+
+    def unpack(self, parts: dict[str, Tensor], start: int, shape: Shape, dtype: torch.dtype) -> Tensor:
+        """Return values of whole rows, cut to those that are wanted."""
+        return row_values(parts, start, shape, dtype)
 
     def guard_(self, model: nn.Module) -> None:
         """Silence the warning with every product, if the model has 8-bit layers, and let them read state dicts."""
@@ -105,7 +120,7 @@ class Int8Scheme(FrozenScheme):
 
     def nbytes(self, shape: Shape) -> int:
         """Return a byte for each weight, and 4 for each row."""
-        return math.prod(shape) + 4 * shape[0]
+        return math.prod(shape) + 4 * math.prod(shape[:-1])
 
     def scales(self, layer: Any) -> dict[str, Tensor]:
         """Return the scales of the rows, if they are opened."""
@@ -142,6 +157,8 @@ def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     scales = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
+    if weight.is_meta:
+        return codes, scales
     rows = max(quantized_at_once(weight) // weight.shape[1], 1)
     for start in range(0, len(weight), rows):
         part = slice(start, start + rows)

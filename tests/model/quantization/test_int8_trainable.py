@@ -15,7 +15,7 @@ import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
 from hybridopt.core.numerics.rounding import Seed
 from hybridopt.execution import slices
-from hybridopt.model.quantization.coded import coded_layers
+from hybridopt.model.quantization.coded import coded_names
 from hybridopt.parts.stores import _int8_weight, int8_trainable
 from hybridopt.parts.stores._int8_weight import Int8Weight
 from hybridopt.parts.stores.dense import Dense
@@ -421,7 +421,7 @@ def test_unwrapped_it_goes_on_with_its_codes(tmp_path):
     said = logits(model)
     assert torch.equal(logits(model.hybrid.unwrap()), said) and len(codes(model)) == 14
     model = hybridopt.wrap(model, policy="adamw")
-    assert model.hybrid.quantization == SCHEME and list(model.hybrid.quantized) == coded_layers(model)
+    assert model.hybrid.quantization == SCHEME and list(model.hybrid.quantized) == coded_names(model)
     train(model)
     model.hybrid.save_pretrained(tmp_path)
     assert torch.equal(logits(hybridopt.from_pretrained(tiny_llama(), tmp_path)), logits(model))

@@ -43,8 +43,7 @@ def _floats(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     Codes stay beside them where they do not follow from the floats and their grids.
     """
     found = dict(state)
-    for name, weight in _coded(module).items():
-        key = f"{name}.weight"
+    for key, weight in _coded(module).items():
         if f"{key}.codes" not in state:
             continue
         codes, scale, zero = (state[f"{key}.{part}"] for part in ("codes", "scale", "zero"))
@@ -56,5 +55,4 @@ def _floats(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _coded(module: nn.Module) -> dict[str, Int8Weight]:
-    found = ((n, m._parameters.get("weight")) for n, m in module.named_modules())
-    return {name: weight for name, weight in found if isinstance(weight, Int8Weight)}
+    return {name: weight for name, weight in module.named_parameters() if isinstance(weight, Int8Weight)}

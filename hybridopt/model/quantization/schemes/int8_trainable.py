@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....core.contracts import Scheme, Shape
+from ....core.contracts import PackedWeight, Scheme, Shape
 from ....core.numerics.grids import GROUP
 from ....parts.stores._int8_weight import Int8Weight
-from ..coded import plain
+from ..packing import pack_
 from ._as_floats import save_as_codes_, save_as_floats_
 
 __all__ = ["Int8TrainableScheme"]
@@ -32,11 +32,9 @@ class Int8TrainableScheme(Scheme):
     in_place = True
     values_seen = True
 
-    def quantize(self, layer: Any) -> nn.Module:
+    def quantize(self, layer: nn.Module) -> nn.Module:
         """Turn the weight of `layer` into codes; it goes on requiring gradients if it did."""
-        layer.weight = nn.Parameter(Int8Weight.quantize(layer.weight), layer.weight.requires_grad)
-        layer.register_state_dict_post_hook(_unfold)
-        layer.register_load_state_dict_pre_hook(_fold)
+        pack_(layer, "weight", self)
         return layer
 
     def twin(self, layer: Any) -> nn.Module:
@@ -45,6 +43,14 @@ class Int8TrainableScheme(Scheme):
         codes = Int8Weight.quantize(torch.empty(old.shape, dtype=old.dtype, device="meta"))
         new._parameters = layer._parameters | {"weight": nn.Parameter(codes, old.requires_grad)}
         return new
+
+    def packs(self, weight: Tensor) -> bool:
+        """Leave out stacks whose matrices are no whole groups: an update could not take them apart."""
+        return weight.ndim == 2 or math.prod(weight.shape[1:]) % GROUP == 0
+
+    def pack(self, weight: Tensor) -> PackedWeight:
+        """Return codes in the shape of the weight."""
+        return Int8Weight.quantize(weight)
 
     def mark_(self, model: nn.Module) -> None:
         """Let transformers save floats, which it can load again."""
@@ -66,34 +72,3 @@ class Int8TrainableScheme(Scheme):
         """Return a byte for each weight, and 5 for each group of 256."""
         count = math.prod(shape)
         return count + 5 * math.ceil(count / GROUP)
-
-    def dequantize_(self, layer: Any) -> None:
-        """Turn the codes back into a float parameter of the layer's dtype.
-
-        The old parameter stops requiring gradients, so that an optimizer that still holds it says so.
-        """
-        old = layer.weight
-        layer.weight = nn.Parameter(old.detach().dequantize(), old.requires_grad)
-        old.requires_grad_(False)
-        for hooks, own in ((layer._state_dict_hooks, _unfold), (layer._load_state_dict_pre_hooks, _fold)):
-            for key in [k for k, hook in hooks.items() if getattr(hook, "hook", hook) is own]:
-                del hooks[key]
-
-
-def _unfold(layer, state, prefix, _):
-    """Put codes and constants into a state dict instead of the weight, which is no plain tensor."""
-    weight = state.pop(f"{prefix}weight", None)
-    if weight is not None:
-        state |= plain(f"{prefix}weight", weight)
-
-
-def _fold(layer, state, prefix, *_):
-    """Put the weight into a state dict instead of its codes, or floats, and constants."""
-    name, dtype = f"{prefix}weight", layer.weight.dtype
-    codes, scale, zero = (state.pop(f"{name}.{part}", None) for part in ("codes", "scale", "zero"))
-    if scale is None or zero is None:
-        return
-    if codes is not None:
-        state[name] = Int8Weight(codes, scale, zero, dtype)
-    elif name in state:
-        state[name] = Int8Weight.on_grids(state[name].to(dtype), scale, zero)
