@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import nn
@@ -11,20 +10,20 @@ from torch import nn
 from ..core.errors import HybridOptError
 from ..model.losses.chunked import chunked_loss
 from ..model.roles import Param, clean, params
-from ..model.unquantized import Unquantized, unquantized
+from ..model.unquantized import Unquantized
 from ..policy.plan import Plan
 from ..policy.routes import check_routes
-from .bytes.static import Weights, gradient_bytes, idle_windows, static, weights
 from .bytes.temporaries import Temporaries
+from .costs import Costs, Known
 from .request import Request
 from .subject.inputs import inputs
 from .subject.model import Subject, layers, skeleton
 from .trace.extrapolate import extrapolate
-from .trace.peak import Peak, Step, peak
 from .trace.rhythm import rhythm
-from .trace.simulate import Trace, simulate
+from .trace.simulate import Limit, Trace, simulate
+from .trace.tokens import traced
 
-__all__ = ["OVERHEAD", "Costs", "Estimate", "Estimator", "estimate_of"]
+__all__ = ["OVERHEAD", "Estimate", "Estimator", "estimate_of", "freeze_"]
 
 # An allowance, not measured here: a CUDA context with its kernels (300 to 600 MiB, by driver and card) and the
 # workspaces of cuBLAS (32 MiB on Hopper, 8 MiB before), rounded up. Not in torch.cuda.max_memory_allocated, but for
@@ -93,50 +92,6 @@ class Estimate:
         return out | {"request": self.request.as_dict()}
 
 
-class Costs:
-    """What a plan costs, whatever the batch, checkpointing or release: static bytes, gradients, updates.
-
-    Args:
-        weights: bytes of the model's weights.
-        plan: the policy, resolved on the model's parameters.
-        cuda: whether it is trained on a GPU.
-    """
-
-    def __init__(self, weights: Weights, plan: Plan, cuda: bool):
-        self.plan, self.static = plan, static(weights, plan)
-        self.gradients, self.idle = gradient_bytes(plan), idle_windows(plan)
-        self.updates = Temporaries(plan, cuda)
-
-    @property
-    def passes(self) -> dict[bool, dict[str, int]]:
-        """Return the kinds of passes of a step: whether with a backward pass, and bytes by parameter that it serves.
-
-        The bytes are gradients of a backward pass, and what shifting a parameter takes in a forward pass alone.
-        """
-        kinds = {True: self.gradients, False: self.updates.drawing.alone}
-        return {backward: used for backward, used in kinds.items() if used}
-
-    def peak(self, traces: Iterable[Trace], request: Request) -> Peak:
-        """Return the largest moment of a step, in the window in which it is largest."""
-        times = request.frees_gradients, request.micro_batches
-        alone, together = self.updates.alone, self.updates.together
-        probed = False in self.passes
-        steps = [Step(self.gradients, still, *times, alone, partial(together, still), probed) for still in self.idle]
-        kept, top = self.updates.drawing.prepared
-        found = [peak(trace, step) for step in steps for trace in traces]
-        found += [Peak(("start",), 0, top - kept, 0)]
-        most = max(found, key=lambda p: p.total)
-        return replace(most, temporaries=most.temporaries + kept)
-
-
-class Known:
-    """A model on the meta device, with its parameters' roles and the bytes of its weights."""
-
-    def __init__(self, model: nn.Module):
-        self.params, self.weights, self.unquantized = params(model), weights(model), unquantized(model)
-        self.model = model
-
-
 class Estimator:
     """Estimate ways to train one model; what several requests share is worked out once.
 
@@ -150,6 +105,7 @@ class Estimator:
         self._models: dict[tuple, Known] = {}
         self._costs: dict[tuple, Costs] = {}
         self._traces: dict[tuple, Trace] = {}
+        self._steps: bool | None = None  # does the model step through tokens one by one? None: not known
 
     def estimate(self, request: Request) -> Estimate:
         """Return what a way to train takes.
@@ -202,6 +158,20 @@ class Estimator:
         return self._short(request, depth, backward)
 
     def _short(self, request: Request, depth: int, backward: bool) -> Trace:
+        """Return the trace of one pass of a model of `depth` layers, simulated or extrapolated from few tokens."""
+
+        def run(tokens: int, limit: Limit) -> Trace:
+            if request.chunk is not None and tokens != request.seq_len:
+                raise HybridOptError(
+                    f"chunk={request.chunk} is not planned for {self.source.name}, which steps through tokens one by "
+                    "one; leave chunk out"
+                )
+            return self._pass(request.but(seq_len=tokens), depth, backward, limit)
+
+        trace, self._steps = traced(run, request.seq_len, depth, self._steps)
+        return trace
+
+    def _pass(self, request: Request, depth: int, backward: bool, limit: Limit) -> Trace:
         """Simulate one pass of a model of `depth` layers."""
         model = self._skeleton(request, depth)
         plan = resolved(params(model), request, check=False)
@@ -209,7 +179,7 @@ class Estimator:
         shifted = None if backward else Temporaries(plan, request.device == "cuda").drawing.alone
         told = inputs(model, request.batch, request.seq_len)
         with nullcontext() if request.chunk is None else chunked_loss(model, request.chunk):
-            return simulate(model, told, layers(model, depth), shifted, request.device)
+            return simulate(model, told, layers(model, depth), shifted, request.device, limit)
 
 
 def estimate_of(

@@ -9,7 +9,8 @@ from ..core.errors import HybridOptError
 from ..model.adapters import lora_rank
 from ..model.unquantized import unquantized
 from .bytes.static import weights
-from .estimate import Costs, Estimate, estimate_of, freeze_
+from .costs import Costs
+from .estimate import Estimate, estimate_of, freeze_
 from .request import Request, short_name
 from .subject.inputs import inputs, usual_length
 from .subject.model import layers

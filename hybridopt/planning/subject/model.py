@@ -2,8 +2,8 @@
 
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
 from ...core.files.paths import path_of
-from ...model.adapters import dtype_of_adapters, library_for, usual_library
+from ...model.adapters import bare, dtype_of_adapters, library_for, usual_library
 from ...model.quantization.known import frozen_names
 from ...model.quantization.replacing import twins_
 from ...model.quantization.scales import open_scales_
@@ -21,8 +21,10 @@ from ...model.quantization.targets import chosen
 from ...model.roles import head_modules
 from ..request import DTYPES, Request
 from .architectures import architecture, canonical
+from .building import causal, no_model
+from .settings import check_settings
 
-__all__ = ["Subject", "checkpoint_", "layers", "skeleton", "subject_of"]
+__all__ = ["Subject", "checkpoint_", "checkpoints", "layers", "skeleton", "subject_of"]
 
 PART = "text_config"  # of models that read more than text
 DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop")
@@ -60,12 +62,14 @@ class Subject:
     def _config(self, depth):
         from transformers import AutoConfig
 
-        settings = dict(self.settings)
-        settings.pop("quantization_config", None)
+        def made(settings):
+            return AutoConfig.for_model(**settings).get_text_config()
+
+        settings = {name: value for name, value in self.settings.items() if name != "quantization_config"}
         try:
-            config = AutoConfig.for_model(settings.pop("model_type"), **settings).get_text_config()
+            config = made(settings)
         except Exception as error:  # transformers raises many types
-            raise HybridOptError(f"model={self.name!r}: transformers makes no configuration of it: {error}") from error
+            raise no_model(self.name, settings, made) from error
         whole = getattr(config, "num_hidden_layers", None)
         if whole is None:
             raise HybridOptError(
@@ -86,9 +90,15 @@ def subject_of(model: Any) -> Subject:
     Of a file's model of images and text the text part is taken, and its name says so.
 
     Raises:
-        HybridOptError: for unknown names, with the closest ones, for files that are no configuration, and for
-            configurations with parts.
+        HybridOptError: for unknown names, with the closest ones, for files that are no configuration, for
+            configurations with parts, and for settings of which no model can be made.
     """
+    found = _subject(model)
+    check_settings(found.name, found.settings)
+    return found
+
+
+def _subject(model: Any) -> Subject:
     if hasattr(model, "to_dict") and hasattr(model, "model_type"):
         if getattr(model, PART, None) is not None:
             raise HybridOptError(
@@ -150,10 +160,26 @@ def layers(model: nn.Module, depth: int) -> nn.ModuleList | None:
 
 
 def checkpoint_(model: Any, reentrant: bool) -> None:
-    """Switch on transformers' checkpointing."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
-    if reentrant:
-        model.enable_input_require_grads()
+    """Switch on transformers' checkpointing; raise HybridOptError for a model that has none."""
+    try:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        if reentrant:
+            model.enable_input_require_grads()
+    except (ValueError, AttributeError, NotImplementedError) as error:  # as transformers says no
+        raise HybridOptError(
+            f"checkpointing=True: {type(bare(model)).__name__} does not take part in transformers' checkpointing; "
+            "leave checkpointing out (--no-checkpointing), or take shorter sequences, LoRA or a smaller batch"
+        ) from error
+
+
+def checkpoints(source: Subject) -> bool:
+    """Return whether a model's layers can be computed again in the backward pass, asked of one with few layers."""
+    settings = {name: value for name, value in source.settings.items() if name != "quantization_config"}
+    try:
+        skeleton(replace(source, settings=settings), Request(checkpointing=True), min(2, source.depth))
+    except HybridOptError:
+        return False
+    return True
 
 
 def _check_stored(source, request):
@@ -169,18 +195,20 @@ def _check_stored(source, request):
 def _bare(source, request, depth):
     import transformers
 
-    config = source.config(depth, request.device == "cuda")
-    named = (getattr(transformers, name, None) for name in config.architectures or ())
-    kind = next((k for k in named if k is not None), None)
-    before = torch.get_default_dtype()
-    try:
-        kind = kind or transformers.AutoModelForCausalLM
+    def made(settings, depth):
+        config = replace(source, settings=settings).config(depth, request.device == "cuda")
+        named = (getattr(transformers, str(name), None) for name in config.architectures or ())
+        kind = next((k for k in named if k is not None), None) or causal(source.name, config)
         make = getattr(kind, "_from_config", None) or kind.from_config
         return make(config, dtype=getattr(torch, DTYPES[request.dtype]))
+
+    before = torch.get_default_dtype()
+    try:
+        return made(source.settings, depth)
     except HybridOptError:
         raise
     except Exception as error:  # transformers raises many types
-        raise HybridOptError(f"model={source.name!r}: transformers cannot build it: {error!s:.300}") from error
+        raise no_model(source.name, source.settings, partial(made, depth=1)) from error
     finally:
         torch.set_default_dtype(before)
 

@@ -13,10 +13,10 @@ from ...model.quantization.scales import scales
 from ...model.roles import clean
 from ..subject.inputs import check_length
 from .fake_models import converted_, empty, tensors_of
-from .tracker import Moment, Tracker
+from .tracker import Limit, Moment, Tracker
 from .without_memory import fake_tensors
 
-__all__ = ["Trace", "simulate"]
+__all__ = ["Limit", "Trace", "simulate"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class Trace:
             ("backward", i) and ("end",).
         depth: number of repeated layers of the model.
         path: name of the module that lists them; "" if there is none.
+        operations: how many were run.
     """
 
     moments: tuple[Moment, ...]
     depth: int
     path: str = ""
+    operations: int = 0
 
 
 def simulate(
@@ -43,6 +45,7 @@ def simulate(
     layers: nn.ModuleList | None,
     shifted: Mapping[str, int] | None,
     device: str,
+    limit: Limit = Limit(),  # noqa: B008 (it is frozen)
 ) -> Trace:
     """Run a model on fake tensors and return what was alive when.
 
@@ -53,14 +56,16 @@ def simulate(
         shifted: None runs forward and backward pass. Otherwise only the forward pass runs, at shifted copies of these
             parameters, as zeroth-order methods do; by name, the bytes that making the copy takes for a moment.
         device: "cuda" or "cpu", whose kernels count.
+        limit: on operations, and whether all of them are noted.
 
     Raises:
         HybridOptError: the model does not run on such inputs.
+        Limit.Reached: there were more operations than the limit has.
     """
     check_length(model, inputs)
     try:
-        return _run(model, inputs, layers, shifted, device)
-    except HybridOptError:
+        return _run(model, inputs, layers, shifted, device, limit)
+    except (HybridOptError, Limit.Reached):
         raise
     except Exception as error:  # whatever the model raises
         told = ", ".join(f"{name} {list(x.shape)}" for name, x in inputs.items())
@@ -76,12 +81,13 @@ def _run(
     layers: nn.ModuleList | None,
     shifted: Mapping[str, int] | None,
     device: str,
+    limit: Limit,
 ) -> Trace:
     _keep_angles(model)
     with fake_tensors(device):
         converted_(model, empty)
         batch = {name: torch.zeros(x.shape, dtype=x.dtype, device="cpu") for name, x in inputs.items()}
-        tracker = Tracker([*tensors_of(model), *batch.values()], device)
+        tracker = Tracker([*tensors_of(model), *batch.values()], device, limit)
         _mark(list(layers or ()), tracker)
         _on_gradients(model, tracker) if shifted is None else _shift(model, shifted, tracker)
         with tracker, torch.set_grad_enabled(shifted is None):
@@ -91,7 +97,7 @@ def _run(
                 loss.backward()
             tracker.end()
     path = next((clean(name) for name, module in model.named_modules() if module is layers), "")
-    return Trace(tuple(tracker.moments), len(layers or ()), path)
+    return Trace(tuple(tracker.moments), len(layers or ()), path, tracker.operations)
 
 
 def _keep_angles(model: nn.Module) -> None:

@@ -13,9 +13,42 @@ from torch.utils._pytree import tree_iter
 from ...core.contracts import Room
 from ...core.registry import every
 
-__all__ = ["Moment", "Stage", "Tracker", "storages"]
+__all__ = ["Event", "Limit", "Moment", "Stage", "Tracker", "storages"]
 
 Stage = tuple[str] | tuple[str, int]  # where in a step: ("start",), or ("forward", i) for layer i
+
+
+@dataclass(frozen=True)
+class Event:
+    """What was alive after one operation of an interval.
+
+    Args:
+        name: of the operation; "" for the beginning of the interval.
+        forward: as of a Moment.
+        backward: as of a Moment.
+        gradient: as of a Moment.
+    """
+
+    name: str
+    forward: int
+    backward: int
+    gradient: int = 0
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How long a simulated pass may be, and what is kept of it.
+
+    Args:
+        operations: the most of them; None: any number.
+        recorded: are all events noted, beside the largest of each interval?
+    """
+
+    operations: int | None = None
+    recorded: bool = False
+
+    class Reached(Exception):
+        """More operations than the limit has; what has run so far is lost."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +62,7 @@ class Moment:
         done: name of the parameter whose gradient ended the interval; None if no gradient did.
         gradient: how many bytes of `backward` were that gradient.
         left: bytes alive at the end of the interval, made in the forward pass and after it.
+        events: all operations of the interval, if they are recorded.
     """
 
     stage: Stage
@@ -37,6 +71,7 @@ class Moment:
     done: str | None = None
     gradient: float = 0
     left: tuple[float, float] = (0, 0)
+    events: tuple[Event, ...] = ()
 
     @property
     def total(self) -> float:
@@ -52,12 +87,14 @@ class Tracker(TorchDispatchMode):
     Args:
         known: tensors that exist before. They do not count; when they are freed, their bytes are subtracted.
         device: "cuda" or "cpu" also counts what some operations take there for themselves while they run.
+        limit: on operations, and whether all of them are noted.
     """
 
     _stage: Stage
 
-    def __init__(self, known: Iterable[Tensor] = (), device: str | None = None):
+    def __init__(self, known: Iterable[Tensor] = (), device: str | None = None, limit: Limit = Limit()):  # noqa: B008
         super().__init__()
+        self.operations, self._limit, self._events = 0, limit, list[tuple[str, int, int, int]]()
         self.moments: list[Moment] = []
         self._within, self._stage, self._after = _within(device), ("start",), 0
         self._alive, self._top, self._top_age = [0, 0], (0, 0), 0
@@ -91,20 +128,31 @@ class Tracker(TorchDispatchMode):
 
     def end(self, done: str | None = None, gradient: Tensor | None = None) -> None:
         """End the interval and note its Moment; `gradient`, if given, is that of parameter `done`, now complete."""
-        size = 0
-        for storage in () if gradient is None else storages(gradient):
-            size += storage.nbytes() if self._born.get(storage._cdata, 0) <= self._top_age else 0
-        self.moments.append(Moment(self._stage, *self._top, done, size, (self._alive[0], self._alive[1])))
+        own = [] if gradient is None else storages(gradient)
+        born = [(self._born.get(storage._cdata, 0), storage.nbytes()) for storage in own]
+
+        def complete(age: int) -> int:
+            return sum(size for when, size in born if when <= age)
+
+        events = tuple(Event(name, one, other, complete(age)) for name, one, other, age in self._events)
+        left = (self._alive[0], self._alive[1])
+        self.moments.append(Moment(self._stage, *self._top, done, complete(self._top_age), left, events))
         self.settle()
 
     def settle(self) -> None:
         """Forget the interval's maximum until now: begin it anew with what is alive at this moment."""
+        self._events.clear()
+        self._log("", 0)
         self._keep(0)
 
     def bump(self, size: int) -> None:
         """Count `size` more bytes as alive for an instant."""
         if self.now + size > sum(self._top):
             self._keep(size)
+
+    def _log(self, name: str, size: int) -> None:
+        if self._limit.recorded:
+            self._events.append((name, self._alive[0], self._alive[1] + size, self._age))
 
     def _keep(self, size: int) -> None:
         self._top, self._top_age = (self._alive[0], self._alive[1] + size), self._age
@@ -139,11 +187,17 @@ class Tracker(TorchDispatchMode):
             with self:
                 return wrapper.__torch_dispatch__(function, types, args, kwargs)
         if self._within and (room := self._within.get(str(function))) is not None:
-            self.bump(room(args, kwargs))
+            size = room(args, kwargs)
+            self.bump(size)
+            self._log(f"within {function}", size)
+        self.operations += 1
+        if self._limit.operations is not None and self.operations > self._limit.operations:
+            raise Limit.Reached
         out = function(*args, **kwargs)
         for tensor in tree_iter(out):
             if isinstance(tensor, Tensor):
                 self.watch(tensor)
+        self._log(str(function) if self._limit.recorded else "", 0)
         return out
 
 

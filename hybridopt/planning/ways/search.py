@@ -13,7 +13,7 @@ from ...policy.routes import read_policy
 from ..estimate import Estimate, Estimator
 from ..request import Request
 from ..subject.inputs import tokens_of
-from ..subject.model import subject_of
+from ..subject.model import checkpoints, skeleton, subject_of
 from .calls import calls
 from .ways import CHANGES, SHORTEST, VARIANTS, WAYS, Way
 
@@ -120,11 +120,15 @@ class _Hunt:
         self.failed: HybridOptError | None = None  # the first way that the model does not take
         self._weights: dict[tuple, int] = {}
         self._chunks = True
+        self._checkpoints = True
 
     def check(self) -> None:
         """Raise HybridOptError for a model of unknown depth, and for what no way could be asked for."""
-        self.size.but(**self.asked)
-        _ = self.estimator.source.depth
+        whole = self.size.but(**self.asked)
+        source = self.estimator.source
+        self._checkpoints = checkpoints(source)
+        if whole.checkpointing and not self._checkpoints:
+            skeleton(source, Request(checkpointing=True), min(2, source.depth))  # which says why not
 
     def ways(self) -> tuple[Way, ...]:
         """Return all ways, on a base of the scheme that is asked for where it is of the same kind as the way's."""
@@ -197,6 +201,7 @@ class _Hunt:
     def _variants(self, request: Request, chunks: bool) -> list[dict[str, Any]]:
         fixed = {name: self.asked[name] for name in FREE & self.asked.keys()}
         found = [v for v in VARIANTS if chunks or not v["chunk"]]
+        found = [v for v in found if self._checkpoints or not v["checkpointing"]]
         if request.probes:
             found = [
                 v for v in found if not v["checkpointing"] and not release_class(str(v["release"])).frees_gradients
