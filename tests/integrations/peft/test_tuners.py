@@ -9,6 +9,7 @@ import torch
 import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.model.roles import params
+from support.models import tiny_llama, tiny_moe
 from support.saved import anatomy, bits, different
 from support.tuners import REFUSED, TYPES, answers, base, config_of, steps
 
@@ -21,9 +22,10 @@ def wrapped(model, config, door, **options):
     return hybridopt.wrap(model, peft_config=config, **options)
 
 
-def tried(kind, door, tmp_path, **options):
+def tried(kind, door, tmp_path, config=None, base=base, **options):
     """Train, save, load and go on; return why it was refused, or None if all of it is equal to the last bit."""
-    config, model = config_of(kind), base()
+    config, model = config or config_of(kind), base()
+    given = config.to_dict()
     before, values = anatomy(model), bits(model)
     try:
         trained = wrapped(model, config, door, **options)
@@ -32,7 +34,7 @@ def tried(kind, door, tmp_path, **options):
             assert anatomy(model) == before and not different(bits(model), values)
         return str(error)
     if door == "peft_config":
-        assert config.to_dict() == config_of(kind).to_dict()
+        assert config.to_dict() == given
         assert [e.param for e in trained.hybrid._planned[0].entries] == params(trained)  # as it was foreseen
     names = list(trained.hybrid.tags)
     optimizer = trained.hybrid.optimizer(lr=1e-2)
@@ -105,3 +107,48 @@ def test_models_of_several_tuners_are_refused():
     model = peft.get_peft_model(base(), config_of(peft.PeftType.LORA), mixed=True)
     with pytest.raises(HybridOptError, match="PeftMixedModel is no model with adapters itself"):
         hybridopt.wrap(model)
+
+
+def tied():
+    return tiny_llama(layers=1, tie=True)
+
+
+def biased():
+    return tiny_llama(layers=1, attention_bias=True)
+
+
+def experts():
+    return tiny_moe(layers=1)
+
+
+VARIANTS = {
+    "dora": ({"use_dora": True}, base),
+    "rslora": ({"use_rslora": True}, base),
+    "patterns": ({"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 32}}, base),
+    "bias": ({"bias": "all"}, biased),
+    "lora_bias": ({"lora_bias": True}, biased),
+    "modules_to_save": ({"modules_to_save": ["embed_tokens", "lm_head"]}, base),
+    "modules_to_save-tied": ({"modules_to_save": ["embed_tokens"]}, tied),
+    "tokens": ({"trainable_token_indices": [4, 5]}, base),
+    "tokens-tied": ({"trainable_token_indices": [4, 5]}, tied),
+    "embedding": ({"target_modules": ["embed_tokens", "q_proj"]}, tied),
+    "replication": ({"layer_replication": [[0, 1], [0, 1]]}, base),
+    "parameters": ({"target_modules": [], "target_parameters": ["mlp.experts.gate_up_proj"]}, experts),
+    "alora": ({"alora_invocation_tokens": [5, 6], "task_type": "CAUSAL_LM"}, base),
+    "orthogonal": ({"init_lora_weights": "orthogonal"}, base),
+    "eva": ({"init_lora_weights": "eva"}, base),
+}
+
+
+@pytest.mark.parametrize("door", ["peft_config", "get_peft_model"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_of_lora_works(name, door, tmp_path):
+    options, make = VARIANTS[name]
+    config = peft.LoraConfig(**{"r": 4, "target_modules": ["q_proj", "v_proj"]} | options)
+    assert tried(peft.PeftType.LORA, door, tmp_path, config, make) is None
+
+
+def test_layers_that_are_repeated_in_another_order_are_refused():
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], layer_replication=[[1, 2], [0, 2]])
+    with pytest.raises(HybridOptError, match="LoraConfig: PEFT keeps .* of the base under another name"):
+        hybridopt.wrap(tiny_llama(), peft_config=config)
