@@ -398,14 +398,13 @@ def test_a_run_with_unfrozen_layers_is_resumed_by_an_optimizer_of_the_model_as_i
 @pytest.mark.parametrize("order", ["ascending", "descending"])
 def test_turns_by_position_do_not_depend_on_who_joined_when(order):
     def make(frozen):
-        model = nn.Sequential(nn.LayerNorm(8), *network())
-        model[0].weight.requires_grad_(True)
+        model = nn.Sequential(*network(layers=2), nn.LayerNorm(8), *network(layers=2))
         for index in frozen:
             model[index].requires_grad_(False)
         hybridopt.wrap(model, policy="badam", order=order, update_gap=1)
         return model, model.hybrid.optimizer(lr=1e-2)
 
-    model, optimizer = make((1, 2))
+    model, optimizer = make((0, 1))  # so that the group of the norm comes first
     train(model, optimizer, 2)
     model.requires_grad_(True)
     train(model, optimizer, 2, 2)
@@ -415,6 +414,20 @@ def test_turns_by_position_do_not_depend_on_who_joined_when(order):
     train(model, optimizer, 7, 4)
     train(other, again, 7, 4)
     assert_same(values(named(model)), values(named(other)))
+
+
+@pytest.mark.parametrize("release", ["accumulate", "fused"])
+def test_a_copy_of_model_and_optimizer_follows_its_own_model(release):
+    both = wrapped(release=release, frozen=(0,))
+    train(*both, 2)
+    twin = copy.deepcopy(both)
+    for model, optimizer in (both, twin):
+        model.requires_grad_(True)
+        model[1] = copy.deepcopy(network(1)[1])
+        train(model, optimizer, 3, 2)
+    assert_same(values(named(both[0])), values(named(twin[0])))
+    assert both[1].state[both[0][0].weight]["step"] == 3 and twin[1].state[twin[0][1].weight]["step"] == 5
+    copy.deepcopy(both[1]).step()  # alone: no model is known
 
 
 def test_schedulers_go_on_when_layers_are_unfrozen():
