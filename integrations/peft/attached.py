@@ -18,6 +18,7 @@ from .rehearsal import (
 )
 from .skeleton import bare_, without_memory
 from .trial import check_computes
+from .uncompiled import uncompiled_config
 
 __all__ = ["check_attached"]
 
@@ -36,7 +37,7 @@ def check_attached(model: Any) -> None:
         live = tree.base_of(model)
         base = bare_(without_memory(live))
         for name, config in model.peft_config.items():
-            again = rehearsed(base, config, name)
+            again = rehearsed(base, uncompiled_config(config), name)
             if odd := difference(state(model, name), state(again, name)):
                 raise HybridOptError(
                     f"adapter {name!r}: {odd!r} is not what PEFT makes of its {type(config).__name__} on the base, so "

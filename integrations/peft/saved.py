@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from hybridopt.core.files import tensors
-from hybridopt.model.containers import plain_name
 from hybridopt.model.embeddings import embedding_names
 from hybridopt.model.sharding import is_sharded
 
 from . import plain_names, tree
 from .rehearsal import check_distinct, state
+from .uncompiled import uncompiled_config
 
 __all__ = ["CONFIG", "WEIGHTS", "folder_of", "has_embeddings", "save", "saved_names", "saved_shapes"]
 
@@ -41,7 +41,7 @@ def save(
     with_embeddings = has_embeddings(model) and not embedding_names(model).isdisjoint(unstored)
     compiled = dict(model.peft_config)
     try:
-        model.peft_config.update({name: _uncompiled(config) for name, config in compiled.items()})
+        model.peft_config.update({name: uncompiled_config(config) for name, config in compiled.items()})
         if tree.is_injected(model):
             _save_injected(model, Path(folder), with_embeddings, whole)
         else:
@@ -99,19 +99,6 @@ def _save_injected(model: Any, folder: Path, with_embeddings: bool, whole: Calla
         config = copy.copy(config)
         config.inference_mode = True
         config.save_pretrained(str(place))
-
-
-def _uncompiled(config: Any) -> Any:
-    """Return a configuration whose names of modules are those of a model on which torch.compile was not called."""
-    found = copy.copy(config)
-    for key, value in vars(config).items():
-        if isinstance(value, str):
-            setattr(found, key, plain_name(value))
-        elif isinstance(value, list | set | tuple):
-            setattr(found, key, type(value)(plain_name(x) if isinstance(x, str) else x for x in value))
-        elif isinstance(value, dict):
-            setattr(found, key, {plain_name(k) if isinstance(k, str) else k: v for k, v in value.items()})
-    return found
 
 
 def _in_one_piece(model: Any, with_embeddings: bool, whole: Callable[[Tensor], Tensor]) -> dict[str, Tensor] | None:
