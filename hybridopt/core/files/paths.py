@@ -15,20 +15,20 @@ def path_of(value: object, name: str, what: str = "a folder") -> Path:
 
     Args:
         value: what was given.
-        name: of the argument.
+        name: of the argument, or what the file is for.
         what: the thing whose path it should be.
     """
     if not isinstance(value, str | os.PathLike) or not (text := os.fspath(value)) or not isinstance(text, str):
         raise HybridOptError(f"{name}={shown(value)} is not allowed; give the path of {what}")
     if "\0" in text:
-        raise HybridOptError(f"{name}={shown(text)} has a NUL character in it, which no path can have")
+        raise HybridOptError(f"{name}: the path {shown(text)} has a NUL character in it, which no file can have")
     try:
         size = len(os.fsencode(text))
     except UnicodeEncodeError as error:
-        raise HybridOptError(f"{name}={shown(text)} cannot be written as a path: {error.reason}") from error
+        raise HybridOptError(f"{name}: the path {shown(text)} cannot be written: {error.reason}") from error
     longest = max((part for part in Path(text).parts), key=len, default="")
     if size > LONGEST or len(os.fsencode(longest)) > LONGEST_NAME:
         text = text if size <= LONGEST else shown(text)
         limits = f"{LONGEST_NAME} bytes are allowed, and {LONGEST} for the whole path"
-        raise HybridOptError(f"{name}={text} has a name too long: {limits}; shorten it")
+        raise HybridOptError(f"{name}: the path {text} has a name too long: {limits}; shorten it")
     return Path(text)

@@ -36,7 +36,7 @@ def read(path: str | Path, what: str = "the file") -> dict[str, Any]:
     where = f"{what} {path}"
     try:
         # A pipe or a device would block or never end.
-        if not path_of(path, "path", "a file").is_file():
+        if not path_of(path, what, "a file").is_file():
             raise HybridOptError(f"{where} is missing or not a regular file")
         with open(path, "rb") as file:
             return parse(file.read(LARGEST + 1), where)

@@ -151,7 +151,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 def _reading(path: str | Path, what: str) -> Iterator[None]:
     try:
         # A pipe would block.
-        if not path_of(path, "path", "a file").is_file():
+        if not path_of(path, f"{what} in a file", "a file").is_file():
             raise HybridOptError(f"{what} in {path}: there is no such file")
         yield
     except HybridOptError:

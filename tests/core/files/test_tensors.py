@@ -168,7 +168,7 @@ def test_targets_that_are_no_files(tmp_path):
             tensors.save({"a": torch.ones(2)}, target)
         assert os.lstat(target).st_ino == before.st_ino
     for target in [tmp_path / "none" / "x.safetensors", Path(__file__) / "x.safetensors", tmp_path / ("x" * 300)]:
-        with pytest.raises(HybridOptError, match="cannot be written"):
+        with pytest.raises(HybridOptError, match="cannot be written|name too long"):
             tensors.save({"a": torch.ones(2)}, target)
 
 
