@@ -38,7 +38,7 @@ def is_injected(model: nn.Module) -> bool:
 
 
 def is_taken_off(model: Any) -> bool:
-    """Return whether all adapters of a PeftModel were taken off, as by merging, so that none of its layers is left."""
+    """Return whether the adapters of a PeftModel were taken off, as by merging them, and no layer is left."""
     tuner = sys.modules["peft"].tuners.tuners_utils.BaseTuner
     return not is_injected(model) and isinstance(model.base_model, tuner) and not layers(model)
 
