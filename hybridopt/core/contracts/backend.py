@@ -32,6 +32,9 @@ class Backend(Protocol[TaskT]):
     in_blocks: bool = False
     """Is it given `task.in_blocks()`, with a block of the codec in every row?"""
 
+    heeds_sound: bool = False
+    """Does it leave everything as it is where the task's `sound` turns out to be False on the device?"""
+
     largest_stacked: int = 0
     """Elements of the largest parameter that it updates together with others; 0: it stacks none."""
 

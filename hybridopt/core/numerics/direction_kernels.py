@@ -1,10 +1,9 @@
 """Sums of weights and noise in one compiled pass, in which noise is only ever a bit, or an index, per element."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from types import FunctionType
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,12 +11,14 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ..errors import HybridOptWarning
+from .compiling import compiled, failures, reason
+from .host import put
 from .philox import MASK, fill_
 
 if TYPE_CHECKING:
     from .directions import Direction
 
-__all__ = ["Sum", "combine_", "room"]
+__all__ = ["Sum", "combine_", "room", "tell"]
 
 BLOCK = 128  # elements: of one block of Rademacher noise, of 16 of Gaussian
 BLOCKS = {"rademacher": 1, "gaussian": 16}
@@ -29,6 +30,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 Kernel = Callable[..., Any]
 TableOf = Callable[[torch.device], Tensor]  # gives the table of Gaussian noise on a device
 _kernels: dict[tuple[object, ...], Kernel] = {}
+_told: "dict[tuple[Direction, torch.device], Tensor]" = {}  # the numbers of the directions of a step
 _broken: set[str] = set()  # types of devices for which nothing can be compiled here
 
 
@@ -64,10 +66,10 @@ def combine_(out: Tensor, base: Tensor, job: Sum, table: TableOf) -> tuple[int, 
         return 0, 0
     try:
         kernels = _made(_like(out, base, job), job, table)
-    except _failures() as error:
+    except failures() as error:
         _give_up(out.device.type, error)
         return 0, 0
-    numbers = torch.tensor([job.decay, *(scale for scale, _ in job.terms)], dtype=torch.float64).to(out.device)
+    numbers = _numbers((job.decay, *[scale for scale, _ in job.terms]), out.device)
     size = _chunk(out, job)
     end -= BLOCK * ((end - first) % size == BLOCK)  # a single block would be compiled anew
     for at in range(first, end, size):
@@ -76,6 +78,22 @@ def combine_(out: Tensor, base: Tensor, job: Sum, table: TableOf) -> tuple[int, 
         _on_blocks(out[cut], base[cut], kernels, told)
     increment_version(out)
     return first, end
+
+
+def tell(directions: "Sequence[Direction]", device: torch.device) -> None:
+    """Send the numbers of directions to a device in one copy; those of earlier calls are forgotten.
+
+    No result depends on it: numbers of other directions are sent one by one, when they are needed.
+
+    Args:
+        directions: those of a step.
+        device: of the parameters along which they lie.
+    """
+    for known in [known for known in _told if known[1] == device]:
+        del _told[known]
+    if directions:
+        rows = put([_words(z) for z in directions], torch.int64, device).unbind()
+        _told.update({(z, device): row for z, row in zip(directions, rows, strict=True)})
 
 
 def room(kind: str, count: int, dtype: torch.dtype, device: str) -> int:
@@ -131,9 +149,25 @@ def _bits(fill: Kernel, direction: "Direction", start: int, count: int, device: 
     """Return the random bits of whole blocks: int32 [blocks, 4], or one int16 an element of Gaussian noise."""
     many = BLOCKS[direction.kind]
     out = torch.empty(count // BLOCK * many, 4, dtype=torch.int32, device=device)
-    numbers = [direction.key & MASK, direction.key >> 32, start // BLOCK * many, direction.step, direction.index]
-    fill(out, torch.tensor(numbers, device=device))
+    told = _told.get((direction, device))
+    told = put(_words(direction), torch.int64, device) if told is None else told
+    fill(out, told, _first(start // BLOCK * many, device))
     return out if many == 1 else _blocks(out.view(torch.int16))
+
+
+def _words(direction: "Direction") -> list[int]:
+    return [direction.key & MASK, direction.key >> 32, direction.step, direction.index]
+
+
+@lru_cache(maxsize=256)
+def _numbers(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """Send decay and scales to a device; most parameters of a step share them."""
+    return put(numbers, torch.float64, device)
+
+
+@lru_cache(maxsize=4096)
+def _first(block: int, device: torch.device) -> Tensor:
+    return torch.tensor(block, device=device)
 
 
 def _chunk(out: Tensor, job: Sum) -> int:
@@ -161,7 +195,7 @@ def _made(like: Like, job: Sum, table: TableOf) -> tuple[Kernel, Kernel]:
 def _tried_fill(device: torch.device) -> Kernel:
     kernel, out = _compile(fill_, device), torch.empty(TRIAL, 4, dtype=torch.int32, device=device)
     torch._dynamo.mark_dynamic(out, 0)
-    kernel(out, torch.zeros(5, dtype=torch.int64, device=device))
+    kernel(out, torch.zeros(4, dtype=torch.int64, device=device), _first(0, device))
     return kernel
 
 
@@ -211,28 +245,14 @@ def _bit(word: Tensor) -> Tensor:
 
 
 def _compile(function: Kernel, device: torch.device) -> Kernel:
-    """Compile a copy with a code object of its own, so that kernels do not count as each other's recompilations."""
-    assert isinstance(function, FunctionType)
-    code = function.__code__.replace(co_name=f"{function.__name__}_{len(_kernels)}")
-    function = FunctionType(code, function.__globals__, code.co_name, None, function.__closure__)
-    bare: dict[str, Any] = {"guard_filter_fn": _sizes, "size_asserts": False}
-    return torch.compile(function, fullgraph=True, options=bare if device.type == "cpu" else None)
-
-
-def _sizes(guards: list[Any]) -> list[bool]:
-    return [guard.guard_type in ("SHAPE_ENV", "TENSOR_MATCH") for guard in guards]
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    return (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError, OSError)
+    return compiled(function, len(_kernels))
 
 
 def _give_up(kind: str, error: Exception) -> None:
     _broken.add(kind)
-    why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     warnings.warn(
-        f"noise is not compiled ({why}), so zeroth-order steps are slower, with the same results. Install a C++ "
-        "compiler (for GPUs Triton), or pass compile=False",
+        f"noise is not compiled ({reason(error)}), so zeroth-order steps are slower, with the same results. Install a "
+        "C++ compiler (for GPUs Triton), or pass compile=False",
         HybridOptWarning,
         stacklevel=4,
     )

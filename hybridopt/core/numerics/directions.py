@@ -81,6 +81,7 @@ def prepare(wanted: Sequence[tuple[Direction, int]], device: torch.device) -> No
         steps = [(z.step, z.index) for z in chosen]
         bits = words_of_many([z.key for z in chosen], list(chosen.values()), steps, device)
         _ready.update({(z, device): own for z, own in zip(chosen, bits, strict=True)})
+    direction_kernels.tell([z for z in dict(wanted) if z not in chosen], device)
 
 
 def together(wanted: Sequence[tuple[Direction, int]]) -> dict[Direction, int]:

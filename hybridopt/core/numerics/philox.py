@@ -64,12 +64,15 @@ def words_of_many(
     return list(out.split(counts))
 
 
-def fill_(out: Tensor, numbers: Tensor) -> None:
-    """Write to `out`, int32 [count, 4], what `words` returns; to be compiled.
+def fill_(out: Tensor, numbers: Tensor, first: Tensor) -> None:
+    """Write to `out` what `words` returns; to be compiled.
 
-    numbers: int64 [5]: lower and upper half of the key, first, step, index.
+    Args:
+        out: int32 [count, 4].
+        numbers: lower and upper half of the key, step and index: int64 [4].
+        first: number of the first block: int64 [].
     """
-    low, high, first, step, index = numbers.unbind()
+    low, high, step, index = numbers.unbind()
     block = torch.arange(out.shape[0], device=out.device) + first
     counter = (block & MASK, block >> 32, step.expand_as(block), index.expand_as(block))
     for i, word in enumerate(_philox(counter, (low, high))):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import HybridOptError
+from .host import on_host
 
 __all__ = ["Seed", "Seeding", "as_seed", "hashed_rows", "random_bits", "stochastic_bf16", "stochastic_round", "tables"]
 
@@ -18,13 +19,15 @@ _tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 class Seed:
     """Where random bits come from: a key and a row.
 
-    key: 63 bits, or an int64 tensor: of shape [], or of shape [n] for a stack of n tensors, one each. row: where a
-    slice begins in its whole. tables: hashes of its rows with the key (`hashed_rows`), and of columns, for compiled
-    code, which cannot look them up and would work them out for every element.
+    Args:
+        key: 63 bits, or an int64 tensor: of shape [], or of shape [n] for a stack of n tensors, one each.
+        row: where a slice begins in its whole, an int or an int32 tensor [].
+        tables: hashes of its rows with the key (`hashed_rows`), and of columns, for code that a CPU runs compiled, which
+            cannot look them up and would work them out for every element.
     """
 
     key: int | Tensor
-    row: int = 0
+    row: int | Tensor = 0
     tables: tuple[Tensor, Tensor] | None = None
 
 
@@ -94,17 +97,25 @@ def stochastic_round(x: Tensor, seed: Seeding) -> Tensor:
 
 
 def tables(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return hashes of at least `size` rows and of as many columns: int32; longer tables begin as shorter ones."""
+    """Return hashes of at least `size` rows and of as many columns: int32; longer tables begin as shorter ones.
+
+    Compiled code of accelerators works them out, which is cheaper there than to read them.
+    """
+    if not on_host(device) and torch.compiler.is_compiling():
+        return _hashes(size, device)
     found = _tables.get(device)
     if found is None or len(found[0]) < size:
-        counter = torch.arange(max(2 * size, 4096), dtype=torch.int32, device=device)
-        rows, columns = (_mix(counter * _signed(GOLDEN) + salt, salt) for salt in (0x3C6EF372, 0x1B873593))
-        found = rows, columns
-        _tables[device] = found
+        found = _tables[device] = _hashes(max(2 * size, 4096), device)
     return found
 
 
-def hashed_rows(key: int | Tensor, first: int, count: int, device: torch.device) -> Tensor:
+def _hashes(size: int, device: torch.device, first: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+    counter = torch.arange(size, dtype=torch.int32, device=device) + first
+    rows, columns = (_mix(counter * _signed(GOLDEN) + salt, salt) for salt in (0x3C6EF372, 0x1B873593))
+    return rows, columns
+
+
+def hashed_rows(key: int | Tensor, first: int | Tensor, count: int, device: torch.device) -> Tensor:
     """Return hashes of rows with a key: int32 [count]; of n keys [n, count].
 
     Both halves of the key enter, the upper one between two rounds of mixing (the finaliser of MurmurHash3, Appleby,
@@ -112,11 +123,13 @@ def hashed_rows(key: int | Tensor, first: int, count: int, device: torch.device)
 
     Args:
         key: 63 bits, or an int64 tensor of shape [] or [n].
-        first: the first row.
+        first: the first row; compiled code of accelerators may be told by an int32 tensor [].
         count: rows.
         device: where the hashes are made.
     """
     low, high = _halves(key)
+    if isinstance(first, Tensor):
+        return _mix(_hashes(count, device, first)[0] + low, high)
     return _mix(tables(first + count, device)[0][first : first + count] + low, high)
 
 

@@ -43,7 +43,7 @@ def test_words_are_those_of_the_paper(key, first, count, step, index):
 @given(KEYS, st.integers(0, (1 << 63) - 9), st.integers(1, 8), WORDS, WORDS)
 def test_what_is_compiled_writes_the_same(key, first, count, step, index):
     out = torch.empty(count, 4, dtype=torch.int32)
-    fill_(out, torch.tensor([key & MASK, key >> 32, first, step, index]))
+    fill_(out, torch.tensor([key & MASK, key >> 32, step, index]), torch.tensor(first))
     assert out.equal(words(key, first, count, step, index, CPU))
 
 
