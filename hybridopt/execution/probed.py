@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from ..core.numerics.directions import Direction, combine_
+from ..core.numerics.host import on_host
 from ..parts.rules.sgd import SGD
 from ..parts.rules.signsgd import SignSGD
 from ..parts.stores.dense import Dense
 from ..policy.job import sliceable
+from .backends.compiled import put
 from .probe_gradient import ProbeGradient
 from .run import run
 from .slices import elements, update_in_slices
@@ -19,6 +21,8 @@ from .state import seeds
 from .task import Task
 
 __all__ = ["multiples", "run_estimated", "temporaries"]
+
+AWAY = 1 << 26  # elements that accelerators round at a time, in float32
 
 
 def run_estimated(task: Task, compile: bool) -> None:
@@ -85,13 +89,16 @@ def _add(task: Task, weights: list[float], compile: bool) -> None:
     for row in range(0, len(flat), step):
         value = flat[row : row + step].to(torch.float32)
         combine_(value, value, terms, grad.start + row * width, decay, compile)
-        task.store.put_(flat[row : row + step], value, seeds(task.job, task.key, first + row)[""])
+        seed = seeds(task.job, task.key, first + row)[""]
+        put(task, flat[row : row + step], value, seed) if compile else task.store.put_(
+            flat[row : row + step], value, seed
+        )
 
 
 def _rows(task):
     """Return the weight as [rows, width], and how many rows are a slice."""
     width = task.param.shape[-1] if task.param.ndim > 1 else task.param.numel()
-    return task.param.view(-1, width), max(1, elements(task.param) // width)
+    return task.param.view(-1, width), max(1, (elements(task.param) if on_host(task.param.device) else AWAY) // width)
 
 
 def _round_slice(task):

@@ -1,6 +1,7 @@
 """Carry out updates: the backends in the order in which they are asked, and the choice of one for every task."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 
 from ..core.contracts import Backend
@@ -14,28 +15,39 @@ WORTH_COMPILING = 50_000_000  # elements of an optimizer on a CPU: below, compil
 
 
 def run(tasks: Iterable[Task], compile: bool) -> None:
-    """Carry out all tasks, each by the first backend that fits it; with `compile` also by those that compile."""
+    """Carry out all tasks, each by the first backend that fits it; with `compile` also by those that compile.
+
+    Those that may turn out not to be sound are left to backends that heed it, or wait for the answer.
+    """
+    tasks = list(tasks)
     chosen: dict[Backend[Task], list[Task]] = {}
     for task in tasks:
-        backend, seen = choose(task, compile, task.param.device.type)
+        backend, seen = choose(task, compile, task.param.device.type, alone=len(tasks) == 1)
+        if seen.sound is not None and not backend.heeds_sound:
+            if not bool(seen.sound):
+                continue
+            seen = replace(seen, sound=None)
         chosen.setdefault(backend, []).append(seen)
     for backend in sorted(chosen, key=_rank):
         backend.run(chosen[backend])
 
 
-def choose(task: Task, compile: bool, device: str) -> tuple[Backend[Task], Task]:
+def choose(task: Task, compile: bool, device: str, alone: bool = False) -> tuple[Backend[Task], Task]:
     """Return the first backend that fits a task, and the task as it is given to it.
 
     Args:
         task: its tensors may be without memory.
         compile: may it be one that compiles?
         device: the type of device that the task is for: "cpu", "cuda".
+        alone: is it the only one, so that there is nothing to stack it with?
 
     Raises:
         HybridOptError: none fits.
     """
     blocks: Task | None = None
     for backend in able(compile, device):
+        if alone and backend.largest_stacked:
+            continue
         if backend.in_blocks and blocks is None:
             blocks = task if task.job.in_blocks is task.job else task.in_blocks()  # mostly there are none
         seen = blocks if backend.in_blocks and blocks else task

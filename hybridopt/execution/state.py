@@ -10,7 +10,7 @@ from ..core.contracts import Slot, State, stream
 from ..core.numerics.rounding import Seed, Seeding
 from ..policy.job import Job
 
-__all__ = ["allocate", "basis", "keep", "load", "seeds"]
+__all__ = ["allocate", "basis", "keep", "load", "rounded", "seeds"]
 
 
 def allocate(slot: Slot, device: torch.device) -> Tensor:
@@ -72,6 +72,21 @@ def seeds(job: Job, key: int, row: int = 0) -> dict[str, Seed]:
         Seeds of the weight (""), of its state-full part ("low") and of every slot.
     """
     return {name: Seed(key ^ _salt(name), row) for name in ("", "low", *job.slots)}
+
+
+@lru_cache(maxsize=4096)
+def rounded(job: Job, weight: bool) -> tuple[str, ...]:
+    """Return the names of the seeds, as `seeds` has them, by which something is rounded at random.
+
+    Args:
+        job: the parameter's update.
+        weight: is the weight itself rounded at random?
+    """
+    weights = ("", "low") if job.separate else ("",)
+    slots = (
+        name for name, kept in job.kept.items() if kept.codec.random and kept.codec.raw(kept.slot) != {"": kept.slot}
+    )
+    return (*(weights if weight else ()), *slots)
 
 
 @lru_cache(maxsize=1024)

@@ -4,14 +4,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from ..core.contracts import State, Store, stream
 from ..core.numerics.rounding import Seed
 from ..policy.job import Job
-from .state import seeds
+from .state import rounded, seeds
 from .update import Now
 
 __all__ = ["Task"]
+
+PLAIN: tuple[type, ...] = (Tensor, Parameter)  # types of weights that are nothing but their elements
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,7 @@ class Task:
         age: how many steps its state has seen, this one included.
         stream: what its random numbers depend on: seed, name, and the place of its shard.
         step: the step, from 0; random numbers of a step depend on it, too.
+        sound: bool [] on the parameter's device: where it is False, nothing may change. None: it is True.
     """
 
     param: Tensor
@@ -41,6 +45,12 @@ class Task:
     age: int
     stream: tuple
     step: int
+    sound: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Return whether the weight is an ordinary tensor: no DTensor, no codes."""
+        return type(self.param) in PLAIN
 
     @property
     def random(self) -> bool:
@@ -52,7 +62,12 @@ class Task:
         """Return what must be equal, beside their jobs, in tasks that are done together: numbers, device, dtypes."""
         lr = id(self.lr) if isinstance(self.lr, Tensor) else self.lr
         decay = id(self.decay) if isinstance(self.decay, Tensor) else self.decay
-        return self.age, lr, decay, self.param.device, self.param.dtype, self.grad.dtype
+        return self.sound is None, self.age, lr, decay, self.param.device, self.param.dtype, self.grad.dtype
+
+    @cached_property
+    def rounded(self) -> tuple[str, ...]:
+        """Return the names of the seeds by which something of this task is rounded at random."""
+        return rounded(self.job, self.store.random) if self.random else ()
 
     @cached_property
     def constant(self) -> int:

@@ -1,33 +1,67 @@
 """Compile functions of an update: one kernel for every combination of parts, for all shapes and all numbers."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...core.errors import HybridOptWarning
+from ...core.numerics.compiling import compiled, failures, reason
+from ...core.numerics.host import on_host, put
 from ...core.numerics.rounding import Seed, as_seed, hashed_rows, tables
-from ...policy.job import Job
+from ...policy.job import BASIS, Job
 from ..slices import Slice
 from ..task import Task
 from ..update import Now
 
-__all__ = ["Part", "alike", "broken", "call"]
+__all__ = ["Part", "Stage", "alike", "broken", "call", "keys"]
 
-Part = tuple[Task, Slice, tuple]  # a slice of a task, and what the function is told besides
+LARGE = 1 << 16  # elements: on accelerators, such a parameter has kernels for its own shape
 _kernels: dict[tuple, Callable] = {}
 _keys: dict[tuple, tuple] = {}  # what a kernel depends on, by a job that needs it
 _broken: set[tuple] = set()  # jobs that cannot be compiled here
 
 
+class Part(NamedTuple):
+    """A slice of a task that is done by one call, alone or with others.
+
+    Args:
+        task: of a parameter.
+        piece: the slice of it.
+        keys: of what is rounded at random, int64 [len(task.rounded)]; None where hashes are looked up, or for none.
+        more: what the function is told besides.
+    """
+
+    task: Task
+    piece: Slice
+    keys: Tensor | None
+    more: tuple = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A function of an update that becomes a kernel of its own.
+
+    Args:
+        function: takes weight, gradient, state, job, store and `Now` of a slice, then what its `Part` says besides.
+        weight: does it write the weight, so that it must be put back where the task turns out not to be sound?
+        state: does it write the state?
+    """
+
+    function: Callable
+    weight: bool = True
+    state: bool = True
+
+
 def alike(task: Task) -> tuple:
     """Return what must be equal in tasks that share a kernel and are done by one call of it with the same numbers."""
-    return _general(task.job), task.store, tuple(task.raw), tuple(n == 1 for n in task.param.shape), *task.alike
+    ones = tuple(n == 1 for n in task.param.shape)
+    return _general(task.job), task.store, tuple(task.raw), task.rounded, ones, *task.alike
 
 
 def broken(job: Job) -> bool:
@@ -35,13 +69,31 @@ def broken(job: Job) -> bool:
     return bool(_broken) and _general(job) in _broken
 
 
-def call(function: Callable, parts: list[Part], numbers: Tensor, names: tuple) -> list:
+def keys(tasks: Iterable[Task]) -> dict[Task, Tensor]:
+    """Send the keys of all that tasks round at random to accelerators, in one copy a device.
+
+    Returns:
+        int64 [len(task.rounded)] by task; nothing for tasks on the host, where kernels get hashes instead.
+    """
+    waiting: dict[torch.device, list[Task]] = {}
+    for task in tasks:
+        if task.rounded and not on_host(task.param.device):
+            waiting.setdefault(task.param.device, []).append(task)
+    found: dict[Task, Tensor] = {}
+    for device, some in waiting.items():
+        seeds = [(task.seeds(), task.rounded) for task in some]
+        sent = put([seed[name].key for seed, names in seeds for name in names], torch.int64, device)
+        found |= zip(some, sent.split([len(names) for _, names in seeds]), strict=True)
+    return found
+
+
+def call(stage: Stage, parts: list[Part], numbers: Tensor, names: tuple) -> list:
     """Call a function on every part by one call of its kernel, which is made when there is none.
 
     Where compiling fails it warns, and the function is called as it is.
 
     Args:
-        function: takes weight, gradient, state, job, store and `Now` of a slice, then what the part says besides.
+        stage: the function, and what it writes.
         parts: slices of tasks that are `alike`.
         numbers: lr, decay and the numbers of both rules, [n], so that no kernel depends on their values.
         names: of the numbers of the state-full rule, and of the state-free one.
@@ -49,52 +101,52 @@ def call(function: Callable, parts: list[Part], numbers: Tensor, names: tuple) -
     Returns:
         What the function returns, part by part.
     """
-    key = _key(function, parts, names)
+    key = _key(stage, parts, names)
     given = numbers, tuple(_tensors(part) for part in parts)
     try:
         if key in _kernels:
             return _kernels[key](*given)
-        kernel = _compile(_on_tensors(function, parts[0], names), numbers.device)
+        kernel = _compile(_on_tensors(stage, parts[0], names), parts[0].task.param)
         with _every_size_its_own():
             out = kernel(*given)
         _kernels[key] = kernel
         return out
-    except _failures() as error:  # while compiling, so nothing has been changed
-        _give_up(parts[0][0].job, error)
-        return _on_tensors(function, parts[0], names)(*given)
+    except failures() as error:  # while compiling, so nothing has been changed
+        _give_up(parts[0].task.job, error)
+        return _on_tensors(stage, parts[0], names)(*given)
 
 
-def _key(function, parts, names):
-    task, piece, _ = parts[0]
+def _key(stage, parts, names):
+    task, piece = parts[0][:2]
     where = task.param.device, task.param.dtype, task.grad.dtype, torch.get_num_threads()
-    one = function, len(parts), task.job, task.store, where, len(piece.param) == 1
+    shapes = tuple([part.piece.param.shape for part in parts]) if _static(task.param) else ()
+    one = stage, len(parts), task.job, task.store, where, len(piece.param) == 1, task.sound is None, shapes
     if one not in _keys:
         kinds = tuple((x.dtype, x.ndim) for x in (piece.param, piece.grad, *piece.raw.values()))
         ones = tuple(n == 1 for n in piece.param.shape)
-        _keys[one] = (
-            function,
-            len(parts),
-            _general(task.job),
-            task.store,
-            names,
-            tuple(piece.raw),
-            kinds,
-            ones,
-            where,
-        )
+        about = names, tuple(piece.raw), kinds, ones, task.rounded
+        _keys[one] = stage, len(parts), _general(task.job), task.store, where, task.sound is None, shapes, about
     return _keys[one]
 
 
+def _static(param):
+    """Return whether its kernels are for one shape: only those of accelerators are much faster, and few are needed."""
+    return not on_host(param.device) and param.numel() >= LARGE
+
+
 def _tensors(part):
-    task, piece, more = part
+    task, piece, sent, more = part
     key = _constant(task.constant, task.param.device)
-    return piece.param, piece.grad, key, _dice(task, piece), tuple(piece.raw.values()), more
+    dice = sent if sent is not None else _dice(task, piece)
+    return piece.param, piece.grad, key, dice, tuple(piece.raw.values()), task.sound, more
 
 
-def _on_tensors(function, part, names):
-    """Make a function of tensors alone, (numbers, parts), that calls `function` on every part in turn."""
-    task, piece, _ = part
+def _on_tensors(stage, part, names):
+    """Make a function of tensors alone, (numbers, parts), that calls a stage's function on every part in turn."""
+    task, piece = part[:2]
     (full, free), job, store, raw_names = names, task.job, task.store, tuple(piece.raw)
+    rounded, function = task.rounded, stage.function
+    kept = [name for name in raw_names if stage.state and not name.startswith(BASIS)]
     # Worked out now, not while it is traced.
     job.kept, job.basis, job.rules, job.rounds, job.separate, job.unseeded  # noqa: B018
 
@@ -103,30 +155,41 @@ def _on_tensors(function, part, names):
         of_full = dict(zip(full, told[2 : 2 + len(full)], strict=True))
         of_free = dict(zip(free, told[2 + len(full) :], strict=True))
         out = []
-        for param, grad, key, dice, raws, more in parts:
-            seeds = {name: Seed(0, 0, hashes) for name, hashes in dice.items()} or job.unseeded
+        for param, grad, key, dice, raws, sound, more in parts:
+            seeds = {**job.unseeded, **dict(zip(rounded, _seeds(dice), strict=True))}
+            raw = dict(zip(raw_names, raws, strict=True))
+            written = [] if sound is None else [*[param] * stage.weight, *[raw[name] for name in kept]]
+            before = [x.clone() for x in written]
             now = Now(told[0], told[1], of_full, of_free, key, seeds)
-            out.append(function(param, grad, dict(zip(raw_names, raws, strict=True)), job, store, now, *more))
+            out.append(function(param, grad, raw, job, store, now, *more))
+            for x, old in zip(written, before, strict=True):
+                x.copy_(torch.where(sound, x, old))
         return out
 
     return kernel
 
 
-def _dice(task: Task, piece: Slice) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the hashes of rows and of columns for all that is rounded at random; {} where nothing is."""
-    if not task.random:
-        return {}
+def _seeds(dice):
+    """Make seeds from keys, int64 [n], or from hashes of rows and of columns, a pair for each."""
+    return [Seed(key) for key in dice.unbind()] if isinstance(dice, Tensor) else [Seed(0, 0, pair) for pair in dice]
+
+
+def _dice(task: Task, piece: Slice) -> list[tuple[Tensor, Tensor]]:
+    """Return the hashes of rows and of columns for all that is rounded at random."""
+    if not task.rounded:
+        return []
     device, shape = piece.param.device, piece.param.shape
     block = task.job.treatment.codec.block
     count = max(shape[:-1].numel(), -(-shape.numel() // block) if block else 0)
     columns = tables(max(shape[-1:].numel(), block), device)[1]
-    known = {name: as_seed(seed) for name, seed in (piece.seeds or task.now().seeds).items()}
-    return {name: (hashed_rows(seed.key, seed.row, count, device), columns) for name, seed in known.items()}
+    known = piece.seeds or task.seeds()
+    seeds = [as_seed(known[name]) for name in task.rounded]
+    return [(hashed_rows(seed.key, seed.row, count, device), columns) for seed in seeds]
 
 
 @lru_cache(maxsize=1 << 14)
 def _constant(key, device):
-    return torch.tensor(key, device=device)
+    return put(key, torch.int64, device)
 
 
 @lru_cache(maxsize=4096)
@@ -136,20 +199,10 @@ def _general(job):
     return job.treatment, part, job.arithmetic
 
 
-def _compile(function, device):
-    """Compile a function with a code object of its own, so that kernels do not count as each other's recompilations.
-
-    On a CPU with guards on tensors and sizes only: `_key` has checked everything else, and all guards together cost
-    more than a small update.
-    """
-    function.__code__ = function.__code__.replace(co_name=f"{function.__name__}_{len(_kernels)}")
-    bare: dict[str, Any] = {"guard_filter_fn": _sizes, "size_asserts": False}
-    bare |= {"realize_opcount_threshold": 1000, "realize_reads_threshold": 1000}  # no temporaries
-    return torch.compile(function, fullgraph=True, dynamic=True, options=bare if device.type == "cpu" else None)
-
-
-def _sizes(guards):
-    return [guard.guard_type in ("SHAPE_ENV", "TENSOR_MATCH") for guard in guards]
+def _compile(function, param):
+    """Compile a function for the device of a parameter: for its shape, or for all shapes."""
+    whole = {"realize_opcount_threshold": 1000, "realize_reads_threshold": 1000} if on_host(param.device) else {}
+    return compiled(function, len(_kernels), dynamic=not _static(param), **whole)  # without temporaries
 
 
 def _every_size_its_own():
@@ -158,19 +211,14 @@ def _every_size_its_own():
     return config.patch(use_duck_shape=False) if hasattr(config, "use_duck_shape") else nullcontext()
 
 
-def _failures():
-    return (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError, OSError)
-
-
 def _give_up(job, error):
     told = bool(_broken)
     _broken.add(_general(job))
     if told:
         return
-    why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     warnings.warn(
-        f"updates are not compiled ({why}), so steps are slower, with the same results. Install a C++ compiler (for "
-        "GPUs Triton), or pass compile=False",
+        f"updates are not compiled ({reason(error)}), so steps are slower, with the same results. Install a C++ "
+        "compiler (for GPUs Triton), or pass compile=False",
         HybridOptWarning,
         stacklevel=6,
     )

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ...core.contracts import Backend
-from ...core.numerics.rounding import Seed
+from ...core.numerics.host import put
+from ...core.numerics.rounding import Seed, as_seed
 from ..task import Task
 from ..update import Now, update
 
@@ -26,7 +26,7 @@ class Banks(Backend[Task]):
 
     def fits(self, task: Task) -> bool:
         """Return whether it is small and its parts are the same for all: no basis of its own, no state in blocks."""
-        plain = set(task.raw) == set(task.job.slots) and type(task.param) in (Tensor, torch.nn.Parameter)
+        plain = task.plain and set(task.raw) == set(task.job.slots)
         return plain and task.param.numel() <= self.largest_stacked and not task.job.basis
 
     def run(self, tasks: Iterable[Task]) -> None:
@@ -67,7 +67,7 @@ def _bank(tasks):
 def _now(tasks, device) -> Now:
     """Return the numbers of a stack: those of any of its tasks, with the keys and seeds of all, [len(tasks)]."""
     nows = [task.now() for task in tasks]
-    seeds = nows[0].seeds
-    if tasks[0].random:
-        seeds = {name: Seed(torch.tensor([now.seeds[name].key for now in nows], device=device)) for name in seeds}
-    return replace(nows[0], key=torch.tensor([now.key for now in nows], device=device), seeds=seeds)
+    names = tasks[0].rounded
+    numbers = [[now.key, *[as_seed(now.seeds[name]).key for name in names]] for now in nows]
+    key, *keys = put(numbers, torch.int64, device).unbind(-1)
+    return replace(nows[0], key=key, seeds={**nows[0].seeds, **dict(zip(names, map(Seed, keys), strict=True))})

@@ -3,20 +3,25 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ...core.contracts import Backend
+from ...core.numerics.host import on_host
+from ...core.numerics.host import put as send
+from ...core.numerics.rounding import Seed
 from ...policy.job import sliceable
 from ..slices import Slice, slices
 from ..state import basis
 from ..task import Task
 from ..update import look, settle, update, write, write_free_, write_low
 from . import _compiled_kernels as kernels
+from ._compiled_kernels import Part, Stage
 
-__all__ = ["Compiled"]
+__all__ = ["Compiled", "put"]
 
 SMALLEST = 1 << 16  # elements: below, a call costs more than what it saves
 PIECE = 1 << 22  # elements of a slice, where a part of the parameter is copied out
@@ -35,22 +40,27 @@ class Compiled(Backend[Task]):
     rank = 30
     compiles = True
     in_blocks = True
+    heeds_sound = True
 
     def fits(self, task: Task) -> bool:
-        """Return whether it is large, in plain tensors, and not mainly matrix products, which gain nothing."""
-        plain = type(task.param) in (Tensor, torch.nn.Parameter) and task.param.numel() >= SMALLEST
-        return plain and _elementwise(task.job) and not kernels.broken(task.job)
+        """Return whether it is in plain tensors, not mainly matrix products, which gain nothing, and large.
+
+        On accelerators one call is worth more than the fifty of a small update, too.
+        """
+        worth = task.param.numel() >= SMALLEST or not on_host(task.param.device)
+        return task.plain and worth and _elementwise(task.job) and not kernels.broken(task.job)
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Carry out tasks, crew by crew."""
-        crews: dict[tuple, list[Task]] = {}
+        tasks, crews = list(tasks), dict[tuple, list[Task]]()
+        keys = kernels.keys(tasks)
         for task in tasks:
             crews.setdefault(kernels.alike(task), []).append(task)
         for crew in crews.values():
             now = crew[0].now()
             floats = [now.lr, now.decay, *now.full.values(), *now.free.values()]
             vector = _vector(floats, crew[0].job.arithmetic, crew[0].param.device)
-            for parts in _together(crew):
+            for parts in _together(crew, keys):
                 _update(parts, vector, (tuple(now.full), tuple(now.free)))
             increment_version([task.param for task in crew])
 
@@ -63,6 +73,22 @@ class Compiled(Backend[Task]):
         return max(_between_kernels(task) for task in tasks)
 
 
+def put(task: Task, rows: Tensor, value: Tensor, seed: Seed) -> None:
+    """Let the store of a task write a value to rows of its weight, on accelerators by one kernel.
+
+    Args:
+        task: whose store it is.
+        rows: of the weight, [n, width]; changed in place.
+        value: float32 [n, width].
+        seed: of these rows.
+    """
+    if on_host(rows.device) or not task.rounded or kernels.broken(task.job):
+        return task.store.put_(rows, value, seed)
+    key, row = send([seed.key, seed.row], torch.int64, rows.device).split(1)
+    part = Part(task, Slice(rows, value, {}, {}, 0), key, (row.to(torch.int32).squeeze(0),))
+    kernels.call(ROUND, [part], _vector([0.0, 1.0], task.job.arithmetic, rows.device), ((), ()))
+
+
 def _between_kernels(task):
     job, looked = task.job, 0
     low = job.low
@@ -72,45 +98,45 @@ def _between_kernels(task):
         return looked
     share = math.prod(low) / math.prod(job.shape)
     sizes = task.param.element_size() + task.grad.element_size() + job.arithmetic.itemsize
-    return looked + int(share * min(PIECE, task.param.numel()) * sizes)
+    size = min(PIECE, task.param.numel()) if on_host(task.param.device) else task.param.numel()
+    return looked + int(share * size * sizes)
 
 
-def _update(parts, numbers, names):
+def _update(parts: list[Part], numbers, names):
     """Update slices of a crew by one call of each kernel that the update needs.
 
-    parts: (task, slice). numbers: lr, decay and those of both rules, [n]. names: of the rules' numbers.
+    numbers: lr, decay and those of both rules, [n]. names: of the rules' numbers.
     """
-    job = parts[0][0].job
+    job = parts[0].task.job
 
-    def call(function, more=()):
-        told = more or [()] * len(parts)
-        with_more = [(task, piece, said) for (task, piece), said in zip(parts, told, strict=True)]
-        return kernels.call(function, with_more, numbers, names)
+    def call(stage, more=None):
+        told = parts if more is None else [part._replace(more=x) for part, x in zip(parts, more, strict=True)]
+        return kernels.call(stage, told, numbers, names)
 
     if job.rounds:
         seen: list[tuple] = [({}, {})] * len(parts)
         for i in range(job.rounds):
-            seen = call(_LOOKS[i], seen)
-        call(_write, seen)
+            seen = call(LOOKS[i], seen)
+        call(WRITE, seen)
     elif job.separate:
-        chosen = call(write_low)
-        call(write_free_)
-        call(_put_, [(x,) for x in chosen])
+        chosen = call(LOW)
+        call(FREE)
+        call(PUT, [(x, part.task.sound) for x, part in zip(chosen, parts, strict=True)])
     else:
-        call(update)
+        call(UPDATE)
 
 
-def _together(crew):
-    """Yield lists of (task, slice), one a call: full crews of small parameters, everything else one by one.
+def _together(crew, keys):
+    """Yield lists of parts, one a call: full crews of small parameters, everything else one by one.
 
     Kernels that look at whole matrices have many loops already, and would take minutes to compile eight times over.
     """
     small = [] if crew[0].job.rounds else [task for task in crew if task.param.numel() <= OF]
     full = len(small) // CREW * CREW
     for start in range(0, full, CREW):
-        yield [(task, _whole(task)) for task in small[start : start + CREW]]
+        yield [Part(task, _whole(task), keys.get(task)) for task in small[start : start + CREW]]
     for task in [*small[full:], *(task for task in crew if task not in small)]:
-        yield from ([(task, piece)] for piece in _pieces(task))
+        yield from ([Part(task, piece, keys.get(task))] for piece in _pieces(task))
 
 
 def _whole(task):
@@ -118,11 +144,12 @@ def _whole(task):
 
 
 def _pieces(task):
-    """Cut a parameter into slices where its kernels would need temporaries of its size; else it is one slice."""
+    """Cut a parameter into slices where kernels of a CPU would need temporaries of its size; else it is one slice."""
     job = task.job
     blocks = task.raw and job.treatment.codec.block
     size = BLOCKS if blocks else PIECE
-    if task.param.numel() <= size or not (blocks or job.separate) or not sliceable(job) or job.rounds:
+    small = task.param.numel() <= size or not on_host(task.param.device)
+    if small or not (blocks or job.separate) or not sliceable(job) or job.rounds:
         return [_whole(task)]
     step = max(1, size // job.shape[-1])
     return [piece for _, cut in slices(task.param, task.grad, task.raw, job, task.key, step) for piece in cut]
@@ -145,18 +172,37 @@ def _round(i):
     return look_and_settle
 
 
-_LOOKS = tuple(_round(i) for i in range(4))
-
-
 def _write(param, grad, raw, job, store, now, rows, rest):
     write(param, grad, raw, job, store, replace(now, rows=rows, rest=rest))
 
 
-def _put_(param, grad, raw, job, store, now, chosen):
-    job.part.up_(param, chosen, basis(job, raw))
+def _put_(param, grad, raw, job, store, now, chosen, sound):
+    at = basis(job, raw)
+    if sound is not None:
+        chosen = torch.where(sound, chosen, job.part.down(param, at))
+    job.part.up_(param, chosen, at)
+
+
+def _round_(param, grad, raw, job, store, now, row):
+    store.put_(param, grad, Seed(now.seeds[""].key, row))
+
+
+LOOKS = tuple(Stage(_round(i), weight=False) for i in range(4))
+WRITE, UPDATE = Stage(_write), Stage(update)
+LOW, FREE, PUT = Stage(write_low, weight=False), Stage(write_free_, state=False), Stage(_put_, False, False)
+ROUND = Stage(_round_, state=False)
 
 
 def _vector(numbers, dtype, device):
-    if not any(isinstance(x, Tensor) for x in numbers):
-        return torch.tensor(numbers, dtype=dtype, device=device)
-    return torch.stack([torch.as_tensor(x, dtype=dtype, device=device) for x in numbers])
+    """Return numbers as a tensor [n]; those of a step are sent once, however many parameters are told."""
+    made = _sent(tuple([0.0 if isinstance(x, Tensor) else x for x in numbers]), dtype, device)
+    tensors = {i: x for i, x in enumerate(numbers) if isinstance(x, Tensor)}
+    made = made.clone() if tensors else made
+    for i, x in tensors.items():
+        made[i].copy_(x)
+    return made
+
+
+@lru_cache(maxsize=256)
+def _sent(numbers, dtype, device):
+    return send(numbers, dtype, device)

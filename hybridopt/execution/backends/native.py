@@ -52,7 +52,7 @@ def _plain(task):
     """Return whether weight and gradient are plain, contiguous, and of the dtype in which the update computes."""
     p = task.param
     same = p.dtype == task.grad.dtype == task.job.arithmetic and task.grad.is_contiguous() and p.is_contiguous()
-    return same and isinstance(task.store, Dense) and type(p) in (Tensor, torch.nn.Parameter)
+    return same and isinstance(task.store, Dense) and task.plain
 
 
 def _adamw(same: list[Task]) -> None:
