@@ -29,6 +29,9 @@ class Part(Protocol):
     empty: bool = False
     """Is every entry state-free? Then `shape` is None."""
 
+    columns: str = ""
+    """The slot with the sorted indices of the state-full columns, where whole columns are state-full; else ""."""
+
     carries: bool = False
     """Does `sample` go on from the basis of the window before?"""
 

@@ -22,7 +22,7 @@ class Seed:
     Args:
         key: 63 bits, or an int64 tensor: of shape [], or of shape [n] for a stack of n tensors, one each.
         row: where a slice begins in its whole, an int or an int32 tensor [].
-        tables: hashes of its rows with the key (`hashed_rows`), and of columns, for code that a CPU runs compiled, which
+        tables: hashes of its rows with the key (`hashed_rows`), and of columns, for compiled code of a CPU, which
             cannot look them up and would work them out for every element.
     """
 

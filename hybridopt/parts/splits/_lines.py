@@ -24,6 +24,11 @@ class Lines(Part):
         """Return whether the lines are columns, which can be taken from any slice of rows."""
         return self.dim == -1
 
+    @computed
+    def columns(self) -> str:
+        """Return the slot of the indices where the lines are columns."""
+        return "index" if self.dim == -1 else ""
+
     def shape(self, full: Shape) -> Shape:
         """Return the full shape with `count` along `dim`."""
         at = len(full) + self.dim

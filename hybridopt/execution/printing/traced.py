@@ -1,0 +1,129 @@
+"""From the `update` of a rule to a list of assignments, element by element."""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.func import functionalize
+from torch.fx import Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ...core.contracts import Rule
+from .operations import OPERATIONS, number
+
+__all__ = ["Traced", "printable", "traced"]
+
+SIDE = 8  # of the matrices that are traced: sizes do not matter
+NUMBERS = frozenset({"add", "sub", "mul", "div", "eq", "ge", "gt", "le", "lt", "maximum", "minimum", "where"})
+SILENT = ("alpha", "value")  # keywords that say something about the arithmetic
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What a rule does to one element, as text in the language of `operations`.
+
+    Args:
+        lines: (name, text) of every assignment, in order. Texts read "g" (the gradient), "p" (the weight),
+            "n_<number>", "s_<slot>" and earlier names.
+        direction: the name that holds the direction at the end.
+        state: the name that holds the new value, by slot; slots that do not move are missing.
+        numbers: names of the rule's numbers, as its `numbers` has them.
+        slots: names of the rule's state.
+    """
+
+    lines: tuple[tuple[str, str], ...]
+    direction: str
+    state: dict[str, str]
+    numbers: tuple[str, ...]
+    slots: tuple[str, ...]
+
+    def renamed(self, prefix: str) -> "Traced":
+        """Return the same with `prefix` before every name that it assigns, so that two rules fit into one kernel."""
+        own = {name for name, _ in self.lines}
+
+        def fixed(text: str) -> str:
+            return "".join(f"{prefix}{word}" if word in own else word for word in _words(text))
+
+        lines = tuple((fixed(name), fixed(text)) for name, text in self.lines)
+        state = {slot: fixed(name) for slot, name in self.state.items()}
+        return Traced(lines, fixed(self.direction), state, self.numbers, self.slots)
+
+
+def printable(rule: Rule) -> bool:
+    """Return whether a rule can be printed: it goes element by element, by operations that are known."""
+    return rule.local and not rule.looks and not rule.products and _tried(cast(Hashable, rule)) is not None
+
+
+def traced(rule: Rule) -> Traced:
+    """Trace the `update` of a rule that is `printable`."""
+    found = _tried(cast(Hashable, rule))
+    assert found is not None
+    return found
+
+
+@lru_cache(maxsize=256)
+def _tried(rule: Any) -> Traced | None:
+    try:
+        return _trace(rule)
+    except NotImplementedError:
+        return None
+
+
+def _trace(rule: Rule) -> Traced:
+    shape = (SIDE, SIDE)
+    slots, numbers = tuple(rule.slots(shape)), tuple(rule.numbers(1))
+    names = ("g", "p", *(f"n_{name}" for name in numbers), *(f"s_{name}" for name in slots))
+    graph = make_fx(functionalize(_update_of(rule, slots, numbers), remove="mutations_and_views"))(
+        *(torch.ones(shape) for _ in "gp"), *(torch.ones(()) for _ in numbers), *(torch.ones(shape) for _ in slots)
+    ).graph
+    known = dict(zip((node for node in graph.nodes if node.op == "placeholder"), names, strict=True))
+    lines: list[tuple[str, str]] = []
+    state: dict[str, str] = {}
+    direction = ""
+    for node in graph.nodes:
+        if node.op == "output":
+            direction = known[node.args[0]]
+        elif node.op == "call_function" and _name(node) == "copy_":
+            state[known[node.args[0]].removeprefix("s_")] = known[node.args[1]]
+        elif node.op == "call_function":
+            known[node] = f"x{len(lines)}"
+            lines.append((known[node], _text(node, known)))
+    return Traced(tuple(lines), direction, state, numbers, slots)
+
+
+def _update_of(rule: Rule, slots: tuple[str, ...], numbers: tuple[str, ...]) -> Callable[..., Tensor]:
+    def update(grad: Tensor, param: Tensor, *rest: Tensor) -> Tensor:
+        now = dict(zip(numbers, rest, strict=False))
+        state = dict(zip(slots, rest[len(numbers) :], strict=True))
+        return rule.update(grad, state, param if rule.reads_param else None, {"key": 0, **now})
+
+    return update
+
+
+def _text(node: Node, known: dict[Node, str]) -> str:
+    name = _name(node)
+    if name not in OPERATIONS:
+        raise NotImplementedError(name)
+    given = [known[x] if isinstance(x, Node) else number(cast(float, x)) if name in NUMBERS else x for x in node.args]
+    more = {key: value for key, value in node.kwargs.items() if key in SILENT}
+    return OPERATIONS[name](*given, **more)
+
+
+def _name(node: Node) -> str:
+    """Return the name of an operation without its overload: "lerp" of aten.lerp.Scalar."""
+    return str(node.target).removeprefix("aten.").split(".")[0]
+
+
+def _words(text: str) -> list[str]:
+    """Cut a text into names and what stands between them."""
+    out, word = [], ""
+    for character in text:
+        if character.isalnum() or character == "_":
+            word += character
+            continue
+        out += [word, character]
+        word = ""
+    return [*out, word]

@@ -1,0 +1,60 @@
+"""The text of the kernel for chosen columns; that it gives the CPU's bits is checked by benchmarks.launches."""
+
+import ast
+
+import pytest
+import torch
+
+from hybridopt.core.contracts import Draw
+from hybridopt.execution.backends.triton import Triton
+from hybridopt.execution.printing.triton_columns import ColumnsKernel
+from hybridopt.execution.task import Task
+from hybridopt.execution.unfilled import unfilled
+from hybridopt.parts import Adafactor, AdamW, Columns, Fp32, Int8, Lion, Muon, NoUpdate, SignSGD
+from hybridopt.policy.job import Job
+from hybridopt.policy.treatment import Treatment
+
+
+def text(full, free, codec, random):
+    seeds = ("", "low") * random + tuple(full.slots((1, 1))) * (type(codec) is Int8)
+    slots = tuple(full.slots((512, 256)).items())
+    return ColumnsKernel(full, free, slots, codec, random, seeds)
+
+
+@pytest.mark.parametrize("full", [AdamW(), Lion()])
+@pytest.mark.parametrize("free", [SignSGD(), NoUpdate()])
+@pytest.mark.parametrize("codec", [Fp32(), Int8()])
+@pytest.mark.parametrize("random", [True, False])
+def test_every_name_of_the_kernel_is_an_argument_or_made_before(full, free, codec, random):
+    layout = text(full, free, codec, random)
+    (kernel,) = [node for node in ast.parse(layout.text()).body if isinstance(node, ast.FunctionDef)]
+    arguments = [one.arg for one in kernel.args.args]
+    assert tuple(arguments) == (*layout.arguments, "BR", "BC", "BK")
+    known = {*arguments, "tl", "triton"}
+    language = "fma_ div_ sqrt_ sign_ abs_ max_ min_ choose_ halves row_hash column_hash bits16"
+    known |= {*language.split(), "stochastic_bf16", "stochastic_level", "range"}
+    for node in ast.walk(kernel):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            known.add(node.id)
+    used = {node.id for node in ast.walk(kernel) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assert used <= known
+    assert ("row_hash" in used) == (random or type(codec) is Int8)
+
+
+def task(**options) -> Task:
+    shape = options.pop("shape", (512, 1024))
+    treatment = Treatment(**{"full": AdamW(), "free": SignSGD(), "split": Columns(0.25)} | options)
+    part = treatment.split.at(Draw(0, "w"), shape)
+    with torch.device("meta"):
+        return unfilled("w", Job(treatment, part, shape), torch.bfloat16, None)
+
+
+def test_it_takes_the_default_policy_and_leaves_what_it_cannot_print():
+    backend = Triton()
+    assert backend.devices == {"cuda"} and backend.heeds_sound
+    taken: tuple[dict, ...] = {}, {"full": Lion(), "codec": Int8()}, {"free": NoUpdate()}
+    assert all(backend.fits(task(**one)) for one in taken)
+    assert not backend.fits(task(codec=Int8(), shape=(512, 1000))), "a block would reach over two rows"
+    assert not backend.fits(task(codec=Int8(block=128)))
+    assert not backend.fits(task(shape=(8, 64))) and not backend.fits(task(shape=(8, 512, 256)))
+    assert not backend.fits(task(full=Muon())) and not backend.fits(task(full=Adafactor()))
