@@ -1,7 +1,7 @@
 """Updates for which the project prints a Triton kernel: where inductor's take more than one pass over memory."""
 
 import importlib.util
-import linecache
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, lru_cache
 from typing import Any, cast
@@ -12,10 +12,14 @@ from torch.autograd.graph import increment_version
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...core.contracts import Backend
+from ...core.errors import HybridOptWarning
+from ...core.numerics.compiling import reason
 from ...parts.stores.bf16_stochastic import Bf16Stochastic
 from ...parts.stores.dense import Dense
+from ..printing.defined import defined
 from ..printing.traced import printable
 from ..printing.triton_columns import ColumnsKernel, kept_in
+from ..slices import update_in_slices
 from ..task import Task
 from . import _compiled_kernels as kernels
 
@@ -23,8 +27,8 @@ __all__ = ["Triton"]
 
 SMALLEST = 1 << 16  # elements
 ROWS, WIDE, NARROW = 4, 1024, 256  # of a program: rows, columns at a time, chosen columns at a time
-NAME = "<hybridopt: columns of {full} and {free}, {number}>"
-_texts: dict[str, str] = {}
+_worked: set[ColumnsKernel] = set()
+_broken: set[ColumnsKernel] = set()  # kernels that cannot be made here
 _chosen: Any = WeakTensorKeyDictionary()  # by the tensor of indices: its version, and which columns it names
 
 
@@ -32,7 +36,7 @@ class Triton(Backend[Task]):
     """Update chosen columns by one rule and the others by another in a single pass (FRUGAL's default split).
 
     The kernel is printed from the rules' own `update`, and gives the bits of the eager update: operations are rounded
-    one by one, and random rounding hashes the same counters.
+    one by one, and random rounding hashes the same counters. Where it cannot be made, it warns, and goes on without.
     """
 
     name = "triton"
@@ -44,18 +48,20 @@ class Triton(Backend[Task]):
     def fits(self, task: Task) -> bool:
         """Return whether it is a large matrix of which columns are state-full, by rules and codecs that print."""
         job = task.job
-        shaped = bool(job.part.columns) and len(job.shape) == 2 and job.separate
-        plain = task.plain and task.param.numel() >= SMALLEST and job.arithmetic == torch.float32
-        return (
-            shaped and plain and not isinstance(task.lr, Tensor) and _prints(task) and _installed(task.param.is_meta)
-        )
+        if not (job.part.columns and len(job.shape) == 2 and job.separate and job.arithmetic == torch.float32):
+            return False
+        plain = task.plain and task.param.numel() >= SMALLEST and not isinstance(task.lr, Tensor)
+        return plain and _prints(task) and _installed(task.param.is_meta) and _layout_of(task) not in _broken
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Carry out tasks, one launch each."""
         tasks = list(tasks)
         keys = kernels.keys(tasks)
         for task in tasks:
-            _launch(task, keys.get(task))
+            layout = _layout_of(task)
+            done = layout not in _broken and _launched(layout, task, keys.get(task))
+            if not done and (task.sound is None or bool(task.sound)):
+                update_in_slices(task)
             increment_version([task.param])
 
     def tolerance(self, task: Task) -> float:
@@ -68,14 +74,18 @@ class Triton(Backend[Task]):
 
 
 def _prints(task: Task) -> bool:
-    job, codec = task.job, task.job.treatment.codec
-    rules = printable(job.treatment.full) and (job.treatment.free.idle or printable(job.treatment.free))
-    stored = type(task.store) in (Dense, Bf16Stochastic)
-    beside = all("_absmax" in kept.codec.raw(kept.slot) for kept in job.kept.values()) if codec.block else True
-    blocks = not codec.block or (
-        codec.block == NARROW and job.low is not None and job.low[-1] % codec.block == 0 and beside
-    )
-    return rules and stored and kept_in(codec) and blocks and not any(rule.reads_param for _, rule in job.rules)
+    """Return whether there are lines for its rules, its codec and its store."""
+    job, t = task.job, task.job.treatment
+    rules = printable(t.full) and (t.free.idle or printable(t.free)) and not (t.full.reads_param or t.free.reads_param)
+    return rules and type(task.store) in (Dense, Bf16Stochastic) and kept_in(t.codec) and _blocks_fit(job)
+
+
+def _blocks_fit(job) -> bool:
+    """Return whether state in blocks has whole ones in every row of the chosen columns, each done at once."""
+    if not job.treatment.codec.block:
+        return True
+    coded = all("_absmax" in kept.codec.raw(kept.slot) for kept in job.kept.values())
+    return coded and job.treatment.codec.block == NARROW and job.low[-1] % NARROW == 0
 
 
 @cache
@@ -84,28 +94,48 @@ def _installed(planned: bool) -> bool:
     return planned or importlib.util.find_spec("triton") is not None
 
 
-def _launch(task: Task, keys: Tensor | None) -> None:
-    job, t, now = task.job, task.job.treatment, task.now()
-    layout = _layout(job, type(task.store) is Bf16Stochastic, task.rounded)
+def _launched(layout: ColumnsKernel, task: Task, keys: Tensor | None) -> bool:
+    """Launch the kernel of a task; where it cannot be made, warn, change nothing, and return False."""
+    try:
+        _launch(layout, task, keys)
+    except Exception as error:  # triton's own, or of a compiler that it calls
+        if layout in _worked:
+            raise
+        _give_up(layout, error)
+        return False
+    _worked.add(layout)
+    return True
+
+
+def _launch(layout: ColumnsKernel, task: Task, keys: Tensor | None) -> None:
+    job, now = task.job, task.now()
     index, one = task.raw[job.basis[job.part.columns]], _true(task.param.device)
     sound = one if task.sound is None else task.sound.view(torch.int8)
     state = [task.raw[name] for name in (*dict(layout.slots), *layout.beside)]
-    numbers = [float(now.full[name]) for name in now.full]
-    rates = now.lr, now.lr * t.free_lr_scale, now.decay
     rows, width = job.shape
     tensors = task.param, task.grad, *state, index, _columns(index, width), one if keys is None else keys, sound
+    rates = now.lr, now.lr * job.treatment.free_lr_scale, now.decay
     sizes = rows, width, len(index)
-    _call(_kernel(layout), (-(-rows // ROWS),), (*tensors, *rates, *numbers, *sizes))
+    _call(_kernel(layout), (-(-rows // ROWS),), (*tensors, *rates, *now.full.values(), *sizes))
 
 
 def _call(kernel: Any, grid: tuple[int, ...], given: tuple) -> None:
     kernel[grid](*given, BR=ROWS, BC=WIDE, BK=NARROW, num_warps=4, enable_fp_fusion=False)
 
 
+def _layout_of(task: Task) -> ColumnsKernel:
+    return _layout(task.job, type(task.store) is Bf16Stochastic, task.rounded)
+
+
 @lru_cache(maxsize=4096)
 def _layout(job: Any, random: bool, rounded: tuple[str, ...]) -> ColumnsKernel:
-    t = job.treatment
-    return ColumnsKernel(t.full, t.free, tuple(job.slots.items()), t.codec, random, rounded)
+    t, signed = job.treatment, tuple((name, slot.signed) for name, slot in job.slots.items())
+    return ColumnsKernel(t.full, t.free, signed, t.codec, random, rounded)
+
+
+@lru_cache(maxsize=256)
+def _kernel(layout: ColumnsKernel) -> Any:
+    return defined(layout.text(), f"columns of {type(layout.full).__name__} and {type(layout.free).__name__}")
 
 
 @lru_cache(maxsize=64)
@@ -122,17 +152,11 @@ def _columns(index: Tensor, width: int) -> Tensor:
     return cast(Tensor, known[1])
 
 
-def _kernel(layout: ColumnsKernel) -> Any:
-    text = layout.text()
-    return _defined(text, NAME.format(full=type(layout.full).__name__, free=type(layout.free).__name__, number=0))
-
-
-@lru_cache(maxsize=256)
-def _defined(text: str, name: str) -> Any:
-    """Run the printed module; triton reads its text again, as tracebacks do, from the cache of lines."""
-    name = name.replace(", 0>", f", {len(_texts)}>")
-    _texts[name] = text
-    linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
-    module: dict[str, Any] = {"__name__": "hybridopt.execution.printing.printed"}
-    exec(compile(text, name, "exec"), module)
-    return module["kernel"]
+def _give_up(layout: ColumnsKernel, error: Exception) -> None:
+    _broken.add(layout)
+    warnings.warn(
+        f"the Triton kernel of state-full columns cannot be made ({reason(error)}), so steps are slower, with the "
+        "same results. Install a C compiler and the triton that torch was built with, or pass compile=False",
+        HybridOptWarning,
+        stacklevel=7,
+    )

@@ -7,7 +7,7 @@ with their state packed beside each other. So weights and gradients travel once.
 
 from dataclasses import dataclass
 
-from ...core.contracts import Codec, Rule, Slot
+from ...core.contracts import Codec, Rule
 from ...parts.codecs.fp32 import Fp32
 from ...parts.codecs.int8 import Int8
 from .traced import Traced, traced
@@ -39,9 +39,8 @@ class ColumnsKernel:
 
     Args:
         full: the rule of the chosen columns.
-        free: the rule of the others.
-        idle: the state-free rule does nothing; then `free` is not printed, and weights only decay.
-        slots: the state, by name, for the shape of the chosen columns.
+        free: the rule of the others; of one that is idle weights only decay.
+        slots: the names of the state, and whether it may be negative.
         codec: what keeps the state.
         random: is the weight rounded at random? Else to nearest.
         rounded: names of the seeds in the order of their keys.
@@ -49,7 +48,7 @@ class ColumnsKernel:
 
     full: Rule
     free: Rule
-    slots: tuple[tuple[str, Slot], ...]
+    slots: tuple[tuple[str, bool], ...]
     codec: Codec
     random: bool
     rounded: tuple[str, ...]
@@ -109,28 +108,24 @@ class ColumnsKernel:
             "before = tl.load(param + at, mask=mask, other=0.0)",
             "p = before.to(tl.float32)",
             "g = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32)",
-            *[line for name, slot in self.slots for line in _loaded(self.codec, name, slot)],
+            *[line for name, signed in self.slots for line in _loaded(self.codec, name, signed)],
             *_lines(rule),
             f"x = p * decay - {rule.direction} * lr",
             self._rounded("x", "weight", "row_hash(row, low, high)[:, None] ^ column_hash(pos)[None, :]"),
             "tl.store(param + at, weight.to(before.dtype), mask=mask)",
-            *[line for name, slot in self.slots if name in rule.state for line in self._stored(name, slot, rule)],
+            *[line for name, signed in self.slots if name in rule.state for line in self._stored(name, signed, rule)],
         ]
         return [*self._key("low"), "for start in range(0, count, BK):", *_deeper(loop)]
 
-    def _stored(self, name: str, slot: Slot, rule: Traced) -> list[str]:
+    def _stored(self, name: str, signed: bool, rule: Traced) -> list[str]:
         """Return the lines that keep the new value of a slot."""
         value = rule.state[name]
         if type(self.codec) is Fp32:
             return [f"tl.store(state_{name} + own, {value}, mask=mask)"]
-        top = 127.0 if slot.signed else 255.0
-        seen = value if slot.signed else f"sqrt_({value})"
-        level = (
-            "min_(max_(level, -127.0), 127.0)"
-            if slot.signed
-            else "tl.where(z > 0, min_(max_(level, 1.0), 255.0), 0.0)"
-        )
-        kind = "tl.int8" if slot.signed else "tl.int32).to(tl.uint8"
+        top = 127.0 if signed else 255.0
+        seen = value if signed else f"sqrt_({value})"
+        level = "min_(max_(level, -127.0), 127.0)" if signed else "tl.where(z > 0, min_(max_(level, 1.0), 255.0), 0.0)"
+        kind = "tl.int8" if signed else "tl.int32).to(tl.uint8"
         return [
             f"z = tl.where(mask, {seen}, 0.0)",
             "most = tl.max(tl.abs(z), 1)",
@@ -154,17 +149,17 @@ def kept_in(codec: Codec) -> bool:
     return type(codec) in (Fp32, Int8)
 
 
-def _loaded(codec: Codec, name: str, slot: Slot) -> list[str]:
+def _loaded(codec: Codec, name: str, signed: bool) -> list[str]:
     """Return the lines that decode a slot."""
     if type(codec) is Fp32:
         return [f"s_{name} = tl.load(state_{name} + own, mask=mask, other=0.0)"]
-    top = 127.0 if slot.signed else 255.0
+    top = 127.0 if signed else 255.0
     return [
         "block = row * (count // BK) + start // BK",
         f"most = tl.load(state_{name}_absmax + block, mask=row < rows, other=0.0)",
         f"level = tl.load(state_{name} + own, mask=mask, other=0).to(tl.float32)",
         f"s_{name} = level * div_(most, most * 0 + {top})[:, None]",
-        *([] if slot.signed else [f"s_{name} = s_{name} * s_{name}"]),
+        *([] if signed else [f"s_{name} = s_{name} * s_{name}"]),
     ]
 
 

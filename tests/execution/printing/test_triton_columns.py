@@ -5,11 +5,14 @@ import ast
 import pytest
 import torch
 
+from hybridopt import HybridOptimizer, HybridOptWarning
 from hybridopt.core.contracts import Draw
+from hybridopt.execution.backends import triton
 from hybridopt.execution.backends.triton import Triton
 from hybridopt.execution.printing.triton_columns import ColumnsKernel
 from hybridopt.execution.task import Task
 from hybridopt.execution.unfilled import unfilled
+from hybridopt.optimizer import parameters
 from hybridopt.parts import Adafactor, AdamW, Columns, Fp32, Int8, Lion, Muon, NoUpdate, SignSGD
 from hybridopt.policy.job import Job
 from hybridopt.policy.treatment import Treatment
@@ -17,7 +20,7 @@ from hybridopt.policy.treatment import Treatment
 
 def text(full, free, codec, random):
     seeds = ("", "low") * random + tuple(full.slots((1, 1))) * (type(codec) is Int8)
-    slots = tuple(full.slots((512, 256)).items())
+    slots = tuple((name, slot.signed) for name, slot in full.slots((512, 256)).items())
     return ColumnsKernel(full, free, slots, codec, random, seeds)
 
 
@@ -58,3 +61,20 @@ def test_it_takes_the_default_policy_and_leaves_what_it_cannot_print():
     assert not backend.fits(task(codec=Int8(block=128)))
     assert not backend.fits(task(shape=(8, 64))) and not backend.fits(task(shape=(8, 512, 256)))
     assert not backend.fits(task(full=Muon())) and not backend.fits(task(full=Adafactor()))
+
+
+def test_a_kernel_that_cannot_be_made_is_left_to_others_with_a_warning(monkeypatch):
+    weight, same = (torch.nn.Parameter(torch.ones(512, 1024)) for _ in range(2))
+    weight.grad = same.grad = torch.randn(512, 1024)
+    seen: list[Task] = []
+    monkeypatch.setattr(parameters, "run", lambda tasks, compile: seen.extend(tasks))
+    HybridOptimizer([("w", weight)], policy="frugal", compile=False).step()
+    monkeypatch.undo()
+    HybridOptimizer([("w", same)], policy="frugal", compile=False).step()
+    monkeypatch.setattr(triton, "_broken", set())
+    monkeypatch.setattr(triton, "_installed", lambda planned: True)
+    monkeypatch.setattr(triton, "_kernel", lambda layout: 1 / 0)
+    assert Triton().fits(seen[0])
+    with pytest.warns(HybridOptWarning, match="ZeroDivisionError.*compile=False"):
+        Triton().run(seen)
+    assert weight.equal(same) and not Triton().fits(seen[0])

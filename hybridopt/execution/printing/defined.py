@@ -1,0 +1,27 @@
+"""From the text of a module to the kernel that it defines."""
+
+import linecache
+from functools import lru_cache
+from typing import Any
+
+__all__ = ["defined"]
+
+_texts: list[str] = []
+
+
+@lru_cache(maxsize=256)
+def defined(text: str, title: str) -> Any:
+    """Run a printed module and return its `kernel`.
+
+    Triton reads the text again, as tracebacks do, from Python's cache of lines.
+
+    Args:
+        text: of the module.
+        title: says in a traceback what this is.
+    """
+    _texts.append(text)
+    name = f"<hybridopt: {title}, {len(_texts)}>"
+    linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
+    module: dict[str, Any] = {"__name__": "hybridopt.execution.printing.printed"}
+    exec(compile(text, name, "exec"), module)
+    return module["kernel"]
