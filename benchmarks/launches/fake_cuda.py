@@ -1,0 +1,134 @@
+"""Tensors without memory on a CUDA device that is not there, and a count of what would be asked of it."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import hybridopt
+from hybridopt import integrations
+
+__all__ = ["Counts", "FakeCuda"]
+
+OURS = tuple(f"{Path(package.__file__).parent}/" for package in (hybridopt, integrations))
+COPIES = ("aten::_to_copy", "aten::copy_")
+VIEWS = {
+    "aten::detach",
+    "aten::_unsafe_view",
+    "aten::alias",
+    "aten::_reshape_alias",
+    "aten::lift_fresh",
+    "prim::device",
+    "prim::layout",
+}
+
+
+@dataclass
+class Counts:
+    """What was asked of the device, by the kinds of `KINDS`, and where in hybridopt.
+
+    of: how often, by kind. where: by kind and line of hybridopt, the innermost one.
+    """
+
+    of: Counter[str] = field(default_factory=Counter)
+    where: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, place: str) -> None:
+        """Count one more."""
+        self.of[kind] += 1
+        self.where.setdefault(kind, Counter())[place] += 1
+
+
+class FakeCuda(FakeTensorMode):
+    """Run torch on tensors of device "cuda" that have no memory, and count what a device would be asked for.
+
+    Kinds: "compiled" calls of compiled functions, "inside" what these would launch operation by operation, "launches"
+    of everything else, "waits" (`.item()` and copies to the host, for which the host waits), "copies" to the device
+    for which it waits, and "sent", those for which it does not. Numbers read from the device are 1.0, True or 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(allow_non_fake_inputs=True)
+        self.counts: Counts | None = None
+        self.inside = 0
+
+    @contextmanager
+    def counted(self) -> Iterator[Counts]:
+        """Count within this context."""
+        self.counts = counts = Counts()
+        try:
+            yield counts
+        finally:
+            self.counts = None
+
+    def compiled(self, function: Callable, *_: object, **__: object) -> Callable:
+        """Return a stand-in for a compiled function: it calls the function, which counts as one call."""
+
+        def call(*arguments: object) -> Any:
+            self._count("compiled", not self.inside)
+            self.inside += 1
+            try:
+                return function(*arguments)
+            finally:
+                self.inside -= 1
+
+        return call
+
+    def dispatch(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Carry out one operation without memory; count it."""
+        name, kwargs = func._schema.name, kwargs or {}
+        if name == "aten::_local_scalar_dense":
+            self._count("waits", args[0].device.type == "cuda")
+            return _number(args[0].dtype)
+        out = super().dispatch(func, types, args, kwargs)
+        if self.counts is not None:
+            self._note(func, name, args, kwargs, out)
+        return out
+
+    def _note(self, func, name, args, kwargs, out):
+        given = [x for x in args if isinstance(x, Tensor)]
+        made = next((x for x in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(x, Tensor)), None)
+        where = made if made is not None else _first(args)
+        if name in COPIES and given:
+            to, source = (where if where is not None else given[0]).device.type, given[-1].device.type
+            waits = not (kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
+            self._count("copies" if waits else "sent", (source, to) == ("cpu", "cuda"))
+            self._count("waits", (source, to) == ("cuda", "cpu"))
+        self._count("waits", name == "aten::nonzero")
+        works = not (func.is_view or name in VIEWS or "empty" in name)
+        if works and where is not None and where.device.type == "cuda":
+            self._count("inside" if self.inside else "launches", True, name)
+
+    def _count(self, kind, counts, name="elsewhere"):
+        if counts and self.counts is not None:
+            self.counts.add(kind, _place() or name)
+
+
+def _first(args):
+    """Return the first tensor among the arguments, or in the first list among them."""
+    flat = [x for one in args for x in (one if isinstance(one, (list, tuple)) else [one])]
+    return next((x for x in flat if isinstance(x, Tensor)), None)
+
+
+def _number(dtype: torch.dtype) -> bool | float | int:
+    if dtype == torch.bool:
+        return True
+    return 1.0 if dtype.is_floating_point else 0
+
+
+def _place() -> str:
+    """Return file and line of the innermost frame of hybridopt, "" if there is none."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        ours = next((root for root in OURS if frame.f_code.co_filename.startswith(root)), None)
+        if ours is not None:
+            return f"{frame.f_code.co_filename.removeprefix(ours)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""

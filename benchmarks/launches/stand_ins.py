@@ -1,0 +1,46 @@
+"""What of hybridopt must be replaced for tensors without memory; everything else runs as it is."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+from hybridopt.core.numerics import direction_kernels, directions, host, philox
+from hybridopt.execution import task
+from hybridopt.execution.backends import _compiled_kernels, triton
+from hybridopt.optimizer import parameters
+from hybridopt.optimizer.probing import watch
+
+from .fake_cuda import FakeCuda
+
+__all__ = ["stand_ins"]
+
+
+@contextmanager
+def stand_ins(mode: FakeCuda) -> Iterator[None]:
+    """Let hybridopt run on the tensors of a mode: nothing is compiled or pinned, no address is looked at."""
+    launched: Callable = mode.compiled(lambda kernel, grid, given: None)
+    with ExitStack() as stack:
+        for where, name, value in (
+            (task, "PLAIN", (*task.PLAIN, FakeTensor)),
+            (host, "_pinned", lambda x: x),
+            (_compiled_kernels, "_compile", mode.compiled),
+            (direction_kernels, "_compile", mode.compiled),
+            (triton, "_installed", lambda planned: True),
+            (triton, "_kernel", lambda layout: None),
+            (triton, "_call", launched),
+            (parameters, "is_in_torch_dispatch_mode", lambda include_infra_modes: False),
+            (watch, "_place", lambda x: None),
+            (directions, "words_of_many", _words_of_many),
+            (torch._dynamo, "mark_dynamic", lambda *_: None),
+        ):
+            stack.enter_context(patch.object(where, name, value))
+        yield
+
+
+def _words_of_many(keys, counts, steps, device):
+    """Make the words of many directions without `repeat_interleave`, whose size depends on values."""
+    told = zip(keys, counts, steps, strict=True)
+    return [philox.words(key, 0, count, *step, device) for key, count, step in told]
