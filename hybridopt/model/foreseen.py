@@ -67,8 +67,11 @@ def _adapted(now: list[Param], preview: nn.Module) -> list[Param]:
 
 def _dtype_of_codes(scheme: Scheme | None) -> torch.dtype:
     """Return the dtype of the parameters that frozen codes are kept as."""
-    twin: Any = None if scheme is None else scheme.twin(nn.Linear(64, 64, device="meta"))
-    return torch.uint8 if twin is None else twin.weight.dtype
+    if scheme is None:
+        return torch.uint8
+    twin: Any = scheme.twin(nn.Linear(64, 64, device="meta"))
+    dtype: torch.dtype = twin.weight.dtype
+    return dtype
 
 
 def _quantized(p: Param, changes: Changes, dtype: torch.dtype) -> Param:
