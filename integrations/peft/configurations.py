@@ -14,8 +14,11 @@ from torch import nn
 
 from hybridopt.core.contracts import Scheme
 from hybridopt.core.errors import HybridOptError, check_choice, check_count, shown
-from hybridopt.core.files import plain_json
+from hybridopt.core.files import plain_json, tensors
 from hybridopt.model.quantization.owners import is_frozen
+from hybridopt.model.roles import base_name
+from hybridopt.saving.completeness import stood_for
+from hybridopt.saving.names import DELTA
 
 from . import patterns, starts
 from .dry_run import check_init
@@ -46,6 +49,7 @@ def prepare(base: nn.Module, folder: Path, adapters: Sequence[str], scheme: Sche
         HybridOptError: for everything that PEFT would not have written, or would not load again.
     """
     rows = max((m.num_embeddings for m in base.modules() if isinstance(m, nn.Embedding)), default=0)
+    delta = stood_for(tensors.names(folder / DELTA)) if (folder / DELTA).is_file() else set()
     is_quantized = scheme is not None or any(map(is_frozen, base.parameters()))
     for place in (folder / folder_of(name) for name in adapters):
         path = place / CONFIG
@@ -57,8 +61,27 @@ def prepare(base: nn.Module, folder: Path, adapters: Sequence[str], scheme: Sche
         _name_modules(data, shapes, str(path))
         path.unlink()
         plain_json.write(path, data)
-        if not starts.changes_base(saved_config(place)):  # others are not begun again
+        if starts.changes_base(saved_config(place)):  # it is not begun again
+            _check_changed(data, shapes, delta, str(path))
+        else:
             check_init(data.get("init_lora_weights", True), is_quantized or bool(data.get("target_parameters")))
+
+
+def _check_changed(data: dict[str, Any], shapes: Mapping[str, object], delta: set[str], where: str) -> None:
+    """Raise HybridOptError for adapters that begin by changing their layers, of which no changed one was saved."""
+    weights = {f"{base_name(module)}.weight" for module in _modules(data, shapes)}
+    if not weights & delta:
+        start = shown(data.get("init_lora_weights", data.get("init_weights")))
+        raise HybridOptError(
+            f"{where}: init_lora_weights={start} begins by changing the weights of the layers, and the folder has no "
+            "changed weight of any; the file was edited, or copied from another folder: save the model again"
+        )
+
+
+def _modules(data: dict[str, Any], shapes: Mapping[str, object]) -> list[str]:
+    """Return the names of the modules that an adapter has tensors for."""
+    prefix = _prefix(data["peft_type"])
+    return sorted({key.removeprefix(BASE).partition(f".{prefix}")[0] for key in shapes if f".{prefix}" in key})
 
 
 def _name_modules(data: dict[str, Any], shapes: Mapping[str, object], where: str) -> None:
@@ -67,9 +90,7 @@ def _name_modules(data: dict[str, Any], shapes: Mapping[str, object], where: str
         return
     if data.get("target_parameters"):
         raise HybridOptError(f"{where}: {patterns.REFUSED}, and target_parameters are given beside it")
-    prefix = _prefix(data["peft_type"])
-    found = {key.removeprefix(BASE).partition(f".{prefix}")[0] for key in shapes if f".{prefix}" in key}
-    data |= {"target_modules": sorted(found), "exclude_modules": None}
+    data |= {"target_modules": _modules(data, shapes), "exclude_modules": None}
     data |= {key: None for key in ("layers_pattern", "layers_to_transform") if key in data}
 
 

@@ -119,10 +119,19 @@ def test_starts_that_read_dense_weights_on_a_base_to_be_quantized(tmp_path, init
     refused(tiny_llama(), tmp_path, f"init_lora_weights='{init}'.*full-precision")
 
 
-@pytest.mark.parametrize("init", ["pissa", "pissa_niter_9", "olora", "corda"])
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_9", "olora", "corda", "loftq"])
+def test_starts_that_change_the_base_in_a_folder_without_a_changed_base(folder, init):
+    """PEFT would change the weights once more, or fail in the middle of it."""
+    edit(folder, init_lora_weights=init, loftq_config={"loftq_bits": 4})
+    refused(tiny_llama(), folder, f"init_lora_weights='{init}' begins by changing.*no changed weight of any")
+
+
+@pytest.mark.parametrize("init", ["pissa_niter_9", "corda"])
 def test_starts_that_change_the_base_are_not_begun_again(tmp_path, init):
-    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
-    model = hybridopt.wrap(tiny_llama(), peft_config=config)
+    model = hybridopt.wrap(
+        tiny_llama(), peft_config=LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="pissa")
+    )
+    train(model, 1)
     model.hybrid.save_pretrained(tmp_path)
     edit(tmp_path, init_lora_weights=init)
     again = hybridopt.from_pretrained(tiny_llama(), tmp_path)
