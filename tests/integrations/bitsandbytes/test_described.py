@@ -37,7 +37,7 @@ def same(one, other):
     return first.keys() == second.keys() and not different(first, second)
 
 
-@pytest.mark.parametrize("build", [llama, lambda: llama(tie=True), tiny_gpt2, tiny_bert, tiny_moe, t5])
+@pytest.mark.parametrize("build", [llama, lambda: llama(tie=True), tiny_gpt2, tiny_bert, t5])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_it_loads_again(scheme, build, tmp_path):
     model = hybridopt.wrap(build(), policy="adamw", quantization=scheme)
@@ -150,7 +150,21 @@ def test_what_transformers_loads_trains_on_as_the_model_itself(scheme, tmp_path)
     assert equal(*results)
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_experts_that_transformers_could_not_read_are_refused_at_save(scheme, tmp_path):
+    model = hybridopt.wrap(tiny_moe(layers=1), policy="adamw", quantization=scheme)
+    with pytest.raises(HybridOptError, match=r"experts.gate_up_proj' is quantized.*model.hybrid.save_pretrained"):
+        model.save_pretrained(tmp_path)
+
+
 # ---- codes that are trained
+
+
+def test_trained_experts_are_saved_as_floats(tmp_path):
+    model = hybridopt.wrap(tiny_moe(layers=1), quantization="int8-trainable")
+    assert any("experts" in name for name in model.hybrid.quantized)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(model))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -48,7 +48,9 @@ def _floats(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
             continue
         codes, scale, zero = (state[f"{key}.{part}"] for part in ("codes", "scale", "zero"))
         values = Int8Weight(codes, scale, zero, weight.dtype).dequantize()
-        if torch.equal(Int8Weight.on_grids(values, scale, zero).codes, codes):
+        if weight.ndim != 2:  # transformers stores stacks of experts one by one, without anything beside them
+            found = {name: x for name, x in found.items() if not name.startswith(f"{key}.")}
+        elif torch.equal(Int8Weight.on_grids(values, scale, zero).codes, codes):
             del found[f"{key}.codes"]
         found[key] = values.cpu()
     return found
