@@ -103,6 +103,7 @@ def test_a_swapped_layer_is_trained_as_if_its_values_had_been_copied(policy, rel
                 model[1].bias.copy_(new.bias)
         train(model, optimizer, 4, 3)
     assert_same(values(named(one[0])), values(named(other[0])))
+    assert_same(*([p.requires_grad for p in model.parameters()] for model, _ in (one, other)))
 
 
 def test_weights_that_were_replaced_before_the_first_step_are_trained():
