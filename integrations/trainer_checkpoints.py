@@ -104,7 +104,14 @@ class ResumeCheck(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Raise HybridOptError where the clocks of optimizer and schedule are not those of the resumed run."""
+        """Raise HybridOptError where the clocks of optimizer and schedule are not those of the resumed run.
+
+        Args:
+            args: those of the Trainer.
+            state: of the run.
+            control: not read.
+            kwargs: what the Trainer tells its callbacks, such as "optimizer" and "lr_scheduler".
+        """
         given, scheduler = kwargs.get("optimizer"), kwargs.get("lr_scheduler")
         optimizer = getattr(given, "optimizer", given)  # in accelerate's container
         if not isinstance(optimizer, HybridOptimizer) or not state.global_step:

@@ -91,7 +91,11 @@ class Windows:
     def saved_job(self, group: dict, name: str, p: Tensor, window: int) -> Job:
         """Return the update for which a state was made in some window, whoever took turns with the parameter then.
 
-        Arguments as of `job_at`.
+        Args:
+            group: its param group, which says the treatment and the seed.
+            name: its name.
+            p: the parameter, of which shape and dtype count.
+            window: the number of the window, from 0.
         """
         t = self._tags.treatment(group)
         if not t.split.by_turns:

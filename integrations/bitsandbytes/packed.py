@@ -13,12 +13,25 @@ __all__ = ["four_bit_values", "frozen", "row_values"]
 
 
 def frozen(weight: Tensor, parts: dict[str, Tensor], scheme: Scheme) -> FrozenWeight:
-    """Return the weight that stands for `weight`, kept as `parts` by `scheme`."""
+    """Return the weight that stands for another.
+
+    Args:
+        weight: in floats.
+        parts: what is kept of it.
+        scheme: that keeps it.
+    """
     return FrozenWeight(parts, Form(scheme, weight.numel(), tuple(weight.shape), weight.dtype))
 
 
 def row_values(parts: dict[str, Tensor], start: int, shape: Shape, dtype: torch.dtype) -> Tensor:
-    """Return values of int8 codes with a scale ("SCB") for each row; see `Scheme.unpack`."""
+    """Return values of int8 codes with a scale for each row; see `Scheme.unpack`.
+
+    Args:
+        parts: codes, and scales ("SCB").
+        start: the first of the values.
+        shape: of the values.
+        dtype: of the values.
+    """
     width, count = parts["codes"].shape[-1], math.prod(shape)
     first, last = start // width, -(-(start + count) // width)
     codes = parts["codes"].view(-1, width)[first:last].to(dtype)

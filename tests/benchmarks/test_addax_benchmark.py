@@ -226,7 +226,7 @@ def test_the_weights_that_did_best_are_tested(task, monkeypatch):
 
 
 def test_a_run_that_diverges_ends_early_with_the_weights_it_began_with(task):
-    found = once("adamw", task, 1e30)
+    found = once("adamw", task, 1e6)
     assert found["diverged"] and found["steps_done"] < BUDGET.steps
     assert found["test"] == train.test(task.model, task, BUDGET)
 

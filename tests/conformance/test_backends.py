@@ -115,7 +115,9 @@ def test_what_the_compiler_makes_of_it_is_within_the_bound(cell, small):
     assert check(BACKENDS["compiled"], cell) and not kernels._broken
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize(
+    "name", [name for name, one in BACKENDS.items() if one.devices is None or "cpu" in one.devices]
+)
 def test_a_backend_fits_something(name, small):
     assert any(seen_by(BACKENDS[name], cell) for cell in cells(["adamw", "came"], SPLITS, CODECS, DTYPES))
 

@@ -118,7 +118,7 @@ def test_roles_of_known_parameters():
     assert role("tiny_gpt2", "transformer.h.0.attn.c_attn.bias") == "bias"
     assert role("tiny_gpt2", "transformer.h.0.attn.c_attn.weight") == "linear"
     assert role("tiny_bert", "classifier.weight") == "head"
-    assert role("tiny_vit", "classifier.bias") == "head"
+    assert role("tiny_vit", "classifier.bias") == "bias"
     assert role("tiny_moe", "model.layers.0.mlp.experts.down_proj") == "linear"
     assert role("tiny_resnet", "stem.weight") == "conv"
     assert role("tiny_resnet", "norm.bias") == "norm"

@@ -407,7 +407,7 @@ def test_frozen_and_idle_parameters_are_neither_shifted_nor_moved():
         if asked:
             params["a"].requires_grad_(False)
         else:
-            jobs = {n: optimizer._parameters.idle(n, p) for n, p in params.items()}
+            jobs = {n: optimizer._parameters.windows.of(n, p).idle for n, p in params.items()}
             assert sorted(jobs.values()) == [False, True]
             still = next(n for n, idle in jobs.items() if idle)
         before, seen = params[still].detach().clone(), []

@@ -39,19 +39,19 @@ MODULES = """adapter_layer_names merged weight state config hybrid peft_config g
     get_output_embeddings offset loss_function modules_to_save gradient_checkpointing is_transposed is_quantized
     rope_type supports_gradient_checkpointing support_avx512bf16_for_cpu packing_format_for_cpu name_or_path _orig_mod
     _compiled_call_impl _keep_in_fp32_modules _keep_in_fp32_modules_strict _keys_to_ignore_on_load_missing
-    _keys_to_ignore_on_load_unexpected vocab_size"""
+    _keys_to_ignore_on_load_unexpected vocab_size _hf_peft_config_loaded adapter_state_dict update_and_allocate"""
 CONFIGURATIONS = """to_dict model_type num_hidden_layers num_labels quantization_config dtype architectures r use_dora
     target_modules init_lora_weights _name_or_path _commit_hash"""  # of transformers and PEFT
 LIBRARIES = "find_packed_sequence_indices _can_use_grouped_mm use_duck_shape _from_config"
-OTHERS = "__name__ __func__ __code__ __dict__ __len__ __isabstractmethod__ func hook loss optimizer"
+OTHERS = "value last_epoch __name__ __func__ __code__ __dict__ __len__ __isabstractmethod__ func hook loss optimizer"
 ASKED = {name for names in (TENSORS, MODULES, CONFIGURATIONS, LIBRARIES, OTHERS) for name in names.split()}
 ALONE = {("addax/activations.py", "shape")}  # of a batch's value
 BY_VARIABLE = {  # the name is no literal
     "a record, for its own fields": {"self", "run", "known.request", "a", "b", "t", "value"},
     "a module or a tensor": set(
-        "module model model.get_submodule(owner) root state tensor p m owner old layer.state".split()
+        "module model model.get_submodule(owner) root state tensor p m owner old layer layer.state".split()
     ),
-    "a configuration": {"config", "s", "source"},
+    "a configuration": {"config", "s", "source", "CONFIG_MAPPING[kind]()"},
     "a library, a class, a loader": {"transformers", "torch", "cls", "loader"},
 }
 

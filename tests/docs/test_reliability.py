@@ -14,7 +14,7 @@ ROWS = re.findall(r"^\| (\d+) \| .* \| (.*) \|$", PAGE, re.MULTILINE)
 
 
 @cache
-def tests_of(file):
+def names_in(file):
     tree = ast.parse((ROOT / "tests" / file).read_text())
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
@@ -26,7 +26,7 @@ def test_all_properties_are_there():
 @pytest.mark.parametrize(("number", "named"), ROWS)
 def test_a_property_names_its_tests(number, named):
     found = re.findall(r"`([\w/]+\.py)::(test_\w+)`", named)
-    assert found and all(name in tests_of(file) for file, name in found)
+    assert found and all(name in names_in(file) for file, name in found)
 
 
 def test_every_attack_has_its_figures():

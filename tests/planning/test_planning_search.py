@@ -168,7 +168,7 @@ def test_what_no_way_can_be_asked_for_is_said(config, asked, text):
 def test_a_model_that_no_way_takes_says_why(tmp_path):
     path = tmp_path / "config.json"
     for settings, text in {
-        '{"model_type": "t5"}': "transformers cannot build it",
+        '{"model_type": "t5"}': "architectures=None names no class of transformers",
         '{"model_type": "resnet"}': "has no num_hidden_layers",
     }.items():
         path.write_text(settings)

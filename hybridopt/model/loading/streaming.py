@@ -21,7 +21,7 @@ from .weight_files import read, stored
 
 __all__ = ["load"]
 
-CURE = "the files may well be whole: free memory, or take quantization='nf4', dtype='bfloat16' or another device"
+CURE = "the files may well be whole: free memory, or take a quantization, dtype='bfloat16' or another device"
 
 
 def load(

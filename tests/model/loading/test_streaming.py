@@ -318,8 +318,8 @@ def test_folders_that_are_none(folder, tmp_path):
     for path, text in (
         (folder / "config.json", "is no folder"),
         (empty, "has no config.json"),
-        ("", "give the folder"),
-        (None, "give the folder"),
+        ("", "give the path of the folder"),
+        (None, "give the path of the folder"),
     ):
         with pytest.raises(HybridOptError, match=text):
             load(path)
