@@ -81,6 +81,7 @@ def _load(model, directory, policy, is_trainable, policy_options):
         check_bare(model, config)
         names = check_quantization(model, config)
         base = check_base(model, config, delta)
+        stored = list(delta)  # what is rebuilt from a log starts from the base's own values
         delta |= {} if run is None else rebuilt(run, base_tensors(model))
         held: set[str] = set()
         state = {key: config[key] for key in ("adapters", "active", "injected")}
@@ -96,7 +97,7 @@ def _load(model, directory, policy, is_trainable, policy_options):
                 held = library.saved_names(model, adapters)
     if scaled_layers(delta) or ready.opens_scales:
         open_scales_(model)
-    saved = {base_name(n) for n in (*delta, *held)}
+    saved = {base_name(n) for n in (*stored, *held)}
     codes = unknown(codes_record(model), {f"{layer_of_kept(n)}.weight" for n in saved})
     _write(model, delta, config["unfrozen"] if is_trainable else ())
     if is_trainable and config["trainable"] is not None:
