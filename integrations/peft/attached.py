@@ -3,6 +3,7 @@
 from typing import Any
 
 from hybridopt.core.errors import HybridOptError
+from hybridopt.model.sharding import sharded_tensors
 
 from . import tree
 from .rehearsal import (
@@ -26,7 +27,7 @@ __all__ = ["check_attached"]
 def check_attached(model: Any) -> None:
     """Raise HybridOptError if adapters that are on a model already could not be saved and loaded again.
 
-    Their configurations are tried on a copy of the base without memory, as loading will do.
+    Their configurations are tried on a copy of the base without memory, as loading will do; not where it is sharded.
 
     Args:
         model: of which `tree.owns` is true; it is not changed.
@@ -35,6 +36,8 @@ def check_attached(model: Any) -> None:
         for config in model.peft_config.values():
             _check_kind(model, config)
         live = tree.base_of(model)
+        if sharded_tensors(live):
+            return  # shards cannot be copied; what is saved of them is checked when it is loaded
         base = bare_(without_memory(live))
         for name, config in model.peft_config.items():
             again = rehearsed(base, uncompiled_config(config), name)

@@ -115,8 +115,8 @@ def test_a_base_that_was_not_resized_is_told_so(checkpoint, tmp_path):
     refused(resized(checkpoint, 1, TOKENS + 8), tmp_path, rf"resize_token_embeddings\({TOKENS}\)")
     plain = hybridopt.wrap(tiny_llama(), peft_config=LoraConfig(r=4, target_modules=QUERY))
     plain.hybrid.save_pretrained(tmp_path)
-    if not plain.config.tie_word_embeddings:
-        base = resized(checkpoint, 1)
+    base = resized(checkpoint, 1)
+    if not base.config.tie_word_embeddings:
         refused(base, tmp_path, rf"resize_token_embeddings\({VOCAB}\).*or load the checkpoint that has as many")
 
 

@@ -170,7 +170,8 @@ def test_without_patterns_the_file_is_peft_s_own(tmp_path):
     model = hybridopt.wrap(tiny_llama(), peft_config=config)
     model.hybrid.save_pretrained(tmp_path / "ours")
     model.save_pretrained(tmp_path / "theirs")
-    assert (tmp_path / "ours" / LORA).read_bytes() == (tmp_path / "theirs" / LORA).read_bytes()
+    ours, theirs = (json.loads((tmp_path / place / LORA).read_text()) for place in ("ours", "theirs"))
+    assert set(ours.pop("target_modules")) == set(theirs.pop("target_modules")) and ours == theirs
 
 
 def test_modules_of_which_one_ends_as_another_is_called(tmp_path):
