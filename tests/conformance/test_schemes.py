@@ -243,7 +243,7 @@ def test_the_usual_scheme_is_the_smallest_of_its_kind():
 def test_each_name_imports_its_own_file_alone():
     code = (
         "import sys, hybridopt; from hybridopt.core.registry import find, names; find('schemes', %r);"
-        "print([m for m in sys.modules if '.schemes.' in m and '.schemes._' not in m"
+        "print([m for m in sys.modules if '.schemes.' in m and '.schemes._' not in m "
         "or m in ('bitsandbytes', 'transformers', 'peft')])"
     )
     for name, module in zip(names("schemes"), (find("schemes", n).__module__ for n in names("schemes")), strict=True):
