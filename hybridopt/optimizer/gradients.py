@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ..core.errors import HybridOptError
-from ..core.numerics.host import on_host
 
 __all__ = ["NONFINITE", "check_dense", "norm", "not_finite", "sums", "total", "whole"]
 
@@ -43,8 +42,7 @@ def sums(grads: Named) -> list[Tensor]:
     A sum in float32, but on the CPU, where reading bfloat16 as float32 is 30 times slower, in the gradient's dtype.
     """
     found = [
-        grad.sum(dtype=None if on_host(grad.device) else torch.promote_types(grad.dtype, torch.float32))
-        for _, grad in grads
+        grad.sum(dtype=None if grad.is_cpu else torch.promote_types(grad.dtype, torch.float32)) for _, grad in grads
     ]
     return [(whole(x) if hasattr(x, "full_tensor") else x).float() for x in found]
 

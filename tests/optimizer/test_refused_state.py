@@ -170,7 +170,7 @@ def test_rates_that_are_none(key, value):
         (lambda s: s["state"].update({99: {"exp_avg": torch.ones(3)}}), "state of 99"),
         (lambda s: s["state"].update({0: [1]}), "parameter 0"),
         (lambda s: s["state"].update({0: torch.ones(2, 2)}), "parameter 0"),
-        (lambda s: s["state"][0].update(step=5), "step=5"),
+        (lambda s: s["state"][0].update(step=2**31), "step=2147483648"),
         (lambda s: s["state"][0].update(window=2), "window=2"),
         (lambda s: s["state"][0].pop("split.index"), "lacks .'split.index'"),
         (lambda s: [s["state"][0].pop(k) for k in ("exp_avg", "exp_avg_sq")], "lacks"),

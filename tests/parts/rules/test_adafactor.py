@@ -119,12 +119,12 @@ def test_extreme_gradients_stay_finite(case):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"beta1": 1.0}, r"Adafactor: beta1=1.0.*\[0, 1\)"),
+        ({"beta1": 1.0}, r"adafactor: beta1=1.0.*\[0, 1\)"),
         ({"beta1": "0.9"}, "beta1='0.9'"),
         ({"relative_step": 1}, "relative_step=1.*True or False"),
         ({"scale_parameter": None}, "scale_parameter=None"),
-        ({"eps": (1e-30,)}, r"Adafactor: eps=\(1e-30,\)"),
-        ({"clip_threshold": -1}, "Adafactor: clip_threshold=-1"),
+        ({"eps": (1e-30,)}, r"adafactor: eps=\(1e-30,\)"),
+        ({"clip_threshold": -1}, "adafactor: clip_threshold=-1"),
         ({"betas": (0.9, 0.999)}, "no option 'betas'.*beta1"),
     ],
 )

@@ -111,7 +111,7 @@ def test_huge_gradients_still_move_the_weights():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"eps": 1e-8}, "AdaLomo: eps=1e-08.*two numbers"),
+        ({"eps": 1e-8}, "adalomo: eps=1e-08.*two numbers"),
         ({"eps": (1e-30, -1)}, r"eps\[1\]=-1"),
         ({"decay_rate": 0.8}, r"decay_rate=0.8.*\[-1, 0\]"),
         ({"decay_rate": -1.5}, "decay_rate=-1.5"),

@@ -112,12 +112,12 @@ def test_extreme_gradients_stay_finite(case, correct):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"betas": (0.9, 0.999)}, r"CAME: betas=\(0.9, 0.999\).*three numbers"),
+        ({"betas": (0.9, 0.999)}, r"came: betas=\(0.9, 0.999\).*three numbers"),
         ({"betas": (0.9, 0.999, 1.0)}, r"betas\[2\]=1.0.*\[0, 1\)"),
         ({"betas": (0, 0.999, 0.9999)}, r"betas\[0\]=0.*adafactor"),
-        ({"eps": (1e-30, "x")}, r"CAME: eps\[1\]='x'"),
+        ({"eps": (1e-30, "x")}, r"came: eps\[1\]='x'"),
         ({"bias_correction": "yes"}, "bias_correction='yes'.*True or False"),
-        ({"clip_threshold": 0}, "CAME: clip_threshold=0"),
+        ({"clip_threshold": 0}, "came: clip_threshold=0"),
     ],
 )
 def test_bad_options(options, text):

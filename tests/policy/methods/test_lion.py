@@ -44,5 +44,5 @@ def test_places():
 
 
 def test_bad_options():
-    with pytest.raises(HybridOptError, match=r"Lion: betas\[1\]=1.0"):
+    with pytest.raises(HybridOptError, match=r"lion: betas\[1\]=1.0"):
         optimize(tensors(), policy="lion", betas=(0.9, 1.0))

@@ -138,7 +138,7 @@ def test_extreme_gradients_stay_finite(case, eps):
 def test_eps_is_added_to_the_norm():
     grad = torch.tensor([[3.0, 4.0]])
     torch.testing.assert_close(directions(NormalizedSGD(5.0), [grad], dtype=torch.float32)[0][0], grad / 10)
-    with pytest.raises(HybridOptError, match="NormalizedSGD: eps=-1"):
+    with pytest.raises(HybridOptError, match="normalized_sgd: eps=-1"):
         make("rules", "normalized_sgd", eps=-1)
 
 

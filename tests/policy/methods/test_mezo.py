@@ -363,12 +363,12 @@ def test_bad_options_are_named(policy, options, say):
 def test_parameters_cannot_disagree_about_probes():
     ways = (SPSA(samples=1), SPSA(samples=2))
     one, two = (Treatment(source=s, free=SGD(), split=Empty()) for s in ways)
-    with pytest.raises(HybridOptError, match="one probe serves all parameters"):
+    with pytest.raises(HybridOptError, match="one probe serves all"):
         hybridopt.wrap(net(), policy=Policy((Route(one, role="norm"), Route(two))))
     optimizer = HybridOptimizer(
         [("a", torch.nn.Parameter(torch.ones(3)))], policy=Policy((Route(one, name="a"), Route(two)))
     )
-    with pytest.raises(HybridOptError, match="one probe serves all parameters"):
+    with pytest.raises(HybridOptError, match="one probe serves all"):
         optimizer.add_param_group({"params": [("b", torch.nn.Parameter(torch.ones(3)))]})
     assert len(optimizer.param_groups) == 1
 
