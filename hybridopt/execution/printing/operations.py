@@ -6,16 +6,15 @@ fuse a product with a sum, so does the text, so that a kernel that rounds every 
 """
 
 from collections.abc import Callable
+from ctypes import c_float
 from typing import Any
-
-import torch
 
 __all__ = ["OPERATIONS", "number"]
 
 
 def number(x: float) -> str:
     """Return a number as float32 holds it, in digits that read back as the same."""
-    return repr(float(torch.tensor(float(x), dtype=torch.float32)))
+    return repr(c_float(x).value)
 
 
 def _lerp(start: str, end: str, weight: Any) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import functionalize
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ...core.contracts import Rule
 from .operations import OPERATIONS, number
@@ -76,9 +77,10 @@ def _trace(rule: Rule) -> Traced:
     shape = (SIDE, SIDE)
     slots, numbers = tuple(rule.slots(shape)), tuple(rule.numbers(1))
     names = ("g", "p", *(f"n_{name}" for name in numbers), *(f"s_{name}" for name in slots))
-    graph = make_fx(functionalize(_update_of(rule, slots, numbers), remove="mutations_and_views"))(
-        *(torch.ones(shape) for _ in "gp"), *(torch.ones(()) for _ in numbers), *(torch.ones(shape) for _ in slots)
-    ).graph
+    update = functionalize(_update_of(rule, slots, numbers), remove="mutations_and_views")
+    with _disable_current_modes(), torch.device("cpu"):  # whoever plans makes tensors without memory
+        full, single = torch.ones(shape), torch.ones(())
+        graph = make_fx(update)(full, full, *(single for _ in numbers), *(full for _ in slots)).graph
     known = dict(zip((node for node in graph.nodes if node.op == "placeholder"), names, strict=True))
     lines: list[tuple[str, str]] = []
     state: dict[str, str] = {}

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hybridopt.core.contracts import Rule, Slot
 from hybridopt.core.registry import find, names
@@ -50,6 +51,14 @@ class Clipped(Rule):
         top = state["largest"].copy_(torch.maximum(state["largest"] * 0.9, grad.abs()))
         inner = torch.where(grad.abs() < 0.5 * top, grad, top.neg())
         return inner.add(param, alpha=0.25).mul(now["pull"])
+
+
+@pytest.mark.parametrize("where", [lambda: torch.device("meta"), FakeTensorMode], ids=["meta", "fake"])
+def test_rules_are_printed_where_new_tensors_have_no_memory(where):
+    wanted = traced(AdamW(betas=(0.25, 0.5)))
+    with where():
+        assert traced(AdamW(betas=(0.25, 0.5), eps=1e-7)).lines != wanted.lines
+        assert printable(AdamW(betas=(0.25, 0.75)))
 
 
 @pytest.mark.parametrize("rule", [kind() for kind in PRINTED] + [AdamW(betas=(0.3, 0.5), eps=1e-3), Clipped()])

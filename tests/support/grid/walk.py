@@ -41,15 +41,15 @@ def walk(cell, model, plan, optimizer):
     check_tags(cell, model, plan)
     frozen = {n: p.detach().clone() for n, p in model.named_parameters() if n not in plan.trained}
     base = fingerprint(model)
-    before = loss(model)
-    check_first_step(cell, model, plan, optimizer, before)
+    before = loss(model).item()
+    check_first_step(cell, model, plan, optimizer)
     for _ in range((STEPS if cell.source == "backprop" else STEPS_BY_PROBES) - 1):
         prepare(cell, model, optimizer)
         optimizer.step()
         optimizer.zero_grad()
     after = loss(model).item()
     if cell.source == "backprop":
-        assert after < before.item() - LEAST, f"loss {before.item():.4f} -> {after:.4f}"
+        assert after < before - LEAST, f"loss {before:.4f} -> {after:.4f}"
     assert fingerprint(model) == base or cell.store == "int8_trainable", "the quantized base moved"
     for name, p in model.named_parameters():
         assert name not in frozen or (p.grad is None and p.equal(frozen[name])), f"{name} is frozen, and moved"
@@ -73,12 +73,12 @@ def check_tags(cell, model, plan):
     assert len(plan.trained) == (3 if cell.adapters == "full" else 6)
 
 
-def check_first_step(cell, model, plan, optimizer, before):
+def check_first_step(cell, model, plan, optimizer):
     """Weights, state, bytes and gradients after one step are those that the parts say, at the time they say."""
     live = {n: p for n, p in model.named_parameters() if n in plan.trained}
     jobs = {e.param.name: plan.job(e, 0) for e in plan.entries if e.treatment is not None}
     start = {n: plain(p) for n, p in live.items()}
-    grads = gradients(cell, model, optimizer, (live, jobs), before)
+    grads = gradients(cell, model, optimizer, live, jobs)
     check_release(cell, live, jobs, start)
     early = {n: plain(p) for n, p in live.items()}
     optimizer.step()
@@ -102,21 +102,25 @@ def check_first_step(cell, model, plan, optimizer, before):
         check_downhill(cell, model, start, live, DECAY)
 
 
-def gradients(cell, model, optimizer, work, before):
+def gradients(cell, model, optimizer, live, jobs):
     """Measure what the step needs; the gradients that follow, by name, and None where there is to be no step."""
-    live, jobs = work
     if cell.source == "backprop":
-        found = torch.autograd.grad(before, live.values(), retain_graph=True)
-        before.backward()
-        return {n: g.float() for n, g in zip(live, found, strict=True)}
+        return _backward(model, live)
     grads = probed(cell, model, optimizer, live, jobs)
     if not cell.first_order:
-        assert not before.requires_grad, "gradients are asked for that nobody needs"
+        assert not loss(model).requires_grad, "gradients are asked for that nobody needs"
         return grads
-    share, before = jobs[next(iter(jobs))].treatment.source.share, loss(model)
-    found = torch.autograd.grad(before, live.values(), retain_graph=True)
-    before.backward()
-    return {n: None if grads[n] is None else share * g.float() + grads[n] for n, g in zip(live, found, strict=True)}
+    share = jobs[next(iter(jobs))].treatment.source.share
+    found = _backward(model, live)
+    return {n: None if grads[n] is None else share * g + grads[n] for n, g in found.items()}
+
+
+def _backward(model, live):
+    """Run the backward pass of training; its gradients, in a graph that nobody keeps."""
+    now = loss(model)
+    found = torch.autograd.grad(now, live.values(), retain_graph=True)
+    now.backward()
+    return {n: g.float() for n, g in zip(live, found, strict=True)}
 
 
 def check_release(cell, live, jobs, start):
