@@ -68,7 +68,7 @@ def test_what_is_no_configuration_is_refused(tmp_path):
         "other.json": "no model configuration: it has no 'model_type'",
         "text.json": "not valid JSON",
         "strange.json": "model_type='no_such_model' is not known to transformers .*; load the model",
-        "vision.json": "cannot build it",
+        "vision.json": "'vit' has no causal language model; name the class",
     }.items():
         with pytest.raises(HybridOptError, match=text):
             plan(tmp_path / name, Request(**SMALL))

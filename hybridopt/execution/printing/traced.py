@@ -79,8 +79,8 @@ def _trace(rule: Rule) -> Traced:
     names = ("g", "p", *(f"n_{name}" for name in numbers), *(f"s_{name}" for name in slots))
     update = functionalize(_update_of(rule, slots, numbers), remove="mutations_and_views")
     with _disable_current_modes(), torch.device("cpu"):  # whoever plans makes tensors without memory
-        full, single = torch.ones(shape), torch.ones(())
-        graph = make_fx(update)(full, full, *(single for _ in numbers), *(full for _ in slots)).graph
+        sizes = [shape] * 2 + [()] * len(numbers) + [shape] * len(slots)
+        graph = make_fx(update)(*map(torch.ones, sizes)).graph
     known = dict(zip((node for node in graph.nodes if node.op == "placeholder"), names, strict=True))
     lines: list[tuple[str, str]] = []
     state: dict[str, str] = {}
