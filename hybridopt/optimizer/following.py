@@ -85,8 +85,8 @@ class Following:
             self._hooks.put(wanted, alone=self._release.frees_gradients)
 
     def _watched(self):
-        idles = {id(g): self._tags.treatment(g).free.idle for g in self._sections()}
-        groups = [g for g in self._sections() if self._backward(g) and self._release.hooks(idles[id(g)])]
+        taken = [g for g in self._sections() if self._backward(g)]
+        groups = [g for g in taken if self._release.hooks(self._tags.treatment(g).free.idle)]
         return {n: p for g in groups for n, p in named(g) if p.requires_grad}
 
     # ---- changes of the model

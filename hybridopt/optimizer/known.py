@@ -2,17 +2,15 @@
 
 from torch import nn
 
+from ..model.containers import contained
 from ..model.roles import Param, clean, params
 
 __all__ = ["in_model"]
 
-REPLICAS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-
 
 def in_model(module: nn.Module | None) -> tuple[dict[str, Param], dict[int, str]]:
     """Return what is known of parameters by name, and their names by identity; nothing without a model."""
-    while isinstance(module, REPLICAS):
-        module = module.module
     if module is None:
         return {}, {}
+    module = contained(module)
     return {p.name: p for p in params(module)}, {id(p): clean(n) for n, p in module.named_parameters()}

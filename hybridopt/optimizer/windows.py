@@ -84,9 +84,7 @@ class Windows:
             p: the parameter, of which shape and dtype count.
             window: the number of the window, from 0.
         """
-        t = self._tags.treatment(group)
-        shape = seen_as(self._tags.roles[name], tuple(p.shape), t)
-        return Job(t, t.split.at(self.draw(group, name, window), shape), shape, arithmetic(p.dtype))
+        return self._job(group, name, p, self.draw(group, name, window))
 
     def saved_job(self, group: dict, name: str, p: Tensor, window: int) -> Job:
         """Return the update for which a state was made in some window, whoever took turns with the parameter then.
@@ -97,12 +95,11 @@ class Windows:
             p: the parameter, of which shape and dtype count.
             window: the number of the window, from 0.
         """
-        t = self._tags.treatment(group)
-        if not t.split.by_turns:
+        split = self._tags.treatment(group).split
+        if not split.by_turns:
             return self.job_at(group, name, p, window)
-        shape, alone = seen_as(self._tags.roles[name], tuple(p.shape), t), Population(((name, p.numel()),))
-        draw = Draw(group["seed"], name, 0, window * t.split.update_gap, alone)
-        return Job(t, t.split.at(draw, shape), shape, arithmetic(p.dtype))
+        alone = Population(((name, p.numel()),))
+        return self._job(group, name, p, Draw(group["seed"], name, 0, window * split.update_gap, alone))
 
     def draw(self, group: dict, name: str, window: int) -> Draw:
         """Return the random choices of a parameter's split in a window.
@@ -120,6 +117,11 @@ class Windows:
         source, step = self._tags.treatment(group).source, group["step"]
         window = step // source.update_gap if source.update_gap else 0
         return Draw(group["seed"], name, window, step, self._population("source", source))
+
+    def _job(self, group, name, p, draw):
+        t = self._tags.treatment(group)
+        shape = seen_as(self._tags.roles[name], tuple(p.shape), t)
+        return Job(t, t.split.at(draw, shape), shape, arithmetic(p.dtype))
 
     def _mark(self, group):
         """Return what a group's parameters are resolved for: window, identities and dtypes."""

@@ -36,20 +36,24 @@ def check_attached(model: Any) -> None:
         for config in model.peft_config.values():
             _check_kind(model, config)
         live = tree.base_of(model)
-        if sharded_tensors(live):
-            return  # shards cannot be copied; what is saved of them is checked when it is loaded
-        base = bare_(without_memory(live))
-        for name, config in model.peft_config.items():
-            again = rehearsed(base, uncompiled_config(config), name)
-            if odd := difference(state(model, name), state(again, name)):
-                raise HybridOptError(
-                    f"adapter {name!r}: {odd!r} is not what PEFT makes of its {type(config).__name__} on the base, so "
-                    "that it could not be loaded again; give wrap the bare model with peft_config=..., or the adapter "
-                    "as PEFT makes it"
-                )
-            check_computes(live, again, name)
+        if not sharded_tensors(live):  # shards cannot be copied; what is saved of them is checked when it is loaded
+            _check_rehearsed(model, live)
         check_distinct(model)
         check_saved(model, " and ".join(sorted({type(each).__name__ for each in model.peft_config.values()})))
+
+
+def _check_rehearsed(model: Any, live: Any) -> None:
+    """Raise for an adapter that PEFT would not make again of its configuration on the base."""
+    base = bare_(without_memory(live))
+    for name, config in model.peft_config.items():
+        again = rehearsed(base, uncompiled_config(config), name)
+        if odd := difference(state(model, name), state(again, name)):
+            raise HybridOptError(
+                f"adapter {name!r}: {odd!r} is not what PEFT makes of its {type(config).__name__} on the base, so "
+                "that it could not be loaded again; give wrap the bare model with peft_config=..., or the adapter "
+                "as PEFT makes it"
+            )
+        check_computes(live, again, name)
 
 
 def _check_kind(model: Any, config: Any) -> None:

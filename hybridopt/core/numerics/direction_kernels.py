@@ -193,14 +193,14 @@ def _made(like: Like, job: Sum, table: TableOf) -> tuple[Kernel, Kernel]:
 
 
 def _tried_fill(device: torch.device) -> Kernel:
-    kernel, out = _compile(fill_, device), torch.empty(TRIAL, 4, dtype=torch.int32, device=device)
+    kernel, out = _compile(fill_), torch.empty(TRIAL, 4, dtype=torch.int32, device=device)
     torch._dynamo.mark_dynamic(out, 0)
     kernel(out, torch.zeros(4, dtype=torch.int64, device=device), _first(0, device))
     return kernel
 
 
 def _tried_add(like: Like, job: Sum, fill: Kernel, table: TableOf) -> Kernel:
-    kernel, numel = _compile(_adder(job.kinds, job.wide), like.device), TRIAL * BLOCK
+    kernel, numel = _compile(_adder(job.kinds, job.wide)), TRIAL * BLOCK
     out, base = (_blocks(torch.zeros(numel, dtype=like.dtype, device=like.device)) for _ in range(2))
     bits = [_bits(fill, z, 0, numel, like.device) for _, z in job.terms]
     for x in (out, base, *bits):
@@ -244,7 +244,7 @@ def _bit(word: Tensor) -> Tensor:
     return word[..., None] >> torch.arange(32, dtype=torch.int32, device=word.device) & 1
 
 
-def _compile(function: Kernel, device: torch.device) -> Kernel:
+def _compile(function: Kernel) -> Kernel:
     return compiled(function, len(_kernels))
 
 

@@ -2,11 +2,12 @@
 
 import linecache
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 __all__ = ["defined"]
 
-_texts: list[str] = []
+_numbers = count(1)
 
 
 @lru_cache(maxsize=256)
@@ -19,8 +20,7 @@ def defined(text: str, title: str) -> Any:
         text: of the module.
         title: says in a traceback what this is.
     """
-    _texts.append(text)
-    name = f"<hybridopt: {title}, {len(_texts)}>"
+    name = f"<hybridopt: {title}, {next(_numbers)}>"
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
     module: dict[str, Any] = {"__name__": "hybridopt.execution.printing.printed"}
     exec(compile(text, name, "exec"), module)
