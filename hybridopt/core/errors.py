@@ -8,7 +8,7 @@ from sys import float_info
 from typing import Any
 
 __all__ = ["HybridOptError", "HybridOptWarning", "check_choice", "check_count", "check_number", "check_share"]
-__all__ += ["known", "nearest", "shown"]
+__all__ += ["known", "nearest", "shown", "written"]
 
 LARGEST_COUNT = 2**64 - 1  # what 64 bits hold
 LONGEST = 120  # characters of a value in an error
@@ -138,6 +138,11 @@ def shown(value: object) -> str:
     except Exception:  # such as a whole number of more digits than Python writes
         return f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def written(value: object) -> str:
+    """Return a text as it is, and any other value as errors show it."""
+    return value if isinstance(value, str) else shown(value)
 
 
 def _plain(text: str) -> str:

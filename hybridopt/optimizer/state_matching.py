@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, contiguous_format
 
-from ..core.errors import HybridOptError, check_count, shown
+from ..core.errors import HybridOptError, check_count, shown, written
 from ..policy.job import BASIS, Job, declare
 from .groups import named
 from .state_checks import (
@@ -109,7 +109,7 @@ def _group(mine, groups):
         if group.get("treatment") != mine["treatment"]:
             raise HybridOptError(
                 f"parameter {mine['param_names'][0]!r} was trained as {shown(group.get('tag'))} with "
-                f"{_text(group.get('treatment'))}, and is now {mine['tag']!r} with {mine['treatment']}; "
+                f"{written(group.get('treatment'))}, and is now {mine['tag']!r} with {mine['treatment']}; "
                 "make the optimizer with the policy it was saved with"
             )
         check_group(group, mine)
@@ -119,10 +119,6 @@ def _group(mine, groups):
         f"the saved state has nothing for parameter {mine['param_names'][0]!r} (tag {mine['tag']!r}); "
         "it was saved by another optimizer, or for other parameters"
     )
-
-
-def _text(treatment):
-    return treatment if isinstance(treatment, str) else shown(treatment)
 
 
 def _check_ids(groups, states):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.errors import HybridOptError, HybridOptWarning, shown
+from ..core.errors import HybridOptError, HybridOptWarning, shown, written
 from ..model.roles import uncontained
 from .state_checks import CURE
 
@@ -131,8 +131,9 @@ def _gathered(section: Group, where: Mapping[str, Group]) -> Group:
         label = where[name].get("treatment")
         if not isinstance(label, str) or _read(label)[0] != rule:
             raise HybridOptError(
-                f"parameter {name!r} was trained as {shown(where[name].get('tag'))} with {label}, and is now "
-                f"{section['tag']!r} with {section['treatment']}; make the optimizer with the policy it was saved with"
+                f"parameter {name!r} was trained as {shown(where[name].get('tag'))} with {written(label)}, "
+                f"and is now {section['tag']!r} with {section['treatment']}; make the optimizer with the policy it "
+                "was saved with"
             )
         if label != section["treatment"]:
             changed.append(name)
@@ -160,7 +161,7 @@ def _numbers(parts: Sequence[Group], name: str) -> Group:
         for key in sorted((first.keys() | other.keys()) - {"weight_decay"}, key=str):
             if not _same(first.get(key), other.get(key)):
                 raise HybridOptError(
-                    f"{name!r} and other parameters of its group were saved in groups with different {key} "
+                    f"{name!r} and other parameters of its group were saved in groups with different {written(key)} "
                     f"({shown(first.get(key))} and {shown(other.get(key))}), and are in one group now; make the "
                     "optimizer with the groups it was saved with"
                 )
@@ -183,8 +184,8 @@ def _say_changed(names: Sequence[str], where: Mapping[str, Group], now: Any) -> 
     if odd:
         before = shown(where[odd[0]].get("weight_decay"))
         warnings.warn(
-            f"{odd[0]!r} ({len(odd)} in all) had weight_decay={before} when this state was saved, and has {now} from "
-            "now on: the policy exempts it, as all norms and biases",
+            f"{odd[0]!r} ({len(odd)} in all) had weight_decay={before} when this state was saved, and has "
+            f"{shown(now)} from now on: the policy exempts it, as all norms and biases",
             HybridOptWarning,
             stacklevel=7,
         )

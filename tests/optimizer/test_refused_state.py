@@ -153,6 +153,7 @@ def test_rates_that_are_none(key, value):
         (group(seed=7), "different seeds"),
         (group(tag="frozen"), "another tag"),
         (group(treatment=7), "trained as 'split' with 7"),
+        (group(treatment=10**5000), "with a int that cannot be shown"),
         (group(initial_lr=NAN), "initial_lr"),
         (group(grad_norm=-1.0), "grad_norm"),
         (group(more=[1.0, {"x": INF}]), "more"),
