@@ -3,6 +3,7 @@
 import copy
 import json
 
+import bitsandbytes
 import pytest
 import torch
 from peft import LoraConfig
@@ -16,6 +17,12 @@ from support.saved import bits, different, equal, logits, train
 
 SCHEMES = ("nf4", "fp4", "int8")
 QUERY = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
+
+
+@pytest.fixture(autouse=True)
+def the_same_kernels(monkeypatch):
+    """CPUs with AVX512-BF16 evaluate models of transformers in bfloat16, and `wrap` switches that off in its own."""
+    monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: False)
 
 
 def llama(**options):
