@@ -12,6 +12,10 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--whole-grid", action="store_true", help="walk all combinations of tests/grid, not a third")
+
+
 def pytest_collection_modifyitems(items):
     """Mark all that is not slow as fast; slow files come first, so that no worker is left with one at the end."""
     for item in items:

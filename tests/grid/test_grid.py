@@ -11,7 +11,20 @@ from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
 from hybridopt.parts.rules.muon import Muon
 from hybridopt.parts.splits.block import Block
 from hybridopt.parts.splits.randk import RandK
-from support.grid.cells import ADAPTERS, CELLS, CODECS, FREE, RELEASES, RULES, SPLITS, STORES, Cell, refusal, trained
+from support.grid.cells import (
+    ADAPTERS,
+    CELLS,
+    CODECS,
+    FREE,
+    RELEASES,
+    RULES,
+    SPLITS,
+    STORES,
+    WALKED,
+    Cell,
+    refusal,
+    trained,
+)
 from support.grid.table import BLOCK
 
 AXES = {"full": RULES, "free": FREE, "split": SPLITS, "codec": CODECS, "store": STORES}
@@ -21,16 +34,25 @@ THREES = [
     ("full", "split", "release"),
     ("codec", "store", "adapters"),
     ("full", "codec", "free"),
+    ("full", "codec", "release"),
 ]
 
 
 @pytest.mark.parametrize("axes", [*combinations(AXES, 2), *THREES])
 def test_all_values_meet(axes):
-    met = {tuple(getattr(c, axis) for axis in axes) for c in CELLS}
+    met = {tuple(getattr(c, axis) for axis in axes) for c in WALKED}
     assert met == set(product(*(AXES[axis] for axis in axes)))
 
 
+@pytest.mark.parametrize("two", [*combinations(("codec", "store", "adapters"), 2)])
+def test_two_values_of_what_is_kept_meet_under_every_rule_and_split(two):
+    axes = ("full", "split", *two)
+    met = [tuple(getattr(c, axis) for axis in axes) for c in WALKED]
+    assert sorted(met) == sorted(product(*(AXES[axis] for axis in axes)))
+
+
 def test_no_cell_is_walked_twice():
+    assert set(WALKED) < set(CELLS) and len(set(WALKED)) == len(WALKED) == len(CELLS) // 3
     assert len(set(map(astuple, CELLS))) == len(CELLS) == len(RULES) * len(SPLITS) * len(CODECS) * len(STORES) * 3
 
 

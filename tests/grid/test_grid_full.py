@@ -2,14 +2,13 @@
 
 import pytest
 
-from support.grid.cells import CELLS
 from support.grid.walk import failure
 from support.parts import RULES, SPLITS
 
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("full", RULES)
-def test_every_cell_does_what_was_asked_or_is_refused(full, split):
-    cells = [c for c in CELLS if (c.full, c.split, c.adapters) == (full, split, "full")]
-    failures = [text for text in map(failure, cells) if text]
-    assert len(cells) == 9 and not failures, "\n".join(failures)
+def test_every_cell_does_what_was_asked_or_is_refused(full, split, cells):
+    chosen = [c for c in cells if (c.full, c.split, c.adapters) == (full, split, "full")]
+    failures = [text for text in map(failure, chosen) if text]
+    assert len(chosen) in (3, 9) and not failures, "\n".join(failures)

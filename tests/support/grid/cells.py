@@ -1,8 +1,9 @@
 """Every combination of parts: how it is asked for, and whether it is refused.
 
 By backprop all of full rule x split x codec x store x adapters. The free rule and the release take turns, so that each
-pair of them meets each full rule under each split, and each codec with each store and adapters. By the other sources
-all of source x full rule x split, where the other axes are drawn so that every two values meet.
+pair of them meets each full rule under each split, and each codec with each store and adapters. A third of these are
+walked by default: under each full rule and split every two values of codec, store and adapters meet. By the other
+sources all of source x full rule x split, where the other axes are drawn so that every two values meet.
 """
 
 from contextlib import contextmanager
@@ -114,12 +115,26 @@ KEPT = tuple(product(CODECS, STORES, ADAPTERS))
 BUILT = tuple(
     (c, s, a) for c, s, a in KEPT if s != "int8_trainable" or a == "full"
 )  # others are refused by any source
-CELLS = tuple(
-    Cell(full, free, split, codec, store, release, adapters)
-    for i, (full, split) in enumerate(product(RULES, SPLITS))
-    for j, (codec, store, adapters) in enumerate(KEPT)
-    for free, release in [TURNS[(i + j) % len(TURNS)]]
-)
+
+
+def _squares(turn):
+    """KEPT in three parts, the first of them by turns: a Latin square each, of codec x store."""
+    places = product(range(len(CODECS)), range(len(STORES)), range(len(ADAPTERS)))
+    parts = ((sum(place) + turn) % len(ADAPTERS) for place in places)
+    return [kept for _, kept in sorted(zip(parts, KEPT, strict=True), key=lambda pair: pair[0])]
+
+
+def _cells(most=None):
+    return tuple(
+        Cell(full, free, split, codec, store, release, adapters)
+        for i, (full, split) in enumerate(product(RULES, SPLITS))
+        for j, (codec, store, adapters) in enumerate(_squares(i)[:most])
+        for free, release in [TURNS[(i + j) % len(TURNS)]]
+    )
+
+
+CELLS = _cells()
+WALKED = _cells(len(CODECS) * len(STORES))  # a third
 ZEROTH = tuple(
     Cell(full, free, split, codec, store, release, adapters, source)
     for source, full, split in product([name for name in SOURCES if name != "backprop"], RULES, SPLITS)
