@@ -14,16 +14,25 @@ from torch import Tensor, nn
 from hybridopt.core.contracts import Make, PackedWeight, Shape
 from hybridopt.model.quantization.layers import matrix, matrix_shape
 
-from .frozen import FrozenScheme, empty, in_its_place, quantized_at_once
+from .frozen import FrozenScheme, in_its_place
 from .loading import Given, check_form, form_of, fresh, listen
 from .on_gpu import dense_room
 from .packed import four_bit_values, frozen
 from .repacking import forbid_repacking_
+from .states import (
+    BLOCK,
+    LEVELS,
+    NESTED_BLOCK,
+    NESTED_LEVELS,
+    empty_codes,
+    empty_state,
+    plain_scales,
+    quantized,
+    remade,
+    tensors_of,
+)
 
 __all__ = ["FourBitScheme"]
-
-BLOCK, NESTED_BLOCK = 64, 256  # weights per scale, scales per nested scale
-LEVELS, NESTED_LEVELS = 16, 256  # entries of the tables that codes and quantized scales point into
 
 
 class FourBitScheme(FrozenScheme):
@@ -42,7 +51,7 @@ class FourBitScheme(FrozenScheme):
     def quantize(self, layer: Any) -> nn.Module:
         """Return a bitsandbytes Linear4bit with the codes of the layer's weight, made a piece at a time."""
         weight = matrix(layer)
-        codes, state = _quantized(weight, self)
+        codes, state = quantized(weight, self.name, self.nested)
         new = _layer(weight.shape, weight.dtype, self)
         new.weight = _weight(codes, state, new, self)
         new.quant_state = state
@@ -51,10 +60,10 @@ class FourBitScheme(FrozenScheme):
     def twin(self, layer: Any) -> nn.Module:
         """Return a Linear4bit whose codes, scales and tables are on the meta device."""
         shape, dtype = matrix_shape(layer), layer.weight.dtype
-        codes = _empty_codes(shape)
+        codes = empty_codes(shape)
         new = _layer(shape, dtype, self)
         new.weight = nn.Parameter(codes, requires_grad=False)
-        new.weight.quant_state = new.quant_state = _empty_state(shape, dtype, self)
+        new.weight.quant_state = new.quant_state = empty_state(shape, dtype, self.name, self.nested)
         new.weight.compress_statistics, new.weight.quant_type = self.nested, self.name  # PEFT looks for them
         return in_its_place(new, layer)
 
@@ -65,11 +74,11 @@ class FourBitScheme(FrozenScheme):
     def pack(self, weight: Tensor) -> PackedWeight:
         """Return a frozen weight with codes, scales and tables of its own."""
         empty = weight.is_meta
-        codes = _empty_codes(weight.shape) if empty else None
-        state = _empty_state(weight.shape, weight.dtype, self) if empty else None
+        codes = empty_codes(weight.shape) if empty else None
+        state = empty_state(weight.shape, weight.dtype, self.name, self.nested) if empty else None
         if codes is None:
-            codes, state = _quantized(weight.detach(), self)
-        tables = {n: x.clone() if n.endswith("code") else x for n, x in _constants(state).items()}
+            codes, state = quantized(weight.detach(), self.name, self.nested)
+        tables = {n: x.clone() if n.endswith("code") else x for n, x in tensors_of(state).items()}
         return frozen(weight, {"codes": codes, **tables}, self)
 
     def unpack(self, parts: dict[str, Tensor], start: int, shape: Shape, dtype: torch.dtype) -> Tensor:
@@ -107,7 +116,7 @@ class FourBitScheme(FrozenScheme):
 
     def parts(self, weight: Any, layer: nn.Module | None = None) -> dict[str, Tensor]:
         """Return codes, scales ("absmax") and table; of nested scales their offset, scales and table, too."""
-        return {"codes": weight, **_constants(weight.quant_state)}
+        return {"codes": weight, **tensors_of(weight.quant_state)}
 
     def beside(self, layer: Any) -> list[Tensor]:
         """Return scales, tables and offset."""
@@ -115,7 +124,7 @@ class FourBitScheme(FrozenScheme):
 
     def carry_(self, old: Any, new: Any, make: Make) -> None:
         """Give `new` a state of its own, with the same table and scales."""
-        new.quant_state = None if old.quant_state is None else _remade(old.quant_state, make)
+        new.quant_state = None if old.quant_state is None else remade(old.quant_state, make)
 
     def relink_(self, layer: Any, make: Make) -> None:
         """Let the layer have the state of its weight."""
@@ -161,12 +170,13 @@ class FourBitScheme(FrozenScheme):
         if given is None:
             return
         if given.dense:
-            codes, new = _quantized(given.weight.detach().to(now.device, now.quant_state.dtype), self)
+            dense = given.weight.detach().to(now.device, now.quant_state.dtype)
+            codes, new = quantized(dense, self.name, self.nested)
         else:
-            codes, new = given.weight, _remade(given.state(), lambda x: fresh(x, now.device))
+            codes, new = given.weight, remade(given.state(), lambda x: fresh(x, now.device))
             check_form(given.name, form_of(codes, new), form_of(now, now.quant_state) | {"shape": shape})
         if (scales := self.scales(layer).get("absmax")) is not None:
-            scales.data.copy_(_plain_scales(new))
+            scales.data.copy_(plain_scales(new))
             new.absmax, new.nested, new.state2, new.offset = scales, False, None, None
         state[given.name] = _weight(fresh(codes, now.device), new, layer, self) if given.assigned else codes
         layer.quant_state = now.quant_state = new
@@ -194,7 +204,7 @@ class FourBitScheme(FrozenScheme):
         state = layer.weight.quant_state
         if isinstance(state.absmax, nn.Parameter):
             return
-        state.absmax = nn.Parameter(_plain_scales(state).float(), requires_grad=False)
+        state.absmax = nn.Parameter(plain_scales(state).float(), requires_grad=False)
         if state.nested:
             state.nested, state.state2, state.offset = False, None, None
             layer.weight.compress_statistics = False
@@ -218,77 +228,3 @@ def _weight(codes: Tensor, state: Any, layer: nn.Module, scheme: FourBitScheme) 
         "bnb_quantized": True,
     }
     return Params4bit(codes, requires_grad=False, quant_state=state, **form)
-
-
-def _quantized(weight: Tensor, scheme: FourBitScheme) -> tuple[Tensor, Any]:
-    """Return what `bitsandbytes.functional.quantize_4bit` makes of a weight, to the bit, but piece by piece."""
-    from bitsandbytes.functional import QuantState, get_4bit_type, quantize_4bit, quantize_blockwise
-
-    flat = weight.reshape(-1)
-    codes = torch.empty(((len(flat) + 1) // 2, 1), dtype=torch.uint8, device=flat.device)
-    scales = torch.empty(math.ceil(len(flat) / BLOCK), dtype=torch.float32, device=flat.device)
-    step = quantized_at_once(flat)
-    for start in range(0, len(flat), step):
-        made, state = quantize_4bit(flat[start : start + step], quant_type=scheme.name, blocksize=BLOCK)
-        codes[start // 2 :][: len(made)] = made
-        scales[start // BLOCK :][: len(state.absmax)] = state.absmax
-    outer = {}
-    if scheme.nested:
-        offset = scales.mean()
-        scales, state2 = quantize_blockwise(scales - offset, blocksize=NESTED_BLOCK)
-        outer = {"offset": offset, "state2": state2}
-    table = get_4bit_type(scheme.name, device=flat.device)
-    form: dict[str, Any] = {
-        "shape": weight.shape,
-        "dtype": weight.dtype,
-        "blocksize": BLOCK,
-        "quant_type": scheme.name,
-    }
-    return codes, QuantState(scales, code=table, **form, **outer)
-
-
-def _empty_codes(shape: Shape) -> Tensor:
-    return empty(math.ceil(math.prod(shape) / 2), 1, dtype=torch.uint8)
-
-
-def _empty_state(shape: Shape, dtype: torch.dtype, scheme: FourBitScheme) -> Any:
-    from bitsandbytes.functional import QuantState
-
-    blocks, outer = math.ceil(math.prod(shape) / BLOCK), {}
-    if scheme.nested:
-        form = {"code": empty(NESTED_LEVELS), "blocksize": NESTED_BLOCK, "dtype": torch.float32}
-        outer = {"offset": empty(), "state2": QuantState(empty(math.ceil(blocks / NESTED_BLOCK)), **form)}
-    scales = empty(blocks, dtype=torch.uint8 if scheme.nested else torch.float32)
-    form = {"shape": torch.Size(shape), "dtype": dtype, "blocksize": BLOCK, "quant_type": scheme.name}
-    return QuantState(scales, code=empty(LEVELS), **form, **outer)
-
-
-def _constants(state: Any) -> dict[str, Tensor]:
-    """Return the tensors of a bitsandbytes QuantState by name; those of nested scales behind "state2."."""
-    found: dict[str, Any] = {}
-    prefix = ""
-    while state is not None:
-        found |= {f"{prefix}{name}": getattr(state, name) for name in ("absmax", "code", "offset")}
-        prefix, state = f"{prefix}state2.", state.state2
-    return {name: part for name, part in found.items() if isinstance(part, Tensor)}
-
-
-def _remade(state: Any, make: Make) -> Any:
-    """Return a copy of a bitsandbytes QuantState whose tensors are made anew."""
-    from bitsandbytes.functional import QuantState
-
-    members = {name: getattr(state, name) for name in ("shape", "blocksize", "quant_type", "dtype")}
-    for name in ("absmax", "code", "offset"):
-        members[name] = None if getattr(state, name) is None else make(getattr(state, name))
-    return QuantState(**members, state2=None if state.state2 is None else _remade(state.state2, make))
-
-
-def _plain_scales(state: Any) -> Tensor:
-    """Return the scales as numbers: nested ones are dequantized."""
-    if not state.nested:
-        return state.absmax
-    if state.absmax.is_meta:
-        return empty(*state.absmax.shape)
-    from bitsandbytes.functional import dequantize_blockwise
-
-    return dequantize_blockwise(state.absmax, state.state2) + state.offset
