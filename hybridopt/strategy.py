@@ -1,7 +1,7 @@
 """The Strategy that `wrap` attaches to a model: a policy, resolved by name on the module tree whenever needed."""
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
@@ -11,18 +11,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from .core.errors import HybridOptError
-from .model.adapters import adapted_layers, adapter_names, check_attached
+from .model.adapters import adapter_names, check_attached
 from .model.base_record import Origin, changed, remember, remembered, restructured
 from .model.containers import REPLICAS, original, uncompiled
 from .model.kept_codes import changed_codes, check_codes, updated
 from .model.quantization.coded import coded_names
 from .model.quantization.replacing import dequantize_
 from .model.quantization.scales import scales
-from .model.roles import base_name, clean, of_base, params
+from .model.roles import clean
 from .model.sharding import reshard_
 from .optimizer.optimizer import HybridOptimizer
 from .optimizer.others import forget
 from .optimizer.releases import DEFAULT
+from .planned import Planned
 from .policy.other_names import check_known
 from .policy.plan import Plan
 from .policy.report import Report
@@ -34,7 +35,7 @@ from .saving.save import save
 __all__ = ["Strategy"]
 
 
-class Strategy:
+class Strategy(Planned):
     """How a model is trained, as `model.hybrid`: tags, report, optimizer, saving.
 
     It holds names of parameters, never parameters, so it stays right when the model's parameters are replaced.
@@ -49,14 +50,12 @@ class Strategy:
     """
 
     def __init__(self, model: nn.Module, policy: Ready, seed: int, origin: Origin, plan: Plan | None = None):
-        self.model, self.policy, self.seed = model, policy, seed
+        super().__init__(model, policy, seed, plan)
         self.base, self.codes = origin.base, origin.codes
-        self._planned = plan, policy  # of the model as it was; made anew where anything of it has changed
         self.quantization, self.quantized = origin.quantization, origin.quantized
         self.choice: Any = None  # planning.Choice of policy="auto"
         self._given = model
         self._adapters = adapter_names(model)  # that are known to come back from a folder
-        self._frozen: set[str] = set()
         self._optimizers: weakref.WeakSet[HybridOptimizer] = weakref.WeakSet()
 
     def adopt(self, inner: "Strategy") -> None:
@@ -69,8 +68,7 @@ class Strategy:
         """Return the parameters that the optimizers of this strategy hold; without any, those that one would train."""
         if held := [p for o in self._optimizers for group in o.param_groups for p in group["params"]]:
             return held
-        trained = self._plan().trained
-        return [p for name, p in self.model.named_parameters() if clean(name) in trained]
+        return self.to_train()
 
     def held_by(self, given: nn.Module) -> None:
         """Note the model as users hold it: in what `torch.compile` or DistributedDataParallel has put around it."""
@@ -82,11 +80,6 @@ class Strategy:
     def origin(self) -> Origin:
         """What the model was when it was wrapped for the first time."""
         return Origin(self.base, self.codes, self.quantization, self.quantized)
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """Return every parameter's tag by name: state-full, state-free, split or frozen."""
-        return self._plan().tags
 
     def memory(self, batch: Mapping[str, Tensor] | None = None, **how: Any) -> Any:
         """Estimate the bytes that a training step of this model takes, by closed forms and a simulated step.
@@ -118,7 +111,7 @@ class Strategy:
 
         step: what `memory` takes, such as seq_len=2048; the table then ends with the peak of a training step.
         """
-        found = Report.of(self._plan(), self.model)
+        found = Report.of(self.resolved(), self.model)
         return replace(found, step=self.memory(**step).parts) if step else found
 
     def optimizer(
@@ -158,7 +151,7 @@ class Strategy:
         if self.choice is not None:
             lr = self.choice.way.lr if lr is None else lr
             release = self.choice.request.release if release is None else release
-        plan = self._plan()
+        plan = self.resolved()
         if not plan.trained:
             raise HybridOptError(
                 "nothing to train: every parameter is frozen, quantized, or has requires_grad=False; "
@@ -271,44 +264,6 @@ class Strategy:
     def recorded(self, changed: Mapping[str, Tensor]) -> Trajectory | None:
         """Return the recorded run from which most of these changed tensors follow; None if none does."""
         return recorded(self._optimizers, self.base, changed)
-
-    def unfrozen(self) -> list[str]:
-        """Return, by base name, the base model's parameters that are trained besides the adapters of a PeftModel."""
-        return sorted(base_name(n) for n in self._trained(of_base(self.model))) if adapted_layers(self.model) else []
-
-    def trainable(self) -> list[str]:
-        """Return the names of the parameters that are trained and are not the base model's."""
-        own = of_base(self.model)
-        return sorted(clean(n) for n in self._trained(lambda name: not own(name)))
-
-    def _trained(self, wanted: Callable[[str], bool]) -> list[str]:
-        """Return the live names of the wanted ones among the parameters that train, or did before the policy froze."""
-        live = self.model.named_parameters()
-        return [n for n, p in live if wanted(n) and (p.requires_grad or clean(n) in self._frozen)]
-
-    def _plan(self) -> Plan:
-        """Return the plan as if no earlier one had frozen anything; the last one where no parameter has changed."""
-        live = [p if p.name not in self._frozen else replace(p, trainable=True) for p in params(self.model)]
-        plan, policy = self._planned
-        same = plan is not None and policy is self.policy and plan.seed == self.seed
-        if plan is None or not same or [e.param for e in plan.entries] != live:
-            plan = Plan.of(live, self.policy, self.seed)
-            self._planned = plan, self.policy
-        return plan
-
-    def _freeze(self, plan: Plan) -> None:
-        self._thaw()
-        without = {e.param.name for e in plan.entries if e.treatment is None or not e.treatment.source.backward}
-        for name, p in self.model.named_parameters():
-            if p.requires_grad and clean(name) in without:
-                p.requires_grad_(False)
-                self._frozen.add(clean(name))
-
-    def _thaw(self) -> None:
-        for name, p in self.model.named_parameters():
-            if clean(name) in self._frozen:
-                p.requires_grad_(True)
-        self._frozen = set()
 
     def __getstate__(self) -> dict:
         return {k: v for k, v in self.__dict__.items() if k not in ("_optimizers", "_planned", "_given")}

@@ -119,7 +119,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Tensor, pas
         tokens: of each micro-batch [batch, sequence].
         passes: micro-batches.
     """
-    uses = model.hybrid._plan().trained.values()
+    uses = model.hybrid.resolved().trained.values()
     if any(t.probed for t in uses):
         optimizer.probe(lambda: model(input_ids=tokens, labels=tokens).loss)
     for i in range(passes if any(t.source.backward for t in uses) else 0):

@@ -36,7 +36,7 @@ def plan_live(model: nn.Module, batch: Mapping[str, Tensor] | None = None, **how
     if strategy is None:
         raise HybridOptError(f"{type(model).__name__} is not wrapped; call hybridopt.wrap(model, ...) first")
     request = _request(model, strategy, batch, how)
-    costs = Costs(weights(model), strategy._plan(), request.device == "cuda")
+    costs = Costs(weights(model), strategy.resolved(), request.device == "cuda")
     told = inputs(model, request.batch, request.seq_len) if batch is None else batch
     traces = [_trace(model, costs, told, backward, request.device) for backward in costs.passes]
     return estimate_of(type(model).__name__, request, costs, traces, unquantized(model))

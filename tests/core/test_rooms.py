@@ -23,6 +23,7 @@ ROOMS = (  # a file imports from its own room and from those before it, within f
     "optimizer",
     "saving",
     "planning",
+    "planned",
     "strategy",
     "auto",
     "wrapping",
