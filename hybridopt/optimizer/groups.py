@@ -3,25 +3,20 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
-from typing import Any
 
-from torch import Tensor, strided
+from torch import Tensor
 
-from ..core.errors import HybridOptError, check_choice, check_number, shown
+from ..core.errors import HybridOptError, check_choice
 from ..model.hessian_blocks import guess_partition
 from ..model.roles import ROLES, Param, clean, codes_dtype, guesses, uncontained
-from ..policy.other_names import names_here
 from ..policy.output_layers import state_free, unknown
 from ..policy.plan import Entry, Plan
 from ..policy.routes import Ready, pack_treatment
 from ..policy.treatment import Treatment
+from .group_numbers import check_options
 from .sections import joined, sections
 
-__all__ = ["Known", "Tags", "check_numbers", "named", "trainable_of"]
-
-LARGEST = 1e6  # of a learning rate or weight decay: beyond, a few steps leave the range of float32
-NUMBERS = ("lr", "weight_decay")  # that a group may have of its own
+__all__ = ["Known", "Tags", "named", "trainable_of"]
 
 Known = str | Param | Entry  # of a parameter: its role, that and its blocks, or its treatment, too
 
@@ -113,7 +108,7 @@ class Tags:
         """Give unnamed tensors names by their position, so that everything else can go by name."""
         if not isinstance(group, dict) or isinstance(group.get("params"), set | dict | None):
             return group  # torch says what is wrong
-        self._check_options(group)
+        check_options(group, self.policy.options())
         params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         if not params:
             return {**group, "params": [], "param_names": []}
@@ -128,18 +123,6 @@ class Tags:
         self._named = not unnamed
         start, self._count = self._count, self._count + len(params)
         return {**group, "params": [(f"param_{start + i}", p) for i, p in enumerate(params)] if unnamed else params}
-
-    def _check_options(self, group):
-        own = {"policy", "betas", "eps", "momentum", "seed", *self.policy.options()}
-        for key, value in group.items():
-            if key in own:
-                more = "; multiply the group's lr by it" if key == "lr_scale" else ""
-                raise HybridOptError(
-                    f"{key}={value!r} in a param group has no effect: groups take lr and weight_decay, everything "
-                    f"else belongs to the policy; give it to the optimizer, or write a Policy with routes{more}"
-                )
-            if here := _meant(key):
-                raise HybridOptError(f"{key}={value!r} in a param group has no effect; did you mean {here}={value!r}?")
 
     def as_groups(self, group: dict, parts: list[dict], others: list[dict], own_decay: bool) -> list[dict]:
         """Return the param groups that a user's group becomes.
@@ -227,14 +210,6 @@ class Tags:
         return label
 
 
-def _meant(key: str) -> str | None:
-    """Return the number of a group that a key was meant to be, misspelled or by another tool's name."""
-    if not isinstance(key, str) or any(name in key for name in NUMBERS):
-        return None  # such as "initial_lr" of schedulers
-    called = next((name for name in names_here(key) if name in NUMBERS), None)
-    return called or next(iter(get_close_matches(key, NUMBERS, 1, 0.85)), None)
-
-
 def _pairs(group: Mapping) -> Iterable:
     """Return what a group has as its parameters; nothing where that can be read only once, or is wrong."""
     params = group.get("params")
@@ -270,16 +245,3 @@ def _alike(planned: Param, live: Param) -> bool:
 def named(group: dict) -> Iterable[tuple[str, Tensor]]:
     """Return (name, tensor) of every parameter of a group."""
     return zip(group["param_names"], group["params"], strict=True)
-
-
-def check_numbers(group: Mapping[str, Any], owner: str = "HybridOptimizer") -> None:
-    """Raise HybridOptError, naming `owner`, for a learning rate or weight decay that is none."""
-    lr = group["lr"]
-    if isinstance(lr, Tensor):
-        if lr.numel() != 1:
-            raise HybridOptError(f"{owner}: lr must be a number or a tensor of one element, got {tuple(lr.shape)}")
-        if not lr.is_floating_point() or lr.layout != strided or lr.is_meta:
-            raise HybridOptError(f"{owner}: lr={shown(lr)} is not allowed; give a dense tensor of a float dtype")
-        lr = lr.item()
-    check_number(owner, "lr", lr, 0, LARGEST)
-    check_number(owner, "weight_decay", group["weight_decay"], 0, LARGEST)

@@ -18,7 +18,8 @@ from .first_rate import FirstRate
 from .following import Following
 from .forms import Forms
 from .gradients import norm, total
-from .groups import Known, Tags, check_numbers, named, trainable_of
+from .group_numbers import check_numbers
+from .groups import Known, Tags, named, trainable_of
 from .hooks import Hooks
 from .known import in_model
 from .options import check_options

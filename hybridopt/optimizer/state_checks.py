@@ -12,7 +12,7 @@ from ..core.errors import HybridOptError, check_count, check_number, shown
 from ..execution.shards import local
 from ..policy.job import BASIS, Job
 from .gradients import whole
-from .groups import check_numbers
+from .group_numbers import check_numbers
 
 __all__ = ["CURE", "MOST_TURNS", "check_basis", "check_clocks", "check_group", "check_params", "check_shapes"]
 __all__ += ["check_tensor"]
