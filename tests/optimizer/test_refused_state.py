@@ -176,7 +176,7 @@ def test_rates_that_are_none(key, value):
         (lambda s: s["state"][0].pop("split.index"), "lacks .'split.index'"),
         (lambda s: [s["state"][0].pop(k) for k in ("exp_avg", "exp_avg_sq")], "lacks"),
     ],
-    ids=range(37),
+    ids=range(38),
 )
 def test_groups_and_clocks_that_no_run_leaves(change, words):
     text = resumed(change)
