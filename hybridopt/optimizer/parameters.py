@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -196,8 +197,9 @@ class Parameters:
             made = [k for k in wanted if k in missing]
             state.update({k: shards.like(allocate(wanted[k], one.p.device), one.p, one.whole[k]) for k in made})
         raw = {k: shards.local(state[k]) if one.sharded else state[k] for k in wanted}
-        if state["window"] != one.window or (missing and any(k.startswith(BASIS) for k in missing)):
-            draw = self.windows.draw(one.group, one.name, one.window)
+        fresh = bool(missing) and any(k.startswith(BASIS) for k in missing)
+        if fresh or state["window"] != one.window:
+            draw = replace(self.windows.draw(one.group, one.name, one.window), fresh=fresh)
             one.own.part.sample(grad, basis(one.own, raw), draw)
             state["window"] = one.window
         return raw

@@ -21,8 +21,9 @@ class Resolved:
         name: of the parameter, as in `param_names`.
         p: the parameter.
         group: its param group, whose numbers (lr, weight_decay, step) may change at every step.
-        window: the window for which this holds; `gap` steps make one, 0 means that there is only one.
-        gap: the split's `update_gap`.
+        window: the window for which this holds.
+        ahead: by how many steps the parameter's windows begin early.
+        gap: the split's `update_gap`: steps of a window, 0 for only one.
         job: the update of the whole parameter.
         own: the update of the rows that this rank holds; `job` itself unless the parameter is sharded.
         slots: the raw state tensors that this rank keeps, by name, declared for `own`.
@@ -41,6 +42,7 @@ class Resolved:
     p: Tensor
     group: dict
     window: int
+    ahead: int
     gap: int
     job: Job
     own: Job
@@ -57,31 +59,32 @@ class Resolved:
 
     @property
     def holds(self) -> bool:
-        """Whether it is still true: the group is in the same window, and the parameter has the same dtype."""
-        now = self.group["step"] // self.gap if self.gap else 0
+        """Whether it is still true: the parameter is in the same window, and has the same dtype."""
+        now = (self.group["step"] + self.ahead) // self.gap if self.gap else 0
         return now == self.window and self.p.dtype is self.dtype
 
 
-def resolve(name: str, p: Tensor, group: dict, window: int, job: Job) -> Resolved:
+def resolve(name: str, p: Tensor, group: dict, ahead: int, job: Job) -> Resolved:
     """Work out what the updates of one parameter share in one window.
 
     Args:
         name: of the parameter.
         p: the parameter.
         group: its param group.
-        window: the window that the group is in.
-        job: the parameter's update in that window.
+        ahead: by how many steps its windows begin early.
+        job: its update in the window that it is in.
 
     Raises:
         HybridOptError: if the parameter is sharded, and its rows cannot be updated without the others.
     """
-    own, source = shards.cut(name, job, p), job.treatment.source
+    own, source, split = shards.cut(name, job, p), job.treatment.source, job.treatment.split
     return Resolved(
         name=name,
         p=p,
         group=group,
-        window=window,
-        gap=job.treatment.split.update_gap,
+        window=split.window(group["step"], ahead),
+        ahead=ahead,
+        gap=split.update_gap,
         job=job,
         own=own,
         slots=declare(own),

@@ -167,11 +167,11 @@ def _state(job_at, group, name, p, state, finite):
 def _job(job_at, group, name, p, window):
     """Return the update of a parameter in the window that its state is of."""
     job = job_at(group, name, p, 0)
-    gap = job.treatment.split.update_gap
-    now = group["step"] // gap if gap else 0
+    split = job.treatment.split
+    now = split.window(group["step"], split.ahead(group["seed"], name))
     check_count(f"the saved state of {name!r}", "window", window, 0, now)
-    if job.treatment.split.by_turns:
-        check_count(f"the saved group of {name!r}", "step", group["step"], 0, (MOST_TURNS + 1) * gap)
+    if split.by_turns:
+        check_count(f"the saved group of {name!r}", "step", group["step"], 0, split.begin(MOST_TURNS + 1))
     return job_at(group, name, p, window)
 
 

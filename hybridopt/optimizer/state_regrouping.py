@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.errors import HybridOptError, HybridOptWarning, shown, written
 from ..model.roles import uncontained
+from .labels import completed, difference
 from .state_checks import CURE
 
 __all__ = ["regrouped", "rejoined"]
@@ -33,6 +34,7 @@ def regrouped(saved: Sequence[Any], live: Sequence[Group]) -> list[Any]:
     flat = [part for group in saved for part in _parts(group)]
     if not all(isinstance(part, dict) and _named(part) for part in flat):
         return flat
+    flat = [{key: completed(x) if key == "treatment" else x for key, x in part.items()} for part in flat]
     flat = _renamed(flat, {name for section in live for name in section["param_names"]})
     where = {name: part for part in flat for name in part["param_names"]}
     names = {name for section in live for name in section["param_names"]}
@@ -130,10 +132,11 @@ def _gathered(section: Group, where: Mapping[str, Group]) -> Group:
     for name in section["param_names"]:
         label = where[name].get("treatment")
         if not isinstance(label, str) or _read(label)[0] != rule:
+            odd = difference(label, section["treatment"]) if isinstance(label, str) else ""
             raise HybridOptError(
                 f"parameter {name!r} was trained as {shown(where[name].get('tag'))} with {written(label)}, "
-                f"and is now {section['tag']!r} with {section['treatment']}; make the optimizer with the policy it "
-                "was saved with"
+                f"and is now {section['tag']!r} with {section['treatment']}{odd and f' ({odd})'}; make the optimizer "
+                "with the policy it was saved with"
             )
         if label != section["treatment"]:
             changed.append(name)

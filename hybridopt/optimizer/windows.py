@@ -1,4 +1,4 @@
-"""All parameters of an optimizer, resolved once for the window of steps that their groups are in."""
+"""All parameters of an optimizer, resolved once for the window of steps that each is in."""
 
 from torch import Tensor
 
@@ -70,11 +70,6 @@ class Windows:
             return known
         return self._resolved(self._group[name], name, p)
 
-    def now(self, group: dict) -> int:
-        """Return the number of the window that a group is in."""
-        gap = self._tags.treatment(group).split.update_gap
-        return group["step"] // gap if gap else 0
-
     def job_at(self, group: dict, name: str, p: Tensor, window: int) -> Job:
         """Return the update of a parameter in any window.
 
@@ -99,7 +94,7 @@ class Windows:
         if not split.by_turns:
             return self.job_at(group, name, p, window)
         alone = Population(((name, p.numel()),))
-        return self._job(group, name, p, Draw(group["seed"], name, 0, window * split.update_gap, alone))
+        return self._job(group, name, p, Draw(group["seed"], name, 0, split.begin(window), alone))
 
     def draw(self, group: dict, name: str, window: int) -> Draw:
         """Return the random choices of a parameter's split in a window.
@@ -109,8 +104,9 @@ class Windows:
             name: its name.
             window: the number of the window, from 0.
         """
-        split = self._tags.treatment(group).split
-        return Draw(group["seed"], name, window, window * split.update_gap, self._population("split", split))
+        split, seed = self._tags.treatment(group).split, group["seed"]
+        begin = split.begin(window, split.ahead(seed, name))
+        return Draw(seed, name, window, begin, self._population("split", split))
 
     def probe_draw(self, group: dict, name: str) -> Draw:
         """Return the random choices of a parameter's source in the step that its group is in."""
@@ -124,14 +120,18 @@ class Windows:
         return Job(t, t.split.at(draw, shape), shape, arithmetic(p.dtype))
 
     def _mark(self, group):
-        """Return what a group's parameters are resolved for: window, identities and dtypes."""
-        params = group["params"]
-        return self.now(group), list(map(id, params)), [p.dtype for p in params]
+        """Return what a group's parameters are resolved for: window, or step if these spread, identities, dtypes."""
+        params, split = group["params"], self._tags.treatment(group).split
+        now = group["step"] if split.spread else split.window(group["step"])
+        return now, list(map(id, params)), [p.dtype for p in params]
 
     def _resolved(self, group, name, p):
-        known, window = self._known.get(name), self.now(group)
+        known = self._known.get(name)
         if known is None or known.p is not p or not known.holds:
-            known = self._known[name] = resolve(name, p, group, window, self.job_at(group, name, p, window))
+            split = self._tags.treatment(group).split
+            ahead = split.ahead(group["seed"], name)
+            job = self.job_at(group, name, p, split.window(group["step"], ahead))
+            known = self._known[name] = resolve(name, p, group, ahead, job)
         return known
 
     def _population(self, axis, part):

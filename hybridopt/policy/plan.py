@@ -83,7 +83,8 @@ class Plan:
         t, p = entry.treatment, entry.param
         assert t is not None
         shape = seen_as(p.role, p.shape, t)
-        draw = Draw(self.seed, p.name, window, window * t.split.update_gap, self._populations[t.split])
+        begin = t.split.begin(window, t.split.ahead(self.seed, p.name))
+        draw = Draw(self.seed, p.name, window, begin, self._populations[t.split])
         return Job(t, t.split.at(draw, shape), shape, arithmetic(p.dtype))
 
     def first(self, entry: Entry) -> Job:

@@ -15,6 +15,7 @@ from ..model.kept_codes import layer_of_kept
 from ..model.originals import replaced
 from ..model.quantization.owners import scheme_of
 from ..model.roles import base_name
+from ..policy.older import completed
 from ..policy.routes import Policy, Ready, check_format, pack_routes, read_policy, unpack_routes
 from .fitting import base_dtype
 from .names import CONFIG
@@ -135,6 +136,7 @@ def policy_of(policy: str | Ready | None, options: dict, config: dict) -> Ready:
         raise HybridOptError(f"options {sorted(options)} belong to a policy; name it, too: policy='frugal'")
     data = config["policy"]
     try:
+        data = completed(data)
         return unpack_routes({"format": 1, **data}) if "routes" in data else unpack(data, "policies")
     except HybridOptError as error:
         raise HybridOptError(f"{CONFIG}: {error}: from_pretrained(model, directory, policy=...)") from error

@@ -84,7 +84,7 @@ def test_a_basis_is_drawn_as_declared_and_again_the_same(name):
 @pytest.mark.parametrize("side", ["std", "reverse_std", "left", "right"])
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (2, 6, 4)])
 def test_subspace_sides(name, side, shape):
-    part = SPLITS[name](0.5, 2, side).at(draw(), shape)
+    part = SPLITS[name](0.5, 2, side).at(draw(), shape)  # small, so that iterations find all
     rows, cols = shape[-2:]
     right = {"std": rows >= cols, "reverse_std": rows < cols, "left": False, "right": True}[side]
     x = numbers(shape)

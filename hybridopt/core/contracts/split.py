@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .values import Density, Draw, Shape, Slot, State
+from .values import Density, Draw, Shape, Slot, State, stream
 
 __all__ = ["Part", "Split"]
 
@@ -113,6 +113,28 @@ class Split(Protocol):
 
     One that is alone in its population is in turn in every window.
     """
+
+    spread: bool = False
+    """Do the windows of different parameters begin at different steps, as `Part.sample` costs much?
+
+    Only where the density is constant: a schedule by step moves all of them together.
+    """
+
+    def ahead(self, seed: int, name: str) -> int:
+        """Return by how many steps a parameter's windows begin early: 0 to update_gap - 1, and 0 without `spread`.
+
+        The very first begins with the run and is shorter by as much. This follows from seed and name alone.
+        """
+        spreads = self.spread and self.update_gap and self.constant() is not None
+        return stream(seed, name, "ahead") % self.update_gap if spreads else 0
+
+    def window(self, step: int, ahead: int = 0) -> int:
+        """Return the number of the window, from 0, that a step is in, for windows that begin `ahead` of time."""
+        return (step + ahead) // self.update_gap if self.update_gap else 0
+
+    def begin(self, window: int, ahead: int = 0) -> int:
+        """Return the first step of a window, for windows that begin `ahead` of time."""
+        return max(0, window * self.update_gap - ahead)
 
     def constant(self) -> float | None:
         """Return the density if it is the same in every window, for every parameter; else None."""

@@ -79,7 +79,8 @@ class Draw:
     """The random choices of one parameter in one window of `update_gap` steps.
 
     They are a pure function of (seed, name, window): nothing to save, no global generator, any order of visits.
-    `population` holds every parameter that shares the split; `step` is the window's first.
+    `population` holds every parameter that shares the split; `step` is the window's first. Only `fresh` is the run's:
+    whether the parameter has no basis yet that a part which carries could go on from.
     """
 
     seed: int
@@ -87,6 +88,7 @@ class Draw:
     window: int = 0
     step: int = 0
     population: Population = Population()
+    fresh: bool = True
 
     def density(self, density: Density) -> float:
         """Return the density in force in this window, in [0, 1]; HybridOptError for any other number."""

@@ -27,15 +27,14 @@ class Int4Basis(Wrapped):
         return packed | {k: Slot((-(-count // GROUP),), dtype, exact=True) for k, dtype in constants.items()}
 
     def sample(self, grad: Tensor, basis: State, draw: Draw) -> None:
-        """Round a new basis to nearest.
+        """Round a new basis to nearest; the part beneath may go on from the last one.
 
         Args:
             grad: gradient [..., m, n].
             basis: "basis", "basis_scale" and "basis_zero", written in place.
             draw: the random choices of this parameter in this window.
         """
-        (slot,) = self.inner.slots(tuple(grad.shape)).values()
-        exact = {"basis": torch.empty(slot.shape, dtype=basis["basis_scale"].dtype, device=grad.device)}
+        exact = self._exact(grad.shape, basis["basis_scale"].dtype, basis)
         self.inner.sample(grad, exact, draw)
         x = groups(exact["basis"])
         scale, zero = grid(x, TOP)

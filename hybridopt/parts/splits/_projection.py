@@ -46,6 +46,11 @@ class Wrapped(Projection):
         """Return whether directions are the gradient's."""
         return self.inner.by_gradient
 
+    @computed
+    def carries(self) -> bool:
+        """Return whether the part beneath goes on from its last basis."""
+        return self.inner.carries
+
     def shape(self, full: Shape) -> Shape:
         """Return the shape of the coordinates, [..., m, r] or [..., r, n]."""
         return self.inner.shape(full)

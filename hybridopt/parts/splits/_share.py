@@ -5,7 +5,7 @@ from ...core.errors import HybridOptError, check_count, check_share
 from .empty import Empty
 from .whole import Whole
 
-__all__ = ["check", "limit", "matrix"]
+__all__ = ["check", "check_spread", "limit", "matrix"]
 
 
 def check(owner: str, density: Density, update_gap: int) -> None:
@@ -19,6 +19,12 @@ def check(owner: str, density: Density, update_gap: int) -> None:
     if not callable(density):
         check_share(owner, "density", density)
     check_count(owner, "update_gap", update_gap, 1, 2**31)
+
+
+def check_spread(owner: str, spread: object) -> None:
+    """Raise HybridOptError unless `spread` of the split that `owner` names is True or False."""
+    if not isinstance(spread, bool):
+        raise HybridOptError(f"spread={spread!r} is not allowed; give True or False", owner)
 
 
 def limit(density: Density, draw: Draw) -> tuple[float, Whole | Empty | None]:

@@ -6,17 +6,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ...core.contracts import Density, Draw, Part, Shape, Slot, State, computed, portion
+from ...core.contracts import Density, Draw, Part, Shape, Slot, State, computed, portion, stream
 from ...core.errors import HybridOptError
-from . import _share
+from . import _iteration, _share
 from ._projection import Projection
 from .empty import Empty
 from .whole import Whole
 
-__all__ = ["SIDES", "Subspace", "subspace"]
+__all__ = ["SIDES", "SOLVERS", "Subspace", "subspace"]
 
 LONGEST = 1.01  # of directions that should be 1 long
 SIDES = ("std", "reverse_std", "left", "right")
+SOLVERS = ("subspace", "exact")
 
 
 class Sided(Protocol):
@@ -31,19 +32,20 @@ class Sided(Protocol):
         """One of `SIDES`."""
 
 
-def subspace(split: Sided, owner: str, draw: Draw, shape: Shape) -> "Subspace | Whole | Empty":
+def subspace(split: Sided, owner: str, draw: Draw, shape: Shape, solver: str = "") -> "Subspace | Whole | Empty":
     """Return the part of a split that is in force in a window.
 
     Args:
         split: gives density and side.
-        owner: the split's name; "svd" takes leading directions, others random ones.
+        owner: the split's name.
         draw: the random choices of the parameter in this window.
         shape: of the parameter; HybridOptError for what is no matrix.
+        solver: of leading directions; "" for random ones.
     """
     rows, cols = _share.matrix(owner, draw, shape)
     density, end = _share.limit(split.density, draw)
     right = {"std": rows >= cols, "reverse_std": rows < cols, "left": False, "right": True}[split.side]
-    return end or Subspace(portion(density, cols if right else rows), right, owner == "svd")
+    return end or Subspace(portion(density, cols if right else rows), right, solver)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Subspace(Projection):
 
     rank: int
     right: bool
-    leading: bool  # the gradient's leading singular directions, or random ones
+    solver: str  # of the gradient's leading singular directions, one of `SOLVERS`; "" for random ones
+    ordered: bool = False  # must the leading direction be the first one?
 
     @computed
     def local(self) -> bool:
@@ -62,7 +65,12 @@ class Subspace(Projection):
     @computed
     def by_gradient(self) -> bool:
         """Return whether directions are the gradient's."""
-        return self.leading
+        return bool(self.solver)
+
+    @computed
+    def carries(self) -> bool:
+        """Return whether the next directions are found by going on from the last ones."""
+        return self.solver == "subspace"
 
     def shape(self, full: Shape) -> Shape:
         """Return [..., m, r] or [..., r, n]."""
@@ -73,16 +81,22 @@ class Subspace(Projection):
         return {"basis": Slot((*full[:-2], full[-1 if self.right else -2], self.rank), exact=True)}
 
     def sample(self, grad: Tensor, basis: State, draw: Draw) -> None:
-        """Take the gradient's singular vectors, or the Q factor of a Gaussian matrix.
+        """Take the gradient's singular vectors, exactly or nearly so, or the Q factor of a Gaussian matrix.
 
         Args:
             grad: gradient [..., m, n]; read for leading directions only.
-            basis: "basis", written in place.
+            basis: "basis", written in place; subspace iteration goes on from it, and begins with noise where it is 0.
             draw: the random choices of this parameter in this window.
         """
         old = basis["basis"]
-        q = self._leading(grad.to(old.dtype), draw.name) if self.leading else self._random(old, draw)
-        old.copy_(q)
+        if self.solver == "exact":
+            old.copy_(self._svd(grad.to(old.dtype), draw.name))
+            return
+        key = stream(draw.seed, draw.name, "subspace", draw.window)
+        if self.solver:
+            old.copy_(self._iterated(grad, old, key, draw.fresh))
+        else:
+            old.copy_(_iteration.orthonormal(_iteration.noise(old, key)))
 
     def flaw(self, full: Shape, basis: State, window: int) -> str | None:
         """Return what is wrong with "basis" if a direction in it is longer than 1.
@@ -126,16 +140,19 @@ class Subspace(Projection):
         q = basis["basis"]
         return x @ q.mT if self.right else q @ x
 
-    def _leading(self, grad: Tensor, name: str) -> Tensor:
+    def _iterated(self, grad: Tensor, old: Tensor, key: int, fresh: bool) -> Tensor:
+        *stack, side, rank = old.shape
+        if fresh:
+            start = _iteration.noise(old.new_empty(*stack, side, min(side, rank + _iteration.MORE)), key)
+        else:
+            start = _iteration.noise(old, key).mul_(_iteration.NOISE * side**-0.5).add_(old)
+        whole = grad if isinstance(grad, Tensor) else grad.to(old.dtype)  # of probes
+        rounds = _iteration.FIRST if fresh else _iteration.LATER
+        return _iteration.leading(whole if self.right else whole.mT, start, rank, rounds, self.ordered)
+
+    def _svd(self, grad: Tensor, name: str) -> Tensor:
         u, _, vh = _svd(grad, name, full=self.rank > min(grad.shape[-2:]))
         return vh[..., : self.rank, :].mT if self.right else u[..., : self.rank]
-
-    def _random(self, like: Tensor, draw: Draw) -> Tensor:
-        generator = draw.generator("subspace", draw.window)
-        normal = torch.randn(like.shape, generator=generator, dtype=torch.float32)
-        q, r = torch.linalg.qr(normal.to(like.dtype))
-        signed: Tensor = q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
-        return signed
 
 
 def _svd(grad: Tensor, name: str, full: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,5 +163,6 @@ def _svd(grad: Tensor, name: str, full: bool) -> tuple[Tensor, Tensor, Tensor]:
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined, unused-ignore]  # is documented
             continue
     raise HybridOptError(
-        f"the singular value decomposition of the gradient of {name!r} did not converge; use split='random'"
+        f"the singular value decomposition of the gradient of {name!r} did not converge; take solver='subspace', or "
+        "split='random'"
     )

@@ -113,10 +113,10 @@ class Temporaries:
         return meta_tensors() if self._cuda else fake_tensors()
 
     def _new_basis(self, entry: Entry) -> int:
-        """Return the bytes of drawing a new subspace: the gradient in full precision, and its singular vectors."""
+        """Return the bytes of finding a new subspace, by running the code that finds it."""
         job = self._key(entry)[0]
         part = job.part.projection()
-        if part is None or (self._cuda and not part.by_gradient):  # random ones are drawn on the host
+        if part is None:
             return 0
         with fake_tensors():
             grad = torch.empty(job.shape, dtype=entry.param.dtype)

@@ -19,7 +19,9 @@ class GaLore(Places):
     """GaLore (Zhao et al. 2024): Adam in the gradient's leading singular directions, nothing outside them.
 
     density: rank as a share of the shorter side. scale: the paper's alpha, on the projected updates. side: the
-    reference's proj_type. reset=False keeps the moments over a change of subspace, as the paper does.
+    reference's proj_type. reset=False keeps the moments over a change of subspace, as the paper does. solver:
+    "subspace", subspace iteration from the last basis, or "exact", the paper's SVD. spread: every weight changes its
+    subspace at steps of its own; False: all in the same step, as in the paper.
     """
 
     density: Density = 0.25
@@ -29,6 +31,8 @@ class GaLore(Places):
     full: str | Rule = "adamw"
     reset: bool = False
     codec: str | Codec = "fp32"
+    solver: str = "subspace"
+    spread: bool = True
     adapters = "split"
 
     def __post_init__(self) -> None:
@@ -41,7 +45,7 @@ class GaLore(Places):
         body = Treatment(
             full=make("rules", self.full),
             free=NoUpdate(),
-            split=Svd(self.density, self.update_gap, self.side),
+            split=Svd(self.density, self.update_gap, self.side, solver=self.solver, spread=self.spread),
             codec=make("codecs", self.codec),
             lr_scale=self.scale,
             reset=self.reset,

@@ -18,9 +18,10 @@ __all__ = ["QGaLore"]
 class QGaLore(Places):
     """Q-GaLore (Zhang et al. 2024): GaLore with 4-bit projections, 8-bit Adam and a search for directions when needed.
 
-    For 8-bit weights as in the paper wrap with quantization="int8-trainable". density, update_gap, scale, side: as in
-    galore. threshold: cosine of a layer's leading direction with its last one from which the search is made half as
-    often (the mean of five counts); None searches every update_gap steps. bits: of the projection, 4 or 32.
+    For 8-bit weights as in the paper wrap with quantization="int8-trainable". density, update_gap, scale, side,
+    solver, spread: as in galore. threshold: cosine of a layer's leading direction with its last one from which the
+    search is made half as often (the mean of five counts); None searches every update_gap steps. bits: of the
+    projection, 4 or 32.
     """
 
     density: Density = 0.25
@@ -32,6 +33,8 @@ class QGaLore(Places):
     full: str | Rule = "adamw"
     reset: bool = False
     codec: str | Codec = "int8"
+    solver: str = "subspace"
+    spread: bool = True
     adapters = "split"
 
     def __post_init__(self) -> None:
@@ -41,10 +44,11 @@ class QGaLore(Places):
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes: linear weights, convolutions and adapters are projected, all else is state-full."""
         check_number("qgalore", "scale", self.scale, 0)
+        split = Svd(self.density, self.update_gap, self.side, self.bits, self.threshold, self.solver, self.spread)
         body = Treatment(
             full=make("rules", self.full),
             free=NoUpdate(),
-            split=Svd(self.density, self.update_gap, self.side, self.bits, self.threshold),
+            split=split,
             codec=make("codecs", self.codec),
             lr_scale=self.scale,
             reset=self.reset,

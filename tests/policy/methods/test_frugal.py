@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from hybridopt.parts.splits.random import Random
+from hybridopt.parts.splits.svd import Svd
 from support.reference import frugal
 from support.reference.rules import FREE, FULL
 from support.training import give, gradient, optimize, tensors
@@ -11,6 +13,10 @@ from support.training import give, gradient, optimize, tensors
 GAP, WINDOWS = 3, 4
 SHAPES = {"a.weight": (12, 8), "b.weight": (6, 20), "c.weight": (9, 9), "d.experts": (3, 6, 10)}
 SPLITS = ("columns", "rows", "randk", "svd", "random", "block")
+PAPER = {  # all subspaces are chosen in the same step
+    "svd": {"split": Svd(0.5, GAP, solver="exact", spread=False)},
+    "random": {"split": Random(0.5, GAP, spread=False)},
+}
 EXACT = {torch.float64: (1e-10, 1e-12), torch.float32: (2e-5, 2e-6)}
 
 
@@ -35,8 +41,9 @@ def projection(split, state, g):
 
 def run(split, full, free, dtype, reset=True, decay=0.1, scale=0.3):
     params = tensors(SHAPES, dtype)
-    options = {"split": split, "full": full, "free": free, "reset": reset, "free_lr_scale": scale}
-    optimizer = optimize(params, update_gap=GAP, weight_decay=decay, **options)
+    options = {"full": full, "free": free, "reset": reset, "free_lr_scale": scale, "policy": "frugal"}
+    options |= PAPER.get(split, {"split": split, "density": 0.5, "update_gap": GAP})
+    optimizer = optimize(params, weight_decay=decay, **options)
     restated = {
         n: frugal.Frugal(p.detach().numpy(), FULL[full], FREE[free], 0.01, decay, scale) for n, p in params.items()
     }
