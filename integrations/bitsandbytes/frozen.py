@@ -20,6 +20,7 @@ PIECE = 1 << 20  # weights quantized at a time on CPUs at most, where that takes
 class FrozenScheme(Scheme):
     """A scheme of bitsandbytes. Its layers compute in the dtype that the weight had."""
 
+    library = "bitsandbytes"
     flag: str  # the attribute of a model by which transformers and PEFT know how it is quantized
 
     def holds(self, layer: nn.Module) -> bool:

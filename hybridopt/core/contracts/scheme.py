@@ -36,6 +36,9 @@ class Scheme(Protocol):
     title: str
     """Short, for tables: "AdamW on LoRA, {title} base"."""
 
+    library: str = ""
+    """The package that it cannot work without, as it is imported and installed; "" for none."""
+
     bits: int
     """Bits of a code."""
 

@@ -7,7 +7,7 @@ from typing import Any
 from ...core.contracts import Scheme
 from ...core.errors import HybridOptError
 from ...core.sizes import gib, parse_size
-from ...model.quantization.known import named
+from ...model.quantization.known import called, named
 from ...optimizer.releases import release_class
 from ...policy.routes import read_policy
 from ..estimate import Estimate, Estimator
@@ -216,7 +216,7 @@ class _Hunt:
 
 
 def _on_base(way: Way, scheme: Scheme) -> Way:
-    own = None if way.quantization is None else named(way.quantization, "plan")
+    own = None if way.quantization is None else called(way.quantization, "plan")
     if own is None or own == scheme or (own.bits, own.trains) != (scheme.bits, scheme.trains):
         return way
     return replace(way, title=way.title.replace(own.title, scheme.title), quantization=scheme.name)
