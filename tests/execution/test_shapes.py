@@ -33,7 +33,7 @@ def test_every_shape_moves(split, dtype):
             assert p.numel() == 0 or not p.detach().equal(before[name]), (name, p.shape)
 
 
-@pytest.mark.parametrize("policy", ["frugal", "adamw", "galore", "badam", "signsgd"])
+@pytest.mark.parametrize("policy", ["frugal", "adamw", "galore", "badam", "signsgd", "apollo", "apollo_mini"])
 def test_every_policy_takes_every_shape(policy):
     params = tensors({f"layers.{i}.w": s for i, s in enumerate(SHAPES)})
     optimizer = HybridOptimizer(params.items(), lr=0.1, policy=policy)
