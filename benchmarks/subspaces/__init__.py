@@ -1,0 +1,1 @@
+"""What a new subspace of a gradient costs, and how much of the gradient lies in it."""
