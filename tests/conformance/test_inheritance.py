@@ -62,7 +62,8 @@ def test_a_wrapped_projection_subclasses_its_contract(options):
     part = SPLITS["svd"](0.5, **options).at(draw(), (6, 8))
     assert isinstance(part, Int4Basis | Lazy) and part.by_gradient
     plain = SPLITS["svd"](0.5).at(draw(), (6, 8)).projection()
-    assert part.projection() == replace(plain, ordered="threshold" in options)
+    plain = replace(plain, ordered="threshold" in options)
+    assert part.projection() == (Int4Basis(plain) if "bits" in options else plain)
     check_part_in_force(part, (6, 8))
 
 
@@ -74,7 +75,7 @@ def check_part_in_force(part, shape):
     assert part.empty == (part.shape(shape) is None)
     assert not part.covers or part.shape(shape) == shape
     beneath = part.projection()
-    assert beneath is None or set(beneath.slots(shape)) == {"basis"}
+    assert beneath is None or set(beneath.slots(shape)) <= set(part.slots(shape))  # the planner runs its `sample`
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.contracts import Draw, Shape, Slot, State
+from ...core.contracts import Draw, Part, Shape, Slot, State
 from ...core.numerics.grids import GROUP, decode, encode, grid, groups
 from ._projection import Wrapped
 
@@ -76,6 +76,10 @@ class Int4Basis(Wrapped):
     def first(self, like: Tensor, basis: State) -> Tensor:
         """Return the leading direction for a gradient of the shape of `like`, [..., side]."""
         return self.inner.first(like, self._exact(like.shape, basis["basis_scale"].dtype, basis))
+
+    def projection(self) -> Part:
+        """Return itself: a new basis is there in full precision for a moment."""
+        return self
 
     def _exact(self, full: Shape, dtype: torch.dtype, basis: State) -> State:
         packed = groups(basis["basis"], GROUP // 2)

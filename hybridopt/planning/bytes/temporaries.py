@@ -12,9 +12,10 @@ from ...core.contracts import Backend, Draw, ProbeScheme
 from ...execution import probed
 from ...execution.probe_gradient import ProbeGradient
 from ...execution.run import WORTH_COMPILING, backends, choose
+from ...execution.state import allocate
 from ...execution.task import Task
 from ...execution.unfilled import unfilled
-from ...policy.job import Job
+from ...policy.job import BASIS, Job, declare
 from ...policy.plan import Entry, Plan
 from ..trace.tracker import Tracker
 from ..trace.without_memory import fake_tensors, meta_tensors
@@ -120,8 +121,8 @@ class Temporaries:
             return 0
         with fake_tensors():
             grad = torch.empty(job.shape, dtype=entry.param.dtype)
-            (slot,) = part.slots(job.shape).values()
-            basis = {"basis": torch.empty(slot.shape, dtype=job.arithmetic)}
+            slots = declare(job)
+            basis = {name: allocate(slots[BASIS + name], CPU) for name in part.slots(job.shape)}
             return _peak([], lambda: part.sample(grad, basis, Draw(0, entry.param.name)), [grad, *basis.values()])
 
 
