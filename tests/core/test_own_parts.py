@@ -100,7 +100,7 @@ class Lonely:
     [
         ("full", Rule, ["local", "reads_param", "looks", "idle", "products", "fit", "numbers", "look", "settle"]),
         ("free", Rule, ["local", "reads_param", "looks", "idle", "products", "fit", "numbers", "look", "settle"]),
-        ("split", Split, ["update_gap", "density", "by_turns", "constant"]),
+        ("split", Split, ["update_gap", "density", "by_turns", "spread", "ahead", "window", "begin", "constant"]),
         ("codec", Codec, ["local", "random", "block", "beside"]),
         ("store", Store, ["random", "block", "roles", "put_"]),
         ("source", Source, ["backward", "share", "scheme", "eps", "update_gap", "exact", "kind", "sample"]),
