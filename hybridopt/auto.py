@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .core.devices import free_bytes
 from .core.errors import HybridOptError
 from .core.sizes import parse_size
 from .model.adapters import adapted_layers, library_for, usual_library
@@ -113,7 +114,7 @@ def _memory(memory: str | int | None, device: torch.device) -> int:
     if isinstance(memory, str):
         return parse_size(memory, "memory")
     if memory is None and device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        return free_bytes(device) + torch.cuda.memory_allocated(device)
     if not isinstance(memory, int) or isinstance(memory, bool) or memory <= 0:
         raise HybridOptError(f"memory={memory!r} is not allowed; give a size such as '24GiB', or a number of bytes")
     return memory

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from hybridopt.core.devices import free_bytes
 from hybridopt.core.errors import HybridOptError, check_count
 from hybridopt.core.files import plain_json
 from hybridopt.core.sizes import human
@@ -227,5 +228,4 @@ def _free(device: torch.device) -> int:
     """Return the bytes that torch could still allocate on a GPU, its own cache included."""
     if device.type != "cuda":
         raise HybridOptError(f"budget='free' is the free memory of a GPU, and the model is on {device}; give '8GiB'")
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + unused
+    return free_bytes(device)

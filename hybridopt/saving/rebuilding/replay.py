@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...core.devices import device_named
 from ...core.errors import HybridOptError
 from ...core.files import tensors
 from ...core.files.paths import path_of
@@ -88,7 +89,7 @@ class Replay:
         """
         out = path_of(out, "out")
         check_out(self.base, out)
-        place_of_work = _device(device)
+        place_of_work = device_named(device)
         self._seconds = 0.0
         with appearing(self.base, out) as folder:
             for file in self.files:
@@ -169,13 +170,3 @@ def _sums(adapter: Adapter, upto: int | None) -> int:
             x = torch.empty(trace.seen, dtype=trace.dtype, device="meta")
             passes = max(passes, len(summed(x, name, group, adapter.run.moves(name, upto))))
     return passes
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        text = str(error).partition("\n")[0]
-        raise HybridOptError(
-            f"device={name!r} cannot be used here ({text}); give cpu, or cuda on a machine that has it"
-        ) from error
