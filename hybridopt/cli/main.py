@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..core.errors import HybridOptError
+from .doctor.command import doctor
 from .plan import plan
 from .replay import replay
 
@@ -21,6 +22,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+app.command()(doctor)
 app.command()(plan)
 app.command()(replay)
 
