@@ -1,5 +1,6 @@
 """Every check of the doctor passes on a sound machine, and fails, with a cure, on one that is not."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,14 +8,17 @@ import torch
 
 from hybridopt.cli.doctor import compiling
 from hybridopt.cli.doctor.checks import (
+    adalomo,
     bitsandbytes,
     bus,
     compiler,
     copying,
     device,
     disk,
+    frugal,
     memory,
     mezo,
+    nf4_lora,
     philox,
     printed_kernel,
     threads,
@@ -27,6 +31,7 @@ from hybridopt.cli.doctor.training import parameters
 from hybridopt.core.numerics import direction_kernels
 from hybridopt.core.sizes import GIB
 from hybridopt.execution.backends import _compiled_kernels as kernels
+from support.paths import ROOT
 
 CHECKS = {check.name: check for check in checks()}
 TEST = [check for check in checks() if check.kind == "self-test"]
@@ -58,6 +63,15 @@ def test_a_file_is_a_check_and_kinds_keep_together():
     assert sorted(kinds, key=KINDS.index) == kinds and set(kinds) == set(KINDS)
     names = "philox rounding signsgd frugal adalomo nf4 mezo replay".split()
     assert [check.name.split()[0] for check in TEST] == names
+
+
+def test_the_page_says_what_every_self_test_promises():
+    rows = re.findall(r"^\| ([^|]+) \| [^|]* \| ([^|]*) \|$", (ROOT / "docs" / "doctor.md").read_text(), re.MULTILINE)
+    promised = {name: text for name, text in rows if name in {check.name for check in TEST}}
+    assert list(promised) == [check.name for check in TEST]
+    assert f"{adalomo.BOUND.relative:.1e}".replace("e-0", "e-") in promised["adalomo"]
+    assert f"{frugal.BOUND.share:.0%}".replace("%", " %") in promised["frugal"]
+    assert f"{nf4_lora.BOUND.relative:.1%}".replace("%", " %") in promised["nf4 + LoRA"]
 
 
 @pytest.mark.parametrize("name", CHECKS)
