@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ....core.devices import free_bytes
-from ....core.sizes import GIB, gib
+from ....core.sizes import GIB, human
 from ..examine import Check
 from ..finding import OK, WARN, Finding
 from ..machine import Machine
@@ -40,7 +40,7 @@ def copied(device: torch.device, size: int) -> Finding:
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
     moved = 2 * size / best(lambda: target.copy_(source), device)
-    text = f"{speed(moved)}, read and written, by copies of {gib(size)}"
+    text = f"{speed(moved)}, read and written, by copies of {human(size)}"
     return Finding(name, OK, text, numbers={"bytes_per_second": moved})
 
 

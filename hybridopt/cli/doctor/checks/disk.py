@@ -8,7 +8,7 @@ from tempfile import TemporaryFile
 from time import perf_counter
 from typing import IO
 
-from ....core.sizes import gib
+from ....core.sizes import human
 from ..examine import Check
 from ..finding import OK, WARN, Finding
 from ..machine import Machine
@@ -45,7 +45,7 @@ def written_and_read(folder: Path, most: int = MOST) -> Finding:
         _read(file, bytearray(CHUNK))
         read = size / (perf_counter() - start)
     note = "" if dropped else " (perhaps from memory: this system keeps what was written)"
-    text = f"{folder}: {speed(written)} written, {speed(read)} read{note}, by {gib(size)}"
+    text = f"{folder}: {speed(written)} written, {speed(read)} read{note}, by {human(size)}"
     numbers = {"write_bytes_per_second": written, "read_bytes_per_second": read, "bytes": float(size)}
     return Finding("disk", OK, text, numbers=numbers)
 
