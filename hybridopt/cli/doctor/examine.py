@@ -1,6 +1,7 @@
 """Run checks one by one; whatever one of them raises becomes a line that says what to do."""
 
 import pkgutil
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ __all__ = ["KINDS", "Check", "checks", "examine", "outcome"]
 
 KINDS = ("versions", "device", "kernels", "bandwidth", "self-test")
 LONGEST = 300  # characters of an error that are shown
+ERROR = re.compile(r"\((\w+: .*)\)")
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,7 @@ def examine(machine: Machine, watch: Callable[[Check], object] = lambda check: N
     found: list[Finding] = []
     for check in checks():
         watch(check)
-        cures = {one.cure for one in found if one.state == WARN}
-        found += [one for one in outcome(check, machine) if one.state != WARN or one.cure not in cures]
+        found += [one for one in outcome(check, machine) if not _told(one, found)]
     return found
 
 
@@ -96,3 +97,10 @@ def _warned(check: Check, text: str) -> Finding:
     """Make a line of a warning, whose last sentence says what to do."""
     value, _, cure = text.rpartition(". ")
     return Finding(check.name, WARN, value or text, cure[:1].lower() + cure[1:] if value else REPORT)
+
+
+def _told(one: Finding, before: Iterable[Finding]) -> bool:
+    """Return whether an earlier line warns of the same: has the same cure, or names the same error in brackets."""
+    warned = [other for other in before if other.state == WARN]
+    errors = [error for other in warned for error in ERROR.findall(other.value)]
+    return one.state == WARN and (one.cure in [w.cure for w in warned] or any(error in one.value for error in errors))

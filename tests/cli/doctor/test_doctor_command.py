@@ -97,6 +97,17 @@ def test_what_hybridopt_warns_of_is_told_once(some, tmp_path):
     assert (lines[1]["value"], lines[1]["cure"]) == ("updates are slower", "install a compiler")
 
 
+def test_an_error_that_was_told_is_not_told_again(some, tmp_path):
+    why = "(CppError: no g++ (None, 'x'))"
+    lines = [
+        Finding(str(i), "warn", f"{text} {why}.", f"cure {i}") for i, text in enumerate(("none", "slow", "other"))
+    ]
+    lines[2] = Finding("2", "warn", "slow (TritonError: none)", "cure 2")
+    some(*(check(lambda machine, one=one: [one]) for one in lines))
+    found = json.loads(run("--json", "--folder", str(tmp_path)).stdout)["findings"]
+    assert [line["name"] for line in found] == ["0", "2"]
+
+
 @pytest.mark.parametrize("device", ["cuda:77", "tpu", "meta"])
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(HybridOptError, match=f"device='{device}' cannot be used here .*give cpu, or cuda"):
