@@ -78,6 +78,7 @@ def test_the_page_says_what_every_self_test_promises():
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_sound_machine_passes_without_compiling(name, tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "MOST", disk.CHUNK)
+    monkeypatch.setattr(copying, "LARGEST", {"cpu": 1 << 20})
     found = outcome(CHECKS[name], Machine(CPU, tmp_path, compile=False))
     assert found and {one.state for one in found} <= {"ok", "skipped"}, found
     assert all(one.kind == CHECKS[name].kind and one.seconds > 0 and one.value for one in found)
@@ -184,6 +185,13 @@ def test_packages_are_held_to_what_is_needed():
         "skipped",
         "warn",
     ]
+
+
+def test_a_folder_that_is_not_installed_is_no_failure(monkeypatch, tmp_path):
+    monkeypatch.setattr(versions, "installed", lambda name: None if name == "hybridopt" else "99")
+    found = of(outcome(CHECKS["versions"], Machine(CPU, tmp_path)))
+    assert found["hybridopt"][0] == "warn" and "pip install" in found["hybridopt"][2]
+    assert {found[name][0] for name in versions.KNOWN} == {"ok"}
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ SECONDS = 1.0  # of writing, before what waits is sent to the disk
 
 
 def _disk(machine: Machine) -> Iterator[Finding]:
-    yield written_and_read(machine.folder)
+    yield written_and_read(machine.folder, MOST)
 
 
-def written_and_read(folder: Path, most: int = MOST) -> Finding:
+def written_and_read(folder: Path, most: int) -> Finding:
     """Return the line about a file that is written to a folder, read back and removed.
 
     Args:
