@@ -50,14 +50,16 @@ class FakeCuda(FakeTensorMode):
     """Run torch on tensors of device "cuda" that have no memory, and count what a device would be asked for.
 
     Kinds: "compiled" calls of compiled functions, "inside" what these would launch operation by operation, "launches"
-    of everything else, "waits" (`.item()` and copies to the host, for which the host waits), "copies" to the device
-    for which it waits, and "sent", those for which it does not. Numbers read from the device are 1.0, True or 0.
+    of everything else on the device, "waits" (`.item()` and copies to the host, for which the host waits), "copies" to
+    the device for which it waits, and "sent", those for which it does not. Numbers read from the device are 1.0, True
+    or 0.
     """
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
         self.counts: Counts | None = None
         self.inside = 0
+        self.nested = 0  # torch carries out some operations by others, without memory only
 
     @contextmanager
     def counted(self) -> Iterator[Counts]:
@@ -87,8 +89,12 @@ class FakeCuda(FakeTensorMode):
         if name == "aten::_local_scalar_dense":
             self._count("waits", args[0].device.type == "cuda")
             return _number(args[0].dtype)
-        out = super().dispatch(func, types, args, kwargs)
-        if self.counts is not None:
+        self.nested += 1
+        try:
+            out = super().dispatch(func, types, args, kwargs)
+        finally:
+            self.nested -= 1
+        if self.counts is not None and not self.nested:
             self._note(func, name, args, kwargs, out)
         return out
 
@@ -99,8 +105,9 @@ class FakeCuda(FakeTensorMode):
         if name in COPIES and given:
             to, source = (where if where is not None else given[0]).device.type, given[-1].device.type
             waits = not (kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
-            self._count("copies" if waits else "sent", (source, to) == ("cpu", "cuda"))
             self._count("waits", (source, to) == ("cuda", "cpu"))
+            if (source, to) == ("cpu", "cuda"):
+                return self._count("copies" if waits else "sent", True)
         self._count("waits", name == "aten::nonzero")
         works = not (func.is_view or name in VIEWS or "empty" in name)
         if works and where is not None and where.device.type == "cuda":

@@ -1,5 +1,7 @@
 """Count one step of an optimizer over parameters of given shapes."""
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +44,7 @@ def counts(row: Row, shapes: dict[str, tuple[int, ...]]) -> Counts:
         row: how it trains.
         shapes: of the parameters, by name.
     """
-    mode = FakeCuda()
+    mode = _mode()
     with stand_ins(mode), mode:
         weights = {n: nn.Parameter(torch.empty(s, dtype=torch.bfloat16, device="cuda")) for n, s in shapes.items()}
         model = Held({name.replace(".", "-"): Holder(weight) for name, weight in weights.items()})
@@ -54,6 +56,12 @@ def counts(row: Row, shapes: dict[str, tuple[int, ...]]) -> Counts:
                 _step(optimizer, weights, model, found)
             optimizer.zero_grad()
     return found
+
+
+@cache
+def _mode() -> FakeCuda:
+    """Return the one mode of this process: kernels and numbers of earlier rows are used again, as on a device."""
+    return FakeCuda()
 
 
 def _step(optimizer: HybridOptimizer, weights: dict[str, nn.Parameter], model: Held, found: Counts) -> None:
