@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..core.errors import HybridOptError
 
-__all__ = ["NONFINITE", "check_dense", "norm", "not_finite", "sums", "total", "whole"]
+__all__ = ["NONFINITE", "check_dense", "first_not_finite", "norm", "not_finite", "sums", "total", "whole"]
 
 NONFINITE = ("raise", "skip", "ignore")
 Named = list[tuple[str, Tensor]]
@@ -28,12 +28,19 @@ def not_finite(grads: Named, shown: list[Tensor]) -> str | None:
     Finite entries may make it overflow: then all are looked at closely. One synchronisation a device where everything
     is finite.
     """
-    by_device: dict[torch.device, list] = {}
-    for number in shown:
-        by_device.setdefault(number.device, []).append(number)
-    if all(_finite(numbers) for numbers in by_device.values()):
+    if _all_finite(shown):
         return None
     return next((name for name, grad in grads if not bool(whole(grad.isfinite().all()))), None)
+
+
+def first_not_finite(numbers: dict[str, Tensor]) -> str | None:
+    """Return the name of the first number, shape [], that is NaN or infinite; None if there is none.
+
+    One synchronisation a device where everything is finite.
+    """
+    if _all_finite(list(numbers.values())):
+        return None
+    return next((name for name, number in numbers.items() if not math.isfinite(number)), None)
 
 
 def sums(grads: Named) -> list[Tensor]:
@@ -62,6 +69,14 @@ def total(norms: Iterable[Tensor]) -> Tensor | None:
 def whole(x: Tensor) -> Tensor:
     """Join what was worked out on shards; other tensors are returned as they are."""
     return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def _all_finite(numbers: list[Tensor]) -> bool:
+    """Return whether all numbers are finite; waits once for every device."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for number in numbers:
+        by_device.setdefault(number.device, []).append(number)
+    return all(_finite(some) for some in by_device.values())
 
 
 def _finite(numbers):

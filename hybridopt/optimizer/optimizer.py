@@ -46,7 +46,7 @@ class HybridOptimizer(Probing, Following, Persistent):
         seed: of every random choice; the global generators are never touched.
         nonfinite: what an infinite or NaN gradient does: "raise" an error, "skip" the step, or "ignore". With
             release="fused" "skip" skips the parameter, and "raise" comes before the parameter is changed, but after
-            others were; both wait for the device once a parameter.
+            others were: on a CPU in the backward pass, on a GPU in `step()`, which reads all flags at once.
         compile: updates of large parameters by torch.compile: True, False, or "auto": on GPUs, and on CPUs from 50
             million elements on (below, compiling takes longer than it saves). Results differ by rounding only.
         roles: role, Param, or Entry of a Plan, by parameter name; None: those of `module`. What is missing is guessed

@@ -140,8 +140,18 @@ class Parameters:
             elif state["window"] != one.window:
                 states[one.p] = carried_over(state, one.job, one.window)
 
-    def carry_out(self, work: Iterable[Work]) -> None:
-        """Update parameters; what is not contiguous is updated in a contiguous copy, which is written back."""
+    def guards(self, name: str, p: Tensor) -> bool:
+        """Return whether a flag can guard its update: no choice is made from its gradient, and none is estimated."""
+        one = self.windows.of(name, p)
+        return not one.probed and (one.own.part.disjoint or one.own.low is None)
+
+    def carry_out(self, work: Iterable[Work], sound: Tensor | None = None) -> None:
+        """Update parameters; what is not contiguous is updated in a contiguous copy, which is written back.
+
+        Args:
+            work: the parameters; their gradients are in `.grad`, or come from probes.
+            sound: bool [] on their device: where it is False, no weight and no state changes. None: it is True.
+        """
         tasks: list[Task] = []
         rates: dict[int, tuple] = {}
         for name, p in work:
@@ -151,7 +161,8 @@ class Parameters:
                 continue
             if id(one.group) not in rates:
                 rates[id(one.group)] = _rates(one.group)
-            task = self._task(one, grad, *rates[id(one.group)])
+            lr, decay = rates[id(one.group)]
+            task = self._task(one, grad, lr, decay, sound)
             live = shards.local(p) if one.sharded else p
             copied = task.param.data_ptr() != live.data_ptr()
             if one.probed:
@@ -173,7 +184,14 @@ class Parameters:
             return None
         return ProbeGradient(terms, tuple(p.shape), p.device, one.job.arithmetic, backprop, source.share)
 
-    def _task(self, one, grad, lr, decay):
+    def uncount(self, names: Iterable[str]) -> None:
+        """Take back that the state of these parameters has seen this step, as its update was left out by a flag."""
+        mine = {one.name: one.p for one in self.windows.all()}
+        for name in names:
+            if state := self._optimizer.state.get(mine[name]):
+                state["step"] -= 1
+
+    def _task(self, one, grad, lr, decay, sound):
         """Make the task that updates a parameter, and count its state's age."""
         own, group, param = one.own, one.group, one.p.detach()
         assert one.store is not None  # the optimizer has looked
@@ -185,7 +203,7 @@ class Parameters:
             state = self._optimizer.state[one.p]
             age = state["step"] = state["step"] + 1
         stream = (group["seed"], one.name, *one.place)
-        return Task(param, grad, raw, own, one.store, lr, decay, age, stream, group["step"])
+        return Task(param, grad, raw, own, one.store, lr, decay, age, stream, group["step"], sound)
 
     def _raw(self, one: Resolved, grad: Tensor) -> State:
         """Return the raw state tensors; missing ones are made, and the split's are drawn."""

@@ -75,8 +75,19 @@ class ReleasedParameters(Protocol):
     def open_windows(self) -> None:
         """Let go of state that the current window no longer needs; called before the first update of a step."""
 
-    def carry_out(self, work: Iterable[Named]) -> None:
-        """Update these parameters by their gradients."""
+    def guards(self, name: str, p: Tensor) -> bool:
+        """Return whether the update of `p`, of this name, may be made with a flag that turns out to be False."""
+
+    def carry_out(self, work: Iterable[Named], sound: Tensor | None = None) -> None:
+        """Update these parameters by their gradients.
+
+        Args:
+            work: the parameters.
+            sound: bool [] on their device: where it is False, no weight and no state changes. None: it is True.
+        """
+
+    def uncount(self, names: Iterable[str]) -> None:
+        """Take back that the state of these parameters has seen this step, as their `sound` was False."""
 
 
 class Release(Protocol):

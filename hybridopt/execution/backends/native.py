@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ...core.contracts import Backend
+from ...core.numerics.host import put
 from ...parts.codecs.fp32 import Fp32
 from ...parts.rules.adamw import AdamW
 from ...parts.splits.whole import Whole
@@ -23,6 +24,7 @@ class Native(Backend[Task]):
     name = "native"
     rank = 10
     devices = frozenset({"cpu", "cuda"})
+    heeds_sound = True
 
     def fits(self, task: Task) -> bool:
         """Return whether a kernel of `KERNELS` does all of this task: whole, exact state, weights not rounded."""
@@ -34,7 +36,7 @@ class Native(Backend[Task]):
         """Carry out tasks, together those of one treatment and the same numbers."""
         alike: dict[tuple, list[Task]] = {}
         for task in tasks:
-            alike.setdefault((id(task.job.treatment), *task.alike), []).append(task)
+            alike.setdefault((id(task.job.treatment), id(task.sound), *task.alike), []).append(task)
         for same in alike.values():
             KERNELS[type(same[0].job.treatment.full)](same)
             increment_version([task.param for task in same])
@@ -60,7 +62,7 @@ def _adamw(same: list[Task]) -> None:
     one, rule = same[0], cast(AdamW, same[0].job.treatment.full)
     params, grads = [task.param for task in same], [task.grad for task in same]
     first, second = ([task.raw[name] for task in same] for name in ("exp_avg", "exp_avg_sq"))
-    steps = [torch.tensor(float(one.age), device=params[0].device)] * len(params)
+    steps = [put(float(one.age), torch.float32, one.param.device)] * len(params)
     lr = cast(float, one.lr) * one.job.treatment.lr_scale
     decay = (1 - cast(float, one.decay)) / lr if one.decay != 1 else 0.0
     torch._fused_adamw_(
@@ -77,6 +79,7 @@ def _adamw(same: list[Task]) -> None:
         eps=rule.eps,
         amsgrad=False,
         maximize=False,
+        found_inf=None if one.sound is None else (~one.sound).float(),
     )
 
 

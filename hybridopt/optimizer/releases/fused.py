@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 
-import torch
 from torch import Tensor
 
 from ...core.contracts import Clipping, Named, Release, ReleasedParameters
 from ...core.errors import HybridOptError, HybridOptWarning
 from .. import conflicts, gradients
 from ..clip import Clip
+from ._flags import Flags, reading_waits
+from ._measuring import Measuring
 from ._readers import still_read
 from ._update_all import update_all
 
@@ -20,7 +21,13 @@ __all__ = ["Fused"]
 
 # After an error the gradient in question is gone, but those of held passes are not.
 END = "After an error within the backward pass call optimizer.zero_grad(), then optimizer.step(), which ends that step"
-Sizes = tuple[Tensor, Tensor]  # the 2-norm of a gradient, and its largest entry
+KEPT = (
+    "release='fused' has kept most gradients until step(), among them that of {name!r}: weights are read once more "
+    "without a gradient (detach()), or somebody keeps a graph (retain_graph) or a view (.data, .detach()) of them. "
+    "Updates are right, but take the memory of 'accumulate'"
+)
+UPDATED = "updated in this step"
+ONCE_MORE = "Call optimizer.zero_grad(), then optimizer.step() once more, which ends that step"
 
 
 class Fused(Release):
@@ -34,6 +41,9 @@ class Fused(Release):
     The gradient of a weight that is still to be read in the backward pass, as it was used through `detach()` or in a
     graph that is kept, waits in `.grad` for `step()`. (That cannot be foreseen of a checkpointed segment that reads,
     through `detach()` alone, a weight of a later one: it is recomputed with the weight as it is by then.)
+
+    Nobody waits for a GPU in the backward pass: an update there is guarded by a flag on the device, whether its
+    gradient is finite. The flags are read in `step()`, which then raises or warns as `nonfinite` says.
     """
 
     name = "fused"
@@ -43,16 +53,17 @@ class Fused(Release):
         self.clip, self._holding, self._told = clip, 0, False
         self._lock = Lock()  # backward runs a thread for each device
         self._looked = False  # for containers
-        self._kept: dict[str, Tensor | None] | None = None  # gradients held, while a pass only measures
+        self._measuring: Measuring | None = None  # while a pass only measures
         self._begin()
 
     def _begin(self):
         """Begin a new step."""
         self._norms: dict[str, Tensor] = {}  # of the parameters seen in this step
-        self._measured: dict[str, Sizes] = {}
+        self._updated: set[str] = set()  # those of them that were updated, if their flag is not False
+        self._flags = Flags()
         self._size: Tensor | None = None  # of all measured gradients
         self._read: set[str] = set()  # weights that were still to be read when their gradient was there
-        self._moved = self._skips = self._warned = False
+        self._skips = self._warned = False
 
     @property
     def midway(self) -> bool:
@@ -81,8 +92,8 @@ class Fused(Release):
         with self._lock:
             if parameters.drop_idle(name, p):
                 return
-            if self._kept is not None:
-                self._measure(name, p)
+            if self._measuring is not None:
+                self._measuring.add(name, p)
             elif self._holding or conflicts.accumulating():
                 return
             elif still_read(p):
@@ -98,16 +109,17 @@ class Fused(Release):
     def finish(self, parameters: ReleasedParameters, nonfinite: str) -> tuple[bool, Tensor | None]:
         """Update what still has a gradient and what probes alone train; returns as `Release.finish` does."""
         work = parameters.due()
-        if self._read and not self._told:
-            self._say_kept(parameters)
+        self._say_kept(parameters)
         if self._norms:
             waiting = {n for n, _ in parameters.waiting()}
             for name, p in work:
                 if name in waiting:
                     self._update(parameters, name, p, nonfinite)
-            if self._moved:
+            self._read_flags(parameters, nonfinite)
+            if self._updated:
                 parameters.carry_out([(n, p) for n, p in work if n not in self._norms])  # by probes alone
-            out = self._moved, gradients.total(self._norms[n] for n, _ in parameters.params() if n in self._norms)
+            norms = (self._norms[n] for n, _ in parameters.params() if n in self._norms)
+            out = bool(self._updated), gradients.total(norms)
         else:
             clip = self.clip if self.clip.limit is not None else Clip(float("inf"))
             out = update_all(parameters, work, clip, nonfinite)
@@ -118,15 +130,9 @@ class Fused(Release):
         """Warn once where most gradients could not be freed: that is what this release is taken for."""
         kept = {n: p.numel() for n, p in parameters.waiting() if n in self._read}
         freed = sum(p.numel() for n, p in parameters.params() if n in self._norms)
-        if sum(kept.values()) > freed:
+        if sum(kept.values()) > freed and not self._told:
             self._told = True
-            warnings.warn(
-                f"release='fused' has kept most gradients until step(), among them that of {next(iter(kept))!r}: "
-                "weights are read once more without a gradient (detach()), or somebody keeps a graph (retain_graph) "
-                "or a view (.data, .detach()) of them. Updates are right, but take the memory of 'accumulate'",
-                HybridOptWarning,
-                stacklevel=7,
-            )
+            warnings.warn(KEPT.format(name=next(iter(kept))), HybridOptWarning, stacklevel=7)
 
     def drop(self) -> None:
         """Begin a new step."""
@@ -148,16 +154,15 @@ class Fused(Release):
             return
         gradients.check_dense([(name, p.grad)])
         norm = gradients.norm(p.grad)
-        if self._skips or not self._sound(name, p.grad, norm, nonfinite, parameters.step):
-            self._norms[name] = norm
-            p.grad = None
-            return
-        size = parameters.previous if self.clip.mode == "previous" else self._size
-        self.clip.scale_(p.grad, norm, size)
-        if not self._moved:
-            parameters.open_windows()
-        self._norms[name], self._moved = norm, True
-        parameters.carry_out([(name, p)])
+        sound = self._sound(parameters, name, p, norm, nonfinite)
+        self._norms[name] = norm
+        if sound is not False:
+            size = parameters.previous if self.clip.mode == "previous" else self._size
+            self.clip.scale_(p.grad, norm, size)
+            if not self._updated:
+                parameters.open_windows()
+            self._updated.add(name)
+            parameters.carry_out([(name, p)], None if sound is True else sound)
         p.grad = None
 
     def _check_order(self, parameters, name, p):
@@ -179,17 +184,34 @@ class Fused(Release):
                     "or take clip_mode='previous' or 'tensor'"
                 )
 
-    def _sound(self, name, grad, norm, nonfinite, step):
-        if nonfinite == "ignore" or gradients.not_finite([(name, grad)], [norm]) is None:
+    def _sound(self, parameters, name, p, norm, nonfinite) -> bool | Tensor:
+        """Return whether the gradient may be used: as a flag on its device, where reading one would have to wait."""
+        if self._skips or nonfinite == "ignore":
+            return not self._skips
+        if reading_waits(norm.device):
+            flag = self._flags.add(name, norm)
+            return flag if parameters.guards(name, p) else bool(flag)
+        if gradients.not_finite([(name, p.grad)], [norm]) is None:
             return True
+        self._refuse(name, parameters.step, nonfinite, f"parameters after it in the network were {UPDATED}. {END}")
+        return False
+
+    def _read_flags(self, parameters, nonfinite):
+        """Raise HybridOptError, or warn, if the updates of some parameters were left out by their flags."""
+        bad = self._flags.not_finite()
+        parameters.uncount(self._updated.intersection(bad))
+        self._updated.difference_update(bad)
+        if bad:
+            self._norms = {n: x for n, x in self._norms.items() if nonfinite != "raise" or n not in bad}
+            self._refuse(bad[0], parameters.step, nonfinite, f"other parameters were {UPDATED}. {ONCE_MORE}")
+
+    def _refuse(self, name, step, nonfinite, others):
+        """Raise HybridOptError, or warn, of a gradient that is not finite; `others`: what this step has changed."""
         text = f"the gradient of {name!r} is not finite at step {step}"
         if nonfinite == "raise":
-            done = "nothing was changed"
-            if self._moved:
-                done = f"it is unchanged, but parameters after it in the network were updated in this step. {END}"
+            done = f"it is unchanged, but {others}" if self._updated else "nothing was changed"
             raise HybridOptError(f"{text}; {done}. Lower lr, clip gradients, or pass nonfinite='skip'")
         self._warn(f"{text}; this parameter is skipped, as are others like it")
-        return False
 
     def _warn(self, text):
         if not self._warned:
@@ -205,45 +227,23 @@ class Fused(Release):
         """
         if self.midway:
             raise HybridOptError("measure() comes before loss.backward(); end this step with optimizer.step() first")
-        work = [(n, p) for n, p in parameters.params() if p.requires_grad]
-        sharded = any(hasattr(p, "to_local") for _, p in work)  # then the graph holds other tensors
         self._begin()
-        self._kept = kept = {n: p.grad for n, p in work}
-        for _, p in work:
-            p.grad = None
+        measuring = Measuring((n, p) for n, p in parameters.params() if p.requires_grad)
+        self._measuring = measuring
         try:
-            with torch.enable_grad():
-                loss.backward(retain_graph=True, inputs=None if sharded else [p for _, p in work])
-            rest = {n: _sizes(g) for n, g in kept.items() if g is not None and n not in self._measured}
+            measuring.run(loss)
         finally:
-            for name, p in work:
-                p.grad = kept[name]
-            self._kept = None
-        found = self._measured | rest
-        self._size = gradients.total(found[n][0] for n, _ in work if n in found)
-        self._judge(found, nonfinite, parameters.step)
+            self._measuring = None
+        self._size = measuring.total()
+        bad = None if nonfinite == "ignore" else measuring.not_finite()
+        if bad is not None:
+            self._judge(bad, nonfinite, parameters.step)
         return self._size
 
-    def _measure(self, name, p):
-        if name in self._measured:
-            raise HybridOptError(
-                f"{name!r} gets two gradients in one backward pass; checkpoint with use_reentrant=False"
-            )
-        held = (self._kept or {}).get(name)
-        grad = p.grad if held is None else held + p.grad
-        self._measured[name], p.grad = _sizes(grad), None
-
-    def _judge(self, found, nonfinite, step):
-        """Raise HybridOptError, or let the step be skipped, if a measured gradient has NaN or infinity."""
-        bad = next((n for n, (_, top) in found.items() if nonfinite != "ignore" and not top.isfinite()), None)
-        if bad is None:
-            return
+    def _judge(self, bad, nonfinite, step):
+        """Raise HybridOptError, or let the step be skipped, as a measured gradient has NaN or infinity."""
         text = f"the gradient of {bad!r} is not finite at step {step}"
         if nonfinite == "raise":
             raise HybridOptError(f"{text}; nothing was changed. Lower lr, or pass nonfinite='skip'")
         self._skips = True
         self._warn(f"{text}; the step is skipped")
-
-
-def _sizes(grad) -> Sizes:
-    return gradients.norm(grad), gradients.whole(torch.linalg.vector_norm(grad, torch.inf))
