@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 import hybridopt
 from hybridopt import integrations
@@ -49,10 +50,9 @@ class Counts:
 class FakeCuda(FakeTensorMode):
     """Run torch on tensors of device "cuda" that have no memory, and count what a device would be asked for.
 
-    Kinds: "compiled" calls of compiled functions, "inside" what these would launch operation by operation, "launches"
-    of everything else on the device, "waits" (`.item()` and copies to the host, for which the host waits), "copies" to
-    the device for which it waits, and "sent", those for which it does not. Numbers read from the device are 1.0, True
-    or 0.
+    Kinds: "compiled" calls of compiled functions, "launches" of everything else on the device, "waits" (`.item()` and
+    copies to the host, for which the host waits), "copies" to the device for which it waits, and "sent", those for
+    which it does not. Numbers read from the device are 1.0, True or 0.
     """
 
     def __init__(self) -> None:
@@ -71,15 +71,24 @@ class FakeCuda(FakeTensorMode):
             self.counts = None
 
     def compiled(self, function: Callable, *_: object, **__: object) -> Callable:
-        """Return a stand-in for a compiled function: it calls the function, which counts as one call."""
+        """Return a stand-in for a compiled function: a call of the function, which counts as one.
+
+        What it does is carried out until it has returned without a tensor, so that it does not matter later.
+        """
+        silent: list[Any] = []
 
         def call(*arguments: object) -> Any:
             self._count("compiled", not self.inside)
+            if silent:
+                return silent[0]
             self.inside += 1
             try:
-                return function(*arguments)
+                out = function(*arguments)
             finally:
                 self.inside -= 1
+            if not any(isinstance(x, Tensor) for x in tree_leaves(out)):
+                silent.append(out)
+            return out
 
         return call
 
@@ -111,7 +120,7 @@ class FakeCuda(FakeTensorMode):
         self._count("waits", name == "aten::nonzero")
         works = not (func.is_view or name in VIEWS or "empty" in name)
         if works and where is not None and where.device.type == "cuda":
-            self._count("inside" if self.inside else "launches", True, name)
+            self._count("launches", not self.inside, name)
 
     def _count(self, kind, counts, name="elsewhere"):
         if counts and self.counts is not None:

@@ -7,7 +7,7 @@ from unittest.mock import patch
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from hybridopt.core.numerics import direction_kernels, directions, host, philox
+from hybridopt.core.numerics import direction_kernels, host
 from hybridopt.execution import task
 from hybridopt.execution.backends import _compiled_kernels, triton
 from hybridopt.optimizer import parameters
@@ -33,14 +33,7 @@ def stand_ins(mode: FakeCuda) -> Iterator[None]:
             (triton, "_call", launched),
             (parameters, "is_in_torch_dispatch_mode", lambda include_infra_modes: False),
             (watch, "_place", lambda x: None),
-            (directions, "words_of_many", _words_of_many),
             (torch._dynamo, "mark_dynamic", lambda *_: None),
         ):
             stack.enter_context(patch.object(where, name, value))
         yield
-
-
-def _words_of_many(keys, counts, steps, device):
-    """Make the words of many directions without `repeat_interleave`, whose size depends on values."""
-    told = zip(keys, counts, steps, strict=True)
-    return [philox.words(key, 0, count, *step, device) for key, count, step in told]

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .host import put
+
 __all__ = ["fill_", "words", "words_of_many"]
 
 ROUNDS = 10
@@ -52,14 +54,13 @@ def words_of_many(
         steps: (step, index) of every key.
         device: where the words are made.
     """
-    told = ([key & MASK for key in keys], [key >> 32 for key in keys], *zip(*steps, strict=True))
-    sizes = torch.tensor(counts)
-    left, right, step, index = (torch.tensor(x).repeat_interleave(sizes).to(device) for x in told)
-    starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    block = (torch.arange(len(starts)) - starts).to(device)
+    told = [counts, [key & MASK for key in keys], [key >> 32 for key in keys], *zip(*steps, strict=True)]
+    sizes, left, right, step, index = put(told, torch.int64, device)
+    own = torch.repeat_interleave(sizes, output_size=sum(counts))  # told its size, nobody has to wait for the device
+    block = torch.arange(len(own), device=device) - (sizes.cumsum(0) - sizes)[own]
     out = torch.empty(len(block), 4, dtype=torch.int32, device=device)
-    counter = (block, torch.zeros_like(block), step, index)
-    for i, word in enumerate(_philox(counter, (left, right))):
+    counter = (block, torch.zeros_like(block), step[own], index[own])
+    for i, word in enumerate(_philox(counter, (left[own], right[own]))):
         out[:, i] = word.to(torch.int32)
     return list(out.split(counts))
 
