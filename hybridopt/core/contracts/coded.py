@@ -1,6 +1,7 @@
 """What a weight is asked for that is kept as codes and is a float parameter to everything else."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,3 +47,11 @@ class CodedWeight(PackedWeight):
 
     codes: Tensor
     """The codes, in the shape of the weight."""
+
+    def opened(self) -> Callable[[Sequence[Tensor]], Any]:
+        """Return a function that makes, of the values of `parts` in their order, what a store writes to in a kernel.
+
+        Kernels take no subclasses of tensors. The function holds no tensor, and is the same for all weights that may
+        share a kernel; what it makes has `to(dtype)`, and what the weight's store asks for.
+        """
+        raise NotImplementedError

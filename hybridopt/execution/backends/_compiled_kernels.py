@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...core.contracts import CodedWeight
 from ...core.errors import HybridOptWarning
 from ...core.numerics.compiling import compiled, failures, reason
 from ...core.numerics.host import on_host, put
@@ -124,7 +125,7 @@ def _key(stage, parts, names):
     if one not in _keys:
         kinds = tuple((x.dtype, x.ndim) for x in (piece.param, piece.grad, *piece.raw.values()))
         ones = tuple(n == 1 for n in piece.param.shape)
-        about = names, tuple(piece.raw), kinds, ones, task.rounded
+        about = names, tuple(piece.raw), kinds, ones, task.rounded, _opened(piece.param)
         _keys[one] = stage, len(parts), _general(task.job), task.store, where, task.sound is None, shapes, about
     return _keys[one]
 
@@ -138,14 +139,15 @@ def _tensors(part):
     task, piece, sent, more = part
     key = _constant(task.constant, task.param.device)
     dice = sent if sent is not None else _dice(task, piece)
-    return piece.param, piece.grad, key, dice, tuple(piece.raw.values()), task.sound, more
+    param = tuple(piece.param.parts().values()) if isinstance(piece.param, CodedWeight) else (piece.param,)
+    return param, piece.grad, key, dice, tuple(piece.raw.values()), task.sound, more
 
 
 def _on_tensors(stage, part, names):
     """Make a function of tensors alone, (numbers, parts), that calls a stage's function on every part in turn."""
     task, piece = part[:2]
     (full, free), job, store, raw_names = names, task.job, task.store, tuple(piece.raw)
-    rounded, function = task.rounded, stage.function
+    rounded, function, opened = task.rounded, stage.function, _opened(piece.param)
     kept = [name for name in raw_names if stage.state and not name.startswith(BASIS)]
     # Worked out now, not while it is traced.
     job.kept, job.basis, job.rules, job.rounds, job.separate, job.unseeded  # noqa: B018
@@ -158,15 +160,25 @@ def _on_tensors(stage, part, names):
         for param, grad, key, dice, raws, sound, more in parts:
             seeds = {**job.unseeded, **dict(zip(rounded, _seeds(dice), strict=True))}
             raw = dict(zip(raw_names, raws, strict=True))
-            written = [] if sound is None else [*[param] * stage.weight, *[raw[name] for name in kept]]
+            written = [] if sound is None else [*param * stage.weight, *[raw[name] for name in kept]]
             before = [x.clone() for x in written]
             now = Now(told[0], told[1], of_full, of_free, key, seeds)
-            out.append(function(param, grad, raw, job, store, now, *more))
+            out.append(function(opened(param), grad, raw, job, store, now, *more))
             for x, old in zip(written, before, strict=True):
                 x.copy_(torch.where(sound, x, old))
         return out
 
     return kernel
+
+
+def _opened(param):
+    """Return what makes a weight, as stores take it in a kernel, of its plain tensors."""
+    return param.opened() if isinstance(param, CodedWeight) else _only
+
+
+def _only(tensors):
+    (tensor,) = tensors
+    return tensor
 
 
 def _seeds(dice):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ...core.contracts import Backend
+from ...core.contracts import Backend, CodedWeight
 from ...core.numerics.host import on_host
 from ...core.numerics.host import put as send
 from ...core.numerics.rounding import Seed
@@ -26,6 +26,7 @@ __all__ = ["Compiled", "put"]
 SMALLEST = 1 << 16  # elements: below, a call costs more than what it saves
 PIECE = 1 << 22  # elements of a slice, where a part of the parameter is copied out
 BLOCKS = 1 << 18  # elements of a slice of state in blocks: what was decoded should stay in the cache
+CODED = 8  # bytes an element: its new value, and that in levels of its grid, which kernels hand on in float32
 CREW, OF = 8, 1 << 21  # parameters done by one call, if none is larger than that
 
 
@@ -45,10 +46,12 @@ class Compiled(Backend[Task]):
     def fits(self, task: Task) -> bool:
         """Return whether it is in plain tensors, not mainly matrix products, which gain nothing, and large.
 
-        On accelerators one call is worth more than the fifty of a small update, too.
+        On accelerators one call is worth more than the fifty of a small update, too, and codes are plain tensors.
         """
-        worth = task.param.numel() >= SMALLEST or not on_host(task.param.device)
-        return task.plain and worth and _elementwise(task.job) and not kernels.broken(task.job)
+        away = not on_host(task.param.device)
+        plain = task.plain or (away and isinstance(task.param, CodedWeight))
+        worth = task.param.numel() >= SMALLEST or away
+        return plain and worth and _elementwise(task.job) and not kernels.broken(task.job)
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Carry out tasks, crew by crew."""
@@ -69,7 +72,7 @@ class Compiled(Backend[Task]):
         return 64 * torch.finfo(task.job.arithmetic).eps
 
     def temporaries(self, tasks: Sequence[Task], measured: Callable[[], int]) -> int:
-        """Return what kernels hand on to each other: rows and columns that rules look at, the part of a slice."""
+        """Return what kernels hand on: rows and columns that rules look at, the part of a slice, values of codes."""
         return max(_between_kernels(task) for task in tasks)
 
 
@@ -92,8 +95,10 @@ def put(task: Task, rows: Tensor, value: Tensor, seed: Seed) -> None:
 def _between_kernels(task):
     job, looked = task.job, 0
     low = job.low
+    if isinstance(task.param, CodedWeight):
+        looked = CODED * task.param.numel()
     if low is not None and job.treatment.full.looks and len(job.shape) > 1:
-        looked = 8 * math.prod(job.shape[:-2]) * sum(job.shape[-2:])
+        looked += 8 * math.prod(job.shape[:-2]) * sum(job.shape[-2:])
     if low is None or not job.part.disjoint or job.part.covers:
         return looked
     share = math.prod(low) / math.prod(job.shape)
@@ -118,7 +123,7 @@ def _update(parts: list[Piece], numbers, names):
         for i in range(job.rounds):
             seen = call(LOOKS[i], seen)
         call(WRITE, seen)
-    elif job.separate:
+    elif job.separate and parts[0].task.store.block == 1:
         chosen = call(LOW)
         call(FREE)
         call(PUT, [(x, part.task.sound) for x, part in zip(chosen, parts, strict=True)])

@@ -1,6 +1,6 @@
 """A weight that is kept as 8-bit codes, and is a float tensor to everything else."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,13 +9,13 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ...core.contracts import CodedWeight
 from ...core.errors import HybridOptError
-from ...core.numerics.grids import GROUP, decode, encode, grid, groups, piece
-from ...core.numerics.rounding import Seeding, stochastic_round
+from ...core.numerics.grids import GROUP, encode, groups, piece
+from ...core.numerics.rounding import Seeding
+from ._int8_codes import TOP, Int8Codes, straight, turned
 from ._int8_ops import OWN
 
 __all__ = ["Int8Weight"]
 
-TOP = 255
 PIECE = 1 << 24  # elements quantized at a time, which takes up to 12 bytes for each
 
 
@@ -83,8 +83,11 @@ class Int8Weight(CodedWeight):
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the values as a plain tensor, in `dtype` or the weight's own."""
-        x = self._ungrouped(decode(groups(self.codes), self.scale, self.zero, dtype or self.dtype))
-        return x.transpose(-1, -2) if self.transposed else x
+        return self._tensors().dequantize(dtype or self.dtype)
+
+    def opened(self) -> Callable[[Sequence[Tensor]], Int8Codes]:
+        """Return what makes `Int8Codes` of the values of `parts`."""
+        return turned if self.transposed else straight
 
     def like(self, codes: Tensor, scale: Tensor, zero: Tensor, **changes: Any) -> "Int8Weight":
         """Return a weight of other parts, of the same dtype and orientation but for `changes`.
@@ -110,15 +113,10 @@ class Int8Weight(CodedWeight):
 
     def write_(self, x: Tensor, seed: Seeding = None) -> None:
         """Take new float32 values on grids of their own: rounded at random by `seed`, or to nearest without."""
-        x = groups(x.transpose(-1, -2) if self.transposed else x)
-        scale, zero = grid(x, TOP)
-        x = self._ungrouped(encode(x, scale, zero))
-        self.codes.copy_((x.round() if seed is None else stochastic_round(x, seed)).clamp_(0, TOP))
-        self.scale.copy_(scale)
-        self.zero.copy_(zero)
+        self._tensors().write_(x, seed)
 
-    def _ungrouped(self, x: Tensor) -> Tensor:
-        return x.view(-1)[: self.codes.numel()].view(self.codes.shape)
+    def _tensors(self) -> Int8Codes:
+        return Int8Codes(self.codes, self.scale, self.zero, self.transposed)
 
     def __repr__(self) -> str:  # type: ignore[override]  # torch's has an option of its own
         return f"Int8Weight(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
