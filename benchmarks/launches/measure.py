@@ -5,16 +5,16 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from hybridopt import HybridOptimizer
+from hybridopt import HybridOptError, HybridOptimizer
+from hybridopt.parts.stores._int8_weight import Int8Weight
 
 from .fake_cuda import Counts, FakeCuda
-from .rows import Row
+from .rows import SHAPES, Row
 from .stand_ins import stand_ins
 
-__all__ = ["counts"]
+__all__ = ["counted"]
 
 STEPS = 3  # the last one is counted: then all state is there, and every number has been sent once
-KINDS = ("compiled", "launches", "waits", "copies", "sent", "midway")
 
 
 class Holder(nn.Module):
@@ -37,16 +37,25 @@ class Held(nn.ModuleDict):
         return torch.stack([module() for module in self.values()]).float().sum()
 
 
-def counts(row: Row, shapes: dict[str, tuple[int, ...]]) -> Counts:
+def counted(row: Row) -> tuple[dict, Counts]:
     """Count the third step of an optimizer over bfloat16 parameters.
 
-    Args:
-        row: how it trains.
-        shapes: of the parameters, by name.
+    Returns:
+        The counts by kind, or "refused" or "error" with what was said instead; and where they come from.
     """
+    try:
+        found = _counts(row)
+    except HybridOptError as error:
+        return {"refused": str(error)}, Counts()
+    except Exception as error:  # a row that fails is a result, too: of tensors on two devices, for example
+        return {"error": f"{type(error).__name__}: {error}"}, Counts()
+    return dict(found.of), found
+
+
+def _counts(row):
     mode = _mode()
     with stand_ins(mode), mode:
-        weights = {n: nn.Parameter(torch.empty(s, dtype=torch.bfloat16, device="cuda")) for n, s in shapes.items()}
+        weights = {name: _weight(shape, row) for name, shape in SHAPES[row.shapes].items()}
         model = Held({name.replace(".", "-"): Holder(weight) for name, weight in weights.items()})
         optimizer = HybridOptimizer(
             weights.items(), lr=1e-3, policy=row.policy, release=row.release, module=model, **row.options
@@ -58,6 +67,11 @@ def counts(row: Row, shapes: dict[str, tuple[int, ...]]) -> Counts:
     return found
 
 
+def _weight(shape, row):
+    weight = torch.empty(shape, dtype=torch.bfloat16, device="cuda")
+    return nn.Parameter(Int8Weight.quantize(weight) if row.coded and len(shape) > 1 else weight)
+
+
 @cache
 def _mode() -> FakeCuda:
     """Return the one mode of this process: kernels and numbers of earlier rows are used again, as on a device."""
@@ -65,10 +79,10 @@ def _mode() -> FakeCuda:
 
 
 def _step(optimizer: HybridOptimizer, weights: dict[str, nn.Parameter], model: Held, found: Counts) -> None:
-    if any(optimizer._tags.treatment(group).probed for group in optimizer.param_groups):
+    if optimizer.probes_needed:
         optimizer.probe(model)
-    for name, weight in reversed(weights.items()):
-        weight.grad = torch.empty_like(weight)
+    for name, weight in reversed(weights.items()) if optimizer.gradients_needed else ():
+        weight.grad = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
         if optimizer.release != "accumulate":
             before = _stops(found)
             optimizer.gradient_ready(name, weight)

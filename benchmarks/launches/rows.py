@@ -1,10 +1,16 @@
-"""What is counted: a policy, a release, and what may be asked of the device at most."""
+"""What is counted: a policy, a release, tensors, and what may be asked of the device at most."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-__all__ = ["ROWS", "Row"]
+from hybridopt.core.registry import names
+
+from ..shared.llama import SETS
+
+__all__ = ["BOUND", "EVERY", "ROWS", "SHAPES", "Row"]
 
 FEW = {"waits": 1, "copies": 0}
+RANK = 16
+SMALL = replace(SETS["60m"], layers=2)
 
 
 @dataclass(frozen=True)
@@ -17,15 +23,33 @@ class Row:
         release: of the optimizer.
         most: bounds of one step, by kind; kinds that are missing are only shown. "midway" are waits and copies
             within the backward pass.
+        shapes: of the tensors, a name of `SHAPES`.
+        coded: are matrices kept as 8-bit codes, and trained so (int8-trainable)?
     """
 
     policy: str
     options: dict = field(default_factory=dict)
     release: str = "accumulate"
     most: dict[str, int] = field(default_factory=dict)
+    shapes: str = "8b"
+    coded: bool = False
 
 
-ROWS = {  # of all 291 tensors of Llama-3-8B in bfloat16
+def _adapters(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the LoRA matrices of all linear layers, under PEFT's names."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, shape in shapes.items():
+        if name.endswith("_proj.weight"):
+            layer = f"base_model.model.{name.removesuffix('.weight')}"
+            found[f"{layer}.lora_A.default.weight"] = (RANK, shape[1])
+            found[f"{layer}.lora_B.default.weight"] = (shape[0], RANK)
+    return found
+
+
+SHAPES = {"8b": SETS["8b"].shapes, "full": SMALL.shapes, "LoRA": _adapters(SMALL.shapes)}
+
+FUSED = {"launches": 1000, "midway": 0, **FEW}
+BOUND = {  # of all 291 tensors of Llama-3-8B in bfloat16
     "adamw": Row("adamw", most={"compiled": 240, "launches": 450, **FEW}),
     "signsgd": Row("signsgd", most={"compiled": 240, "launches": 450, **FEW}),
     "lion": Row("lion", most={"compiled": 240, "launches": 450, **FEW}),
@@ -35,7 +59,17 @@ ROWS = {  # of all 291 tensors of Llama-3-8B in bfloat16
     "adamw, int8": Row("adamw", {"codec": "int8"}, most={"compiled": 250, "launches": 400, **FEW}),
     "adalomo": Row("adalomo", most={"compiled": 700, "launches": 500, **FEW}),
     "mezo": Row("mezo", most={"launches": 3000, "waits": 2, "copies": 2}),
-    "signsgd, fused": Row("signsgd", release="fused", most={"launches": 1000, "midway": 0, **FEW}),
-    "adamw, fused": Row("adamw", release="fused", most={"launches": 1000, "midway": 0, **FEW}),
-    "frugal, fused": Row("frugal", {"density": 0.25}, release="fused", most={"launches": 1000, "midway": 0, **FEW}),
+    "adamw, int8-trainable": Row("adamw", most={"compiled": 240, "launches": 450, **FEW}, coded=True),
+    "signsgd, int8-trainable": Row("signsgd", most={"compiled": 240, "launches": 450, **FEW}, coded=True),
+    "signsgd, fused": Row("signsgd", release="fused", most=FUSED),
+    "adamw, fused": Row("adamw", release="fused", most=FUSED),
+    "frugal, fused": Row("frugal", {"density": 0.25}, release="fused", most=FUSED),
+    "adamw, int8-trainable, fused": Row("adamw", release="fused", most=FUSED, coded=True),
 }
+EVERY = {  # every policy with every release, of two layers
+    f"{policy}, {release}, {shapes}": Row(policy, release=release, shapes=shapes)
+    for policy in names("policies")
+    for release in ("accumulate", "fused")
+    for shapes in ("full", "LoRA")
+}
+ROWS = BOUND | EVERY

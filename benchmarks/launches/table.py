@@ -5,8 +5,7 @@ from pathlib import Path
 from ..shared.files import write
 from ..shared.markdown import measured_with, table
 from ..shared.records import Records
-from .measure import KINDS
-from .rows import ROWS
+from .rows import BOUND, EVERY, RANK, ROWS, SHAPES
 
 __all__ = ["broken", "publish", "records_at"]
 
@@ -18,11 +17,16 @@ WORDS = {
     "sent": "copies sent",
     "midway": "stops in backward",
 }
-TITLE = """# Launches: what one step asks of a CUDA device
+TITLE = f"""# Launches: what one step asks of a CUDA device
 
-Counted on tensors without memory, no GPU was used: the third step of all {tensors} tensors of Llama-3-{size}, bfloat16
-weights rounded at random. A count and its bound, where there is one. Waits: the host stands until the device has
-finished.
+Counted on tensors without memory, no GPU was used: the third step of all {len(SHAPES["8b"])} tensors of Llama-3-8B,
+bfloat16 weights rounded at random. A count and its bound, where there is one. Compiled calls: of a kernel, or of a
+graph of some. Waits: the host stands until the device has finished. Copies sent: nothing waits for them. Stops in
+backward: waits, and copies waited for, while gradients are released.
+"""
+SECOND = f"""
+Every policy and release, two layers of LLaMA-60M ({len(SHAPES["full"])} tensors), and the same of its LoRA matrices of
+rank {RANK} ({len(SHAPES["LoRA"])} tensors). An operation on tensors of two devices would be an error here.
 """
 
 
@@ -32,23 +36,35 @@ def records_at(folder: Path) -> Records:
 
 
 def publish(records: Records) -> str:
-    """Write .md beside the records; return the table."""
-    found = records.some()
-    settings = found[0]["settings"]
-    lines = table(["row", *WORDS.values()], [_cells(record) for record in found])
-    title = TITLE.format(size=settings["set"].upper(), tensors=settings["tensors"])
-    write(records.path.with_suffix(".md"), "\n".join([title, lines, measured_with(found[0]["environment"])]))
-    return lines
+    """Write .md beside the records; return the tables."""
+    found = {record["row"]: record for record in records.some()}
+    head = ["row", *WORDS.values()]
+    first, second = ([_cells(found[name]) for name in rows if name in found] for rows in (BOUND, EVERY))
+    parts = [TITLE, table(head, first), SECOND, table(head, second)]
+    said = [f"- {name}: {text}" for name in EVERY if (text := _said(found.get(name, {})))]
+    parts += ["\nRefused or failed:\n", *said, ""] if said else []
+    text = "\n".join([*parts, measured_with(next(iter(found.values()))["environment"])])
+    write(records.path.with_suffix(".md"), text)
+    return text
 
 
 def broken(record: dict) -> list[str]:
-    """Return a sentence for every bound that a record breaks."""
+    """Return a sentence for every bound that a record breaks, and for an error."""
     most, found = ROWS[record["row"]].most, record["counts"]
     over = {kind: bound for kind, bound in most.items() if found.get(kind, 0) > bound}
-    return [f"{record['row']}: {found[kind]:,} {WORDS[kind]}, at most {bound:,}" for kind, bound in over.items()]
+    lines = [f"{record['row']}: {found[kind]:,} {WORDS[kind]}, at most {bound:,}" for kind, bound in over.items()]
+    failed = "error" in found or (bool(most) and "refused" in found)
+    return [*lines, *([f"{record['row']}: {_said(record)}"] if failed else [])]
+
+
+def _said(record):
+    counts = record.get("counts", {})
+    return " ".join((counts.get("error") or counts.get("refused") or "").split())
 
 
 def _cells(record: dict) -> list[str]:
     most, found = ROWS[record["row"]].most, record["counts"]
-    bounds = {kind: f" ({most[kind]:,})" if kind in most else "" for kind in KINDS}
-    return [record["row"], *(f"{found.get(kind, 0):,}{bounds[kind]}" for kind in KINDS)]
+    if "error" in found or "refused" in found:
+        return [record["row"], *(["refused" if "refused" in found else "failed"] + [""] * (len(WORDS) - 1))]
+    bounds = {kind: f" ({most[kind]:,})" if kind in most else "" for kind in WORDS}
+    return [record["row"], *(f"{found.get(kind, 0):,}{bounds[kind]}" for kind in WORDS)]

@@ -1,0 +1,40 @@
+"""The table of launches: what breaks a bound, what failed, and which rows there are."""
+
+import pytest
+
+from benchmarks.launches.rows import BOUND, EVERY, SHAPES
+from benchmarks.launches.table import broken, publish, records_at
+from hybridopt.core.registry import names
+
+
+def record(row, **counts):
+    return {"row": row, "counts": counts, "settings": {}, "environment": {"torch": "1"}}
+
+
+def test_bounds_that_are_broken_are_named():
+    assert broken(record("adamw", compiled=240, launches=450, waits=1)) == []
+    (line,) = broken(record("adamw", compiled=241, launches=450))
+    assert line == "adamw: 241 compiled calls, at most 240"
+
+
+@pytest.mark.parametrize("row", ["adamw", "galore, fused, LoRA"])
+def test_errors_are_no_success(row):
+    (line,) = broken(record(row, error="RuntimeError: two\n devices"))
+    assert line == f"{row}: RuntimeError: two devices"
+    assert bool(broken(record(row, refused="no"))) == (row in BOUND), "a policy may refuse tensors, a bound may not go"
+
+
+def test_every_policy_and_release_has_rows():
+    kinds = [(row.policy, row.release, row.shapes) for row in EVERY.values()]
+    assert len(set(kinds)) == len(EVERY) == 4 * len(names("policies"))
+    assert len(SHAPES["8b"]) == 291 and all("lora_" in name for name in SHAPES["LoRA"])
+
+
+def test_the_table_shows_counts_bounds_and_what_was_said(tmp_path):
+    records = records_at(tmp_path)
+    records.put(record("adamw", compiled=226, launches=1234))
+    records.put(record("galore, fused, LoRA", refused="too\n small"))
+    text = publish(records)
+    assert "| adamw | 226 (240) | 1,234 (450) |" in text
+    assert "| galore, fused, LoRA | refused |" in text and "- galore, fused, LoRA: too small" in text
+    assert (tmp_path / "launches.md").read_text() == text
