@@ -8,6 +8,7 @@ import argparse
 from ..shared.command_line import console, parser
 from ..shared.environment import environment
 from ..shared.records import Records
+from .machine_table import MADE, kernel_records, measure_bits, measure_kernels
 from .measure import counted
 from .rows import BOUND, EVERY, ROWS
 from .table import broken, publish, records_at
@@ -19,9 +20,8 @@ PARTS = {"bounds": BOUND, "policies": EVERY}
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     options = parser("launches", __doc__)
-    options.add_argument(
-        "--part", choices=PARTS, nargs="+", default=list(PARTS), help="rows with bounds, or the others"
-    )
+    parts = [*PARTS, "kernels"]
+    options.add_argument("--part", choices=parts, nargs="+", default=parts, help="rows with bounds, others, kernels")
     options.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help="count these alone")
     options.add_argument("--where", action="store_true", help="say which lines ask the most")
     options.add_argument("--table", action="store_true", help="only write the table anew")
@@ -30,7 +30,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def measure(options: argparse.Namespace, records: Records) -> None:
     """Count row by row, and keep each result at once."""
-    for name in options.rows or [name for part in options.part for name in PARTS[part]]:
+    for name in options.rows or [name for part in options.part for name in PARTS.get(part, ())]:
         row = ROWS[name]
         found, counts = counted(row)
         records.put({"row": name, "counts": found, "settings": {"shapes": row.shapes}, "environment": environment()})
@@ -44,6 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
     records = records_at(options.out)
     if not options.table:
         measure(options, records)
+        if "kernels" in options.part:
+            measure_bits(kernel_records(options.out))
+            measure_kernels(kernel_records(options.out), [n for n in MADE if n in (options.rows or MADE)])
     print(publish(records))
     over = [text for record in records.all() for text in broken(record)]
     if over:

@@ -15,24 +15,35 @@ from hybridopt.optimizer.probing import watch
 
 from .fake_cuda import FakeCuda
 
-__all__ = ["stand_ins"]
+__all__ = ["stand_ins", "without_memory"]
 
 
 @contextmanager
-def stand_ins(mode: FakeCuda) -> Iterator[None]:
-    """Let hybridopt run on the tensors of a mode: nothing is compiled or pinned, no address is looked at."""
-    launched: Callable = mode.compiled(lambda kernel, grid, given: None)
+def without_memory() -> Iterator[None]:
+    """Let hybridopt run on tensors without memory: they count as plain, nothing is pinned, no address is looked at."""
     with ExitStack() as stack:
         for where, name, value in (
             (task, "PLAIN", (*task.PLAIN, FakeTensor)),
             (host, "_pinned", lambda x: x),
+            (parameters, "is_in_torch_dispatch_mode", lambda include_infra_modes: False),
+            (watch, "_place", lambda x: None),
+        ):
+            stack.enter_context(patch.object(where, name, value))
+        yield
+
+
+@contextmanager
+def stand_ins(mode: FakeCuda) -> Iterator[None]:
+    """Let hybridopt run on the tensors of a mode, and nothing be compiled."""
+    launched: Callable = mode.compiled(lambda kernel, grid, given: None)
+    with ExitStack() as stack:
+        stack.enter_context(without_memory())
+        for where, name, value in (
             (_compiled_kernels, "_compile", mode.compiled),
             (direction_kernels, "_compile", mode.compiled),
             (triton, "_installed", lambda planned: True),
             (triton, "_kernel", lambda layout: None),
             (triton, "_call", launched),
-            (parameters, "is_in_torch_dispatch_mode", lambda include_infra_modes: False),
-            (watch, "_place", lambda x: None),
             (torch._dynamo, "mark_dynamic", lambda *_: None),
         ):
             stack.enter_context(patch.object(where, name, value))

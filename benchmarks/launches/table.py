@@ -5,6 +5,7 @@ from pathlib import Path
 from ..shared.files import write
 from ..shared.markdown import measured_with, table
 from ..shared.records import Records
+from .machine_table import kernel_records, kernel_table
 from .rows import BOUND, EVERY, RANK, ROWS, SHAPES
 
 __all__ = ["broken", "publish", "records_at"]
@@ -43,6 +44,7 @@ def publish(records: Records) -> str:
     parts = [TITLE, table(head, first), SECOND, table(head, second)]
     said = [f"- {name}: {text}" for name in EVERY if (text := _said(found.get(name, {})))]
     parts += ["\nRefused or failed:\n", *said, ""] if said else []
+    parts.append(kernel_table(kernel_records(records.path.parent)))
     text = "\n".join([*parts, measured_with(next(iter(found.values()))["environment"])])
     write(records.path.with_suffix(".md"), text)
     return text

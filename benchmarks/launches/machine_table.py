@@ -1,0 +1,88 @@
+"""From the kernels that inductor would make to their table."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..shared.environment import environment
+from ..shared.markdown import table
+from ..shared.records import Records
+from .bits import COMPARED
+from .rows import BOUND
+
+__all__ = ["MADE", "kernel_records", "kernel_table", "measure_bits", "measure_kernels"]
+
+MADE = [name for name, row in BOUND.items() if row.policy != "mezo"]
+HEAD = ["update", "graphs", "kernels", "buffers", "registers", "spilled bytes", "loads by bits", "stores by bits"]
+TEXT = """
+The kernels that inductor makes for sm_90 of one update of a 14336 x 4096 matrix, compiled by ptxas, not run: the most
+registers of a thread, and how many accesses to global memory of so many bits stand in the code of all kernels. Where
+there is Triton, the default split of frugal takes a kernel of the project instead.
+"""
+
+BITS = """
+The project's kernel for state-full columns in Triton's interpreter against the eager update on the CPU: how many
+numbers differ after two steps. Square roots of the CPU are not all rounded to nearest, which shows in int8's scales.
+"""
+
+
+def kernel_records(folder: Path) -> Records:
+    """Return the records of kernels that lie in a folder, one a row."""
+    return Records(folder / "launches_kernels.jsonl", ("row",))
+
+
+def measure_kernels(records: Records, names: Iterable[str]) -> None:
+    """Make the kernels of some rows, each in a process of its own, and keep what they are like."""
+    for name in names:
+        records.put(_made("graphs", name))
+
+
+def measure_bits(records: Records) -> None:
+    """Run the project's own kernels in Triton's interpreter, and keep how many numbers differ from the CPU's."""
+    for name in COMPARED:
+        records.put(_made("bits", name, TRITON_INTERPRET="1"))
+
+
+def _made(program: str, name: str, **variables: str) -> dict:
+    """Run a program of this package on a row; return the record of what it has printed."""
+    command = [sys.executable, "-m", f"{__package__}.{program}", name]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | variables)
+    said = done.stdout.strip().splitlines()
+    found = json.loads(said[-1]) if said and not done.returncode else {"error": done.stderr.strip()[-300:]}
+    return {"row": f"{program}: {name}", "found": found, "settings": {}, "environment": environment()}
+
+
+def kernel_table(records: Records) -> str:
+    """Return the tables of the kernels and of their bits; "" where none were made."""
+    found = {record["row"]: record["found"] for record in records.all()}
+    made = [_cells(name, found[f"graphs: {name}"]) for name in MADE if f"graphs: {name}" in found]
+    bits = [_differing(name, found[f"bits: {name}"]) for name in COMPARED if f"bits: {name}" in found]
+    first = [TEXT, table(HEAD, made)] if made else []
+    return "\n".join([*first, *([BITS, table(["update", "numbers that differ"], bits)] if bits else [])])
+
+
+def _cells(name: str, found: dict) -> list[str]:
+    if "error" in found:
+        return [name, "failed", *[""] * (len(HEAD) - 2)]
+    graphs = found["graphs"]
+    kernels = [one for graph in graphs for one in graph["kernels"]]
+    numbers = len(graphs), len(kernels), sum(graph["buffers"] for graph in graphs)
+    registers, spilled = max(k["registers"] for k in kernels), sum(k["spilled"] for k in kernels)
+    accesses = [_joined(k[kind] for k in kernels) for kind in ("loads", "stores")]
+    return [name, *map(str, (*numbers, registers, spilled)), *accesses]
+
+
+def _differing(name: str, found: dict) -> list[str]:
+    if "error" in found:
+        return [name, "failed"]
+    return [name, ", ".join(f"{what} {n:,} of {count:,}" for what, (n, count) in found.items())]
+
+
+def _joined(counts: Iterable[dict[str, int]]) -> str:
+    found: dict[str, int] = {}
+    for one in counts:
+        found |= {bits: found.get(bits, 0) + n for bits, n in one.items()}
+    return ", ".join(f"{bits}: {found[bits]}" for bits in sorted(found, key=int))
