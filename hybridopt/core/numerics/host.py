@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["on_host", "put"]
+__all__ = ["on_host", "put", "send_"]
 
 
 def on_host(device: torch.device) -> bool:
@@ -24,6 +24,19 @@ def put(numbers: Sequence[Any] | float, dtype: torch.dtype, device: torch.device
     """
     x = torch.tensor(numbers, dtype=dtype)
     return x if on_host(device) else _pinned(x).to(device, non_blocking=True)
+
+
+def send_(out: Tensor, x: Tensor) -> None:
+    """Copy a tensor of the host into one of any device, from pinned memory, so that the host does not wait.
+
+    Args:
+        out: written in place.
+        x: on the host, in the shape of `out`.
+    """
+    if on_host(out.device):
+        out.copy_(x)
+    else:
+        out.copy_(_pinned(x), non_blocking=True)
 
 
 def _pinned(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...core.contracts import Draw, Part, Shape, Slot, State, computed
+from ...core.numerics.host import send_
 
 __all__ = ["Lines"]
 
@@ -46,7 +47,7 @@ class Lines(Part):
             basis: "index", written in place.
             draw: the random choices of this parameter in this window.
         """
-        basis["index"].copy_(draw.turn(grad.shape[self.dim], self.count))
+        send_(basis["index"], draw.turn(grad.shape[self.dim], self.count))
 
     def flaw(self, full: Shape, basis: State, window: int) -> str | None:
         """Return what is wrong with "index" unless it has lines of the parameter, each once, in rising order.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...core.contracts import Density, Draw, Part, Shape, Slot, Split, State, portion, stream
 from ...core.errors import HybridOptError
+from ...core.numerics.host import send_
 from . import _share
 
 __all__ = ["RandK"]
@@ -61,7 +62,7 @@ class Entries(Part):
             basis: "walk", written in place.
             draw: the random choices of this parameter in this window.
         """
-        basis["walk"].copy_(torch.tensor(walk(draw, grad.numel(), self.count)))
+        send_(basis["walk"], torch.tensor(walk(draw, grad.numel(), self.count)))
 
     def flaw(self, full: Shape, basis: State, window: int) -> str | None:
         """Return what is wrong with "walk" unless it visits every entry of the parameter.
