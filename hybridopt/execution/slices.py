@@ -13,7 +13,7 @@ from .state import seeds
 from .task import Task
 from .update import join, look, settle, update, write
 
-__all__ = ["ELEMENTS", "Slice", "elements", "slices", "update_in_slices"]
+__all__ = ["ELEMENTS", "Slice", "elements", "rows_of", "slices", "update_in_slices"]
 
 ELEMENTS = {"cpu": 1 << 17}  # 512 KiB of float32: a few temporaries fit into a core's caches
 ELSEWHERE = 1 << 24  # on an accelerator a slice only bounds memory: of about ten temporaries
@@ -52,7 +52,7 @@ def update_in_slices(task: Task) -> None:
         return (update if job.rounds else write)(param, task.grad, task.raw, job, store, now)
     flat = not (job.rounds or job.basis or task.random)
     job = replace(job, shape=(param.numel(), 1)) if flat else job
-    step = _step(size, job.shape[-1], store.block)
+    step = rows_of(size, job.shape[-1], store.block)
     for matrix, pieces in slices(param, task.grad, task.raw, job, task.key, step):
         one = now
         for i in range(job.rounds):
@@ -90,8 +90,14 @@ def slices(
         yield matrix, list(_rows(params[i], grads[i], mine, matrix, key, step, before=i * matrix.shape[0]))
 
 
-def _step(size, width, block):
-    """Return how many rows make a slice of `size` elements that begins and ends between blocks of the store."""
+def rows_of(size: int, width: int, block: int) -> int:
+    """Return how many rows make a slice of `size` elements that begins and ends between blocks of the store.
+
+    Args:
+        size: elements.
+        width: elements of a row.
+        block: of the store.
+    """
     unit = block // gcd(block, width)
     return max(1, size // width // unit) * unit
 

@@ -52,6 +52,21 @@ def test_kernels_give_the_bits_of_the_eager_update(name, away):
     assert_same(eager[:2], fast[:2])
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_slices_give_the_bits_of_the_whole(name, away, monkeypatch):
+    """Each is told its first row and the keys of the whole, as on accelerators."""
+    eager = trained(False, **POLICIES[name])
+    monkeypatch.setattr(kernels, "on_host", lambda device: False)
+    monkeypatch.setattr(compiled, "AWAY", 300)
+    calls = []
+    call = kernels.call
+    monkeypatch.setattr(kernels, "call", lambda *given: calls.append(given[1]) or call(*given))
+    fast = trained(True, **POLICIES[name])
+    assert_same(eager[:2], fast[:2])
+    rows = {part.piece.row for parts in calls for part in parts}
+    assert len(rows) > 1 or name in ("adalomo", "rows")  # which need whole matrices
+
+
 @pytest.mark.parametrize("name", ["signsgd", "adamw", "columns"])
 def test_their_graphs_have_no_break(name, away, monkeypatch):
     whole = {"fullgraph": True, "dynamic": False, "backend": "eager"}

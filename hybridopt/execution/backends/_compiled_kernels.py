@@ -121,6 +121,7 @@ def _key(stage, parts, names):
     task, piece = parts[0][:2]
     where = task.param.device, task.param.dtype, task.grad.dtype, torch.get_num_threads()
     shapes = tuple([part.piece.param.shape for part in parts]) if _static(task.param) else ()
+    shapes = (*shapes, bool(piece.seeds))
     one = stage, len(parts), task.job, task.store, where, len(piece.param) == 1, task.sound is None, shapes
     if one not in _keys:
         kinds = tuple((x.dtype, x.ndim) for x in (piece.param, piece.grad, *piece.raw.values()))
@@ -138,7 +139,7 @@ def _static(param):
 def _tensors(part):
     task, piece, sent, more = part
     key = _constant(task.constant, task.param.device)
-    dice = sent if sent is not None else _dice(task, piece)
+    dice = _dice(task, piece) if sent is None else (sent, _row(piece))
     param = tuple(piece.param.parts().values()) if isinstance(piece.param, CodedWeight) else (piece.param,)
     return param, piece.grad, key, dice, tuple(piece.raw.values()), task.sound, more
 
@@ -182,8 +183,18 @@ def _only(tensors):
 
 
 def _seeds(dice):
-    """Make seeds from keys, int64 [n], or from hashes of rows and of columns, a pair for each."""
-    return [Seed(key) for key in dice.unbind()] if isinstance(dice, Tensor) else [Seed(0, 0, pair) for pair in dice]
+    """Make seeds from hashes of rows and of columns, a list of pairs, or from (keys, int64 [n], first row or None)."""
+    if isinstance(dice, list):
+        return [Seed(0, 0, pair) for pair in dice]
+    keys, row = dice
+    return [Seed(key, 0 if row is None else row) for key in keys.unbind()]
+
+
+def _row(piece):
+    """Return at which row a slice begins, int32 []; None for a whole parameter."""
+    if not piece.seeds:
+        return None
+    return _constant(as_seed(piece.seeds[""]).row, piece.param.device, torch.int32)
 
 
 def _dice(task: Task, piece: Slice) -> list[tuple[Tensor, Tensor]]:
@@ -200,8 +211,8 @@ def _dice(task: Task, piece: Slice) -> list[tuple[Tensor, Tensor]]:
 
 
 @lru_cache(maxsize=1 << 14)
-def _constant(key, device):
-    return put(key, torch.int64, device)
+def _constant(number, device, dtype=torch.int64):
+    return put(number, dtype, device)
 
 
 @lru_cache(maxsize=4096)

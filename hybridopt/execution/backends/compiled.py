@@ -14,7 +14,7 @@ from ...core.numerics.host import on_host
 from ...core.numerics.host import put as send
 from ...core.numerics.rounding import Seed
 from ...policy.job import sliceable
-from ..slices import Slice, slices
+from ..slices import Slice, rows_of, slices
 from ..state import basis
 from ..task import Task
 from ..update import look, settle, update, write, write_free_, write_low
@@ -26,6 +26,7 @@ __all__ = ["Compiled", "put"]
 SMALLEST = 1 << 16  # elements: below, a call costs more than what it saves
 PIECE = 1 << 22  # elements of a slice, where a part of the parameter is copied out
 BLOCKS = 1 << 18  # elements of a slice of state in blocks: what was decoded should stay in the cache
+AWAY = 1 << 26  # elements of a slice of codes
 CODED = 8  # bytes an element: its new value, and that in levels of its grid, which kernels hand on in float32
 CREW, OF = 8, 1 << 21  # parameters done by one call, if none is larger than that
 
@@ -96,7 +97,8 @@ def _between_kernels(task):
     job, looked = task.job, 0
     low = job.low
     if isinstance(task.param, CodedWeight):
-        looked = CODED * task.param.numel()
+        sliced = sliceable(job) and not job.rounds
+        looked = CODED * (min(AWAY, task.param.numel()) if sliced else task.param.numel())
     if low is not None and job.treatment.full.looks and len(job.shape) > 1:
         looked += 8 * math.prod(job.shape[:-2]) * sum(job.shape[-2:])
     if low is None or not job.part.disjoint or job.part.covers:
@@ -149,14 +151,14 @@ def _whole(task):
 
 
 def _pieces(task):
-    """Cut a parameter into slices where kernels of a CPU would need temporaries of its size; else it is one slice."""
-    job = task.job
+    """Cut a parameter into slices where kernels would need temporaries of its size; else it is one slice."""
+    job, coded = task.job, isinstance(task.param, CodedWeight)
     blocks = task.raw and job.treatment.codec.block
-    size = BLOCKS if blocks else PIECE
-    small = task.param.numel() <= size or not on_host(task.param.device)
-    if small or not (blocks or job.separate) or not sliceable(job) or job.rounds:
+    size = AWAY if coded else BLOCKS if blocks else PIECE
+    small = task.param.numel() <= size or not (coded or on_host(task.param.device))
+    if small or not (coded or blocks or job.separate) or not sliceable(job) or job.rounds:
         return [_whole(task)]
-    step = max(1, size // job.shape[-1])
+    step = rows_of(size, job.shape[-1], task.store.block)
     return [piece for _, cut in slices(task.param, task.grad, task.raw, job, task.key, step) for piece in cut]
 
 
