@@ -30,7 +30,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def measure(options: argparse.Namespace, records: Records) -> None:
     """Count row by row, and keep each result at once."""
-    for name in options.rows or [name for part in options.part for name in PARTS.get(part, ())]:
+    chosen = [name for part in options.part for name in PARTS.get(part, ())]
+    for name in [name for name in chosen if name in (options.rows or chosen)]:
         row = ROWS[name]
         found, counts = counted(row)
         records.put({"row": name, "counts": found, "settings": {"shapes": row.shapes}, "environment": environment()})
@@ -45,8 +46,9 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.table:
         measure(options, records)
         if "kernels" in options.part:
-            measure_bits(kernel_records(options.out))
             measure_kernels(kernel_records(options.out), [n for n in MADE if n in (options.rows or MADE)])
+        if "kernels" in options.part and not options.rows:
+            measure_bits(kernel_records(options.out))
     print(publish(records))
     over = [text for record in records.all() for text in broken(record)]
     if over:

@@ -32,15 +32,20 @@ def made(row: Row) -> dict:
     with inductor() as written, without_memory(), FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as stack:
         stack.enter_context(patch.object(_compiled_kernels, "_give_up", lambda _, error: failed.append(str(error))))
         stack.enter_context(patch.object(triton, "_installed", lambda planned: False))  # inductor's own are wanted
-        weight = torch.empty(SHAPE, dtype=torch.bfloat16, device="cuda")
-        p = nn.Parameter(Int8Weight.quantize(weight) if row.coded else weight)
+        p = nn.Parameter(_weight(row))  # held by nobody else, or its update would wait for step()
         told = {"policy": row.policy, "release": row.release, "nonfinite": "raise" if fused else "ignore"}
         optimizer = HybridOptimizer([(NAME, p)], lr=1e-3, **told, **row.options)
         p.grad = torch.empty(SHAPE, dtype=torch.bfloat16, device="cuda")
         optimizer.gradient_ready(NAME, p) if fused else optimizer.step()
         graphs = [_graph(code) for code in written]
     wrong = [text for text in failed if KEPT not in text]
+    wrong += [] if graphs else ["nothing was compiled"]
     return {"graphs": graphs} | ({"error": wrong[0]} if wrong else {})
+
+
+def _weight(row):
+    weight = torch.empty(SHAPE, dtype=torch.bfloat16, device="cuda")
+    return Int8Weight.quantize(weight) if row.coded else weight
 
 
 def _graph(code):

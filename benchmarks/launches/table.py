@@ -38,14 +38,16 @@ def records_at(folder: Path) -> Records:
 
 def publish(records: Records) -> str:
     """Write .md beside the records; return the tables."""
-    found = {record["row"]: record for record in records.some()}
+    kernels = kernel_records(records.path.parent)
+    found = {record["row"]: record for record in records.all()}
+    measured = [*found.values(), *kernels.all()] or records.some()
     head = ["row", *WORDS.values()]
     first, second = ([_cells(found[name]) for name in rows if name in found] for rows in (BOUND, EVERY))
     parts = [TITLE, table(head, first), SECOND, table(head, second)]
     said = [f"- {name}: {text}" for name in EVERY if (text := _said(found.get(name, {})))]
     parts += ["\nRefused or failed:\n", *said, ""] if said else []
-    parts.append(kernel_table(kernel_records(records.path.parent)))
-    text = "\n".join([*parts, measured_with(next(iter(found.values()))["environment"])])
+    parts.append(kernel_table(kernels))
+    text = "\n".join([*parts, measured_with(measured[0]["environment"])])
     write(records.path.with_suffix(".md"), text)
     return text
 
