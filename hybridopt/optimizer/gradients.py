@@ -73,11 +73,9 @@ def whole(x: Tensor) -> Tensor:
 
 def _all_finite(numbers: list[Tensor]) -> bool:
     """Return whether all numbers are finite; waits once for every device."""
+    if len(numbers) == 1:
+        return math.isfinite(numbers[0])
     by_device: dict[torch.device, list[Tensor]] = {}
     for number in numbers:
         by_device.setdefault(number.device, []).append(number)
-    return all(_finite(some) for some in by_device.values())
-
-
-def _finite(numbers):
-    return math.isfinite(numbers[0]) if len(numbers) == 1 else bool(torch.stack(numbers).isfinite().all())
+    return all(bool(torch.stack(some).isfinite().all()) for some in by_device.values())
