@@ -30,6 +30,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.add_argument("--only", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     command.add_argument("--simulate", action="store_true", help="measure nothing: the plan's prediction at full size")
     command.add_argument("--measure-only", action="store_true", help="predict nothing; --simulate can later")
+    command.add_argument(
+        "--card", type=int, help="bytes of the card whose longest sequence is predicted, if not 80 GiB"
+    )
     command.add_argument("--minutes", type=float, default=5.0, help="for all measurements together")
     command.add_argument("--seconds", type=int, help="time limit of every scenario instead of its own")
     command.add_argument("--write", action="store_true", help="only put what is there into the README")

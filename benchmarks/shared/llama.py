@@ -1,6 +1,6 @@
 """The shapes of Llamas under transformers' names."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,15 @@ class Llama:
         }
 
 
+LLAMA_3_8B = Llama(4096, 14336, 32, 32, 8, 128256)
 SETS = {
     "tiny": Llama(32, 64, 2, 2, 2, 128),
+    "small": Llama(128, 512, 2, 4, 2, 512),  # its matrices have all sizes that updates tell apart
     "60m": Llama(512, 1376, 8, 8, 8, 32000),  # LLaMA-60M of GaLore's and FRUGAL's experiments
     "1b": Llama(2048, 8192, 16, 32, 8, 128256, tied=True),  # Llama-3.2-1B
-    "8b": Llama(4096, 14336, 32, 32, 8, 128256),  # Llama-3-8B
+    "8b": LLAMA_3_8B,
+    "8b-2": replace(LLAMA_3_8B, layers=2),
+    "8b-8": replace(LLAMA_3_8B, layers=8),
     "13b": Llama(5120, 13824, 40, 40, 40, 32000),  # Llama-2-13B
     "70b": Llama(8192, 28672, 80, 64, 8, 128256),  # Llama-3-70B
 }

@@ -5,13 +5,12 @@ import warnings
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from .llama import SETS
+from .llama import SETS, Llama
 
 
-def bare(size: str, device: str) -> LlamaForCausalLM:
-    """Return the model of one of SETS with random weights, made on the device where they stay."""
-    llama = SETS[size]
-    config = LlamaConfig(
+def config_of(llama: Llama) -> LlamaConfig:
+    """Return transformers' configuration of a Llama."""
+    return LlamaConfig(
         hidden_size=llama.hidden,
         intermediate_size=llama.inner,
         num_hidden_layers=llama.layers,
@@ -21,11 +20,15 @@ def bare(size: str, device: str) -> LlamaForCausalLM:
         tie_word_embeddings=llama.tied,
         use_cache=False,
     )
+
+
+def bare(size: str, device: str) -> LlamaForCausalLM:
+    """Return the model of one of SETS with random weights, made on the device where they stay."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):
-            model = LlamaForCausalLM(config)
+            model = LlamaForCausalLM(config_of(SETS[size]))
     finally:
         torch.set_default_dtype(before)
     return model.train()

@@ -15,6 +15,7 @@ from .measure import LR, Make, Subject
 
 OWN = {
     "frugal": ("frugal", {"density": 0.25, "split": "columns"}),
+    "frugal-rows": ("frugal", {"density": 0.25, "split": "rows"}),
     "frugal-0": ("frugal", {"density": 0.0}),
     "frugal-block": ("frugal", {"density": 0.25, "split": "block"}),
     "adamw-int8": ("adamw", {"codec": "int8"}),

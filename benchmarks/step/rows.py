@@ -48,9 +48,13 @@ def measure(options: argparse.Namespace, dtype: str, screen: Console) -> None:
 
 
 def wanted(options: argparse.Namespace, dtype: str) -> dict[str, Make]:
-    """Return the rows whose names fit --only and not --skip, those of other packages where they are installed."""
+    """Return the rows whose names fit --only and not --skip, those of other packages where they are installed.
+
+    They come in the order of the patterns of --only, so that the first ones are there when time is up.
+    """
     rows = hybrid.rows(DTYPES[dtype], COMPILE[options.compile]) | peers.rows(SETS[options.set])
-    return {n: make for n, make in rows.items() if fits(n, options.only) and not fits(n, options.skip)}
+    names = {n: None for pattern in options.only.split("|") for n in rows if fits(n, pattern)}
+    return {name: rows[name] for name in names if not fits(name, options.skip)}
 
 
 def fits(name: str, patterns: str) -> bool:

@@ -3,7 +3,7 @@
 Random bfloat16 weights made on the device, one sequence, gradient checkpointing (not reentrant). The peak is that of
 the steps after the first, forward, backward and update: on CUDA torch.cuda.max_memory_allocated; on CPU, where only
 sizes made for a test run, weights and state plus what torch's allocator hands out on top within a step. All methods
-are measured anew, and each is kept at once.
+are measured anew, and each is kept at once. --plan predicts the peaks instead, on any machine.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from ..shared.markdown import human
 from ..shared.records import Records
 from .measure import build, outcome
 from .methods import METHODS
+from .plan import planned
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -31,6 +32,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.add_argument("--sequence", type=int, help="tokens of the one sequence (default: 2048 on cuda, 32 on cpu)")
     command.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), help="methods to measure")
     command.add_argument("--minutes", type=float, default=10.0, help="after these, no further method is begun")
+    command.add_argument("--plan", action="store_true", help="measure nothing: what is planned for each method")
     command.add_argument("--json", action="store_true", help="print the records instead of a table")
     command.add_argument("--table", action="store_true", help="only print what was measured before")
     options = command.parse_args(arguments)
@@ -59,6 +61,23 @@ def run(options: argparse.Namespace, records: Records, tell: Callable[[str], obj
         tell(f"{name}: {row.get('failed') or human(row['peak_bytes'])}")
 
 
+def plan(options: argparse.Namespace, records: Records, tell: Callable[[str], object]) -> None:
+    """Predict the peak of every method asked for, and keep each result at once.
+
+    Args:
+        options: of the command line.
+        records: where the results are kept, those from before not.
+        tell: is called with a line for each.
+    """
+    records.clear()
+    settings = {"set": options.set, "device": options.device, "sequence": options.sequence, "batch": 1}
+    for name in options.only:
+        row = planned(METHODS[name], options.set, options.device, options.sequence)
+        about = {"settings": settings, "environment": environment()}
+        records.put({"method": name, "label": METHODS[name].label} | row | about)
+        tell(f"{name}, planned: {row.get('failed') or human(row['peak_bytes'])}")
+
+
 def table(records: list[dict]) -> Table:
     """Return what was measured, for the terminal."""
     settings = records[0]["settings"]
@@ -82,6 +101,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     options = parse(arguments)
     screen = console(stderr=options.json)
+    if options.plan:
+        plan(options, Records(options.out / "train_memory_plan.jsonl", ("method",)), screen.print)
+        return
     records = Records(options.out / "train_memory.jsonl", ("method",))
     if not options.table:
         run(options, records, screen.print)

@@ -3,22 +3,24 @@
 import json
 import subprocess
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from benchmarks.fit_70b import bench, sequences
+from benchmarks.fit_70b import bench, lengths, sequences
 from benchmarks.fit_70b import run as scenario_run
 from benchmarks.fit_70b.__main__ import main, parse
 from benchmarks.fit_70b.model import SIZES, FromHost, build, prepared
 from benchmarks.fit_70b.plan import predict
-from benchmarks.fit_70b.scenarios import GIB, SCENARIOS, SHORTEST
+from benchmarks.fit_70b.scenarios import CONTEXT, GIB, SCENARIOS, SHORTEST
 from benchmarks.fit_70b.table import FILE, records_at, terminal
 from benchmarks.shared import processes
 from benchmarks.shared.peak import Peak
 from benchmarks.shared.tensor_bytes import live
+from hybridopt.core.errors import HybridOptError
 from hybridopt.core.registry import names
 from hybridopt.integrations.bitsandbytes import frozen
 from support import quantization
@@ -100,23 +102,60 @@ def test_every_scenario_runs_and_is_predicted(tmp_path, name):
     assert json.loads((tmp_path / "found.json").read_text()) == found
     assert found["random_weights"] and 5 < found["loss"] < 8 and found["tokens_per_second"] > 0
     assert found["model_bytes"] + found["optimizer_bytes"] < found["peak_bytes"] < 10 * found["model_bytes"]
-    assert (found["sequence"] > 2 * SHORTEST) == (name == "longest")
+    assert (found["sequence"] > 2 * SHORTEST) == (name == "longest") and "before" not in found
     plan = predict(SCENARIOS[name], "tiny", "cpu", found["sequence"])
     assert plan["peak_bytes"] == pytest.approx(found["peak_bytes"], rel=0.1)
 
 
-def test_the_longest_sequence_fills_the_budget_and_no_more():
-    steps = Steps(lambda length: 1000 + 3 * length)
-    sequences.longest(steps, 100_000, (1024, 2048))
-    assert 0.97 * 33_000 < steps.found["sequence"] < 33_000 and len(steps.tried) == 3
-    tight = Steps(lambda length: 1000 + 3 * length, most=32_000)
-    sequences.longest(tight, 100_000, (1024, 2048))
-    assert tight.found["sequence"] < 32_000 and len(tight.found["failed_sequences"]) == 1
-    bent = Steps(lambda length: 1000 + 3 * length + length**2 // 20_000)
-    sequences.longest(bent, 100_000, (8192, 16384))
-    assert bent.peak(bent.found["sequence"]) <= 100_000
-    with pytest.raises(MemoryError, match="not even"):
-        sequences.longest(Steps(lambda length: 1000 + 3 * length, most=2048), 100_000, (1024, 2048))
+def predicted(scenario, sequence, peak):
+    return {"scenario": scenario, "settings": {}, "predicted": {"sequence": sequence, "peak_bytes": peak}}
+
+
+def test_the_longest_sequence_is_planned_to_fill_the_card_and_no_more(tmp_path, monkeypatch):
+    records = records_at(tmp_path / FILE)
+    monkeypatch.setattr(lengths, "records_at", lambda: records)
+    with pytest.raises(HybridOptError, match="'longest': its length follows from predictions; make them"):
+        lengths.planned_length("longest", "70b", None)
+    records.put(predicted("frugal", 2048, 40 * GIB))
+    records.put(predicted("longest", 22_048, 80 * GIB))
+    each = 40 * GIB / 20_000  # bytes a token
+    for card in (None, 60 * GIB, 139 * GIB):
+        length = lengths.planned_length("longest", "70b", card)
+        peak, room = 40 * GIB + (length - 2048) * each, min(card or 80 * GIB, 80 * GIB)
+        assert 0.96 * room - CONTEXT < peak < 0.97 * room
+    assert lengths.planned_length("longest", "tiny", None) > 2 * SHORTEST
+
+
+def test_what_was_planned_too_long_is_tried_shorter():
+    tight = Steps(lambda length: length, most=9_600)
+    sequences.first_that_fits(tight, sequences.shorter(10_000))
+    assert tight.found["sequence"] == 9_500 and tight.found["failed_sequences"] == [10_000]
+
+
+def test_a_scenario_is_measured_first_with_the_same_model(tmp_path, monkeypatch):
+    found = {"sequence": 9, "before": {"sequence": 2}}
+    calls = []
+
+    def measured(name, seconds, options, first, keep):
+        calls.append((name, first))
+        keep({"sequence": 2})  # while it is at work
+        assert {r["scenario"]: r["measured"] for r in records.all()}["frugal"] == {"sequence": 2}
+        return found
+
+    monkeypatch.setattr(bench, "measured", measured)
+    records = records_at(tmp_path / FILE)
+    bench.run(options("--measure-only", "--only", "frugal", "longest"), records, lambda text: None)
+    assert {r["scenario"]: r["measured"]["sequence"] for r in records.all()} == {"frugal": 2, "longest": 9}
+    assert calls == [("longest", "frugal")]
+    stopped = bench.divided("longest", "frugal", {"sequence": 2, "failed": "stopped"})
+    assert stopped == {"frugal": {"sequence": 2, "failed": "stopped"}, "longest": {"failed": "stopped"}}
+
+
+def test_what_is_known_is_kept_while_it_is_at_work(monkeypatch):
+    seen = Event()
+    monkeypatch.setattr(bench, "EVERY", 0.01)
+    with bench.repeated(seen.set):
+        assert seen.wait(5)
 
 
 def test_shorter_sequences_are_tried_where_longer_ones_do_not_fit():

@@ -1,0 +1,30 @@
+"""The bounds of all of Llama-3-8B, for fewer of its tensors."""
+
+from math import ceil
+
+from ..shared.llama import SETS
+from .rows import ROWS
+
+__all__ = ["PROFILED", "scaled"]
+
+PROFILED = ("adamw", "signsgd", "frugal", "adalomo", "adamw, int8", "mezo")  # the rows that are counted on a GPU, too
+ALL = len(SETS["8b"].shapes)
+ONCE = 30  # launches of a step, however few tensors there are
+
+
+def scaled(row: str, tensors: int) -> dict[str, int]:
+    """Return how much one step may ask of a real device, by kind.
+
+    A profiler tells no launch of a compiled kernel from another, so that there is one bound for both: as large a part
+    of theirs as there are tensors, and what every step needs once. Waits and copies depend on no number of tensors.
+    Of kinds for which one of both has no bound there is none.
+
+    Args:
+        row: of ROWS.
+        tensors: how many are trained.
+    """
+    most = ROWS[row].most
+    found = {kind: most[kind] for kind in ("waits", "copies") if kind in most}
+    if {"compiled", "launches"} <= most.keys():
+        found["launches"] = ceil((most["compiled"] + most["launches"]) * tensors / ALL) + ONCE
+    return found

@@ -1,0 +1,33 @@
+"""What a profiler saw is counted within the step, and held to the bounds of the count without a GPU."""
+
+from benchmarks.launches import profiled
+from benchmarks.launches.profiled import STEP, counted
+from benchmarks.launches.rows import ROWS
+from benchmarks.launches.scaled import ALL, ONCE, PROFILED, scaled
+from benchmarks.shared.llama import SETS
+
+
+def test_only_the_step_is_counted_and_each_thing_once():
+    inside = ["cuLaunchKernelEx", "cudaLaunchKernel", "aten::add", "cudaStreamSynchronize", "triton_kernel"]
+    events = [("cudaLaunchKernel", 5, 6), (STEP, 10, 20), ("cudaDeviceSynchronize", 21, 30), ("aten::add", 22, 23)]
+    events += [(name, 12, 13) for name in inside]
+    events += [("Memcpy HtoD (Pageable -> Device)", 12, 14), ("Memcpy HtoD (Pinned -> Device)", 25, 26)]
+    assert counted(events) == {"launches": 2, "waits": 0, "copies": 1, "sent": 1, "operations": 1}
+    waits = [(STEP, 0, 9), ("cudaStreamSynchronize", 1, 2), ("cudaStreamSynchronize", 3, 4)]
+    assert counted(waits)["waits"] == 2
+
+
+def test_bounds_are_those_of_8b_by_the_number_of_tensors():
+    most = ROWS["adamw"].most
+    assert ALL == 291 and scaled("adamw", ALL)["launches"] == most["compiled"] + most["launches"] + ONCE
+    tensors = len(SETS["8b-2"].shapes)
+    assert tensors == 21 and 50 < scaled("adamw", tensors)["launches"] < 100
+    assert scaled("adamw", tensors)["waits"] == most["waits"] and scaled("mezo", 3) == {"waits": 2, "copies": 2}
+    assert set(PROFILED) <= ROWS.keys()
+
+
+def test_a_step_is_counted_on_a_cpu_and_an_error_is_a_row(monkeypatch):
+    found = profiled.outcome("signsgd", SETS["tiny"].shapes, "cpu")
+    assert found["counts"]["operations"] > 20 and found["counts"]["launches"] == 0 and found["most"]["waits"] == 1
+    monkeypatch.setattr(profiled, "measure", lambda *_: 1 / 0)
+    assert profiled.outcome("signsgd", {}, "cpu") == {"failed": "ZeroDivisionError: division by zero"}
