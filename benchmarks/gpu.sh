@@ -32,4 +32,8 @@ export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 PYTHONUNBU
 export TORCHINDUCTOR_CACHE_DIR="$keep/inductor" TRITON_CACHE_DIR="$keep/triton" TOKENIZERS_PARALLELISM=false
 
 "$python" -m benchmarks.gpu --out "${OUT:-benchmarks/results/gpu}" --minutes "${MINUTES:-9}" \
-  ${DATA:+--data "$DATA"} "$@"
+  ${DATA:+--data "$DATA"} "$@" &
+child=$!
+trap 'kill -TERM "$child" 2>/dev/null' TERM INT # it publishes what is there, and ends what it has started
+while wait "$child"; code=$?; kill -0 "$child" 2>/dev/null; do :; done
+exit "$code"

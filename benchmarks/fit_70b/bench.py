@@ -39,10 +39,10 @@ def run(options: argparse.Namespace, records: Records, tell: Callable[[str], obj
         return records.find(settings, scenario=name) or {"scenario": name, "label": SCENARIOS[name].label}
 
     def keep(name: str, kind: str, found: dict) -> None:
-        record = known(name) | {kind: found, "settings": settings}
-        if kind == "measured" or "environment" not in record:
-            record["environment"] = environment(device=options.device if kind == "measured" else "cpu")
-        records.put(record)
+        record = {"environment": environment()} | known(name)
+        own = {key: value for key, value in found.items() if key != "environment"}
+        told = {"environment": found["environment"]} if "environment" in found else {}  # of the process that measured
+        records.put(record | {kind: own, "settings": settings} | told)
 
     def keep_both(name: str, first: str | None, found: dict) -> None:
         for one, own in divided(name, first, found).items():

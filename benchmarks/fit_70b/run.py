@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hybridopt.model.losses.chunked import chunked_loss
 
+from ..shared.environment import environment
 from ..shared.files import write
 from ..shared.peak import Peak
 from ..shared.tensor_bytes import held, live
@@ -30,7 +31,7 @@ def measure(name: str, size: str, device: str, file: Path, first: str | None = N
         first: another scenario of the same model, measured before; what is known of it is the field "before".
     """
     scenario = SCENARIOS[name]
-    found: dict = {"random_weights": True}
+    found: dict = {"random_weights": True, "environment": environment(device=device)}
     card = hold(device, scenario.budget) if scenario.budget else 0
     start = time.perf_counter()
     with Peak(device) as peak:

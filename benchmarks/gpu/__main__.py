@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..shared.command_line import console, parser
-from ..shared.places import DATA, RESULTS, ROOT
+from ..shared.places import RESULTS
 from .driver import LOG, Driver
 from .machine import look
 from .parts import PARTS, Part
@@ -25,7 +25,7 @@ from .results import FILE, Results
 from .views import VIEWS, Line
 
 MARKS = {True: "[green]reached[/]", False: "[red]missed[/]", None: ""}
-FOLDERS = (ROOT / ".data", ROOT / "shared" / "data", DATA)  # where real text may lie
+FOLDERS = (Path(".data"), Path("shared/data"), Path("../shared/data"))  # where real text may lie
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -77,7 +77,7 @@ def table(columns: tuple[str, ...], lines: list[Line]) -> Table:
     """Return a table for the terminal, with aims and marks where there are some."""
     found = Table(box=box.SIMPLE, pad_edge=False)
     for number, column in enumerate((*columns, "aim", "")):
-        found.add_column(column, justify="right" if 0 < number < len(columns) else "left")
+        found.add_column(column, justify="right" if 0 < number < len(columns) and column != "result" else "left")
     for line in lines:
         room = [""] * (len(columns) - len(line.cells))
         found.add_row(*line.cells, *room, line.aim, MARKS[line.reached])

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..shared.places import ROOT
+from ..shared.places import BENCHMARKS
 
 DRIVER = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
 
@@ -47,7 +47,7 @@ def look(device: str) -> Machine:
 
 def commit() -> str | None:
     """Return the commit that is measured, None where that is not known."""
-    return said(["git", "-C", str(ROOT), "rev-parse", "HEAD"])
+    return said(["git", "-C", str(BENCHMARKS.resolve()), "rev-parse", "HEAD"])
 
 
 def said(command: Sequence[str]) -> str | None:

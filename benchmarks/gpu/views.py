@@ -229,8 +229,8 @@ def planned(cells: Iterable[str], peak: int, plan: int | None, machine: Machine)
 
 
 def gib(size: float | None) -> str:
-    """Return bytes in GiB."""
-    return "-" if size is None else f"{size / GIB:.2f}"
+    """Return bytes in GiB; of tiny models with more digits."""
+    return "-" if size is None else f"{size / GIB:.2f}" if size > GIB / 10 else f"{size / GIB:.5f}"
 
 
 def off(peak: int, plan: int | None) -> str:

@@ -210,7 +210,7 @@ def test_what_fails_is_a_row_like_any_other(tmp_path, monkeypatch):
 def test_an_error_within_a_scenario_keeps_what_was_found(tmp_path, monkeypatch):
     file = tmp_path / "found.json"
 
-    def broken(name, size, device, path):
+    def broken(name, size, device, path, first):
         path.write_text('{"model_bytes": 7}')
         raise MemoryError("none fits")
 

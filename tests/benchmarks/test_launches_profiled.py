@@ -9,7 +9,13 @@ from benchmarks.shared.llama import SETS
 
 def test_only_the_step_is_counted_and_each_thing_once():
     inside = ["cuLaunchKernelEx", "cudaLaunchKernel", "aten::add", "cudaStreamSynchronize", "triton_kernel"]
-    events = [("cudaLaunchKernel", 5, 6), (STEP, 10, 20), ("cudaDeviceSynchronize", 21, 30), ("aten::add", 22, 23)]
+    events = [
+        ("cudaLaunchKernel", 5, 6),
+        (STEP, 15, 40),
+        (STEP, 10, 20),
+        ("cudaDeviceSynchronize", 21, 30),
+        ("aten::add", 22, 23),
+    ]
     events += [(name, 12, 13) for name in inside]
     events += [("Memcpy HtoD (Pageable -> Device)", 12, 14), ("Memcpy HtoD (Pinned -> Device)", 25, 26)]
     assert counted(events) == {"launches": 2, "waits": 0, "copies": 1, "sent": 1, "operations": 1}

@@ -32,3 +32,15 @@ def test_peak_memory_of_a_training_step(tmp_path):
     for row in rows:  # weights, gradients and state are there together when the update begins
         assert row["peak_bytes"] >= 2 * weights + row["state_bytes"]
     assert full["peak_bytes"] - free["peak_bytes"] > 0.5 * (full["state_bytes"] - free["state_bytes"])
+
+
+def test_the_plan_is_near_what_is_measured(tmp_path):
+    for more in ([], ["--plan"]):
+        main(["--device", "cpu", "--only", "torch-adamw", "frugal-fused", "--out", str(tmp_path), *more])
+    measured, planned = (
+        {row["method"]: row for row in map(json.loads, (tmp_path / f"{name}.jsonl").read_text().splitlines())}
+        for name in ("train_memory", "train_memory_plan")
+    )
+    assert "policies alone" in planned["torch-adamw"]["failed"]
+    peak = measured["frugal-fused"]["peak_bytes"]
+    assert planned["frugal-fused"]["peak_bytes"] == pytest.approx(peak, rel=0.15)
