@@ -179,7 +179,7 @@ PARTS = (
         "benchmarks.pretrain",
         "--size 60m --device cuda --data {data} --methods adamw frugal-columns --tries 1 --seeds 0 --steps 300 "
         "--measure --minutes {minutes}",
-        "--quick --methods adamw --tries 1 --seeds 0 --steps 3 --data {data} --measure --minutes {minutes}",
+        "--steps 10 --methods adamw --tries 1 --seeds 0 --data {data} --measure --minutes {minutes}",
         limit=90,
         needs=8 * needs.GIB,
         text=True,
