@@ -27,7 +27,7 @@ def test_bounds_are_those_of_8b_by_the_number_of_tensors():
     most = ROWS["adamw"].most
     assert ALL == 291 and scaled("adamw", ALL)["launches"] == most["compiled"] + most["launches"] + ONCE
     tensors = len(SETS["8b-2"].shapes)
-    assert tensors == 21 and 50 < scaled("adamw", tensors)["launches"] < 100
+    assert tensors == 21 and 100 < scaled("adamw", tensors)["launches"] < 200
     assert scaled("adamw", tensors)["waits"] == most["waits"] and scaled("mezo", 3) == {"waits": 2, "copies": 2}
     assert set(PROFILED) <= ROWS.keys()
 
