@@ -19,10 +19,11 @@ from rich.table import Table
 from ..shared.command_line import console, parser
 from ..shared.places import RESULTS
 from .driver import LOG, Driver
+from .line import Line
 from .machine import look
 from .parts import PARTS, Part
 from .results import FILE, Results
-from .views import VIEWS, Line
+from .views import VIEWS
 
 MARKS = {True: "[green]reached[/]", False: "[red]missed[/]", None: ""}
 FOLDERS = (Path(".data"), Path("shared/data"), Path("../shared/data"))  # where real text may lie

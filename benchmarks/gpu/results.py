@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..shared.files import write
+from .line import Line
 from .machine import Machine
 from .parts import Part
-from .views import VIEWS, Line
+from .views import VIEWS
 from .work import Work
 
 FILE = "gpu.json"

@@ -6,6 +6,7 @@ kept at once.
 
 import argparse
 import json
+from fnmatch import fnmatchcase
 
 import torch
 
@@ -23,6 +24,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     command.add_argument("--elements", type=int, default=1 << 26, help="of the parameter")
     command.add_argument("--rounds", type=int, default=9, help="measured calls a row")
+    command.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="patterns of calls")
     command.add_argument("--measure", action="store_true", help="only measure, write no table")
     command.add_argument("--json", action="store_true", help="print the records instead of the table")
     options = command.parse_args(arguments)
@@ -40,6 +42,8 @@ def run(options: argparse.Namespace) -> None:
         for threads in options.threads:
             torch.set_num_threads(threads)
             for name, call in calls(p, z).items():
+                if not any(fnmatchcase(name, pattern) for pattern in options.only):
+                    continue
                 found = measure(call, lambda p=p, z=z: p.add_(z), options.rounds, options.device)
                 about = {"settings": settings, "environment": environment(device=options.device)}
                 records.put({"call": name, "dtype": dtype, "threads": threads, **found, **about})

@@ -13,11 +13,12 @@ import pytest
 from benchmarks.gpu import driver, needs, views, work
 from benchmarks.gpu.__main__ import parse, table
 from benchmarks.gpu.driver import LOG, Driver
+from benchmarks.gpu.line import Line, View
 from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.needs import GIB
 from benchmarks.gpu.parts import PARTS, Part
 from benchmarks.gpu.results import FILE, Results
-from benchmarks.gpu.views import VIEWS, Line, View
+from benchmarks.gpu.views import VIEWS
 from benchmarks.shared.command_line import console
 from support.paths import ROOT
 
@@ -147,8 +148,8 @@ def test_rows_survive_whatever_ends_the_driver(fake, tmp_path, number):
     fake("a")
     code = f"""
 from pathlib import Path
-from benchmarks.gpu import driver, machine, parts, results, views
-views.VIEWS["a"] = views.View((), lambda rows, machine: [])
+from benchmarks.gpu import driver, line, machine, parts, results, views
+views.VIEWS["a"] = line.View((), lambda rows, machine: [])
 part = parts.Part("a", "", "fake_part", "child", "child", 60, 0, environment=(("PYTHONPATH", {str(tmp_path)!r}),))
 found = results.Results(Path({str(tmp_path)!r}) / "{FILE}", machine.Machine("cuda", 2**40))
 driver.Driver(found.machine, found, 60, Path({str(tmp_path / "work")!r}), lambda *_: None).run([part])
