@@ -168,7 +168,8 @@ class Estimator:
                 )
             return self._pass(request.but(seq_len=tokens), depth, backward, limit)
 
-        trace, self._steps = traced(run, request.seq_len, depth, self._steps)
+        chunks = 0 if request.chunk is None else request.seq_len // request.chunk + 1
+        trace, self._steps = traced(run, request.seq_len, depth, self._steps, chunks)
         return trace
 
     def _pass(self, request: Request, depth: int, backward: bool, limit: Limit) -> Trace:

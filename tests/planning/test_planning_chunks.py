@@ -8,6 +8,7 @@ import hybridopt
 from benchmarks.plan_grid.measure import SOURCES, measured_step, prepared
 from hybridopt.planning import Estimator, Request
 from hybridopt.planning.subject.model import Subject
+from hybridopt.planning.trace import tokens
 from hybridopt.planning.ways.search import search
 from hybridopt.planning.ways.ways import CHUNK
 
@@ -23,12 +24,19 @@ SIZE = {"seq_len": 64, "device": "cpu"}
 def test_the_plan_is_that_of_a_real_step(chunk):
     request = Request(policy="adamw", lora=4, chunk=chunk, batch=2, **SIZE)
     model, optimizer = prepared(LLAMA, request)
-    tokens = torch.randint(8192, (2, 64))
+    batch = torch.randint(8192, (2, 64))
     with hybridopt.chunked_loss(model, chunk):
-        found = max(measured_step(model, optimizer, tokens, 1).ops for _ in range(2))
+        found = max(measured_step(model, optimizer, batch, 1).ops for _ in range(2))
     planned = Estimator(LLAMA).estimate(request).peak_bytes
     assert planned == pytest.approx(found, rel=0.03)
     assert planned < 0.7 * Estimator(LLAMA).estimate(request.but(chunk=None)).peak_bytes
+
+
+def test_many_chunks_are_no_steps_through_tokens(monkeypatch):
+    monkeypatch.setattr(tokens, "USUAL", 450)
+    request = Request(policy="adamw", lora=4, chunk=2, batch=2, **SIZE)
+    estimator = Estimator(LLAMA)
+    assert estimator.estimate(request).peak_bytes < estimator.estimate(request.but(chunk=None)).peak_bytes
 
 
 def test_it_is_tried_before_checkpointing():
