@@ -6,6 +6,7 @@ On a CPU, where nothing is launched, the operations of torch are counted, to see
 """
 
 import argparse
+import gc
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -117,6 +118,10 @@ def outcome(name: str, shapes: dict[str, tuple[int, ...]], device: str) -> dict:
         return {"counts": measure(name, shapes, device), "most": scaled(name, len(shapes))}
     except Exception as error:  # of whatever kind: it is the result
         return {"failed": f"{type(error).__name__}: {error}"[:500]}
+    finally:
+        gc.collect()
+        if device == "cuda":
+            torch.cuda.empty_cache()
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
