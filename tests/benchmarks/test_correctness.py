@@ -105,6 +105,13 @@ def test_what_is_saved_is_compared_with_what_is_read(monkeypatch):
         training.reread(model, "cpu")
 
 
+def test_the_checks_of_the_doctor_are_cases():
+    found = cases_of(["doctor"], fast=True)
+    assert {"philox", "rounding", "signsgd", "mezo", "replay"} <= set(map(str, found))
+    (row,) = outcome.outcomes(next(case for case in found if case.policy == "philox"), "cpu")
+    assert row["case"] == "philox" and row["state"] == "ok" and "published" in row["said"]
+
+
 # ---- processes
 
 
