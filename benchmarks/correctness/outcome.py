@@ -35,10 +35,16 @@ def findings(case: Case, device: str) -> list[dict]:
         machine = Machine(torch.device(device), Path(folder), compile=case.compile)
         check = next(check for check in checks() if check.name == case.policy)
         found = [one.as_dict() for one in outcome(check, machine)]
-    for one in found:
+    for number, one in enumerate(found):
+        again = sum(other["name"] == one["name"] for other in found[:number])  # each line is a row of its own
         one["numbers"] = {key: value for key, value in one["numbers"].items() if math.isfinite(value)}
         state = "info" if one["state"] == "ok" and one["numbers"] else one["state"]
-        one |= {"case": one["name"], "check": case.check, "state": state, "said": one["value"]}
+        one |= {
+            "case": f"{one['name']} ({again + 1})" if again else one["name"],
+            "check": case.check,
+            "state": state,
+            "said": one["value"],
+        }
     return found
 
 

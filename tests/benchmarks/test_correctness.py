@@ -108,8 +108,23 @@ def test_what_is_saved_is_compared_with_what_is_read(monkeypatch):
 def test_the_checks_of_the_doctor_are_cases():
     found = cases_of(["doctor"], fast=True)
     assert {"philox", "rounding", "signsgd", "mezo", "replay"} <= set(map(str, found))
-    (row,) = outcome.outcomes(next(case for case in found if case.policy == "philox"), "cpu")
-    assert row["case"] == "philox" and row["state"] == "ok" and "published" in row["said"]
+    rows = outcome.outcomes(next(case for case in found if case.policy == "philox"), "cpu")
+    assert rows[0]["case"] == "philox" and {row["state"] for row in rows} == {"ok"}, rows
+    assert len({row["case"] for row in rows}) == len(rows)
+
+
+def test_lines_of_one_name_are_rows_of_their_own(monkeypatch):
+    from hybridopt.cli.doctor import examine
+    from hybridopt.cli.doctor.finding import FAIL, OK, Finding
+
+    found = [
+        Finding("a", FAIL, "broken", "mend it"),
+        Finding("a", OK, "there"),
+        Finding("b", OK, "there", "", {"x": 1}),
+    ]
+    monkeypatch.setattr(examine, "outcome", lambda check, machine: found)
+    rows = outcome.outcomes(Case("doctor", "philox"), "cpu")
+    assert [(row["case"], row["state"]) for row in rows] == [("a", "fail"), ("a (2)", "ok"), ("b", "info")]
 
 
 # ---- processes
