@@ -1,19 +1,14 @@
 """`from_pretrained`: restore a saved folder on its base model."""
 
-from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import nn
 
-from .core.contracts import Adapters
 from .core.errors import HybridOptError
 from .core.files import tensors
-from .core.registry import every
-from .model.adapters import usual_library
 from .model.base_record import Origin, without_values
 from .model.containers import as_given, check_container, uncompiled
 from .model.kept_codes import codes_record, layer_of_kept, restore_, unknown
@@ -25,7 +20,8 @@ from .policy.routes import Ready
 from .saving.completeness import check_complete
 from .saving.configuration import policy_of, read_config
 from .saving.fitting import base_tensors, check_bare, check_base, check_quantization, scaled_layers
-from .saving.folder import Folder, open_folder
+from .saving.folder import open_folder
+from .saving.held_adapters import library_in, together
 from .saving.names import CONFIG, DELTA, REPLAY
 from .saving.replay import file as replay_file
 from .saving.replay.rebuild import check_names, rebuilt
@@ -75,7 +71,7 @@ def _load(model, directory, policy, is_trainable, policy_options):
         ready = policy_of(policy, policy_options, config)
         delta = tensors.load(folder.path(DELTA), "changed base tensors") if DELTA in folder.names else {}
         run = replay_file.read(folder.path(REPLAY)) if REPLAY in folder.names else None
-        library = _library(folder, config)
+        library = library_in(folder, config)
         check_names(run, config, delta)
         check_complete(folder, config, delta)
         check_bare(model, config)
@@ -85,7 +81,7 @@ def _load(model, directory, policy, is_trainable, policy_options):
         delta |= {} if run is None else rebuilt(run, base_tensors(model))
         held: set[str] = set()
         state = {key: config[key] for key in ("adapters", "active", "injected")}
-        with _together(folder) as adapters:
+        with together(folder) as adapters:
             if config["adapters"]:
                 scheme = named(config["quantization"], CONFIG) if names else None
                 library.prepare(model, Path(adapters), config["adapters"], scheme)
@@ -117,28 +113,6 @@ def _adapted(library, model, folder, state):
             f"the adapters {state['adapters']} do not go on this model, which was changed meanwhile: load it anew "
             f"({type(error).__name__}: {str(error)[:300]})"
         ) from error
-
-
-@contextmanager
-def _together(folder):
-    """Yield a folder of links to all saved files, as libraries want them together, wherever they lie now."""
-    with TemporaryDirectory() as together:
-        for name in folder.names:
-            link = Path(together) / name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(folder.path(name).resolve())
-        yield together
-
-
-def _library(folder: Folder, config: dict) -> Adapters:
-    """Return the library whose adapters lie in the folder; all of them must be listed, or training would be lost."""
-    weights = {n for library in every("adapters") for n in folder.names if Path(n).name == library.files[0]}
-    found = {str(Path(n).parent) for n in weights}
-    names = {Path(n).name for n in weights}
-    library = next((each for each in every("adapters") if each.files[0] in names), usual_library())
-    if found != {str(library.folder(name)) for name in config["adapters"]}:
-        raise HybridOptError(f"{CONFIG}: adapters={config['adapters']}, but there are files of {sorted(found)}")
-    return library
 
 
 def _check_trainable(config: dict, names: set[str]) -> None:

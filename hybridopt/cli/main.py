@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ..core.errors import HybridOptError
 from .doctor.command import doctor
+from .merge import merge
 from .plan import plan
 from .replay import replay
 
@@ -23,6 +24,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 app.command()(doctor)
+app.command()(merge)
 app.command()(plan)
 app.command()(replay)
 

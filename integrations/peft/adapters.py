@@ -11,7 +11,7 @@ from torch import nn
 
 from hybridopt.core.contracts import Adapters
 
-from . import attached, configurations, dry_run, loaded, rehearsal, saved, starts, tree
+from . import attached, configurations, dry_run, loaded, merging, rehearsal, saved, starts, tree
 
 __all__ = ["PeftAdapters"]
 
@@ -39,6 +39,7 @@ class PeftAdapters(Adapters):
     prepare = staticmethod(configurations.prepare)
     check_saved = staticmethod(loaded.check_saved)
     load = staticmethod(loaded.load)
+    merging = staticmethod(merging.PeftMerging)
 
     def takes(self, config: object) -> bool:
         """Return whether `config` is a PeftConfig."""

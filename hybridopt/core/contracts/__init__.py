@@ -9,6 +9,7 @@ from .codec import Codec
 from .coded import CodedWeight, PackedWeight
 from .computed import computed
 from .launcher import Launcher
+from .merging import Merging
 from .parameter import BlockLayout, ParameterInfo
 from .policy import Ready
 from .release import Clipping, Named, Release, ReleasedParameters
@@ -31,6 +32,7 @@ __all__ = [
     "Draw",
     "Launcher",
     "Make",
+    "Merging",
     "Named",
     "Noise",
     "Numbers",

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .merging import Merging
 from .scheme import Scheme
 
 __all__ = ["Adapters"]
@@ -244,4 +245,18 @@ class Adapters(Protocol):
             is_trainable: whether the active ones require gradients.
             active: those to be switched on, the first of `adapters` if empty.
             injected: put the adapters into the model itself (`is_injected`)?
+        """
+
+    @abstractmethod
+    def merging(
+        self, base: nn.Module, folder: Path, adapters: Sequence[str], active: Sequence[str], injected: bool = False
+    ) -> Merging:
+        """Return what merging makes of the tensors of a base; raise for adapters that do not fit it.
+
+        Args:
+            base: on the meta device; changed in place, and of no further use.
+            folder: what `save` has written, or links to it.
+            adapters: names of all adapters in it.
+            active: those to be merged.
+            injected: were the adapters put into the model itself (`is_injected`)?
         """

@@ -2,8 +2,8 @@
 
 import copy
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,11 +27,13 @@ class Match:
         model: on the meta device.
         sources: the stored tensors of each entry, with the pattern of the conversion that wants it.
         conversions: transformers' conversion of each entry.
+        made: the shapes of the tensors that each entry makes, by name.
     """
 
     model: nn.Module
     sources: dict[str, list[tuple[Stored, str]]]  # with the pattern of the conversion that wants it
     conversions: dict[str, Any]
+    made: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
     def tensors(self, place: Place) -> Iterator[tuple[str, Tensor]]:
         """Yield name and value of every tensor, each made when it is asked for; none is kept here.
@@ -54,22 +56,28 @@ class Match:
         return conversion.convert(first, model=self.model, config=self.model.config)
 
 
-def match(model: nn.Module, stored: dict[str, Stored]) -> Match:
+def match(model: nn.Module, stored: dict[str, Stored], held: Collection[str] = (), other_head: bool = False) -> Match:
     """Pair a model on the meta device with what is stored.
+
+    Args:
+        model: on the meta device.
+        stored: where the tensors are stored.
+        held: names of tensors that may be missing, as their values come from elsewhere.
+        other_head: may tensors be left over, as the model has another output layer than the one that was stored?
 
     Raises:
         HybridOptError: if tensors are missing, left over, or of another shape than the model has.
     """
     found, unexpected = _paired(model, stored)
     state = model.state_dict(keep_vars=True)
-    made: dict[str, tuple[int, ...]] = {}
     for first in found.sources:
-        made |= {name: tuple(shape) for name, shape in _shapes(found, first).items()}
-    _refuse(
-        "has no place for", unexpected + sorted(made.keys() - state.keys()), model, "config.json is another model's"
-    )
+        found.made[first] = {name: tuple(shape) for name, shape in _shapes(found, first).items()}
+    made = {name: shape for each in found.made.values() for name, shape in each.items()}
+    left = [] if other_head else unexpected
+    _refuse("has no place for", left + sorted(made.keys() - state.keys()), model, "config.json is another model's")
     _check_shapes(state, made)
-    missing = [names[0] for names in shared_names(model) if not made.keys() & set(names)]
+    known = made.keys() | set(held)
+    missing = [names[0] for names in shared_names(model) if not known & set(names)]
     allowed = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
     _refuse("finds no", [n for n in missing if not _fits(n, allowed)], model, "copy it again, or correct config.json")
     return found

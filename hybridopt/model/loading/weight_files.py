@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.errors import HybridOptError
 from ...core.files import plain_json, tensors
 
-__all__ = ["Stored", "read", "stored"]
+__all__ = ["Stored", "in_file", "read", "stored"]
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 WHAT = "the model's weights"
@@ -52,6 +52,11 @@ def stored(folder: Path) -> dict[str, Stored]:
             raise HybridOptError(f"{file} has no {lost[0]!r}, which {INDEX} says it has; download the folder again")
         found |= {each.name: each for each in _described(file, names or there)}
     return found
+
+
+def in_file(file: Path, what: str = WHAT) -> dict[str, Stored]:
+    """Return where every tensor of one file is stored, by name; `what` names its purpose in errors."""
+    return {each.name: each for each in _described(file, tensors.names(file, what))}
 
 
 def read(entry: Stored) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
 from .. import manifest
+from ..names import CONFIG
 
 __all__ = ["appearing", "check_out", "tensor_files"]
 
@@ -22,7 +23,7 @@ def tensor_files(base: Path) -> list[Path]:
     if base.is_file() and base.suffix == ".safetensors":
         return [base]
     found = sorted(base.glob("*.safetensors")) if base.is_dir() else []
-    if (base / manifest.MANIFEST).exists():
+    if (base / CONFIG).exists():
         raise HybridOptError(f"{base} is a folder that hybridopt saved, no base; give the base first, then adapters")
     for index in sorted(base.glob(INDEX))[:1] if base.is_dir() else ():
         found = _indexed(base, index)
