@@ -2,7 +2,6 @@
 
 import sys
 from contextlib import nullcontext
-from dataclasses import MISSING, Field, fields
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,13 +9,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from ..core.errors import HybridOptError
 from .doctor.command import doctor
+from .inspect import inspect
 from .merge import merge
 from .plan import plan
+from .policies import policies
 from .replay import replay
 
 __all__ = ["app", "main"]
@@ -24,8 +23,10 @@ __all__ = ["app", "main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 app.command()(doctor)
+app.command()(inspect)
 app.command()(merge)
 app.command()(plan)
+app.command()(policies)
 app.command()(replay)
 
 
@@ -94,22 +95,3 @@ def _demo(folder: Path, seed: int, steps: int, json: Path | None) -> list[str]:
     if json is not None:
         plain_json.write(json, result.as_dict())
     return result.problems()
-
-
-@app.command()
-def policies() -> None:
-    """List every policy with its options and their defaults."""
-    from ..core.registry import find, names
-
-    table = Table("policy", "what it does", "options", show_lines=True)
-    for name in names("policies"):
-        policy = find("policies", name)
-        options = "\n".join(f"{field.name}={_default(field)}" for field in fields(policy))
-        table.add_row(name, (policy.__doc__ or "").strip().partition("\n")[0], escape(options))
-    Console().print(table)
-
-
-def _default(field: Field) -> str:
-    if field.default_factory is not MISSING:
-        return repr(field.default_factory())
-    return "(needed)" if field.default is MISSING else repr(field.default)

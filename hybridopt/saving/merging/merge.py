@@ -102,7 +102,7 @@ class _Work:
         self.config = config = read_config(saved.path(CONFIG))
         delta = in_file(saved.path(DELTA), "changed base tensors") if DELTA in saved.names else {}
         run = replay_file.read(saved.path(REPLAY)) if REPLAY in saved.names else None
-        check_names(run, config, delta)  # type: ignore[arg-type]  # names alone
+        check_names(run, config, delta)
         check_complete(saved, config, delta)
         library = library_in(saved, config)
         adapter = _adapter(saved, library, config)

@@ -1,6 +1,6 @@
 """Weights of a saved run, rebuilt on base tensors in memory."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from .trajectory import Endpoints, Trajectory
 __all__ = ["check_start", "check_names", "check_end", "rebuilt"]
 
 
-def check_names(run: Trajectory | None, config: dict, delta: Mapping[str, Tensor]) -> None:
+def check_names(run: Trajectory | None, config: dict, delta: Collection[str]) -> None:
     """Raise HybridOptError unless the files of a folder name the same replayed tensors, each in one place.
 
     Args:
         run: of the replay file; None: there is none.
         config: of the saved folder.
-        delta: the changed tensors of the saved folder, by name.
+        delta: names of the changed tensors of the saved folder.
     """
     names = set() if run is None else set(run.traces)
     if odd := sorted(names ^ set(config["replayed"])):

@@ -1,0 +1,45 @@
+"""The command `hybridopt policies`; what takes time to import is imported inside it."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+__all__ = ["policies"]
+
+Name = Annotated[str | None, typer.Argument(help="One policy, told at length; all by default.")]
+
+
+def policies(name: Name = None) -> None:
+    """List every policy with its options and their defaults, or tell one at length: options, meaning, tags."""
+    Console().print(*([_all()] if name is None else _one(name)), sep="\n")
+
+
+def _all() -> Table:
+    from dataclasses import fields
+
+    from ..core.registry import find, names
+    from ..policy.described import default
+
+    table = Table("policy", "what it does", "options", show_lines=True)
+    for name in names("policies"):
+        policy = find("policies", name)
+        options = "\n".join(f"{field.name}={default(field)}" for field in fields(policy))
+        table.add_row(name, (policy.__doc__ or "").strip().partition("\n")[0], escape(options))
+    return table
+
+
+def _one(name: str) -> list[str | Table]:
+    from ..policy.described import described
+
+    found = described(name)
+    options = Table("option", "default", "what it is")
+    for each in found["options"]:
+        options.add_row(*map(escape, each))
+    tags = Table("role", "trained")
+    for role, tag in found["tags"].items():
+        tags.add_row(role, tag)
+    text = [escape(found[key]) for key in ("summary", "notes") if found[key]]
+    return [f"[bold]{name}[/bold]", *text, options, *([tags] if found["tags"] else [])]

@@ -1,0 +1,110 @@
+"""What a saved folder holds, as plain data, without its base model."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ..core.files import plain_json
+from ..model.loading.weight_files import Stored, in_file
+from . import manifest
+from .completeness import check_complete
+from .configuration import policy_of, read_config
+from .folder import Folder, open_folder
+from .held_adapters import library_in
+from .links import COMMIT
+from .names import CONFIG, DELTA, REPLAY
+from .replay import file as replay_file
+from .replay.rebuild import check_names
+
+__all__ = ["inspect_saved", "is_saved"]
+
+ADAPTER_KEYS = ("peft_type", "r", "lora_alpha", "target_modules", "modules_to_save", "use_dora", "task_type")
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether `model.hybrid.save_pretrained` wrote a folder."""
+    return any((place / CONFIG).exists() for place in (folder, folder / COMMIT))
+
+
+def inspect_saved(directory: Path) -> dict[str, Any]:
+    """Return files, formats, adapters, changed tensors, replayed run, base and policy of a saved folder.
+
+    Every file is verified against the manifest and read as if somebody meant harm, as `from_pretrained` does.
+
+    Raises:
+        HybridOptError: naming the file, for what is missing, damaged or foreign.
+    """
+    with open_folder(directory) as folder:
+        config = read_config(folder.path(CONFIG))
+        raw = plain_json.read(folder.path(CONFIG), "configuration")
+        delta = in_file(folder.path(DELTA), "changed base tensors") if DELTA in folder.names else {}
+        run = replay_file.read(folder.path(REPLAY)) if REPLAY in folder.names else None
+        check_names(run, config, delta)
+        check_complete(folder, config, delta)
+        adapters = _adapters(folder, config)
+        policy = policy_of(None, {}, config)
+        return {
+            "kind": "saved folder",
+            "path": str(directory),
+            "hybridopt": str(raw.get("hybridopt")),
+            "formats": {"configuration": raw["format"], "checksums": raw.get("checksums", 1)} | _formats(run),
+            "files": {name: folder.path(name).stat().st_size for name in folder.names},
+            "policy": {"name": type(policy).__name__, **raw["policy"]},
+            "seed": config["seed"],
+            "base": _base(config, adapters),
+            "adapters": adapters,
+            "delta": {"tensors": len(delta), **_size(delta)},
+            "replay": _replay(run),
+        }
+
+
+def _formats(run: Any) -> dict[str, int]:
+    return {"manifest": manifest.FORMAT} | ({} if run is None else {"replay": replay_file.FORMAT})
+
+
+def _size(entries: dict[str, Stored]) -> dict[str, int]:
+    sizes = [(math.prod(each.shape), each.dtype.itemsize) for each in entries.values()]
+    return {"parameters": sum(n for n, _ in sizes), "bytes": sum(n * width for n, width in sizes)}
+
+
+def _adapters(folder: Folder, config: dict) -> list[dict[str, Any]]:
+    library = library_in(folder, config)
+    weights, settings = library.files
+    found = []
+    for name in config["adapters"]:
+        place = library.folder(name)
+        entries = in_file(folder.path(str(place / weights)), "the adapter")
+        data = plain_json.read(folder.path(str(place / settings)), "adapter configuration")
+        kept = {key: data[key] for key in ADAPTER_KEYS if data.get(key) not in (None, False)}
+        base = {"base": data.get("base_model_name_or_path"), "revision": data.get("revision")}
+        found.append({"name": name, "active": name in config["active"], **kept, **base, **_size(entries)})
+    return found
+
+
+def _base(config: dict, adapters: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what is known of the base model: tensors with checksums are compared when the folder is loaded."""
+    marks = config["base"].values()
+    return {
+        "name": next((each["base"] for each in adapters if each["base"]), None),
+        "dtype": config["dtype"],
+        "tensors": len(marks),
+        "parameters": sum(mark[0] for mark in marks),
+        "checksums": sum(mark[2] is not None for mark in marks),
+        "quantization": config["quantization"],
+        "quantized": len(config["quantized"]),
+        "trained": len(config["unfrozen"]),
+    }
+
+
+def _replay(run: Any) -> dict[str, int] | None:
+    if run is None:
+        return None
+    traces = run.traces.values()
+    size = sum(x.nbytes for x in (run.slopes, run.rates, run.counts))
+    return {
+        "steps": len(run),
+        "directions": run.slopes.shape[1],
+        "tensors": len(traces),
+        "parameters": sum(trace.numel for trace in traces),
+        "bytes": size,
+    }
