@@ -204,6 +204,35 @@ class Strategy(Planned):
         with uncompiled(self.model):
             save(self, directory, replay)
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        card: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        token: str | None = None,
+        replay: bool = True,
+    ) -> str:
+        """Save as `save_pretrained` does and upload that to the Hugging Face hub; return the address of the commit.
+
+        Args:
+            repo_id: "user/name"; the repository is made if it is not there.
+            card: text of README.md; None: one that says what is saved, unless the repository has a card.
+            private: is a new repository private? None: as the account says.
+            revision: the branch; None: main.
+            commit_message: of the upload.
+            token: of the hub; None: that of `huggingface_hub.login`.
+            replay: see `save_pretrained`.
+
+        Raises:
+            HybridOptError: for a bad name, and if the upload fails.
+        """
+        from .saving.hub import push
+
+        how = {"private": private, "revision": revision, "commit_message": commit_message, "token": token}
+        return push(lambda folder: self.save_pretrained(folder, replay), repo_id, card, **how)
+
     def unwrap(self) -> nn.Module:
         """Remove `hybrid` and every hook from the model, make what the policy froze trainable, return the model."""
         forget(self)

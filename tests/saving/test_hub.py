@@ -1,0 +1,97 @@
+"""`model.hybrid.push_to_hub` uploads a folder that loads again; the hub is a stand-in."""
+
+import shutil
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import torch
+from peft import LoraConfig
+
+import hybridopt
+from hybridopt import HybridOptError
+from support.models import tiny_llama
+from support.saved import logits, train
+
+
+class Hub:
+    """Keeps in a folder what is uploaded, and notes what it was asked."""
+
+    def __init__(self, place):
+        self.place, self.asked, self.token = place, {}, None
+        self.error = None
+
+    def __call__(self, token=None):
+        self.token = token
+        return self
+
+    def create_repo(self, repo_id, private=None, exist_ok=False):
+        self.asked["create"] = (repo_id, private, exist_ok)
+        return SimpleNamespace(repo_id=repo_id)
+
+    def file_exists(self, repo_id, name, revision=None):
+        return (self.place / name).exists()
+
+    def upload_folder(self, repo_id, folder_path, revision=None, commit_message=None):
+        if self.error:
+            raise self.error
+        self.asked["upload"] = (repo_id, revision, commit_message)
+        shutil.copytree(folder_path, self.place, dirs_exist_ok=True)
+        return SimpleNamespace(commit_url=f"https://huggingface.co/{repo_id}/commit/1")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    hub = Hub(tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "HfApi", hub)
+    return hub
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    model = hybridopt.wrap(tiny_llama(), peft_config=config, quantization="nf4")
+    model.peft_config["default"].base_model_name_or_path = "meta-llama/Llama-3.2-1B"
+    train(model, 1)
+    return model
+
+
+def test_what_was_uploaded_comes_back(model, hub):
+    url = model.hybrid.push_to_hub("me/tuned", private=True, revision="next", commit_message="first", token="secret")
+    assert url == "https://huggingface.co/me/tuned/commit/1"
+    assert hub.asked == {"create": ("me/tuned", True, True), "upload": ("me/tuned", "next", "first")}
+    assert hub.token == "secret"
+    again = hybridopt.from_pretrained(tiny_llama(), hub.place)
+    assert torch.equal(logits(again), logits(model))
+
+
+def test_the_card_says_what_it_is(model, hub):
+    model.hybrid.push_to_hub("me/tuned")
+    text = (hub.place / "README.md").read_text()
+    assert text.startswith("---\nlibrary_name: peft\nbase_model: meta-llama/Llama-3.2-1B\ntags: [hybridopt]\n---\n")
+    assert all(part in text for part in ("# tuned", "`Frugal`", "nf4", "adapter `default`: LORA", "from_pretrained"))
+
+
+def test_cards_of_people_stay(model, hub):
+    model.hybrid.push_to_hub("me/tuned", card="mine")
+    model.hybrid.push_to_hub("me/tuned")
+    assert (hub.place / "README.md").read_text() == "mine"
+    model.hybrid.push_to_hub("me/tuned", card="new")
+    assert (hub.place / "README.md").read_text() == "new"
+
+
+def test_paths_of_this_machine_are_on_no_card(hub, tmp_path):
+    model = hybridopt.wrap(tiny_llama(), peft_config=LoraConfig(r=2, target_modules=["q_proj"]))
+    model.peft_config["default"].base_model_name_or_path = str(tmp_path)
+    model.hybrid.push_to_hub("me/tuned")
+    assert str(tmp_path) not in (hub.place / "README.md").read_text()
+
+
+def test_what_goes_wrong_is_said(model, hub):
+    with pytest.raises(HybridOptError, match="repo_id='no/such/name' is no name on the hub"):
+        model.hybrid.push_to_hub("no/such/name")
+    assert not hub.asked
+    hub.error = OSError("no network")
+    with pytest.raises(HybridOptError, match="me/tuned could not be uploaded.*no network.*save_pretrained"):
+        model.hybrid.push_to_hub("me/tuned")
+    assert not hub.place.exists()
