@@ -94,7 +94,7 @@ def card(folder: Path, name: str) -> str:
     return "\n".join(lines)
 
 
-def _on_hub(name: object) -> bool:
+def _on_hub(name: str | None) -> bool:
     """Return whether a base model has a name of the hub, and not that of a folder here."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -103,4 +103,4 @@ def _on_hub(name: object) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return not Path(str(name)).exists()
+    return name is not None and not Path(name).exists()

@@ -279,3 +279,16 @@ def test_one_layer_at_a_time_is_held(tmp_path):
     sizes = [p.nbytes for p in base.parameters()]
     adapter = (tmp_path / "out" / "adapter_model.safetensors").stat().st_size
     assert 0 < peak < 5 * max(sizes) + adapter < sum(sizes) / 2
+
+
+def test_several_adapters_that_are_on_and_such_as_lie_in_the_model_itself(tmp_path):
+    base = write_base(tiny_llama(), tmp_path)
+    base.add_adapter(LoraConfig(**QUERY, init_lora_weights=False), "one")
+    base.add_adapter(LoraConfig(r=3, target_modules=["q_proj", "v_proj"], init_lora_weights=False), "two")
+    base.set_adapter(["one", "two"])
+    model = hybridopt.wrap(base)
+    model.hybrid.save_pretrained(tmp_path / "out")
+    report = merged(tmp_path)
+    assert report.inactive == () and report.changed == 6
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits(again), logits(model), **CLOSE)
