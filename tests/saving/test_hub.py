@@ -80,11 +80,15 @@ def test_cards_of_people_stay(model, hub):
     assert (hub.place / "README.md").read_text() == "new"
 
 
-def test_paths_of_this_machine_are_on_no_card(hub, tmp_path):
+@pytest.mark.parametrize("relative", [False, True])
+def test_paths_of_this_machine_are_on_no_card(relative, hub, tmp_path, monkeypatch):
+    (tmp_path / "models" / "secret").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    place = "models/secret" if relative else str(tmp_path / "models" / "secret")
     model = hybridopt.wrap(tiny_llama(), peft_config=LoraConfig(r=2, target_modules=["q_proj"]))
-    model.peft_config["default"].base_model_name_or_path = str(tmp_path)
+    model.peft_config["default"].base_model_name_or_path = place
     model.hybrid.push_to_hub("me/tuned")
-    assert str(tmp_path) not in (hub.place / "README.md").read_text()
+    assert "secret" not in (hub.place / "README.md").read_text()
 
 
 def test_what_goes_wrong_is_said(model, hub):
