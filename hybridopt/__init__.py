@@ -1,15 +1,20 @@
 """hybridopt: state-full and state-free optimizers for every parameter of a model, with LoRA and 4/8-bit weights."""
 
-from .core.errors import HybridOptError, HybridOptWarning
-from .model.loading.streaming import load
-from .model.losses.chunked import chunked_loss
-from .optimizer.optimizer import HybridOptimizer
-from .policy.plan import Plan
-from .policy.routes import Policy, Route
-from .policy.treatment import Treatment
-from .reloading import from_pretrained
-from .strategy import Strategy
-from .wrapping import wrap
+from typing import TYPE_CHECKING
+
+from .core.lazy import offered
+
+if TYPE_CHECKING:
+    from .core.errors import HybridOptError, HybridOptWarning
+    from .model.loading.streaming import load
+    from .model.losses.chunked import chunked_loss
+    from .optimizer.optimizer import HybridOptimizer
+    from .policy.plan import Plan
+    from .policy.routes import Policy, Route
+    from .policy.treatment import Treatment
+    from .reloading import from_pretrained
+    from .strategy import Strategy
+    from .wrapping import wrap
 
 __all__ = [
     "HybridOptError",
@@ -25,3 +30,23 @@ __all__ = [
     "load",
     "wrap",
 ]
+
+_HOMES = {
+    "HybridOptError": "core.errors",
+    "HybridOptWarning": "core.errors",
+    "load": "model.loading.streaming",
+    "chunked_loss": "model.losses.chunked",
+    "HybridOptimizer": "optimizer.optimizer",
+    "Plan": "policy.plan",
+    "Policy": "policy.routes",
+    "Route": "policy.routes",
+    "Treatment": "policy.treatment",
+    "from_pretrained": "reloading",
+    "Strategy": "strategy",
+    "wrap": "wrapping",
+}
+__getattr__ = offered(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -1,41 +1,21 @@
 """Parts by name: the file name is the registry, so a new part is one new file and a config can never name code."""
 
-import pkgutil
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
-from itertools import takewhile
 from typing import Any
 
 from .contracts import Adapters, Backend, Launcher, Release, Scheme
 from .contracts.fulfilment import check_fulfils
 from .errors import HybridOptError, check_choice, known
+from .part_files import PARTS, PLACES, modules, names
 
-__all__ = ["KINDS", "PARTS", "every", "find", "forget", "make", "names", "pack", "title", "unpack"]
+__all__ = ["KINDS", "PARTS", "PLACES", "every", "find", "forget", "make", "names", "pack", "title", "unpack"]
 
-PACKAGE = __package__.partition(".")[0]
-PARTS = ("rules", "splits", "sources", "schedules", "codecs", "stores")
-# Where the files of a kind lie: `*` is any module or package, and the last one is the part's name.
-PLACES = {kind: (f"{PACKAGE}.parts.{kind}.*",) for kind in PARTS} | {
-    "policies": (f"{PACKAGE}.policy.methods.*",),
-    "schemes": (f"{PACKAGE}.model.quantization.schemes.*", f"{PACKAGE}.integrations.*.schemes.*"),
-    "adapters": (f"{PACKAGE}.integrations.*.adapters",),
-    "launchers": (f"{PACKAGE}.integrations.*.launcher",),
-    "releases": (f"{PACKAGE}.optimizer.releases.*",),
-    "backends": (f"{PACKAGE}.execution.backends.*",),
-}
 KINDS = (*PARTS, "policies")  # of plain data: what saved files and policies may name
 CONTRACTS = {"schemes": Scheme, "adapters": Adapters, "launchers": Launcher, "releases": Release, "backends": Backend}
 WORDS = {"policies": "policy", "schemes": "quantization"}  # for errors, where it is not the kind without its "s"
-
-
-def names(kind: str) -> tuple[str, ...]:
-    """Return the names of all parts of a kind, sorted: those of their files."""
-    check_choice("find", "kind", kind, PLACES)
-    return tuple(_modules(kind))
 
 
 def find(kind: str, name: str) -> type[Any]:
@@ -46,7 +26,7 @@ def find(kind: str, name: str) -> type[Any]:
     """
     name = name.replace("-", "_") if isinstance(name, str) else name
     check_choice("", WORDS.get(kind, kind[:-1]), name, names(kind))
-    module = import_module(_modules(kind)[name])
+    module = import_module(modules(kind)[name])
     cls: type[Any] = getattr(module, module.__all__[0])
     if kind in CONTRACTS:
         check_fulfils(cls, CONTRACTS[kind])
@@ -61,7 +41,7 @@ def every(kind: str) -> tuple[Any, ...]:
 
 def forget() -> None:
     """Look for files anew when parts are next asked for."""
-    _modules.cache_clear()
+    modules.cache_clear()
     every.cache_clear()
 
 
@@ -142,33 +122,4 @@ def unpack(data: object, kind: str | None = None) -> Any:
 def _place(cls: type) -> tuple[str, str] | None:
     """Return the kind and the name of a class by its module; None for what cannot be named in files."""
     name = cls.__module__.rpartition(".")[2]
-    return next(((kind, name) for kind in KINDS if _modules(kind).get(name) == cls.__module__), None)
-
-
-@cache
-def _modules(kind: str) -> dict[str, str]:
-    """Return the full module name of every part of a kind, by the part's name."""
-    found: dict[str, str] = {}
-    for place in PLACES[kind]:
-        segments = place.split(".")
-        fixed = list(takewhile(lambda segment: segment != "*", segments))
-        spec = find_spec(".".join(fixed))
-        folders = list(spec.submodule_search_locations or ()) if spec is not None else []
-        for name, module in _below(folders, fixed, segments[len(fixed) :]):
-            if name in found:
-                raise HybridOptError(f"{kind} {name!r} is there twice: {found[name]} and {module}; rename one of them")
-            found[name] = module
-    return dict(sorted(found.items()))
-
-
-def _below(folders: Sequence[str], above: list[str], wanted: list[str], name: str = "") -> Iterator[tuple[str, str]]:
-    """Find the modules in `folders`, which are those of the package `above`, that `wanted` stands for; import none."""
-    for module in pkgutil.iter_modules(folders):
-        if module.name.startswith("_") or wanted[0] not in ("*", module.name):
-            continue
-        own = module.name if wanted[0] == "*" else name
-        path = [*above, module.name]
-        if len(wanted) == 1:
-            yield own, ".".join(path)
-        elif module.ispkg:
-            yield from _below([f"{folder}/{module.name}" for folder in folders], path, wanted[1:], own)
+    return next(((kind, name) for kind in KINDS if modules(kind).get(name) == cls.__module__), None)
