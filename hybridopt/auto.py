@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .core.budget import Budget, budget
 from .core.devices import free_bytes
 from .core.errors import HybridOptError
-from .core.sizes import parse_size
+from .core.sizes import gib
 from .model.adapters import adapted_layers, library_for, usual_library
 from .model.quantization.owners import scheme_of
 from .planning.request import DTYPES, short_name
@@ -25,6 +26,7 @@ SIZES = ("seq_len", "batch", "micro_batches")
 def chosen(
     model: nn.Module,
     memory: str | int | None = None,
+    margin: float | None = None,
     peft_config: Any = None,
     quantization: str | None = None,
     adapter_dtype: Any = None,
@@ -36,19 +38,22 @@ def chosen(
 
     Args:
         model: of transformers, without adapters.
-        memory: such as "24GiB", or bytes; None: what the model's GPU has left for this process.
+        memory: a card ("4090", "auto" for this machine's), a size ("24GiB"), or bytes; None: what the model's GPU
+            has left for this process.
+        margin: share of the memory that is kept free; None: 4 %.
         peft_config: adapters that are wanted; None: whatever the way says.
         quantization: a scheme that is wanted; None: whatever the way says.
         adapter_dtype: of adapters, as `wrap` takes it; a way without them does not care.
         **size: seq_len (2048, or as many as there are positions for), batch (1), micro_batches (1).
 
     Raises:
-        HybridOptError: if nothing fits, and for models that their configuration does not describe.
+        HybridOptError: if nothing fits beside the margin, and for models that their configuration does not describe.
     """
-    check_known("policy='auto', which chooses by itself,", size, ("memory", *SIZES))
+    check_known("policy='auto', which chooses by itself,", size, ("memory", "margin", *SIZES))
     quantization = quantization or scheme_of(model)
     _check_model(model, peft_config is not None or quantization is not None)
-    choice = _choose(model, memory, peft_config, quantization, size | {"adapter_dtype": adapter_dtype})
+    room = _memory(memory, margin, next(p for p in model.parameters() if p.is_floating_point()).device)
+    choice = _choose(model, room, peft_config, quantization, size | {"adapter_dtype": adapter_dtype})
     if choice.request.lora is not None and peft_config is None:
         peft_config = usual_library().make_config(choice.request.lora)
     return choice, peft_config
@@ -88,7 +93,7 @@ def _check_model(model: nn.Module, freezes: bool) -> None:
 
 def _choose(
     model: nn.Module,
-    memory: str | int | None,
+    room: Budget,
     peft_config: Any,
     quantization: str | None,
     size: dict[str, Any],
@@ -106,15 +111,21 @@ def _choose(
     told = {"dtype": dtype, "device": "cuda" if on_gpu else "cpu", "peft_config": peft_config, **size}
     config: Any = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]  # a checkpoint's may be another
-    return search(config, _memory(memory, first.device), asked=asked, watch=watched, **told)[0]
+    best = search(config, room, asked=asked, watch=watched, **told)[0]
+    if not best.fits:
+        raise HybridOptError(
+            f"policy='auto': nothing fits into {room}; {best.way.title} takes {gib(best.estimate.peak_bytes)}, which "
+            "is within the margin that is kept free; take shorter sequences, or margin=0 to fill the memory"
+        )
+    return best
 
 
-def _memory(memory: str | int | None, device: torch.device) -> int:
-    """Return a size in bytes; of None what the GPU has left for this process."""
-    if isinstance(memory, str):
-        return parse_size(memory, "memory")
+def _memory(memory: str | int | None, margin: float | None, device: torch.device) -> Budget:
+    """Return what may be planned for; of memory=None what the GPU has left for this process."""
     if memory is None and device.type == "cuda":
-        return free_bytes(device) + torch.cuda.memory_allocated(device)
-    if not isinstance(memory, int) or isinstance(memory, bool) or memory <= 0:
-        raise HybridOptError(f"memory={memory!r} is not allowed; give a size such as '24GiB', or a number of bytes")
-    return memory
+        memory = free_bytes(device) + torch.cuda.memory_allocated(device)
+    if not isinstance(memory, str | int) or isinstance(memory, bool):
+        raise HybridOptError(
+            f"memory={memory!r} is not allowed; give a card such as '4090', a size such as '24GiB', or bytes"
+        )
+    return budget(memory, margin)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hybridopt.core.budget import budget
 from hybridopt.core.sizes import GIB
 from hybridopt.planning.ways.ways import VARIANTS
 
@@ -11,7 +12,7 @@ from ..shared.records import Records
 
 FILE = "fits.jsonl"
 MODELS = ("llama-3.2-1b", "llama-3.2-3b", "llama-3-8b", "qwen2.5-14b", "qwen2.5-32b", "llama-3-70b")
-GPUS = (12, 16, 24, 40, 48, 80, 141)  # GiB
+GPUS = ("RTX 3060", "RTX A4000", "RTX 4090", "A100 40 GB", "RTX A6000", "H100", "H200")
 
 
 def records_at(path: Path = RESULTS / FILE) -> Records:
@@ -21,9 +22,11 @@ def records_at(path: Path = RESULTS / FILE) -> Records:
 
 def table(records: list[dict]) -> str:
     """Return Markdown: a row for each model, a column for each GPU."""
-    lines = ["| | " + " | ".join(f"{size} GiB" for size in GPUS) + " |", "|---" * (len(GPUS) + 1) + "|"]
+    rooms = [budget(name) for name in GPUS]
+    heads = (f"{room.card}: {room.usable / GIB:.1f} of {room.total / GIB:.1f} GiB" for room in rooms)
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(GPUS) + 1) + "|"]
     for record in records:
-        cells = (_cell(record["ways"], size * GIB) for size in GPUS)
+        cells = (_cell(record["ways"], room.usable) for room in rooms)
         lines.append(f"| {record['model']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n\nEvery cell is simulated, none is measured.\n"
 

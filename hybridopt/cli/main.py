@@ -8,13 +8,12 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..core.errors import HybridOptError
 from .doctor.command import doctor
 from .inspect import inspect
 from .merge import merge
-from .plan import plan
+from .plan import EXAMPLES, plan
 from .policies import policies
 from .replay import replay
 
@@ -25,7 +24,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command()(doctor)
 app.command()(inspect)
 app.command()(merge)
-app.command()(plan)
+app.command(epilog=EXAMPLES)(plan)
 app.command()(policies)
 app.command()(replay)
 
@@ -84,6 +83,8 @@ def _check_places(out: Path | None, json: Path | None) -> None:
 
 def _demo(folder: Path, seed: int, steps: int, json: Path | None) -> list[str]:
     """Run the demo, print its tables and write its numbers to `json`; return what went wrong."""
+    from rich.console import Console
+
     from ..core.files import plain_json
     from .demo import job, show
 

@@ -7,23 +7,27 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from ..core.errors import HybridOptError
-from ..core.registry import names
-from ..optimizer.releases import release_class
+from ..core.budget import MARGIN, Budget, budget
+from ..core.errors import HybridOptError, check_choice
+from ..core.part_files import names
 
 __all__ = ["plan"]
 
+EXAMPLES = """Examples:
 
-def _releases():
-    """Name the releases, last those that free gradients within the backward pass: "accumulate, or fused"."""
-    frees = {name: release_class(name).frees_gradients for name in names("releases")}
-    return ", or ".join(", ".join(name for name in frees if frees[name] == freeing) for freeing in (False, True))
+hybridopt plan llama-3.1-8b --gpu 4090
 
+hybridopt plan Qwen/Qwen3-32B --gpu "a100 80" --batch 4 --seq-len 4096
+
+hybridopt plan ./my-model --gpu auto --lora 16 --quantization nf4
+
+hybridopt plan llama-3-8b --policy frugal --density 0.1 --release fused --checkpointing --gpu 24GiB
+"""
 
 Model = Annotated[str, typer.Argument(help="A known architecture, a config.json, or the folder of a saved model.")]
 Policy = Annotated[str | None, typer.Option(help="Of `hybridopt policies`; without it, --gpu searches for one.")]
@@ -33,7 +37,9 @@ Codec = Annotated[str | None, typer.Option(help="Short for --option codec=...: f
 Gap = Annotated[int | None, typer.Option(help="Short for --option update_gap=...")]
 Lora = Annotated[int | None, typer.Option(help="Rank of LoRA on all linear layers.")]
 Quantization = Annotated[str | None, typer.Option(help="Of the base: nf4, fp4, int8, int8-trainable.")]
-Release = Annotated[str | None, typer.Option(help=f"{_releases()}: gradients are freed within backward.")]
+Release = Annotated[
+    str | None, typer.Option(help=f"{', '.join(names('releases'))}: fused frees gradients within backward.")
+]
 Tokens = Annotated[int | None, typer.Option("--seq-len", help="Of a sequence; 2048, or all the model has room for.")]
 Batch = Annotated[int, typer.Option(help="Sequences of a pass.")]
 Passes = Annotated[int, typer.Option("--micro-batches", help="Passes of a step.")]
@@ -41,7 +47,8 @@ Checkpointing = Annotated[bool | None, typer.Option("--checkpointing/--no-checkp
 Chunk = Annotated[int | None, typer.Option(help="Tokens a piece, where hybridopt.chunked_loss is used.")]
 Dtype = Annotated[str, typer.Option(help="Of weights that are not quantized: bf16, fp16, fp32.")]
 AdapterDtype = Annotated[str | None, typer.Option(help="Of adapters: float32 (PEFT's own choice), bfloat16, float16.")]
-Gpu = Annotated[str | None, typer.Option(help="Its memory, with a unit: 24GiB, 80GB.")]
+Gpu = Annotated[str | None, typer.Option(help="A card (4090, 'a100 80', h100), auto for this machine's, or 24GiB.")]
+Margin = Annotated[float, typer.Option(help="Share of the GPU's memory that is kept free.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Device = Annotated[str, typer.Option(help="cuda, or cpu: whose kernels count.")]
 
@@ -64,16 +71,17 @@ def plan(
     dtype: Dtype = "bf16",
     adapter_dtype: AdapterDtype = None,
     gpu: Gpu = None,
+    margin: Margin = MARGIN,
     json_: Json = False,
     device: Device = "cuda",
 ) -> None:
     """What a training step takes, before anything is loaded: no download, no GPU, some seconds.
 
-    With --gpu and no --policy: the ways to train that fit, closest to full AdamW first.
+    With --gpu and no --policy: the ways to train that fit, closest to full AdamW first, and the best of them last, as
+    a whole program. Exits with status 1 where nothing fits beside the margin.
     """  # noqa: D401 (it is the help of the command)
-    from ..core.sizes import parse_size
-
-    memory = None if gpu is None else parse_size(gpu, "--gpu")
+    room = None if gpu is None else budget(gpu, margin, "--gpu")
+    _check_names(model, policy, release, dtype, device)
     size = {"batch": batch, "micro_batches": micro_batches, "dtype": dtype, "device": device}
     size |= {} if adapter_dtype is None else {"adapter_dtype": adapter_dtype}
     asked = {"lora": lora, "quantization": quantization, "release": release}
@@ -82,10 +90,25 @@ def plan(
     options = _options(option or [], {"density": density, "codec": codec, "update_gap": update_gap})
     with _quickly():
         size["seq_len"] = _tokens(model) if seq_len is None else seq_len
-        if policy is None and memory is not None and not options:
-            _search(model, memory, size, asked, json_)
+        if policy is None and room is not None and not options:
+            fits = _search(model, room, size, asked, json_)
         else:
-            _one(model, memory, {"policy": policy or "frugal", "options": options, **size, **asked}, json_)
+            fits = _one(model, room, {"policy": policy or "frugal", "options": options, **size, **asked}, json_)
+    if not fits:
+        raise typer.Exit(1)
+
+
+def _check_names(model: str, policy: str | None, release: str | None, dtype: str, device: str) -> None:
+    """Refuse names that are not known before torch is imported, which takes seconds."""
+    from ..planning.subject.architectures import check_name
+
+    if policy is not None and not policy.endswith(".json"):
+        check_choice("plan", "policy", policy.replace("-", "_"), names("policies"))
+    if release is not None:
+        check_choice("plan", "release", release, names("releases"))
+    check_choice("plan", "dtype", dtype, ("bf16", "fp16", "fp32"))
+    check_choice("plan", "device", device, ("cuda", "cpu"))
+    check_name(model)
 
 
 def _tokens(model: str) -> int:
@@ -94,27 +117,34 @@ def _tokens(model: str) -> int:
     return tokens(model)
 
 
-def _one(model: str, memory: int | None, settings: dict[str, Any], as_json: bool) -> None:
-    """Print the estimate of one request, against `memory` bytes of a GPU if given."""
+def _one(model: str, room: Budget | None, settings: dict[str, Any], as_json: bool) -> bool:
+    """Print the estimate of one request, against the memory of a GPU if given; return whether it fits."""
+    from rich.console import Console
+
     from ..planning import Request, plan, table
 
     estimate = plan(model, Request(**settings))
     if as_json:
-        print(json.dumps(estimate.as_dict(memory)))
+        print(json.dumps(estimate.as_dict(room)))
     else:
-        Console().print(table.estimate_table(estimate, memory))
+        Console().print(table.estimate_table(estimate, room))
+    return room is None or not estimate.missing(room.usable)
 
 
-def _search(model: str, memory: int, size: dict[str, Any], asked: dict[str, Any], as_json: bool) -> None:
-    """Print the ways to train that fit into `memory` bytes."""
+def _search(model: str, room: Budget, size: dict[str, Any], asked: dict[str, Any], as_json: bool) -> bool:
+    """Print the ways to train that fit into the memory of a GPU; return whether any fits beside the margin."""
+    from rich.console import Console
+
     from ..planning import table
     from ..planning.ways.search import search
 
-    choices = search(model, memory, asked=asked, watch=table.watched, **size)
+    choices = search(model, room, asked=asked, watch=partial(table.watched, lines=True), **size)
     if as_json:
-        print(json.dumps({"gpu_bytes": memory, "choices": [choice.as_dict(memory) for choice in choices]}))
+        told = {"gpu_bytes": room.total, "kept_free_bytes": room.kept, "card": room.card}
+        print(json.dumps(told | {"choices": [choice.as_dict(room) for choice in choices]}))
     else:
-        Console().print(table.choices_table(choices, memory), crop=False)  # lines to paste may be longer
+        Console().print(table.choices_table(choices, room), crop=False)  # lines to paste may be longer
+    return choices[0].fits
 
 
 def _options(pairs: list[str], short: dict[str, Any]) -> dict[str, Any]:

@@ -1,17 +1,31 @@
 """Tell what fits before anything is loaded: bytes of a training step, by closed forms and a simulated step."""
 
+from typing import TYPE_CHECKING
+
+from ..core.lazy import offered
 from ..core.sizes import parse_size
-from .estimate import Estimate, Estimator
-from .live import plan_live
-from .request import Request
-from .subject.inputs import tokens_of
-from .subject.model import subject_of
-from .ways.search import Choice, search
+
+if TYPE_CHECKING:
+    from .estimate import Estimate, Estimator
+    from .live import plan_live
+    from .request import Request
+    from .ways.choice import Choice
+    from .ways.search import search
 
 __all__ = ["Choice", "Estimate", "Estimator", "Request", "parse_size", "plan", "plan_live", "search", "tokens"]
 
+_HOMES = {
+    "Choice": "ways.choice",
+    "Estimate": "estimate",
+    "Estimator": "estimate",
+    "plan_live": "live",
+    "Request": "request",
+    "search": "ways.search",
+}
+__getattr__ = offered(__name__, _HOMES)
 
-def plan(model: object, request: Request) -> Estimate:
+
+def plan(model: object, request: "Request") -> "Estimate":
     """Estimate the bytes that a training step of a model takes. Nothing is loaded or downloaded.
 
     Args:
@@ -21,9 +35,15 @@ def plan(model: object, request: Request) -> Estimate:
     Raises:
         HybridOptError: the model is not known, or cannot be trained in this way.
     """
+    from .estimate import Estimator
+    from .subject.model import subject_of
+
     return Estimator(subject_of(model)).estimate(request)
 
 
 def tokens(model: object) -> int:
     """Return the default tokens of a sequence: 2048, or as many as a model, given as to `plan`, has positions for."""
+    from .subject.inputs import tokens_of
+    from .subject.model import subject_of
+
     return tokens_of(subject_of(model))

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ..core.budget import Budget
 from ..core.errors import HybridOptError
 from ..model.losses.chunked import chunked_loss
 from ..model.roles import Param, clean, params
@@ -79,16 +80,21 @@ class Estimate:
         """Return the bytes that are lacking on a device of `memory` bytes; 0 where it fits."""
         return max(0, self.peak_bytes - memory)
 
-    def as_dict(self, memory: int | None = None) -> dict[str, Any]:
-        """Return the estimate as plain data; with `memory` in bytes also whether it fits, and what is missing."""
+    def tight(self, room: Budget) -> bool:
+        """Return whether it fits only into the margin that is to be kept free."""
+        return room.usable < self.peak_bytes <= room.total
+
+    def as_dict(self, room: Budget | None = None) -> dict[str, Any]:
+        """Return the estimate as plain data; with `room` also whether it fits beside its margin."""
         out: dict[str, Any] = {"model": self.model, "peak_bytes": self.peak_bytes}
         out |= {f"{name}_bytes": size for name, size in self.parts.items()}
         out |= {"stage": self.stage, "parameters": self.parameters, "trained_parameters": self.trained_parameters}
         out |= {} if self.unquantized is None else {"unquantized": self.unquantized.as_dict()}
-        out["fits"] = None if memory is None else not self.missing(memory)
-        if memory is not None:
-            out["gpu_bytes"] = memory
-            out |= {"missing_bytes": self.missing(memory)} if self.missing(memory) else {}
+        out["fits"] = None if room is None else not self.missing(room.usable)
+        if room is not None:
+            out |= {"gpu_bytes": room.total, "kept_free_bytes": room.kept, "fits_only_in_margin": self.tight(room)}
+            missing = self.missing(room.usable)
+            out |= {"missing_bytes": missing} if missing else {}
         return out | {"request": self.request.as_dict()}
 
 

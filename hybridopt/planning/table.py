@@ -10,9 +10,10 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from ..core.budget import Budget
 from ..core.sizes import human
 from .estimate import Estimate
-from .ways.search import Choice
+from .ways.choice import Choice
 from .ways.ways import Way
 
 __all__ = ["Bar", "COLORS", "bars", "choices_table", "estimate_table", "legend", "watched"]
@@ -38,8 +39,9 @@ MEANING = {
 WIDTH, NARROW = 60, 20  # characters of a whole bar, and of one where there is little room
 
 
-def estimate_table(estimate: Estimate, memory: int | None = None) -> RenderableType:
-    """Tabulate every part with its bytes and share, the peak, and, with `memory` in bytes, whether it fits."""
+def estimate_table(estimate: Estimate, room: Budget | None = None) -> RenderableType:
+    """Tabulate every part with its bytes and share, the peak, and, with `room`, whether it fits."""
+    memory = None if room is None else room.total
     table = Table(title=escape(_title(estimate)))
     table.add_column("what")
     table.add_column("bytes", justify="right", no_wrap=True)
@@ -53,23 +55,26 @@ def estimate_table(estimate: Estimate, memory: int | None = None) -> RenderableT
     lines: list[RenderableType] = [table, Bar(estimate, max(estimate.peak_bytes, memory or 0), memory)]
     if estimate.unquantized is not None and estimate.unquantized.much:
         lines.append(Text(str(estimate.unquantized)))
-    return Group(*lines, *([_verdict(estimate, memory)] if memory else []))
+    return Group(*lines, *([_verdict(estimate, room)] if room else []))
 
 
-def choices_table(choices: Sequence[Choice], memory: int) -> RenderableType:
-    """Show ranked ways with their bars: for what fits the lines to paste, for what does not what would help."""
-    fitting = [c for c in choices if c.fits]
-    parts: list[RenderableType] = [
-        legend(),
-        bars([(_label(i, c), c.estimate) for i, c in enumerate(fitting, 1)], memory),
-    ]
-    for number, choice in enumerate(fitting, 1):
-        parts += [Text(f"\n{number}. {choice.way.title} (given up: {choice.way.why})", "bold"), _code(choice)]
-    others = [c for c in choices if not c.fits]
+def choices_table(choices: Sequence[Choice], room: Budget) -> RenderableType:
+    """Show ranked ways with their bars, what would help those that do not fit, and the best last, as a program."""
+    fitting = [(i, c) for i, c in enumerate(choices, 1) if c.fits]
+    tight = [(i, c) for i, c in enumerate(choices, 1) if c.tight]
+    others = [c for c in choices if not c.fits and not c.tight]
+    parts: list[RenderableType] = [legend(), Text(str(room), "bold")]
+    if fitting:
+        parts.append(bars([(_label(i, c), c.estimate) for i, c in fitting], room.total))
+    for number, choice in fitting[1:]:
+        parts += [Text(f"\n{number}. {choice.way.title} (given up: {choice.way.why})", "bold"), _code(choice.code)]
+    if tight:
+        parts += [Text(f"\nWhat fits only into the {human(room.kept)} that are to be kept free:", "bold")]
+        parts += [bars([(_label(i, c), c.estimate) for i, c in tight], room.total)]
     if others:
-        parts += [Text("\nWhat does not fit:", "bold"), bars([(c.way.title, c.estimate) for c in others], memory)]
+        parts += [Text("\nWhat does not fit:", "bold"), bars([(c.way.title, c.estimate) for c in others], room.total)]
         parts += [Text(f"{c.way.title}: {c.change or 'no single change makes it fit'}") for c in others]
-    return Group(*parts)
+    return Group(*parts, *_best(fitting, room))
 
 
 def bars(estimates: Sequence[tuple[str, Estimate]], memory: int | None = None) -> Table:
@@ -124,9 +129,21 @@ def legend() -> Text:
     return Text("  ").join(Text(f"■ {name}", COLORS[name]) for name in COLORS)
 
 
-def _code(choice: Choice) -> Text:
-    """Return the lines of a choice unbroken, as they are to be pasted."""
-    return Text(choice.code, no_wrap=True, overflow="ignore")
+def _best(fitting: Sequence[tuple[int, Choice]], room: Budget) -> list[RenderableType]:
+    """Return the first that fits as a whole program; a line that says so where nothing does."""
+    if not fitting:
+        return [Text("\nNothing fits beside what is to be kept free; --margin 0 fills the memory.", "bold red")]
+    best = fitting[0][1]
+    left = human(room.total - best.estimate.peak_bytes)
+    return [
+        Text(f"\n1. {best.way.title} (given up: {best.way.why}), the best that fits; {left} are left:", "bold"),
+        _code(best.script),
+    ]
+
+
+def _code(lines: str) -> Text:
+    """Return lines unbroken, as they are to be pasted."""
+    return Text(lines, no_wrap=True, overflow="ignore")
 
 
 def _label(number: int, choice: Choice) -> str:
@@ -145,14 +162,30 @@ def _title(estimate: Estimate) -> str:
     return f"{estimate.model}: {how}, {r.batch} x {r.seq_len} tokens{passes}"
 
 
-def _verdict(estimate: Estimate, memory: int) -> str:
-    missing = estimate.missing(memory)
+def _verdict(estimate: Estimate, room: Budget) -> str:
+    missing, left = estimate.missing(room.usable), room.total - estimate.peak_bytes
+    where = escape(str(room))
+    if estimate.tight(room):
+        return f"[red]fits only into the margin[/] of {where}: {human(left)} are left"
     if missing:
-        return f"[red]does not fit[/] into {human(memory)}: {human(missing)} are missing"
-    return f"[green]fits[/] into {human(memory)}: {human(memory - estimate.peak_bytes)} are left"
+        return f"[red]does not fit[/] into {where}: {human(missing)} are missing"
+    return f"[green]fits[/] into {where}: {human(left)} are left"
 
 
-def watched(ways: Sequence[Way]) -> Iterable[Way]:
-    """Hand on the ways one by one, with a progress bar on stderr if that is a terminal."""
+def watched(ways: Sequence[Way], lines: bool = False) -> Iterable[Way]:
+    """Hand on the ways one by one, with a progress bar on stderr.
+
+    Args:
+        ways: to be estimated.
+        lines: whether to write a line for each where stderr is no terminal; otherwise nothing is written there.
+    """
     console = Console(stderr=True)
-    return track(ways, "Looking for what fits", console=console, transient=True, disable=not console.is_terminal)
+    if console.is_terminal:
+        return track(ways, "Looking for what fits", console=console, transient=True)
+    return _in_lines(ways, console) if lines else ways
+
+
+def _in_lines(ways: Sequence[Way], console: Console) -> Iterator[Way]:
+    for number, way in enumerate(ways, 1):
+        console.print(Text(f"looking for what fits, {number} of {len(ways)}: {way.title}"), soft_wrap=True)
+        yield way

@@ -39,7 +39,7 @@ def test_plenty_of_memory_gives_adamw_on_everything():
 def test_less_memory_gives_a_way_that_fits_and_trains():
     known = peaks()
     room = known["AdamW"] - 1
-    model = hybridopt.wrap(tiny_llama(), policy="auto", memory=room, **SIZE)
+    model = hybridopt.wrap(tiny_llama(), policy="auto", memory=room, margin=0, **SIZE)
     choice = model.hybrid.choice
     assert choice.fits and choice.estimate.peak_bytes <= room
     assert choice.request.checkpointing or choice.request.release == "fused" or choice.way.title != "AdamW"
@@ -68,6 +68,8 @@ def test_adapters_and_quantization_that_are_given_are_kept_to():
         ({"memory": None}, "memory=None"),
         ({"memory": -1}, "memory=-1"),
         ({"memory": "1KiB"}, "missing"),
+        ({"memory": "rtx4091"}, "did you mean RTX 4090"),
+        ({"memory": "4090", "margin": 1}, "margin=1 is not allowed"),
         ({"memory": "1GiB", "density": 0.5}, "no option 'density'"),
         ({"memory": "1GiB", "seq_len": 0}, "seq_len=0"),
     ],
@@ -77,6 +79,13 @@ def test_what_cannot_be_is_refused_before_anything_is_changed(options, say):
     with pytest.raises(HybridOptError, match=say):
         hybridopt.wrap(model, policy="auto", **options)
     assert "hybrid" not in vars(model) and all(p.requires_grad for p in model.parameters())
+
+
+def test_nothing_is_set_up_that_fits_only_into_the_margin():
+    model, least = tiny_llama(), min(peaks(chunk=None).values())
+    with pytest.raises(HybridOptError, match="within the margin that is kept free.*margin=0"):
+        hybridopt.wrap(model, policy="auto", memory=least + 10, **SIZE)
+    assert "hybrid" not in vars(model)
 
 
 def test_adapters_are_chosen_and_made_in_the_dtype_that_is_asked_for():
@@ -186,7 +195,7 @@ def test_weights_that_are_stored_quantized_are_not_planned_as_others(method, say
 def test_the_plan_afterwards_is_that_of_the_choice():
     """With the release that the optimizer takes."""
     room = next(peak for title, peak in peaks(release="fused").items() if title == "AdaLomo")
-    model = hybridopt.wrap(tiny_llama(), policy="auto", memory=room, **SIZE)
+    model = hybridopt.wrap(tiny_llama(), policy="auto", memory=room, margin=0, **SIZE)
     choice = model.hybrid.choice
     assert choice.request.release == "fused"
     assert model.hybrid.memory(**SIZE).peak_bytes == choice.estimate.peak_bytes
@@ -201,7 +210,7 @@ def test_the_class_of_the_model_is_planned_not_that_of_its_checkpoint():
 
 
 def test_probes_fill_no_cache():
-    model = hybridopt.wrap(tiny_llama(), policy="auto", memory=peaks()["MeZO"], **SIZE)
+    model = hybridopt.wrap(tiny_llama(), policy="auto", memory=peaks()["MeZO"], margin=0, **SIZE)
     assert model.hybrid.choice.way.title.startswith("MeZO") and not model.config.use_cache
     assert "use_cache = False" in model.hybrid.choice.code
     assert model.hybrid.choice.estimate.peak_bytes == model.hybrid.memory(**SIZE).peak_bytes

@@ -6,23 +6,28 @@ import subprocess
 import sys
 from dataclasses import fields
 from inspect import signature
+from pathlib import Path
 
 import pytest
 import typer
 from peft import LoraConfig
 from rich.console import Console
-from transformers import LlavaConfig
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import LlavaConfig, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.cli.plan import plan as command
+from hybridopt.core.budget import budget
 from hybridopt.model.quantization.coded import coded_names
 from hybridopt.model.roles import params
 from hybridopt.planning import Estimator, Request, parse_size, plan, table
 from hybridopt.planning.bytes.temporaries import Temporaries
 from hybridopt.planning.subject.model import Subject
-from hybridopt.planning.ways.calls import calls
+from hybridopt.planning.ways.calls import calls, script
 from hybridopt.planning.ways.search import search
 from hybridopt.planning.ways.ways import WAYS
 from hybridopt.policy.plan import Entry
@@ -57,7 +62,7 @@ def known():
 
 @pytest.fixture(scope="module")
 def choices(config, known):
-    return search(config, ROOM, **SIZE)
+    return search(config, ROOM, margin=0, **SIZE)
 
 
 def test_what_fits_comes_first_and_in_rank(choices):
@@ -85,10 +90,11 @@ def test_what_cannot_fit_is_not_estimated_and_changes_nothing(config, monkeypatc
     """Weights or state alone can be too large: then the search answers as if it had tried."""
     asked: list[Request] = []
     monkeypatch.setattr(Estimator, "estimate", _noting(asked))
-    quick = [c.as_dict(0) for c in search(config, "2400KiB", **SIZE)]
+    room = budget("2400KiB", 0)
+    quick = [c.as_dict(room) for c in search(config, room, **SIZE)]
     count = len(asked)
     monkeypatch.setattr(SEARCH._Hunt, "_least", lambda self, known, changed: 0)
-    assert [c.as_dict(0) for c in search(config, "2400KiB", **SIZE)] == quick
+    assert [c.as_dict(room) for c in search(config, room, **SIZE)] == quick
     assert count < len(asked) - count
 
 
@@ -147,7 +153,7 @@ def test_only_what_was_asked_for_is_searched(config):
 
 
 def test_nothing_that_fits_says_what_is_missing(config):
-    with pytest.raises(HybridOptError, match=r"nothing fits into 1\.00 MiB: the least, .*MiB are missing"):
+    with pytest.raises(HybridOptError, match=r"nothing fits into 1\.00 MiB.*: the least, .*MiB are missing"):
         search(config, "1MiB", **SIZE)
 
 
@@ -214,6 +220,31 @@ def test_the_lines_say_how_to_read_a_model_quantized(scheme, tmp_path):
     assert "quantized" in roles or coded_names(names["model"])
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"policy": "adamw"},
+        {"policy": "mezo", "micro_batches": 2},
+        {"policy": "adalomo", "release": "fused", "micro_batches": 2, "chunk": 8},
+        {"policy": "frugal", "lora": 2, "quantization": "nf4", "checkpointing": True, "micro_batches": 2},
+    ],
+    ids=lambda changes: changes["policy"],
+)
+def test_the_program_runs_as_it_is_printed(changes, tmp_path, monkeypatch):
+    """On a tiny model in a folder with a tokenizer, and a text file; it changes weights and saves them."""
+    request = Request(seq_len=4, batch=2, device="cpu", dtype="fp32").but(**changes)
+    monkeypatch.chdir(tmp_path)
+    tiny_llama().save_pretrained("model")
+    words = Tokenizer(WordLevel({"a": 1, "b": 2, "?": 0}, unk_token="?"))
+    words.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained("model")
+    Path("train.txt").write_text("a b " * 17)
+    names = {}
+    exec(script(request, 1e-2, "model"), names)  # the package's own text
+    assert len(names["passes"]) == 4 and Path("trained/hybridopt_config.json").exists()
+    assert names["optimizer"].release == request.release and names["model"].hybrid.policy == request.ready
+
+
 def test_adapters_that_were_given_are_not_invented(config):
     own = LoraConfig(r=2, target_modules=["q_proj"])
     code = calls(Request(lora=2, peft_config=own, **SIZE), 1e-4)
@@ -221,7 +252,7 @@ def test_adapters_that_were_given_are_not_invented(config):
 
 
 def test_a_narrow_terminal_cuts_no_bar_and_no_line(choices):
-    room = parse_size(ROOM)
+    room = budget(ROOM, 0)
     for width in (40, 80, 120):
         console = Console(width=width, file=io.StringIO(), legacy_windows=False)
         console.print(table.choices_table(choices, room), crop=False)
@@ -229,7 +260,8 @@ def test_a_narrow_terminal_cuts_no_bar_and_no_line(choices):
         bars = [line for line in text.splitlines() if "█" in line]
         assert len(bars) == len(choices) and all(line.count("|") == 1 for line in bars) and "…" not in text
         assert all(len(line) <= width for line in bars)
-        assert all(c.code in text for c in choices if c.fits)
+        assert all(c.code in text for c in choices[1:] if c.fits)
+        assert text.rstrip().endswith(choices[0].script)  # the best is last, and whole
 
 
 def invoke(*arguments):
@@ -247,15 +279,45 @@ def test_the_command_prints_one_object(config):
     assert found["peak_bytes"] == sum(found[f"{part}_bytes"] for part in parts)
     assert found["fits"] is True and "missing_bytes" not in found
     assert found["request"]["options"] == {"density": 0.5, "codec": "int8", "update_gap": 7}
-    small = json.loads(invoke(config, *shared, "--gpu", "100MiB", "--json").stdout)
+    done = invoke(config, *shared, "--gpu", "100MiB", "--margin", 0, "--json")
+    small = json.loads(done.stdout)
     assert small["fits"] is False and small["missing_bytes"] == small["peak_bytes"] - 100 * 2**20
+    assert done.exit_code == 1
+
+
+def test_the_margin_is_kept_free(config, choices):
+    """What takes a byte of it comes after what does not, is no recommendation, and is said to fit only there."""
+    first = choices[0].estimate.peak_bytes
+    room = budget(first + 1000)
+    found = search(config, room, **SIZE)
+    assert [c.fits for c in found].index(False) > 0 and all(
+        c.estimate.peak_bytes <= room.usable for c in found if c.fits
+    )
+    assert any(c.tight for c in found) and all(
+        room.usable < c.estimate.peak_bytes <= room.total for c in found if c.tight
+    )
+    order = [(not c.fits, not c.tight) for c in found]
+    assert order == sorted(order)
+    console = Console(width=100, file=io.StringIO())
+    console.print(table.choices_table(found, room), crop=False)
+    assert "kept free" in console.file.getvalue() and "only into the" in console.file.getvalue()
+
+
+def test_the_command_fails_where_only_the_margin_would_do(config):
+    shared = (config, "--policy", "adamw", "--seq-len", 64, "--device", "cpu")
+    peak = json.loads(invoke(*shared, "--json").stdout)["peak_bytes"]
+    for margin, code in ((0, 0), (0.5, 1)):
+        done = invoke(*shared, "--gpu", f"{peak}B", "--margin", margin)
+        assert done.exit_code == code, done.output
+    assert "fits only into the margin" in done.output
 
 
 def test_the_command_shows_a_table_or_the_ways_that_fit(config):
     one = invoke(config, "--policy", "adamw", "--seq-len", 64, "--gpu", "2GiB")
-    assert one.exit_code == 0 and "fits into 2.00 GiB" in one.output and "█" in one.output
+    assert one.exit_code == 0 and "fits into 2.00 GiB, of which" in " ".join(one.output.split()) and "█" in one.output
     many = invoke(config, "--seq-len", 64, "--gpu", "2GiB", "--device", "cpu")
     assert many.exit_code == 0 and 'hybridopt.wrap(model, policy="adamw")' in many.output
+    assert "looking for what fits, 16 of 16" in many.stderr
 
 
 def test_the_command_refuses_bad_input(config):
@@ -273,6 +335,20 @@ def test_the_command_asks_for_every_field_of_a_request():
     assert own <= set(signature(command).parameters)
 
 
-def test_planning_is_not_imported_with_the_package():
-    code = "import sys, hybridopt.cli.main; sys.exit('hybridopt.planning' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+@pytest.mark.parametrize(
+    ("arguments", "say"),
+    [
+        (["plan", "--help"], "Examples"),
+        (["plan", "gpt2", "--policy", "frugl"], "did you mean 'frugal'"),
+        (["plan", "llama-3-9b"], "closest are llama-3-8b"),
+        (["plan", "gpt2", "--gpu", "rtx4091"], "did you mean RTX 4090"),
+        (["plan", "gpt2", "--dtype", "bf15"], "did you mean 'bf16'"),
+    ],
+)
+def test_help_and_typos_wait_for_no_torch(arguments, say):
+    code = (
+        "import sys\nfrom hybridopt.cli.main import main\nsys.argv[1:] = " + repr(arguments) + "\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    print(end)\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert say in done.stdout and done.stdout.split()[-1] == "False", done.stdout + done.stderr

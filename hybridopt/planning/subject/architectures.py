@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...core.errors import HybridOptError
 
-__all__ = ["Architecture", "architecture", "canonical", "names"]
+__all__ = ["Architecture", "architecture", "canonical", "check_name", "names"]
 
 FILE = Path(__file__).with_name("architectures.json")
 ALIASES = {
@@ -55,6 +55,12 @@ def architecture(name: str) -> Architecture:
             "path of the model's config.json"
         )
     return dict(_known()[found]["config"])
+
+
+def check_name(name: str) -> None:
+    """Raise HybridOptError, as `architecture` does, for a name that is none, no path, and none of a hub."""
+    if canonical(name) is None and "/" not in name and not Path(name).exists():
+        architecture(name)
 
 
 @cache

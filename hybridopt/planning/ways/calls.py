@@ -1,16 +1,82 @@
 """Write the lines of Python that set a planned way of training up."""
 
-from ...model.adapters import usual_library
-from ..request import Request
+from textwrap import indent
 
-__all__ = ["calls"]
+from ...model.adapters import usual_library
+from ..request import DTYPES, Request
+
+__all__ = ["calls", "script"]
 
 
 def calls(request: Request, lr: float) -> str:
     """Return the lines that call `hybridopt.wrap` and `optimizer`, for a model loaded in the dtype planned for."""
     return "\n".join(
-        [*_loaded(request), *_before(request), _wrap(request), _optimizer(request, lr), *_training(request)]
+        [
+            *_loaded(request),
+            *_imports(request),
+            *_before(request),
+            _wrap(request),
+            _optimizer(request, lr),
+            *_training(request),
+        ]
     )
+
+
+def script(request: Request, lr: float, model: str) -> str:
+    """Return a whole program that trains a causal language model on a text file in this way.
+
+    Args:
+        request: the way.
+        lr: learning rate.
+        model: its name, or its folder.
+    """
+    quantized = f'quantization="{request.quantization}", ' if request.quantization else ""
+    loaded = f'hybridopt.load(folder, {quantized}dtype="{DTYPES[request.dtype]}", device="{request.device}").train()'
+    lines = [
+        *_imports(request),
+        "from transformers import AutoTokenizer",
+        "",
+        "import hybridopt",
+        "",
+        f'folder = "{model}"  # with *.safetensors and the tokenizer (hf download NAME --local-dir ...)',
+        f"model = {loaded}",
+        *_before(request),
+        _wrap(request.but(quantization=None)),  # that was done while it was loaded
+        _optimizer(request, lr),
+        "",
+        'text = open("train.txt").read()',
+        'tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt").input_ids[0]',
+        f"size = {request.batch} * {request.seq_len}  # tokens of a pass",
+        "passes = tokens[: len(tokens) // size * size]"
+        f'.view(-1, {request.batch}, {request.seq_len}).to("{request.device}")',
+    ]
+    loop = _loop(request)
+    if request.chunk:
+        loop = f"with hybridopt.chunked_loss(model, {request.chunk}):\n{indent(loop, '    ')}"
+    return "\n".join([*lines, loop, 'model.hybrid.save_pretrained("trained")'])
+
+
+def _loop(request: Request) -> str:
+    """Return the loop over `passes`, as a release and a source of gradients want it."""
+    loss = "model(input_ids=batch, labels=batch).loss"
+    many = request.micro_batches
+    if request.probes:
+        given = f"lambda: {loss}" if many == 1 else f"[lambda batch=batch: {loss} for batch in step]"
+        step = [f"    print(float(optimizer.step({given})))"]
+    elif many == 1:
+        step = [f"    loss = {loss}", "    loss.backward()", "    optimizer.step()", "    optimizer.zero_grad()"]
+        step += ["    print(loss.item())"]
+    elif request.frees_gradients:
+        step = ["    with optimizer.hold():", "        for batch in step[:-1]:"]
+        step += [f"            ({loss} / {many}).backward()", "    batch = step[-1]"]
+        step += [f"    ({loss} / {many}).backward()", "    optimizer.step()", "    optimizer.zero_grad()"]
+    else:
+        step = ["    for batch in step:", f"        ({loss} / {many}).backward()"]
+        step += ["    optimizer.step()", "    optimizer.zero_grad()"]
+    head = (
+        "for batch in passes:" if many == 1 else f"for step in passes[: len(passes) // {many} * {many}].split({many}):"
+    )
+    return "\n".join([head, *step])
 
 
 def _loaded(request: Request) -> list[str]:
@@ -23,10 +89,12 @@ def _loaded(request: Request) -> list[str]:
     ]
 
 
+def _imports(request: Request) -> list[str]:
+    return [usual_library().code(request.lora)[0]] if request.lora and request.peft_config is None else []
+
+
 def _before(request: Request) -> list[str]:
-    lines = [usual_library().code(request.lora)[0]] if request.lora and request.peft_config is None else []
-    if request.probes:
-        lines.append("model.config.use_cache = False")
+    lines = ["model.config.use_cache = False"] if request.probes else []
     if not request.checkpointing:
         return lines
     lines += [f'model.gradient_checkpointing_enable({{"use_reentrant": {request.reentrant}}})']

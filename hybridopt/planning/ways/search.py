@@ -1,12 +1,13 @@
 """Search for the ways to train that fit a memory, closest to AdamW on all weights first."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from ...core.budget import Budget, budget
 from ...core.contracts import Scheme
 from ...core.errors import HybridOptError
-from ...core.sizes import gib, parse_size
+from ...core.sizes import gib
 from ...model.quantization.known import called, named
 from ...optimizer.releases import release_class
 from ...policy.routes import read_policy
@@ -14,7 +15,7 @@ from ..estimate import Estimate, Estimator
 from ..request import Request
 from ..subject.inputs import tokens_of
 from ..subject.model import checkpoints, skeleton, subject_of
-from .calls import calls
+from .choice import Choice
 from .ways import CHANGES, SHORTEST, VARIANTS, WAYS, Way
 
 __all__ = ["Choice", "search"]
@@ -23,92 +24,58 @@ FREE = frozenset({"checkpointing", "chunk", "release"})  # what variants differ 
 SIZES = ("seq_len", "batch", "micro_batches")  # on which neither weights nor state depend
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A way to train with what it takes.
-
-    Args:
-        way: the way.
-        estimate: of the variant of the way that was chosen.
-        fits: whether it fits into the memory asked for.
-        change: where it does not, the least harmful change with which it would, for people; None: no single one.
-    """
-
-    way: Way
-    estimate: Estimate
-    fits: bool
-    change: str | None = None
-
-    @property
-    def request(self) -> Request:
-        """Return the request that was estimated."""
-        return self.estimate.request
-
-    @property
-    def code(self) -> str:
-        """Return the lines of Python that set the way up, for a loaded model."""
-        return calls(self.request, self.way.lr)
-
-    def as_dict(self, memory: int) -> dict[str, Any]:
-        """Return the choice as plain data; whether it fits is told for `memory` bytes."""
-        out = {"title": self.way.title, "gives_up": self.way.why, **self.estimate.as_dict(memory), "code": self.code}
-        return out | ({"change": self.change} if self.change else {})
-
-
 def search(
     model: object,
-    memory: str | int,
+    memory: str | int | Budget,
     *,
+    margin: float | None = None,
     asked: Mapping[str, Any] | None = None,
     watch: Callable[[Sequence[Way]], Iterable[Way]] = iter,
     **size: Any,
 ) -> list[Choice]:
-    """Return all ways to train a model, those that fit first, then in rank.
+    """Return all ways to train a model: those that fit, those that fit only into the margin, the rest; each in rank.
 
     Args:
         model: as for `plan`: a known name, a path, or transformers' configuration.
-        memory: such as "24GiB", or a number of bytes.
+        memory: a card ("4090", "auto" for that of this machine), a size ("24GiB"), or a number of bytes.
+        margin: share of the memory that is kept free; None: 4 %.
         asked: lora, quantization, release, checkpointing, chunk of a `Request`, where only such ways are wanted.
         watch: is given the ways, returns them one by one, and may show how far the search is.
         **size: seq_len (2048, or as many as there are positions for), batch, micro_batches, dtype, device,
             peft_config, adapter_dtype of a `Request`.
 
     Raises:
-        HybridOptError: nothing fits, no way is as asked for, or the model cannot be planned.
+        HybridOptError: nothing fits, not even into the margin, no way is as asked for, or the model cannot be planned.
     """
-    room = _bytes(memory)
+    room = budget(memory, margin)
     estimator = Estimator(subject_of(model))
     if "seq_len" not in size:
         size["seq_len"] = tokens_of(estimator.source)
-    hunt = _Hunt(estimator, room, dict(asked or {}), Request(**size))
+    hunt = _Hunt(estimator, room.usable, dict(asked or {}), Request(**size))
     hunt.check()
     wanted = [way for way in hunt.ways() if hunt.wanted(way)]
     found = [choice for way in watch(wanted) if (choice := hunt.choice(way)) is not None]
     if not found:
         raise hunt.failed or _none({name: value for name, value in hunt.asked.items() if value is not None})
     fitting = [choice for choice in found if choice.fits]
-    if not fitting:
+    tight = [replace(c, tight=True) for c in found if c.estimate.tight(room)]
+    if not fitting and not tight:
         raise _nothing(found, room)
-    return [*fitting, *(replace(c, change=hunt.change(c)) for c in found if not c.fits)]
-
-
-def _bytes(memory: str | int) -> int:
-    if isinstance(memory, int) and not isinstance(memory, bool):
-        return memory
-    return parse_size(memory, "memory")  # type: ignore[arg-type]  # a bool is refused there, with what is wrong
+    rest = [c for c in found if c.estimate.peak_bytes > room.total]
+    return [*fitting, *tight, *(replace(c, change=hunt.change(c)) for c in rest)]
 
 
 def _none(asked: dict[str, Any]) -> HybridOptError:
     return HybridOptError(f"no known way to train has {asked}; leave some of it out, or give a policy")
 
 
-def _nothing(found: list[Choice], room: int) -> HybridOptError:
+def _nothing(found: list[Choice], room: Budget) -> HybridOptError:
     least = min(found, key=lambda c: c.estimate.peak_bytes)
     e, r = least.estimate, least.request
     return HybridOptError(
-        f"{e.model}: nothing fits into {gib(room)}: the least, {least.way.title}, takes {gib(e.peak_bytes)} "
+        f"{e.model}: nothing fits into {room}: the least, {least.way.title}, takes {gib(e.peak_bytes)} "
         f"({gib(e.weights_bytes + e.quantization_bytes)} of it weights) with {r.batch} x {r.seq_len} tokens, so "
-        f"{gib(e.missing(room))} are missing; take a smaller model, a larger GPU, or shorter sequences"
+        f"{gib(e.missing(room.usable))} are missing; take a smaller model, a larger GPU, or shorter sequences"
     )
 
 

@@ -1,0 +1,85 @@
+"""The memory that a plan may fill: what a card has, less a margin that is kept free."""
+
+from dataclasses import dataclass
+
+from .cards import card_named
+from .errors import HybridOptError, check_number
+from .sizes import gib, parse_size
+
+__all__ = ["MARGIN", "Budget", "budget"]
+
+MARGIN = 0.04  # of the card: for holes in the allocator's pool, and for what else is shown on a screen
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Memory to plan for.
+
+    Args:
+        total: bytes that there are.
+        kept: of them, bytes that no recommendation takes.
+        card: what has them; "": not known.
+    """
+
+    total: int
+    kept: int = 0
+    card: str = ""
+
+    @property
+    def usable(self) -> int:
+        """Return the bytes that a plan may take."""
+        return self.total - self.kept
+
+    def __str__(self) -> str:
+        kept = f", of which {gib(self.kept)} are kept free" if self.kept else ""
+        return f"{self.card + ': ' if self.card else ''}{gib(self.total)}{kept}"
+
+
+def budget(memory: "str | int | Budget", margin: float | None = None, name: str = "memory") -> Budget:
+    """Return the budget for a GPU.
+
+    Args:
+        memory: the name of a card ("4090", "RTX A6000", "a100 80"), "auto" for what this machine's first GPU has free,
+            a size with a unit ("24GiB"), or bytes.
+        margin: share of it that is kept free, from 0 and below 1; None: MARGIN.
+        name: of the option, for errors.
+
+    Raises:
+        HybridOptError: the card or the unit is not known, there is no GPU here, or the margin is not allowed.
+    """
+    if isinstance(memory, Budget):
+        return memory
+    share = MARGIN if margin is None else margin
+    check_number("plan", "margin", share, 0, 1, open_end=True)
+    total, card = _sized(memory, name)
+    return Budget(total, int(total * share), card)
+
+
+def _sized(memory: str | int, name: str) -> tuple[int, str]:
+    if isinstance(memory, int) and not isinstance(memory, bool):
+        if memory <= 0:
+            raise HybridOptError(f"{name}={memory} is not allowed; give a number of bytes above zero, or '24GiB'")
+        return memory, ""
+    if isinstance(memory, str) and memory.strip().lower() == AUTO:
+        return _here(name)
+    found = card_named(memory) if isinstance(memory, str) and not _is_size(memory) else None
+    return (found.bytes, found.name) if found else (parse_size(memory, name), "")  # type: ignore[arg-type]  # no bool
+
+
+def _is_size(text: str) -> bool:
+    """Return whether a text is a size; "80GB" could be read as the end of a card's name, too."""
+    try:
+        return parse_size(text) > 0
+    except HybridOptError:
+        return False
+
+
+def _here(name: str) -> tuple[int, str]:
+    """Return what the first GPU of this machine has free, and what it is called."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise HybridOptError(f"{name}='auto': torch finds no GPU on this machine; name one (4090, h100), or say 24GiB")
+    free, total = torch.cuda.mem_get_info(0)
+    return free, f"{torch.cuda.get_device_name(0)} ({gib(total)}, now free)"

@@ -1,0 +1,51 @@
+"""A way to train with what it takes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...core.budget import Budget
+from ..estimate import Estimate
+from ..request import Request
+from .calls import calls, script
+from .ways import Way
+
+__all__ = ["Choice"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to train with what it takes.
+
+    Args:
+        way: the way.
+        estimate: of the variant of the way that was chosen.
+        fits: whether it fits into the memory asked for, beside the margin that is kept free.
+        change: where it does not, the least harmful change with which it would, for people; None: no single one.
+        tight: whether it fits only into that margin.
+    """
+
+    way: Way
+    estimate: Estimate
+    fits: bool
+    change: str | None = None
+    tight: bool = False
+
+    @property
+    def request(self) -> Request:
+        """Return the request that was estimated."""
+        return self.estimate.request
+
+    @property
+    def script(self) -> str:
+        """Return a whole program: imports, loading, `code`, and a loop over a text file."""
+        return script(self.request, self.way.lr, self.estimate.model)
+
+    @property
+    def code(self) -> str:
+        """Return the lines of Python that set the way up, for a loaded model."""
+        return calls(self.request, self.way.lr)
+
+    def as_dict(self, room: Budget) -> dict[str, Any]:
+        """Return the choice as plain data; whether it fits is told for `room`."""
+        out = {"title": self.way.title, "gives_up": self.way.why, **self.estimate.as_dict(room), "code": self.code}
+        return out | ({"change": self.change} if self.change else {})
