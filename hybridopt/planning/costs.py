@@ -41,6 +41,12 @@ class Costs:
         kinds = {True: self.gradients, False: self.updates.drawing.alone}
         return {backward: used for backward, used in kinds.items() if used}
 
+    def least(self, request: Request) -> int:
+        """Return a lower bound on a step's bytes without a trace: weights, state, gradients that are not freed."""
+        kept = [sum(size for name, size in self.gradients.items() if name not in still) for still in self.idle]
+        gradients = 0 if request.frees_gradients else min(kept, default=0)
+        return self.static.weights + self.static.quantization + self.static.state + gradients
+
     def peak(self, traces: Iterable[Trace], request: Request) -> Peak:
         """Return the largest moment of a step, in the window in which it is largest."""
         times = request.frees_gradients, request.micro_batches

@@ -123,6 +123,10 @@ class Estimator:
         left = self._known(request).unquantized
         return estimate_of(self.source.name, request, costs, self._traces_of(request, costs), left)
 
+    def least(self, request: Request) -> int:
+        """Return a lower bound on what a way takes, in bytes, without a simulated pass; raise as `estimate` does."""
+        return self._cost(request).least(request) + OVERHEAD[request.device]
+
     def _cost(self, request: Request) -> Costs:
         key = request.policy, repr(sorted(request.options.items())), request.seed, request.weights
         if key not in self._costs:

@@ -81,6 +81,19 @@ def test_a_choice_fits_if_its_own_plan_does(choices, config):
         assert choice.fits == (choice.estimate.peak_bytes <= parse_size(ROOM))
 
 
+def test_the_least_is_less_than_every_estimate_and_close_where_the_batch_is_small(choices, config):
+    estimator = SEARCH.Estimator(Subject(str(config), SETTINGS))
+    shares = [estimator.least(c.request) / c.estimate.peak_bytes for c in choices]
+    assert max(shares) <= 1 and min(shares) > 0.2, shares
+
+
+def test_where_there_is_much_room_one_variant_of_each_way_is_estimated(config, monkeypatch):
+    asked: list[Request] = []
+    monkeypatch.setattr(Estimator, "estimate", _noting(asked))
+    found = search(config, "10GiB", **SIZE)
+    assert len(asked) == len(found) == len(WAYS)
+
+
 def test_what_does_not_fit_has_a_change_that_does(choices):
     assert any(c.change for c in choices if not c.fits)
     assert not any(c.change for c in choices if c.fits)

@@ -144,13 +144,18 @@ class _Hunt:
     def _among(self, variants: list[Request]) -> Estimate:
         """Estimate the first variant that fits, or else the smallest.
 
-        The smallest is tried first: where it does not fit, no other does, and none has to be simulated.
+        What cannot fit is not simulated. Where there is much room the mildest is tried first, elsewhere the smallest:
+        where that does not fit, no other does.
         """
+        hopeful = [v for v in variants if self.estimator.least(v) <= self.room]
+        roomy = bool(hopeful) and self.estimator.least(hopeful[0]) <= self.room / 2
+        if roomy and not (mildest := self._estimate(hopeful[0])).missing(self.room):
+            return mildest
         tried: list[Estimate] = []
         for request in _smallest(variants):
             tried.append(self._estimate(request))
             if not tried[-1].missing(self.room):
-                found = map(self._estimate, variants)
+                found = map(self._estimate, hopeful)
                 return next(e for e in found if not e.missing(self.room))
         return min(tried, key=lambda e: e.peak_bytes)
 
