@@ -29,7 +29,9 @@ hybridopt plan ./my-model --gpu auto --lora 16 --quantization nf4
 hybridopt plan llama-3-8b --policy frugal --density 0.1 --release fused --checkpointing --gpu 24GiB
 """
 
-Model = Annotated[str, typer.Argument(help="A known architecture, a config.json, or the folder of a saved model.")]
+Model = Annotated[
+    str, typer.Argument(help="A known architecture, a name on the hub (org/name), a config.json, or its folder.")
+]
 Policy = Annotated[str | None, typer.Option(help="Of `hybridopt policies`; without it, --gpu searches for one.")]
 Options = Annotated[list[str] | None, typer.Option("--option", help="Of the policy, as key=value; may be repeated.")]
 Density = Annotated[float | None, typer.Option(help="Short for --option density=...")]
@@ -75,7 +77,7 @@ def plan(
     json_: Json = False,
     device: Device = "cuda",
 ) -> None:
-    """What a training step takes, before anything is loaded: no download, no GPU, some seconds.
+    """What a training step takes, before anything is loaded: no weights, no GPU, some seconds.
 
     With --gpu and no --policy: the ways to train that fit, closest to full AdamW first, and the best of them last, as
     a whole program. Exits with status 1 where nothing fits beside the margin.

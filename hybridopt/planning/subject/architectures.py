@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from ...core.errors import HybridOptError
+from .hub import is_hub_name
 
 __all__ = ["Architecture", "architecture", "canonical", "check_name", "names"]
 
@@ -59,7 +60,7 @@ def architecture(name: str) -> Architecture:
 
 def check_name(name: str) -> None:
     """Raise HybridOptError, as `architecture` does, for a name that is none, no path, and none of a hub."""
-    if canonical(name) is None and "/" not in name and not Path(name).exists():
+    if canonical(name) is None and not is_hub_name(name) and not Path(name).exists():
         architecture(name)
 
 

@@ -22,6 +22,7 @@ from ...model.roles import head_modules
 from ..request import DTYPES, Request
 from .architectures import architecture, canonical
 from .building import causal, no_model
+from .hub import hub_config, is_hub_name
 from .settings import check_settings
 
 __all__ = ["Subject", "checkpoint_", "checkpoints", "layers", "skeleton", "subject_of"]
@@ -85,7 +86,7 @@ class Subject:
 
 
 def subject_of(model: Any) -> Subject:
-    """Return the subject for a known name, a config.json, a folder that holds one, or transformers' configuration.
+    """Return the subject for a known name, one of the hub, a config.json, its folder, or transformers' configuration.
 
     Of a file's model of images and text the text part is taken, and its name says so.
 
@@ -116,6 +117,9 @@ def _subject(model: Any) -> Subject:
         return Subject(f"{model} (text part)" if settings.get(PART) else str(model), settings)
     if path.is_dir() and canonical(str(model)) is None:
         raise HybridOptError(f"model={str(model)!r} is a folder without a config.json; give that of a saved model")
+    if canonical(str(model)) is None and is_hub_name(str(model)):
+        settings = _read(hub_config(str(model)))
+        return Subject(f"{model} (text part)" if settings.get(PART) else str(model), settings)
     return Subject(canonical(str(model)) or str(model), architecture(str(model)))
 
 
