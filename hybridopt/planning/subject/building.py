@@ -5,7 +5,7 @@ from typing import Any
 
 from ...core.errors import HybridOptError
 
-__all__ = ["causal", "no_model"]
+__all__ = ["causal", "no_model", "usual_head"]
 
 Works = Callable[[dict[str, Any]], object]  # settings to whatever is made of them; raises where nothing is
 
@@ -21,6 +21,25 @@ def causal(name: str, config: Any) -> Any:
             'architectures=["...ForConditionalGeneration"]'
         )
     return AutoModelForCausalLM
+
+
+def usual_head(settings: Mapping[str, Any]) -> str | None:
+    """Return the class that is trained where settings name a model without a head; None where they name another.
+
+    Encoders are given a classifier of sequences, others the head that continues texts.
+    """
+    import transformers
+
+    if settings["model_type"] not in transformers.CONFIG_MAPPING:
+        return None
+    kind = transformers.CONFIG_MAPPING[settings["model_type"]]
+    bare = transformers.MODEL_MAPPING.get(kind, None)
+    if not isinstance(bare, type) or settings.get("architectures") != [bare.__name__]:
+        return None
+    encodes = kind in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    heads = "SEQUENCE_CLASSIFICATION" if encodes else "CAUSAL_LM"
+    found = vars(transformers.models.auto.modeling_auto)[f"MODEL_FOR_{heads}_MAPPING"].get(kind, None)
+    return found.__name__ if isinstance(found, type) else None
 
 
 def no_model(name: str, settings: Mapping[str, Any], works: Works) -> HybridOptError:

@@ -21,13 +21,14 @@ from ...model.quantization.targets import chosen
 from ...model.roles import head_modules
 from ..request import DTYPES, Request
 from .architectures import architecture, canonical
-from .building import causal, no_model
+from .building import causal, no_model, usual_head
 from .hub import hub_config, is_hub_name
 from .settings import check_settings
 
 __all__ = ["Subject", "checkpoint_", "checkpoints", "layers", "skeleton", "subject_of"]
 
 PART = "text_config"  # of models that read more than text
+GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop")
 
 
@@ -47,6 +48,11 @@ class Subject:
     def depth(self) -> int:
         """Return the number of repeated layers."""
         return self._config(None).num_hidden_layers
+
+    @property
+    def causal(self) -> bool:
+        """Return whether it is trained to continue texts; not so encoders and classifiers."""
+        return all(str(name).endswith(GENERATES) for name in self.settings.get("architectures") or ())
 
     def config(self, depth: int | None = None, cuda: bool = True) -> Any:
         """Return transformers' configuration of the model, or of one with `depth` layers.
@@ -113,14 +119,21 @@ def _subject(model: Any) -> Subject:
     if path.is_dir() and (path / "config.json").exists():
         path = path / "config.json"
     if path.is_file():
-        settings = _read(path)
-        return Subject(f"{model} (text part)" if settings.get(PART) else str(model), settings)
+        return _read_subject(str(model), path)
     if path.is_dir() and canonical(str(model)) is None:
         raise HybridOptError(f"model={str(model)!r} is a folder without a config.json; give that of a saved model")
     if canonical(str(model)) is None and is_hub_name(str(model)):
-        settings = _read(hub_config(str(model)))
-        return Subject(f"{model} (text part)" if settings.get(PART) else str(model), settings)
+        return _read_subject(str(model), hub_config(str(model)))
     return Subject(canonical(str(model)) or str(model), architecture(str(model)))
+
+
+def _read_subject(name: str, path: Path) -> Subject:
+    """Return the subject of a file; of a model without a head, which has no loss, that with its usual head."""
+    settings = _read(path)
+    head = usual_head(settings)
+    if head is not None:
+        return Subject(f"{name} (as {head})", settings | {"architectures": [head]})
+    return Subject(f"{name} (text part)" if settings.get(PART) else name, settings)
 
 
 def _read(path):

@@ -22,20 +22,20 @@ def calls(request: Request, lr: float) -> str:
     )
 
 
-def script(request: Request, lr: float, model: str) -> str:
-    """Return a whole program that trains a causal language model on a text file in this way.
+def script(request: Request, lr: float, model: str, causal: bool = True) -> str:
+    """Return a whole program that trains in this way: a causal language model on a text file, others on own batches.
 
     Args:
         request: the way.
         lr: learning rate.
         model: its name, or its folder.
+        causal: whether it is a causal language model.
     """
     quantized = f'quantization="{request.quantization}", ' if request.quantization else ""
     loaded = f'hybridopt.load(folder, {quantized}dtype="{DTYPES[request.dtype]}", device="{request.device}").train()'
     lines = [
         *_imports(request),
-        "from transformers import AutoTokenizer",
-        "",
+        *(["from transformers import AutoTokenizer", ""] if causal else ["import torch", ""]),
         "import hybridopt",
         "",
         f'folder = "{model}"  # with *.safetensors and the tokenizer (hf download NAME --local-dir ...)',
@@ -44,21 +44,36 @@ def script(request: Request, lr: float, model: str) -> str:
         _wrap(request.but(quantization=None)),  # that was done while it was loaded
         _optimizer(request, lr),
         "",
+        *(_texts(request) if causal else _own(request)),
+    ]
+    loop = _loop(request, "model(input_ids=batch, labels=batch).loss" if causal else "model(**batch).loss")
+    if request.chunk:
+        loop = f"with hybridopt.chunked_loss(model, {request.chunk}):\n{indent(loop, '    ')}"
+    return "\n".join([*lines, loop, 'model.hybrid.save_pretrained("trained")'])
+
+
+def _texts(request: Request) -> list[str]:
+    """Return the lines that make `passes` of a text file."""
+    return [
         'text = open("train.txt").read()',
         'tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt").input_ids[0]',
         f"size = {request.batch} * {request.seq_len}  # tokens of a pass",
         "passes = tokens[: len(tokens) // size * size]"
         f'.view(-1, {request.batch}, {request.seq_len}).to("{request.device}")',
     ]
-    loop = _loop(request)
-    if request.chunk:
-        loop = f"with hybridopt.chunked_loss(model, {request.chunk}):\n{indent(loop, '    ')}"
-    return "\n".join([*lines, loop, 'model.hybrid.save_pretrained("trained")'])
 
 
-def _loop(request: Request) -> str:
-    """Return the loop over `passes`, as a release and a source of gradients want it."""
-    loss = "model(input_ids=batch, labels=batch).loss"
+def _own(request: Request) -> list[str]:
+    """Return the line that loads `passes` of one's own."""
+    told = f"{request.batch} x {request.seq_len} tokens each: dicts of input_ids, attention_mask, labels"
+    return [f'passes = torch.load("passes.pt", map_location="{request.device}")  # a list, {told}']
+
+
+def _loop(request: Request, loss: str) -> str:
+    """Return the loop over `passes`, as a release and a source of gradients want it.
+
+    loss: the expression that computes it of `batch`.
+    """
     many = request.micro_batches
     if request.probes:
         given = f"lambda: {loss}" if many == 1 else f"[lambda batch=batch: {loss} for batch in step]"
@@ -73,10 +88,10 @@ def _loop(request: Request) -> str:
     else:
         step = ["    for batch in step:", f"        ({loss} / {many}).backward()"]
         step += ["    optimizer.step()", "    optimizer.zero_grad()"]
-    head = (
-        "for batch in passes:" if many == 1 else f"for step in passes[: len(passes) // {many} * {many}].split({many}):"
-    )
-    return "\n".join([head, *step])
+    if many == 1:
+        return "\n".join(["for batch in passes:", *step])
+    head = [f"for i in range(0, len(passes) - {many - 1}, {many}):", f"    step = passes[i : i + {many}]"]
+    return "\n".join([*head, *step])
 
 
 def _loaded(request: Request) -> list[str]:

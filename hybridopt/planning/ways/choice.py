@@ -22,6 +22,7 @@ class Choice:
         fits: whether it fits into the memory asked for, beside the margin that is kept free.
         change: where it does not, the least harmful change with which it would, for people; None: no single one.
         tight: whether it fits only into that margin.
+        causal: whether the model is trained to continue texts.
     """
 
     way: Way
@@ -29,6 +30,7 @@ class Choice:
     fits: bool
     change: str | None = None
     tight: bool = False
+    causal: bool = True
 
     @property
     def request(self) -> Request:
@@ -37,8 +39,8 @@ class Choice:
 
     @property
     def script(self) -> str:
-        """Return a whole program: imports, loading, `code`, and a loop over a text file."""
-        return script(self.request, self.way.lr, self.estimate.model)
+        """Return a whole program: imports, loading, `code`, and a loop over a text file or own batches."""
+        return script(self.request, self.way.lr, self.estimate.model.partition(" (")[0], self.causal)
 
     @property
     def code(self) -> str:

@@ -117,7 +117,7 @@ class _Hunt:
         except HybridOptError as error:  # such as quantization of a model without linear layers
             self.failed = self.failed or error
             return None
-        return Choice(way, found, not found.missing(self.room))
+        return Choice(way, found, not found.missing(self.room), causal=self.estimator.source.causal)
 
     def change(self, choice: Choice) -> str | None:
         """Return the least harmful change that makes a choice fit, as text; None if no single change does."""
