@@ -35,6 +35,6 @@ def hub_config(name: str) -> Path:
         why = " ".join(str(error).split())[:200]
         raise HybridOptError(
             f"model={name!r} is no known architecture, and its config.json is neither in the hub's cache nor to be "
-            f"had ({type(error).__name__}: {why}); see that the name is right and the network is there, log in where the "
-            "model asks for it (hf auth login), or give the path of its config.json"
+            f"had ({type(error).__name__}: {why}); see that the name is right and the network is there, log in "
+            "where the model asks for it (hf auth login), or give the path of its config.json"
         ) from error
