@@ -59,11 +59,14 @@ BOUND = {  # of all 291 tensors of Llama-3-8B in bfloat16
     "adamw, int8": Row("adamw", {"codec": "int8"}, most={"compiled": 250, "launches": 400, **FEW}),
     "adalomo": Row("adalomo", most={"compiled": 700, "launches": 500, **FEW}),
     "mezo": Row("mezo", most={"launches": 3000, "waits": 2, "copies": 2}),
+    "addax": Row("addax", most={"launches": 3000, "waits": 3, "copies": 0}),
+    "zo_adam": Row("zo_adam", most={"launches": 2500, "waits": 2, "copies": 0}),
     "adamw, int8-trainable": Row("adamw", most={"compiled": 240, "launches": 450, **FEW}, coded=True),
     "signsgd, int8-trainable": Row("signsgd", most={"compiled": 240, "launches": 450, **FEW}, coded=True),
     "signsgd, fused": Row("signsgd", release="fused", most=FUSED),
     "adamw, fused": Row("adamw", release="fused", most=FUSED),
     "frugal, fused": Row("frugal", {"density": 0.25}, release="fused", most=FUSED),
+    "addax, fused": Row("addax", release="fused", most=FUSED | {"launches": 3500, "waits": 3}),
     "adamw, int8-trainable, fused": Row("adamw", release="fused", most=FUSED, coded=True),
 }
 EVERY = {  # every policy with every release, of two layers

@@ -3,17 +3,20 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..core.contracts import Noise, Shape
+from ..core.numerics.direction_kernels import room
 from ..core.numerics.directions import Direction, combine_
 
 __all__ = ["ProbeGradient", "shifted"]
 
 PIECE = 1 << 18  # elements of a direction that exist at one time
+PIECE_OF_KERNELS = 1 << 24  # where compiled kernels make them, which are called for every piece
+NORMAL = torch.finfo(torch.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,7 @@ class ProbeGradient:
         backprop: the gradient of the backward pass, contiguous, of the whole parameter; None: there is none.
         share: how much of `backprop` counts.
         start: the position of its first element in the flattened parameter.
+        kernels: are elementwise directions made by compiled kernels, with the same bits?
     """
 
     terms: tuple[tuple[float, Noise], ...]
@@ -40,6 +44,12 @@ class ProbeGradient:
     backprop: Tensor | None = None
     share: float = 1.0
     start: int = 0
+    kernels: bool = False
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
 
     def numel(self) -> int:
         """Return the number of elements."""
@@ -72,10 +82,43 @@ class ProbeGradient:
         if self.backprop is not None:
             out.copy_(self.backprop.view(-1)[at : at + count]).mul_(self.share)
         for weight, noise in self.terms:
-            for low in range(0, count, PIECE):
-                size = min(PIECE, count - low)
-                out[low : low + size].add_(noise.values(at + low, size, self.device).to(self.dtype).mul_(weight))
+            if self._at_once(weight, noise):
+                combine_(out, out, [(weight, cast(Direction, noise))], at, compile=True)
+            else:
+                self._add_in_pieces(out, weight, noise)
         return out.view(self.shape).to(dtype)
+
+    def room(self, count: int) -> int:
+        """Return the bytes that accelerators' kernels take for a moment to add a direction to `count` elements."""
+        return max([0, *(self._room(weight, noise, count) for weight, noise in self.terms if self._by_kernels(noise))])
+
+    def _room(self, weight, noise, count):
+        if self._at_once(weight, noise):
+            return room(noise.kind, count, self.dtype, "cuda")
+        size = min(count, PIECE_OF_KERNELS)
+        double = 8 * size * (self.dtype == torch.float64)
+        return 4 * size + max(double, room(noise.kind, size, torch.float32, "cuda"))
+
+    def _by_kernels(self, noise: Noise) -> bool:
+        return self.kernels and isinstance(noise, Direction)
+
+    def _at_once(self, weight: float, noise: Noise) -> bool:
+        """Return whether `combine_` rounds as is done here: in float32, products with +1 and -1 are exact."""
+        signs = self._by_kernels(noise) and cast(Direction, noise).kind == "rademacher"
+        return signs and self.dtype == torch.float32 and NORMAL.tiny <= abs(weight) <= NORMAL.max
+
+    def _add_in_pieces(self, out: Tensor, weight: float, noise: Noise) -> None:
+        piece = PIECE_OF_KERNELS if self._by_kernels(noise) else PIECE
+        for low in range(0, len(out), piece):
+            size = min(piece, len(out) - low)
+            out[low : low + size].add_(self._values(noise, low, size).to(self.dtype).mul_(weight))
+
+    def _values(self, noise: Noise, low: int, count: int) -> Tensor:
+        if not self._by_kernels(noise):
+            return noise.values(self.start + low, count, self.device)
+        z = torch.zeros(count, device=self.device)
+        combine_(z, z, [(1.0, cast(Direction, noise))], self.start + low, compile=True)  # 0 + 1 z, which is exact
+        return z
 
 
 def shifted(base: Tensor, scale: float, noise: Noise, compile: bool) -> Tensor:

@@ -13,7 +13,7 @@ from ..parts.rules.sgd import SGD
 from ..parts.rules.signsgd import SignSGD
 from ..parts.stores.dense import Dense
 from ..policy.job import sliceable
-from .backends.compiled import put
+from .backends.compiled import AWAY, put
 from .probe_gradient import ProbeGradient
 from .run import run
 from .slices import elements, update_in_slices
@@ -22,24 +22,36 @@ from .task import Task
 
 __all__ = ["multiples", "run_estimated", "temporaries"]
 
-AWAY = 1 << 26  # elements that accelerators round at a time, in float32
-
 
 def run_estimated(task: Task, compile: bool) -> None:
     """Carry out a task whose gradient is a `ProbeGradient`.
 
     Along elementwise directions alone, SGD and the sign of a single one are sums of multiples of directions, each
     rounded once, with the same bits on every device. Everything else sees the gradient slice by slice, or in full
-    where a rule keeps state and updates are compiled, or where rows do not suffice.
+    where a rule keeps state and updates are compiled, or where rows do not suffice. On accelerators a mixture with the
+    backward pass's gradient, which is never replayed, is compiled without state, too.
     """
     weights = multiples(task)
     if weights is not None:
         return _add(task, weights, compile)
-    task = task.in_blocks()
-    if (compile and task.raw) or not sliceable(task.job) or task.param.numel() <= elements(task.param):
+    task = _with_kernels(task.in_blocks(), compile)
+    if _compiled_in_slices(task, compile):
+        run([task], compile)
+    elif (compile and task.raw) or not sliceable(task.job) or task.param.numel() <= elements(task.param):
         run([replace(task, grad=task.grad.to(task.grad.dtype))], compile and bool(task.raw))
-    else:
+    elif task.sound is None or bool(task.sound):
         update_in_slices(task)
+
+
+def _with_kernels(task, compile):
+    """Return a task whose directions kernels of its accelerator make, where any may be compiled."""
+    kernels = compile and not on_host(task.param.device)
+    return replace(task, grad=replace(task.grad, kernels=kernels))
+
+
+def _compiled_in_slices(task, compile):
+    """Return whether kernels of an accelerator update it, slice by slice: never what must replay to the bit."""
+    return compile and not (on_host(task.param.device) or task.raw) and task.grad.backprop is not None
 
 
 def multiples(task: Task) -> list[float] | None:
@@ -72,9 +84,13 @@ def temporaries(
     """
     if multiples(replace(task, grad=cast(Tensor, grad))) is not None:
         return drawing if type(task.store) is Dense else max(drawing, peak(lambda: _round_slice(task)))
-    count, job = task.param.numel(), task.job
-    made = count if task.raw and compile else min(count, elements(task.param))
-    return made * job.arithmetic.itemsize + max(drawing, peak(lambda: update_in_slices(task)))
+    told = _with_kernels(replace(task, grad=cast(Tensor, grad)), compile)
+    count, job, compiled = task.param.numel(), task.job, _compiled_in_slices(told, compile)
+    whole = compile and (task.raw or (compiled and (job.rounds or not sliceable(job))))
+    made = count if whole else min(count, AWAY if compiled else elements(task.param))
+    drawing = told.grad.room(made) or drawing
+    within = 0 if compiled and task.plain else peak(lambda: update_in_slices(task))
+    return made * job.arithmetic.itemsize + max(drawing, within)
 
 
 def _add(task: Task, weights: list[float], compile: bool) -> None:

@@ -141,9 +141,9 @@ class Parameters:
                 states[one.p] = carried_over(state, one.job, one.window)
 
     def guards(self, name: str, p: Tensor) -> bool:
-        """Return whether a flag can guard its update: no choice is made from its gradient, and none is estimated."""
+        """Return whether a flag can guard its update: no choice is made from its gradient."""
         one = self.windows.of(name, p)
-        return not one.probed and (one.own.part.disjoint or one.own.low is None)
+        return one.own.part.disjoint or one.own.low is None
 
     def carry_out(self, work: Iterable[Work], sound: Tensor | None = None) -> None:
         """Update parameters; what is not contiguous is updated in a contiguous copy, which is written back.

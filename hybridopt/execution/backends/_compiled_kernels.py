@@ -141,7 +141,7 @@ def _tensors(part):
     key = _constant(task.constant, task.param.device)
     dice = _dice(task, piece) if sent is None else (sent, _row(piece))
     param = tuple(piece.param.parts().values()) if isinstance(piece.param, CodedWeight) else (piece.param,)
-    return param, piece.grad, key, dice, tuple(piece.raw.values()), task.sound, more
+    return param, piece.given[1], key, dice, tuple(piece.raw.values()), task.sound, more
 
 
 def _on_tensors(stage, part, names):

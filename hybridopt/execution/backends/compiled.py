@@ -26,7 +26,7 @@ __all__ = ["Compiled", "put"]
 SMALLEST = 1 << 16  # elements: below, a call costs more than what it saves
 PIECE = 1 << 22  # elements of a slice, where a part of the parameter is copied out
 BLOCKS = 1 << 18  # elements of a slice of state in blocks: what was decoded should stay in the cache
-AWAY = 1 << 26  # elements of a slice of codes
+AWAY = 1 << 26  # elements of a slice of codes, or of a gradient of probes, on accelerators
 CODED = 8  # bytes an element: its new value, and that in levels of its grid, which kernels hand on in float32
 CREW, OF = 8, 1 << 21  # parameters done by one call, if none is larger than that
 
@@ -154,9 +154,10 @@ def _pieces(task):
     """Cut a parameter into slices where kernels would need temporaries of its size; else it is one slice."""
     job, coded = task.job, isinstance(task.param, CodedWeight)
     blocks = task.raw and job.treatment.codec.block
-    size = AWAY if coded else BLOCKS if blocks else PIECE
-    small = task.param.numel() <= size or not (coded or on_host(task.param.device))
-    if small or not (coded or blocks or job.separate) or not sliceable(job) or job.rounds:
+    large = coded or not isinstance(task.grad, Tensor)  # a gradient of probes exists slice by slice
+    size = AWAY if large else BLOCKS if blocks else PIECE
+    small = task.param.numel() <= size or not (large or on_host(task.param.device))
+    if small or not (large or blocks or job.separate) or not sliceable(job) or job.rounds:
         return [_whole(task)]
     step = rows_of(size, job.shape[-1], task.store.block)
     return [piece for _, cut in slices(task.param, task.grad, task.raw, job, task.key, step) for piece in cut]
