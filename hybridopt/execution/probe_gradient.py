@@ -14,8 +14,8 @@ from ..core.numerics.directions import Direction, combine_
 
 __all__ = ["ProbeGradient", "shifted"]
 
-PIECE = 1 << 18  # elements of a direction that exist at one time
-PIECE_OF_KERNELS = 1 << 24  # where compiled kernels make them, which are called for every piece
+PIECES = {"cpu": 1 << 18}  # elements of a direction that exist at one time: they should stay in the cache
+ELSEWHERE = 1 << 24  # on an accelerator a piece only bounds memory, and every one takes launches
 NORMAL = torch.finfo(torch.float32)
 
 
@@ -95,7 +95,7 @@ class ProbeGradient:
     def _room(self, weight, noise, count):
         if self._at_once(weight, noise):
             return room(noise.kind, count, self.dtype, "cuda")
-        size = min(count, PIECE_OF_KERNELS)
+        size = min(count, _piece(self.device))
         double = 8 * size * (self.dtype == torch.float64)
         return 4 * size + max(double, room(noise.kind, size, torch.float32, "cuda"))
 
@@ -108,7 +108,7 @@ class ProbeGradient:
         return signs and self.dtype == torch.float32 and NORMAL.tiny <= abs(weight) <= NORMAL.max
 
     def _add_in_pieces(self, out: Tensor, weight: float, noise: Noise) -> None:
-        piece = PIECE_OF_KERNELS if self._by_kernels(noise) else PIECE
+        piece = _piece(self.device)
         for low in range(0, len(out), piece):
             size = min(piece, len(out) - low)
             out[low : low + size].add_(self._values(noise, low, size).to(self.dtype).mul_(weight))
@@ -136,8 +136,12 @@ def shifted(base: Tensor, scale: float, noise: Noise, compile: bool) -> Tensor:
         combine_(out, base, [(scale, noise)], compile=compile)
         return out
     arithmetic = torch.float64 if base.dtype == torch.float64 else torch.float32
-    flat, into = base.view(-1), out.view(-1)
-    for low in range(0, flat.numel(), PIECE):
-        z = noise.values(low, min(PIECE, flat.numel() - low), base.device).to(arithmetic)
-        into[low : low + PIECE] = z.mul_(scale).add_(flat[low : low + PIECE])
+    flat, into, piece = base.view(-1), out.view(-1), _piece(base.device)
+    for low in range(0, flat.numel(), piece):
+        z = noise.values(low, min(piece, flat.numel() - low), base.device).to(arithmetic)
+        into[low : low + piece] = z.mul_(scale).add_(flat[low : low + piece])
     return out
+
+
+def _piece(device: torch.device) -> int:
+    return PIECES.get(device.type, ELSEWHERE)

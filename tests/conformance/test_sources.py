@@ -326,7 +326,7 @@ def test_slices_of_an_estimate_give_what_the_whole_gives(monkeypatch, full, dtyp
     results = []
     for elements in (1 << 16, 16):
         monkeypatch.setattr(slices, "ELEMENTS", {"cpu": elements})
-        monkeypatch.setattr(estimate, "PIECE", elements)
+        monkeypatch.setattr(estimate, "PIECES", {"cpu": elements})
         params = {n: nn.Parameter(numbers(shape, 0).to(dtype)) for n, shape in (("w", (8, 6)), ("stack", (3, 4, 6)))}
         policy = Policy((Route(Treatment(full=RULES[full](), source=SOURCES["spsa"](samples=2, eps=1e-2))),))
         optimizer = HybridOptimizer(params.items(), lr=1e-2, weight_decay=0.1, policy=policy)

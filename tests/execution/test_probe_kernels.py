@@ -28,8 +28,7 @@ def functions(monkeypatch):
     """Let kernels be the functions that are compiled to them, and pieces be small."""
     monkeypatch.setattr(direction_kernels, "_compile", lambda function: function)
     monkeypatch.setattr(direction_kernels, "_kernels", {})
-    monkeypatch.setattr(probe_gradient, "PIECE", 300)
-    monkeypatch.setattr(probe_gradient, "PIECE_OF_KERNELS", 1100)
+    monkeypatch.setattr(probe_gradient, "PIECES", {"cpu": 1100})
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def test_kernels_make_the_bits_that_are_made_without(kind, dtype):
 @pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
 def test_their_room_is_what_they_take(kind, dtype, monkeypatch):
     monkeypatch.setattr(direction_kernels, "_compile", lambda function: lambda *_: None)  # kernels take nothing
-    monkeypatch.setattr(probe_gradient, "PIECE_OF_KERNELS", 1 << 15)
+    monkeypatch.setattr(probe_gradient, "PIECES", {"cpu": 1 << 15})
     terms, count = ((0.5, Direction(KEY, 3, 0, kind)), (0.7, Direction(KEY, 3, 1, kind))), 1 << 17
     grad = ProbeGradient(terms, (count,), torch.device("cpu"), dtype, kernels=True)
     grad.to(dtype)  # what is made once

@@ -17,9 +17,10 @@ from ..trace.tracker import Tracker
 
 __all__ = ["Drawing"]
 
-LARGEST = 1 << 19  # elements of a direction that are worked on at a time without compiling
+LARGEST = 1 << 19  # elements of a direction that a CPU works on at a time without compiling
 BLOCK = 16  # bytes of random bits
 CPU = torch.device("cpu")
+META = torch.device("meta")  # where pieces are as large as on accelerators
 
 
 class Drawing:
@@ -44,11 +45,11 @@ class Drawing:
         kept = BLOCK * sum(chosen.values())
         return kept, round(kept * _working())
 
-    def noise(self, entry: Entry, index: int = 0) -> Noise:
-        """Make direction `index` of a parameter."""
+    def noise(self, entry: Entry, index: int = 0, device: torch.device = CPU) -> Noise:
+        """Make direction `index` of a parameter, from bases on a device."""
         p, source = entry.param, cast(Treatment, entry.treatment).source
         draw = Draw(self._seed, p.name, population=Population(((p.name, entry.numel),)))
-        basis = {name: allocate(slot, CPU) for name, slot in source.slots(p.shape).items()}
+        basis = {name: allocate(slot, device) for name, slot in source.slots(p.shape).items()}
         return cast(Noise, source.noise(draw, p.shape, index, basis))
 
     def _small(self, entry):
@@ -60,17 +61,18 @@ class Drawing:
     def _room(self, entry):
         key = entry.treatment.source, entry.param.shape, entry.param.dtype
         if key not in self._known:
-            noise = self.noise(entry)
+            cuda = self._device == "cuda"
+            noise = self.noise(entry, device=META if cuda else CPU)
             told = entry.numel, entry.param.dtype
             if self._compiles and isinstance(noise, Direction):
                 self._known[key] = room(noise.kind, *told, self._device)
             else:
-                self._known[key] = _eager(noise, *told)
+                self._known[key] = _eager(noise, *told, META if cuda else CPU)
         return self._known[key]
 
 
-def _eager(noise, count, dtype):
-    base = torch.zeros(min(count, LARGEST), dtype=dtype)
+def _eager(noise, count, dtype, device):
+    base = torch.zeros(min(count, LARGEST) if device == CPU else count, dtype=dtype, device=device)
     with Tracker([base]) as tracker:
         shifted(base, 1.0, noise, False)
     return max(0, tracker.peak - base.nbytes)
