@@ -1,4 +1,4 @@
-"""What a direction takes for a moment that no kernel makes is planned to the byte, in pieces as large as the device's."""
+"""What a direction takes for a moment that no kernel makes is planned to the byte, in pieces of its device."""
 
 import pytest
 import torch

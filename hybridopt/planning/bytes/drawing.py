@@ -46,7 +46,13 @@ class Drawing:
         return kept, round(kept * _working())
 
     def noise(self, entry: Entry, index: int = 0, device: torch.device = CPU) -> Noise:
-        """Make direction `index` of a parameter, from bases on a device."""
+        """Make a direction of a parameter.
+
+        Args:
+            entry: the parameter.
+            index: which direction of a step.
+            device: of the bases that some are made of.
+        """
         p, source = entry.param, cast(Treatment, entry.treatment).source
         draw = Draw(self._seed, p.name, population=Population(((p.name, entry.numel),)))
         basis = {name: allocate(slot, device) for name, slot in source.slots(p.shape).items()}
