@@ -19,9 +19,9 @@ class GaLore(Places):
     """GaLore (Zhao et al. 2024): Adam in the gradient's leading singular directions, nothing outside them.
 
     density: rank as a share of the shorter side. scale: the paper's alpha, on the projected updates. side: the
-    reference's proj_type. reset=False keeps the moments over a change of subspace, as the paper does. solver:
-    "subspace", subspace iteration from the last basis, or "exact", the paper's SVD. spread: every weight changes its
-    subspace at steps of its own; False: all in the same step, as in the paper.
+    reference's proj_type. reset: forget the moments at a change of subspace; the paper keeps them. solver: "subspace",
+    subspace iteration from the last basis, or "exact", the paper's SVD. spread: every weight changes its subspace at
+    steps of its own; False: all in the same step, as in the paper.
     """
 
     density: Density = 0.25
