@@ -224,8 +224,11 @@ def _general(job):
 
 def _compile(function, param):
     """Compile a function for the device of a parameter: for its shape, or for all shapes."""
-    whole = {"realize_opcount_threshold": 1000, "realize_reads_threshold": 1000} if on_host(param.device) else {}
-    return compiled(function, len(_kernels), dynamic=not _static(param), **whole)  # without temporaries
+    if on_host(param.device):
+        whole = {"realize_opcount_threshold": 1000, "realize_reads_threshold": 1000}  # without temporaries
+    else:
+        whole = {"realize_opcount_threshold": 60}  # the hash of a row, which 30 would make a kernel of its own
+    return compiled(function, len(_kernels), dynamic=not _static(param), **whole)
 
 
 def _every_size_its_own():
