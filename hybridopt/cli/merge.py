@@ -48,7 +48,10 @@ def _notes(report: "MergeReport") -> list[str]:
     if report.compared:
         notes.append(f"{report.compared:,} tensors of the base have the values that were trained on.")
     else:
-        notes.append("No tensor of the base could be compared with what was trained on: all are new, or were codes.")
+        notes.append(
+            "No tensor of the base could be compared with what was trained on: all were changed, are new, or were "
+            "codes."
+        )
     if report.inactive:
         notes.append(f"Adapters that were switched off are not in it: {', '.join(report.inactive)}.")
     return notes

@@ -11,6 +11,13 @@ from .inspection import inspect_saved
 __all__ = ["card", "push"]
 
 CARD = "README.md"
+ADAPTERS = "adapter_config.json", "adapter_model.safetensors"
+OLDER = [
+    "hybridopt_*.json",
+    "hybridopt_*.safetensors",
+    *ADAPTERS,
+    *(f"*/{name}" for name in ADAPTERS),
+]  # of saves before
 
 
 def push(write: Callable[[Path], None], repo_id: str, text: str | None, **how: Any) -> str:
@@ -43,7 +50,11 @@ def push(write: Callable[[Path], None], repo_id: str, text: str | None, **how: A
                 (folder / CARD).write_text(card(folder, name) if text is None else text, encoding="utf-8")
             message = how.get("commit_message") or "Upload what hybridopt has trained"
             done = api.upload_folder(
-                repo_id=name, folder_path=str(folder), revision=how.get("revision"), commit_message=message
+                repo_id=name,
+                folder_path=str(folder),
+                revision=how.get("revision"),
+                commit_message=message,
+                delete_patterns=OLDER,
             )
         except Exception as error:  # of the hub and of the network
             raise HybridOptError(

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig
 
 import hybridopt
@@ -32,10 +33,16 @@ class Hub:
     def file_exists(self, repo_id, name, revision=None):
         return (self.place / name).exists()
 
-    def upload_folder(self, repo_id, folder_path, revision=None, commit_message=None):
+    def upload_folder(self, repo_id, folder_path, revision=None, commit_message=None, delete_patterns=()):
         if self.error:
             raise self.error
         self.asked["upload"] = (repo_id, revision, commit_message)
+        there = [f for f in self.place.rglob("*") if f.is_file()] if self.place.exists() else []
+        patterns = list(delete_patterns)
+        for file in filter_repo_objects(
+            there, allow_patterns=patterns, key=lambda f: f.relative_to(self.place).as_posix()
+        ):
+            file.unlink()
         shutil.copytree(folder_path, self.place, dirs_exist_ok=True)
         return SimpleNamespace(commit_url=f"https://huggingface.co/{repo_id}/commit/1")
 
@@ -99,3 +106,13 @@ def test_what_goes_wrong_is_said(model, hub):
     with pytest.raises(HybridOptError, match="me/tuned could not be uploaded.*no network.*save_pretrained"):
         model.hybrid.push_to_hub("me/tuned")
     assert not hub.place.exists()
+
+
+def test_a_later_upload_leaves_nothing_of_the_one_before(model, hub):
+    whole = hybridopt.wrap(tiny_llama(), policy="adamw")
+    train(whole, 1)
+    for one, adapters in ((whole, False), (model, True), (whole, False)):
+        one.hybrid.push_to_hub("me/tuned")
+        assert (hub.place / "adapter_config.json").exists() == adapters
+        assert torch.equal(logits(hybridopt.from_pretrained(tiny_llama(), hub.place)), logits(one))
+    assert (hub.place / "README.md").exists()
