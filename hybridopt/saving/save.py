@@ -107,6 +107,8 @@ def _check_savable(model: nn.Module) -> None:
             f"the adapters of {off[0]!r} are switched off, and would come back switched on; switch them on before "
             "saving, as model.enable_adapter_layers() does"
         )
+    if (library := _library(model)) is not None:
+        library.check_savable(model)
 
 
 def check_directory(directory: str | PathLike) -> None:

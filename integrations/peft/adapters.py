@@ -11,7 +11,7 @@ from torch import nn
 
 from hybridopt.core.contracts import Adapters
 
-from . import attached, configurations, dry_run, loaded, merging, rehearsal, saved, starts, tree
+from . import attached, configurations, dry_run, loaded, merging, rehearsal, saved, scaling, starts, tree
 
 __all__ = ["PeftAdapters"]
 
@@ -29,6 +29,7 @@ class PeftAdapters(Adapters):
     is_injected = staticmethod(tree.is_injected)
     is_merged = staticmethod(tree.is_merged)
     is_off = staticmethod(tree.is_off)
+    check_savable = staticmethod(scaling.check_scaling)
     check = staticmethod(dry_run.check)
     preview = staticmethod(dry_run.preview)
     check_attached = staticmethod(attached.check_attached)

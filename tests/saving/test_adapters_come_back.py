@@ -274,6 +274,20 @@ def test_adapters_that_are_switched_off_are_not_saved(tmp_path):
     model.hybrid.save_pretrained(tmp_path / "one")
 
 
+@pytest.mark.parametrize("rslora", [False, True])
+def test_a_scale_that_no_file_keeps_is_refused(rslora, tmp_path):
+    patterns = {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"v_proj": 5}}
+    model = hybridopt.wrap(tiny_llama(), peft_config=lora(use_rslora=rslora, **patterns))
+    layers = [m for m in model.modules() if hasattr(m, "scale_layer")]
+    for change in (lambda x: x.scale_layer(0.5), lambda x: x.set_scale("default", 2.0)):
+        change(layers[-1])
+        with pytest.raises(HybridOptError, match="'default' of '.*' counts .* times, .*unscale_layer"):
+            model.hybrid.save_pretrained(tmp_path / "one")
+        assert not (tmp_path / "one").exists()
+        layers[-1].unscale_layer()
+    model.hybrid.save_pretrained(tmp_path / "one")
+
+
 @pytest.mark.parametrize("tie", [False, True])
 @pytest.mark.parametrize("indices", [[3, 5], {"embed_tokens": [3], "lm_head": [5]}])
 def test_trainable_tokens_come_back(indices, tie, tmp_path):

@@ -146,6 +146,10 @@ class Adapters(Protocol):
         """Return whether the adapters of `layer` are switched off at the moment, all of them."""
 
     @abstractmethod
+    def check_savable(self, model: nn.Module) -> None:
+        """Raise HybridOptError for what no file keeps of the adapters on `model`, so that it would be lost."""
+
+    @abstractmethod
     def base_name(self, name: str) -> str:
         """Return the name that a parameter of the base had before adapters; other names stay as they are."""
 
