@@ -19,11 +19,11 @@ from .links import COMMIT
 from .lock import locked
 from .manifest import MANIFEST
 
-__all__ = ["Folder", "open_folder", "publish"]
+__all__ = ["OWN", "Folder", "adapter_files", "open_folder", "publish"]
 
 TEMPORARY = ".hybridopt-new-"
 UNCHANGED = "nothing saved there before has changed; make room or choose another folder"
-OWN = ("hybridopt_*.json", "hybridopt_*.safetensors")
+OWN = ("hybridopt_*.json", "hybridopt_*.safetensors")  # patterns of the files that are no adapters
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,13 @@ def _verified(directory: Path) -> Folder:
     return Folder(directory, files)
 
 
+def adapter_files() -> tuple[str, ...]:
+    """Return the names of the files that libraries of adapters write for one adapter."""
+    return tuple(file for library in every("adapters") for file in library.files)
+
+
 def _check_foreign(directory: Path, known: set[str]) -> None:
-    ours = (*OWN, *(file for library in every("adapters") for file in library.files))
+    ours = (*OWN, *adapter_files())
     for path in sorted(directory.iterdir()):
         name = path.name
         if name != MANIFEST and name not in known and any(fnmatchcase(name, own) for own in ours):

@@ -6,18 +6,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..core.errors import HybridOptError
+from .folder import OWN, adapter_files
 from .inspection import inspect_saved
 
 __all__ = ["card", "push"]
 
 CARD = "README.md"
-ADAPTERS = "adapter_config.json", "adapter_model.safetensors"
-OLDER = [
-    "hybridopt_*.json",
-    "hybridopt_*.safetensors",
-    *ADAPTERS,
-    *(f"*/{name}" for name in ADAPTERS),
-]  # of saves before
 
 
 def push(write: Callable[[Path], None], repo_id: str, text: str | None, **how: Any) -> str:
@@ -54,7 +48,7 @@ def push(write: Callable[[Path], None], repo_id: str, text: str | None, **how: A
                 folder_path=str(folder),
                 revision=how.get("revision"),
                 commit_message=message,
-                delete_patterns=OLDER,
+                delete_patterns=_of_earlier_uploads(),
             )
         except Exception as error:  # of the hub and of the network
             raise HybridOptError(
@@ -62,6 +56,12 @@ def push(write: Callable[[Path], None], repo_id: str, text: str | None, **how: A
                 "huggingface_hub.login() or give token=..., or save_pretrained(folder) and upload that later"
             ) from error
     return str(done.commit_url)
+
+
+def _of_earlier_uploads() -> list[str]:
+    """Return patterns of the files of saved versions; those of further adapters lie in folders."""
+    files = adapter_files()
+    return [*OWN, *files, *(f"*/{file}" for file in files)]
 
 
 def card(folder: Path, name: str) -> str:
