@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.func import functionalize
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import _disable_current_modes
 
 from ...core.contracts import Rule
 from .operations import OPERATIONS, number
@@ -78,9 +77,8 @@ def _trace(rule: Rule) -> Traced:
     slots, numbers = tuple(rule.slots(shape)), tuple(rule.numbers(1))
     names = ("g", "p", *(f"n_{name}" for name in numbers), *(f"s_{name}" for name in slots))
     update = functionalize(_update_of(rule, slots, numbers), remove="mutations_and_views")
-    with _disable_current_modes(), torch.device("cpu"):  # whoever plans makes tensors without memory
-        sizes = [shape] * 2 + [()] * len(numbers) + [shape] * len(slots)
-        graph = make_fx(update)(*map(torch.ones, sizes)).graph
+    sizes = [shape] * 2 + [()] * len(numbers) + [shape] * len(slots)
+    graph = make_fx(update)(*map(torch.ones, sizes)).graph
     known = dict(zip((node for node in graph.nodes if node.op == "placeholder"), names, strict=True))
     lines: list[tuple[str, str]] = []
     state: dict[str, str] = {}
