@@ -29,6 +29,7 @@ ROOMS = (  # a file imports from its own room and from those before it, within f
     "wrapping",
     "reloading",
     "hybridopt",
+    "training",
     "cli",
     "integrations",
 )

@@ -1,0 +1,1 @@
+"""A run as plain data, and the YAML file it is read from and written to."""
