@@ -14,12 +14,14 @@ class Format:
         needed: columns that every row has.
         optional: columns that rows may have.
         task: what is learnt from it where nothing else is said; None: it has to be said.
+        more: whether other columns are kept, for reward functions that read them.
     """
 
     name: str
     needed: tuple[str, ...]
     optional: tuple[str, ...] = ()
     task: str | None = None
+    more: bool = False
 
 
 FORMATS = {
@@ -30,6 +32,6 @@ FORMATS = {
         Format("preference", ("chosen", "rejected"), ("prompt",), "dpo"),
         Format("labels", ("text", "label"), ("text_pair",), "classify"),
         Format("text", ("text",), (), "text"),
-        Format("prompt", ("prompt",), (), None),
+        Format("prompt", ("prompt",), (), None, more=True),
     )
 }

@@ -1,0 +1,121 @@
+"""All rows of a setting, such as data.train: seen once, and checked."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from ...core.errors import HybridOptError
+from ..config.run import Data
+from .columns import Columns, columns_of
+from .examples import DataFile, Origins
+from .faults import Faults, RowError
+from .places import Place, places
+from .survey import Survey
+
+__all__ = ["Table", "table_of"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of a setting.
+
+    Args:
+        setting: "data.train" or "data.eval".
+        places: where they lie, in order.
+        columns: of each place.
+        survey: of all rows.
+        origins: of all rows.
+        files: what is noted of each place.
+        told: lines for people.
+    """
+
+    setting: str
+    places: tuple[Place, ...]
+    columns: tuple[Columns, ...]
+    survey: Survey
+    origins: Origins
+    files: tuple[DataFile, ...]
+    told: tuple[str, ...]
+
+    def rows(self, console: Console | None) -> Iterator[dict[str, Any]]:
+        """Yield all rows again, by our columns; HybridOptError where the files have changed meanwhile."""
+        again = Survey(self.survey.format)
+        for place, columns in zip(self.places, self.columns, strict=True):
+            for line, row in place.rows(Faults(), console):
+                values = columns.values(row)
+                again.add(values, place.where(line))  # which also makes values alike
+                yield values
+        if again.rows != self.survey.rows:
+            raise HybridOptError(f"{self.setting}: the files changed while they were read; start again")
+
+
+def table_of(names: Sequence[str], setting: str, data: Data, console: Console | None) -> Table:
+    """Look at all rows of a setting, and hold none of them.
+
+    Args:
+        names: of files, folders, or data sets of the hub.
+        setting: "data.train" or "data.eval".
+        data: what the run says about formats and columns.
+        console: where progress is shown for large files; None: nowhere.
+
+    Raises:
+        HybridOptError: for files that are missing, damaged or of no known format, and for bad rows.
+    """
+    if not names:
+        raise HybridOptError(f"{setting} is empty; give a file, a folder, or an id on the hub (org/name)")
+    reader = _Reader(tuple(place for name in names for place in places(name, setting)), data, setting)
+    for number in range(len(reader.places)):
+        reader.read(number, console)
+    return reader.table()
+
+
+class _Reader:
+    """What has been seen of the places of a setting."""
+
+    def __init__(self, every: tuple[Place, ...], data: Data, setting: str):
+        self.places, self.data, self.setting = every, data, setting
+        self.columns: list[Columns] = []
+        self.surveys: list[Survey] = []
+        self.place: list[int] = []
+        self.line: list[int] = []
+
+    def read(self, number: int, console: Console | None) -> None:
+        """Look at all rows of one place."""
+        place, faults = self.places[number], Faults()
+        for line, row in place.rows(faults, console):
+            if len(self.columns) == number:
+                self._begin(place, list(row))
+            try:
+                self.surveys[0].add(self.columns[number].values(row), place.where(line))
+            except RowError as error:
+                faults.add(place.where(line), str(error))
+            self.place.append(number)
+            self.line.append(line)
+        faults.check()
+        if len(self.columns) == number:
+            raise HybridOptError(f"{self.setting}: {place.name} has no rows")
+
+    def _begin(self, place: Place, names: list[str]) -> None:
+        columns = columns_of(names, self.data, place.name)
+        first = self.columns[0].format if self.columns else columns.format
+        if first is not columns.format:
+            kinds = f"{self.places[0].name} is {first.name}, but {place.name} {columns.format.name}"
+            raise HybridOptError(f"{self.setting}: {kinds}; files of one setting are of one format")
+        self.columns.append(columns)
+        self.surveys = self.surveys or [Survey(first)]
+
+    def table(self) -> Table:
+        """Return all that was seen."""
+        place, (survey,) = np.array(self.place, np.int32), self.surveys
+        counts = np.bincount(place, minlength=len(self.places)).tolist()
+        files = [
+            DataFile(each.name, count, **each.version(), eval=self.setting == "data.eval")
+            for each, count in zip(self.places, counts, strict=True)
+        ]
+        told = [line for each in self.columns for line in each.told] + survey.finish(self.setting)
+        origins = Origins(self.places, place, np.array(self.line, np.int64))
+        columns = tuple(self.columns)
+        return Table(self.setting, self.places, columns, survey, origins, tuple(files), tuple(told))
