@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ...core.errors import HybridOptError, check_choice, known, nearest
@@ -10,13 +11,13 @@ from .faults import RowError
 from .foreign import ALIASES, FOREIGN, Foreign
 from .formats import FORMATS, Format
 
-__all__ = ["Columns", "columns_of"]
+__all__ = ["RowReader", "columns_of"]
 
 OURS = sorted({name for each in FORMATS.values() for name in (*each.needed, *each.optional)})
 
 
 @dataclass(frozen=True)
-class Columns:
+class RowReader:
     """How the rows of one file become examples.
 
     Args:
@@ -33,19 +34,26 @@ class Columns:
     more: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
 
+    @cached_property
+    def needed(self) -> frozenset[str]:
+        """Names of the columns that every row of the file has."""
+        return frozenset(self.foreign.needed if self.foreign else (self.theirs[name] for name in self.format.needed))
+
     def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return an example: a row's values by our columns; RowError for a column that is needed and not there."""
-        needed = self.foreign.needed if self.foreign else [self.theirs[name] for name in self.format.needed]
-        if missing := [name for name in needed if name not in row]:
-            has = ", ".join(row) or "none"
+        if not self.needed <= row.keys():
+            missing, has = sorted(self.needed - row.keys()), ", ".join(row) or "none"
             raise RowError(f"has no column {missing[0]!r}, which earlier rows have (its columns: {has})")
         if self.foreign:
             return self.foreign.values(row)
-        values = {ours: row[name] for ours, name in self.theirs.items() if row.get(name) is not None or name in needed}
+        there = {ours: row.get(name) for ours, name in self.theirs.items()}
+        values = {
+            ours: value for ours, value in there.items() if value is not None or self.theirs[ours] in self.needed
+        }
         return values | {name: row.get(name) for name in self.more}
 
 
-def columns_of(names: Sequence[str], data: Data, where: str) -> Columns:
+def columns_of(names: Sequence[str], data: Data, where: str) -> RowReader:
     """Return what the columns of a file make.
 
     Args:
@@ -93,23 +101,23 @@ def _narrowed(found: list[Format], renamed: Mapping[str, str]) -> list[Format]:
     return with_task or most
 
 
-def _ours(names: Sequence[str], renamed: Mapping[str, str], kind: Format, where: str) -> Columns:
+def _ours(names: Sequence[str], renamed: Mapping[str, str], kind: Format, where: str) -> RowReader:
     theirs = {name: renamed[name] for name in (*kind.needed, *kind.optional) if name in renamed}
     others = [name for name in names if name not in theirs.values()]
     told = [f"{where}: columns {', '.join(theirs.values())}: read as {kind.name}"]
     if kind.more:
         told += [f"{where}: kept for reward functions: {', '.join(others)}"] if others else []
-        return Columns(kind, theirs, more=tuple(others), told=tuple(told))
+        return RowReader(kind, theirs, more=tuple(others), told=tuple(told))
     told += [f"{where}: not used: {', '.join(others)}"] if others else []
-    return Columns(kind, theirs | {name: name for name in kind.optional if name not in theirs}, told=tuple(told))
+    return RowReader(kind, theirs | {name: name for name in kind.optional if name not in theirs}, told=tuple(told))
 
 
-def _of_others(names: Sequence[str], foreign: Foreign, where: str) -> Columns:
+def _of_others(names: Sequence[str], foreign: Foreign, where: str) -> RowReader:
     used = [name for name in (*foreign.needed, *foreign.optional) if name in names]
     told = [f"{where}: columns {', '.join(used)} ({foreign.name}): read as {foreign.format}, {foreign.told}"]
     others = [name for name in names if name not in used]
     told += [f"{where}: not used: {', '.join(others)}"] if others else []
-    return Columns(FORMATS[foreign.format], {}, foreign, told=tuple(told))
+    return RowReader(FORMATS[foreign.format], {}, foreign, told=tuple(told))
 
 
 def _ambiguous(found: Sequence[Format], where: str) -> str:

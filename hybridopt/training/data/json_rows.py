@@ -48,23 +48,25 @@ def _is_list(line: str) -> bool:
 
 def _row(line: str, where: str, faults: Faults) -> dict[str, Any] | None:
     try:
-        row = json.loads(line, object_pairs_hook=_pairs)
+        row = DECODER.decode(line)
     except json.JSONDecodeError as error:
         faults.add(where, _broken(line, error))
         return None
     except (ValueError, RecursionError) as error:
         faults.add(where, f"is no JSON object: {error}")
         return None
-    return _object(row, where, faults)
+    return _object(row, where, faults, "\\u" in line)
 
 
-def _object(row: object, where: str, faults: Faults) -> dict[str, Any] | None:
+def _object(row: object, where: str, faults: Faults, escaped: bool) -> dict[str, Any] | None:
+    """Return a row; note what is none. escaped: characters may be written as numbers, half ones among them."""
     if not isinstance(row, dict):
         cure = 'a row is an object, such as {"text": "..."}'
         faults.add(where, f"is a {type(row).__name__} ({shown(row)}), not a JSON object; {cure}")
         return None
     try:
-        json.dumps(row, ensure_ascii=False).encode()
+        if escaped:
+            json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         bad = error.object[error.start : error.end]
         faults.add(
@@ -94,18 +96,17 @@ def _broken(line: str, error: json.JSONDecodeError) -> str:
 
 def _listed(text: str, path: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the objects of one JSON list, each with the line that it begins on."""
-    decoder = json.JSONDecoder(object_pairs_hook=_pairs)
     at, line, counted = _skip(text, text.index("[") + 1), 1, 0
     while text[at : at + 1] != "]":
         line, counted = line + text.count("\n", counted, at), at
         where = f"{path}:{line}"
         try:
-            row, end = decoder.raw_decode(text, at)
+            row, end = DECODER.raw_decode(text, at)
         except json.JSONDecodeError as error:
             return faults.add(f"{path}:{error.lineno}", _broken_list(text, error))
         except (ValueError, RecursionError) as error:
             return faults.add(where, f"is no JSON object: {error}")
-        if (good := _object(row, where, faults)) is not None:
+        if (good := _object(row, where, faults, "\\u" in text)) is not None:
             yield line, good
         at = _skip(text, end)
         if text[at : at + 1] == ",":
@@ -135,3 +136,6 @@ def _skip(text: str, at: int) -> int:
     while at < len(text) and text[at].isspace():
         at += 1
     return at
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_pairs)

@@ -27,7 +27,7 @@ KINDS: dict[str, Rows] = {
     ".parquet": parquet_rows.rows,
     ".txt": text_rows.rows,
 }
-LARGE = 64 * 2**20  # bytes from which progress is shown, and rows are held on disk
+LARGE = 16 * 2**20  # bytes from which progress is shown, and rows are held on disk
 
 
 def kind_of(path: Path) -> str | None:

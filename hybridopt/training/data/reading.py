@@ -10,7 +10,6 @@ from rich.console import Console
 
 from ...core.errors import HybridOptError
 from ..config.run import Data
-from . import local
 from .examples import Examples
 from .holding_out import hold_out
 from .labels import Labels
@@ -48,7 +47,7 @@ def read(data: Data, seed: int = 0, console: Console | None = None) -> Examples:
             files=table.files,
             conversational=table.survey.conversational,
             origins=table.origins,
-            chats=tuple(table.survey.shapes.values()),
+            chats=table.chats,
         )
         if isinstance(data.eval, str):
             return _with_table(examples, table_of((data.eval,), "data.eval", data, console), labels, console)
@@ -87,7 +86,7 @@ def _with_table(examples: Examples, table: Table, labels: Labels | None, console
         eval=_stored(table, labels, console),
         told=(*examples.told, *table.told),
         files=(*examples.files, *table.files),
-        chats=(*examples.chats, *table.survey.shapes.values()),
+        chats=(*examples.chats, *table.chats),
         eval_origins=table.origins,
     )
 
@@ -99,8 +98,7 @@ def _stored(table: Table, labels: Labels | None, console: Console | None):
         for values in table.rows(console):
             yield values | {"label": labels.id(values["label"])} if labels else values
 
-    large = sum(place.size for place in table.places) >= local.LARGE
-    return stored(rows, table.survey, _fingerprint(table, labels) if large else None)
+    return stored(rows, table.survey, _fingerprint(table, labels) if table.held is None else None)
 
 
 def _fingerprint(table: Table, labels: Labels | None) -> str:

@@ -29,26 +29,25 @@ class Survey:
         self.labels: Counter[str | int] = Counter()
         self.kinds: dict[str, set[type]] = {}  # types by column
         self.simple = True  # whether no message has other keys than role and content
-        self.shapes: dict[tuple[Any, ...], tuple[str, dict[str, Any]]] = {}  # a row of every order of roles, by file
+        self.shapes: dict[tuple[Any, ...], tuple[tuple[int, int], dict[str, Any]]] = {}  # a row of every order
         self._chats: dict[str, bool] = {}
-        self._first = ""
 
     @property
     def conversational(self) -> bool:
         """Whether rows are messages, which a template writes as text."""
         return any(self._chats.values())
 
-    def add(self, values: dict[str, Any], where: str) -> None:
+    def add(self, values: dict[str, Any], row: tuple[int, int] = (0, 0)) -> None:
         """Check a row and count it; RowError says what is wrong with it.
 
-        where: its file and line, for errors of later rows that differ.
+        row: number of its place, and its line there.
         """
         CHECKS[self.format.name](values)
         chats = {
             name: is_chat(values[name]) for name in values if name in (*self.format.needed, "prompt", "text_pair")
         }
         if not self.rows:
-            self._chats, self._first = chats, where
+            self._chats = chats
         self._check_like_first(chats)
         self.rows += 1
         self.empty += EMPTY[self.format.name](values)
@@ -60,7 +59,7 @@ class Survey:
             if chats.get(name):
                 self.simple = self.simple and all(message.keys() <= SIMPLE for message in value)
         if self.conversational and len(self.shapes) < SHAPES:
-            self.shapes.setdefault(_shape(values), (where, values))
+            self.shapes.setdefault(_shape(values), (row, values))
 
     def finish(self, name: str) -> list[str]:
         """Return lines for people; HybridOptError where nothing can be learnt.
@@ -82,12 +81,10 @@ class Survey:
         missing = sorted(self._chats.keys() ^ chats.keys())
         if missing:
             which, other = ("no", "has one") if missing[0] in self._chats else ("a", "has none")
-            raise RowError(f"has {which} {missing[0]}, but the first row ({self._first}) {other}; all have, or none")
+            raise RowError(f"has {which} {missing[0]}, but the first row {other}; all have, or none")
         name = next(name for name in chats if chats[name] != self._chats[name])
         kinds = ["a list of messages" if each[name] else "text" for each in (chats, self._chats)]
-        raise RowError(
-            f"{name} is {kinds[0]}, but {kinds[1]} in the first row ({self._first}); all are one or the other"
-        )
+        raise RowError(f"{name} is {kinds[0]}, but {kinds[1]} in the first row; all are one or the other")
 
     def _count_label(self, label: str | int) -> None:
         label = str(label).lower() if isinstance(label, bool) else label

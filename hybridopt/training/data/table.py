@@ -9,7 +9,8 @@ from rich.console import Console
 
 from ...core.errors import HybridOptError
 from ..config.run import Data
-from .columns import Columns, columns_of
+from . import local
+from .columns import RowReader, columns_of
 from .examples import DataFile, Origins
 from .faults import Faults, RowError
 from .places import Place, places
@@ -30,30 +31,40 @@ class Table:
         origins: of all rows.
         files: what is noted of each place.
         told: lines for people.
+        held: the rows, where they are few; None: they are read again.
     """
 
     setting: str
     places: tuple[Place, ...]
-    columns: tuple[Columns, ...]
+    columns: tuple[RowReader, ...]
     survey: Survey
     origins: Origins
     files: tuple[DataFile, ...]
     told: tuple[str, ...]
+    held: list[dict[str, Any]] | None
+
+    @property
+    def chats(self) -> tuple[tuple[str, dict[str, Any]], ...]:
+        """One row of every order of roles, with its file and line."""
+        return tuple((self.places[place].where(line), row) for (place, line), row in self.survey.shapes.values())
 
     def rows(self, console: Console | None) -> Iterator[dict[str, Any]]:
         """Yield all rows again, by our columns; HybridOptError where the files have changed meanwhile."""
+        if self.held is not None:
+            yield from self.held
+            return
         again = Survey(self.survey.format)
         for place, columns in zip(self.places, self.columns, strict=True):
-            for line, row in place.rows(Faults(), console):
+            for _, row in place.rows(Faults(), console):
                 values = columns.values(row)
-                again.add(values, place.where(line))  # which also makes values alike
+                again.add(values)  # which also makes values alike
                 yield values
         if again.rows != self.survey.rows:
             raise HybridOptError(f"{self.setting}: the files changed while they were read; start again")
 
 
 def table_of(names: Sequence[str], setting: str, data: Data, console: Console | None) -> Table:
-    """Look at all rows of a setting, and hold none of them.
+    """Look at all rows of a setting, and hold them where they are few.
 
     Args:
         names: of files, folders, or data sets of the hub.
@@ -77,7 +88,8 @@ class _Reader:
 
     def __init__(self, every: tuple[Place, ...], data: Data, setting: str):
         self.places, self.data, self.setting = every, data, setting
-        self.columns: list[Columns] = []
+        self.columns: list[RowReader] = []
+        self.held: list[dict[str, Any]] | None = [] if sum(place.size for place in every) < local.LARGE else None
         self.surveys: list[Survey] = []
         self.place: list[int] = []
         self.line: list[int] = []
@@ -89,7 +101,10 @@ class _Reader:
             if len(self.columns) == number:
                 self._begin(place, list(row))
             try:
-                self.surveys[0].add(self.columns[number].values(row), place.where(line))
+                values = self.columns[number].values(row)
+                self.surveys[0].add(values, (number, line))
+                if self.held is not None:
+                    self.held.append(values)
             except RowError as error:
                 faults.add(place.where(line), str(error))
             self.place.append(number)
@@ -118,4 +133,4 @@ class _Reader:
         told = [line for each in self.columns for line in each.told] + survey.finish(self.setting)
         origins = Origins(self.places, place, np.array(self.line, np.int64))
         columns = tuple(self.columns)
-        return Table(self.setting, self.places, columns, survey, origins, tuple(files), tuple(told))
+        return Table(self.setting, self.places, columns, survey, origins, tuple(files), tuple(told), self.held)
