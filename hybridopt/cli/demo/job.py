@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import hybridopt
 
+from ...training.watching.memory import model_bytes, state_bytes
 from . import show, task, threads
 from .batches import in_order, shuffled
 from .encoder import MODEL, pretrained
-from .measure import model_bytes, state_bytes
 from .result import Reload, Result, Run, versions
 from .setups import SETUPS, Setup
 from .training import accuracy, fit, logits

@@ -9,26 +9,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ...core.sizes import human
+from ...training.watching.sparkline import sparkline
 from .result import Data, Reload, Run
 
-__all__ = ["Live", "curves", "data_line", "live", "progress", "reload_line", "runs_table", "sparkline"]
+__all__ = ["Live", "curves", "data_line", "live", "progress", "reload_line", "runs_table"]
 
-BARS = "▁▂▃▄▅▆▇█"
 LIVE, WIDE = 16, 40  # characters of a loss curve
-
-
-def sparkline(values: Sequence[float], width: int, top: float) -> str:
-    """Draw values as a line of bars, each the mean of its share of the values.
-
-    Args:
-        values: in order; none gives an empty line.
-        width: number of bars, at most.
-        top: value of the highest bar, above 0; larger values are drawn as high.
-    """
-    width = min(width, len(values))
-    edges = [round(i * len(values) / width) for i in range(width + 1)] if width else []
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
-    return "".join(BARS[min(len(BARS) - 1, int(len(BARS) * max(0.0, mean) / top))] for mean in means)
 
 
 class Live(TypedDict):

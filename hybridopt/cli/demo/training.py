@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .measure import gradient_bytes
+from ...training.watching.memory import gradient_bytes
 
 __all__ = ["Fit", "accuracy", "fit", "logits"]
 
@@ -50,7 +50,7 @@ def fit(
     for batch in batches:
         loss = model(**batch).loss
         loss.backward()
-        done.gradients = max(done.gradients, gradient_bytes(model))
+        done.gradients = max(done.gradients, gradient_bytes(model.parameters()))
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()

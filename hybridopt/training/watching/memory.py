@@ -1,0 +1,119 @@
+"""Count bytes of the tensors that are there, not of a plan, and what the device or the process holds."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...model.quantization.scales import scales
+from ...model.quantization.sizes import weight_bytes
+from ...model.roles import clean
+from ...planning.bytes.static import weights
+
+__all__ = ["gradient_bytes", "held", "measured", "model_bytes", "reset_peak", "state_bytes", "tensor_map"]
+
+STATUS = Path("/proc/self/status")
+
+
+def model_bytes(model: nn.Module) -> int:
+    """Return the bytes of all parameters and buffers, with the constants that quantized weights need."""
+    return weight_bytes(model, *model.buffers())
+
+
+def gradient_bytes(parameters: Iterable[Tensor]) -> int:
+    """Return the bytes of the gradients that are there now."""
+    return sum(p.grad.nbytes for p in parameters if p.grad is not None)
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Return the bytes of all tensors in the optimizer's state."""
+    return weight_bytes(*_tensors(optimizer.state))
+
+
+def measured(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, int]:
+    """Return the bytes of a model's and its optimizer's tensors by the plan's kinds, as they are now.
+
+    Args:
+        model: whose parameters and buffers (weights), scales and tables (quantization) and gradients are counted.
+        optimizer: whose state is counted; None: there is none yet.
+
+    Returns:
+        weights_bytes, quantization_bytes, gradients_bytes and state_bytes, which mean what a
+        `hybridopt.planning` Estimate means by them. Gradients are those that are alive at the moment.
+    """
+    kept = weights(model)
+    return {
+        "weights_bytes": kept.weights,
+        "quantization_bytes": kept.quantization,
+        "gradients_bytes": gradient_bytes(model.parameters()),
+        "state_bytes": 0 if optimizer is None else state_bytes(optimizer),
+    }
+
+
+def held(device: torch.device) -> dict[str, int]:
+    """Return memory_bytes, what is held now, and peak_bytes, the most that was.
+
+    On a GPU what torch has allocated there, since `reset_peak` or the start of the process. Elsewhere the resident
+    set of the whole process, Python and libraries included, since its start; what the system does not tell is left
+    out.
+    """
+    if device.type == "cuda":
+        now, peak = torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
+        return {"memory_bytes": now, "peak_bytes": peak}
+    told = _status()
+    found = {"memory_bytes": told.get("VmRSS", 0), "peak_bytes": max(0, _most(), *told.values())}
+    return {key: size for key, size in found.items() if size}
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let the peak of a GPU begin at what is allocated now; that of a process cannot be set back."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def tensor_map(model: nn.Module) -> list[dict[str, Any]]:
+    """Return name, role, tag, shape and bytes of every parameter of a wrapped model.
+
+    Quantized weights count with their constants; a table that several share counts in each.
+    """
+    strategy: Any = model.hybrid
+    live: dict[str, Tensor] = {clean(n): p for n, p in model.named_parameters()}
+    live |= {clean(n): x for n, _, x in scales(model)}
+    return [
+        {
+            "name": e.param.name,
+            "role": e.param.role,
+            "tag": e.tag,
+            "shape": list(e.param.shape),
+            "bytes": weight_bytes(live[e.param.name]),
+        }
+        for e in strategy.resolved().entries
+    ]
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+
+
+def _status() -> dict[str, int]:
+    """Return the resident set now and at its largest, in bytes, as Linux tells them."""
+    if not STATUS.exists():
+        return {}
+    rows = (line.split() for line in STATUS.read_text().splitlines())
+    return {row[0][:-1]: int(row[1]) * 1024 for row in rows if row and row[0] in ("VmRSS:", "VmHWM:")}
+
+
+def _most() -> int:
+    """Return the largest resident set as every Unix tells it, in bytes; 0 elsewhere."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
