@@ -22,6 +22,7 @@ from hybridopt.strategy import Strategy
 from .addax.activations import gradient_bytes
 from .addax.assignment import FREE, Assignment, choose, measure_rows, total_bytes
 from .addax.lengths import Halves, Lengths, PairCollator, PairSampler, lengths_of
+from .tokens import Tokens
 from .trainer_checkpoints import ResumeCheck, Resuming
 from .trainer_checks import check, check_options
 from .trainer_log import ProbeLog, with_true_norm
@@ -59,6 +60,7 @@ class HybridTrainerMixin(Resuming):
     """
 
     optimizer: torch.optim.Optimizer | None
+    tokens_seen: Tokens  # by this process, since the trainer was made
     _probed: list[float]  # losses since the last log
 
     def __init__(
@@ -78,6 +80,7 @@ class HybridTrainerMixin(Resuming):
         check_options(super().__init__, self._policy or _read(None, {}), kwargs)
         self._options = dict(optimizer_options or {})
         self.assignment, self._lengths, self._probed = assignment, lengths, []
+        self.tokens_seen = Tokens()
         super().__init__(*args, **kwargs)
         if (asked or optimizer_options) and (self.optimizer, self.optimizer_cls_and_kwargs) != (None, None):
             raise HybridOptError(
@@ -122,6 +125,7 @@ class HybridTrainerMixin(Resuming):
         Returns:
             The loss of the Trainer's step, or of the probe without one, over the number of micro-batches.
         """
+        self.tokens_seen.add(inputs)
         optimizer = _bare(self.optimizer)
         if optimizer is None or not optimizer.probes_needed:
             return super().training_step(model, inputs, num_items_in_batch)
