@@ -26,6 +26,7 @@ from .saving.names import CONFIG, DELTA, REPLAY
 from .saving.replay import file as replay_file
 from .saving.replay.rebuild import check_names, rebuilt
 from .saving.save import check_directory
+from .saving.whole.read import check_whole, matched, write_onto_
 from .wrapping import attach_strategy
 
 __all__ = ["from_pretrained"]
@@ -74,9 +75,18 @@ def _load(model, directory, policy, is_trainable, policy_options):
         library = library_in(folder, config)
         check_names(run, config, delta)
         check_complete(folder, config, delta)
+        check_whole(folder, config)
+        if config["whole"] and ready.opens_scales:
+            raise HybridOptError(
+                f"{directory} holds a whole model in floats, and policy {type(ready).__name__} trains the scales of a "
+                "quantized one; load it with transformers and wrap it with quantization=..., or give policy=..."
+            )
         check_bare(model, config)
         names = check_quantization(model, config)
         base = check_base(model, config, delta)
+        if config["whole"]:
+            with together(folder) as place:
+                write_onto_(model, matched(model, Path(place)))
         stored = list(delta)  # what is rebuilt from a log starts from the base's own values
         delta |= {} if run is None else rebuilt(run, base_tensors(model))
         held: set[str] = set()

@@ -30,7 +30,7 @@ from .policy.report import Report
 from .policy.routes import Ready, check_routes
 from .saving.replay.recording import recorded
 from .saving.replay.trajectory import Trajectory
-from .saving.save import save
+from .saving.save import save, save_whole
 
 __all__ = ["Strategy"]
 
@@ -190,9 +190,12 @@ class Strategy(Planned):
                 optimizer.rehook()
             raise
 
-    def save_pretrained(self, directory: str | Path, replay: bool = True) -> None:
+    def save_pretrained(
+        self, directory: str | Path, replay: bool = True, full: bool = False, max_shard_size: str | int = "5GB"
+    ) -> None:
         """Save adapters, every changed base tensor and the configuration; see `hybridopt.from_pretrained`.
 
+        With `full` it is a complete Hugging Face model folder, which transformers, vLLM and others load as it is.
         Where the model is sharded (`fully_shard`), all ranks have to call this; the first writes.
 
         Args:
@@ -200,9 +203,15 @@ class Strategy(Planned):
             replay: save base tensors as the scalars of a run, 4 bytes a step, wherever they follow from them: those
                 that an optimizer of this strategy, which must still be there, has trained by losses alone since the
                 base. Loading then repeats the run; False saves them as tensors.
+            full: save all tensors of a transformers model without adapters, with its configuration; what is kept as
+                codes is written as the floats that it stands for. The tokenizer is yours to save.
+            max_shard_size: bytes of a file of weights at most, with `full`; a single tensor may be larger.
         """
         with uncompiled(self.model):
-            save(self, directory, replay)
+            if full:
+                save_whole(self, directory, max_shard_size)
+            else:
+                save(self, directory, replay)
 
     def push_to_hub(
         self,

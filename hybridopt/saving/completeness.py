@@ -30,6 +30,8 @@ def check_complete(folder: Folder, config: dict, delta: Iterable[str]) -> None:
         config: its configuration.
         delta: names of the changed tensors in it.
     """
+    if config["whole"]:
+        return  # all tensors of a model are looked for when it is loaded
     weights = {library.files[0] for library in every("adapters")}
     files = [folder.path(name) for name in folder.names if Path(name).name in weights]
     held = stood_for([*delta, *(name for file in files for name in tensors.names(file, "the adapter"))])

@@ -20,7 +20,7 @@ from ..policy.routes import Policy, Ready, check_format, pack_routes, read_polic
 from .fitting import base_dtype
 from .names import CONFIG
 
-__all__ = ["configuration", "policy_of", "read_config"]
+__all__ = ["configuration", "policy_of", "read_config", "whole_configuration"]
 
 KEYS = (
     "format",
@@ -38,6 +38,8 @@ KEYS = (
     "dtype",
     "replayed",
     "checksums",
+    "whole",
+    "name",
 )
 
 
@@ -70,6 +72,22 @@ def configuration(strategy: Any, saved: set[str], replayed: Mapping[str, object]
     } | _only_some(model, strategy, replayed)
 
 
+def whole_configuration(strategy: Any, dtype: str, name: str | None) -> dict:
+    """Describe a strategy whose whole model is saved, in floats, as the JSON object that `read_config` takes.
+
+    Args:
+        strategy: what is saved, see `save.Savable`.
+        dtype: of the model, such as "bfloat16".
+        name: of the base model, on the hub or on this machine; None: it is not known.
+    """
+    found = configuration(strategy, set(strategy.base), {})
+    kept = {n: mark[1] if "float" in mark[1] else f"torch.{dtype}" for n, mark in found["base"].items()}
+    base = {n: [mark[0], kept[n], None] for n, mark in found["base"].items()}
+    plain = {"quantization": None, "quantized": [], "adapters": [], "active": [], "unfrozen": strategy.unfrozen()}
+    found.pop("trainable", None)
+    return found | plain | {"base": base, "dtype": dtype, "whole": True, "name": name}
+
+
 def _only_some(model: Any, strategy: Any, replayed: Mapping[str, object]) -> dict:
     """Return the keys that only some folders have."""
     library = library_of(model)
@@ -92,6 +110,8 @@ def read_config(path: Path) -> dict:
     taken["replayed"] = plain_json.take(config, "replayed", list, CONFIG, [])
     taken["injected"] = plain_json.take(config, "injected", bool, CONFIG, False)
     taken["trainable"] = plain_json.take(config, "trainable", list, CONFIG, None)
+    taken["whole"] = plain_json.take(config, "whole", bool, CONFIG, False)
+    taken["name"] = plain_json.take(config, "name", str | None, CONFIG, None)
     for key in (*lists, "replayed", "trainable"):
         if not all(isinstance(name, str) for name in taken[key] or ()):
             raise HybridOptError(f"{CONFIG}: {key!r} must be an array of strings, not {taken[key]!r}")

@@ -19,8 +19,9 @@ from .links import COMMIT
 from .lock import locked
 from .manifest import MANIFEST
 
-__all__ = ["OWN", "Folder", "adapter_files", "open_folder", "publish"]
+__all__ = ["CARD", "OWN", "Folder", "adapter_files", "open_folder", "previous_names", "publish"]
 
+CARD = "README.md"  # is for people to edit: of no version is it known what it must hold
 TEMPORARY = ".hybridopt-new-"
 UNCHANGED = "nothing saved there before has changed; make room or choose another folder"
 OWN = ("hybridopt_*.json", "hybridopt_*.safetensors")  # patterns of the files that are no adapters
@@ -125,7 +126,7 @@ def _check_targets(directory: Path, names: list[str]) -> None:
         _check_way(target.parent)
         if os.path.lexists(target) and not target.is_file():
             raise HybridOptError(f"cannot save to {directory}: {_found(target)}; remove it or choose another folder")
-    _check_foreign(directory, {*names, *_previous(directory)})
+    _check_foreign(directory, {*names, *previous_names(directory)})
 
 
 def _commit(directory: Path, temporary: Path) -> None:
@@ -143,7 +144,7 @@ def _finish(directory: Path) -> None:
         links.check_commit(commit, new)
         for name in new:
             _move(commit / name, directory / name)
-        for name in _previous(directory) - set(new):
+        for name in previous_names(directory) - {*new, CARD}:
             _remove(directory / name, directory)
         for parent in {(directory / name).parent for name in new}:
             manifest.sync(parent)
@@ -169,7 +170,8 @@ def _remove(path: Path, directory: Path) -> None:
             path.parent.rmdir()
 
 
-def _previous(directory: Path) -> set[str]:
+def previous_names(directory: Path) -> set[str]:
+    """Return the names of the files of the version that lies in a folder; empty without one."""
     try:
         return set(manifest.read(directory / MANIFEST))
     except HybridOptError:
@@ -186,10 +188,12 @@ def _verified(directory: Path) -> Folder:
     files = {}
     for name, entry in entries.items():
         path = source / name
+        if name == CARD:
+            continue
         files[name] = path if path.exists() else directory / name
         links.check_inside(files[name], directory)
         manifest.verify(files[name], entry)
-    _check_foreign(directory, {*entries, *(_previous(directory) if source == commit else ())})
+    _check_foreign(directory, {*entries, *(previous_names(directory) if source == commit else ())})
     return Folder(directory, files)
 
 

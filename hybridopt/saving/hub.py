@@ -6,12 +6,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..core.errors import HybridOptError
-from .folder import OWN, adapter_files
+from .folder import CARD, OWN, adapter_files
 from .inspection import inspect_saved
 
 __all__ = ["card", "push"]
-
-CARD = "README.md"
 
 
 def push(write: Callable[[Path], None], repo_id: str, text: str | None, **how: Any) -> str:

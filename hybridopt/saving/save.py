@@ -1,10 +1,11 @@
 """A saved folder, written: adapters as their library reads them, changed base tensors, and the configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ..core.contracts import Adapters
@@ -16,13 +17,15 @@ from ..model.adapters import library_of
 from ..model.base_record import Base
 from ..model.sharding import reshard_, sharded_tensors
 from ..policy.routes import Ready
-from .configuration import configuration
+from .configuration import configuration, whole_configuration
+from .fitting import base_dtype
 from .folder import publish
 from .names import CONFIG, DELTA, REPLAY
 from .ranks import Whole, together
 from .replay import file as replay_file
+from .whole.write import check_place, check_writable, write_model
 
-__all__ = ["Savable", "check_directory", "save"]
+__all__ = ["Savable", "check_directory", "save", "save_whole"]
 
 
 class Savable(Protocol):
@@ -53,7 +56,9 @@ class Savable(Protocol):
         """Return the names of the parameters of adapters that are trained."""
 
 
-def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
+def save(
+    strategy: Savable, directory: str | Path, replay: bool = True, beside: Callable[[Path], None] | None = None
+) -> None:
     """Publish a folder from which `from_pretrained` restores the model, in one step.
 
     Where the model is sharded over ranks, all of them have to call this; the first writes.
@@ -62,13 +67,10 @@ def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
         strategy: what is saved.
         directory: the folder; files of an earlier version in it are replaced.
         replay: save base tensors as the scalars of a run wherever they follow from them.
+        beside: writes further files of this version into the folder that it is given; None: there are none.
     """
     model, library = strategy.model, _library(strategy.model)
-    check_directory(directory)
-    reshard_(model)
-    strategy.check_structure()
-    strategy.check_adapters()
-    _check_savable(model)
+    _check(strategy, directory)
     found = strategy.changed_tensors()
 
     def write(folder: Path, whole: Whole) -> None:
@@ -86,7 +88,64 @@ def save(strategy: Savable, directory: str | Path, replay: bool = True) -> None:
             tensors.save(delta, folder / DELTA, {"format": "pt"}, whole)
         plain_json.write(folder / CONFIG, configuration(strategy, {*delta, *held}, replayed))
 
-    together(sharded_tensors(model), lambda whole: publish(Path(directory), lambda folder: write(folder, whole)))
+    _publish(model, directory, write, beside)
+
+
+def save_whole(
+    strategy: Savable,
+    directory: str | Path,
+    max_shard_size: str | int = "5GB",
+    name: str | None = None,
+    beside: Callable[[Path], None] | None = None,
+) -> None:
+    """Publish a complete Hugging Face model folder, in one step; `from_pretrained` takes it, too.
+
+    Where the model is sharded over ranks, all of them have to call this; the first writes.
+
+    Args:
+        strategy: what is saved, a transformers model without adapters. Codes are written as floats.
+        directory: the folder; files of an earlier version in it are replaced.
+        max_shard_size: bytes of a file of weights at most, such as "5GB"; a single tensor may be larger.
+        name: of the base model, on the hub or on this machine; None: as the model says.
+        beside: writes further files of this version into the folder that it is given; None: there are none.
+    """
+    model: Any = strategy.model
+    _check(strategy, directory)
+    largest = check_writable(model, max_shard_size)
+    check_place(Path(directory))
+    dtype = base_dtype(model) or str(model.dtype).removeprefix("torch.")
+    name = name or model.config.name_or_path or None
+
+    def write(folder: Path, whole: Whole) -> None:
+        write_model(model, folder, largest, getattr(torch, dtype), whole)
+        plain_json.write(folder / CONFIG, whole_configuration(strategy, dtype, name))
+
+    _publish(model, directory, write, beside)
+
+
+def _check(strategy: Savable, directory: str | Path) -> None:
+    """Raise HybridOptError for what is not saved; nothing is written by then."""
+    check_directory(directory)
+    reshard_(strategy.model)
+    strategy.check_structure()
+    strategy.check_adapters()
+    _check_savable(strategy.model)
+
+
+def _publish(
+    model: nn.Module,
+    directory: str | Path,
+    write: Callable[[Path, Whole], None],
+    beside: Callable[[Path], None] | None,
+) -> None:
+    """Publish what `write` and `beside` write, on one rank of those that a model is sharded over."""
+
+    def both(folder: Path, whole: Whole) -> None:
+        write(folder, whole)
+        if beside is not None:
+            beside(folder)
+
+    together(sharded_tensors(model), lambda whole: publish(Path(directory), lambda folder: both(folder, whole)))
 
 
 def _library(model: nn.Module) -> Adapters | None:

@@ -86,6 +86,12 @@ class FourBitScheme(FrozenScheme):
         form = {"blocksize": BLOCK, "quant_type": self.name, "nested_blocksize": NESTED_BLOCK}
         return four_bit_values(parts, start, shape, dtype, form)
 
+    def values(self, layer: Any, dtype: torch.dtype) -> Tensor:
+        """Return the matrix that a layer stands for, with blocks of whatever size it was quantized in."""
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(dtype)
+
     def guard_(self, model: nn.Module) -> None:
         """Keep evaluation on CPUs from repacking the weights for inference, and let layers read state dicts."""
         forbid_repacking_(model)

@@ -97,6 +97,15 @@ class Scheme(Protocol):
         """
         raise HybridOptError(f"quantization={self.name!r} keeps the weights of linear layers alone")
 
+    def values(self, layer: Any, dtype: torch.dtype) -> Tensor:
+        """Return the matrix [out, in] that the frozen weight of `layer`, quantized by this scheme, stands for.
+
+        Args:
+            layer: whose scales may be opened.
+            dtype: of the values.
+        """
+        return self.unpack(self.parts(layer.weight, layer), 0, self.shape(layer.weight), dtype)
+
     def mark_(self, model: nn.Module) -> None:
         """Set on a model whose layers were quantized what other libraries look for."""
 

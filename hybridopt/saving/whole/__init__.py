@@ -1,0 +1,1 @@
+"""Complete Hugging Face model folders of trained models: written from the live model, and read back onto one."""

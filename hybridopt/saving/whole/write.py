@@ -1,0 +1,101 @@
+"""A complete Hugging Face model folder of a live model, written one tensor at a time."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...core.errors import HybridOptError
+from ...core.sizes import parse_size
+from ...model.adapters import library_of
+from ...model.loading.weight_files import INDEX
+from ..folder import previous_names
+from ..merging.shards import write_shards
+from ..ranks import Whole
+from .outputs import outputs
+from .values import Value, values
+
+__all__ = ["WEIGHTS", "check_place", "check_writable", "write_model"]
+
+WEIGHTS = ("model*.safetensors", INDEX, "pytorch_model*.bin", "pytorch_model.bin.index.json")
+
+
+def check_writable(model: nn.Module, max_shard_size: str | int) -> int:
+    """Return the bytes of a file at most; raise HybridOptError for a model that no such folder can be written of."""
+    try:
+        from transformers import PreTrainedModel
+    except ImportError as error:
+        raise HybridOptError("full=True writes a Hugging Face model folder, and needs transformers") from error
+    library = library_of(model)
+    if library is not None and (names := library.names(model)):
+        raise HybridOptError(
+            f"full=True is for a model without adapters, and {names[:3]} are on it; save without full=True, which "
+            "PEFT and vLLM load, and make a whole model of that with `hybridopt merge`"
+        )
+    if not isinstance(model, PreTrainedModel):
+        raise HybridOptError(
+            f"full=True writes a Hugging Face model folder, and {type(model).__name__} is no transformers model; save "
+            "without full=True"
+        )
+    return max_shard_size if isinstance(max_shard_size, int) else parse_size(max_shard_size, "max_shard_size")
+
+
+def check_place(directory: Path) -> None:
+    """Raise HybridOptError if weights of others lie in a folder: they would be loaded instead, or be lost."""
+    if not directory.is_dir():
+        return
+    known = previous_names(directory)
+    found = {path.name for pattern in WEIGHTS for path in directory.glob(pattern)} - known
+    if found:
+        raise HybridOptError(
+            f"{directory / min(found)} was not saved here, as by another program; remove it or choose another folder"
+        )
+
+
+def write_model(model: Any, folder: Path, largest: int, dtype: torch.dtype, whole: Whole) -> None:
+    """Write weights, config.json and generation_config.json of a model without adapters.
+
+    One tensor at a time is copied to the CPU. Codes are written as the floats they stand for.
+
+    Args:
+        model: of transformers, as `check_writable` wants it.
+        folder: to write into.
+        largest: bytes of a file at most; a single tensor may be larger.
+        dtype: of the model, and of what is made of codes that do not know their own.
+        whole: returns a sharded tensor in one piece.
+    """
+    found = values(model, dtype, whole)
+    write_shards(outputs(model, found), folder, largest)
+    _write_config(model, folder, dtype, _untied(model, found))
+
+
+def _untied(model: Any, found: list[Value]) -> bool:
+    """Return whether tensors that the configuration ties have come to be several."""
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    own = {name: value.names for value in found for name in value.names}
+    return any(name in own and source in own and own[name] != own[source] for name, source in tied.items())
+
+
+def _write_config(model: Any, folder: Path, dtype: torch.dtype, untied: bool) -> None:
+    config = copy.deepcopy(model.config)
+    config.dtype, config.architectures = dtype, [type(model).__name__.removeprefix("FSDP")]
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    if untied:
+        config.tie_word_embeddings = False
+    _called("config.json", config.save_pretrained, str(folder))
+    generation = getattr(model, "generation_config", None)
+    if generation is not None and model.can_generate():
+        # Not its save_pretrained: that refuses settings that others have published, at the end of a training run.
+        path = str(folder / "generation_config.json")
+        _called("generation_config.json", generation.to_json_file, path, keys_to_pop=["compile_config"])
+
+
+def _called(what: str, write: Callable[..., object], *args: Any, **options: Any) -> None:
+    try:
+        write(*args, **options)
+    except Exception as error:  # transformers raises many types
+        raise HybridOptError(f"{what} cannot be written: {type(error).__name__}: {error!s:.300}") from error

@@ -1,0 +1,103 @@
+"""How what was saved is loaded: lines for the model card, and for the end of a run."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import HybridOptError
+from ...saving.names import DELTA, REPLAY
+
+__all__ = ["Held", "held_in", "loading_lines"]
+
+CLASSES = (
+    ("ForSequenceClassification", "SequenceClassification"),
+    ("ForTokenClassification", "TokenClassification"),
+    ("ForQuestionAnswering", "QuestionAnswering"),
+    ("ForCausalLM", "CausalLM"),
+)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a saved folder holds.
+
+    Args:
+        architecture: the class of the model.
+        adapters: are there adapters? Otherwise it is a whole model.
+        settings: adapter_config.json of the first adapter.
+        more: whether tensors of the base were changed beside the adapters.
+    """
+
+    architecture: str
+    adapters: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    more: bool = False
+
+    @property
+    def loader(self) -> str:
+        """The end of the names of the classes that load it: "CausalLM" of AutoModelForCausalLM."""
+        return next((end for part, end in CLASSES if self.architecture.endswith(part)), "")
+
+
+def held_in(folder: Path, architecture: str) -> Held:
+    """Return what the files in a folder hold.
+
+    Args:
+        folder: of a model or of adapters.
+        architecture: the class of the model.
+    """
+    path = next(iter(sorted(folder.rglob("adapter_config.json"))), None)
+    if path is None:
+        return Held(architecture, False)
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HybridOptError(f"{path} cannot be read: {error}") from error
+    return Held(architecture, True, settings, any((folder / name).exists() for name in (DELTA, REPLAY)))
+
+
+def loading_lines(held: Held, base: str | None) -> list[str]:
+    """Return lines of Markdown that say how a folder is loaded by PEFT or transformers, and by vLLM.
+
+    Args:
+        held: what it holds.
+        base: the base model on the hub; None: it is a folder.
+    """
+    if held.adapters:
+        return _of_adapters(held, base)
+    lines = _python(f"from transformers import AutoModel{_for(held)}, AutoTokenizer", f"AutoModel{_for(held)}")
+    return [*lines, *(["```bash", "vllm serve FOLDER", "```"] if held.loader == "CausalLM" else [])]
+
+
+def _for(held: Held) -> str:
+    return f"For{held.loader}" if held.loader else ""
+
+
+def _of_adapters(held: Held, base: str | None) -> list[str]:
+    kind = f"AutoPeftModel{_for(held)}" if held.loader else "PeftModel"
+    lines = _python(f"from peft import {kind}\nfrom transformers import AutoTokenizer", kind, not held.loader)
+    if held.more:
+        return [
+            "Beside the adapters, tensors of the base were changed, which PEFT does not load: "
+            "`hybridopt merge FOLDER -o MERGED` makes a whole model of all of it, and "
+            "`hybridopt.from_pretrained(base_model, FOLDER)` puts it onto the base.",
+        ]
+    merged = "`hybridopt merge FOLDER -o MERGED` makes a whole model of it."
+    if held.loader != "CausalLM" or not _served(held.settings):
+        return [*lines, "", merged]
+    rank = held.settings.get("r", 16)
+    serve = f"vllm serve {base or 'BASE'} --enable-lora --lora-modules tuned=FOLDER --max-lora-rank {rank}"
+    return [*lines, "```bash", serve, "```", merged]
+
+
+def _served(settings: Mapping[str, Any]) -> bool:
+    """Return whether vLLM serves adapters like these beside their base."""
+    return settings.get("peft_type") == "LORA" and not (settings.get("use_dora") or settings.get("modules_to_save"))
+
+
+def _python(imports: str, kind: str, needs_base: bool = False) -> list[str]:
+    load = f"{kind}.from_pretrained(base_model, folder)" if needs_base else f"{kind}.from_pretrained(folder)"
+    lines = [*imports.splitlines(), "", 'folder = "FOLDER"  # this folder, or the name of the repository']
+    return ["```python", *lines, f"model = {load}", "tokenizer = AutoTokenizer.from_pretrained(folder)", "```"]
