@@ -1,7 +1,7 @@
 """A transformers `Trainer` for every policy: gradients, probes, or both. The training loop stays the Trainer's."""
 
-import math
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,9 +23,10 @@ from .addax.activations import gradient_bytes
 from .addax.assignment import FREE, Assignment, choose, measure_rows, total_bytes
 from .addax.lengths import Halves, Lengths, PairCollator, PairSampler, lengths_of
 from .tokens import Tokens
+from .trainer_batches import PreparedBatches
 from .trainer_checkpoints import ResumeCheck, Resuming
-from .trainer_checks import check, check_options
-from .trainer_log import ProbeLog, with_true_norm
+from .trainer_checks import check, check_arguments, check_assignment, check_options
+from .trainer_log import with_probes, with_true_norm
 from .transformers import HybridOptimizerFactory
 
 __all__ = ["HybridTrainer", "HybridTrainerMixin"]
@@ -35,7 +36,7 @@ LOADING: tuple[str, ...] = ("num_workers", "worker_init_fn", "pin_memory", "pers
 LOADING += ("multiprocessing_context", "prefetch_factor")
 
 
-class HybridTrainerMixin(Resuming):
+class HybridTrainerMixin(Resuming, PreparedBatches):
     """Makes any Trainer run any policy: `class Mine(HybridTrainerMixin, SFTTrainer)`.
 
     Policies with probes: every micro-batch is probed before its backward pass, all of a step along the same
@@ -75,6 +76,8 @@ class HybridTrainerMixin(Resuming):
     ) -> None:
         if lengths is not None and assignment is None:
             raise HybridOptError("lengths are for assignment=...; give that, too, or leave both out")
+        if assignment is not None:
+            check_assignment(type(self))
         asked = policy is not None or policy_options
         self._policy = _read(policy, policy_options or {}) if asked else None
         check_options(super().__init__, self._policy or _read(None, {}), kwargs)
@@ -87,7 +90,6 @@ class HybridTrainerMixin(Resuming):
                 f"policy={policy!r} and its options say how to train, and so does the optimizer that is given; leave "
                 "one of them out"
             )
-        self.add_callback(ProbeLog(self))
         self.add_callback(ResumeCheck())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -100,6 +102,7 @@ class HybridTrainerMixin(Resuming):
             optimizer = super().create_optimizer(model)
             check(self, _bare(optimizer))
             return optimizer
+        check_arguments(self.args)
         model = self.model if model is None else model
         there = getattr(model, "hybrid", None)
         optimizer = HybridOptimizerFactory()(model, **self._for_factory(there))
@@ -112,14 +115,14 @@ class HybridTrainerMixin(Resuming):
         self.optimizer = optimizer
         return optimizer
 
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
-    ) -> Tensor:
-        """Probe if the policy needs it, then run the Trainer's own step if it needs gradients.
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Probe if the policy needs it, then run the Trainer's own step, without a loss if it needs no gradients.
+
+        A batch for both is prepared once: a trainer that generates text uses the same for all losses of a step.
 
         Args:
             model: in its container for several devices, if any.
-            inputs: a batch, or {"fo": batch, "zo": batch} with `assignment`.
+            inputs: a batch, whatever the Trainer takes for one, or {"fo": batch, "zo": batch} with `assignment`.
             num_items_in_batch: as the Trainer's.
 
         Returns:
@@ -129,13 +132,16 @@ class HybridTrainerMixin(Resuming):
         optimizer = _bare(self.optimizer)
         if optimizer is None or not optimizer.probes_needed:
             return super().training_step(model, inputs, num_items_in_batch)
-        first, zeroth = (inputs["fo"], inputs["zo"]) if set(inputs) == {"fo", "zo"} else (inputs, inputs)
+        halves = isinstance(inputs, Mapping) and set(inputs) == {"fo", "zo"}
         model.train()
-        zeroth = self._prepare_inputs(zeroth)
+        zeroth = self._prepare_inputs(inputs["zo"] if halves else inputs)
         inner = self.accelerator.unwrap_model(model)  # of DDP, which has nothing to do in a probe
         self._probed.append(optimizer.probe(lambda: self._loss(inner, zeroth)))
-        if optimizer.gradients_needed:
-            return super().training_step(model, first, num_items_in_batch)
+        with self._prepared_already(zeroth):
+            if optimizer.gradients_needed:
+                return super().training_step(model, inputs["fo"] if halves else zeroth, num_items_in_batch)
+            with self._loss_is(self._probed[-1]):
+                super().training_step(model, zeroth, num_items_in_batch)
         return torch.tensor(self._probed[-1] / self.current_gradient_accumulation_steps, device=self.args.device)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -170,10 +176,10 @@ class HybridTrainerMixin(Resuming):
     def _frees_gradients(self) -> bool:
         return release_class(self._options.get("release")).frees_gradients
 
-    def _loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    def _loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the mean loss of one batch, which is copied: compute_loss may remove entries."""
         with self.compute_loss_context_manager():
-            return self.compute_loss(model, dict(batch))
+            return self.compute_loss(model, copy(batch))
 
     def _assigned(self, loader: DataLoader, lengths: list[int], budget: int | str) -> Assignment:
         """Return the assignment in the output folder if it is still right; otherwise choose, print and save one.
@@ -213,24 +219,16 @@ class HybridTrainerMixin(Resuming):
             return self._loss(self.model, self._prepare_inputs(batch))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log as the Trainer does, but the true `grad_norm` where it has found no gradients and would log 0.
+        """Log as the Trainer does, beside a loss what was probed, and the true `grad_norm` where it would log 0.
 
         Args:
             logs: what is logged.
             args: the Trainer's own.
             kwargs: the Trainer's own.
         """
-        super().log(with_true_norm(logs, _bare(self.optimizer)), *args, **kwargs)
-
-    def log_probes(self) -> None:
-        """Log projected_gradient of the last step, and probe_loss, the mean since this was called before."""
         optimizer = _bare(self.optimizer)
-        if optimizer is None or not self._probed:
-            return
-        found = {"projected_gradient": optimizer.projected_gradient}
-        found["probe_loss"] = sum(self._probed) / len(self._probed)
-        self._probed.clear()
-        self.log({key: value for key, value in found.items() if value is not None and math.isfinite(value)})
+        logs = with_probes(with_true_norm(logs, optimizer), optimizer, self._probed)
+        super().log(logs, *args, **kwargs)
 
 
 class HybridTrainer(HybridTrainerMixin, Trainer):

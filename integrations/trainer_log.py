@@ -1,39 +1,26 @@
 """What a HybridTrainer logs beside what the Trainer logs, or in place of it."""
 
-from typing import Protocol
-
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+import math
 
 from hybridopt.optimizer.optimizer import HybridOptimizer
 from hybridopt.optimizer.releases import release_class
 
-__all__ = ["ProbeLog", "with_true_norm"]
+__all__ = ["with_probes", "with_true_norm"]
 
 
-class LogsProbes(Protocol):
-    """A trainer that has something to log of its probes."""
+def with_probes(logs: dict[str, float], optimizer: HybridOptimizer | None, probed: list[float]) -> dict[str, float]:
+    """Return what is logged, and with a loss projected_gradient, of the last step, and probe_loss, the mean of all.
 
-    def log_probes(self) -> None:
-        """Log it."""
-
-
-class ProbeLog(TrainerCallback):
-    """Calls `trainer.log_probes()` whenever the Trainer logs."""
-
-    def __init__(self, trainer: LogsProbes):
-        self.trainer = trainer
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Log of the probes first.
-
-        Args:
-            args: the Trainer's.
-            state: the Trainer's.
-            control: says whether the Trainer is going to log.
-        """
-        if control.should_log:
-            self.trainer.log_probes()
-            control.should_log = True  # what has been logged was not what the Trainer has to log
+    Args:
+        logs: what the Trainer logs.
+        optimizer: as in `with_true_norm`.
+        probed: losses of the probes since the log before; emptied when they are logged.
+    """
+    if optimizer is None or not probed or "loss" not in logs:
+        return logs
+    found = {"projected_gradient": optimizer.projected_gradient, "probe_loss": sum(probed) / len(probed)}
+    probed.clear()
+    return logs | {key: value for key, value in found.items() if value is not None and math.isfinite(value)}
 
 
 def with_true_norm(logs: dict[str, float], optimizer: HybridOptimizer | None) -> dict[str, float]:

@@ -209,6 +209,20 @@ def test_options_in_the_wrong_place_are_sent_to_the_right_one(given, words, tmp_
         trainer(tmp_path, **given).create_optimizer()
 
 
+@pytest.mark.parametrize(
+    "asked", [{"optim": "adafactor"}, {"optim": "sgd"}, {"optim_args": "density=0.5"}, {"adam_beta1": 0.8}]
+)
+def test_arguments_of_the_trainers_own_optimizer_are_refused(asked, tmp_path):
+    (key,) = asked
+    run = trainer(tmp_path, policy="frugal", **asked)
+    with pytest.raises(HybridOptError, match=f"{key}={asked[key]!r} is about.*leave it out.*policy_options"):
+        run.create_optimizer()
+    assert "hybrid" not in vars(run.model) and run.optimizer is None
+    model = hybridopt.wrap(tiny_llama(), policy="frugal")
+    given = model.hybrid.optimizer(lr=1e-3)  # then the Trainer does not read them either
+    assert trainer(tmp_path, model, optimizers=(given, None), **asked).create_optimizer() is given
+
+
 @pytest.mark.parametrize("quantization", [None, "nf4"])
 def test_adapters_are_trained_by_probes(quantization, tmp_path):
     torch.manual_seed(0)
@@ -398,8 +412,9 @@ def test_two_processes_train_as_one_with_two_micro_batches(tmp_path):
         torch.testing.assert_close(one[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_supervised_fine_tuning_of_trl(tmp_path):
-    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+def test_supervised_fine_tuning_of_trl_resumes(tmp_path):
+    import datasets
+    import trl
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
