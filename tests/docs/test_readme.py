@@ -32,7 +32,13 @@ def test_every_direct_dependency_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
-    assert {re.match(r"[\w.-]+", d).group() for d in wanted} <= pins.keys()
+    names = {re.match(r"[\w.-]+", d).group() for d in wanted}
+    assert names - {project["name"]} <= pins.keys() and len(names) > 20
+
+
+def test_the_tests_have_what_training_needs():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert "hybridopt[train]" in extras["test"] and len(extras["train"]) == 4
 
 
 def test_the_example_runs_as_pasted_and_prints_the_table(tmp_path):
