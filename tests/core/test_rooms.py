@@ -136,6 +136,13 @@ def test_every_package_is_shipped():
     assert settings["package-dir"] == {"hybridopt": "hybridopt", "hybridopt.integrations": "integrations"}
 
 
+def test_every_file_that_is_read_is_shipped():
+    globs = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["hybridopt"]
+    kept = {file for glob in globs for file in (ROOT / "hybridopt").glob(glob)}
+    there = {f for f in (ROOT / "hybridopt").rglob("*") if f.is_file() and f.suffix not in (".py", ".pyc")}
+    assert {f for f in there if f.name != "README.md"} == kept
+
+
 def test_no_two_classes_have_one_name():
     classes = Counter(
         node.name for file in FILES for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ClassDef)
