@@ -9,7 +9,9 @@ import zipfile
 from pathlib import Path
 
 root, dist = Path(sys.argv[1]), Path(sys.argv[2])
-tracked = subprocess.run(["git", "-C", root, "ls-files"], capture_output=True, text=True, check=True).stdout.split()
+tracked = subprocess.run(
+    ["git", "-C", root, "ls-tree", "-r", "--name-only", "HEAD"], capture_output=True, text=True, check=True
+).stdout.split()
 own = [name for name in tracked if name.startswith(("hybridopt/", "integrations/"))]
 
 with tarfile.open(next(dist.glob("*.tar.gz"))) as sdist:
