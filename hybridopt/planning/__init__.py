@@ -6,7 +6,8 @@ from ..core.lazy import offered
 from ..core.sizes import parse_size
 
 if TYPE_CHECKING:
-    from .estimate import Estimate, Estimator
+    from .estimate import Estimate
+    from .estimator import Estimator
     from .live import plan_live
     from .request import Request
     from .ways.choice import Choice
@@ -17,7 +18,7 @@ __all__ = ["Choice", "Estimate", "Estimator", "Request", "parse_size", "plan", "
 _HOMES = {
     "Choice": "ways.choice",
     "Estimate": "estimate",
-    "Estimator": "estimate",
+    "Estimator": "estimator",
     "plan_live": "live",
     "Request": "request",
     "search": "ways.search",
@@ -35,7 +36,7 @@ def plan(model: object, request: "Request") -> "Estimate":
     Raises:
         HybridOptError: the model is not known, or cannot be trained in this way.
     """
-    from .estimate import Estimator
+    from .estimator import Estimator
     from .subject.model import subject_of
 
     return Estimator(subject_of(model)).estimate(request)

@@ -10,7 +10,8 @@ from ..model.adapters import lora_rank
 from ..model.unquantized import unquantized
 from .bytes.static import weights
 from .costs import Costs
-from .estimate import Estimate, estimate_of, freeze_
+from .estimate import Estimate, estimate_of
+from .estimator import freeze_
 from .request import Request, short_name
 from .subject.inputs import inputs, usual_length
 from .subject.model import layers

@@ -10,7 +10,7 @@ import hybridopt
 from benchmarks.plan_grid import measure as plan_measure
 from hybridopt import HybridOptError
 from hybridopt.cli.plan import plan as command
-from hybridopt.planning import Estimator, Request, estimate, plan, plan_live, tokens
+from hybridopt.planning import Estimator, Request, estimator, plan, plan_live, tokens
 from hybridopt.planning.subject.model import Subject
 from hybridopt.planning.trace.rhythm import Rhythm, rhythm_of
 from support.models import tiny_gpt2
@@ -52,10 +52,10 @@ def test_layers_of_several_kinds_are_planned_as_they_are(name):
 def test_what_few_layers_tell_is_what_all_of_them_tell(name, monkeypatch):
     told, request = [], Request(**HOW, **SIZE)
     for function in ("simulate", "extrapolate"):
-        kept = getattr(estimate, function)
-        monkeypatch.setattr(estimate, function, lambda *a, kept=kept: told.append(kept(*a)) or told[-1])
+        kept = getattr(estimator, function)
+        monkeypatch.setattr(estimator, function, lambda *a, kept=kept: told.append(kept(*a)) or told[-1])
     Estimator(layered(name, 14)).estimate(request)
-    monkeypatch.setattr(estimate, "rhythm", lambda *_: None)
+    monkeypatch.setattr(estimator, "rhythm", lambda *_: None)
     Estimator(layered(name, 14)).estimate(request)
     one, other, found, whole = told
     assert one.depth + other.depth < found.depth == whole.depth

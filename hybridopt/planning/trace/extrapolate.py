@@ -7,7 +7,7 @@ from .rhythm import Rhythm
 from .simulate import Trace
 from .tracker import Moment, Stage
 
-__all__ = ["extrapolate"]
+__all__ = ["extrapolate", "shortened"]
 
 UNIFORM = Rhythm()
 KINDS = ("forward", "backward")
@@ -37,6 +37,34 @@ def extrapolate(short: Trace, long: Trace, depth: int, rhythm: Rhythm = UNIFORM)
         found = _between(ends, stage, depth, rhythm) if len(stage) == 2 and stage not in ends else ends[stage]
         moments += (_renamed(m, stage, short.path) for m in found)
     return Trace(tuple(moments), depth, short.path)
+
+
+def shortened(long: Trace, depth: int, rhythm: Rhythm = UNIFORM) -> Trace:
+    """Return the trace of the first number of layers of `rhythm.short(depth)`, from that of the second number.
+
+    What is made outside of layers must not depend on their number: compare with a simulated trace before.
+
+    Args:
+        long: trace of the second number of layers.
+        depth: layers of the whole model.
+        rhythm: the order of kinds of layers.
+    """
+    one, other = rhythm.short(depth)
+    known = _stages(long)
+    before = [known["forward", i][-1].left[0] if ("forward", i) in known else 0 for i in (one - 2, other - 2)]
+    moments: list[Moment] = []
+    for stage in _order(one):
+        kind, *layer = stage
+        last = bool(layer) and int(layer[0]) == one - 1
+        source = (kind, other - 1) if last else stage
+        fewer = before[1] - before[0] if last or kind == "head" else 0
+        moments += [_renamed(_less(m, fewer), stage, long.path) for m in known.get(source, ())]
+    return Trace(tuple(moments), one, long.path, long.operations)
+
+
+def _less(moment: Moment, fewer: float) -> Moment:
+    """Return a moment at which so many bytes less of the forward pass are alive."""
+    return replace(moment, forward=moment.forward - fewer, left=(moment.left[0] - fewer, moment.left[1]))
 
 
 def _stages(trace: Trace) -> Stages:

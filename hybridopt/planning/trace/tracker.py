@@ -181,7 +181,7 @@ class Tracker(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function is torch.ops.prim.device.default:
-            return function(*args)
+            return vars(args[0]).get("fake_device") or function(*args)
         wrapper = next((t for t in types if t not in (Tensor, torch.nn.Parameter) and _wraps(t)), None)
         if wrapper is not None:  # what it does inside counts, too
             with self:

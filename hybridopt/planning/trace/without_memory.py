@@ -19,7 +19,7 @@ def fake_tensors(device: str = "cpu") -> Iterator[None]:
 
     device: "cuda" lets quantized layers compute as they do there.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    from .quick_fakes import QuickFakes
 
     with ExitStack() as stack:
         for scheme in every("schemes"):
@@ -31,7 +31,7 @@ def fake_tensors(device: str = "cpu") -> Iterator[None]:
         experts = sys.modules.get("transformers.integrations.moe")
         if experts is not None and hasattr(experts, "_can_use_grouped_mm"):  # torch fakes it in bfloat16 only
             stack.enter_context(instead(experts, "_can_use_grouped_mm", _in_bfloat16(experts._can_use_grouped_mm)))
-        stack.enter_context(FakeTensorMode())
+        stack.enter_context(QuickFakes())
         yield
 
 

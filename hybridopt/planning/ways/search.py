@@ -11,7 +11,8 @@ from ...core.sizes import gib
 from ...model.quantization.known import called, named
 from ...optimizer.releases import release_class
 from ...policy.routes import read_policy
-from ..estimate import Estimate, Estimator
+from ..estimate import Estimate
+from ..estimator import Estimator
 from ..request import Request
 from ..subject.inputs import tokens_of
 from ..subject.model import checkpoints, skeleton, subject_of
