@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..core.budget import MARGIN, Budget, budget
-from ..core.errors import HybridOptError, check_choice
+from ..core.budget import MARGIN, Budget, budget, check_margin
+from ..core.errors import HybridOptError
 from ..core.part_files import names
+from .plan_checks import check_asked
 
 __all__ = ["plan"]
 
@@ -82,14 +83,15 @@ def plan(
     With --gpu and no --policy: the ways to train that fit, closest to full AdamW first, and the best of them last, as
     a whole program. Exits with status 1 where nothing fits beside the margin.
     """  # noqa: D401 (it is the help of the command)
+    check_margin(margin)
     room = None if gpu is None else budget(gpu, margin, "--gpu")
-    _check_names(model, policy, release, dtype, device)
     size = {"batch": batch, "micro_batches": micro_batches, "dtype": dtype, "device": device}
     size |= {} if adapter_dtype is None else {"adapter_dtype": adapter_dtype}
     asked = {"lora": lora, "quantization": quantization, "release": release}
     asked |= {"checkpointing": checkpointing, "chunk": chunk}
     asked = {name: value for name, value in asked.items() if value is not None}
     options = _options(option or [], {"density": density, "codec": codec, "update_gap": update_gap})
+    check_asked(model, policy, options, {"seq_len": seq_len, **size}, asked)
     with _quickly():
         size["seq_len"] = _tokens(model) if seq_len is None else seq_len
         if policy is None and room is not None and not options:
@@ -98,19 +100,6 @@ def plan(
             fits = _one(model, room, {"policy": policy or "frugal", "options": options, **size, **asked}, json_)
     if not fits:
         raise typer.Exit(1)
-
-
-def _check_names(model: str, policy: str | None, release: str | None, dtype: str, device: str) -> None:
-    """Refuse names that are not known before torch is imported, which takes seconds."""
-    from ..planning.subject.architectures import check_name
-
-    if policy is not None and not policy.endswith(".json"):
-        check_choice("plan", "policy", policy.replace("-", "_"), names("policies"))
-    if release is not None:
-        check_choice("plan", "release", release, names("releases"))
-    check_choice("plan", "dtype", dtype, ("bf16", "fp16", "fp32"))
-    check_choice("plan", "device", device, ("cuda", "cpu"))
-    check_name(model)
 
 
 def _tokens(model: str) -> int:

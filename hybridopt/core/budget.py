@@ -6,7 +6,7 @@ from .cards import card_named
 from .errors import HybridOptError, check_number
 from .sizes import gib, parse_size
 
-__all__ = ["MARGIN", "Budget", "budget"]
+__all__ = ["MARGIN", "Budget", "budget", "check_margin"]
 
 MARGIN = 0.04  # of the card: for holes in the allocator's pool, and for what else is shown on a screen
 AUTO = "auto"
@@ -51,9 +51,14 @@ def budget(memory: "str | int | Budget", margin: float | None = None, name: str 
     if isinstance(memory, Budget):
         return memory
     share = MARGIN if margin is None else margin
-    check_number("plan", "margin", share, 0, 1, open_end=True)
+    check_margin(share)
     total, card = _sized(memory, name)
     return Budget(total, int(total * share), card)
+
+
+def check_margin(share: float) -> None:
+    """Raise HybridOptError for a share of memory to keep free that is not from 0 and below 1."""
+    check_number("plan", "margin", share, 0, 1, open_end=True)
 
 
 def _sized(memory: str | int, name: str) -> tuple[int, str]:
@@ -76,10 +81,13 @@ def _is_size(text: str) -> bool:
 
 
 def _here(name: str) -> tuple[int, str]:
-    """Return what the first GPU of this machine has free, and what it is called."""
+    """Return what the first GPU of this machine has free for torch, and what it is called."""
     import torch
+
+    from .devices import free_bytes
 
     if not torch.cuda.is_available():
         raise HybridOptError(f"{name}='auto': torch finds no GPU on this machine; name one (4090, h100), or say 24GiB")
-    free, total = torch.cuda.mem_get_info(0)
-    return free, f"{torch.cuda.get_device_name(0)} ({gib(total)}, now free)"
+    device = torch.device("cuda", 0)
+    total = torch.cuda.mem_get_info(device)[1]
+    return free_bytes(device), f"{torch.cuda.get_device_name(device)} ({gib(total)}, now free)"

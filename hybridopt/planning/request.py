@@ -7,18 +7,17 @@ from typing import Any
 import torch
 
 from ..core.contracts import Scheme
-from ..core.errors import HybridOptError, check_choice, check_count
+from ..core.errors import HybridOptError, check_choice
 from ..core.registry import names, pack
 from ..model.adapters import dtype_of_adapters
 from ..model.quantization.known import frozen_names, named
 from ..optimizer.releases import DEFAULT, release_class
 from ..policy.routes import Ready, read_policy
+from .limits import DTYPES, check_size
 
 __all__ = ["DTYPES", "Request", "short_name"]
 
-DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-COUNTS = {"seq_len": 1, "batch": 1, "micro_batches": 1, "seed": 0}
-MOST = {"seq_len": 2**27, "batch": 2**20, "micro_batches": 2**20, "lora": 2**16, "chunk": 2**27}
+COUNTS = ("seq_len", "batch", "micro_batches", "seed")
 
 
 def short_name(dtype: torch.dtype) -> str | None:
@@ -68,11 +67,11 @@ class Request:
     adapter_dtype: str | None = None
 
     def __post_init__(self) -> None:
-        for name, low in COUNTS.items():
-            _check_count(name, getattr(self, name), low)
+        for name in COUNTS:
+            check_size(name, getattr(self, name))
         for name in ("lora", "chunk"):
             if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name), 1)
+                check_size(name, getattr(self, name))
         check_choice("plan", "release", self.release, names("releases"))
         check_choice("plan", "dtype", self.dtype, DTYPES)
         check_choice("plan", "device", self.device, ("cuda", "cpu"))
@@ -132,9 +131,3 @@ class Request:
     def but(self, **changes: Any) -> "Request":
         """Return a copy with some values changed."""
         return replace(self, **changes)
-
-
-def _check_count(name: str, value: int, low: int) -> None:
-    check_count("plan", name, value, low)
-    if value > MOST.get(name, value):
-        raise HybridOptError(f"plan: {name}={value} is not allowed; give a whole number from {low} to {MOST[name]}")

@@ -79,7 +79,9 @@ def test_the_margin_is_a_share_of_what_torch_reports():
 def test_auto_is_what_the_card_of_this_machine_has_free(monkeypatch):
     told = {
         "is_available": lambda: True,
-        "mem_get_info": lambda i: (20 * GIB, 24 * GIB),
+        "mem_get_info": lambda i: (18 * GIB, 24 * GIB),
+        "memory_reserved": lambda i: 5 * GIB,  # of which 2 are in torch's cache, and free for it
+        "memory_allocated": lambda i: 3 * GIB,
         "get_device_name": lambda i: "X",
     }
     monkeypatch.setattr(torch, "cuda", SimpleNamespace(**told))

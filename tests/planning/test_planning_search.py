@@ -356,6 +356,15 @@ def test_the_command_asks_for_every_field_of_a_request():
         (["plan", "llama-3-9b"], "closest are llama-3-8b"),
         (["plan", "gpt2", "--gpu", "rtx4091"], "did you mean RTX 4090"),
         (["plan", "gpt2", "--dtype", "bf15"], "did you mean 'bf16'"),
+        (["plan", "gpt2", "--margin", "5"], "margin=5.0 is not allowed"),
+        (["plan", "gpt2", "--quantization", "nf5"], "did you mean 'nf4'"),
+        (["plan", "gpt2", "--lora", "0"], "lora=0 is not allowed"),
+        (["plan", "gpt2", "--batch", "2000000"], "batch=2000000 is not allowed"),
+        (["plan", "gpt2", "--seq-len", "-1"], "seq_len=-1 is not allowed"),
+        (["plan", "gpt2", "--chunk", "0"], "chunk=0 is not allowed"),
+        (["plan", "gpt2", "--adapter-dtype", "float31"], "did you mean 'float32'"),
+        (["plan", "gpt2", "--option", "densty=0.1"], "did you mean 'density'"),
+        (["plan", "gpt2", "--policy", "adamw", "--density", "0.1"], "adamw has no option 'density'"),
     ],
 )
 def test_help_and_typos_wait_for_no_torch(arguments, say):
