@@ -2,7 +2,10 @@
 
 import gc
 import os
+from tempfile import TemporaryDirectory
 
+DATASETS = TemporaryDirectory(prefix="hybridopt-datasets-")  # the user's cache is left alone
+os.environ["HF_DATASETS_CACHE"] = DATASETS.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

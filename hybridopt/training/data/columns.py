@@ -106,6 +106,8 @@ def _ours(names: Sequence[str], renamed: Mapping[str, str], kind: Format, where:
     others = [name for name in names if name not in theirs.values()]
     told = [f"{where}: columns {', '.join(theirs.values())}: read as {kind.name}"]
     if kind.more:
+        if cure := _cure(renamed, FORMATS["prompt_completion"]):
+            told.append(f"{where}: answers are read with {cure}")
         told += [f"{where}: kept for reward functions: {', '.join(others)}"] if others else []
         return RowReader(kind, theirs, more=tuple(others), told=tuple(told))
     told += [f"{where}: not used: {', '.join(others)}"] if others else []

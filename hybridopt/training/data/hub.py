@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face hub, and those that were saved with `save_to_disk`."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from .parquet_rows import plain
 
 __all__ = ["HubSplit", "SavedDataset"]
 
+SECONDS = 5  # to wait for an answer of the hub
 LONGEST = 300  # characters of another library's message
 
 
@@ -113,7 +115,8 @@ class HubSplit(_Loaded):
         from datasets import load_dataset
 
         try:
-            return load_dataset(self.id, self.config, split=self.split)
+            with nullcontext() if _reachable(self.id) else _offline_mode():
+                return load_dataset(self.id, self.config, split=self.split)
         except Exception as error:  # of the hub's library, of the one below it, and of the system
             raise HybridOptError(_refused(self, error)) from error
 
@@ -122,6 +125,33 @@ class HubSplit(_Loaded):
         files = self.dataset.info.download_checksums or {}
         commits = {file.partition("@")[2].partition("/")[0] for file in files if file.startswith("hf://")}
         return {"revision": commits.pop() if len(commits) == 1 else self.dataset._fingerprint}
+
+
+def _reachable(id: str) -> bool:
+    """Return whether the hub answers at all; the library itself tries for half a minute."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        get_hf_file_metadata(hf_hub_url(id, "README.md", repo_type="dataset"), timeout=SECONDS)
+    except HfHubHTTPError:  # an answer, if no good one
+        return True
+    except Exception:  # of the hub's library, of the one below it, and of the system
+        return False
+    return True
+
+
+@contextmanager
+def _offline_mode() -> Iterator[None]:
+    """Let the library look into its cache alone for a while."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _refused(hub: HubSplit, error: Exception) -> str:

@@ -10,6 +10,7 @@ from .lines import lines
 
 __all__ = ["rows"]
 
+WORDS = {str: "text", list: "a list", bool: "true or false", type(None): "null"}
 NEAR = 20  # characters shown before and after what is wrong
 CUT = "ends in the middle of a row, so the file is incomplete; copy it again, or delete this line"
 
@@ -62,7 +63,7 @@ def _object(row: object, where: str, faults: Faults, escaped: bool) -> dict[str,
     """Return a row; note what is none. escaped: characters may be written as numbers, half ones among them."""
     if not isinstance(row, dict):
         cure = 'a row is an object, such as {"text": "..."}'
-        faults.add(where, f"is a {type(row).__name__} ({shown(row)}), not a JSON object; {cure}")
+        faults.add(where, f"is {WORDS.get(type(row), 'a number')} ({shown(row)}), not a JSON object; {cure}")
         return None
     try:
         if escaped:

@@ -12,7 +12,7 @@ from .local import KINDS, LocalFile, kind_of
 __all__ = ["Place", "places"]
 
 Place = LocalFile | HubSplit | SavedDataset
-HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/([\w.-]+))?(?::([\w.\[\]%-]+))?")
+HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/([\w.-]+))?(?::([\w.]+(?:\[[\d:%-]*\])?))?")
 SPLITS = re.compile(r"(train|test|val|valid|validation|dev|eval)(?![a-z])")
 SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"  # what datasets' save_to_disk leaves
 ALL_KINDS = ", ".join(KINDS)

@@ -52,14 +52,14 @@ class Survey:
         self.rows += 1
         self.empty += EMPTY[self.format.name](values)
         self.same += same(values)
-        if "label" in values:
+        if self.format.name == "labels":
             self._count_label(values["label"])
         for name, value in values.items():
             self.kinds.setdefault(name, set()).add(type(value))
             if chats.get(name):
                 self.simple = self.simple and all(message.keys() <= SIMPLE for message in value)
         if self.conversational and len(self.shapes) < SHAPES:
-            self.shapes.setdefault(_shape(values), (row, values))
+            self.shapes.setdefault(self._shape(values), (row, values))
 
     def finish(self, name: str) -> list[str]:
         """Return lines for people; HybridOptError where nothing can be learnt.
@@ -73,6 +73,14 @@ class Survey:
         told = [f"{name}: {_of(self.empty, self.rows)} empty ({self._what()}); kept"] if self.empty else []
         return told + (
             [f"{name}: chosen and rejected are the same in {_of(self.same, self.rows)}"] if self.same else []
+        )
+
+    def _shape(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return what templates refuse chats for: the order of roles, and whether there are tools or texts."""
+        return tuple(
+            (name, *((turn["role"], bool(turn.get("content")), bool(turn.get("tool_calls"))) for turn in values[name]))
+            for name, chat in self._chats.items()
+            if chat
         )
 
     def _check_like_first(self, chats: Mapping[str, bool]) -> None:
@@ -101,15 +109,6 @@ class Survey:
             "preference": "both answers",
         }
         return answers.get(self.format.name, self.format.needed[0])
-
-
-def _shape(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what templates refuse chats for: the order of roles, and whether there are tools or texts."""
-    return tuple(
-        (name, *((turn["role"], bool(turn.get("content")), bool(turn.get("tool_calls"))) for turn in value))
-        for name, value in values.items()
-        if is_chat(value) and name != "tools"
-    )
 
 
 def _of(count: int, rows: int) -> str:

@@ -117,7 +117,7 @@ class _Reader:
         columns = columns_of(names, self.data, place.name)
         first = self.columns[0].format if self.columns else columns.format
         if first is not columns.format:
-            kinds = f"{self.places[0].name} is {first.name}, but {place.name} {columns.format.name}"
+            kinds = f"{self.places[0].name} is {first.name}, but {place.name} is {columns.format.name}"
             raise HybridOptError(f"{self.setting}: {kinds}; files of one setting are of one format")
         self.columns.append(columns)
         self.surveys = self.surveys or [Survey(first)]
