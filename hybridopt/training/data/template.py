@@ -9,7 +9,7 @@ from ...core.files.paths import path_of
 from ..config.run import AUTO, Data
 from .examples import Examples
 
-__all__ = ["check_chats", "tokenizer_for"]
+__all__ = ["check_chats", "padding_told", "tokenizer_for"]
 
 LONGEST = 300  # characters of another library's message
 PADS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<unk>", "[UNK]")  # by preference
@@ -45,6 +45,13 @@ def tokenizer_for(model: str, data: Data, needs_template: bool, needs_end: bool 
             "--set data.template=chat.jinja, a file of your own, or take the model's chat version (-Instruct, -it)"
         )
     return tokenizer
+
+
+def padding_told(tokenizer: Any) -> tuple[str, ...]:
+    """Return what people should know of a tokenizer's padding, as lines."""
+    if tokenizer.pad_token != tokenizer.eos_token:
+        return ()
+    return (f"padding is the end of text ({tokenizer.eos_token}); it is masked by its place, and the end is learnt",)
 
 
 def check_chats(tokenizer: Any, examples: Examples) -> None:

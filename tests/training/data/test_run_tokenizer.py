@@ -9,7 +9,7 @@ from transformers import AutoConfig, LlamaConfig
 from hybridopt.core.errors import HybridOptError
 from hybridopt.training.config.run import Data
 from hybridopt.training.data.limits import check_vocabulary, length_of
-from hybridopt.training.data.template import check_chats, tokenizer_for
+from hybridopt.training.data.template import check_chats, padding_told, tokenizer_for
 from support.data_files import examples, write_jsonl
 
 END, OWN = "</s>", "<|pad|>"
@@ -54,12 +54,13 @@ def said(call, *arguments, **named):
 def test_without_padding_the_end_is_taken(model):
     tokenizer = tokenizer_for(model, Data(), True)
     assert tokenizer.pad_token == tokenizer.eos_token == END
+    assert padding_told(tokenizer)[0].startswith(f"padding is the end of text ({END})")
     assert len(tokenizer) == 257  # no token was added, for which the model would have no row
 
 
 def test_a_special_token_of_its_own_is_better_padding(tmp_path):
     tokenizer = tokenizer_for(save_tokenizer(tmp_path, (END, OWN, "[PAD]"), eos_token=END), Data(), False)
-    assert tokenizer.pad_token == OWN and len(tokenizer) == 259
+    assert tokenizer.pad_token == OWN and len(tokenizer) == 259 and padding_told(tokenizer) == ()
 
 
 def test_padding_that_is_there_stays(tmp_path):
