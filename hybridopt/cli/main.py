@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import HybridOptError
+from .chat import chat
 from .doctor.command import doctor
 from .inspect import inspect
 from .merge import merge
@@ -21,6 +22,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+app.command()(chat)
 app.command()(doctor)
 app.command()(inspect)
 app.command()(merge)

@@ -13,11 +13,11 @@ from ...model.loading.building import kept_in_fp32
 from ...model.loading.weight_files import read
 from .values import Values
 
-__all__ = ["Output", "Outputs"]
+__all__ = ["Written", "Outputs"]
 
 
 @dataclass(frozen=True)
-class Output:
+class Written:
     """A tensor that is written.
 
     Args:
@@ -60,7 +60,7 @@ class Outputs:
         """Whether tensors that were tied are no longer the same."""
         return bool(self.split)
 
-    def __iter__(self) -> Iterator[Output]:
+    def __iter__(self) -> Iterator[Written]:
         done: set[str] = set()
         for first, sources in self.values.match.sources.items():
             made = self.values.match.made[first]
@@ -84,16 +84,16 @@ class Outputs:
             return self.merging.value(name, self.values)
         return self.values(name)
 
-    def _own(self, name: str, written: str) -> Output:
+    def _own(self, name: str, written: str) -> Written:
         x = self.state[name]
         return self._output(written, name, tuple(x.shape), x.dtype, lambda: self.value(name), name in self.changed)
 
-    def _output(self, written: str, name: str, shape: Any, dtype: torch.dtype, make: Any, changed: bool) -> Output:
+    def _output(self, written: str, name: str, shape: Any, dtype: torch.dtype, make: Any, changed: bool) -> Written:
         keep = any(part in name for part in self.fp32)
         target = (torch.float32 if keep else self.dtype) if dtype.is_floating_point else dtype
-        return Output(written, tuple(shape), target, lambda: _rounded(written, make(), target), changed)
+        return Written(written, tuple(shape), target, lambda: _rounded(written, make(), target), changed)
 
-    def _reverted(self, first: str, made: dict[str, tuple[int, ...]]) -> Iterator[Output]:
+    def _reverted(self, first: str, made: dict[str, tuple[int, ...]]) -> Iterator[Written]:
         """Yield the stored tensors of a changed tensor that transformers joins or splits when it loads them."""
         empty = {name: torch.empty(shape, dtype=self.state[name].dtype, device="meta") for name, shape in made.items()}
         pieces = self._revert(first, empty)

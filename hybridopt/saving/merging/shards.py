@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...core.errors import HybridOptError
 from ...core.files import tensors
-from .outputs import Output
+from .outputs import Written
 
 __all__ = ["write_shards"]
 
@@ -18,7 +18,7 @@ PATTERN = "model{suffix}.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
-def write_shards(outputs: Iterable[Output], folder: Path, largest: int) -> int:
+def write_shards(outputs: Iterable[Written], folder: Path, largest: int) -> int:
     """Write tensors as Hugging Face names shards, with the index where there are several; return how many there are.
 
     Args:
@@ -41,8 +41,8 @@ def write_shards(outputs: Iterable[Output], folder: Path, largest: int) -> int:
     return len(split.filename_to_tensors)
 
 
-def _by_name(outputs: Iterable[Output]) -> dict[str, Output]:
-    named: dict[str, Output] = {}
+def _by_name(outputs: Iterable[Written]) -> dict[str, Written]:
+    named: dict[str, Written] = {}
     for each in outputs:
         if each.name in named:
             raise HybridOptError(f"{each.name!r} would be written twice; the base stores it under two names")
@@ -50,7 +50,7 @@ def _by_name(outputs: Iterable[Output]) -> dict[str, Output]:
     return named
 
 
-def _write(named: dict[str, Output], file: Path) -> None:
+def _write(named: dict[str, Written], file: Path) -> None:
     """Write one shard: the header is made of tensors that take no memory, then each is made and written."""
     empty = {name: torch.empty(1, dtype=each.dtype).expand(math.prod(each.shape)) for name, each in named.items()}
     empty = {name: x[:].as_strided(named[name].shape, (0,) * len(named[name].shape)) for name, x in empty.items()}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import HybridOptError
-from ..merging.outputs import Output
+from ..merging.outputs import Written
 from .values import Value
 
 __all__ = ["outputs", "written_names"]
@@ -16,7 +16,7 @@ __all__ = ["outputs", "written_names"]
 Forms = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
-def outputs(model: Any, found: Sequence[Value]) -> list[Output]:
+def outputs(model: Any, found: Sequence[Value]) -> list[Written]:
     """Return what is written of a model; a tensor of its own for each stored one, tied ones once.
 
     transformers joins some stored tensors when it loads them (experts, queries with keys and values); these are taken
@@ -31,10 +31,10 @@ def outputs(model: Any, found: Sequence[Value]) -> list[Output]:
     wanted = _forms(_reverted(model, empty))
     if wanted == _forms(empty):
         return [_output(name, value) for name, value in named.items()]
-    made: dict[str, Output] = {}
+    made: dict[str, Written] = {}
     for names, forms in _groups(model, empty, wanted):
         pieces = _Pieces(model, {name: named[name].make for name in names})
-        made |= {n: Output(n, *form, partial(pieces, n), True) for n, form in forms.items()}
+        made |= {n: Written(n, *form, partial(pieces, n), True) for n, form in forms.items()}
     return list(made.values())
 
 
@@ -46,8 +46,8 @@ def written_names(model: Any, names: tuple[str, ...]) -> list[str]:
     return [name for name in own if name not in tied] or own[:1]
 
 
-def _output(name: str, value: Value) -> Output:
-    return Output(name, value.shape, value.dtype, value.make, True)
+def _output(name: str, value: Value) -> Written:
+    return Written(name, value.shape, value.dtype, value.make, True)
 
 
 def _forms(tensors: Mapping[str, Tensor]) -> Forms:

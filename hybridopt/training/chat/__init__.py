@@ -1,0 +1,1 @@
+"""Talking to a model that was trained: what `hybridopt chat` does."""
