@@ -8,7 +8,9 @@ import shutil
 import pytest
 import torch
 from peft import IA3Config, LNTuningConfig, LoraConfig, PeftModel, ShiraConfig, VeraConfig
+from peft.utils.integrations import dequantize_module_weight
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from typer.testing import CliRunner
@@ -16,6 +18,8 @@ from typer.testing import CliRunner
 import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.cli.main import app
+from hybridopt.model.adapters import bare
+from hybridopt.saving.manifest import MANIFEST, seal
 from hybridopt.saving.merging import shards
 from hybridopt.saving.merging.merge import merge
 from support.models import batch, tiny_bert, tiny_gpt2, tiny_llama, tiny_moe
@@ -229,9 +233,97 @@ def test_a_base_that_nobody_names(tmp_path):
         refused("'some/model'.*--base", tmp_path / "lora", base=None)
 
 
-def test_what_cannot_be_merged_is_refused(tmp_path):
+def weights_as(model, folder):
+    """Merged weights are those that the layers of bitsandbytes stand for by PEFT's account; returns their number."""
+    merged(folder)
+    again = type(bare(model)).from_pretrained(folder / "merged").state_dict()
+    base = type(bare(model)).from_pretrained(folder / "base").state_dict()
+    changed = [name for name, x in again.items() if not torch.equal(x, base[name])]
+    for name in changed:
+        layer = bare(model).get_submodule(name.removesuffix(".weight"))
+        expected = dequantize_module_weight(layer).float()
+        expected = expected if again[name].shape == expected.shape and "c_" not in name else expected.t()
+        torch.testing.assert_close(again[name], expected, rtol=1e-3, atol=1e-6, msg=name)
+    return len(changed)
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2, tiny_moe])
+def test_weights_that_were_trained_as_codes(make, tmp_path):
+    model = trained(write_base(make(), tmp_path), tmp_path, steps=3, quantization="int8-trainable")
+    merged(tmp_path)
+    again = type(model).from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits(again), logits(model), **CLOSE)
+    assert (logits(again) - logits(type(model).from_pretrained(tmp_path / "base"))).abs().max() > 0.02
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+@pytest.mark.parametrize("scheme", ["nf4", "fp4", "int8"])
+def test_codes_that_were_changed_are_what_was_trained_on(scheme, make, tmp_path):
+    target = "c_attn" if make is tiny_gpt2 else "q_proj"
+    config = LoraConfig(r=2, target_modules=[target], init_lora_weights=False)
+    first = trained(write_base(make(), tmp_path), tmp_path, config, quantization=scheme)
+    base = first.merge_and_unload()
+    first.hybrid.save_pretrained(tmp_path / "out")
+    assert weights_as(base, tmp_path) == 2
+    config = LoraConfig(r=2, target_modules=["mlp.c_proj" if make is tiny_gpt2 else "k_proj"])
+    hybridopt.wrap(base, peft_config=config).hybrid.save_pretrained(tmp_path / "out")
+    assert weights_as(base, tmp_path) == 2
+
+
+def test_experts_whose_codes_were_changed(tmp_path):
+    model = hybridopt.wrap(write_base(tiny_moe(), tmp_path), peft_config=LoraConfig(**QUERY), quantization="nf4")
+    experts = bare(model).model.layers[1].mlp.experts
+    experts.load_state_dict({"gate_up_proj": torch.randn(experts.gate_up_proj.shape)}, strict=False)
+    model.hybrid.save_pretrained(tmp_path / "out")
+    merged(tmp_path)
+    again = type(bare(model)).from_pretrained(tmp_path / "merged")
+    assert torch.equal(again.model.layers[1].mlp.experts.gate_up_proj, experts.gate_up_proj.dequantize())
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "fp4", "int8"])
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+def test_scales_that_were_trained(make, scheme, tmp_path):
+    model = hybridopt.wrap(write_base(make(), tmp_path), policy="qzo", quantization=scheme)
+    optimizer = model.hybrid.optimizer(lr=1e-2)
+    for _ in range(3):
+        optimizer.step(lambda: model(**batch(model)).loss)
+    model.hybrid.save_pretrained(tmp_path / "out")
+    assert weights_as(model, tmp_path) == len(model.hybrid.quantized)
+
+
+def test_parts_that_are_missing_or_misshapen(tmp_path):
     trained(write_base(tiny_llama(), tmp_path), tmp_path, quantization="int8-trainable")
-    refused("part of a quantized weight.*dequantize", tmp_path)
+    path = tmp_path / "out" / "hybridopt_delta.safetensors"
+    held = load_file(path)
+    scale = next(name for name in held if name.endswith("q_proj.weight.scale"))
+    for damaged, text in (
+        ({n: x for n, x in held.items() if n != scale}, "'scale' of .*q_proj.* is missing"),
+        (held | {scale: held[scale][1:].clone()}, r"'scale' of .*q_proj.* is torch.float32 \[15\]"),
+        (held | {f"{scale}s": held[scale].clone()}, "nothing of that name"),
+        (held | {"model.none.weight.codes": held[scale].clone()}, "part of a weight that the base has not"),
+    ):
+        save_file(damaged, path)
+        (tmp_path / "out" / MANIFEST).unlink()
+        seal(tmp_path / "out")
+        refused(text, tmp_path)
+
+
+def test_a_whole_model_needs_no_merging(tmp_path):
+    model = hybridopt.wrap(write_base(tiny_llama(), tmp_path))
+    model.hybrid.save_pretrained(tmp_path / "out", full=True)
+    refused("holds a whole model, and there is nothing to merge.*vLLM", tmp_path)
+
+
+def test_the_result_may_lie_beneath_what_was_trained(tmp_path):
+    model = trained(write_base(tiny_llama(), tmp_path), tmp_path, LoraConfig(**QUERY))
+    merge(tmp_path / "out", tmp_path / "out" / "merged", dtype="float32")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "merged")
+    torch.testing.assert_close(logits(again), logits(model), **CLOSE)
+    assert torch.equal(logits(hybridopt.from_pretrained(tiny_llama(), tmp_path / "out")), logits(model))
+
+
+def test_what_cannot_be_merged_is_refused(tmp_path):
+    write_base(tiny_llama(), tmp_path)
     trained(tiny_llama(), tmp_path, ShiraConfig(r=2, target_modules=["k_proj"]))
     refused("ShiraConfig.*merge_and_unload", tmp_path)
 

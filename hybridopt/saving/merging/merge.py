@@ -24,10 +24,11 @@ from ..names import CONFIG, DELTA, REPLAY
 from ..replay import file as replay_file
 from ..replay.rebuild import check_names
 from .base import adapter_config, base_folder, resize_, skeleton
+from .coded import coded_weights
 from .companions import write_companions
 from .outputs import Outputs
 from .shards import write_shards
-from .values import check_values, check_whole, values_of
+from .values import check_shapes, check_values, values_of
 
 __all__ = ["MergeReport", "merge"]
 
@@ -100,6 +101,11 @@ class _Work:
     def __init__(self, saved: Folder, place: Path, given: Path | None, dtype: torch.dtype):
         self.saved, self.dtype = saved, dtype
         self.config = config = read_config(saved.path(CONFIG))
+        if config["whole"]:
+            raise HybridOptError(
+                f"{saved.directory} holds a whole model, and there is nothing to merge: transformers "
+                "(AutoModel...from_pretrained), vLLM and `hybridopt chat` take the folder as it is"
+            )
         delta = in_file(saved.path(DELTA), "changed base tensors") if DELTA in saved.names else {}
         run = replay_file.read(saved.path(REPLAY)) if REPLAY in saved.names else None
         check_names(run, config, delta)
@@ -111,9 +117,10 @@ class _Work:
         self.model, other_head = skeleton(self.base, dtype, config["base"], adapter, held)
         found = match(self.model, stored(self.base), held, other_head)
         resize_(self.model, config["base"])
-        whole = {base_name(name): entry for name, entry in delta.items()}
-        check_whole(whole, self.model.state_dict(), config["quantized"])
-        self.values = values_of(self.model, found, whole, run)
+        named = {base_name(name): entry for name, entry in delta.items()}
+        whole, coded = coded_weights(self.model, named, config)
+        check_shapes(whole, self.model.state_dict())
+        self.values = values_of(self.model, found, whole, coded, run)
         self.outputs = Outputs(self.model, self.values, self._merging(library, place), dtype)
 
     def _merging(self, library: Adapters, place: Path) -> Merging | None:
@@ -159,10 +166,11 @@ def _held(saved: Folder, library: Adapters, delta: dict[str, Stored]) -> set[str
     return stood_for([*delta, *(base_name(name) for file in files for name in in_file(file, "the adapter"))])
 
 
-def _check_out(out: Path, sources: tuple[Path, ...]) -> None:
-    """Raise HybridOptError for a place where something else is, or that lies in one of the folders that are read."""
-    for source in sources:
-        if source.resolve() in (out.resolve(), *out.resolve().parents):
+def _check_out(out: Path, sources: tuple[Path, Path]) -> None:
+    """Raise HybridOptError for a place where something else is, the saved folder itself, and one within the base."""
+    saved, base = (source.resolve() for source in sources)
+    for source, places in ((saved, [out.resolve()]), (base, [out.resolve(), *out.resolve().parents])):
+        if source in places:
             raise HybridOptError(f"{out} lies in {source}, which is read; give a folder elsewhere (-o)")
     if not out.exists():
         return

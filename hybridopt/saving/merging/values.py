@@ -1,6 +1,6 @@
 """The tensors of a base as training left them, each made when it is asked for."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +11,13 @@ from ...model.checksums import checksum
 from ...model.loading.matching import Match, shared_names
 from ...model.loading.weight_files import Stored, read
 from ...model.roles import base_name
-from ..names import CONFIG, DELTA
+from ..names import DELTA
 from ..replay.rebuild import check_end, check_start
 from ..replay.steps import replay_
 from ..replay.trajectory import Trajectory
+from .coded import Coded
 
-__all__ = ["Values", "check_values", "check_whole", "values_of"]
+__all__ = ["Values", "check_shapes", "check_values", "values_of"]
 
 
 @dataclass
@@ -27,12 +28,14 @@ class Values:
         match: which stored tensors make which of the base.
         ties: of every name, all names of its tensor.
         delta: where changed tensors lie, by base name.
+        coded: changed weights that were kept as codes, by name.
         run: from which others are rebuilt; None: there is none.
     """
 
     match: Match
     ties: Mapping[str, list[str]]
     delta: Mapping[str, Stored]
+    coded: Mapping[str, Coded]
     run: Trajectory | None
 
     def __post_init__(self) -> None:
@@ -42,20 +45,23 @@ class Values:
     @property
     def names(self) -> set[str]:
         """The names of all tensors that training changed, also of those that share one."""
-        return {tied for name in (*self.delta, *self.replayed) for tied in self.ties[name]}
+        return {tied for name in (*self.delta, *self.coded, *self.replayed) for tied in self.ties[name]}
 
     def __call__(self, name: str) -> Tensor:
         """Return a tensor as training left it."""
         names = self.ties[name]
         if there := next((self.delta[each] for each in names if each in self.delta), None):
             return read(there)
+        if changed := next((self.coded[each] for each in names if each in self.coded), None):
+            return changed.value(self.stored)
         if again := next((each for each in names if each in self.replayed), None):
             return self._rebuilt(again)
         return self.stored(name)
 
     def has(self, name: str) -> bool:
         """Return whether the base or the saved folder has a value for a tensor."""
-        return any(each in known for each in self.ties[name] for known in (self.made, self.delta, self.replayed))
+        places = (self.made, self.delta, self.coded, self.replayed)
+        return any(each in known for each in self.ties[name] for known in places)
 
     def stored(self, name: str) -> Tensor:
         """Return a tensor as the base has it."""
@@ -78,16 +84,23 @@ class Values:
         return x
 
 
-def values_of(model: nn.Module, match: Match, delta: Mapping[str, Stored], run: Trajectory | None) -> Values:
+def values_of(
+    model: nn.Module,
+    match: Match,
+    delta: Mapping[str, Stored],
+    coded: Mapping[str, Coded],
+    run: Trajectory | None,
+) -> Values:
     """Return the tensors of a trained base.
 
     Args:
         model: without memory.
         match: where its tensors are stored.
         delta: where changed tensors lie, by base name.
+        coded: changed weights that were kept as codes, by name.
         run: from which others are rebuilt; None: there is none.
     """
-    return Values(match, {name: names for names in shared_names(model) for name in names}, delta, run)
+    return Values(match, {name: names for names in shared_names(model) for name in names}, delta, coded, run)
 
 
 def check_values(values: Values, config: dict) -> int:
@@ -113,21 +126,14 @@ def check_values(values: Values, config: dict) -> int:
     return count
 
 
-def check_whole(delta: Mapping[str, Stored], state: Mapping[str, Tensor], quantized: Collection[str]) -> None:
-    """Raise HybridOptError for saved tensors that are no whole tensors of the model.
+def check_shapes(delta: Mapping[str, Stored], state: Mapping[str, Tensor]) -> None:
+    """Raise HybridOptError for saved tensors of another shape than those of the model.
 
     Args:
         delta: where they lie, by base name.
         state: the tensors of the model.
-        quantized: names of the layers that were quantized.
     """
     for name, entry in delta.items():
-        if name not in state:
-            raise HybridOptError(
-                f"{DELTA} holds {name!r}, which is a part of a quantized weight or of another model, and no weight in "
-                f"full precision ({CONFIG}: quantized={list(quantized)[:3]}); load it in Python "
-                "(hybridopt.from_pretrained), call model.hybrid.dequantize() and then model.save_pretrained(folder)"
-            )
         if tuple(state[name].shape) != entry.shape:
             raise HybridOptError(
                 f"{DELTA}: {name!r} has shape {entry.shape}, the base model has {tuple(state[name].shape)}; take the "
