@@ -113,42 +113,44 @@ class Watching(TrainerCallback):
         if self.screen is not None:
             self.screen.expect(state.max_steps)
 
-    def on_pre_optimizer_step(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
+    def on_pre_optimizer_step(self, _args: Arguments, state: State, _control: Control, **_: Any) -> None:
         """Count the gradients, which are all there now."""
         self._gradients.count()
 
-    def on_substep_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
+    def on_substep_end(self, _args: Arguments, state: State, _control: Control, **_: Any) -> None:
         """Count the gradients that are held until the last of several passes, if others are freed at once."""
         if self._gradients.freed_at_once:
             self._gradients.count()
 
-    def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
+    def on_step_end(self, _args: Arguments, state: State, _control: Control, **_: Any) -> None:
         """Note that a step is done."""
         self._watch.mark()
         if self.screen is not None:
             self.screen.step(state.global_step)
 
-    def on_epoch_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
+    def on_epoch_end(self, _args: Arguments, state: State, _control: Control, **_: Any) -> None:
         """Note that an evaluation or a checkpoint may follow."""
         self._watch.mark()
 
-    def on_prediction_step(self, args: Arguments, state: State, control: Control, **kwargs: Any) -> None:
+    def on_prediction_step(
+        self, _args: Any, _state: Any, _control: Any, eval_dataloader: Any = None, **_: Any
+    ) -> None:
         """Show how far an evaluation is."""
         self._evaluated += 1
         if self.screen is not None:
-            loader = kwargs.get("eval_dataloader")
-            self.screen.evaluating(self._evaluated, len(loader) if isinstance(loader, Sized) else None)
+            total = len(eval_dataloader) if isinstance(eval_dataloader, Sized) else None
+            self.screen.evaluating(self._evaluated, total)
 
-    def on_evaluate(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
+    def on_evaluate(self, _args: Arguments, state: State, _control: Control, **_: Any) -> None:
         """Leave the evaluation out of the seconds of training."""
         self._evaluated = 0
         self._watch.pause()
 
-    def on_save(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
+    def on_save(self, _args: Arguments, state: State, _control: Control, **_: Any) -> None:
         """Leave the checkpoint out of the seconds of training."""
         self._watch.pause()
 
-    def on_train_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
+    def on_train_end(self, _args: Arguments, state: State, _control: Control, **_: Any) -> None:
         """Take the hooks off the parameters."""
         self._gradients.end()
 
@@ -180,7 +182,7 @@ class Watching(TrainerCallback):
             record |= found | _some(tokens=tokens) | memory.held(args.device)
         if state.is_world_process_zero:
             self.log.append(record)
-            if self.screen is not None:
+            if self.screen is not None and END not in found:
                 self.screen.show(record)
 
     def _speed(self, tokens: int | None) -> dict[str, float]:

@@ -30,7 +30,9 @@ def gradient_bytes(parameters: Iterable[Tensor]) -> int:
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Return the bytes of all tensors in the optimizer's state."""
-    return weight_bytes(*_tensors(optimizer.state))
+    found = {id(x): x for x in _tensors(optimizer.state)}.values()
+    plain = [x.nbytes for x in found if type(x) is Tensor]  # nothing hangs on them, so that no scheme need be asked
+    return sum(plain) + weight_bytes(*(x for x in found if type(x) is not Tensor))
 
 
 def measured(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, int]:
