@@ -2,11 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from ...core.budget import MARGIN
+from .kinds import Count, Flag, Names, Number, OneOf, Options, Short, Text, Texts
+from .mixed_kinds import HubName, Interval, Memory, ShareOrText
+from .words import AUTO, DTYPES, FORMATS, LOSSES, REPORTS, SCHEDULES, policies, releases, schemes, tasks
 
 __all__ = ["AUTO", "Data", "LoraSettings", "Method", "Output", "Run", "Train"]
 
-AUTO = "auto"
+# What a field may be is said by its annotation: the type, whether null and "auto" are allowed, and a kind of values
+# (kinds.py) with their limits. What it means stands in `Args`. Reading, writing and the table of keys follow both.
 
 
 @dataclass(frozen=True)
@@ -21,11 +27,11 @@ class LoraSettings:
         modules_to_save: names of modules trained and saved in full beside the adapters.
     """
 
-    r: int = 16
-    alpha: float | None = None
-    targets: str | tuple[str, ...] = "all-linear"
-    dropout: float = 0.0
-    modules_to_save: tuple[str, ...] = ()
+    r: Annotated[int, Count(1, 2**16)] = 16
+    alpha: Annotated[float | None, Number(open_low=True)] = None
+    targets: Annotated[str | tuple[str, ...], Texts(single=True, needed=True)] = "all-linear"
+    dropout: Annotated[float, Number(0, 1, open_high=True)] = 0.0
+    modules_to_save: Annotated[tuple[str, ...], Texts()] = ()
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,11 @@ class Method:
         release: how gradients are released: "accumulate" or "fused".
     """
 
-    policy: str = AUTO
-    options: Mapping[str, Any] = field(default_factory=dict)
-    lora: LoraSettings | None = None
-    quantization: str | None = None
-    release: str = "accumulate"
+    policy: Annotated[str, OneOf(policies, ".json", "or the path of a .json")] = AUTO
+    options: Annotated[Mapping[str, Any], Options()] = field(default_factory=dict)
+    lora: Annotated[LoraSettings | None, Short("r")] = None
+    quantization: Annotated[str | None, OneOf(schemes)] = None
+    release: Annotated[str, OneOf(releases)] = "accumulate"
 
 
 @dataclass(frozen=True)
@@ -62,14 +68,14 @@ class Data:
         max_length: tokens of a sequence, longer examples are cut; "auto": 2048, or all the model has room for.
     """
 
-    train: tuple[str, ...] = ()
-    eval: float | str | None = None
-    format: str = AUTO
-    columns: Mapping[str, str] = field(default_factory=dict)
-    template: str = AUTO
-    loss_on: str = AUTO
-    packing: bool | str = AUTO
-    max_length: int | str = AUTO
+    train: Annotated[tuple[str, ...], Texts(needed=True)] = ()
+    eval: Annotated[float | str | None, ShareOrText()] = None
+    format: Annotated[str, OneOf(lambda: (AUTO, *FORMATS))] = AUTO
+    columns: Annotated[Mapping[str, str], Names()] = field(default_factory=dict)
+    template: Annotated[str, Text()] = AUTO
+    loss_on: Annotated[str, OneOf(lambda: LOSSES)] = AUTO
+    packing: Annotated[bool | str, Flag()] = AUTO
+    max_length: Annotated[int | str, Count(1, 2**27)] = AUTO
 
 
 @dataclass(frozen=True)
@@ -98,25 +104,25 @@ class Train:
         report_to: "tensorboard", "wandb", ... beside log.jsonl.
     """
 
-    epochs: float = 1.0
-    max_steps: int | None = None
-    batch: int = 1
-    accumulate: int = 16
-    lr: float | str = AUTO
-    schedule: str = "cosine"
-    warmup: float = 0.03
-    weight_decay: float = 0.0
-    clip: float | None = 1.0
-    dtype: str = AUTO
-    checkpointing: bool | str = AUTO
-    chunk: int | str | None = AUTO
-    seed: int = 0
-    log_every: int = 1
-    eval_every: float | None = 0.1
-    save_every: float | None = 0.1
-    keep: int = 2
-    early_stopping: int | None = None
-    report_to: tuple[str, ...] = ()
+    epochs: Annotated[float, Number(open_low=True)] = 1.0
+    max_steps: Annotated[int | None, Count(1)] = None
+    batch: Annotated[int, Count(1, 2**20)] = 1
+    accumulate: Annotated[int, Count(1, 2**20)] = 16
+    lr: Annotated[float | str, Number(open_low=True)] = AUTO
+    schedule: Annotated[str, OneOf(lambda: SCHEDULES)] = "cosine"
+    warmup: Annotated[float, Number(0, 1, open_high=True)] = 0.03
+    weight_decay: Annotated[float, Number()] = 0.0
+    clip: Annotated[float | None, Number(open_low=True)] = 1.0
+    dtype: Annotated[str, OneOf(lambda: DTYPES)] = AUTO
+    checkpointing: Annotated[bool | str, Flag()] = AUTO
+    chunk: Annotated[int | str | None, Count(1, 2**27)] = AUTO
+    seed: Annotated[int, Count(0, 2**32 - 1)] = 0
+    log_every: Annotated[int, Count(1)] = 1
+    eval_every: Annotated[float | None, Interval()] = 0.1
+    save_every: Annotated[float | None, Interval()] = 0.1
+    keep: Annotated[int, Count(1)] = 2
+    early_stopping: Annotated[int | None, Count(1)] = None
+    report_to: Annotated[tuple[str, ...], Texts(lambda: REPORTS)] = ()
 
 
 @dataclass(frozen=True)
@@ -129,9 +135,9 @@ class Output:
         push: id of a hub repository for the result, "org/name"; None: it stays here.
     """
 
-    folder: str = "out"
-    merge: bool = False
-    push: str | None = None
+    folder: Annotated[str, Text()] = "out"
+    merge: Annotated[bool, Flag()] = False
+    push: Annotated[str | None, HubName()] = None
 
 
 @dataclass(frozen=True)
@@ -150,12 +156,12 @@ class Run:
         output: what is left behind.
     """
 
-    model: str
-    task: str = AUTO
-    task_options: Mapping[str, Any] = field(default_factory=dict)
-    gpu: str = AUTO
-    margin: float = 0.04
-    method: Method = field(default_factory=Method)
-    data: Data = field(default_factory=Data)
+    model: Annotated[str, Text()]
+    task: Annotated[str, OneOf(tasks)] = AUTO
+    task_options: Annotated[Mapping[str, Any], Options()] = field(default_factory=dict)
+    gpu: Annotated[str, Memory()] = AUTO
+    margin: Annotated[float, Number(0, 1, open_high=True)] = MARGIN
+    method: Annotated[Method, Short("policy")] = field(default_factory=Method)
+    data: Annotated[Data, Short("train")] = field(default_factory=Data)
     train: Train = field(default_factory=Train)
-    output: Output = field(default_factory=Output)
+    output: Annotated[Output, Short("folder")] = field(default_factory=Output)

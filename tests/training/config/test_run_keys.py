@@ -1,0 +1,52 @@
+"""Keys of run.yaml are the fields of a run, and its words those of what they stand for."""
+
+from dataclasses import MISSING, fields, is_dataclass
+from typing import get_args, get_type_hints
+
+import torch
+from transformers import SchedulerType, get_scheduler
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from hybridopt.core.registry import names
+from hybridopt.model.quantization.known import scheme_names
+from hybridopt.planning.request import DTYPES
+from hybridopt.training.config import words
+from hybridopt.training.config.keys import Branch, every, root
+from hybridopt.training.config.run import Run
+
+
+def leaves(cls, above=""):
+    for f in fields(cls):
+        hint = get_type_hints(cls)[f.name]
+        inner = next((t for t in (hint, *get_args(hint)) if is_dataclass(t)), None)
+        yield f"{above}{f.name}"
+        yield from leaves(inner, f"{above}{f.name}.") if inner else ()
+
+
+def test_every_field_is_a_key_with_a_meaning_and_a_default_that_is_allowed():
+    assert [member.name for member in every()] == list(leaves(Run))
+    for member in every():
+        assert len(member.meaning) > 4 and "None" not in member.meaning, member.name
+        if not isinstance(member, Branch) and member.default is not MISSING:
+            assert member.default == () or member.allowed
+    assert root().cls is Run
+
+
+def test_words_are_those_of_what_they_stand_for():
+    assert words.schemes() == scheme_names() and words.DTYPES == ("auto", *DTYPES)
+    assert set(words.policies()) == {"auto", *names("policies")} and words.releases() == names("releases")
+    assert set(words.REPORTS) == set(INTEGRATION_TO_CALLBACK)
+
+
+def test_schedules_are_those_that_need_nothing_but_the_number_of_the_step():
+    found = set()
+    for kind in SchedulerType:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+        try:
+            schedule = get_scheduler(kind.value, optimizer, num_warmup_steps=1, num_training_steps=4)
+            optimizer.step()
+            schedule.step()
+        except (ValueError, TypeError):
+            continue
+        found.add(kind.value)
+    assert set(words.SCHEDULES) == found - {"greedy"}  # whose steps take whatever metrics there are
