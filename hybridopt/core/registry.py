@@ -1,12 +1,13 @@
 """Parts by name: the file name is the registry, so a new part is one new file and a config can never name code."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any
 
-from .contracts import Adapters, Backend, Launcher, Release, Scheme
+from .contracts import Adapters, Backend, Launcher, Release, Scheme, TrainingTask
 from .contracts.fulfilment import check_fulfils
 from .errors import HybridOptError, check_choice, known
 from .part_files import PARTS, PLACES, modules, names
@@ -15,6 +16,7 @@ __all__ = ["KINDS", "PARTS", "PLACES", "every", "find", "forget", "make", "names
 
 KINDS = (*PARTS, "policies")  # of plain data: what saved files and policies may name
 CONTRACTS = {"schemes": Scheme, "adapters": Adapters, "launchers": Launcher, "releases": Release, "backends": Backend}
+CONTRACTS["tasks"] = TrainingTask
 WORDS = {"policies": "policy", "schemes": "quantization"}  # for errors, where it is not the kind without its "s"
 
 
@@ -87,7 +89,7 @@ def build(cls: type, options: dict[str, Any]) -> Any:
 
 def title(cls: type) -> str:
     """Return the name by which users write a part or policy; of one that is not of this package that of its class."""
-    return (_place(cls) or (None, cls.__name__))[1]
+    return (_place(cls, (*KINDS, "tasks")) or (None, cls.__name__))[1]
 
 
 def pack(value: object) -> object:
@@ -119,7 +121,7 @@ def unpack(data: object, kind: str | None = None) -> Any:
     return build(find(where, name), {k: unpack(v) for k, v in data.items() if k != "part"})
 
 
-def _place(cls: type) -> tuple[str, str] | None:
-    """Return the kind and the name of a class by its module; None for what cannot be named in files."""
+def _place(cls: type, kinds: Sequence[str] = KINDS) -> tuple[str, str] | None:
+    """Return the kind and the name of a class by its module; None for what is of none of these kinds."""
     name = cls.__module__.rpartition(".")[2]
-    return next(((kind, name) for kind in KINDS if modules(kind).get(name) == cls.__module__), None)
+    return next(((kind, name) for kind in kinds if modules(kind).get(name) == cls.__module__), None)

@@ -11,7 +11,7 @@ from torch import nn
 
 from hybridopt.core.contracts import Adapters
 
-from . import attached, configurations, dry_run, loaded, merging, rehearsal, saved, scaling, starts, tree
+from . import attached, configurations, dry_run, loaded, lora, merging, rehearsal, saved, scaling, starts, tree
 
 __all__ = ["PeftAdapters"]
 
@@ -47,11 +47,16 @@ class PeftAdapters(Adapters):
         library = sys.modules.get("peft")
         return library is not None and isinstance(config, library.PeftConfig)
 
-    def make_config(self, rank: int) -> Any:
-        """Return LoRA of this rank on all linear layers but the output layer."""
+    def make_config(self, rank: int, **settings: Any) -> Any:
+        """Return LoRA of this rank, by default on all linear layers but the output layer.
+
+        Args:
+            rank: of the adapters.
+            settings: as the contract says.
+        """
         from peft import LoraConfig
 
-        return LoraConfig(r=rank, target_modules="all-linear")
+        return LoraConfig(r=rank, **lora.arguments(**settings))
 
     def code(self, rank: int) -> tuple[str, str]:
         """Return `make_config` as code: the import line, and the expression."""

@@ -19,6 +19,7 @@ from .scheme import Make, Room, Scheme
 from .source import Noise, ProbeScheme, Source
 from .split import Part, Split
 from .store import Store
+from .task import TokenPiece, TrainingJob, TrainingTask
 from .values import Density, Draw, Numbers, Population, Shape, Slot, State, found, layer_of, portion, stream
 
 __all__ = [
@@ -54,6 +55,9 @@ __all__ = [
     "Split",
     "State",
     "Store",
+    "TokenPiece",
+    "TrainingJob",
+    "TrainingTask",
     "computed",
     "found",
     "layer_of",

@@ -35,8 +35,15 @@ class Adapters(Protocol):
         """Return whether `config` is one of this library's configurations."""
 
     @abstractmethod
-    def make_config(self, rank: int) -> Any:
-        """Return the configuration of LoRA of this rank on all linear layers but the output layer."""
+    def make_config(self, rank: int, **settings: Any) -> Any:
+        """Return the configuration of LoRA of this rank, by default on all linear layers but the output layer.
+
+        Args:
+            rank: of the adapters.
+            settings: alpha (scale; None: the library's own), targets ("all-linear", or names of modules), dropout,
+                modules_to_save (names of modules that are trained in full beside the adapters), and head ("causal",
+                "classes" or "score": the output layer of the model; of the latter two it is trained in full).
+        """
 
     @abstractmethod
     def code(self, rank: int) -> tuple[str, str]:

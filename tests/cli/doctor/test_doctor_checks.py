@@ -17,7 +17,6 @@ from hybridopt.cli.doctor.checks import (
     device,
     disk,
     frugal,
-    memory,
     mezo,
     nf4_lora,
     philox,
@@ -29,6 +28,7 @@ from hybridopt.cli.doctor.compiling import Trial
 from hybridopt.cli.doctor.examine import KINDS, checks, outcome
 from hybridopt.cli.doctor.machine import CPU, Machine
 from hybridopt.cli.doctor.training import parameters
+from hybridopt.core import host_memory
 from hybridopt.core.numerics import direction_kernels
 from hybridopt.core.sizes import GIB
 from hybridopt.execution.backends import _compiled_kernels as kernels
@@ -272,7 +272,7 @@ def test_speeds_are_measured_where_there_is_room(tmp_path):
 
 
 def test_a_containers_limits_count(tmp_path):
-    assert memory.left(tmp_path) is None and threads.granted(tmp_path, 8) == 8
+    assert host_memory.left(tmp_path) is None and threads.granted(tmp_path, 8) == 8
 
     def write(path, text):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -282,10 +282,10 @@ def test_a_containers_limits_count(tmp_path):
     write("sys/fs/cgroup/memory.max", "max\n")
     write("sys/fs/cgroup/memory.current", "5000\n")
     write("sys/fs/cgroup/cpu.max", "max 100000\n")
-    assert memory.left(tmp_path) == 65536 and threads.granted(tmp_path, 8) == 8
+    assert host_memory.left(tmp_path) == 65536 and threads.granted(tmp_path, 8) == 8
     write("sys/fs/cgroup/memory.max", "6000\n")
     write("sys/fs/cgroup/memory.stat", "anon 7\ninactive_file 300\n")
     write("sys/fs/cgroup/cpu.max", "150000 100000\n")
-    assert memory.left(tmp_path) == 1300 and threads.granted(tmp_path, 8) == 1.5
+    assert host_memory.left(tmp_path) == 1300 and threads.granted(tmp_path, 8) == 1.5
     found = threads.threads(8, 1.5, "AVX2")
     assert found.state == "warn" and "OMP_NUM_THREADS=1" in found.cure and threads.threads(1, 0.5, "").state == "ok"

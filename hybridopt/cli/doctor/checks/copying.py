@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 
 from ....core.devices import free_bytes
+from ....core.host_memory import left
 from ....core.sizes import GIB, human
 from ..examine import Check
 from ..finding import OK, WARN, Finding
 from ..machine import Machine
 from ..timing import best, speed
-from .memory import left
 
 __all__ = ["CHECK", "copied", "size_for"]
 

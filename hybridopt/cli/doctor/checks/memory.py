@@ -1,21 +1,17 @@
-"""Memory of the host that is really left: to this container, not only on the machine."""
+"""Memory of the host: is it enough?"""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from ....core.host_memory import left
 from ....core.sizes import GIB, gib
 from ..examine import Check
 from ..finding import OK, SKIPPED, WARN, Finding
 from ..machine import Machine
-from ..system_files import words
 
-__all__ = ["CHECK", "left"]
+__all__ = ["CHECK"]
 
 LITTLE = 4 * GIB
-GROUPS = (  # what a control group may take and has taken, as versions 2 and 1 of them tell
-    ("sys/fs/cgroup", "memory.max", "memory.current"),
-    ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-)
 
 
 def _memory(_: Machine) -> Iterator[Finding]:
@@ -29,26 +25,6 @@ def _memory(_: Machine) -> Iterator[Finding]:
     else:
         cure = "end other programs; hybridopt.load needs room for the largest weights only, not for the whole model"
         yield Finding("host memory", WARN, text, cure, numbers)
-
-
-def left(root: Path) -> int | None:
-    """Return the bytes that programs may still take: the least of what the machine and the container have left.
-
-    root: where the system's own files lie. None where they do not tell.
-    """
-    machine = words(root / "proc/meminfo", "MemAvailable:")
-    told = [int(machine[0]) * 1024 if machine else None]
-    told += [_of_group(root / folder, limit, usage) for folder, limit, usage in GROUPS]
-    return min((size for size in told if size is not None), default=None)
-
-
-def _of_group(folder: Path, limit: str, usage: str) -> int | None:
-    """Return what a control group has left; files in the page cache make room."""
-    most, used = words(folder / limit), words(folder / usage)
-    if not (most and used and most[0].isdigit()):  # "max": there is no limit
-        return None
-    cached = words(folder / "memory.stat", "inactive_file")
-    return max(0, int(most[0]) - int(used[0]) + int(cached[0] if cached else 0))
 
 
 CHECK = Check("host memory", "device", 2, _memory)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
+from ....core.system_files import words
 from ..examine import Check
 from ..finding import OK, WARN, Finding
 from ..machine import Machine
-from ..system_files import words
 
 __all__ = ["CHECK", "granted", "threads"]
 

@@ -1,0 +1,1 @@
+"""Tasks that transformers' own trainer does, one a file."""

@@ -1,0 +1,1 @@
+"""What is special to the library TRL: tasks that its trainers do."""

@@ -1,0 +1,1 @@
+"""Tasks that a trainer of TRL does, one a file."""
