@@ -10,14 +10,14 @@ from ...core.errors import HybridOptError
 from ...core.sizes import gib
 from ...model.quantization.known import called, named
 from ...optimizer.releases import release_class
-from ...policy.routes import read_policy
 from ..estimate import Estimate
 from ..estimator import Estimator
 from ..request import Request
 from ..subject.inputs import tokens_of
 from ..subject.model import checkpoints, skeleton, subject_of
+from .changes import changed
 from .choice import Choice
-from .ways import CHANGES, SHORTEST, VARIANTS, WAYS, Way
+from .ways import VARIANTS, WAYS, Way
 
 __all__ = ["Choice", "search"]
 
@@ -32,16 +32,18 @@ def search(
     margin: float | None = None,
     asked: Mapping[str, Any] | None = None,
     watch: Callable[[Sequence[Way]], Iterable[Way]] = iter,
+    enough: int | None = None,
     **size: Any,
 ) -> list[Choice]:
     """Return all ways to train a model: those that fit, those that fit only into the margin, the rest; each in rank.
 
     Args:
-        model: as for `plan`: a known name, a path, or transformers' configuration.
+        model: as for `plan`: a known name, a path, or transformers' configuration; or an Estimator.
         memory: a card ("4090", "auto" for that of this machine), a size ("24GiB"), or a number of bytes.
         margin: share of the memory that is kept free; None: 4 %.
         asked: lora, quantization, release, checkpointing, chunk of a `Request`, where only such ways are wanted.
         watch: is given the ways, returns them one by one, and may show how far the search is.
+        enough: so many ways that fit end the search, and nothing is said of those that do not; None: all are tried.
         **size: seq_len (2048, or as many as there are positions for), batch, micro_batches, dtype, device,
             peft_config, adapter_dtype of a `Request`.
 
@@ -49,13 +51,13 @@ def search(
         HybridOptError: nothing fits, not even into the margin, no way is as asked for, or the model cannot be planned.
     """
     room = budget(memory, margin)
-    estimator = Estimator(subject_of(model))
+    estimator = model if isinstance(model, Estimator) else Estimator(subject_of(model))
     if "seq_len" not in size:
         size["seq_len"] = tokens_of(estimator.source)
     hunt = _Hunt(estimator, room.usable, dict(asked or {}), Request(**size))
     hunt.check()
     wanted = [way for way in hunt.ways() if hunt.wanted(way)]
-    found = [choice for way in watch(wanted) if (choice := hunt.choice(way)) is not None]
+    found = list(_up_to(enough, (choice for way in watch(wanted) if (choice := hunt.choice(way)) is not None)))
     if not found:
         raise hunt.failed or _none({name: value for name, value in hunt.asked.items() if value is not None})
     fitting = [choice for choice in found if choice.fits]
@@ -63,7 +65,16 @@ def search(
     if not fitting and not tight:
         raise _nothing(found, room)
     rest = [c for c in found if c.estimate.peak_bytes > room.total]
-    return [*fitting, *tight, *(replace(c, change=hunt.change(c)) for c in rest)]
+    return [*fitting, *tight, *(replace(c, change=None if enough else hunt.change(c)) for c in rest)]
+
+
+def _up_to(enough: int | None, choices: Iterator[Choice]) -> Iterator[Choice]:
+    """Yield choices, no more after so many that fit."""
+    for choice in choices:
+        yield choice
+        enough = enough if enough is None or not choice.fits else enough - 1
+        if enough == 0:
+            return
 
 
 def _none(asked: dict[str, Any]) -> HybridOptError:
@@ -122,7 +133,7 @@ class _Hunt:
 
     def change(self, choice: Choice) -> str | None:
         """Return the least harmful change that makes a choice fit, as text; None if no single change does."""
-        for text, request in self._changed(choice.request):
+        for text, request in changed(choice.request):
             if self._least(choice.estimate, request) > self.room:
                 continue  # without a pass on fake tensors
             try:
@@ -130,7 +141,7 @@ class _Hunt:
             except HybridOptError:
                 continue
             if not found.missing(self.room):
-                return f"{text.format(**vars(found.request))}: {gib(found.peak_bytes)}"
+                return f"{text}: {gib(found.peak_bytes)}"
         return None
 
     def _first(self, request: Request) -> Estimate:
@@ -181,12 +192,6 @@ class _Hunt:
             ]
         return list({tuple((v | fixed).items()): v | fixed for v in found}.values())
 
-    def _changed(self, request: Request) -> Iterator[tuple[str, Request]]:
-        for text, change in CHANGES:
-            changed = _with(request, change)
-            if changed is not None:
-                yield text, changed
-
 
 def _on_base(way: Way, scheme: Scheme) -> Way:
     own = None if way.quantization is None else called(way.quantization, "plan")
@@ -199,21 +204,3 @@ def _smallest(variants: list[Request]) -> list[Request]:
     """Return the variants that may be smallest: the last, and the last whose loss is computed at once."""
     whole = [v for v in variants if v.chunk is None]
     return [variants[-1], *(whole[-1:] if variants[-1].chunk is not None else [])]
-
-
-def _with(request: Request, change: Mapping[str, Any]) -> Request | None:
-    """Return the request with a change; None where there is nothing to change."""
-    if "batch" in change:
-        passes = request.batch * request.micro_batches
-        return request.but(batch=1, micro_batches=passes) if request.batch > 1 else None
-    if "seq_len" in change:
-        shorter = int(request.seq_len * change["seq_len"])
-        return request.but(seq_len=shorter) if shorter >= SHORTEST else None
-    if "lora" in change:
-        return request.but(**change) if request.lora is None and request.quantization is None else None
-    options = {**request.options, **change}
-    try:
-        read_policy(request.policy, options)
-    except HybridOptError:
-        return None
-    return request.but(options=options) if options != request.options else None

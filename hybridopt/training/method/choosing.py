@@ -1,0 +1,176 @@
+"""Choose how a run trains: what it says, or the first way that fits the memory beside its margin."""
+
+from dataclasses import replace
+from typing import Any
+
+from ...core.budget import Budget
+from ...core.errors import HybridOptError
+from ...core.sizes import gib
+from ...optimizer.releases import release_class
+from ...planning import Estimate, Request, search
+from ...planning.ways.ways import WAYS
+from ..config.run import AUTO, LoraSettings, Method, Run
+from .changes import change_of
+from .planner import Planner
+from .rates import first_rate
+from .shape import Chosen, Shape
+
+__all__ = ["Chosen", "Shape", "choose", "least_change"]
+
+LESS = 0.9  # of what was planned: what did not fit, though it was planned to, has to become clearly smaller
+
+
+def choose(run: Run, config: Any, shape: Shape, must_fit: bool = True, others: int = 0) -> Chosen:
+    """Return a run with its method settled, and what it takes.
+
+    Args:
+        run: what is asked.
+        config: of the model, with the output layer that is trained: transformers' configuration, or what `plan` takes.
+        shape: of its passes.
+        must_fit: whether a method that does not fit is refused; otherwise it is returned with its estimate.
+        others: so many further ways that fit are looked for, where the method is chosen.
+
+    Raises:
+        HybridOptError: nothing fits beside the margin, or not what the run asks for; the text ends with the least
+            change with which it would.
+    """
+    planner = Planner(run, config, shape)
+    if run.method.policy == AUTO:
+        return _searched(planner, others)
+    estimate = _settled(planner)
+    if must_fit and estimate.missing(planner.room.usable):
+        raise _too_large(planner, estimate)
+    return _chosen(planner, estimate, [])
+
+
+def least_change(run: Run, config: Any, shape: Shape) -> str | None:
+    """Return the least harmful change of a settled run that takes clearly less memory; None where there is none.
+
+    Args:
+        run: as it was carried out.
+        config: of the model, as for `choose`.
+        shape: of its passes.
+    """
+    planner = Planner(run, config, shape)
+    planned = _settled(planner)
+    return change_of(planner, planned.request, int(LESS * planned.peak_bytes))
+
+
+# ---- a method that is given
+
+
+def _settled(planner: Planner) -> Estimate:
+    """Return the estimate of the run's own method, with checkpointing where that is open and is needed."""
+    request = planner.request()
+    found = planner.estimator.estimate(request)
+    open_ = planner.run.train.checkpointing == AUTO and planner.checkpoints(request)
+    return planner.estimator.estimate(request.but(checkpointing=True)) if open_ and _lacks(planner, found) else found
+
+
+def _lacks(planner: Planner, estimate: Estimate) -> bool:
+    return bool(estimate.missing(planner.room.usable))
+
+
+def _too_large(planner: Planner, estimate: Estimate) -> HybridOptError:
+    room, change = planner.room, change_of(planner, estimate.request, planner.room.usable)
+    cure = f"the least change: {change}" if change else "no single change makes it fit; take method: auto"
+    return HybridOptError(
+        f"this run does not fit into {room}: a step takes {gib(estimate.peak_bytes)}, "
+        f"{gib(estimate.missing(room.usable))} too much{_tight(estimate, room)}; {cure}"
+    )
+
+
+# ---- a method that is chosen
+
+
+def _searched(planner: Planner, others: int) -> Chosen:
+    asked, room = _asked(planner), planner.room
+    try:
+        found = search(planner.estimator, room, asked=asked, enough=1 + others, **planner.size)
+    except HybridOptError as error:
+        smallest = _smallest(planner, asked)
+        raise error if smallest is None or not _lacks(planner, smallest) else _nothing(planner, smallest) from None
+    fitting = [choice for choice in found if choice.fits]
+    if not fitting:
+        raise _nothing(planner, min((choice.estimate for choice in found), key=lambda e: e.peak_bytes))
+    best = fitting[0]
+    told = [f"Method: {best.way.title}, the first of the ways that fit (given up: {best.way.why})"]
+    return replace(_chosen(planner, best.estimate, told, best.way.lr), others=tuple(fitting[1:]))
+
+
+def _asked(planner: Planner) -> dict[str, Any]:
+    """Return what the run says of its method, for `search`."""
+    method, asked = planner.run.method, dict[str, Any](chunk=planner.shape.chunk)
+    asked |= {} if method.lora is None else {"lora": method.lora.r}
+    asked |= {} if method.quantization is None else {"quantization": method.quantization}
+    asked |= {} if method.release == Method.release else {"release": method.release}
+    again = planner.run.train.checkpointing
+    return asked | ({} if again == AUTO else {"checkpointing": again})
+
+
+def _smallest(planner: Planner, asked: dict[str, Any]) -> Estimate | None:
+    """Return the estimate of the way that takes least, of those that the run leaves open; None where there is none."""
+    found: list[tuple[int, int, Request]] = []
+    for way in WAYS:
+        request = Request(**way.settings | planner.size | asked)
+        if planner.run.train.checkpointing == AUTO and planner.checkpoints(request):
+            request = request.but(checkpointing=True)
+        try:
+            found += [(planner.estimator.least(request), len(found), request)] if _agrees(way.settings, asked) else []
+        except HybridOptError:
+            continue
+    return planner.estimator.estimate(min(found)[2]) if found else None
+
+
+def _agrees(settings: dict[str, Any], asked: dict[str, Any]) -> bool:
+    lora = "lora" not in asked or settings["lora"] is not None
+    return lora and asked.get("quantization", settings["quantization"]) == settings["quantization"]
+
+
+def _nothing(planner: Planner, smallest: Estimate) -> HybridOptError:
+    """Return the error where not even the smallest way fits, or only into the margin."""
+    room, weights = planner.room, smallest.weights_bytes + smallest.quantization_bytes
+    change = change_of(planner, smallest.request, room.usable, fixed=False)
+    cure = f"the least change: {change}" if change else "take a smaller model, or a larger GPU"
+    return HybridOptError(
+        f"nothing fits into {room}: the smallest way takes {gib(smallest.peak_bytes)}, of which {gib(weights)} are "
+        f"weights{_tight(smallest, room)}; {cure}"
+    )
+
+
+def _tight(estimate: Estimate, room: Budget) -> str:
+    return " (it fits only into the margin: margin: 0 fills the memory)" if estimate.tight(room) else ""
+
+
+# ---- what is written back
+
+
+def _chosen(planner: Planner, estimate: Estimate, told: list[str], lr: float | None = None) -> Chosen:
+    request = estimate.request
+    run = planner.run_of(request)
+    told = [*planner.told, *told]
+    if run.train.lr == AUTO:
+        rate, why = (lr, "where this way starts from") if lr else first_rate(run.method.policy, *_how(run.method))
+        run = replace(run, train=replace(run.train, lr=rate))
+        told.append(f"train.lr={rate:g}: {why}; it is not tuned for your data")
+    told += _notes(planner, request)
+    return Chosen(run, planner.shown(estimate), planner.room, told)
+
+
+def _how(method: Method) -> tuple[Any, bool]:
+    return method.options, isinstance(method.lora, LoraSettings)
+
+
+def _notes(planner: Planner, request: Request) -> list[str]:
+    """Return what people should know of a method."""
+    found, train = [], planner.run.train
+    if request.checkpointing and train.checkpointing == AUTO:
+        found.append("train.checkpointing=true: it would not fit without; layers are computed a second time")
+    if release_class(request.release).frees_gradients and train.clip is not None and not request.probes:
+        found.append(
+            f"train.clip={train.clip:g} is by the norm of the step before, as release={request.release} frees "
+            "gradients within the backward pass"
+        )
+    if planner.shape.generates:
+        found.append("answers are made between the steps; the keys and values kept for that are not in the plan")
+    return found

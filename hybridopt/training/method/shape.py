@@ -1,0 +1,57 @@
+"""What the method of a run is chosen for, and what was chosen."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...core.budget import Budget
+from ..config.run import Run
+
+if TYPE_CHECKING:
+    from ...planning import Choice, Estimate
+
+__all__ = ["Chosen", "Shape"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large the passes of a run are.
+
+    Args:
+        seq_len: tokens of the longest sequence.
+        batch: sequences of a forward pass: those of `train.batch` examples.
+        micro_batches: passes of a step.
+        chunk: tokens of which the trainer computes logits at a time; None: of all of a pass.
+        causal: whether the model continues texts; otherwise it classifies or rates them.
+        generates: whether texts are made between the steps, which the plan does not know.
+    """
+
+    seq_len: int
+    batch: int
+    micro_batches: int
+    chunk: int | None = None
+    causal: bool = True
+    generates: bool = False
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A run whose method is settled, with what it takes.
+
+    Args:
+        run: with no "auto" left in `method`, and none in `train` but that of a chunk, which is the trainer's.
+        estimate: of the bytes that a step takes.
+        room: memory that it was chosen for.
+        told: lines for people.
+        others: further ways that fit, where they were asked for.
+    """
+
+    run: Run
+    estimate: "Estimate"
+    room: Budget
+    told: list[str]
+    others: "tuple[Choice, ...]" = ()
+
+    @property
+    def fits(self) -> bool:
+        """Return whether it fits beside the margin."""
+        return not self.estimate.missing(self.room.usable)
