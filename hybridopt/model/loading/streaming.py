@@ -1,8 +1,11 @@
 """`load`: models from a folder, quantized while they are read, in the memory that they will take."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,9 +20,9 @@ from ..unquantized import unquantized
 from .building import build, check_folder, kept_in_fp32, read_model_config
 from .filling import InputGradients, fill, finish
 from .matching import match, shared_names
-from .weight_files import read, stored
+from .weight_files import Stored, read, stored
 
-__all__ = ["load"]
+__all__ = ["How", "filled", "load"]
 
 CURE = "the files may well be whole: free memory, or take a quantization, dtype='bfloat16' or another device"
 
@@ -51,24 +54,48 @@ def load(
             tensors that are missing, left over, misshapen or of a dtype that needs scales; and where memory is short.
     """
     folder = check_folder(path)
-    target = _device(device)
-    scheme = None if quantization is None else named(quantization, "load")
-    config, entries = read_model_config(folder), stored(folder)
+    how = How(quantization, dtype, device, tuple(skip))
+    return filled(folder, read_model_config(folder), stored(folder), how)
+
+
+@dataclass(frozen=True)
+class How:
+    """How a model is loaded; the arguments of `load`."""
+
+    quantization: str | None = None
+    dtype: torch.dtype | str | None = None
+    device: torch.device | str | None = None
+    skip: tuple[str, ...] = ()
+
+
+def filled(folder: Path, config: Any, entries: dict[str, Stored], how: How, new: Collection[str] = ()) -> nn.Module:
+    """Return the model of a configuration with the values of a folder; those of `new` tensors are yet to be made.
+
+    Args:
+        folder: of the model.
+        config: of transformers.
+        entries: the tensors that are stored there.
+        how: how it is loaded.
+        new: names of tensors that are not stored, where the model has another output layer than the folder's.
+    """
+    target = _device(how.device)
+    scheme = None if how.quantization is None else named(how.quantization, "load")
     floats = [entry.dtype for entry in entries.values() if entry.dtype.is_floating_point]
-    model = build(config, folder, dtype, floats[0] if floats else torch.float32)
-    found = match(model, entries)
+    model = build(config, folder, how.dtype, floats[0] if floats else torch.float32)
+    found = match(model, entries, new, other_head=bool(new))
     with enough_memory(f"load: {folder}", CURE):
         _check_ties(model, entries)
-    layers = _layers(model, scheme, skip, target)
+    layers = _layers(model, scheme, how.skip, target)
     dtypes = _dtypes(model)
 
     def place(name, value, copied):
         return value.to(target, dtypes[name], copy=copied)
 
     if scheme is not None:
-        _tell(model, scheme, layers, skip)
+        _tell(model, scheme, layers, how.skip)
     with enough_memory(f"load: {folder} onto {str(target)!r}", CURE):
         fill(model, found.tensors(place), scheme, layers)
+        fill(model, ((name, torch.empty_like(model.get_parameter(name), device=target)) for name in new))
         finish(model, target)
     _generation(model, folder)
     if scheme is not None and not scheme.trains:
@@ -104,14 +131,14 @@ def _layers(model: nn.Module, scheme: Scheme | None, skip: Sequence[str], device
     if scheme is None:
         return []
     skip = sorted(head_modules(model) | set(skip))
-    warn_of_read(model, scheme, skip, stacklevel=3)
+    warn_of_read(model, scheme, skip, stacklevel=4)
     return chosen(model, scheme, skip, device)
 
 
 def _tell(model: nn.Module, scheme: Scheme, layers: list[str], skip: Sequence[str]) -> None:
     left = unquantized(model, scheme, layers, skip)
     if left is not None and left.surprising:
-        warnings.warn(f"{type(model).__name__}: {left}", HybridOptWarning, stacklevel=3)
+        warnings.warn(f"{type(model).__name__}: {left}", HybridOptWarning, stacklevel=4)
 
 
 def _dtypes(model) -> dict[str, torch.dtype]:
