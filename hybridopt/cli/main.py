@@ -17,6 +17,8 @@ from .merge import merge
 from .plan import EXAMPLES, plan
 from .policies import policies
 from .replay import replay
+from .train import EXAMPLES as WAYS
+from .train import train
 
 __all__ = ["app", "main"]
 
@@ -29,6 +31,7 @@ app.command()(merge)
 app.command(epilog=EXAMPLES)(plan)
 app.command()(policies)
 app.command()(replay)
+app.command(epilog=WAYS)(train)
 
 
 def main() -> None:

@@ -1,0 +1,146 @@
+"""The command `hybridopt train`; what takes time to import is imported inside."""
+
+import signal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from ..core.errors import HybridOptError
+
+if TYPE_CHECKING:
+    from ..training.config.run import Run
+    from ..training.running.prepare import Prepared
+    from ..training.running.train import Result
+
+__all__ = ["EXAMPLES", "train"]
+
+EXAMPLES = """Examples:
+
+hybridopt train ./my-model chats.jsonl -o out
+
+hybridopt train Qwen/Qwen3-8B chats.jsonl --gpu 4090 --dry-run
+
+hybridopt train ./my-model pairs.jsonl --task dpo --set task_options.beta=0.2 --set train.lr=1e-5
+
+hybridopt train run.yaml --set train.epochs=3 --resume
+"""
+
+NEEDED = ("trl", "datasets", "accelerate")
+YAML = (".yaml", ".yml")
+INTERRUPTED = 128 + signal.SIGINT
+
+What = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL DATA... | run.yaml", help="A model folder or hub id, and files of examples; or a run.yaml."
+    ),
+]
+Task = Annotated[
+    str | None, typer.Option(help="sft, dpo, reward, grpo, classify or text; by default what the data is for.")
+]
+Gpu = Annotated[str | None, typer.Option(help="To plan for: a card (4090, h100), 24GiB, or auto for this machine.")]
+Out = Annotated[Path | None, typer.Option("-o", "--out", help="Folder of everything that is written.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value of run.yaml, such as train.lr=2e-4; may be repeated.")
+]
+Dry = Annotated[bool, typer.Option("--dry-run", help="Check, show and plan everything; load and write nothing.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last complete checkpoint in the folder.")]
+Code = Annotated[bool, typer.Option("--allow-code", help="Let a reward function that the run names be imported.")]
+Force = Annotated[bool, typer.Option("--force", help="Train although the plan does not fit.")]
+
+
+def train(
+    what: What,
+    task: Task = None,
+    gpu: Gpu = None,
+    out: Out = None,
+    sets: Sets = None,
+    dry_run: Dry = False,
+    resume: Resume = False,
+    allow_code: Code = False,
+    force: Force = False,
+) -> None:
+    """Train a model on a file of examples, and leave a folder that others load as it is.
+
+    First everything is read and checked, the first example is shown with the tokens that are learnt, and the memory of
+    exactly this run is planned; only then is the model loaded. Exits with status 1 where it does not fit.
+    """
+    run = _run(what, [*(sets or ()), *_given(task, gpu, out)])
+    _check_installed()
+    from ..training.running.prepare import prepare
+
+    console = Console()
+    prepared = prepare(run, allow_code=allow_code, resume=resume, console=console)
+    _show(prepared, console)
+    if not prepared.fits and not force:
+        raise typer.Exit(1)
+    if dry_run:
+        console.print("This was a dry run: nothing is loaded, and nothing written.")
+        return
+    _carry_out(prepared, console)
+
+
+def _run(what: list[str], sets: list[str]) -> "Run":
+    """Return the run that is asked for; torch is not imported for that."""
+    from ..training.config.reading import read_run, run_of
+
+    if what[0].endswith(YAML):
+        if len(what) > 1:
+            raise HybridOptError(
+                f"{what[1]!r} is one too many: {what[0]} says which data to take; change it by --set data.train=..."
+            )
+        return read_run(Path(what[0]), sets)
+    return run_of(what[0], what[1:], sets)
+
+
+def _given(task: str | None, gpu: str | None, out: Path | None) -> list[str]:
+    """Return the settings that have options of their own; these win."""
+    from ..training.config.reading import as_set
+
+    given = {"task": task, "gpu": gpu, "output.folder": None if out is None else str(out)}
+    return [as_set(key, value) for key, value in given.items() if value is not None]
+
+
+def _check_installed() -> None:
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise HybridOptError(
+            f"training needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "
+            'pip install "hybridopt[train]"'
+        )
+
+
+def _show(prepared: "Prepared", console: Console) -> None:
+    from ..training.running.preview import preview
+
+    for line in prepared.told:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    for text in preview(prepared.rehearsal, console):
+        console.print(text, soft_wrap=True)
+    console.print(prepared.plan_line(), soft_wrap=True, markup=False, highlight=False)
+
+
+def _carry_out(prepared: "Prepared", console: Console) -> None:
+    from ..training.running.train import train as carried_out
+
+    again = f"hybridopt train {prepared.place.run} --resume"
+    try:
+        result = carried_out(prepared, console)
+    except KeyboardInterrupt:
+        saved = prepared.place.saved
+        console.print(f"Interrupted. Go on with: {again}" if saved else "Interrupted before the first checkpoint.")
+        raise typer.Exit(INTERRUPTED) from None
+    if result.stopped:
+        console.print(f"Ended after step {result.steps}, with a checkpoint. Go on with: {again}", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED)
+    _show_end(prepared, result, console)
+
+
+def _show_end(prepared: "Prepared", result: "Result", console: Console) -> None:
+    from ..training.running.ending import ending
+
+    for line in ending(prepared, result):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)

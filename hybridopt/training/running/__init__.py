@@ -1,0 +1,1 @@
+"""A run carried out: rehearsed, loaded, trained, resumed."""

@@ -1,0 +1,86 @@
+"""The model of a run: fetched, loaded as it will be trained, with adapters and strategy."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...core.contracts import TrainingTask
+from ...core.errors import HybridOptError
+from ...model.loading.building import check_folder, read_model_config
+from ...model.loading.new_head import load_with_head
+from ...model.loading.streaming import How, load
+from ...planning.request import DTYPES
+from ...planning.subject.hub import hub_config, is_hub_name
+from ...wrapping import wrap
+from ..config.run import AUTO, Run
+from ..method.adapters import adapters
+
+__all__ = ["check_dtype", "config_of", "device_here", "fetched", "load_model"]
+
+FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # never code, never pickles
+
+
+def load_model(run: Run, folder: Path, task: TrainingTask, config: Any) -> Any:
+    """Return the model as the run trains it: quantized while it is read, with new adapters, wrapped.
+
+    Args:
+        run: with its method resolved.
+        folder: of the model.
+        task: says which output layer it has.
+        config: of the model with that output layer.
+    """
+    method, seed = run.method, run.train.seed
+    how = How(method.quantization, _dtype(run), device_here())
+    causal = task.head == "causal"
+    model = load(folder, **vars(how)) if causal else load_with_head(folder, config, how, seed)
+    torch.manual_seed(seed)  # adapters begin with random numbers
+    config = None if method.lora is None else adapters(method.lora, task.head)
+    return wrap(model, method.policy, peft_config=config, seed=seed, **method.options)
+
+
+def config_of(model: str) -> Any:
+    """Return the configuration of a model: of a folder, or of the hub, from where nothing else is fetched.
+
+    Raises:
+        HybridOptError: there is no such model, or it is quantized already, or is not one of transformers' own.
+    """
+    folder = Path(model).expanduser()
+    if not folder.exists() and is_hub_name(model):
+        return read_model_config(hub_config(model).parent)
+    return read_model_config(check_folder(folder))
+
+
+def check_dtype(run: Run) -> None:
+    """Raise HybridOptError for weights in 16 bits of the kind that needs scaled losses."""
+    if run.train.dtype == "fp16":
+        raise HybridOptError(
+            "train.dtype='fp16': gradients of such weights vanish or overflow unless losses are scaled, which is not "
+            "done here; write train.dtype: bf16, or fp32"
+        )
+
+
+def fetched(model: str) -> Path:
+    """Return the folder of a model: as it is, or from the hub, of which only weights in safetensors are taken."""
+    if (folder := Path(model).expanduser()).is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(FILES)))
+    except Exception as error:  # of the hub's library, of the one below it, and of the system
+        why = " ".join(str(error).split())[:200]
+        raise HybridOptError(
+            f"model={model!r} is no folder here, and cannot be had from the hub ({type(error).__name__}: {why}); see "
+            "that the name is right and the network is there, log in where the model asks for it (hf auth login), or "
+            "give a folder"
+        ) from error
+
+
+def device_here() -> str:
+    """Return where training takes place: on the GPU, if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype(run: Run) -> str | None:
+    return None if run.train.dtype == AUTO else DTYPES[run.train.dtype]

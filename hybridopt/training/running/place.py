@@ -1,0 +1,102 @@
+"""The folder of a run: what lies where, whether a run may begin there, and who holds it."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from ...core.errors import HybridOptError
+from ...core.files import plain_json
+from ...saving.lock import locked
+
+__all__ = ["Place"]
+
+MODELS = ("config.json", "adapter_config.json", "*.safetensors")
+
+
+class Place:
+    """The folder that a run writes to.
+
+    Args:
+        folder: its path; it need not be there.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.run, self.plan, self.log = (self.folder / name for name in ("run.yaml", "plan.json", "log.jsonl"))
+        self.checkpoints = self.folder / "checkpoints"
+
+    @property
+    def started(self) -> bool:
+        """Return whether a run has begun here; a run.yaml alone is none yet."""
+        return self.plan.is_file() and self.run.is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Return whether a run has come to its end here."""
+        return self.started and plain_json.read(self.plan, "plan").get("measured") is not None
+
+    @property
+    def saved(self) -> bool:
+        """Return whether there are checkpoints, complete or not."""
+        return any(self.checkpoints.glob("checkpoint-*"))
+
+    def check(self, resume: bool) -> None:
+        """Raise HybridOptError where a new run would spoil what is there, or there is nothing to resume."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise HybridOptError(f"output.folder={str(self.folder)!r} is a file; give a folder: -o OUT")
+        if resume:
+            self._check_resumable()
+        elif self.finished:
+            raise HybridOptError(f"{self.folder} holds a finished run; give another folder: -o OUT")
+        elif self.started and self.saved:
+            raise HybridOptError(
+                f"{self.folder} holds a run that is not finished; go on with it by --resume, or give another folder: "
+                "-o OUT"
+            )
+        elif not self.started and (found := self._model()):
+            raise HybridOptError(
+                f"{self.folder} holds a model already ({found.name}), which a run would overwrite; give another "
+                "folder: -o OUT"
+            )
+
+    def _check_resumable(self) -> None:
+        if not self.started:
+            raise HybridOptError(f"--resume: {self.folder} holds no run that has begun; leave --resume out")
+        if self.finished:
+            raise HybridOptError(
+                f"--resume: the run in {self.folder} is finished; to train on, give its result as MODEL and another -o"
+            )
+        if not self.saved:
+            raise HybridOptError(
+                f"--resume: the run in {self.folder} ended before its first checkpoint; start again without --resume"
+            )
+
+    def _model(self) -> Path | None:
+        if not self.folder.is_dir():
+            return None
+        return next((file for pattern in MODELS for file in self.folder.glob(pattern)), None)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other runs out within; the folder is made.
+
+        Raises:
+            HybridOptError: another run is under way there.
+        """
+        with ExitStack() as undo:
+            try:
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise HybridOptError(f"{self.folder} cannot be made: {error.strerror}; give another -o") from error
+            try:
+                undo.enter_context(locked(self.checkpoints, exclusive=True, wait=0))
+            except HybridOptError as error:
+                raise HybridOptError(
+                    f"{self.folder} is in use by another run; let it finish, or give another folder: -o OUT"
+                ) from error
+            yield
+
+    def clear(self) -> None:
+        """Remove what a run has left that was ended before its first checkpoint."""
+        for file in (self.plan, self.log):
+            file.unlink(missing_ok=True)

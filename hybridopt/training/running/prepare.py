@@ -1,0 +1,135 @@
+"""Everything about a run that can be known before its model is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...core.contracts import TrainingJob, TrainingTask
+from ...core.errors import HybridOptError
+from ...core.registry import make
+from ...core.sizes import gib
+from ..config.run import AUTO, Run
+from ..data.reading import read
+from ..data.template import check_chats, tokenizer_for
+from .choosing import chosen_for, less_than, with_head
+from .lengths import check_positions, check_words, with_lengths
+from .loading import check_dtype, config_of
+from .place import Place
+from .quiet import quietly
+from .rehearsal import Rehearsal, rehearse
+from .resuming import check_data, resumed
+from .telling import told_of
+
+__all__ = ["Prepared", "prepare"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run, ready to be carried out; nothing is loaded.
+
+    Args:
+        run: with all that was "auto" filled in.
+        task: what is learnt.
+        config: of the model, with the task's output layer.
+        examples: what is learnt from.
+        rehearsal: what training makes of them.
+        chosen: the method, with the estimate of its bytes and the memory that it is for.
+        place: where everything is written.
+        resume: whether a run is gone on with.
+        told: lines for people.
+    """
+
+    run: Run
+    task: TrainingTask
+    config: Any
+    examples: Any
+    rehearsal: Rehearsal
+    chosen: Any
+    place: Place
+    resume: bool
+    told: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Return whether the plan fits beside its margin."""
+        return not self.chosen.estimate.missing(self.chosen.room.usable)
+
+    def plan_line(self) -> str:
+        """Return a line that compares what is planned with the memory that there is."""
+        peak, room = self.chosen.estimate.peak_bytes, self.chosen.room
+        if self.fits:
+            return f"It fits: {gib(peak)} planned of {room}; {gib(room.usable - peak)} are left"
+        return f"It does not fit: {gib(peak)} planned of {room}, {gib(peak - room.usable)} too much"
+
+    def less(self) -> str | None:
+        """Return the least change of the run that takes less memory, as a line of YAML; None where there is none."""
+        return less_than(self.run, self.task, self.config, self.rehearsal)
+
+
+def prepare(asked: Run, *, allow_code: bool = False, resume: bool = False, console: Any = None) -> Prepared:
+    """Read and check all of a run but the model's weights, rehearse its examples, and plan its memory.
+
+    Args:
+        asked: what is wanted.
+        allow_code: whether functions that the run names may be imported.
+        resume: whether the run in the output folder is to be gone on with.
+        console: of rich, for the progress of reading large files; None: nothing is shown.
+
+    Raises:
+        HybridOptError: anything that stands in the way of the run, before anything is loaded or written.
+    """
+    place = Place(asked.output.folder)
+    place.check(resume)
+    run = resumed(asked, place) if resume else asked
+    check_dtype(run)
+    early = None if run.task == AUTO else _task(run.task, run.task_options, allow_code)
+    with quietly():
+        settings = config_of(run.model)
+        examples = read(run.data, run.train.seed, console)
+        if resume:
+            check_data(place, examples.files)
+        task = early or _task(_named(examples), run.task_options, allow_code)
+        task.check(run, examples.format.name)
+        return _rehearsed(run, task, settings, examples, place, resume)
+
+
+def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, place: Place, resume: bool) -> Prepared:
+    """Return a run whose examples were put through its trainer, and whose method is planned."""
+    tokenizer = tokenizer_for(run.model, run.data, examples.conversational, task.head != "classes")
+    check_chats(tokenizer, examples)
+    config = with_head(settings, task, examples.labels)
+    check_words(tokenizer, config, run)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    run = with_lengths(run, task, positions)
+    job = TrainingJob(run, None, tokenizer, examples.train, examples.eval, examples.labels)
+    limit = int(run.data.max_length) if task.cuts else None
+    job = replace(job, max_length=limit, packed=bool(run.data.packing))
+    run = replace(run, data=replace(run.data, loss_on=task.loss_on(job), format=examples.format.name))
+    run = replace(run, task=type(task).__module__.rpartition(".")[2])
+    rehearsal = rehearse(task, replace(job, run=run))
+    check_positions(rehearsal, task, positions)
+    chosen = chosen_for(run, task, config, rehearsal)
+    told = (*examples.told, *told_of(rehearsal, examples, run), *chosen.told)
+    job = replace(rehearsal.job, run=chosen.run)
+    rehearsal = replace(rehearsal, job=job)
+    return Prepared(chosen.run, task, config, examples, rehearsal, chosen, place, resume, told)
+
+
+def _task(name: str, options: Mapping[str, Any], allow_code: bool) -> TrainingTask:
+    """Return a task; HybridOptError for code that its options name and nobody has allowed, before it is imported."""
+    task: TrainingTask = make("tasks", name, **options)
+    if task.code is not None and not allow_code:
+        raise HybridOptError(
+            f"task={name!r} is to run {task.code!r}, which is code of this machine; if you know what it does, add "
+            "--allow-code"
+        )
+    return task
+
+
+def _named(examples: Any) -> str:
+    """Return the task that examples of a format are for, if nothing else is said."""
+    if examples.format.task is None:
+        raise HybridOptError(
+            f"the data is {examples.format.name!r}, from which no task follows; say which: --task grpo"
+        )
+    return str(examples.format.task)

@@ -1,0 +1,61 @@
+"""Silence for what libraries say beside the run's own lines: progress bars, log messages, warnings."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from ...core.errors import HybridOptWarning
+
+__all__ = ["quietly"]
+
+
+@contextmanager
+def quietly(note: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Let libraries say nothing within; this library's own warnings go to `note`.
+
+    note: is called with the text of every HybridOptWarning; None: they are shown as ever.
+    """
+    with ExitStack() as undo:
+        undo.enter_context(_without_bars())
+        undo.enter_context(_without_messages())
+        undo.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", HybridOptWarning)
+        if note is not None:
+            warnings.showwarning = _telling(note)
+        yield
+
+
+def _telling(note: Callable[[str], object]) -> Callable[..., None]:
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        note(str(message))
+
+    return show
+
+
+@contextmanager
+def _without_messages() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Switch off every progress bar that is made within: all libraries make theirs by tqdm."""
+    from tqdm.std import tqdm
+
+    before = tqdm.__init__
+
+    def silent(self, *args, **kwargs):
+        before(self, *args, **{**kwargs, "disable": True})
+
+    tqdm.__init__ = silent
+    try:
+        yield
+    finally:
+        tqdm.__init__ = before

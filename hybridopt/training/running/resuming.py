@@ -1,0 +1,86 @@
+"""Go on with a run: only as it was, with the same data."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from ...core.errors import HybridOptError, shown
+from ..config.run import AUTO, Run
+from .place import Place
+
+__all__ = ["check_data", "data_notes", "resumed"]
+
+# What does not change what is learnt; files of data are compared by what they hold.
+FREE = ("gpu", "margin", "output", "data.train", "data.eval", "train.keep", "train.log_every", "train.report_to")
+
+
+def resumed(asked: Run, place: Place) -> Run:
+    """Return the run in a folder, to be gone on with.
+
+    Args:
+        asked: what is asked for now: all that it says of training must be as it was; "auto" is.
+        place: of the run.
+
+    Raises:
+        HybridOptError: something is asked for that was otherwise, naming the key and both values.
+    """
+    from ..config.reading import read_run
+
+    before = read_run(place.run)
+    key, now, then = next(_differences(asked, before), (None, None, None))
+    if key is not None:
+        raise HybridOptError(
+            f"--resume: {key} is {shown(now)} now, and was {shown(then)} when the run began ({place.run}); go on as "
+            f"it was: hybridopt train {place.run} --resume, or start another run: -o OUT"
+        )
+    data = replace(before.data, train=asked.data.train, eval=asked.data.eval)
+    train = replace(before.train, **{key: getattr(asked.train, key) for key in ("keep", "log_every", "report_to")})
+    return replace(before, gpu=asked.gpu, margin=asked.margin, output=asked.output, data=data, train=train)
+
+
+def data_notes(files: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return what is noted of the files of examples: name, rows, digest."""
+    return [
+        {"path": file.path, "rows": file.rows, "sha256": file.sha256 or file.revision, "eval": file.eval}
+        for file in files
+    ]
+
+
+def check_data(place: Place, files: Sequence[Any]) -> None:
+    """Raise HybridOptError unless the files hold what they held when the run began."""
+    from ..config.reading import made_with
+
+    before = made_with(place.run).get("data") or []
+    now = data_notes(files)
+    for old, new in zip(before, now, strict=False):
+        if old["sha256"] != new["sha256"]:
+            raise HybridOptError(
+                f"--resume: {new['path']} has SHA-256 {new['sha256']} now, and the run began with {old['sha256']} "
+                f"({old['path']}, {old['rows']} rows); give the data that it began with, or start another run: -o OUT"
+            )
+    if len(before) != len(now):
+        raise HybridOptError(
+            f"--resume: there are {len(now)} files of data now, and the run began with {len(before)}: "
+            f"{', '.join(old['path'] for old in before)}"
+        )
+
+
+def _differences(asked: Run, before: Run) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, value asked for and value before of all that is otherwise and changes what is learnt."""
+    filled = () if asked.method.policy != AUTO else ("method",)  # by the planner
+    yield from _differ(asked, before, "", (*FREE, *filled))
+
+
+def _differ(now: Any, then: Any, name: str, free: Sequence[str]) -> Iterator[tuple[str, Any, Any]]:
+    if name in free or now == AUTO:
+        return
+    if is_dataclass(now) and is_dataclass(then):
+        for field in fields(now):
+            own = f"{name}.{field.name}" if name else field.name
+            yield from _differ(getattr(now, field.name), getattr(then, field.name), own, free)
+    elif _plain(now) != _plain(then):
+        yield name, now, then
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value

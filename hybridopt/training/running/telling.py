@@ -1,0 +1,89 @@
+"""What people are told about a run before it begins."""
+
+from typing import Any
+
+from ..config.run import Run
+from .rehearsal import Rehearsal
+
+__all__ = ["told_of"]
+
+FEW = 10  # steps, with fewer of which little is learnt
+LISTED = 3
+LOSSES = {
+    "all": "all tokens",
+    "completion": "the answer alone",
+    "assistant": "what the assistant says",
+}
+
+
+def told_of(rehearsal: Rehearsal, examples: Any, run: Run) -> list[str]:
+    """Return lines that say what training makes of its examples, and in how many steps.
+
+    Args:
+        rehearsal: of the run.
+        examples: with the places where rows stand.
+        run: with lengths filled in.
+    """
+    return [_tokens(rehearsal, run), *_cut(rehearsal), *_untrained(rehearsal, examples), *_steps(rehearsal, run)]
+
+
+def _tokens(rehearsal: Rehearsal, run: Run) -> str:
+    train, held = rehearsal.train, rehearsal.eval
+    text = f"{train.rows:,} examples{f', {held.rows:,} held out' if held else ''}: {train.tokens:,} tokens"
+    if train.trained:
+        loss = LOSSES.get(run.data.loss_on)
+        text += f", of which {_share(train.trained, train.tokens)} are trained{f' (loss on {loss})' if loss else ''}"
+    return f"{text}; the longest sequence has {train.longest:,}"
+
+
+def _cut(rehearsal: Rehearsal) -> list[str]:
+    train, found = rehearsal.train, []
+    if train.too_long and rehearsal.dropped < train.too_long:
+        found.append(
+            f"{_share(train.too_long, train.rows)} of the examples are longer than data.max_length="
+            f"{rehearsal.max_length} and are cut: {_share(train.lost, train.tokens)} of the tokens are lost"
+        )
+    if rehearsal.dropped:
+        found.append(
+            f"{rehearsal.dropped:,} examples are left out: nothing to learn is left of them within data.max_length="
+            f"{rehearsal.max_length}"
+        )
+    return found
+
+
+def _untrained(rehearsal: Rehearsal, examples: Any) -> list[str]:
+    bad = rehearsal.train.untrained
+    if not bad:
+        return []
+    listed = ", ".join(examples.origin(number) for number in bad[:LISTED])
+    more = f" and {len(bad) - LISTED:,} more" if len(bad) > LISTED else ""
+    return [f"{len(bad):,} examples have no token that the loss counts: {listed}{more}"]
+
+
+def _steps(rehearsal: Rehearsal, run: Run) -> list[str]:
+    steps, train = rehearsal.steps, run.train
+    each = f"batch {train.batch} x accumulate {train.accumulate}"
+    if rehearsal.packed:
+        text = (
+            f"{rehearsal.train.rows:,} rows are packed into {rehearsal.rows:,} sequences of {rehearsal.max_length:,} "
+            f"tokens: {_many(steps)} ({each})"
+        )
+    else:
+        epochs = "" if train.max_steps else f", {train.epochs:g} times"
+        text = f"{_many(rehearsal.steps_of_epoch)} for all examples ({each}){epochs}: {_many(steps)} in all"
+    found = [text]
+    if steps < FEW:
+        fewer = "data.packing: false, " if rehearsal.packed else ""
+        found.append(
+            f"{_many(steps)} are few to learn anything in; for more: {fewer}a smaller train.accumulate, or more "
+            "train.epochs"
+        )
+    return found
+
+
+def _many(steps: int) -> str:
+    return f"{steps:,} step{'' if steps == 1 else 's'}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} ({100 * part / whole:.1f} %)"

@@ -1,0 +1,128 @@
+"""Carry out a run: load, train, evaluate, save."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..watching.log import LogFile
+from ..watching.memory import tensor_map
+from ..watching.screen import Screen
+from .failing import explained
+from .finish import finish
+from .interrupting import Stop, stoppable
+from .loading import fetched, load_model
+from .prepare import Prepared
+from .quiet import quietly
+from .records import begin, end
+
+__all__ = ["Result", "train"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run.
+
+    Args:
+        folder: where everything lies.
+        steps: optimizer steps taken in all.
+        stopped: whether it was ended by Ctrl-C; the model is not saved then, but a checkpoint is.
+        loss: of the last step that was logged; None: there is none.
+        metrics: of the last evaluation, by name; {}: there was none.
+        best: the least eval_loss; None: there was no evaluation.
+        measured: bytes by what they are for, tokens and seconds.
+        planned_bytes: the planned peak.
+        made: further files and folders that were made, with what they are.
+    """
+
+    folder: Path
+    steps: int
+    stopped: bool
+    loss: float | None
+    metrics: Mapping[str, float]
+    best: float | None
+    measured: Mapping[str, Any]
+    planned_bytes: int
+    made: tuple[str, ...] = ()
+
+
+def train(prepared: Prepared, console: Console | None = None) -> Result:
+    """Carry out a prepared run.
+
+    Args:
+        prepared: the run.
+        console: where its line is shown; None: nowhere.
+
+    Raises:
+        HybridOptError: the folder is in use, memory is short, or a loss or a gradient is no number.
+    """
+    with ExitStack() as undo:
+        undo.enter_context(prepared.place.held())
+        prepared.place.check(prepared.resume)
+        screen = None if console is None else _screen(prepared, console, undo)
+        note = print_nothing if screen is None else screen.note
+        undo.enter_context(quietly(note))
+        begin(prepared)
+        stop = undo.enter_context(stoppable(note))
+        undo.enter_context(explained(prepared))
+        return _trained(prepared, screen, stop)
+
+
+def _trained(prepared: Prepared, screen: Screen | None, stop: Stop) -> Result:
+    run, place, task = prepared.run, prepared.place, prepared.task
+    model = load_model(run, fetched(run.model), task, prepared.config)
+    job = replace(
+        prepared.rehearsal.job, run=run, model=model, folder=str(place.checkpoints), callbacks=(stop.callback(),)
+    )
+    trainer = task.trainer(job)
+    log = LogFile(place.log)
+    try:
+        watching = task.watch(trainer, log, screen)
+        trainer.train(resume_from_checkpoint=True if prepared.resume else None)
+        if not stop.asked and job.eval is not None and not _evaluated(trainer):
+            trainer.evaluate()
+    finally:
+        log.close()
+    result = _result(prepared, trainer, watching.measured, stop.asked)
+    if stop.asked:
+        return result
+    made = finish(prepared, trainer.model, result)
+    end(prepared, watching.measured, tensor_map(trainer.model))
+    return replace(result, made=tuple(made))
+
+
+def _screen(prepared: Prepared, console: Console, undo: ExitStack) -> Screen:
+    chosen = prepared.chosen
+    found = Screen(console, prepared.rehearsal.steps, chosen.estimate.peak_bytes, chosen.room.total)
+    undo.callback(found.close)
+    return found
+
+
+def print_nothing(text: str) -> None:
+    """Say nothing."""
+
+
+def _evaluated(trainer: Any) -> bool:
+    """Return whether the last step was evaluated."""
+    state = trainer.state
+    return any(each["step"] == state.global_step and "eval_loss" in each for each in state.log_history)
+
+
+def _result(prepared: Prepared, trainer: Any, measured: Mapping[str, Any], stopped: bool) -> Result:
+    history = trainer.state.log_history
+    losses = [each["loss"] for each in history if "loss" in each]
+    evaluations = [each for each in history if "eval_loss" in each]
+    metrics = {k: v for k, v in (evaluations[-1] if evaluations else {}).items() if k.startswith("eval_")}
+    return Result(
+        folder=prepared.place.folder,
+        steps=trainer.state.global_step,
+        stopped=stopped,
+        loss=losses[-1] if losses else None,
+        metrics=metrics,
+        best=min((each["eval_loss"] for each in evaluations), default=None),
+        measured=dict(measured),
+        planned_bytes=prepared.chosen.estimate.peak_bytes,
+    )
