@@ -1,16 +1,21 @@
 """What is written of a Trainer's run is what happened: losses, norms, tokens, speed, bytes by kind, and no more."""
 
 import math
+import re
 
 import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, TrainerCallback
 
+from hybridopt.core.files import plain_json
+from hybridopt.core.sizes import human
 from hybridopt.integrations.tokens import tokens_in
 from hybridopt.integrations.trainer import HybridTrainer
 from hybridopt.integrations.watching import watch
+from hybridopt.training.report.page import write
 from hybridopt.training.watching.log import LogFile, read_log
+from hybridopt.training.watching.memory import tensor_map
 from support.models import tiny_llama
 from support.trainers import arguments
 
@@ -101,6 +106,24 @@ def test_a_run_is_written_as_it_happened(tmp_path):
     assert screen.records == records[:-1] and screen.total == STEPS
     assert screen.batches[:1] == [(1, 1)] and len(screen.batches) == 2
     assert not any(isinstance(each, PrinterCallback) for each in trainer.callback_handler.callbacks)
+
+
+def test_the_page_shows_what_was_written(tmp_path):
+    trainer, watching, records = run(tmp_path, eval_strategy="steps", eval_steps=2)
+    tensors = tensor_map(trainer.model)
+    plan = {"measured": watching.measured, "tensors": tensors, "device": "cpu", "steps": STEPS}
+    plain_json.write(tmp_path / "plan.json", plan)
+    text = write(tmp_path).read_text()
+    lines = re.findall(r'<polyline class="line (\w+)" points="([^"]*)"', text)
+    assert [(look, len(points.split())) for look, points in lines] == [
+        ("train", STEPS),
+        ("eval", 2),
+        ("rate", STEPS),
+        ("norm", STEPS),
+        ("speed", STEPS),
+    ]
+    assert text.count("<rect") == len(tensors) == len(list(trainer.model.parameters()))
+    assert ">finished<" in text and human(watching.measured["state_bytes"]) in text
 
 
 def test_bytes_by_kind_are_the_plans(tmp_path):
