@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from ...core.sizes import human
+from ..watching.fields import thousands
 from .markup import Html, element
 from .reading import Facts
 
@@ -20,12 +21,12 @@ def tiles(facts: Facts) -> list[tuple[str, str, str]]:
     if losses:
         found.append(("Loss", f"{losses[-1]:.4g}", f"from {losses[0]:.4g}"))
     if held_out:
-        found.append(("Best on held-out data", f"{min(held_out):.4g}", f"last {held_out[-1]:.4g}"))
+        found.append(("Best evaluation", f"{min(held_out):.4g}", f"last {held_out[-1]:.4g}"))
     found.append(("Steps", f"{facts.done:,}", f"of {facts.steps:,}" if facts.steps else ""))
     tokens = _known(facts, "tokens")
     if tokens:
         speed = _speed(facts)
-        found.append(("Tokens", f"{tokens[-1]:,.0f}", f"{speed:,.0f} a second" if speed else ""))
+        found.append(("Tokens", _count(tokens[-1]), f"{speed:,.0f} a second" if speed else ""))
     seconds = _known(facts, "seconds")
     if seconds:
         found.append(("Time", _time(seconds[-1]), ""))
@@ -133,6 +134,10 @@ def _speed(facts: Facts) -> float | None:
     if isinstance(tokens, int) and isinstance(seconds, int | float) and seconds > 0 and len(speeds) == 0:
         return tokens / seconds
     return speeds[len(speeds) // 2] if speeds else None
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value < 1e6 else thousands(value)
 
 
 def _time(seconds: float) -> str:

@@ -133,7 +133,7 @@ def test_a_point_alone_is_a_dot(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "there", "missing"),
     [
-        ({"evals": 0}, "Loss", "held-out"),
+        ({"evals": 0}, "Loss", "Best evaluation"),
         ({"drop": ("lr",)}, "Gradient norm", "Learning rate"),
         ({"drop": ("grad_norm", "tokens_per_second", "tokens")}, "Learning rate", "Gradient norm"),
         ({"drop": ("weights_bytes",)}, "Map of the model", "Up to the largest"),
