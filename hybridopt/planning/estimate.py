@@ -8,7 +8,9 @@ from ..core.budget import Budget
 from ..model.unquantized import Unquantized
 from .costs import Costs
 from .request import Request
+from .text import as_text
 from .trace.simulate import Trace
+from .work import Work, work_of
 
 __all__ = ["OVERHEAD", "Estimate", "estimate_of"]
 
@@ -35,6 +37,7 @@ class Estimate:
         temporaries_bytes: what the backward pass or the update made besides.
         overhead_bytes: an allowance for the framework.
         stage: where in the step the largest moment lies, such as "backward 3" for layer 3.
+        work: what the step computes and moves.
         unquantized: what a quantized base keeps in floats; None: it is not quantized.
     """
 
@@ -50,6 +53,7 @@ class Estimate:
     temporaries_bytes: int
     overhead_bytes: int
     stage: str
+    work: Work
     unquantized: Unquantized | None = None
 
     @property
@@ -70,11 +74,18 @@ class Estimate:
         """Return whether it fits only into the margin that is to be kept free."""
         return room.usable < self.peak_bytes <= room.total
 
+    def __str__(self) -> str:
+        """Return the table that `hybridopt plan` prints, as text."""
+        return as_text(self)
+
+    __repr__ = __str__
+
     def as_dict(self, room: Budget | None = None) -> dict[str, Any]:
         """Return the estimate as plain data; with `room` also whether it fits beside its margin."""
         out: dict[str, Any] = {"model": self.model, "peak_bytes": self.peak_bytes}
         out |= {f"{name}_bytes": size for name, size in self.parts.items()}
         out |= {"stage": self.stage, "parameters": self.parameters, "trained_parameters": self.trained_parameters}
+        out |= self.work.as_dict()
         out |= {} if self.unquantized is None else {"unquantized": self.unquantized.as_dict()}
         out["fits"] = None if room is None else not self.missing(room.usable)
         if room is not None:
@@ -110,5 +121,6 @@ def estimate_of(
         round(top.temporaries),
         OVERHEAD[request.device],
         " ".join(map(str, top.stage)),
+        work_of(costs.plan, request),
         left,
     )

@@ -65,5 +65,7 @@ def _request(model: nn.Module, strategy: Any, batch: Mapping[str, Tensor] | None
         sizes = {"batch": shape[0], "seq_len": shape[1] if len(shape) > 1 else 1}
     first = next(p for p in model.parameters() if p.is_floating_point())
     where: dict[str, Any] = {"device": "cuda" if first.is_cuda else "cpu", "dtype": short_name(first.dtype) or "fp32"}
+    again = any(vars(module).get("gradient_checkpointing") for module in model.modules())  # as transformers notes it
+    where["checkpointing"] = again
     kept = {"lora": lora_rank(model), "quantization": strategy.quantization, "seed": strategy.seed}
     return Request(policy=strategy.policy, **sizes, **where, **kept, **how)

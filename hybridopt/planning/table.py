@@ -13,10 +13,11 @@ from rich.text import Text
 from ..core.budget import Budget
 from ..core.sizes import human
 from .estimate import Estimate
+from .text import HEAD, NUMBERS, rows, title, worked
 from .ways.choice import Choice
 from .ways.ways import Way
 
-__all__ = ["Bar", "COLORS", "bars", "choices_table", "estimate_table", "legend", "watched"]
+__all__ = ["Bar", "Bars", "COLORS", "choices_table", "estimate_table", "legend", "watched"]
 
 COLORS = {
     "weights": "blue",
@@ -27,32 +28,28 @@ COLORS = {
     "temporaries": "yellow",
     "overhead": "bright_black",
 }
-MEANING = {
-    "weights": "parameters and buffers, as they are kept",
-    "quantization": "scales and tables of quantized weights",
-    "gradients": "alive at the peak",
-    "state": "of the optimizer, in its largest window",
-    "activations": "made by the forward pass, alive at the peak",
-    "temporaries": "made after it, alive at the peak",
-    "overhead": "CUDA context and workspaces: an allowance",
-}
 WIDTH, NARROW = 60, 20  # characters of a whole bar, and of one where there is little room
+ROOMY = 72  # characters of a line that has room for passes
+PASSES = (
+    "F, B: forward and backward passes of a step; x: its multiplications against AdamW on all weights without "
+    "checkpointing"
+)
 
 
 def estimate_table(estimate: Estimate, room: Budget | None = None) -> RenderableType:
     """Tabulate every part with its bytes and share, the peak, and, with `room`, whether it fits."""
     memory = None if room is None else room.total
-    table = Table(title=escape(_title(estimate)))
-    table.add_column("what")
-    table.add_column("bytes", justify="right", no_wrap=True)
-    table.add_column("share", justify="right", no_wrap=True)
-    table.add_column("that is")
-    for name, size in estimate.parts.items():
-        share = f"{size / estimate.peak_bytes:.1%}"
-        table.add_row(f"[{COLORS[name]}]■[/] {name}", human(size), share, MEANING[name])
+    table = Table(title=escape(title(estimate)))
+    for name in HEAD:
+        number = name in NUMBERS
+        table.add_column(name, justify="right" if number else "left", no_wrap=number)
+    *parts, peak = rows(estimate)
+    for name, *cells in parts:
+        table.add_row(f"[{COLORS[name]}]■[/] {name}", *cells)
     table.add_section()
-    table.add_row("peak", human(estimate.peak_bytes), "", f"at: {estimate.stage}")
+    table.add_row(*peak)
     lines: list[RenderableType] = [table, Bar(estimate, max(estimate.peak_bytes, memory or 0), memory)]
+    lines.append(Text(worked(estimate)))
     if estimate.unquantized is not None and estimate.unquantized.much:
         lines.append(Text(str(estimate.unquantized)))
     return Group(*lines, *([_verdict(estimate, room)] if room else []))
@@ -63,30 +60,43 @@ def choices_table(choices: Sequence[Choice], room: Budget) -> RenderableType:
     fitting = [(i, c) for i, c in enumerate(choices, 1) if c.fits]
     tight = [(i, c) for i, c in enumerate(choices, 1) if c.tight]
     others = [c for c in choices if not c.fits and not c.tight]
-    parts: list[RenderableType] = [legend(), Text(str(room), "bold")]
+    parts: list[RenderableType] = [legend(), Text(PASSES, "bright_black"), Text(str(room), "bold")]
     if fitting:
-        parts.append(bars([(_label(i, c), c.estimate) for i, c in fitting], room.total))
+        parts.append(Bars([(_label(i, c), c.estimate) for i, c in fitting], room.total))
     for number, choice in fitting[1:]:
         parts += [Text(f"\n{number}. {choice.way.title} (given up: {choice.way.why})", "bold"), _code(choice.code)]
     if tight:
         parts += [Text(f"\nWhat fits only into the {human(room.kept)} that are to be kept free:", "bold")]
-        parts += [bars([(_label(i, c), c.estimate) for i, c in tight], room.total)]
+        parts += [Bars([(_label(i, c), c.estimate) for i, c in tight], room.total)]
     if others:
-        parts += [Text("\nWhat does not fit:", "bold"), bars([(c.way.title, c.estimate) for c in others], room.total)]
+        parts += [Text("\nWhat does not fit:", "bold"), Bars([(c.way.title, c.estimate) for c in others], room.total)]
         parts += [Text(f"{c.way.title}: {c.change or 'no single change makes it fit'}") for c in others]
     return Group(*parts, *_best(fitting, room))
 
 
-def bars(estimates: Sequence[tuple[str, Estimate]], memory: int | None = None) -> Table:
-    """Draw a stacked bar for each of several estimates, given with labels, all on one scale."""
-    table = Table.grid(padding=(0, 1))
-    table.add_column()
-    table.add_column()
-    table.add_column(no_wrap=True)
-    scale = max(memory or 0, *(e.peak_bytes for _, e in estimates))
-    for label, estimate in estimates:
-        table.add_row(escape(label), Bar(estimate, scale, memory), human(estimate.peak_bytes))
-    return table
+@dataclass(frozen=True)
+class Bars:
+    """A stacked bar for each of several estimates, all on one scale, with bytes, and passes where there is room.
+
+    Args:
+        estimates: with their labels.
+        memory: of the GPU, in bytes; None: not known.
+    """
+
+    estimates: Sequence[tuple[str, Estimate]]
+    memory: int | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        table = Table.grid(padding=(0, 1))
+        table.add_column()
+        table.add_column()
+        for _ in range(4):
+            table.add_column(no_wrap=True, justify="right")
+        scale = max(self.memory or 0, *(e.peak_bytes for _, e in self.estimates))
+        for label, e in self.estimates:
+            worked = (str(e.work), f"{e.work.relative:.2f}x") if options.max_width >= ROOMY else ()
+            table.add_row(escape(label), Bar(e, scale, self.memory), human(e.peak_bytes), *worked)
+        yield table
 
 
 @dataclass(frozen=True)
@@ -150,16 +160,6 @@ def _label(number: int, choice: Choice) -> str:
     r = choice.request
     extra = ["checkpointing"] * r.checkpointing + ["loss in chunks"] * bool(r.chunk) + [r.release] * r.frees_gradients
     return f"{number}. {choice.way.title}" + (f" ({', '.join(extra)})" if extra else "")
-
-
-def _title(estimate: Estimate) -> str:
-    r = estimate.request
-    lora = f", LoRA r={r.lora}{f' in {r.adapter_dtype}' if r.adapter_dtype else ''}" if r.lora else ""
-    base = f" on {r.quantization}" if r.quantization else ""
-    passes = f" x {r.micro_batches}" if r.micro_batches > 1 else ""
-    how = f"{r.as_dict()['policy']}{lora}{base}, {r.release} release{', checkpointing' * r.checkpointing}"
-    how += f", loss by {r.chunk} tokens" if r.chunk else ""
-    return f"{estimate.model}: {how}, {r.batch} x {r.seq_len} tokens{passes}"
 
 
 def _verdict(estimate: Estimate, room: Budget) -> str:
