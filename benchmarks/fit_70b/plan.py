@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hybridopt.planning import Estimator, Request
-from hybridopt.planning.subject.model import subject_of
+from hybridopt.planning.subject.source import subject_of
 
 from .model import ADAPTERS, SIZES
 from .scenarios import CONTEXT, SHORT, Scenario

@@ -10,7 +10,7 @@ from rich.progress import track
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.planning import Estimator, Request
-from hybridopt.planning.subject.model import subject_of
+from hybridopt.planning.subject.source import subject_of
 from hybridopt.planning.ways.ways import VARIANTS, WAYS
 
 from ..shared.command_line import parser

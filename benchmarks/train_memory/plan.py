@@ -1,7 +1,7 @@
 """What the planner predicts for the methods, with fake tensors on the CPU."""
 
 from hybridopt.planning import Estimator, Request
-from hybridopt.planning.subject.model import subject_of
+from hybridopt.planning.subject.source import subject_of
 
 from ..shared.llama import SETS
 from ..shared.llama_model import config_of

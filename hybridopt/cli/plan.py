@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from ..core.budget import MARGIN, Budget, budget, check_margin
 from ..core.errors import HybridOptError
 from ..core.part_files import names
 from .plan_checks import check_asked
+
+if TYPE_CHECKING:
+    from ..planning.subject.model import Subject
 
 __all__ = ["plan"]
 
@@ -93,22 +96,35 @@ def plan(
     options = _options(option or [], {"density": density, "codec": codec, "update_gap": update_gap})
     check_asked(model, policy, options, {"seq_len": seq_len, **size}, asked)
     with _quickly():
-        size["seq_len"] = _tokens(model) if seq_len is None else seq_len
+        subject = _subject(model)
+        size["seq_len"] = _tokens(subject) if seq_len is None else seq_len
         if policy is None and room is not None and not options:
-            fits = _search(model, room, size, asked, json_)
+            fits = _search(subject, room, size, asked, json_)
         else:
-            fits = _one(model, room, {"policy": policy or "frugal", "options": options, **size, **asked}, json_)
+            fits = _one(subject, room, {"policy": policy or "frugal", "options": options, **size, **asked}, json_)
     if not fits:
         raise typer.Exit(1)
 
 
-def _tokens(model: str) -> int:
+def _subject(model: str) -> "Subject":
+    """Return the model that is planned; stderr is told where its dimensions come from."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from ..planning.subject.source import subject_of
+
+    found = subject_of(model)
+    Console(stderr=True).print(Text(f"{found.name} is planned by {found.source}"), soft_wrap=True)
+    return found
+
+
+def _tokens(model: "Subject") -> int:
     from ..planning import tokens
 
     return tokens(model)
 
 
-def _one(model: str, room: Budget | None, settings: dict[str, Any], as_json: bool) -> bool:
+def _one(model: "Subject", room: Budget | None, settings: dict[str, Any], as_json: bool) -> bool:
     """Print the estimate of one request, against the memory of a GPU if given; return whether it fits."""
     from rich.console import Console
 
@@ -116,13 +132,13 @@ def _one(model: str, room: Budget | None, settings: dict[str, Any], as_json: boo
 
     estimate = plan(model, Request(**settings))
     if as_json:
-        print(json.dumps(estimate.as_dict(room)))
+        print(json.dumps({"model_source": model.source, **estimate.as_dict(room)}))
     else:
         Console().print(table.estimate_table(estimate, room))
     return room is None or not estimate.missing(room.usable)
 
 
-def _search(model: str, room: Budget, size: dict[str, Any], asked: dict[str, Any], as_json: bool) -> bool:
+def _search(model: "Subject", room: Budget, size: dict[str, Any], asked: dict[str, Any], as_json: bool) -> bool:
     """Print the ways to train that fit into the memory of a GPU; return whether any fits beside the margin."""
     from rich.console import Console
 
@@ -132,6 +148,7 @@ def _search(model: str, room: Budget, size: dict[str, Any], asked: dict[str, Any
     choices = search(model, room, asked=asked, watch=partial(table.watched, lines=True), **size)
     if as_json:
         told = {"gpu_bytes": room.total, "kept_free_bytes": room.kept, "card": room.card}
+        told["model_source"] = model.source
         print(json.dumps(told | {"choices": [choice.as_dict(room) for choice in choices]}))
     else:
         Console().print(table.choices_table(choices, room), crop=False)  # lines to paste may be longer

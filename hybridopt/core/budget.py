@@ -1,6 +1,6 @@
 """The memory that a plan may fill: what a card has, less a margin that is kept free."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .cards import card_named
 from .errors import HybridOptError, check_number
@@ -20,11 +20,13 @@ class Budget:
         total: bytes that there are.
         kept: of them, bytes that no recommendation takes.
         card: what has them; "": not known.
+        asked: how they were asked for, as an option takes it.
     """
 
     total: int
     kept: int = 0
     card: str = ""
+    asked: str = field(default="", compare=False)
 
     @property
     def usable(self) -> int:
@@ -53,7 +55,7 @@ def budget(memory: "str | int | Budget", margin: float | None = None, name: str 
     share = MARGIN if margin is None else margin
     check_margin(share)
     total, card = _sized(memory, name)
-    return Budget(total, int(total * share), card)
+    return Budget(total, int(total * share), card, memory if isinstance(memory, str) else f"{total}B")
 
 
 def check_margin(share: float) -> None:

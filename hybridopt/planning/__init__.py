@@ -37,7 +37,7 @@ def plan(model: object, request: "Request") -> "Estimate":
         HybridOptError: the model is not known, or cannot be trained in this way.
     """
     from .estimator import Estimator
-    from .subject.model import subject_of
+    from .subject.source import subject_of
 
     return Estimator(subject_of(model)).estimate(request)
 
@@ -45,6 +45,6 @@ def plan(model: object, request: "Request") -> "Estimate":
 def tokens(model: object) -> int:
     """Return the default tokens of a sequence: 2048, or as many as a model, given as to `plan`, has positions for."""
     from .subject.inputs import tokens_of
-    from .subject.model import subject_of
+    from .subject.source import subject_of
 
     return tokens_of(subject_of(model))

@@ -30,6 +30,7 @@ COLORS = {
 }
 WIDTH, NARROW = 60, 20  # characters of a whole bar, and of one where there is little room
 ROOMY = 72  # characters of a line that has room for passes
+HINT = "  # MODEL: a folder, or a name on the hub"
 PASSES = (
     "F, B: forward and backward passes of a step; x: its multiplications against AdamW on all weights without "
     "checkpointing"
@@ -90,11 +91,12 @@ class Bars:
         table = Table.grid(padding=(0, 1))
         table.add_column()
         table.add_column()
-        for _ in range(4):
+        roomy = options.max_width >= ROOMY
+        for _ in range(3 if roomy else 1):
             table.add_column(no_wrap=True, justify="right")
         scale = max(self.memory or 0, *(e.peak_bytes for _, e in self.estimates))
         for label, e in self.estimates:
-            worked = (str(e.work), f"{e.work.relative:.2f}x") if options.max_width >= ROOMY else ()
+            worked = (str(e.work), f"{e.work.relative:.2f}x") if roomy else ()
             table.add_row(escape(label), Bar(e, scale, self.memory), human(e.peak_bytes), *worked)
         yield table
 
@@ -147,6 +149,7 @@ def _best(fitting: Sequence[tuple[int, Choice]], room: Budget) -> list[Renderabl
     left = human(room.total - best.estimate.peak_bytes)
     return [
         Text(f"\n1. {best.way.title} (given up: {best.way.why}), the best that fits; {left} are left:", "bold"),
+        _code(f"{best.command(room)}{HINT if best.place is None else ''}\n"),
         _code(best.script),
     ]
 

@@ -66,7 +66,8 @@ class Report:
 
     def __str__(self) -> str:
         """Return the table as text."""
-        head = ("tag", "role", "tensors", "parameters", "weights", "gradients", "state")
+        kept = "weights" if self.unquantized is None else "weights + quantization"  # as plans call the constants
+        head = ("tag", "role", "tensors", "parameters", kept, "gradients", "state")
         body = [(r.tag, r.role, f"{r.tensors}", f"{r.parameters:,}", *map(human, _bytes(r))) for r in self._all()]
         width = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
         lines = [

@@ -11,7 +11,8 @@ from hybridopt.core import registry
 from hybridopt.model.quantization.owners import scheme_of
 from hybridopt.planning import Request
 from hybridopt.planning.bytes.static import weights
-from hybridopt.planning.subject.model import skeleton, subject_of
+from hybridopt.planning.subject.model import skeleton
+from hybridopt.planning.subject.source import subject_of
 from support.models import batch, tiny_llama
 
 FILE = '''

@@ -9,7 +9,7 @@ from benchmarks.fit_70b import table as fit_70b
 from benchmarks.fits import table as fits
 from hybridopt.core.registry import names
 from hybridopt.planning import Estimator, Request
-from hybridopt.planning.subject.model import subject_of
+from hybridopt.planning.subject.source import subject_of
 from hybridopt.planning.ways.ways import VARIANTS, WAYS
 from support.pages import PAGES
 from support.paths import ROOT

@@ -7,7 +7,8 @@ import pytest
 from hybridopt import HybridOptError
 from hybridopt.planning.request import Request
 from hybridopt.planning.subject import architectures
-from hybridopt.planning.subject.model import Subject, skeleton, subject_of
+from hybridopt.planning.subject.model import Subject, skeleton
+from hybridopt.planning.subject.source import subject_of
 
 PUBLISHED = {  # billions, as in the papers and model cards; of Gemma 3 without its image encoder
     "llama-2-7b": 6.74, "llama-2-13b": 13.02, "llama-2-70b": 68.98,

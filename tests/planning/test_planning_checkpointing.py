@@ -7,7 +7,7 @@ from transformers import AlbertConfig, AlbertForMaskedLM, LlamaConfig, XLNetConf
 import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.planning import Estimator, Request, plan, search
-from hybridopt.planning.subject.model import subject_of
+from hybridopt.planning.subject.source import subject_of
 from hybridopt.planning.ways.search import _Hunt
 
 SMALL = {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}

@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertModel, LlamaModel
 
 from hybridopt.planning import Request, plan
-from hybridopt.planning.subject.model import subject_of
+from hybridopt.planning.subject.source import subject_of
 from hybridopt.planning.ways.calls import script
 from hybridopt.planning.ways.search import search
 from support.models import tiny_llama

@@ -11,7 +11,8 @@ from hybridopt import HybridOptError
 from hybridopt.model.roles import params
 from hybridopt.planning import Request, plan
 from hybridopt.planning.bytes.static import static, weights
-from hybridopt.planning.subject.model import skeleton, subject_of
+from hybridopt.planning.subject.model import skeleton
+from hybridopt.planning.subject.source import subject_of
 from hybridopt.planning.ways.calls import calls
 from hybridopt.policy.plan import Plan
 from support.models import tiny_gpt2, tiny_llama

@@ -5,7 +5,7 @@ from transformers import LlamaConfig, MambaConfig, RwkvConfig
 
 from hybridopt import HybridOptError
 from hybridopt.planning import Estimator, Request
-from hybridopt.planning.subject.model import subject_of
+from hybridopt.planning.subject.source import subject_of
 from hybridopt.planning.trace import tokens
 from hybridopt.planning.trace.simulate import Limit, Trace
 from hybridopt.planning.trace.tracker import Event, Moment

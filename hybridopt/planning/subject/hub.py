@@ -9,7 +9,8 @@ __all__ = ["hub_config", "is_hub_name"]
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILE = "config.json"
-SECONDS = 5  # to wait for an answer
+SECONDS, SHORT = 5, 2  # to wait for an answer
+CACHED, LOADED = "its config.json in the hub's cache", "its config.json, downloaded from the hub"
 
 
 def is_hub_name(name: str) -> bool:
@@ -17,20 +18,25 @@ def is_hub_name(name: str) -> bool:
     return NAME.fullmatch(name) is not None
 
 
-def hub_config(name: str) -> Path:
-    """Return the path of a model's config.json in the local cache, into which it is downloaded where it is not there.
+def hub_config(name: str, shipped: bool = False) -> tuple[Path, str]:
+    """Return the path of a model's config.json in the local cache, and whether it was there or was downloaded now.
+
+    Args:
+        name: of the model.
+        shipped: whether its dimensions are known here, too, so that nobody should wait for long.
 
     Raises:
         HybridOptError: it is neither in the cache nor to be had, with the reason and what else could be given.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
+    seconds = SHORT if shipped else SECONDS
     try:
         cached = try_to_load_from_cache(name, FILE)
         if isinstance(cached, str):
-            return Path(cached)
-        get_hf_file_metadata(hf_hub_url(name, FILE), timeout=SECONDS)  # which does not try again for half a minute
-        return Path(hf_hub_download(name, FILE, etag_timeout=SECONDS))
+            return Path(cached), CACHED
+        get_hf_file_metadata(hf_hub_url(name, FILE), timeout=seconds)  # which does not try again for half a minute
+        return Path(hf_hub_download(name, FILE, etag_timeout=seconds)), LOADED
     except Exception as error:  # of the hub's library, of the one below it, and of the system
         why = " ".join(str(error).split())[:200]
         raise HybridOptError(

@@ -1,18 +1,15 @@
-"""The model that is planned: from a name, a config.json or a folder, on meta, with adapters and quantized layers."""
+"""The model that is planned: of its configuration, on meta, with adapters and quantized layers."""
 
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ...core.errors import HybridOptError
-from ...core.files import plain_json
-from ...core.files.paths import path_of
 from ...model.adapters import bare, dtype_of_adapters, library_for, usual_library
 from ...model.quantization.known import frozen_names
 from ...model.quantization.replacing import twins_
@@ -20,14 +17,10 @@ from ...model.quantization.scales import open_scales_
 from ...model.quantization.targets import chosen
 from ...model.roles import head_modules
 from ..request import DTYPES, Request
-from .architectures import architecture, canonical
-from .building import causal, no_model, usual_head
-from .hub import hub_config, is_hub_name
-from .settings import check_settings
+from .building import causal, no_model
 
-__all__ = ["Subject", "checkpoint_", "checkpoints", "layers", "skeleton", "subject_of"]
+__all__ = ["Subject", "checkpoint_", "checkpoints", "layers", "skeleton"]
 
-PART = "text_config"  # of models that read more than text
 GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop")
 
@@ -39,10 +32,14 @@ class Subject:
     Args:
         name: as people call the model.
         settings: of transformers' configuration.
+        source: where these come from, for people; "": they were given.
+        place: a folder, or a name on the hub, from which the model could be loaded; None: not known.
     """
 
     name: str
     settings: dict[str, Any]
+    source: str = ""
+    place: str | None = None
 
     @cached_property
     def depth(self) -> int:
@@ -89,61 +86,6 @@ class Subject:
                     setattr(config, key, value[:depth])
             config.num_hidden_layers = depth
         return config
-
-
-def subject_of(model: Any) -> Subject:
-    """Return the subject for a known name, one of the hub, a config.json, its folder, or transformers' configuration.
-
-    Of a file's model of images and text the text part is taken, and its name says so.
-
-    Raises:
-        HybridOptError: for unknown names, with the closest ones, for files that are no configuration, for
-            configurations with parts, and for settings of which no model can be made.
-    """
-    found = _subject(model)
-    check_settings(found.name, found.settings)
-    return found
-
-
-def _subject(model: Any) -> Subject:
-    if hasattr(model, "to_dict") and hasattr(model, "model_type"):
-        if getattr(model, PART, None) is not None:
-            raise HybridOptError(
-                f"model={model.model_type!r}: only the text part of such a model can be planned, which takes less "
-                "than the whole; give config.get_text_config() for it"
-            )
-        return Subject(getattr(model, "name_or_path", "") or model.model_type, model.to_dict())
-    if not isinstance(model, str | Path):
-        raise HybridOptError(f"model={model!r} is not allowed; give a name, a path, or transformers' configuration")
-    path = path_of(model, "model", "a model's folder, or its name")
-    if path.is_dir() and (path / "config.json").exists():
-        path = path / "config.json"
-    if path.is_file():
-        return _read_subject(str(model), path)
-    if path.is_dir() and canonical(str(model)) is None:
-        raise HybridOptError(f"model={str(model)!r} is a folder without a config.json; give that of a saved model")
-    if canonical(str(model)) is None and is_hub_name(str(model)):
-        return _read_subject(str(model), hub_config(str(model)))
-    return Subject(canonical(str(model)) or str(model), architecture(str(model)))
-
-
-def _read_subject(name: str, path: Path) -> Subject:
-    """Return the subject of a file; of a model without a head, which has no loss, that with its usual head."""
-    settings = _read(path)
-    head = usual_head(settings)
-    if head is not None:
-        return Subject(f"{name} (as {head})", settings | {"architectures": [head]})
-    return Subject(f"{name} (text part)" if settings.get(PART) else name, settings)
-
-
-def _read(path):
-    settings = plain_json.read(path, "model configuration")
-    if not isinstance(settings.get("model_type"), str):
-        raise HybridOptError(
-            f"{path} is no model configuration: it has no 'model_type'; give the config.json that lies beside the "
-            "weights of a transformers model"
-        )
-    return settings
 
 
 def skeleton(source: Subject, request: Request, depth: int | None = None) -> nn.Module:

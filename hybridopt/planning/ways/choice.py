@@ -1,6 +1,7 @@
 """A way to train with what it takes."""
 
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from ...core.budget import Budget
@@ -23,6 +24,7 @@ class Choice:
         change: where it does not, the least harmful change with which it would, for people; None: no single one.
         tight: whether it fits only into that margin.
         causal: whether the model is trained to continue texts.
+        place: a folder, or a name on the hub, from which the model could be loaded; None: not known.
     """
 
     way: Way
@@ -31,6 +33,7 @@ class Choice:
     change: str | None = None
     tight: bool = False
     causal: bool = True
+    place: str | None = None
 
     @property
     def request(self) -> Request:
@@ -41,6 +44,11 @@ class Choice:
     def script(self) -> str:
         """Return a whole program: imports, loading, `code`, and a loop over a text file or own batches."""
         return script(self.request, self.way.lr, self.estimate.model.partition(" (")[0], self.causal)
+
+    def command(self, room: Budget) -> str:
+        """Return the command that trains the model on such a GPU."""
+        given = [quote(self.place) if self.place else "MODEL", "DATA"]
+        return " ".join(["hybridopt train", *given, "--gpu", quote(room.asked)])
 
     @property
     def code(self) -> str:

@@ -14,7 +14,8 @@ from ..estimate import Estimate
 from ..estimator import Estimator
 from ..request import Request
 from ..subject.inputs import tokens_of
-from ..subject.model import checkpoints, skeleton, subject_of
+from ..subject.model import checkpoints, skeleton
+from ..subject.source import subject_of
 from .changes import changed
 from .choice import Choice
 from .ways import VARIANTS, WAYS, Way
@@ -129,7 +130,8 @@ class _Hunt:
         except HybridOptError as error:  # such as quantization of a model without linear layers
             self.failed = self.failed or error
             return None
-        return Choice(way, found, not found.missing(self.room), causal=self.estimator.source.causal)
+        source = self.estimator.source
+        return Choice(way, found, not found.missing(self.room), causal=source.causal, place=source.place)
 
     def change(self, choice: Choice) -> str | None:
         """Return the least harmful change that makes a choice fit, as text; None if no single change does."""

@@ -11,7 +11,7 @@ from hybridopt import HybridOptError, Policy
 from hybridopt.core.files import plain_json, tensors
 from hybridopt.core.files.paths import path_of
 from hybridopt.integrations.addax.assignment import Assignment
-from hybridopt.planning.subject.model import subject_of
+from hybridopt.planning.subject.source import subject_of
 from hybridopt.saving.rebuilding.replay import Replay
 
 BAD = {

@@ -25,7 +25,8 @@ from hybridopt.model.quantization.packing import unpack_
 from hybridopt.model.quantization.sizes import weight_bytes
 from hybridopt.planning import Request, plan
 from hybridopt.planning.bytes.static import weights
-from hybridopt.planning.subject.model import skeleton, subject_of
+from hybridopt.planning.subject.model import skeleton
+from hybridopt.planning.subject.source import subject_of
 from hybridopt.planning.trace.fake_models import tensors_of
 from hybridopt.planning.trace.tracker import Tracker
 from support.models import tiny_moe
