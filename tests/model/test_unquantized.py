@@ -60,6 +60,8 @@ def test_embeddings_and_output_layers_are_no_reason_for_a_warning(build):
     assert found == [] and any(part.why == "an embedding" for part in left.parts)
     assert ("an embedding" in str(model.hybrid.report())) == left.much == (left.share > 0.1)
     plain, found = told(lambda: hybridopt.wrap(build(), "frugal"))
+    assert "weights + quantization" in str(model.hybrid.report())  # as plans call it
+    assert "quantization" not in str(plain.hybrid.report())
     assert found == [] and "unquantized" not in str(plain.hybrid.report()) + json.dumps(
         plain.hybrid.report().as_dict()
     )
