@@ -13,6 +13,7 @@ from ..config.run import Data
 from .examples import Examples
 from .holding_out import hold_out
 from .labels import Labels
+from .repeats import repeats_told
 from .storing import quiet, stored
 from .table import Table, table_of
 
@@ -49,9 +50,13 @@ def read(data: Data, seed: int = 0, console: Console | None = None) -> Examples:
             origins=table.origins,
             chats=table.chats,
         )
+        if data.eval is None:
+            return examples
         if isinstance(data.eval, str):
-            return _with_table(examples, table_of((data.eval,), "data.eval", data, console), labels, console)
-        return examples if data.eval is None else _with_share(examples, data.eval, seed)
+            whole = _with_table(examples, table_of((data.eval,), "data.eval", data, console), labels, console)
+        else:
+            whole = _with_share(examples, data.eval, seed)
+        return replace(whole, told=(*whole.told, *repeats_told(whole.train, whole.eval)))
 
 
 def _with_share(examples: Examples, share: float, seed: int) -> Examples:

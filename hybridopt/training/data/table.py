@@ -1,5 +1,6 @@
 """All rows of a setting, such as data.train: seen once, and checked."""
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,8 +92,7 @@ class _Reader:
         self.columns: list[RowReader] = []
         self.held: list[dict[str, Any]] | None = [] if sum(place.size for place in every) < local.LARGE else None
         self.surveys: list[Survey] = []
-        self.place: list[int] = []
-        self.line: list[int] = []
+        self.place, self.line = array("i"), array("q")
 
     def read(self, number: int, console: Console | None) -> None:
         """Look at all rows of one place."""

@@ -90,3 +90,13 @@ def test_another_format_to_evaluate_with_is_refused(tmp_path):
         paths["pairs"], eval=str(paths["chats"])
     )
     assert "data.eval: there is no" in refusal(paths["text"], eval=str(tmp_path / "none.jsonl"))
+
+
+def test_rows_that_training_has_too_are_told(tmp_path):
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    for rows in ([{"text": "a"}, {"text": "b"}], [{"messages": chat}, {"messages": chat[:1] + [chat[1] | {"x": 1}]}]):
+        train = write_jsonl(tmp_path / "a.jsonl", rows)
+        other = write_jsonl(tmp_path / "b.jsonl", [rows[0], rows[0]])
+        said = "data.eval: 2 of 2 rows are also in data.train; their loss says little"
+        assert examples(train, eval=str(other)).told[-1] == said
+        assert "also in data.train" not in examples(train, eval=0.5).told[-1]
