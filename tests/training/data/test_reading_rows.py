@@ -158,3 +158,9 @@ def test_several_files_are_joined_in_order_and_noted(tmp_path):
         (str(path), rows, hashlib.sha256(path.read_bytes()).hexdigest()) for path, rows in ((one, 2), (other, 1))
     ]
     assert f"{other}: not used: id" in found.told
+
+
+def test_long_cells_are_read(tmp_path):
+    """csv itself refuses cells of more than 131,072 characters."""
+    text = "long " * 40_000
+    assert columns(examples(write_csv(tmp_path / "a.csv", [{"text": text}])).train) == {"text": [text]}
