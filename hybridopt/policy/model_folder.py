@@ -9,17 +9,17 @@ from ..model.loading.matching import match
 from ..model.loading.weight_files import stored
 from ..model.roles import params
 from .plan import Plan
-from .routes import read_policy
+from .routes import Ready, read_policy
 
 __all__ = ["inspect_model"]
 
 
-def inspect_model(path: Path, policy: str | None = None) -> dict[str, Any]:
+def inspect_model(path: Path, policy: str | Ready[Any] | None = None) -> dict[str, Any]:
     """Return the architecture of a model folder, its files, and parameters and bytes by role.
 
     Args:
         path: the folder.
-        policy: whose tags and bytes of state are told, too; None: none.
+        policy: whose tags and bytes of state are told, too, or its name; None: none.
 
     Raises:
         HybridOptError: for what is no whole model folder, and for weights that are quantized already.
@@ -43,7 +43,8 @@ def inspect_model(path: Path, policy: str | None = None) -> dict[str, Any]:
         "files": {file.name: file.stat().st_size for file in sorted({entry.file for entry in entries.values()})},
     }
     plan = None if ready is None else Plan.of(params(model), ready)
-    return found | ({} if policy is None else {"policy": policy}) | {"roles": _roles(model, plan)}
+    named = {"policy": policy} if isinstance(policy, str) else {}
+    return found | named | {"bytes": sum(n * d.itemsize for n, d in sizes), "roles": _roles(model, plan)}
 
 
 def _roles(model: Any, plan: Plan | None) -> list[dict[str, Any]]:

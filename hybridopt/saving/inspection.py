@@ -6,15 +6,17 @@ from typing import Any
 
 from ..core.files import plain_json
 from ..model.loading.weight_files import Stored, in_file
+from ..policy.model_folder import inspect_model
 from . import manifest
 from .completeness import check_complete
 from .configuration import policy_of, read_config
 from .folder import Folder, open_folder
-from .held_adapters import library_in
+from .held_adapters import library_in, together
 from .links import COMMIT
 from .names import CONFIG, DELTA, REPLAY
 from .replay import file as replay_file
 from .replay.rebuild import check_names
+from .whole.read import check_whole
 
 __all__ = ["inspect_saved", "is_saved"]
 
@@ -41,11 +43,13 @@ def inspect_saved(directory: Path) -> dict[str, Any]:
         run = replay_file.read(folder.path(REPLAY)) if REPLAY in folder.names else None
         check_names(run, config, delta)
         check_complete(folder, config, delta)
+        check_whole(folder, config)
         adapters = _adapters(folder, config)
         policy = policy_of(None, {}, config)
         return {
             "kind": "saved folder",
             "path": str(directory),
+            "holds": _holds(config, adapters, delta, run),
             "hybridopt": str(raw.get("hybridopt")),
             "formats": {"configuration": raw["format"], "checksums": raw.get("checksums", 1)} | _formats(run),
             "files": {name: folder.path(name).stat().st_size for name in folder.names},
@@ -55,7 +59,27 @@ def inspect_saved(directory: Path) -> dict[str, Any]:
             "adapters": adapters,
             "delta": {"tensors": len(delta), **_size(delta)},
             "replay": _replay(run),
-        }
+        } | _model(folder, config, policy)
+
+
+def _holds(config: dict, adapters: list[dict[str, Any]], delta: dict[str, Stored], run: Any) -> str:
+    """Return in words what was saved."""
+    if config["whole"]:
+        return "a whole model, which transformers loads as it is"
+    found = [f"{len(adapters)} adapter{'s' * (len(adapters) > 1)}"] if adapters else []
+    found += [f"{len(delta)} changed tensor{'s' * (len(delta) > 1)}"] if delta else []
+    found += [f"a run of {len(run)} steps"] if run is not None else []
+    return " and ".join(found) + ", for its base" if found else "nothing that differs from the base"
+
+
+def _model(folder: Folder, config: dict, policy: Any) -> dict[str, Any]:
+    """Return what is told of a whole model: its class, parameters and bytes, by role and by the policy's tags."""
+    if not config["whole"]:
+        return {}
+    with together(folder) as place:
+        found = inspect_model(Path(place), policy)
+    kept = {key: found[key] for key in ("architecture", "dtype", "tensors", "parameters", "bytes")}
+    return {"model": kept, "roles": found["roles"]}
 
 
 def _formats(run: Any) -> dict[str, int]:
@@ -85,7 +109,7 @@ def _base(config: dict, adapters: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what is known of the base model: tensors with checksums are compared when the folder is loaded."""
     marks = config["base"].values()
     return {
-        "name": next((each["base"] for each in adapters if each["base"]), None),
+        "name": next((each["base"] for each in adapters if each["base"]), config["name"]),
         "dtype": config["dtype"],
         "tensors": len(marks),
         "parameters": sum(mark[0] for mark in marks),

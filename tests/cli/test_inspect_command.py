@@ -55,6 +55,23 @@ def test_a_saved_folder(saved):
     assert found["formats"] == {"configuration": 1, "checksums": 2, "manifest": 1}
 
 
+def test_a_whole_model_that_was_trained(saved, tmp_path):
+    folder, model = saved
+    assert inspected(folder / "out")["holds"] == "1 adapter and 1 changed tensor, for its base"
+    whole = hybridopt.wrap(type(tiny_llama()).from_pretrained(folder / "base"), policy="galore", quantization=None)
+    whole.hybrid.save_pretrained(tmp_path, full=True)
+    found = inspected(tmp_path)
+    assert found["holds"].startswith("a whole model") and found["base"]["name"] == str(folder / "base")
+    size = sum(p.numel() for p in whole.parameters())
+    model = {"architecture": "LlamaForCausalLM", "dtype": "float32", "tensors": 21}
+    assert found["model"] == model | {"parameters": size, "bytes": 4 * size}
+    assert {(row["tag"], row["role"]) for row in found["roles"]} >= {("split", "linear"), ("state-full", "norm")}
+    assert (
+        sum(row["bytes"] for row in found["roles"]) == found["model"]["bytes"] == inspected(folder / "base")["bytes"]
+    )
+    assert all(text in run(tmp_path) for text in ("a whole model", "split", "LlamaForCausalLM"))
+
+
 def test_a_run_that_is_kept_as_scalars(tmp_path):
     model = hybridopt.wrap(tiny_llama(), policy="mezo")
     optimizer = model.hybrid.optimizer(lr=1e-3)
