@@ -222,6 +222,7 @@ class Strategy(Planned):
         commit_message: str | None = None,
         token: str | None = None,
         replay: bool = True,
+        full: bool = False,
     ) -> str:
         """Save as `save_pretrained` does and upload that to the Hugging Face hub; return the address of the commit.
 
@@ -233,6 +234,7 @@ class Strategy(Planned):
             commit_message: of the upload.
             token: of the hub; None: that of `huggingface_hub.login`.
             replay: see `save_pretrained`.
+            full: see `save_pretrained`.
 
         Raises:
             HybridOptError: for a bad name, and if the upload fails.
@@ -240,7 +242,7 @@ class Strategy(Planned):
         from .saving.hub import push
 
         how = {"private": private, "revision": revision, "commit_message": commit_message, "token": token}
-        return push(lambda folder: self.save_pretrained(folder, replay), repo_id, card, **how)
+        return push(lambda folder: self.save_pretrained(folder, replay, full), repo_id, card, **how)
 
     def unwrap(self) -> nn.Module:
         """Remove `hybrid` and every hook from the model, make what the policy froze trainable, return the model."""

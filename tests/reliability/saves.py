@@ -13,58 +13,76 @@ import torch
 
 import hybridopt
 from hybridopt import HybridOptError
+from hybridopt.training.output import folder as result
 from support.attacks import Attack
 from support.children import fork, status
 from support.saved import SCENES, logits, train
+from support.tiny_chat import tokenizer
 
-SCENE = SCENES["lora-norms"]
+SCENE, WHOLE = "lora-norms", "full"
 
 
 @cache
-def versions():
+def versions(scene=SCENE):
     """A model in two states, and what each of them says."""
-    model = SCENE.wrapped()
+    model = SCENES[scene].wrapped()
     train(model, 2)
     first = {name: x.clone() for name, x in model.state_dict().items()}, logits(model)
     train(model, 2)
     return model, first, ({name: x.clone() for name, x in model.state_dict().items()}, logits(model))
 
 
-def _as(state):
-    model = versions()[0]
+def _as(state, scene=SCENE):
+    model = versions(scene)[0]
     model.load_state_dict(state)
     return model
 
 
-def _loaded(folder):
+def _loaded(folder, scene=SCENE):
     """Which version a folder holds, 0 or 1."""
-    found = logits(hybridopt.from_pretrained(SCENE.base(), folder))
-    same = [number for number in (0, 1) if torch.equal(found, versions()[1 + number][1])]
+    found = logits(hybridopt.from_pretrained(SCENES[scene].base(), folder))
+    same = [number for number in (0, 1) if torch.equal(found, versions(scene)[1 + number][1])]
     assert same, "the folder loads, and says what neither version says"
     return same[0]
 
 
-def killed(seed):
+def _save(model, folder):
+    model.hybrid.save_pretrained(folder)
+
+
+def _save_result(model, folder):
+    """As a training run does: a whole model in several files, with tokenizer and card."""
+    result.save(model, folder, tokenizer(), {"base_model": "org/base"}, max_shard_size="100KB")
+
+
+def killed_result(seed):
+    """The same of the result of a training run: the version before is the same kind of folder."""
+    return killed(seed, WHOLE, _save_result)
+
+
+def killed(seed, scene=SCENE, save=_save):
     """Kill a process that saves the second version over the first, at a random moment."""
-    rng, (_, old, new) = random.Random(seed), versions()
+    rng, (_, old, new) = random.Random(seed), versions(scene)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "out"
-        _as(old[0]).hybrid.save_pretrained(folder)
+        save(_as(old[0], scene), folder)
+        (folder / "run.yaml").write_text("mine")
         start = time.perf_counter()
-        _as(old[0]).hybrid.save_pretrained(folder)
+        save(_as(old[0], scene), folder)
         usual = time.perf_counter() - start
-        model = _as(new[0])
-        child = fork(lambda: model.hybrid.save_pretrained(folder))
+        model = _as(new[0], scene)
+        child = fork(lambda: save(model, folder))
         time.sleep(rng.uniform(0, 1.2) * usual)
         os.kill(child, signal.SIGKILL)
         ended = "killed" if status(child) else "had saved"
         try:
-            number = _loaded(folder)
+            number = _loaded(folder, scene)
         except HybridOptError as error:
             raise AssertionError(f"neither version loads: {error}") from error
         assert ended == "killed" or number == 1, "saved without an error, and the old version loads"
-        _as(new[0]).hybrid.save_pretrained(folder)
-        assert _loaded(folder) == 1, "saving after the kill did not take"
+        save(_as(new[0], scene), folder)
+        assert _loaded(folder, scene) == 1, "saving after the kill did not take"
+        assert (folder / "run.yaml").read_text() == "mine", "a file of others was lost"
         strays = [path.name for path in folder.iterdir() if path.name.startswith(".hybridopt")]
         assert not strays, f"left over: {strays}"
         return f"{ended}, {'new' if number else 'old'} version"
@@ -103,6 +121,13 @@ ATTACKS = {
         "the process is killed at a random moment of `save_pretrained`",
         "the old version or the new one loads bit for bit, and the next save works",
         killed,
+        rounds=100,
+        few=2,
+    ),
+    "kill -9 while saving a result": Attack(
+        "the process is killed at a random moment of saving a whole model with tokenizer and card",
+        "the old version or the new one loads bit for bit, files of others stay, and the next save works",
+        killed_result,
         rounds=100,
         few=2,
     ),

@@ -1,6 +1,7 @@
 """`model.hybrid.push_to_hub` uploads a folder that loads again; the hub is a stand-in."""
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -11,6 +12,7 @@ from peft import LoraConfig
 
 import hybridopt
 from hybridopt import HybridOptError
+from hybridopt.training.output.folder import push, save
 from support.models import tiny_llama
 from support.saved import logits, train
 
@@ -33,7 +35,12 @@ class Hub:
     def file_exists(self, repo_id, name, revision=None):
         return (self.place / name).exists()
 
-    def upload_folder(self, repo_id, folder_path, revision=None, commit_message=None, delete_patterns=()):
+    def hf_hub_download(self, repo_id, name, revision=None):
+        return str(self.place / name)
+
+    def upload_folder(
+        self, repo_id, folder_path, revision=None, commit_message=None, allow_patterns=None, delete_patterns=()
+    ):
         if self.error:
             raise self.error
         self.asked["upload"] = (repo_id, revision, commit_message)
@@ -43,7 +50,10 @@ class Hub:
             there, allow_patterns=patterns, key=lambda f: f.relative_to(self.place).as_posix()
         ):
             file.unlink()
-        shutil.copytree(folder_path, self.place, dirs_exist_ok=True)
+        given = [f.relative_to(folder_path).as_posix() for f in Path(folder_path).rglob("*") if f.is_file()]
+        for name in filter_repo_objects(given, allow_patterns=allow_patterns):
+            (self.place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(folder_path) / name, self.place / name)
         return SimpleNamespace(commit_url=f"https://huggingface.co/{repo_id}/commit/1")
 
 
@@ -116,3 +126,37 @@ def test_a_later_upload_leaves_nothing_of_the_one_before(model, hub):
         assert (hub.place / "adapter_config.json").exists() == adapters
         assert torch.equal(logits(hybridopt.from_pretrained(tiny_llama(), hub.place)), logits(one))
     assert (hub.place / "README.md").exists()
+
+
+def test_whole_models_and_adapters_follow_each_other(model, hub):
+    whole = hybridopt.wrap(tiny_llama(), policy="adamw")
+    train(whole, 1)
+    hub.place.mkdir()
+    (hub.place / "pytorch_model.bin").write_text("of others")
+    for full in (True, False, True):
+        (whole if full else model).hybrid.push_to_hub("me/tuned", full=full)
+        there = {path.name for path in hub.place.iterdir()}
+        assert (
+            {"model.safetensors", "config.json"} <= there if full else not {"model.safetensors", "config.json"} & there
+        )
+        assert ("adapter_config.json" in there) is not full and "pytorch_model.bin" in there
+    assert torch.equal(logits(type(whole).from_pretrained(hub.place)), logits(whole))
+    text = (hub.place / "README.md").read_text()
+    assert "library_name: transformers" in text and 'LlamaForCausalLM.from_pretrained("me/tuned")' in text
+
+
+def test_the_result_of_a_run_goes_without_its_checkpoints(model, hub, tmp_path):
+    folder = tmp_path / "out"
+    for name in ("run.yaml", "log.jsonl", "checkpoints/checkpoint-1/model.safetensors", "merged/model.safetensors"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    save(model, folder, None, {"base_model": "org/base"})
+    push(folder, "me/tuned", private=True)
+    there = {path.relative_to(hub.place).as_posix() for path in hub.place.rglob("*") if path.is_file()}
+    assert there >= {"run.yaml", "log.jsonl", "README.md", "adapter_config.json", "hybridopt_manifest.json"}
+    assert not any(name.startswith(("checkpoints", "merged")) for name in there)
+    assert hub.asked["create"] == ("me/tuned", True, True)
+    assert torch.equal(logits(hybridopt.from_pretrained(tiny_llama(), hub.place)), logits(model))
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(HybridOptError, match=r"adapter_config\.json has"):
+        push(folder, "me/tuned")

@@ -15,13 +15,16 @@ from ...core.registry import every
 from ...model.adapters import bare, library_of
 from ...model.containers import uncompiled
 from ...saving.folder import CARD
+from ...saving.hub import push_folder
 from ...saving.save import save as save_changes
 from ...saving.save import save_whole
 from .base_name import base_name_of
 from .card import MARK, card_text, check_card
 from .loading import held_in
 
-__all__ = ["save"]
+__all__ = ["RECORDS", "push", "save"]
+
+RECORDS = ("run.yaml", "plan.json", "log.jsonl", "report.html")  # of a run, beside its result
 
 
 def save(
@@ -78,6 +81,19 @@ def save(
         else:
             save_changes(strategy, folder, beside=beside)
     return folder
+
+
+def push(folder: str | PathLike, repo_id: str, **how: Any) -> str:
+    """Upload the result of a run to the Hugging Face hub in one commit, and return the commit's address.
+
+    The model and what lies beside it are uploaded, with the run's configuration, plan, log and report; no checkpoints.
+
+    Args:
+        folder: that `save` has written to.
+        repo_id: "user/name"; the repository is made if it is not there.
+        how: private, revision, commit_message, token: as `model.hybrid.push_to_hub` takes them.
+    """
+    return push_folder(path_of(folder, "folder"), repo_id, RECORDS, **how)
 
 
 def _name_base(place: Path, base: str, revision: Any) -> None:
