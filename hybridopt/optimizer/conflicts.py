@@ -7,14 +7,18 @@ from typing import Any
 import torch
 from torch import distributed
 
-from ..core.contracts import Named
+from ..core.contracts import Named, ReleasedParameters
 from ..core.errors import HybridOptError
 from ..core.registry import every
 from .parameters import Parameters
 from .releases import release_class
 
-__all__ = ["accumulating", "check", "check_clipping", "check_scaler", "check_unscaled"]
+__all__ = ["CLIPS_ITSELF", "accumulating", "check", "check_clipping", "check_scaler", "check_unscaled", "look"]
 
+CLIPS_ITSELF = (
+    "let the optimizer clip: clip=1.0 with clip_mode='previous' (by the norm of the step before) or 'tensor' (each by "
+    "itself)"
+)
 CONTAINERS = {
     "DistributedDataParallel": "it averages gradients after they are complete; shard the model by FSDP2 (fully_shard)",
     "FullyShardedDataParallel": "it reduces gradients after they are complete; take FSDP2 (fully_shard)",
@@ -37,6 +41,21 @@ def check(work: Iterable[Named], release: str, containers: bool) -> None:
         _check_containers({id(p): n for n, p in work}, release)
 
 
+def look(parameters: ReleasedParameters, release: str, clips: bool) -> None:
+    """Find out who runs the loop; HybridOptError if it is to do something to gradients that are complete.
+
+    Args:
+        parameters: of the optimizer.
+        release: the name of its release, for the error.
+        clips: does the optimizer clip gradients itself, whatever the loop does?
+    """
+    for launcher in every("launchers"):
+        launcher.attend(parameters.groups())
+    check(parameters.params(), release, containers=True)
+    if not clips:
+        check_clipping(parameters.groups(), release)
+
+
 def check_clipping(groups: list[dict[str, Any]], release: str) -> None:
     """Raise HybridOptError if the loop that runs an optimizer is to clip gradients, of which it will find none.
 
@@ -48,8 +67,7 @@ def check_clipping(groups: list[dict[str, Any]], release: str) -> None:
     if setting is not None:
         raise HybridOptError(
             f"release={release!r} uses each gradient before the loop can clip by {setting}, which would do nothing; "
-            "set that to 0, and let the optimizer clip: clip=1.0 with clip_mode='previous' (by the norm of the step "
-            "before) or 'tensor' (each by itself); clip=float('inf') says that nothing is to be clipped"
+            f"set that to 0, and {CLIPS_ITSELF}; clip=float('inf') says that nothing is to be clipped"
         )
 
 

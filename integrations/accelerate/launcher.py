@@ -7,6 +7,8 @@ from typing import Any
 
 from hybridopt.core.contracts import Launcher
 
+from ..clipping import refuse_clipping
+
 __all__ = ["AccelerateLauncher"]
 
 
@@ -27,11 +29,22 @@ class AccelerateLauncher(Launcher):
     def clipping(self, groups: list[dict[str, Any]]) -> str | None:
         """Return the max_grad_norm of the transformers Trainer that runs the optimizer of these param groups.
 
-        No Trainer tells its optimizer that it runs it: it is looked for among all objects of the process.
+        No Trainer tells its optimizer that it runs it: it is looked for among all objects of the process. Calls of an
+        Accelerator's own clipping, which a loop may make later, are refused from now on.
         """
+        for accelerator in _accelerators(groups):
+            refuse_clipping(accelerator, "clip_grad_norm_", groups)
+            refuse_clipping(accelerator, "clip_grad_value_", groups)
         module = sys.modules.get("transformers.trainer")
         trainers = [] if module is None else [x for x in gc.get_objects() if issubclass(type(x), module.Trainer)]
         held = [(t, vars(t).get("optimizer")) for t in trainers]  # which a Trainer that failed in the making lacks
         mine = [t for t, optimizer in held if optimizer is not None and optimizer.param_groups is groups]
         norm = next((t.args.max_grad_norm for t in mine if t.args.max_grad_norm), None)
         return None if norm is None else f"max_grad_norm={norm}"
+
+
+def _accelerators(groups: list[dict[str, Any]]) -> list[Any]:
+    """Return the Accelerators that have prepared the optimizer of these param groups."""
+    module = sys.modules.get("accelerate.accelerator")
+    every = [] if module is None else [x for x in gc.get_objects() if issubclass(type(x), module.Accelerator)]
+    return [one for one in every if any(made.param_groups is groups for made in vars(one).get("_optimizers", ()))]

@@ -17,6 +17,13 @@ class Launcher(Protocol):
     def accumulating(self) -> bool:
         """Return whether more micro-batches follow before the optimizer's step."""
 
+    def attend(self, groups: list[dict[str, Any]]) -> None:
+        """Look for the loop that runs an optimizer; called once, before the first of its gradients is used or kept.
+
+        groups: its `param_groups`, the very list.
+        """
+        return None
+
     def clipping(self, groups: list[dict[str, Any]]) -> str | None:
         """Return the setting by which the loop clips gradients between the backward pass and the step; None without.
 

@@ -141,7 +141,11 @@ def _called(closure):
     except RuntimeError as error:
         if "does not require grad" not in str(error):
             raise
-        raise HybridOptError(f"the closure asked for gradients, and there are none in zeroth order; {RULE}") from error
+        raise HybridOptError(
+            f"the closure asked for gradients, and there are none in zeroth order; {RULE}. (Lightning's automatic "
+            "optimization makes such a closure: set self.automatic_optimization = False, and call "
+            "self.optimizers().step(closure) in training_step)"
+        ) from error
 
 
 def _number(loss) -> float:

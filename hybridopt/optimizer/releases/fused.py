@@ -52,7 +52,7 @@ class Fused(Release):
     def __init__(self, clip: Clipping):
         self.clip, self._holding, self._told = clip, 0, False
         self._lock = Lock()  # backward runs a thread for each device
-        self._looked = False  # for containers
+        self._looked = False  # for who runs the loop
         self._measuring: Measuring | None = None  # while a pass only measures
         self._begin()
 
@@ -92,6 +92,9 @@ class Fused(Release):
         with self._lock:
             if parameters.drop_idle(name, p):
                 return
+            if not self._looked:
+                conflicts.look(parameters, self.name, self.clip.limit is not None)
+                self._looked = True
             if self._measuring is not None:
                 self._measuring.add(name, p)
             elif self._holding or conflicts.accumulating():
@@ -173,10 +176,7 @@ class Fused(Release):
                 f"optimizer.hold():`. A weight shared by checkpointed segments: use_reentrant=False. {END}"
             )
         if not self._norms:
-            conflicts.check(parameters.params(), self.name, containers=not self._looked)
-            if not self._looked and self.clip.limit is None:
-                conflicts.check_clipping(parameters.groups(), self.name)
-            self._looked = True
+            conflicts.check(parameters.params(), self.name, containers=False)
             if self.clip.mode_in_force == "global" and self._size is None:
                 raise HybridOptError(
                     f"clip={self.clip.limit} by the norm of all gradients (clip_mode='global'): with release='fused' "

@@ -1,0 +1,1 @@
+"""Lightning: automatic and manual optimization."""
