@@ -84,7 +84,9 @@ def test_fused_updates_are_those_of_kept_gradients(settings):
     assert not any(p.grad is not None for p in one.model.parameters())
 
 
-@pytest.mark.parametrize("settings", [{"gradient_clip_val": 0.1}, {"gradient_clip_val": 0.1, "precision": "bf16-true"}])
+@pytest.mark.parametrize(
+    "settings", [{"gradient_clip_val": 0.1}, {"gradient_clip_val": 0.1, "precision": "bf16-true"}]
+)
 def test_its_clipping_is_done_or_refused_before_anything_is_trained(settings):
     module = Module(release="fused")
     if "precision" in settings:

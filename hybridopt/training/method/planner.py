@@ -6,7 +6,8 @@ from typing import Any
 
 from ...planning import Estimate, Estimator, Request
 from ...planning.request import DTYPES
-from ...planning.subject.model import Subject, checkpoints, subject_of
+from ...planning.subject.model import Subject, checkpoints
+from ...planning.subject.source import subject_of
 from ..config.run import AUTO, LoraSettings, Run
 from .adapters import adapters
 from .room import room_of

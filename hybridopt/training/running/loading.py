@@ -47,7 +47,7 @@ def config_of(model: str) -> Any:
     """
     folder = Path(model).expanduser()
     if not folder.exists() and is_hub_name(model):
-        return read_model_config(hub_config(model).parent)
+        return read_model_config(hub_config(model)[0].parent)
     return read_model_config(check_folder(folder))
 
 
