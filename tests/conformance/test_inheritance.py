@@ -12,7 +12,7 @@ from hybridopt.core.numerics.directions import Direction
 from hybridopt.core.registry import find, names
 from hybridopt.parts.splits._int4 import Int4Basis
 from hybridopt.parts.splits._lazy import Lazy
-from hybridopt.policy.methods._options import FreePlaces, Method, Places
+from hybridopt.policy.methods._options import FreePlaces, NamedPolicy, Places
 from support.contracts import declared
 from support.parts import MATRIX_ONLY, POLICIES, RULES, SOURCES, SPLITS, draw, split_of
 
@@ -114,7 +114,7 @@ def test_a_direction_fulfils_its_contract(name):
 def test_places_are_the_last_options_of_a_policy(name):
     cls = POLICIES[name]
     options = [f.name for f in fields(cls)]
-    assert Method in cls.__mro__ and cls().options() == tuple(options)
+    assert NamedPolicy in cls.__mro__ and cls().options() == tuple(options)
     assert (options[-5:] == PLACES) == (Places in cls.__mro__)
     assert Places in cls.__mro__ or not {"norms", "biases", "adapters"} & set(options)
     if FreePlaces in cls.__mro__:

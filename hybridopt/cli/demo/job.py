@@ -19,14 +19,14 @@ from ...training.watching.memory import model_bytes, state_bytes
 from . import show, task, threads
 from .batches import in_order, shuffled
 from .encoder import MODEL, pretrained
-from .result import Reload, Result, Run, versions
+from .result import DemoResult, DemoRun, Reload, versions
 from .setups import SETUPS, Setup
 from .training import accuracy, fit, logits
 
 __all__ = ["demo", "reload", "train"]
 
 
-def demo(folder: Path, seed: int, steps: int, console: Console) -> Result:
+def demo(folder: Path, seed: int, steps: int, console: Console) -> DemoResult:
     """Train in all three ways, then save and reload the last model; print the progress.
 
     Args:
@@ -51,10 +51,10 @@ def demo(folder: Path, seed: int, steps: int, console: Console) -> Result:
     console.print(show.curves(runs, len(work.labels)))
     back = reload(model, work, seed, folder)
     seconds = perf_counter() - start
-    return Result(MODEL, seed, steps, count, seconds, work.data, tuple(runs), back, versions())
+    return DemoResult(MODEL, seed, steps, count, seconds, work.data, tuple(runs), back, versions())
 
 
-def train(setup: Setup, work: task.DemoTask, seed: int, steps: int, bar: Progress) -> tuple[nn.Module, Run]:
+def train(setup: Setup, work: task.DemoTask, seed: int, steps: int, bar: Progress) -> tuple[nn.Module, DemoRun]:
     """Train a fresh copy of the encoder in one way, and measure accuracy, bytes and time.
 
     Args:
@@ -76,7 +76,7 @@ def train(setup: Setup, work: task.DemoTask, seed: int, steps: int, bar: Progres
     start = perf_counter()
     done = fit(model, optimizer, shuffled(work.train, steps, seed), steps, _follow(bar, setup, steps, work))
     seconds = perf_counter() - start
-    run = Run(
+    run = DemoRun(
         name=setup.name,
         title=setup.title,
         accuracy=accuracy(_outputs(model, work), work.answers),

@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-__all__ = ["Data", "Reload", "Result", "Run", "versions"]
+__all__ = ["DemoData", "Reload", "DemoResult", "DemoRun", "versions"]
 
 LIBRARIES = ("hybridopt", "torch", "transformers", "peft", "bitsandbytes")
 MARGIN = 0.05  # of accuracy above the floor, at least
 
 
 @dataclass(frozen=True)
-class Data:
+class DemoData:
     """Sizes of the classification task.
 
     Args:
@@ -42,7 +42,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Run:
+class DemoRun:
     """One training run.
 
     Args:
@@ -92,7 +92,7 @@ class Reload:
 
 
 @dataclass(frozen=True)
-class Result:
+class DemoResult:
     """Everything that the demo measured.
 
     Args:
@@ -112,8 +112,8 @@ class Result:
     steps: int
     threads: int
     seconds: float
-    data: Data
-    runs: tuple[Run, ...]
+    data: DemoData
+    runs: tuple[DemoRun, ...]
     reload: Reload
     versions: dict[str, str]
 

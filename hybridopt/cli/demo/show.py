@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ...core.sizes import human
 from ...training.watching.sparkline import sparkline
-from .result import Data, Reload, Run
+from .result import DemoData, DemoRun, Reload
 
 __all__ = ["Live", "curves", "data_line", "live", "progress", "reload_line", "runs_table"]
 
@@ -43,7 +43,7 @@ def live(losses: Sequence[float], classes: int) -> Live:
     return {"loss": f"{sum(recent) / len(recent):.2f}", "curve": sparkline(losses, LIVE, _top(classes))}
 
 
-def data_line(data: Data) -> str:
+def data_line(data: DemoData) -> str:
     """Describe the classification task and its sizes."""
     return (
         f"Task: from which of {len(data.labels)} standard-library packages is a text? {data.train} texts of "
@@ -52,7 +52,7 @@ def data_line(data: Data) -> str:
     )
 
 
-def curves(runs: Sequence[Run], classes: int) -> Table:
+def curves(runs: Sequence[DemoRun], classes: int) -> Table:
     """Return a table of the loss curves of all runs, on one scale, with the mean of the first and last tenth."""
     table = Table("run", "loss, from guessing down", "start", "end", title="Training loss")
     for run in runs:
@@ -62,7 +62,7 @@ def curves(runs: Sequence[Run], classes: int) -> Table:
     return table
 
 
-def runs_table(runs: Sequence[Run], data: Data) -> Table:
+def runs_table(runs: Sequence[DemoRun], data: DemoData) -> Table:
     """Return a table of accuracy on the held-out modules, bytes and seconds of every run."""
     table = Table(title="Held-out accuracy, and bytes measured on the tensors")
     table.add_column("run", no_wrap=True)

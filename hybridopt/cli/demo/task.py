@@ -8,7 +8,7 @@ from torch import Tensor
 from .batches import Example, encode
 from .corpus import Corpus, build
 from .encoder import tokenizer
-from .result import Data
+from .result import DemoData
 
 __all__ = ["DemoTask", "load"]
 
@@ -27,7 +27,7 @@ class DemoTask:
     labels: tuple[str, ...]
     train: list[Example]
     test: list[Example]
-    data: Data
+    data: DemoData
 
     @property
     def answers(self) -> Tensor:
@@ -42,6 +42,6 @@ def load(seed: int) -> DemoTask:
     return DemoTask(corpus.labels, train, test, _sizes(corpus))
 
 
-def _sizes(corpus: Corpus) -> Data:
+def _sizes(corpus: Corpus) -> DemoData:
     train, test = (len({s.module for s in part}) for part in (corpus.train, corpus.test))
-    return Data(corpus.labels, len(corpus.train), len(corpus.test), train, test, corpus.dropped, corpus.floor)
+    return DemoData(corpus.labels, len(corpus.train), len(corpus.test), train, test, corpus.dropped, corpus.floor)

@@ -8,7 +8,7 @@ from ...core.contracts import Ready
 from ..routes import Route, place
 from ..treatment import Treatment
 
-__all__ = ["FreePlaces", "Method", "Places"]
+__all__ = ["FreePlaces", "NamedPolicy", "Places"]
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ def _options(cls: type[T]) -> type[T]:
     return cls
 
 
-class Method(Ready[Route]):
+class NamedPolicy(Ready[Route]):
     """A policy whose routes follow from its options; they are made with it, so that bad options show at once."""
 
     def __post_init__(self) -> None:
@@ -31,7 +31,7 @@ class Method(Ready[Route]):
 
 
 @_options
-class Places(Method):
+class Places(NamedPolicy):
     """Options that most policies end with: where parameters of a role go, and one place for all that have no role.
 
     "full" is state-full, "free" state-free, "split" as linear weights, "frozen" not at all. A subclass that is a

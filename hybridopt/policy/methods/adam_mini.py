@@ -7,13 +7,13 @@ from ...core.registry import make
 from ...parts.rules.adam_mini import AdamMini
 from ..routes import Route, place
 from ..treatment import Treatment
-from ._options import Method
+from ._options import NamedPolicy
 
 __all__ = ["AdamMiniPolicy"]
 
 
 @dataclass(frozen=True)
-class AdamMiniPolicy(Method):
+class AdamMiniPolicy(NamedPolicy):
     """Adam-mini (Zhang et al. 2024) on everything: AdamW's momentum, and one second moment for each Hessian block.
 
     Blocks are the heads of queries and keys, and the output neurons (tokens, for embeddings) of all else; they are

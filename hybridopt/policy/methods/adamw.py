@@ -7,13 +7,13 @@ from ...core.registry import make
 from ...parts.rules.adamw import AdamW
 from ..routes import Route, place
 from ..treatment import Treatment
-from ._options import Method
+from ._options import NamedPolicy
 
 __all__ = ["AdamWPolicy"]
 
 
 @dataclass(frozen=True)
-class AdamWPolicy(Method):
+class AdamWPolicy(NamedPolicy):
     """AdamW on everything (Loshchilov & Hutter 2019): the yardstick. Norms and biases do not decay."""
 
     betas: tuple[float, float] = (0.9, 0.999)

@@ -10,13 +10,13 @@ from ...parts.splits.block import Block
 from ...parts.splits.whole import Whole
 from ..routes import PLACES, Route
 from ..treatment import Treatment
-from ._options import Method
+from ._options import NamedPolicy
 
 __all__ = ["BAdam"]
 
 
 @dataclass(frozen=True)
-class BAdam(Method):
+class BAdam(NamedPolicy):
     """BAdam (Luo et al. 2024): Adam on one transformer layer at a time, all others stand still.
 
     blocks: layers trained at a time; None lets `density`, a share of the elements, decide. update_gap: the paper's K,

@@ -13,7 +13,7 @@ import hybridopt
 from hybridopt.cli import main as cli
 from hybridopt.cli.demo import encoder, job, setups, show, task, threads
 from hybridopt.cli.demo.batches import Example, encode, in_order, shuffled
-from hybridopt.cli.demo.result import Data, Reload, Result, Run
+from hybridopt.cli.demo.result import DemoData, DemoResult, DemoRun, Reload
 from hybridopt.cli.demo.snippets import Snippet
 from hybridopt.cli.demo.training import accuracy, fit, logits
 from support import models
@@ -30,7 +30,7 @@ def example(number: int) -> Example:
 
 @pytest.fixture
 def work():
-    data = Data(LABELS, 80, 40, 4, 2, 3, 0.2)
+    data = DemoData(LABELS, 80, 40, 4, 2, 3, 0.2)
     return task.DemoTask(LABELS, [example(i) for i in range(80)], [example(i) for i in range(40)], data)
 
 
@@ -143,16 +143,16 @@ def test_accuracy_counts_the_largest_output():
     assert accuracy(outputs, torch.tensor([1, 0, 0, 0])) == 0.75
 
 
-def run(**changes) -> Run:
+def run(**changes) -> DemoRun:
     plain = {"name": "adamw", "title": "AdamW", "accuracy": 0.9, "weight_bytes": 1, "grad_bytes": 1}
     rest = {"state_bytes": 1, "seconds": 1.0, "lr": 1e-3, "losses": (2.0, 1.0), "report": {}}
-    return Run(**(plain | rest | changes))
+    return DemoRun(**(plain | rest | changes))
 
 
-def result(runs=None, **changes) -> Result:
+def result(runs=None, **changes) -> DemoResult:
     plain = {"folder": "f", "files": {"a": 1}, "predictions": 40, "agreeing": 40}
     back = Reload(**(plain | {"identical": True, "largest_difference": 0.0} | changes))
-    return Result("m", 0, 2, 1, 1.0, Data(LABELS, 80, 400, 4, 2, 3, 0.2), tuple(runs or (run(),)), back, {})
+    return DemoResult("m", 0, 2, 1, 1.0, DemoData(LABELS, 80, 400, 4, 2, 3, 0.2), tuple(runs or (run(),)), back, {})
 
 
 def test_a_run_that_learned_nothing_is_a_problem():
@@ -162,8 +162,8 @@ def test_a_run_that_learned_nothing_is_a_problem():
 
 
 def test_the_bar_is_higher_where_chance_could_reach_it():
-    assert Data(LABELS, 0, 400, 0, 0, 0, 0.2).bar == pytest.approx(0.25)
-    assert Data(LABELS, 0, 16, 0, 0, 0, 0.2).bar == pytest.approx(0.4)
+    assert DemoData(LABELS, 0, 400, 0, 0, 0, 0.2).bar == pytest.approx(0.25)
+    assert DemoData(LABELS, 0, 16, 0, 0, 0, 0.2).bar == pytest.approx(0.4)
 
 
 def test_changed_predictions_are_a_problem():
