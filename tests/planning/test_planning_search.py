@@ -55,8 +55,17 @@ def config(tmp_path_factory):
 def known():
     """Searches of one model share what was estimated for it."""
     shared: dict[str, Estimator] = {}
+
+    class Shared(Estimator):
+        def __new__(cls, source):
+            return shared.setdefault(repr(source), super().__new__(cls))
+
+        def __init__(self, source):
+            if not vars(self):
+                super().__init__(source)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SEARCH, "Estimator", lambda source: shared.setdefault(repr(source), Estimator(source)))
+        patch.setattr(SEARCH, "Estimator", Shared)
         yield
 
 

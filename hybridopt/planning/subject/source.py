@@ -8,8 +8,8 @@ from ...core.files import plain_json
 from ...core.files.paths import path_of
 from .architectures import architecture, canonical
 from .building import usual_head
+from .dimensions import Subject
 from .hub import hub_config, is_hub_name
-from .model import Subject
 from .settings import check_settings
 
 __all__ = ["SHIPPED", "subject_of"]

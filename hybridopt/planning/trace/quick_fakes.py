@@ -27,7 +27,14 @@ class QuickFakes(FakeTensorMode):
     kinds: dict[OpOverload, "Callable[[QuickFakes, Sequence[Any], Sequence[Made]], Any] | None"] = {}
 
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Return what an operation makes, as torch's own method of this name does."""
+        """Return what an operation makes, as torch's own method of this name does.
+
+        Args:
+            func: the operation.
+            types: of the tensors among its arguments.
+            args: its positional arguments.
+            kwargs: those by name.
+        """
         kwargs = kwargs or {}
         if func not in self.kinds:
             self.kinds[func] = _kind(func)
