@@ -27,8 +27,9 @@ def _with(request: Request, change: Mapping[str, Any]) -> Request | None:
     if "seq_len" in change:
         shorter = int(request.seq_len * change["seq_len"])
         return request.but(seq_len=shorter) if shorter >= SHORTEST else None
-    if "lora" in change:
-        return request.but(**change) if request.lora is None and request.quantization is None else None
+    if "lora" in change or "quantization" in change:  # a base is quantized beneath adapters, that are there or come
+        new = "lora" in change
+        return request.but(**change) if (request.lora is None) == new and request.quantization is None else None
     options = {**request.options, **change}
     try:
         read_policy(request.policy, options)

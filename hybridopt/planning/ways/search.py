@@ -55,7 +55,7 @@ def search(
     estimator = model if isinstance(model, Estimator) else Estimator(subject_of(model))
     if "seq_len" not in size:
         size["seq_len"] = tokens_of(estimator.source)
-    hunt = _Hunt(estimator, room.usable, dict(asked or {}), Request(**size))
+    hunt = _Hunt(estimator, room.usable, dict(asked or {}), Request(**size), all_sizes=enough is None)
     hunt.check()
     wanted = [way for way in hunt.ways() if hunt.wanted(way)]
     found = list(_up_to(enough, (choice for way in watch(wanted) if (choice := hunt.choice(way)) is not None)))
@@ -95,8 +95,9 @@ def _nothing(found: list[Choice], room: Budget) -> HybridOptError:
 class _Hunt:
     """Search for ways to train one model within `room` bytes, with sizes and settings given."""
 
-    def __init__(self, estimator: Estimator, room: int, asked: dict[str, Any], size: Request):
+    def __init__(self, estimator: Estimator, room: int, asked: dict[str, Any], size: Request, all_sizes: bool = True):
         self.estimator, self.room, self.asked, self.size = estimator, room, asked, size
+        self.all_sizes = all_sizes  # also of ways whose weights and state alone do not fit?
         self.failed: HybridOptError | None = None  # the first way that the model does not take
         self._weights: dict[tuple, int] = {}
         self._chunks = True
@@ -126,7 +127,10 @@ class _Hunt:
         """Return a way in its first variant that fits, or else its smallest; None if the model does not take it."""
         try:
             lora = {"lora": self.asked["lora"]} if "lora" in self.asked else {}
-            found = self._first(self.size.but(**way.settings | lora))
+            request = self.size.but(**way.settings | lora)
+            if not self.all_sizes and self.estimator.least(request) > self.room:
+                return None
+            found = self._first(request)
         except HybridOptError as error:  # such as quantization of a model without linear layers
             self.failed = self.failed or error
             return None

@@ -94,6 +94,8 @@ CHANGES = (
     ("density=0.05", {"density": 0.05}),
     ("sequences of {seq_len} tokens", {"seq_len": 0.5}),
     ("LoRA (r=16)", {"lora": 16}),
+    ('quantization="{quantization}"', {"quantization": EIGHT.name}),
+    ('quantization="{quantization}"', {"quantization": FOUR.name}),
     ('LoRA (r=16), quantization="{quantization}"', {"lora": 16, "quantization": EIGHT.name}),
     ('LoRA (r=16), quantization="{quantization}"', {"lora": 16, "quantization": FOUR.name}),
 )

@@ -7,7 +7,7 @@ from typing import Any
 from ...core.errors import HybridOptError
 from ...core.sizes import gib
 from ...optimizer.releases import DEFAULT
-from ...planning import Request
+from ...planning import Estimate, Request
 from ...planning.ways.changes import changed
 from ..config.keys import Key, every
 from ..config.run import LoraSettings, Run
@@ -28,19 +28,30 @@ def change_of(planner: Planner, request: Request, room: int, fixed: bool = True)
         room: bytes.
         fixed: whether the method is the run's own, and may be changed, too; otherwise only sizes are.
     """
-    for candidate in _candidates(planner, request, fixed):
-        try:
-            if planner.estimator.least(candidate) > room:
-                continue  # without a pass on fake tensors
-            found = planner.estimator.estimate(candidate)
-        except HybridOptError:
-            continue
-        if not found.missing(room):
-            before = planner.run_of(request) if fixed else planner.run
-            after = planner.run_of(candidate)
-            after = after if fixed else _sizes(planner.run, after)
-            return f"{difference(before, after)} ({gib(found.peak_bytes)})"
+    for variants in _candidates(planner, request, fixed):
+        found = _first(planner, variants, room)
+        if found is not None:
+            before, after = planner.run_of(request), planner.run_of(found.request)
+            told = difference(before, after) if fixed else difference(planner.run, _sizes(planner.run, after))
+            return f"{told} ({gib(found.peak_bytes)})"
     return None
+
+
+def _first(planner: Planner, variants: list[Request], room: int) -> Estimate | None:
+    """Return the estimate of the first variant that fits; None where the last, which takes least, does not."""
+    if not variants or _fitting(planner, variants[-1], room) is None:
+        return None
+    return next(found for each in variants if (found := _fitting(planner, each, room)) is not None)
+
+
+def _fitting(planner: Planner, request: Request, room: int) -> Estimate | None:
+    try:
+        if planner.estimator.least(request) > room:
+            return None  # without a pass on fake tensors
+        found = planner.estimator.estimate(request)
+    except HybridOptError:
+        return None
+    return None if found.missing(room) else found
 
 
 def difference(before: Run, after: Run) -> str:
@@ -57,29 +68,23 @@ def difference(before: Run, after: Run) -> str:
     return f"{lines} in run.yaml, or {' '.join(f'--set {_quoted(name, value)}' for name, value in found.items())}"
 
 
-def _candidates(planner: Planner, request: Request, fixed: bool) -> Iterator[Request]:
-    """Yield changed requests, the least harmful first; where texts are made, sequences stay as long as they are."""
+def _candidates(planner: Planner, request: Request, fixed: bool) -> Iterator[list[Request]]:
+    """Yield changed requests in groups, the least harmful first; the last of a group takes least."""
     free = list(_free(planner, request)) if fixed else []
-    yield from free
+    yield free
     smallest = free[-1] if free else request
+    also = {"checkpointing": smallest.checkpointing, "release": smallest.release}
+    if fixed and request.dtype == "fp32":
+        yield [request.but(dtype="bf16"), smallest.but(dtype="bf16")]
     for _, candidate in changed(request):
-        if candidate.seq_len < request.seq_len and planner.shape.generates:
-            continue
-        if not fixed and (candidate.policy, candidate.options, candidate.weights) != (
-            request.policy,
-            request.options,
-            request.weights,
-        ):
-            continue
-        yield candidate
-        also = {"checkpointing": smallest.checkpointing and not candidate.probes, "release": smallest.release}
-        if candidate.but(**also) != candidate:
-            yield candidate.but(**also)
-        yield from _shorter(candidate.but(**also), request)
+        if planner.shape.generates and candidate.seq_len < request.seq_len:
+            continue  # answers are as long as the task says
+        if fixed or (candidate.weights, candidate.options) == (request.weights, request.options):
+            yield [candidate, candidate.but(**also), *_shorter(candidate.but(**also), request)]
 
 
 def _shorter(candidate: Request, request: Request) -> Iterator[Request]:
-    """Yield ever shorter sequences, once the first change was to halve them."""
+    """Yield ever shorter sequences, where the change was to halve them."""
     if candidate.seq_len == request.seq_len:
         return
     for _, again in changed(candidate):
