@@ -70,6 +70,11 @@ def test_columns_of_other_names_are_mapped(tmp_path):
     assert f"{path}: columns question, answer: read as prompt_completion" in found.told
 
 
+def test_a_column_that_is_mapped_is_not_read_as_another_too(tmp_path):
+    found = examples(written(tmp_path, row("text, completion")), columns={"prompt": "text"})
+    assert columns(found.train) == {"prompt": ["text"], "completion": ["completion"]}
+
+
 def test_a_mapping_wins_over_a_column_of_that_name(tmp_path):
     found = examples(written(tmp_path, row("text, body")), columns={"text": "body"})
     assert columns(found.train) == {"text": ["body"]}

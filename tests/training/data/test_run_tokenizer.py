@@ -1,14 +1,13 @@
-"""The tokenizer of a run has padding and, for chats, a template that writes them; and it fits the model."""
+"""The tokenizer of a run has padding and, for chats, a template that writes them."""
 
 import json
 import shutil
 
 import pytest
-from transformers import AutoConfig, LlamaConfig
+from transformers import LlamaConfig
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.training.config.run import Data
-from hybridopt.training.data.limits import check_vocabulary, length_of
 from hybridopt.training.data.template import check_chats, padding_told, tokenizer_for
 from support.data_files import examples, write_jsonl
 
@@ -184,31 +183,3 @@ def test_code_of_a_tokenizer_is_not_run(tmp_path, plain):
     except HybridOptError:
         pass
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_tokenizer_larger_than_the_model_is_refused(model):
-    tokenizer, config = tokenizer_for(model, Data(), True), AutoConfig.from_pretrained(model)
-    check_vocabulary(tokenizer, config, model)
-    config.vocab_size = 256
-    assert f"numbers up to 256 ('{END}'), but the model's embedding has 256 rows" in said(
-        check_vocabulary, tokenizer, config, model
-    )
-
-
-def test_sequences_fit_the_model(model):
-    config = AutoConfig.from_pretrained(model)
-    assert length_of(Data(), config, "m") == 64 and length_of(Data(max_length=9), config, "m") == 9
-    assert said(length_of, Data(max_length=65), config, "m") == (
-        "data.max_length=65 is more than the 64 positions of model='m'; --set data.max_length=64"
-    )
-    config.max_position_embeddings = 100_000
-    assert length_of(Data(), config, "m") == 2048
-    for wrong in (0, 1, "many", 1.5, True):
-        assert "max_length=" in said(length_of, Data(max_length=wrong), config, "m")
-
-
-def test_positions_are_those_of_the_text_model():
-    from transformers import BloomConfig, GPT2Config
-
-    assert length_of(Data(), GPT2Config(n_positions=32), "m") == 32
-    assert length_of(Data(max_length=99_999), BloomConfig(), "m") == 99_999  # it has no positions
