@@ -25,7 +25,7 @@ class RowReader:
         theirs: by our names, those that the file has for the columns.
         foreign: the format of others that they are in; None: ours.
         more: columns that are kept as they are.
-        told: lines for people.
+        told: what people should know of them.
     """
 
     format: Format
@@ -73,12 +73,12 @@ def columns_of(names: Sequence[str], data: Data, where: str) -> RowReader:
         (each for each in FOREIGN if set(each.needed) <= set(names) and FORMATS[each.format] in wanted), None
     )
     if not found and foreign:
-        return _of_others(names, foreign, where)
+        return _of_others(names, foreign)
     if not found:
         raise HybridOptError(_unknown(names, renamed, data, where))
     if len(found) > 1:
         raise HybridOptError(_ambiguous(found, where))
-    return _ours(names, renamed, found[0], where)
+    return _ours(names, renamed, found[0])
 
 
 def _renamed(names: Sequence[str], columns: Mapping[str, str], where: str) -> dict[str, str]:
@@ -101,24 +101,24 @@ def _narrowed(found: list[Format], renamed: Mapping[str, str]) -> list[Format]:
     return with_task or most
 
 
-def _ours(names: Sequence[str], renamed: Mapping[str, str], kind: Format, where: str) -> RowReader:
+def _ours(names: Sequence[str], renamed: Mapping[str, str], kind: Format) -> RowReader:
     theirs = {name: renamed[name] for name in (*kind.needed, *kind.optional) if name in renamed}
     others = [name for name in names if name not in theirs.values()]
-    told = [f"{where}: columns {', '.join(theirs.values())}: read as {kind.name}"]
+    told = [f"columns {', '.join(theirs.values())}: read as {kind.name}"]
     if kind.more:
         if cure := _cure(renamed, FORMATS["prompt_completion"]):
-            told.append(f"{where}: answers are read with {cure}")
-        told += [f"{where}: kept for reward functions: {', '.join(others)}"] if others else []
+            told.append(f"answers are read with {cure}")
+        told += [f"kept for reward functions: {', '.join(others)}"] if others else []
         return RowReader(kind, theirs, more=tuple(others), told=tuple(told))
-    told += [f"{where}: not used: {', '.join(others)}"] if others else []
+    told += [f"not used: {', '.join(others)}"] if others else []
     return RowReader(kind, theirs | {name: name for name in kind.optional if name not in theirs}, told=tuple(told))
 
 
-def _of_others(names: Sequence[str], foreign: Foreign, where: str) -> RowReader:
+def _of_others(names: Sequence[str], foreign: Foreign) -> RowReader:
     used = [name for name in (*foreign.needed, *foreign.optional) if name in names]
-    told = [f"{where}: columns {', '.join(used)} ({foreign.name}): read as {foreign.format}, {foreign.told}"]
+    told = [f"columns {', '.join(used)} ({foreign.name}): read as {foreign.format}, {foreign.told}"]
     others = [name for name in names if name not in used]
-    told += [f"{where}: not used: {', '.join(others)}"] if others else []
+    told += [f"not used: {', '.join(others)}"] if others else []
     return RowReader(FORMATS[foreign.format], {}, foreign, told=tuple(told))
 
 

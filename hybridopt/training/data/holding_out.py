@@ -36,7 +36,7 @@ def _by_class(order: np.ndarray, classes: np.ndarray, wanted: int) -> list[int]:
     """Return rows in the order given, of each class its share (by largest remainders), and never its last row."""
     numbers, counts = np.unique(classes, return_counts=True)
     exact = wanted * counts / counts.sum()
-    taken = np.minimum(np.floor(exact).astype(int), counts - 1)
+    taken = np.floor(exact).astype(int)  # less than all, as fewer rows are wanted than there are
     for index in np.argsort(-(exact - taken), kind="stable"):
         if taken.sum() < wanted and taken[index] < counts[index] - 1:
             taken[index] += 1

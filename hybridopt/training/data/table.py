@@ -60,7 +60,9 @@ class Table:
                 values = columns.values(row)
                 again.add(values)  # which also makes values alike
                 yield values
-        if again.rows != self.survey.rows:
+        noted = [(file.sha256, file.revision) for file in self.files]
+        now = [place.version() for place in self.places]
+        if noted != [(version.get("sha256"), version.get("revision")) for version in now]:
             raise HybridOptError(f"{self.setting}: the files changed while they were read; start again")
 
 
@@ -122,6 +124,14 @@ class _Reader:
         self.columns.append(columns)
         self.surveys = self.surveys or [Survey(first)]
 
+    def _told(self) -> list[str]:
+        """Return what people should know of columns, once for all files that it holds for."""
+        names: dict[str, list[str]] = {}
+        for place, each in zip(self.places, self.columns, strict=True):
+            for text in each.told:
+                names.setdefault(text, []).append(place.name)
+        return [f"{of[0]}{f' and {len(of) - 1} more' if len(of) > 1 else ''}: {text}" for text, of in names.items()]
+
     def table(self) -> Table:
         """Return all that was seen."""
         place, (survey,) = np.array(self.place, np.int32), self.surveys
@@ -130,7 +140,7 @@ class _Reader:
             DataFile(each.name, count, **each.version(), eval=self.setting == "data.eval")
             for each, count in zip(self.places, counts, strict=True)
         ]
-        told = [line for each in self.columns for line in each.told] + survey.finish(self.setting)
+        told = [*self._told(), *survey.finish(self.setting)]
         origins = Origins(self.places, place, np.array(self.line, np.int64))
         columns = tuple(self.columns)
         return Table(self.setting, self.places, columns, survey, origins, tuple(files), tuple(told), self.held)

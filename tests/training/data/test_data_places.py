@@ -27,6 +27,7 @@ def test_files_of_a_folder_are_joined_by_name(folder):
     (folder / ".hidden.jsonl").write_text("{")
     found = examples(folder)
     assert columns(found.train) == {"text": ["one", "two"]} and found.origin(1) == f"{folder}/b.jsonl:1"
+    assert found.told == (f"{folder}/a.jsonl and 1 more: columns text: read as text",)
 
 
 def test_folders_that_are_not_to_be_joined_are_refused(folder):

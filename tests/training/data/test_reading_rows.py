@@ -135,6 +135,24 @@ def test_many_rows_are_kept_in_the_cache_by_what_files_hold(tmp_path, monkeypatc
     assert examples(path).train[0]["messages"][0]["content"] == "3+3?"
 
 
+def test_files_that_change_while_they_are_read_leave_nothing_in_the_cache(tmp_path, monkeypatch):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "one"}])
+    monkeypatch.setattr(local, "LARGE", 0)
+    version = local.LocalFile.version
+
+    def changing(place):
+        """Change the file after its SHA-256 was noted."""
+        noted = version(place)
+        write_jsonl(path, [{"text": "two"}])
+        return noted
+
+    monkeypatch.setattr(local.LocalFile, "version", changing)
+    assert refusal(path) == "data.train: the files changed while they were read; start again"
+    monkeypatch.setattr(local.LocalFile, "version", version)
+    write_jsonl(path, [{"text": "one"}])
+    assert columns(examples(path).train) == {"text": ["one"]}
+
+
 def test_bad_rows_of_many_are_told_as_those_of_few(tmp_path, monkeypatch):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": "one"}, {"text": 1}])
     few = refusal(path)
