@@ -16,6 +16,7 @@ REST = "activations and temporaries"
 FAR = 2.5  # times the largest that a limit may lie above it and still be drawn
 
 Record = Mapping[str, Any]
+Rule = tuple[str, str, int]  # its name, its look, its bytes
 
 
 def memory_chart(records: Sequence[Record], planned: int | None, limit: int | None, device: str) -> Html | None:
@@ -36,36 +37,45 @@ def memory_chart(records: Sequence[Record], planned: int | None, limit: int | No
     if device == "cuda":
         sums = [sum(sizes) for sizes in zip(*kinds.values(), strict=True)] or [0] * len(rows)
         kinds[REST] = [max(0, _size(r, "peak_bytes") - known) for r, known in zip(rows, sums, strict=True)]
-    steps = [r["step"] for r in rows]
-    tops = _stacked(list(kinds.values()))
-    largest = max(max(tops[-1], default=0), planned or 0)
-    lines = [("planned peak", "planned", planned), ("memory of the device", "limit", limit)]
-    drawn = [(name, look, size) for name, look, size in lines if size and size <= FAR * largest]
-    x, y = step_axis(steps), byte_axis(max(largest, *(size for *_, size in drawn), 1))
-    areas = [
-        _area(f"k-{kind.partition(' ')[0]}", steps, low, top, x, y)
-        for kind, low, top in zip(kinds, [[0] * len(steps), *tops], tops, strict=False)
-    ]
-    rules = [_rule(look, size, y) for _, look, size in drawn]
-    told = [(f"k-{kind.partition(' ')[0]}", _series(kind, steps, sizes)) for kind, sizes in reversed(kinds.items())]
-    entries = [key_entry(each.name, look) for look, each in told]
-    entries += [key_entry(f"{name}, {human(size)}", look) for name, look, size in drawn]
-    drawing = Drawing(x, y, join(*areas, *rules), told=told)
-    return frame(
-        "Memory", drawing, entries, _about(rows, device, limit if limit and limit > FAR * largest else None), "bytes"
+    if not kinds:
+        return None
+    steps, tops = [r["step"] for r in rows], _stacked(list(kinds.values()))
+    near, far = _limits(
+        max(tops[-1]), [("planned peak", "planned", planned), ("memory of the device", "limit", limit)]
     )
+    x, y = step_axis(steps), byte_axis(max(max(tops[-1]), *(size for *_, size in near), 1))
+    bases = [[0] * len(steps), *tops]
+    looks = [f"k-{kind.partition(' ')[0]}" for kind in kinds]
+    areas = [_area(look, steps, low, top, x, y) for look, low, top in zip(looks, bases, tops, strict=False)]
+    rules = [_rule(look, size, y) for _, look, size in near]
+    told = [(look, _series(kind, steps, sizes)) for look, (kind, sizes) in zip(looks, kinds.items(), strict=True)][
+        ::-1
+    ]
+    entries = [key_entry(each.name, look) for look, each in told]
+    entries += [key_entry(f"{name}, {human(size)}", look) for name, look, size in near]
+    about = " ".join(
+        [*_about(rows, device), *(f"The {name}, {human(size)}, lies far above." for name, _, size in far)]
+    )
+    return frame("Memory", Drawing(x, y, join(*areas, *rules), told=told), entries, about, "bytes")
 
 
-def _about(rows: Sequence[Record], device: str, beyond: int | None) -> str:
-    said = []
+def _limits(largest: int, lines: Sequence[tuple[str, str, int | None]]) -> tuple[list[Rule], list[Rule]]:
+    """Return the lines that are near enough to be drawn, and the others: next to them nothing else would be seen."""
+    near: list[Rule] = []
+    far: list[Rule] = []
+    for name, look, size in lines:
+        if size:
+            (near if size <= FAR * largest else far).append((name, look, size))
+            largest = max(largest, size) if near and near[-1][2] == size else largest
+    return near, far
+
+
+def _about(rows: Sequence[Record], device: str) -> list[str]:
     if device == "cuda":
-        said.append("Up to the largest that torch had allocated so far.")
-    else:
-        said.append("Tensors that are kept, gradients at their largest.")
-        peak = max((_size(r, "peak_bytes") for r in rows), default=0)
-        said += [f"The whole process took {human(peak)}, with Python and all libraries."] if peak else []
-    said += [f"The device has {human(beyond)}, far above."] if beyond else []
-    return " ".join(said)
+        return ["Up to the largest that torch had allocated so far."]
+    peak = max((_size(r, "peak_bytes") for r in rows), default=0)
+    process = [f"The whole process took {human(peak)}, with Python and all libraries."] if peak else []
+    return ["Tensors that are kept, gradients at their largest.", *process]
 
 
 def _stacked(sizes: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -8,7 +8,7 @@ import pytest
 
 from hybridopt import HybridOptError
 from hybridopt.training.report.page import write
-from support.report_runs import EVIL, tensors, write_run
+from support.report_runs import EVIL, GIB, tensors, write_run
 
 STEPS, EVALS = 40, 4
 
@@ -102,6 +102,31 @@ def test_the_plan_stands_beside_what_was_measured(whole):
     assert "finished" in text and "not finished" not in text
     kinds = [p["class"] for p in whole.all("polygon")]
     assert kinds == ["k-weights", "k-quantization", "k-state", "k-gradients", "k-activations"]
+
+
+@pytest.mark.parametrize(
+    ("device", "planned", "limit", "drawn", "told"),
+    [
+        ("cuda", 10, 24, {"planned", "limit"}, ""),
+        ("cuda", 10, 80, {"planned"}, "The memory of the device, 80.00 GiB, lies far above."),
+        ("cpu", 10, 80, {"planned"}, "device, 80.00 GiB, lies far above."),  # tensors take 4.9 GiB
+        ("cpu", 100, 24, set(), "The planned peak, 100.00 GiB, lies far above. The memory of the device"),
+        ("cuda", None, None, set(), ""),
+    ],
+)
+def test_lines_far_above_are_told_and_not_drawn(tmp_path, device, planned, limit, drawn, told):
+    write_run(tmp_path, device=device)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    sizes = {"peak_bytes": planned, "gpu_bytes": limit}
+    plan["planned"] |= {key: size and size * GIB for key, size in sizes.items()}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    page = Page(write(tmp_path).read_text())
+    rules = page.all("line", "rule")
+    assert {each["class"].split()[1] for each in rules} == drawn
+    assert told in " ".join(page.texts) and ("far above" in " ".join(page.texts)) == bool(told)
+    assert all(0 <= float(each["y1"]) <= 1000 for each in rules)
+    tops = [float(p.split(",")[1]) for each in page.all("polygon") for p in each["points"].split()]
+    assert min(tops) < 850  # the tensors are seen
 
 
 def test_nothing_is_fetched(whole, tmp_path):
