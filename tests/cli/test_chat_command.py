@@ -77,7 +77,7 @@ def test_what_was_trained_answers(lora, options, base, tmp_path):
 def test_changes_beside_adapters_and_modules_in_full(base, tmp_path):
     model = hybridopt.wrap(
         AutoModelForCausalLM.from_pretrained(base),
-        peft_config=LoraConfig(**LORA, modules_to_save=["lm_head"]),
+        peft_config=LoraConfig(**LORA, modules_to_save=["v_proj"]),
         quantization="nf4",
     )
     model.base_model.model.model.norm.weight.requires_grad_(True)
