@@ -128,6 +128,7 @@ def _check_alone(path, config, names):
         raise HybridOptError(f"{path} holds PEFT adapters ({', '.join(config['adapters'])}); {IN_PYTHON}")
     if REPLAY not in names:
         what = f"changed tensors ({DELTA})" if DELTA in names else "nothing that was trained"
+        what = "a whole model, which needs no base" if config["whole"] else what
         raise HybridOptError(
             f"{path} has no {REPLAY}: it holds {what}, as weights that were not trained by losses alone, in one run "
             f"since the base, are not saved as scalars; {IN_PYTHON}"
