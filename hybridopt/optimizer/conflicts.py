@@ -35,7 +35,7 @@ def check(work: Iterable[Named], release: str, containers: bool) -> None:
     """
     if any(launcher.scaling() for launcher in every("launchers")):
         raise HybridOptError(
-            f"release={release!r} cannot undo the loss scaling of fp16 (accelerate, mixed_precision='fp16'): take bf16"
+            f"release={release!r} cannot undo the loss scaling of fp16 (the loop's mixed precision): take bf16"
         )
     if containers and distributed.is_available() and distributed.is_initialized():
         _check_containers({id(p): n for n, p in work}, release)

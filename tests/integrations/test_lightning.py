@@ -101,6 +101,15 @@ def test_its_clipping_is_done_or_refused_before_anything_is_trained(settings):
     fit(Module(release="fused", clip=0.1, clip_mode="previous"), **settings)
 
 
+def test_losses_that_are_scaled_are_refused():
+    module = Module(release="fused")
+    before = bits(module.model)
+    module.on_train_start = lambda: setattr(module.trainer.precision_plugin, "scaler", torch.amp.GradScaler("cpu"))
+    with pytest.raises(HybridOptError, match="cannot undo the loss scaling of fp16.*take bf16"):
+        fit(module)
+    assert equal(bits(module.model), before)
+
+
 def test_clipping_by_hand_is_refused_unless_gradients_are_held():
     with pytest.raises(HybridOptError, match=r"clip_gradients\(..., 0.1\) comes too late.*hold"):
         fit(Manual("sgd", clip=0.1, release="fused"))
