@@ -1,4 +1,4 @@
-"""TRL's trainers with any policy: DPO with FRUGAL on LoRA, then GRPO with AdaLomo, which frees each gradient at once."""
+"""TRL with any policy: DPO with FRUGAL on LoRA, then GRPO with AdaLomo, which frees each gradient at once."""
 
 import tempfile
 
