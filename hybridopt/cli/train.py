@@ -73,10 +73,8 @@ def train(
     from ..training.running.prepare import prepare
 
     console = Console()
-    prepared = prepare(run, allow_code=allow_code, resume=resume, console=console)
+    prepared = prepare(run, allow_code=allow_code, resume=resume, must_fit=not force, console=console)
     _show(prepared, console)
-    if not prepared.fits and not force:
-        raise typer.Exit(1)
     if dry_run:
         console.print("This was a dry run: nothing is loaded, and nothing written.")
         return
@@ -144,3 +142,5 @@ def _show_end(prepared: "Prepared", result: "Result", console: Console) -> None:
 
     for line in ending(prepared, result):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
+    if result.problems:
+        raise HybridOptError("; ".join(result.problems))

@@ -45,7 +45,7 @@ def with_head(config: Any, task: TrainingTask, labels: tuple[str, ...] = ()) -> 
     return found
 
 
-def chosen_for(run: Run, task: TrainingTask, config: Any, rehearsal: Rehearsal) -> Chosen:
+def chosen_for(run: Run, task: TrainingTask, config: Any, rehearsal: Rehearsal, must_fit: bool = True) -> Chosen:
     """Return the run with its method filled in, and the estimate of what it takes.
 
     Args:
@@ -53,12 +53,13 @@ def chosen_for(run: Run, task: TrainingTask, config: Any, rehearsal: Rehearsal) 
         task: what is learnt.
         config: of the model with the task's output layer.
         rehearsal: says how long sequences are.
+        must_fit: whether a method is refused that does not fit.
 
     Raises:
         HybridOptError: nothing that is asked for fits, with the least change.
     """
     _check_chunk(run)
-    return choose(run, config, shape_of(run, task, config, rehearsal))
+    return choose(run, config, shape_of(run, task, config, rehearsal), must_fit)
 
 
 def shape_of(run: Run, task: TrainingTask, config: Any, rehearsal: Rehearsal) -> Shape:

@@ -11,16 +11,19 @@ from .prepare import Prepared
 
 __all__ = ["explained"]
 
+BROKEN = "; nothing was changed. "  # in what an optimizer says of gradients that are not finite
+LOWER = "Lower train.lr, or set train.clip"
 SHORT = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @contextmanager
 def explained(prepared: Prepared) -> Iterator[None]:
-    """Turn an error for want of memory into one that names the least change of the run which takes less."""
+    """Say in the words of run.yaml what can be done where memory is short, or a gradient is no number."""
     try:
         yield
-    except HybridOptError:
-        raise
+    except HybridOptError as error:
+        before, found, _ = str(error).partition(BROKEN)
+        raise (HybridOptError(before + BROKEN + LOWER) if found else error) from error
     except (RuntimeError, MemoryError) as error:
         if not _is_short(error):
             raise

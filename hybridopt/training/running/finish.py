@@ -1,28 +1,67 @@
 """What a finished run leaves behind: model, card, report, and what else was asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...core.errors import HybridOptError
 from ..config.run import Run
+from ..output.folder import save
+from ..watching.memory import tensor_map
 from .prepare import Prepared
-from .records import versions
+from .records import end, versions
 from .resuming import data_notes
 
 __all__ = ["finish"]
 
+MERGED = "merged"
 
-def finish(prepared: Prepared, model: Any, result: Any) -> list[str]:
-    """Save the model and what was asked for beside it; return what was made, for people.
+
+def finish(prepared: Prepared, model: Any, result: Any) -> tuple[list[str], list[str]]:
+    """Save the model, then what was asked for beside it; return what was made, and what could not be, for people.
 
     Args:
         prepared: the run.
         model: trained.
         result: of the run, a `Result`.
     """
-    folder = prepared.place.folder
-    _save(model, folder, prepared.rehearsal.job.tokenizer, card_of(prepared, result))
-    return []
+    folder, run = prepared.place.folder, prepared.run
+    save(model, folder, prepared.rehearsal.job.tokenizer, card_of(prepared, result))
+    end(prepared, result.measured, tensor_map(model))
+    made, problems = [], []
+    for make in _further(folder, run):
+        try:
+            made.append(make())
+        except HybridOptError as error:  # the model is saved: that is not to be lost for a report
+            problems.append(str(error))
+    return made, problems
+
+
+def _further(folder: Path, run: Run) -> Iterator[Callable[[], str]]:
+    yield lambda: _report(folder)
+    if run.output.merge and run.method.lora is not None:
+        yield lambda: _merge(folder)
+    push = run.output.push
+    if push is not None:
+        yield lambda: _push(folder, push)
+
+
+def _report(folder: Path) -> str:
+    from ..report.page import write
+
+    return f"The report is {write(folder)}"
+
+
+def _merge(folder: Path) -> str:
+    from ...saving.merging.merge import merge
+
+    return f"The merged model lies in {merge(folder, folder / MERGED).out}"
+
+
+def _push(folder: Path, name: str) -> str:
+    from ..output.folder import push
+
+    return f"Uploaded: {push(folder, name)}"
 
 
 def card_of(prepared: Prepared, result: Any) -> dict[str, Any]:
@@ -32,19 +71,22 @@ def card_of(prepared: Prepared, result: Any) -> dict[str, Any]:
         prepared: the run.
         result: of the run, a `Result`.
     """
-    run = prepared.run
-    losses = {"loss": result.loss, "steps": result.steps, **result.metrics, "best eval_loss": result.best}
+    run, train = prepared.run, prepared.run.train
+    told = {"steps": result.steps, "loss": result.loss, "best eval_loss": result.best, **result.metrics}
     memory = {"planned_bytes": result.planned_bytes, **result.measured}
     return {
         "base_model": run.model,
         "task": run.task,
         "data": data_notes(prepared.examples.files),
         "method": _method(run),
-        "train": {"lr": run.train.lr, "epochs": run.train.epochs, "batch": run.train.batch * run.train.accumulate},
-        "results": _known(losses),
+        "train": {"lr": train.lr, "epochs": train.epochs, "examples a step": train.batch * train.accumulate},
+        "results": _known({name: value for name, value in told.items() if not name.endswith(TIMES)}),
         "memory": _known({key: value for key, value in memory.items() if key.endswith("bytes")}),
         "versions": versions(),
     }
+
+
+TIMES = ("_runtime", "_per_second", "num_tokens")  # in what the Trainer tells of an evaluation
 
 
 def _method(run: Run) -> dict[str, Any]:
@@ -55,13 +97,3 @@ def _method(run: Run) -> dict[str, Any]:
 
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
-
-
-def _save(model: Any, folder: Path, tokenizer: Any, card: Mapping[str, Any]) -> None:
-    try:
-        from ..output.folder import save
-    except ImportError:  # INTERIM: until training.output is there
-        model.hybrid.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return
-    save(model, folder, tokenizer, card)

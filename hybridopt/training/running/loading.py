@@ -46,9 +46,14 @@ def config_of(model: str) -> Any:
         HybridOptError: there is no such model, or it is quantized already, or is not one of transformers' own.
     """
     folder = Path(model).expanduser()
-    if not folder.exists() and is_hub_name(model):
+    if folder.exists() or not is_hub_name(model):
+        return read_model_config(check_folder(folder))
+    try:
         return read_model_config(hub_config(model)[0].parent)
-    return read_model_config(check_folder(folder))
+    except HybridOptError as error:
+        if error.__cause__ is None:
+            raise
+        raise _not_there(model, error.__cause__) from error
 
 
 def check_dtype(run: Run) -> None:
@@ -69,12 +74,16 @@ def fetched(model: str) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=list(FILES)))
     except Exception as error:  # of the hub's library, of the one below it, and of the system
-        why = " ".join(str(error).split())[:200]
-        raise HybridOptError(
-            f"model={model!r} is no folder here, and cannot be had from the hub ({type(error).__name__}: {why}); see "
-            "that the name is right and the network is there, log in where the model asks for it (hf auth login), or "
-            "give a folder"
-        ) from error
+        raise _not_there(model, error) from error
+
+
+def _not_there(model: str, error: BaseException) -> HybridOptError:
+    why = " ".join(str(error).split())[:200]
+    return HybridOptError(
+        f"model={model!r} is no folder here, and cannot be had from the hub ({type(error).__name__}: {why}); see that "
+        "the name is right and the network is there, log in where the model asks for it (hf auth login), or give a "
+        "folder"
+    )
 
 
 def device_here() -> str:

@@ -52,7 +52,7 @@ class Prepared:
     @property
     def fits(self) -> bool:
         """Return whether the plan fits beside its margin."""
-        return not self.chosen.estimate.missing(self.chosen.room.usable)
+        return bool(self.chosen.fits)
 
     def plan_line(self) -> str:
         """Return a line that compares what is planned with the memory that there is."""
@@ -66,13 +66,16 @@ class Prepared:
         return less_than(self.run, self.task, self.config, self.rehearsal)
 
 
-def prepare(asked: Run, *, allow_code: bool = False, resume: bool = False, console: Any = None) -> Prepared:
+def prepare(
+    asked: Run, *, allow_code: bool = False, resume: bool = False, must_fit: bool = True, console: Any = None
+) -> Prepared:
     """Read and check all of a run but the model's weights, rehearse its examples, and plan its memory.
 
     Args:
         asked: what is wanted.
         allow_code: whether functions that the run names may be imported.
         resume: whether the run in the output folder is to be gone on with.
+        must_fit: whether a method is refused that does not fit beside the margin.
         console: of rich, for the progress of reading large files; None: nothing is shown.
 
     Raises:
@@ -90,10 +93,19 @@ def prepare(asked: Run, *, allow_code: bool = False, resume: bool = False, conso
             check_data(place, examples.files)
         task = early or _task(_named(examples), run.task_options, allow_code)
         task.check(run, examples.format.name)
-        return _rehearsed(run, task, settings, examples, place, resume)
+        return _rehearsed(run, task, settings, examples, Order(place, resume, must_fit))
 
 
-def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, place: Place, resume: bool) -> Prepared:
+@dataclass(frozen=True)
+class Order:
+    """Where a run is to be written, whether it is gone on with, and whether it has to fit."""
+
+    place: Place
+    resume: bool
+    must_fit: bool
+
+
+def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, order: Order) -> Prepared:
     """Return a run whose examples were put through its trainer, and whose method is planned."""
     tokenizer = tokenizer_for(run.model, run.data, examples.conversational, task.head != "classes")
     check_chats(tokenizer, examples)
@@ -108,11 +120,11 @@ def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, place
     run = replace(run, task=type(task).__module__.rpartition(".")[2])
     rehearsal = rehearse(task, replace(job, run=run))
     check_positions(rehearsal, task, positions)
-    chosen = chosen_for(run, task, config, rehearsal)
+    chosen = chosen_for(run, task, config, rehearsal, order.must_fit)
     told = (*examples.told, *told_of(rehearsal, examples, run), *chosen.told)
     job = replace(rehearsal.job, run=chosen.run)
     rehearsal = replace(rehearsal, job=job)
-    return Prepared(chosen.run, task, config, examples, rehearsal, chosen, place, resume, told)
+    return Prepared(chosen.run, task, config, examples, rehearsal, chosen, order.place, order.resume, told)
 
 
 def _task(name: str, options: Mapping[str, Any], allow_code: bool) -> TrainingTask:

@@ -27,10 +27,10 @@ def preview(rehearsal: Rehearsal, console: Console) -> list[Text]:
     heading = f" ({COLOURED if colours else BRACKETED})" if marked else ""
     lines = [Text(f"The first example{heading}:", "bold")]
     for piece in rehearsal.first:
-        line = Text(f"  {piece.title}: " if piece.title else "  ", "dim")
+        line = Text("  ").append(f"{piece.title}: " if piece.title else "", "dim")
         trained = piece.trained or [False] * len(piece.tokens)
         for text, learnt in _parts(piece.tokens, trained, rehearsal.job.tokenizer):
-            line.append(text if colours or not learnt else f"[{text}]", TRAINED if learnt else "not dim")
+            line.append(text if colours or not learnt else f"[{text}]", TRAINED if learnt else "")
         lines.append(line)
     return lines
 

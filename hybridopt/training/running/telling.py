@@ -69,8 +69,8 @@ def _steps(rehearsal: Rehearsal, run: Run) -> list[str]:
             f"tokens: {_many(steps)} ({each})"
         )
     else:
-        epochs = "" if train.max_steps else f", {train.epochs:g} times"
-        text = f"{_many(rehearsal.steps_of_epoch)} for all examples ({each}){epochs}: {_many(steps)} in all"
+        epochs = f"{train.epochs:g} pass{'' if train.epochs == 1 else 'es'} over the examples"
+        text = f"{_many(steps)} in all ({each})" + ("" if train.max_steps else f", {epochs}")
     found = [text]
     if steps < FEW:
         fewer = "data.packing: false, " if rehearsal.packed else ""

@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 
 from ..watching.log import LogFile
-from ..watching.memory import tensor_map
 from ..watching.screen import Screen
 from .failing import explained
 from .finish import finish
@@ -17,7 +16,7 @@ from .interrupting import Stop, stoppable
 from .loading import fetched, load_model
 from .prepare import Prepared
 from .quiet import quietly
-from .records import begin, end
+from .records import begin
 
 __all__ = ["Result", "train"]
 
@@ -35,7 +34,8 @@ class Result:
         best: the least eval_loss; None: there was no evaluation.
         measured: bytes by what they are for, tokens and seconds.
         planned_bytes: the planned peak.
-        made: further files and folders that were made, with what they are.
+        made: lines on what was made beside the model.
+        problems: why something else that was asked for was not made; the model is saved all the same.
     """
 
     folder: Path
@@ -47,6 +47,7 @@ class Result:
     measured: Mapping[str, Any]
     planned_bytes: int
     made: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 def train(prepared: Prepared, console: Console | None = None) -> Result:
@@ -89,9 +90,8 @@ def _trained(prepared: Prepared, screen: Screen | None, stop: Stop) -> Result:
     result = _result(prepared, trainer, watching.measured, stop.asked)
     if stop.asked:
         return result
-    made = finish(prepared, trainer.model, result)
-    end(prepared, watching.measured, tensor_map(trainer.model))
-    return replace(result, made=tuple(made))
+    made, problems = finish(prepared, trainer.model, result)
+    return replace(result, made=tuple(made), problems=tuple(problems))
 
 
 def _screen(prepared: Prepared, console: Console, undo: ExitStack) -> Screen:
