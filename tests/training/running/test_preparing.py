@@ -44,7 +44,8 @@ def test_tokens_steps_and_the_loss_are_told(workshop):
     text, train = told(prepared), prepared.rehearsal.train
     assert (train.rows, prepared.rehearsal.eval.rows) == (12, 4)
     assert train.trained == sum(len(row["messages"][1]["content"]) + 1 for row in prepared.examples.train)
-    assert f"{train.tokens:,} tokens, of which {train.trained:,}" in text and "(loss on what the assistant says)" in text
+    assert f"{train.tokens:,} tokens, of which {train.trained:,}" in text
+    assert "(loss on what the assistant says)" in text
     assert "4 steps in all (batch 2 x accumulate 3), 2 passes over the examples" in text
     assert "4 steps are few to learn anything in" in text
     assert prepared.run.data.loss_on == "assistant" and prepared.run.task == "sft"
@@ -111,7 +112,7 @@ def test_what_does_not_fit_is_refused_with_the_least_change(workshop):
 REFUSED = {
     "task of another format": ("messages", ("task=dpo",), "task='dpo' learns from preference, and the data is"),
     "no task": ("prompt", (), "the data is 'prompt', from which no task follows; say which: --task grpo"),
-    "option": ("preference", ("task=dpo", "task_options={betta: 1}"), "dpo has no option 'betta'.*did you mean 'beta'"),
+    "option": ("preference", ("task=dpo", "task_options={betta: 1}"), "dpo has no option 'betta'.* mean 'beta'"),
     "fp16": ("messages", ("train.dtype=fp16",), "train.dtype='fp16'.*write train.dtype: bf16, or fp32"),
     "chunk": ("messages", ("train.chunk=64",), "train.chunk=64: .*write train.chunk: auto"),
     "length": ("messages", ("data.max_length=300",), "the model has 256 positions .*data.max_length: 256 or less"),
