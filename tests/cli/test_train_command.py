@@ -1,0 +1,140 @@
+"""`hybridopt train`: what it prints, where it ends, and with which status."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from hybridopt import HybridOptError
+from hybridopt.cli import train as command
+from hybridopt.cli.main import app
+from hybridopt.training.running import train as carrying
+from support.tiny_chat import save_tiny_chat, write_rows
+
+pytestmark = pytest.mark.slow
+
+QUICK = ["--gpu", "1GiB"]
+QUICK += [x for each in ("method=adamw", "train.lr=0.01", "train.batch=4", "train.max_steps=3") for x in ("--set", each)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny_chat(tmp_path_factory.mktemp("tiny") / "model", layers=1)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    write_rows(tmp_path / "chats.jsonl")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["train", *map(str, arguments)])
+
+
+def refused(*arguments):
+    done = run(*arguments)
+    assert isinstance(done.exception, HybridOptError), done.output
+    return str(done.exception)
+
+
+def test_from_a_file_to_a_model_and_the_commands_to_go_on(model, place):
+    done = run(model, "chats.jsonl", "-o", "out", *QUICK, "--set", "data.eval=0.25")
+    assert done.exit_code == 0, done.exception
+    lines = done.output.splitlines()
+    assert any("It fits: " in line for line in lines) and any(line.startswith("step 3/3") for line in lines)
+    assert any(line.startswith("3 steps; best eval loss ") for line in lines)
+    assert any(line.startswith("Peak memory: ") and " planned" in line for line in lines)
+    assert lines[-3:] == ["  hybridopt chat out", "  vllm serve out", "  hybridopt inspect out"]
+    there = {path.name for path in (place / "out").iterdir()}
+    assert there > {"run.yaml", "plan.json", "log.jsonl", "report.html", "README.md", "model.safetensors", "config.json"}
+    plan = json.loads((place / "out" / "plan.json").read_text())
+    assert plan["planned"]["fits"] and plan["measured"]["state_bytes"] == plan["planned"]["state_bytes"]
+    assert plan["measured"]["weights_bytes"] == plan["planned"]["weights_bytes"]
+    assert {"name", "role", "tag", "bytes"} <= plan["tensors"][0].keys()
+
+
+def test_adapters_are_merged_where_that_is_asked(model, place):
+    settings = ("--set", "method.lora=4", "--set", "output.merge=true", "--set", "output.push=a/b")
+    done = run(model, "chats.jsonl", "-o", "out", *QUICK, *settings)
+    assert "The merged model lies in out/merged" in done.output
+    assert f"vllm serve {model} --enable-lora --lora-modules trained=out" in done.output
+    assert isinstance(done.exception, HybridOptError) and "a/b could not be uploaded" in str(done.exception)
+    from transformers import AutoModelForCausalLM
+
+    assert AutoModelForCausalLM.from_pretrained(place / "out" / "merged")
+    assert (place / "out" / "adapter_model.safetensors").exists()
+
+
+def test_a_dry_run_writes_nothing_and_a_file_of_it_trains(model, place):
+    done = run(model, "chats.jsonl", *QUICK, "--dry-run")
+    assert done.exit_code == 0 and "This was a dry run" in done.output
+    assert [path.name for path in place.iterdir()] == ["chats.jsonl"]
+    (place / "run.yaml").write_text(f"model: {model}\ndata: chats.jsonl\n")
+    assert run("run.yaml", *QUICK, "-o", "here").exit_code == 0
+    assert (place / "here" / "model.safetensors").exists()
+    assert run("here/run.yaml", "--set", "train.lr=0.02", "-o", "there").exit_code == 0
+    assert "is one too many" in refused("run.yaml", "chats.jsonl")
+
+
+def test_what_does_not_fit_ends_with_a_cure_unless_it_is_forced(model, place):
+    tight = ("--gpu", "641MiB", "--set", "margin=0")
+    assert "does not fit into" in refused(model, "chats.jsonl", *QUICK, *tight)
+    done = run(model, "chats.jsonl", *QUICK, *tight, "--force")
+    assert done.exit_code == 0 and "It does not fit: " in done.output
+
+
+def test_short_memory_is_told_with_the_least_change(model, place, monkeypatch):
+    def short(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(carrying, "_trained", short)
+    text = refused(model, "chats.jsonl", *QUICK)
+    assert "memory is short, though 0.63 GiB were planned: CUDA out of memory. Tried to allocate 2.00 GiB.;" in text
+    assert "more" not in text.split(";")[0]
+
+
+def test_a_gradient_that_is_no_number_is_told_by_its_parameter(model, place):
+    settings = ("--set", "train.lr=100000", "--set", "train.clip=null", "--set", "train.max_steps=20")
+    text = refused(model, "chats.jsonl", *QUICK, *settings)
+    assert "the gradient of '" in text and "is not finite at step" in text
+    assert text.endswith("Lower train.lr, or set train.clip")
+
+
+def test_ctrl_c_ends_with_its_status_and_says_how_to_go_on(model, place, monkeypatch):
+    def pressed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(carrying, "_trained", pressed)
+    done = run(model, "chats.jsonl", *QUICK, "-o", "out")
+    assert done.exit_code == 130 and "Interrupted before the first checkpoint" in done.output
+    (place / "out" / "checkpoints" / "checkpoint-2").mkdir()
+    done = run("out/run.yaml", "--resume", *QUICK[:2])
+    assert done.exit_code == 130 and "Go on with: hybridopt train out/run.yaml --resume" in done.output
+
+
+def test_what_is_missing_is_named(model, place, monkeypatch):
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "trl" else True)
+    text = refused(model, "chats.jsonl", *QUICK)
+    assert text == 'training needs trl, which is not installed; pip install "hybridopt[train]"'
+
+
+def test_a_typo_is_told_without_torch(place):
+    code = (
+        "import sys; sys.argv[1:] = ['train', 'm', 'chats.jsonl', '--set', 'train.btach=4']\n"
+        "from hybridopt.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert "train.btach is not known; did you mean train.batch?" in done.stdout and done.stdout.endswith("False\n")
+
+
+def test_the_help_has_examples():
+    done = CliRunner().invoke(app, ["train", "--help"])
+    assert "hybridopt train ./my-model chats.jsonl -o out" in done.output and "--allow-code" in done.output
