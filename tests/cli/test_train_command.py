@@ -18,7 +18,9 @@ from support.tiny_chat import save_tiny_chat, write_rows
 pytestmark = pytest.mark.slow
 
 QUICK = ["--gpu", "1GiB"]
-QUICK += [x for each in ("method=adamw", "train.lr=0.01", "train.batch=4", "train.max_steps=3") for x in ("--set", each)]
+QUICK += [
+    x for each in ("method=adamw", "train.lr=0.01", "train.batch=4", "train.max_steps=3") for x in ("--set", each)
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,15 @@ def test_from_a_file_to_a_model_and_the_commands_to_go_on(model, place):
     assert any(line.startswith("Peak memory: ") and " planned" in line for line in lines)
     assert lines[-3:] == ["  hybridopt chat out", "  vllm serve out", "  hybridopt inspect out"]
     there = {path.name for path in (place / "out").iterdir()}
-    assert there > {"run.yaml", "plan.json", "log.jsonl", "report.html", "README.md", "model.safetensors", "config.json"}
+    assert there > {
+        "run.yaml",
+        "plan.json",
+        "log.jsonl",
+        "report.html",
+        "README.md",
+        "model.safetensors",
+        "config.json",
+    }
     plan = json.loads((place / "out" / "plan.json").read_text())
     assert plan["planned"]["fits"] and plan["measured"]["state_bytes"] == plan["planned"]["state_bytes"]
     assert plan["measured"]["weights_bytes"] == plan["planned"]["weights_bytes"]

@@ -6,7 +6,7 @@ from typing import Any
 from ...core.sizes import human
 from .axes import Axis, byte_axis, step_axis
 from .markup import Html, element, join
-from .plot import Drawing, frame, key_entry, points
+from .plot import ChartBody, frame, key_entry, points
 from .series import Series, thinned
 
 __all__ = ["KINDS", "memory_chart"]
@@ -56,7 +56,7 @@ def memory_chart(records: Sequence[Record], planned: int | None, limit: int | No
     about = " ".join(
         [*_about(rows, device), *(f"The {name}, {human(size)}, lies far above." for name, _, size in far)]
     )
-    return frame("Memory", Drawing(x, y, join(*areas, *rules), told=told), entries, about, "bytes")
+    return frame("Memory", ChartBody(x, y, join(*areas, *rules), told=told), entries, about, "bytes")
 
 
 def _limits(largest: int, lines: Sequence[tuple[str, str, int | None]]) -> tuple[list[Rule], list[Rule]]:

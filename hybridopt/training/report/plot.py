@@ -7,7 +7,7 @@ from .axes import Axis
 from .markup import Html, data, element, join
 from .series import Series, thinned
 
-__all__ = ["Drawing", "Line", "chart", "frame", "key_entry", "points"]
+__all__ = ["ChartBody", "Line", "chart", "frame", "key_entry", "points"]
 
 SIDE = 1000  # of the picture, in its own units
 
@@ -30,7 +30,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class ChartBody:
     """What is between the axes.
 
     Args:
@@ -65,7 +65,7 @@ def chart(title: str, lines: Sequence[Line], x: Axis, y: Axis, about: str = "", 
     words = join(*(dot for line in thin for dot in _dots(line, x, y)), *(_broken(at, x) for at in broken))
     told = [(line.look, line.series) for line in thin]
     entries = [key_entry(line.series.name, line.look) for line in thin if line.legend and len(lines) > 1]
-    return frame(title, Drawing(x, y, shapes, words, told), entries, about, write)
+    return frame(title, ChartBody(x, y, shapes, words, told), entries, about, write)
 
 
 def _curve(line: Line, x: Axis, y: Axis) -> Iterable[Html]:
@@ -92,7 +92,7 @@ def points(run: Iterable[tuple[float, float]], x: Axis, y: Axis) -> str:
     return " ".join(f"{SIDE * x.place(at):.1f},{SIDE * (1 - y.place(value)):.1f}" for at, value in run)
 
 
-def frame(title: str, drawing: Drawing, entries: Sequence[Html], about: str = "", write: str = "number") -> Html:
+def frame(title: str, drawing: ChartBody, entries: Sequence[Html], about: str = "", write: str = "number") -> Html:
     """Return a figure: title, legend, axes, and what is drawn between them.
 
     Args:

@@ -36,7 +36,16 @@ def with_lengths(run: Run, task: TrainingTask, positions: int | None) -> Run:
 
 
 def check_positions(rehearsal: Rehearsal, task: TrainingTask, positions: int | None) -> None:
-    """Raise HybridOptError where sequences that are not cut are longer than the model has room for."""
+    """Refuse sequences that are not cut and are longer than the model has room for.
+
+    Args:
+        rehearsal: what the examples are, tokenized.
+        task: what is learnt; it may add tokens, such as those that are generated.
+        positions: of the model; None: it has no limit.
+
+    Raises:
+        HybridOptError: the longest one is too long.
+    """
     needed = rehearsal.longest + task.more_tokens
     if positions is not None and needed > positions:
         raise HybridOptError(
@@ -46,7 +55,16 @@ def check_positions(rehearsal: Rehearsal, task: TrainingTask, positions: int | N
 
 
 def check_words(tokenizer: Any, config: Any, run: Run) -> None:
-    """Raise HybridOptError for a tokenizer with more words than the model."""
+    """Refuse a tokenizer with more tokens than the model has embeddings.
+
+    Args:
+        tokenizer: of the run.
+        config: of the model.
+        run: for the name of its model.
+
+    Raises:
+        HybridOptError: there are tokens that the model does not know.
+    """
     words = config.get_text_config().vocab_size
     if len(tokenizer) > words:
         raise HybridOptError(

@@ -111,7 +111,7 @@ def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, order
     check_chats(tokenizer, examples)
     config = with_head(settings, task, examples.labels)
     check_words(tokenizer, config, run)
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    positions = config.get_text_config().to_dict().get("max_position_embeddings")
     run = with_lengths(run, task, positions)
     job = TrainingJob(run, None, tokenizer, examples.train, examples.eval, examples.labels)
     limit = int(run.data.max_length) if task.cuts else None

@@ -7,11 +7,11 @@ from hybridopt.core.contracts import TrainingJob
 
 from ..labelled import Labelled
 
-__all__ = ["Text"]
+__all__ = ["FurtherTraining"]
 
 
 @dataclass(frozen=True)
-class Text(Labelled):
+class FurtherTraining(Labelled):
     """Learn to continue texts. Several share a sequence, and what is longer goes on in the next: nothing is lost."""
 
     formats: ClassVar[tuple[str, ...]] = ("text",)
