@@ -8,7 +8,7 @@ from ...core.errors import shown
 from .chats import check_chat, check_messages, is_chat, says_nothing
 from .faults import RowError
 
-__all__ = ["CHECKS", "EMPTY", "check_text", "same"]
+__all__ = ["CHECKS", "EMPTY", "check_text"]
 
 
 def check_text(values: Mapping[str, Any], column: str) -> None:
@@ -134,8 +134,3 @@ EMPTY: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {  # rows with nothin
     "messages": lambda values: all(says_nothing(turn) for turn in values["messages"] if turn["role"] == "assistant"),
     "preference": lambda values: _empty_answer(values["chosen"]) and _empty_answer(values["rejected"]),
 }
-
-
-def same(values: Mapping[str, Any]) -> bool:
-    """Return whether the better and the worse answer of a row are the same."""
-    return "chosen" in values and values["chosen"] == values["rejected"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...core.errors import HybridOptError
 from .chats import is_chat
-from .checks import CHECKS, EMPTY, same
+from .checks import CHECKS, EMPTY
 from .faults import RowError
 from .formats import Format
 
@@ -51,7 +51,7 @@ class Survey:
         self._check_like_first(chats)
         self.rows += 1
         self.empty += EMPTY[self.format.name](values)
-        self.same += same(values)
+        self.same += self.format.name == "preference" and values["chosen"] == values["rejected"]
         if self.format.name == "labels":
             self._count_label(values["label"])
         for name, value in values.items():

@@ -45,10 +45,18 @@ def test_columns_that_no_format_has_are_told(tmp_path):
 
 
 def test_other_columns_are_kept_for_reward_functions(tmp_path):
-    path = written(tmp_path, row("prompt", n=1, x={"a": [1]}, y=None), row("prompt", n=2, x=3, y=0.5))
+    path = written(
+        tmp_path, row("prompt", n=1, x={"a": [1]}, y=None, chosen="c"), row("prompt", n=2, x=3, y=0.5, chosen="c")
+    )
     found = examples(path)
-    assert columns(found.train) == {"prompt": ["prompt"] * 2, "n": [1, 2], "x": [{"a": [1]}, 3], "y": [None, 0.5]}
-    assert f"{path}: kept for reward functions: n, x, y" in found.told
+    assert columns(found.train) == {
+        "prompt": ["prompt"] * 2,
+        "n": [1, 2],
+        "x": [{"a": [1]}, 3],
+        "y": [None, 0.5],
+        "chosen": ["c"] * 2,
+    }
+    assert f"{path}: kept for reward functions: n, x, y, chosen" in found.told
 
 
 def test_answers_beside_prompts_are_offered(tmp_path):

@@ -2,13 +2,17 @@
 
 import gzip
 import hashlib
+import io
 import os
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from hybridopt.training.config.run import Data
 from hybridopt.training.data import local
+from hybridopt.training.data.reading import read
 from support.data_files import columns, examples, refusal, write_csv, write_jsonl, write_list, write_parquet, write_tsv
 
 WRITERS = {"jsonl": write_jsonl, "json": write_list, "csv": write_csv, "tsv": write_tsv, "parquet": write_parquet}
@@ -158,6 +162,28 @@ def test_bad_rows_of_many_are_told_as_those_of_few(tmp_path, monkeypatch):
     few = refusal(path)
     monkeypatch.setattr(local, "LARGE", 0)
     assert refusal(path) == few and f"{path}:2: text is 1, not text" in few
+
+
+def test_the_library_shows_no_bars_meanwhile_and_may_afterwards(tmp_path, monkeypatch, capfd):
+    import datasets
+
+    datasets.enable_progress_bars()
+    monkeypatch.setattr(local, "LARGE", 0)
+    examples(write_jsonl(tmp_path / "a.jsonl", [{"text": "none has this"}]))
+    assert capfd.readouterr() == ("", "") and not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    examples(write_jsonl(tmp_path / "a.jsonl", [{"text": "nor this"}]))
+    assert datasets.are_progress_bars_disabled()
+    datasets.enable_progress_bars()
+
+
+def test_reading_large_files_is_shown(tmp_path, monkeypatch):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "one"}])
+    for large, seen in ((0, True), (10**9, False)):
+        monkeypatch.setattr(local, "LARGE", large)
+        shown = io.StringIO()
+        read(Data(train=(str(path),)), console=Console(file=shown, force_terminal=True, width=300))
+        assert ("reading" in shown.getvalue()) is seen
 
 
 def test_nothing_is_written_beside_the_files(tmp_path):
