@@ -37,8 +37,10 @@ def chat(
         raise HybridOptError(f"--base={base}: there is no such folder")
     from ..training.chat.conversation import Conversation
     from ..training.chat.loading import load_to_answer
+    from ..training.running.quiet import quietly
 
-    model, tokenizer = load_to_answer(where, base, quantization)
+    with quietly(lambda text: typer.echo(f"hybridopt: {text}", err=True)):
+        model, tokenizer = load_to_answer(where, base, quantization)
     conversation = Conversation(model, tokenizer, longest, temperature, _show)
     terminal = sys.stdin.isatty()
     if terminal:

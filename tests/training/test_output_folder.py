@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from peft import AutoPeftModelForCausalLM, LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import hybridopt
 from hybridopt import HybridOptError
@@ -106,6 +106,21 @@ def test_what_vllm_does_not_load_is_merged(base, tmp_path):
     save(model, tmp_path / "norms", None, CARD)
     body = front(tmp_path / "norms")[1]
     assert "AutoPeftModel" not in body and "hybridopt merge" in body
+
+
+def test_the_code_on_the_card_of_a_classifier_loads_it(tmp_path):
+    base = AutoModelForSequenceClassification.from_pretrained(
+        save_tiny_chat(tmp_path / "base"), num_labels=3, id2label={0: "bad", 1: "so-so", 2: "good"}
+    )
+    model = hybridopt.wrap(base, peft_config=LoraConfig(**LORA, task_type="SEQ_CLS", init_lora_weights=False))
+    save(model, tmp_path / "out", tokenizer(), {"base_model": str(tmp_path / "base"), "task": "classify"})
+    head, body = front(tmp_path / "out")
+    assert head["pipeline_tag"] == "text-classification" and "vllm" not in body
+    code, space = body.split("```python\n")[1].split("```")[0], {}
+    exec(code.replace("FOLDER", str(tmp_path / "out")).replace("BASE", str(tmp_path / "base")), space)
+    tokens = torch.arange(1, 7).view(1, 6)
+    assert torch.equal(space["model"].eval()(tokens).logits, model.eval()(tokens).logits)
+    assert space["model"].config.id2label[1] == "so-so"
 
 
 def test_other_files_stay_and_earlier_results_go(base, tmp_path):

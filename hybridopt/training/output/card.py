@@ -46,12 +46,12 @@ def card_text(card: Mapping[str, Any], held: Held) -> str:
     """
     name = str(card.get("name") or "A trained model")
     base = hub_name(card.get("base_model"))
-    kind = "LoRA adapters" if held.adapters else "A whole model"
+    kind = f"{held.settings.get('peft_type', '')} adapters".strip() if held.adapters else "A whole model"
     of = f"`{base}`" if base else f"a model of class `{held.architecture}`"
     parts = [
         ["---", _metadata(card, base, held), "---", MARK, f"# {name}"],
         [f"{kind}, trained by {_method(card)} on {of}" + (f" for the task `{card['task']}`." if _task(card) else ".")],
-        ["## Loading", *loading_lines(held, base)],
+        _section("Loading", loading_lines(held, base)),
         _section("Data", _data(card.get("data") or ())),
         _section("Training", _rows(card, "method") + _rows(card, "train")),
         _section("Results", _rows(card, "results")),
@@ -86,10 +86,8 @@ def _metadata(card: Mapping[str, Any], base: str | None, held: Held) -> str:
 def _method(card: Mapping[str, Any]) -> str:
     method = card.get("method") or {}
     words = [f"`{method['policy']}`" if method.get("policy") else "hybridopt"]
-    if method.get("lora"):
-        words.append("on LoRA adapters")
     if method.get("quantization"):
-        words.append(f"with weights in {method['quantization']}")
+        words.append(f"with weights in {method['quantization']},")
     return " ".join(words)
 
 
@@ -114,7 +112,7 @@ def _rows(card: Mapping[str, Any], key: str) -> list[str]:
 def _memory(found: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, value in found.items():
-        if value is not None:
+        if value not in (None, 0):
             told = gib(value) if name.endswith(BYTES) else _words(value)
             lines.append(f"- {name.removesuffix(BYTES).replace('_', ' ').strip()}: {told}")
     if str(found.get("device", "")).startswith("cpu"):

@@ -72,7 +72,7 @@ def save(
             _name_base(place, base, card.get("revision"))
         _save_tokenizer(tokenizer, place)
         if _is_ours(folder / CARD):
-            held = held_in(place, type(bare(strategy.model)).__name__)
+            held = held_in(place, bare(strategy.model))
             (place / CARD).write_text(card_text({"name": folder.absolute().name} | dict(card), held), encoding="utf-8")
 
     with uncompiled(strategy.model):

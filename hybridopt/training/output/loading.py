@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ...core.errors import HybridOptError
+from ...core.files import tensors
+from ...model.roles import base_name
 from ...saving.names import DELTA, REPLAY
 
 __all__ = ["Held", "held_in", "loading_lines"]
@@ -28,12 +32,14 @@ class Held:
         adapters: are there adapters? Otherwise it is a whole model.
         settings: adapter_config.json of the first adapter.
         more: whether tensors of the base were changed beside the adapters.
+        labels: of a classifier, in the order of its outputs.
     """
 
     architecture: str
     adapters: bool
     settings: Mapping[str, Any] = field(default_factory=dict)
     more: bool = False
+    labels: tuple[str, ...] = ()
 
     @property
     def loader(self) -> str:
@@ -41,21 +47,37 @@ class Held:
         return next((end for part, end in CLASSES if self.architecture.endswith(part)), "")
 
 
-def held_in(folder: Path, architecture: str) -> Held:
+def held_in(folder: Path, model: nn.Module) -> Held:
     """Return what the files in a folder hold.
 
     Args:
         folder: of a model or of adapters.
-        architecture: the class of the model.
+        model: that was saved, without adapters around it.
     """
+    architecture = type(model).__name__
+    labels = _labels(model) if architecture.endswith("ForSequenceClassification") else ()
     path = next(iter(sorted(folder.rglob("adapter_config.json"))), None)
     if path is None:
-        return Held(architecture, False)
+        return Held(architecture, False, labels=labels)
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise HybridOptError(f"{path} cannot be read: {error}") from error
-    return Held(architecture, True, settings, any((folder / name).exists() for name in (DELTA, REPLAY)))
+    return Held(architecture, True, settings, _more(folder, path), labels)
+
+
+def _more(folder: Path, adapter: Path) -> bool:
+    """Return whether tensors of the base were changed that no copy in the adapter stands for."""
+    if not (folder / DELTA).exists():
+        return (folder / REPLAY).exists()
+    copied = {base_name(n) for n in tensors.names(adapter.with_name("adapter_model.safetensors"), "the adapter")}
+    changed = {base_name(n) for n in tensors.names(folder / DELTA, "changed base tensors")}
+    return (folder / REPLAY).exists() or not changed <= copied
+
+
+def _labels(model: Any) -> tuple[str, ...]:
+    named = model.config.id2label
+    return tuple(str(named[number]) for number in sorted(named))
 
 
 def loading_lines(held: Held, base: str | None) -> list[str]:
@@ -76,8 +98,11 @@ def _for(held: Held) -> str:
 
 
 def _of_adapters(held: Held, base: str | None) -> list[str]:
-    kind = f"AutoPeftModel{_for(held)}" if held.loader else "PeftModel"
-    lines = _python(f"from peft import {kind}\nfrom transformers import AutoTokenizer", kind, not held.loader)
+    if held.labels:
+        lines = _classifier(held, base)
+    else:
+        kind = f"AutoPeftModel{_for(held)}" if held.loader else "PeftModel"
+        lines = _python(f"from peft import {kind}\nfrom transformers import AutoTokenizer", kind, not held.loader)
     if held.more:
         return [
             "Beside the adapters, tensors of the base were changed, which PEFT does not load: "
@@ -95,6 +120,23 @@ def _of_adapters(held: Held, base: str | None) -> list[str]:
 def _served(settings: Mapping[str, Any]) -> bool:
     """Return whether vLLM serves adapters like these beside their base."""
     return settings.get("peft_type") == "LORA" and not (settings.get("use_dora") or settings.get("modules_to_save"))
+
+
+def _classifier(held: Held, base: str | None) -> list[str]:
+    """Return code that makes the base with as many outputs as were trained, which PEFT does not know of."""
+    names = f"{{{', '.join(f'{number}: {name!r}' for number, name in enumerate(held.labels))}}}"
+    lines = [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+        "",
+        'folder = "FOLDER"  # this folder, or the name of the repository',
+        f"labels = {names}",
+        f'kind, base = AutoModelForSequenceClassification, "{base or "BASE"}"',
+        "model = kind.from_pretrained(base, num_labels=len(labels), id2label=labels)",
+        "model = PeftModel.from_pretrained(model, folder)",
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+    ]
+    return ["```python", *lines, "```"]
 
 
 def _python(imports: str, kind: str, needs_base: bool = False) -> list[str]:
