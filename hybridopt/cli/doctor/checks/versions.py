@@ -11,7 +11,7 @@ from ..machine import Machine
 __all__ = ["CHECK", "installed", "required", "triton"]
 
 KNOWN = ("torch", "transformers", "peft", "bitsandbytes", "safetensors", "typer", "rich", "numpy")
-INSTALL = "in the folder of hybridopt: pip install -c constraints.txt -e ."
+INSTALL = "in the folder of hybridopt: pip install -e ."
 
 
 def _versions(machine: Machine) -> Iterator[Finding]:
