@@ -34,17 +34,19 @@ def search(
     asked: Mapping[str, Any] | None = None,
     watch: Callable[[Sequence[Way]], Iterable[Way]] = iter,
     enough: int | None = None,
+    estimator: Estimator | None = None,
     **size: Any,
 ) -> list[Choice]:
     """Return all ways to train a model: those that fit, those that fit only into the margin, the rest; each in rank.
 
     Args:
-        model: as for `plan`: a known name, a path, or transformers' configuration; or an Estimator.
+        model: as for `plan`: a known name, a path, or transformers' configuration.
         memory: a card ("4090", "auto" for that of this machine), a size ("24GiB"), or a number of bytes.
         margin: share of the memory that is kept free; None: 4 %.
         asked: lora, quantization, release, checkpointing, chunk of a `Request`, where only such ways are wanted.
         watch: is given the ways, returns them one by one, and may show how far the search is.
         enough: so many ways that fit end the search, and nothing is said of those that do not; None: all are tried.
+        estimator: of the model; None: one is made.
         **size: seq_len (2048, or as many as there are positions for), batch, micro_batches, dtype, device,
             peft_config, adapter_dtype of a `Request`.
 
@@ -52,7 +54,7 @@ def search(
         HybridOptError: nothing fits, not even into the margin, no way is as asked for, or the model cannot be planned.
     """
     room = budget(memory, margin)
-    estimator = model if isinstance(model, Estimator) else Estimator(subject_of(model))
+    estimator = estimator or Estimator(subject_of(model))
     if "seq_len" not in size:
         size["seq_len"] = tokens_of(estimator.source)
     hunt = _Hunt(estimator, room.usable, dict(asked or {}), Request(**size), all_sizes=enough is None)

@@ -86,7 +86,8 @@ def _too_large(planner: Planner, estimate: Estimate) -> HybridOptError:
 def _searched(planner: Planner, others: int) -> Chosen:
     asked, room = _asked(planner), planner.room
     try:
-        found = search(planner.estimator, room, asked=asked, enough=1 + others, **planner.size)
+        size, known = planner.size, planner.estimator
+        found = search(known.source, room, asked=asked, enough=1 + others, estimator=known, **size)
     except HybridOptError as error:
         smallest = _smallest(planner, asked)
         raise error if smallest is None or not _lacks(planner, smallest) else _nothing(planner, smallest) from None
