@@ -10,7 +10,7 @@ from ...core.registry import make
 from ...core.sizes import gib
 from ..config.run import AUTO, Run
 from ..data.reading import read
-from ..data.template import check_chats, tokenizer_for
+from ..data.template import check_chats, padding_told, tokenizer_for
 from .choosing import chosen_for, less_than, with_head
 from .lengths import check_positions, check_words, with_lengths
 from .loading import check_dtype, config_of
@@ -121,7 +121,7 @@ def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, order
     rehearsal = rehearse(task, replace(job, run=run))
     check_positions(rehearsal, task, positions)
     chosen = chosen_for(run, task, config, rehearsal, order.must_fit)
-    told = (*examples.told, *told_of(rehearsal, examples, run), *chosen.told)
+    told = (*examples.told, *padding_told(tokenizer), *told_of(rehearsal, examples, run), *chosen.told)
     job = replace(rehearsal.job, run=chosen.run)
     rehearsal = replace(rehearsal, job=job)
     return Prepared(chosen.run, task, config, examples, rehearsal, chosen, order.place, order.resume, told)

@@ -167,6 +167,16 @@ def test_a_model_that_is_not_there_is_told_of(workshop):
         prepare(workshop.run(model="org/name"))
 
 
+def test_padding_by_the_end_of_text_is_told(workshop):
+    other = workshop.folder / "other"
+    shutil.copytree(workshop.model, other)
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    settings["pad_token"] = settings["eos_token"]
+    (other / "tokenizer_config.json").write_text(json.dumps(settings))
+    said = "padding is the end of text (<|end|>)"
+    assert said in told(prepare(workshop.run(model=other))) and said not in told(prepare(workshop.run()))
+
+
 def test_a_tokenizer_of_another_model_is_refused(workshop):
     other = workshop.folder / "other"
     shutil.copytree(workshop.model, other)
