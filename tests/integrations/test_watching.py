@@ -136,6 +136,9 @@ def test_bytes_by_kind_are_the_plans(tmp_path):
     assert watching.measured["gradients_bytes"] == totals.grad_bytes
     assert watching.measured["tokens"] == STEPS * EPOCH
     assert 0 < watching.measured["training_seconds"] <= watching.measured["seconds"]
+    trainer.tokens_seen.add([{"prompt": "as in GRPO, which counts itself"}])
+    trainer.state.num_input_tokens_seen = 7
+    assert watching.measured["tokens"] == 7
 
 
 FUSED = {"optimizer_options": {"release": "fused"}}

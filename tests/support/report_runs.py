@@ -70,7 +70,7 @@ def write_run(folder, steps=40, evals=4, evil=False, device="cuda", layers=4, dr
     log = LogFile(folder / "log.jsonl")
     for step in range(1, steps + 1):
         made = record(step, steps) | ({"loss": math.nan} if step in broken else {})
-        log.append({key: value for key, value in made.items() if key not in drop})
+        log.append({key: value for key, value in made.items() if key not in drop} | ({EVIL: 1.0} if evil else {}))
         if evals and step % max(1, steps // evals) == 0:
             log.append({"step": step, "eval_loss": 1.5, "eval_rewards/margins": 0.5, "eval_runtime": 1.0})
     if finished and steps:

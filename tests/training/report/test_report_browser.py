@@ -27,9 +27,12 @@ PROBE = """(() => {
   area.dispatchEvent(new PointerEvent('pointerleave'));
   const tiles = document.querySelector('.tiles'), cell = all('rect').at(-1), at = cell.getBoundingClientRect();
   point(cell, at.left + at.width / 2, at.top + at.height / 2);
+  const map = text(tiles.querySelector('.tip'));
+  tiles.dispatchEvent(new PointerEvent('pointerleave'));
+  const left = all('rect.on').length + !tiles.querySelector('.tip').hidden;
   const small = all('.tiles rect').filter((e) => e.getBoundingClientRect().width > 0).length;
   return { chart, inside: tip.left >= 0 && tip.right <= innerWidth, hidden: area.querySelector('.tip').hidden,
-           map: text(tiles.querySelector('.tip')), cells: all('rect').length, small,
+           map, left, cells: all('rect').length, small,
            raw: lines('raw'), smooth: lines('train'), eval: lines('eval'), rate: lines('rate'),
            dots: all('.first .dot').length, height: Math.round(area.clientHeight),
            labels: all('.chart .x, .chart .y').filter((e) => e.getBoundingClientRect().left < 0).length,
@@ -76,7 +79,7 @@ def test_every_point_and_every_tensor_is_there(seen, width):
 def test_the_pointer_is_told_of_steps_and_tensors(seen, width):
     found = seen[width]["result"]
     assert re.fullmatch(rf"step {STEPS}training: [\d.]+training, smoothed: [\d.]+evaluation: 1\.5", found["chart"])
-    assert found["inside"] and found["hidden"]
+    assert found["inside"] and found["hidden"] and found["left"] == 0
     assert found["map"].startswith(EVIL) and found["map"].endswith("9 B")
     assert found["title"].startswith(EVIL)
 

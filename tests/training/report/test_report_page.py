@@ -138,8 +138,9 @@ def test_nothing_is_fetched(whole, tmp_path):
 def test_texts_from_outside_are_no_html(tmp_path):
     text = write(write_run(tmp_path, evil=True)).read_text()
     page = Page(text)
-    assert len(page.all("script")) == len(Page(write(write_run(tmp_path / "good")).read_text()).all("script"))
-    assert "<script>alert" not in text and page.map()[-1][:3] == [EVIL] * 3
+    good = len(Page(write(write_run(tmp_path / "good")).read_text()).all("script"))
+    assert text.count("<script") == text.count("</script") == len(page.all("script")) == good + 1  # of one chart more
+    assert page.map()[-1][:3] == [EVIL] * 3 and [a["aria-label"] for a in page.all("svg")].count(EVIL) == 1
     assert f"{EVIL}: training report" in page.texts and page.texts.count(EVIL) >= 2  # the heading, and the table
 
 
@@ -148,6 +149,12 @@ def test_a_loss_that_is_no_number_is_a_gap_and_marked(tmp_path):
     lines = [each for each in page.all("polyline", "train")][:2]
     assert [len(each["points"].split()) for each in lines] == [8, 28]
     assert len(page.all("i", "broken")) == 4
+
+
+def test_on_a_cpu_the_process_is_not_held_against_the_plan(tmp_path):
+    text = " ".join(Page(write(write_run(tmp_path, device="cpu")).read_text()).texts)
+    assert "peak 10.00 GiB – –" in text and "resident set of the process – 9.00 GiB –" in text
+    assert "gradients 256.00 MiB 256.00 MiB 100.0%" in text and "Peak of the process 9.00 GiB" in text
 
 
 def test_a_point_alone_is_a_dot(tmp_path):
