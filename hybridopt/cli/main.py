@@ -12,6 +12,7 @@ import typer
 from ..core.errors import HybridOptError
 from .chat import chat
 from .doctor.command import doctor
+from .init import DRAFTS, init
 from .inspect import inspect
 from .merge import merge
 from .plan import EXAMPLES, plan
@@ -26,6 +27,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 app.command()(chat)
 app.command()(doctor)
+app.command(epilog=DRAFTS)(init)
 app.command()(inspect)
 app.command()(merge)
 app.command(epilog=EXAMPLES)(plan)

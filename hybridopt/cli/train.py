@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..training.running.prepare import Prepared
     from ..training.running.train import Result
 
-__all__ = ["EXAMPLES", "train"]
+__all__ = ["EXAMPLES", "check_installed", "train"]
 
 EXAMPLES = """Examples:
 
@@ -69,7 +69,7 @@ def train(
     exactly this run is planned; only then is the model loaded. Exits with status 1 where it does not fit.
     """
     run = _run(what, [*(sets or ()), *_given(task, gpu, out)])
-    _check_installed()
+    check_installed()
     from ..training.running.prepare import prepare
 
     console = Console()
@@ -102,7 +102,8 @@ def _given(task: str | None, gpu: str | None, out: Path | None) -> list[str]:
     return [as_set(key, value) for key, value in given.items() if value is not None]
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
+    """Raise HybridOptError where a library that training needs is missing."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise HybridOptError(

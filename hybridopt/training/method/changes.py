@@ -64,7 +64,7 @@ def difference(before: Run, after: Run) -> str:
         for section in above:
             place = place.setdefault(section, {})
         place[last] = value
-    lines = ", ".join(f"{section}: {flow(value, section)}" for section, value in nested.items())
+    lines = " and ".join(f"{section}: {flow(value, section)}" for section, value in nested.items())
     return f"{lines} in run.yaml, or {' '.join(f'--set {_quoted(name, value)}' for name, value in found.items())}"
 
 

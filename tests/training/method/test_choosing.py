@@ -1,0 +1,197 @@
+"""The method of a run: what is asked is planned as it is, what is open is chosen, and what does not fit is told how."""
+
+import re
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig
+
+from hybridopt import HybridOptError
+from hybridopt.core.registry import names
+from hybridopt.planning import Request, plan
+from hybridopt.training.config.reading import read_run
+from hybridopt.training.config.run import LoraSettings
+from hybridopt.training.config.writing import to_yaml
+from hybridopt.training.method import planner, room
+from hybridopt.training.method.choosing import Shape, choose, least_change
+from hybridopt.training.method.rates import first_rate
+from support.models import tiny_llama
+
+BASE = "model: m\ndata: rows.jsonl\nmargin: 0\n"
+SHAPE = Shape(64, 1, 16)
+SIZE = {"seq_len": 64, "micro_batches": 16, "dtype": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def config():
+    found = tiny_llama().config
+    found.dtype = torch.float32
+    return found
+
+
+def run(text="", *sets):
+    return read_run(BASE + text, sets)
+
+
+def bytes_of(size):
+    return f"{size}B"
+
+
+def settings(text):
+    """What an error tells: as --set, and as YAML."""
+    sets = re.findall(r"--set '?([^ ']+(?:[^']*(?='))?)", text)
+    return sets, yaml.safe_load("{" + text.partition("change: ")[2].partition(" in run.yaml")[0] + "}")
+
+
+# ---- what is chosen
+
+
+def test_with_much_room_all_weights_are_trained_and_nothing_is_left_open(config):
+    chosen = choose(run("gpu: 24GiB"), config, SHAPE, others=1)
+    assert chosen.fits and chosen.run.method.policy == "adamw" and chosen.run.method.lora is None
+    train = chosen.run.train
+    assert (train.lr, train.checkpointing, train.dtype) == (1e-5, False, "fp32")
+    assert read_run(to_yaml(chosen.run)) == chosen.run
+    assert chosen.estimate.peak_bytes == plan(config, Request("adamw", **SIZE)).peak_bytes
+    assert [choice.way.title for choice in chosen.others] == ["AdamW, 8-bit state"]
+    assert "Method: AdamW" in chosen.told[1] and "train.lr=1e-05" in chosen.told[2]
+
+
+def test_what_a_run_says_of_its_method_is_kept_to(config):
+    text = "gpu: 24GiB\nmethod: {lora: {r: 4, targets: [q_proj], alpha: 3}, quantization: nf4}\ntrain: {lr: 0.5}\n"
+    chosen = choose(run(text + "task: text"), config, SHAPE)
+    assert chosen.run.method.lora == LoraSettings(4, 3.0, ("q_proj",)) and chosen.run.method.quantization == "nf4"
+    assert chosen.run.train.lr == 0.5 and not any("train.lr" in line for line in chosen.told)
+
+
+def test_where_nothing_fits_the_smallest_way_is_told(config):
+    with pytest.raises(
+        HybridOptError, match="nothing fits into 600.00 MiB|nothing fits into 0.59 GiB.*weights.*larger"
+    ):
+        choose(run("gpu: 600MiB"), config, SHAPE)
+
+
+# ---- what is given
+
+
+def test_a_method_that_is_given_is_planned_as_it_is(config):
+    text = "gpu: 24GiB\nmethod: {policy: frugal, options: {density: 0.5}, lora: {r: 4, targets: [q_proj]}}"
+    chosen = choose(run(text), config, SHAPE)
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    asked = Request("frugal", {"density": 0.5}, lora=4, peft_config=lora, **SIZE)
+    assert chosen.estimate.peak_bytes == plan(config, asked).peak_bytes
+    assert chosen.run.method == run(text).method and chosen.run.train.lr == 1e-4
+
+
+def test_checkpointing_is_on_where_it_is_needed_and_open(config):
+    long = Shape(64, 8, 2)
+    peaks = [
+        plan(config, Request("adamw", **SIZE | {"batch": 8, "micro_batches": 2}, checkpointing=on)).peak_bytes
+        for on in (False, True)
+    ]
+    assert peaks[1] < peaks[0]
+    between = f"gpu: {bytes_of(sum(peaks) // 2)}\nmethod: adamw\ntrain: {{batch: 8, accumulate: 2"
+    chosen = choose(run(between + "}"), config, long)
+    assert chosen.run.train.checkpointing is True and chosen.estimate.peak_bytes == peaks[1]
+    assert any("checkpointing=true" in line for line in chosen.told)
+    with pytest.raises(HybridOptError, match="checkpointing: true.*--set train.checkpointing=true") as raised:
+        choose(run(between + ", checkpointing: false}"), config, long)
+    sets, section = settings(str(raised.value))
+    assert section == {"train": {"checkpointing": True}}
+    assert choose(run(between + ", checkpointing: false}", *sets), config, long).fits
+
+
+@pytest.mark.parametrize("method", ["adamw", "{policy: adamw, lora: 4}"])
+def test_the_least_change_that_is_told_makes_a_run_fit(config, method):
+    """Whatever it is: taken as it is printed, --set and YAML alike, the run fits afterwards."""
+    shape, text = Shape(256, 8, 2), f"method: {method}\ntrain: {{batch: 4, accumulate: 2, checkpointing: true}}\n"
+    whole = choose(run(text + "gpu: 24GiB"), config, shape).estimate.peak_bytes
+    text += f"gpu: {bytes_of(whole - (whole - 640 * 2**20) // 3)}"
+    with pytest.raises(HybridOptError, match="does not fit into .* too much; the least change: ") as raised:
+        choose(run(text), config, shape)
+    assert not choose(run(text), config, shape, must_fit=False).fits
+    sets, section = settings(str(raised.value))
+    after = run(text, *sets)
+    assert after != run(text) and after == run(
+        text, *(f"{k}.{n}={v}" for k, d in section.items() for n, v in d.items())
+    )
+    changed = Shape(min(256, 256 if after.data.max_length == "auto" else after.data.max_length),
+                    2 * after.train.batch, after.train.accumulate)  # fmt: skip
+    assert choose(after, config, changed).fits
+
+
+def test_examples_of_two_sequences_are_planned_with_both(config):
+    chosen = choose(run("gpu: 24GiB\nmethod: adamw\ntrain: {batch: 2}"), config, Shape(64, 4, 16))
+    assert chosen.estimate.request.batch == 4 and chosen.run.train.batch == 2
+    assert chosen.estimate.peak_bytes == plan(config, Request("adamw", **SIZE, batch=4)).peak_bytes
+
+
+def test_what_ran_out_of_memory_is_told_a_change_that_takes_clearly_less(config):
+    shape, settled = Shape(256, 8, 2), run("gpu: 24GiB\nmethod: adamw\ntrain: {batch: 8, accumulate: 2, dtype: bf16}")
+    before = choose(settled, config, shape).estimate.peak_bytes - 640 * 2**20
+    told = least_change(read_run(BASE + "method: adamw\ntrain: {batch: 8, accumulate: 2, dtype: bf16}"), config, shape)
+    assert "--set train.checkpointing=true" in told
+    less = plan(config, Request("adamw", seq_len=256, batch=8, micro_batches=2, checkpointing=True)).peak_bytes
+    assert less - 640 * 2**20 < before
+
+
+# ---- the memory, and what is told
+
+
+def test_without_a_gpu_the_memory_of_this_machine_is_planned_for(config, monkeypatch):
+    monkeypatch.setattr(room, "left", lambda root: 2**30)
+    chosen = choose(run("method: adamw"), config, SHAPE)
+    assert chosen.room.total == 2**30 and chosen.estimate.request.device == "cpu"
+    monkeypatch.setattr(room, "left", lambda root: None)
+    with pytest.raises(HybridOptError, match="does not tell how much memory is free; give a size"):
+        choose(run("method: adamw"), config, SHAPE)
+
+
+def test_people_are_told_what_a_method_brings_with_it(config):
+    text = "gpu: 24GiB\nmethod: {policy: adamw, release: fused}"
+    told = choose(run(text), config, Shape(64, 1, 16, generates=True)).told
+    assert any("the CPU here" in line for line in told) and any("norm of the step before" in line for line in told)
+    assert any("answers are made" in line for line in told)
+    told = choose(run(text, "train.clip=null"), config, SHAPE).told
+    assert not any("norm of the step" in line or "answers" in line for line in told)
+
+
+def test_weights_in_float16_are_trained_in_bfloat16(config):
+    class Half:
+        dtype = torch.float16
+
+    made = planner.Planner.__new__(planner.Planner)
+    made.run, made.told = run(), []
+    assert made._dtype(Half()) == "bf16" and "float16" in made.told[0]
+    made.run = run("train: {dtype: fp32}")
+    assert made._dtype(Half()) == "fp32"
+
+
+# ---- learning rates
+
+
+@pytest.mark.parametrize("policy", names("policies"))
+def test_every_policy_has_a_rate_to_start_from(policy):
+    for has_adapters in (False, True):
+        rate, why = first_rate(policy, {}, has_adapters)
+        assert 0 < rate <= 1 and why
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "has_adapters", "rate"),
+    [
+        ("adamw", {}, False, 1e-5),
+        ("adamw", {}, True, 1e-4),
+        ("adam-mini", {}, False, 1e-5),
+        ("adalomo", {}, False, 5e-4),
+        ("mezo", {}, False, 1e-6),
+        ("mezo", {}, True, 1e-4),
+        ("frugal", {"free_lr_scale": 0.1}, False, 5e-5),
+        ("adafactor", {"relative_step": True}, False, 1.0),
+        ("adafactor", {"scale_parameter": False}, False, 1e-5),
+        ("addax", {"zo_lr": 1e-5, "fo_lr": 1e-3}, False, 1e-5 + 1e-3),
+    ],
+)
+def test_rates_are_those_of_the_papers_and_the_plan(policy, options, has_adapters, rate):
+    assert first_rate(policy, options, has_adapters)[0] == pytest.approx(rate)
