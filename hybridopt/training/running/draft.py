@@ -54,10 +54,8 @@ def _remarks(chosen: Chosen, shape: Shape) -> dict[str, list[str]]:
     """Return what is written above the method: what it was chosen for, and which other ways fit."""
     peak, room = chosen.estimate.peak_bytes, chosen.room
     passes = f"{shape.batch} x {shape.seq_len} tokens"
-    lines = [
-        f"A step with {passes} takes {gib(peak)} of {_usable(room)};",
-        "it is planned anew for the data's own length.",
-    ]
+    lines = [f"A step with {passes} takes {gib(peak)} of {_usable(room)};"]
+    lines += ["training plans it anew, for the sequences that the data has."]
     lines += ["Other ways that fit, to be put in place of the method:"] if chosen.others else []
     lines += [line for choice in chosen.others for line in _way(choice)]
     return {"method": lines}

@@ -1,4 +1,4 @@
-"""The method of a run: what is asked is planned as it is, what is open is chosen, and what does not fit is told how."""
+"""The method of a run: what is asked is planned as it is, what is open is chosen, and what does not fit is told."""
 
 import re
 
@@ -17,6 +17,8 @@ from hybridopt.training.method import planner, room
 from hybridopt.training.method.choosing import Shape, choose, least_change
 from hybridopt.training.method.rates import first_rate
 from support.models import tiny_llama
+
+pytestmark = pytest.mark.slow
 
 BASE = "model: m\ndata: rows.jsonl\nmargin: 0\n"
 SHAPE = Shape(64, 1, 16)
@@ -41,7 +43,8 @@ def bytes_of(size):
 def settings(text):
     """What an error tells: as --set, and as YAML."""
     sets = re.findall(r"--set '?([^ ']+(?:[^']*(?='))?)", text)
-    return sets, yaml.safe_load("{" + text.partition("change: ")[2].partition(" in run.yaml")[0] + "}")
+    lines = text.partition("change: ")[2].partition(" in run.yaml")[0].replace(" and ", ", ")
+    return sets, yaml.safe_load(f"{{{lines}}}")
 
 
 # ---- what is chosen
@@ -66,9 +69,7 @@ def test_what_a_run_says_of_its_method_is_kept_to(config):
 
 
 def test_where_nothing_fits_the_smallest_way_is_told(config):
-    with pytest.raises(
-        HybridOptError, match="nothing fits into 600.00 MiB|nothing fits into 0.59 GiB.*weights.*larger"
-    ):
+    with pytest.raises(HybridOptError, match="nothing fits into 0.59 GiB.*weights.*larger GPU"):
         choose(run("gpu: 600MiB"), config, SHAPE)
 
 
@@ -113,11 +114,10 @@ def test_the_least_change_that_is_told_makes_a_run_fit(config, method):
     assert not choose(run(text), config, shape, must_fit=False).fits
     sets, section = settings(str(raised.value))
     after = run(text, *sets)
-    assert after != run(text) and after == run(
-        text, *(f"{k}.{n}={v}" for k, d in section.items() for n, v in d.items())
-    )
-    changed = Shape(min(256, 256 if after.data.max_length == "auto" else after.data.max_length),
-                    2 * after.train.batch, after.train.accumulate)  # fmt: skip
+    same = [f"{name}.{key}={value}" for name, keys in section.items() for key, value in keys.items()]
+    assert after != run(text) and after == run(text, *same)
+    length = 256 if after.data.max_length == "auto" else after.data.max_length
+    changed = Shape(length, 2 * after.train.batch, after.train.accumulate)
     assert choose(after, config, changed).fits
 
 
