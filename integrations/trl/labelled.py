@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from hybridopt.core.contracts import TokenPiece, TrainingJob
 
 from ..transformers.trained import TrainerTask
-from .tiles import tokens_of_tile
+from .fused import fuse_
 
 __all__ = ["Labelled"]
 
@@ -34,6 +34,11 @@ class Labelled(TrainerTask):
         """Return the row as one sequence, of which labelled tokens are trained."""
         return [TokenPiece("", row["input_ids"], [label != IGNORED for label in row["labels"]])]
 
-    def chunk(self, tokens: int, words: int) -> int | None:
-        """Return of how many tokens TRL computes all logits at a time."""
-        return tokens_of_tile(tokens, words)
+    def fuse_(self, model: Any, device: str) -> None:
+        """Let a model that is planned compute its loss in TRL's tiles.
+
+        Args:
+            model: on meta.
+            device: "cuda" or "cpu".
+        """
+        fuse_(model, device)

@@ -130,11 +130,10 @@ class TrainingTask(Protocol):
         """
         return "auto"
 
-    def chunk(self, tokens: int, words: int) -> int | None:
-        """Return of how many tokens logits are there at a time; None: of all of a pass, or there is no such layer.
+    def fuse_(self, model: Any, device: str) -> None:
+        """Let a model on meta compute its loss as the trainer would have it, so that its bytes can be planned.
 
         Args:
-            tokens: of a pass.
-            words: in the vocabulary.
+            model: with adapters or without, called with input_ids and labels.
+            device: whose kernels count, "cuda" or "cpu".
         """
-        return None

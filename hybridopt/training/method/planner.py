@@ -37,7 +37,7 @@ class Planner:
         self.room, self.device, self.told = room_of(run)
         self.dtype = self._dtype(config)
         self.sequences = max(1, shape.batch // run.train.batch)
-        self.estimator = _PerExample(subject_of(config), self.sequences)
+        self.estimator = _PerExample(subject_of(config), self.sequences, self._change)
 
     @property
     def size(self) -> dict[str, Any]:
@@ -98,6 +98,9 @@ class Planner:
         """Return an estimate whose batch is counted in sequences, as it is planned."""
         request = estimate.request
         return replace(estimate, request=request.but(batch=request.batch * self.sequences))
+
+    def _change(self, model: Any) -> None:
+        self.shape.change(model, self.device)
 
     def _dtype(self, config: Any) -> str:
         """Return the dtype of the weights: the model's own if nothing is said, float32 where nobody says."""

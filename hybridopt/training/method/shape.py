@@ -1,7 +1,8 @@
 """What the method of a run is chosen for, and what was chosen."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...core.budget import Budget
 from ..config.run import Run
@@ -23,6 +24,7 @@ class Shape:
         chunk: tokens of which the trainer computes logits at a time; None: of all of a pass.
         causal: whether the model continues texts; otherwise it classifies or rates them.
         generates: whether texts are made between the steps, which the plan does not know.
+        change: lets a model on meta compute its loss as the trainer does, for a device ("cuda" or "cpu").
     """
 
     seq_len: int
@@ -31,6 +33,7 @@ class Shape:
     chunk: int | None = None
     causal: bool = True
     generates: bool = False
+    change: Callable[[Any, str], object] = lambda model, device: None
 
 
 @dataclass(frozen=True)

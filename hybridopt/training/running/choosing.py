@@ -63,7 +63,7 @@ def chosen_for(run: Run, task: TrainingTask, config: Any, rehearsal: Rehearsal, 
 
 
 def shape_of(run: Run, task: TrainingTask, config: Any, rehearsal: Rehearsal) -> Shape:
-    """Return how large a forward pass is, and of how many tokens the trainer computes logits at a time.
+    """Return how large a forward pass is, and how the trainer has the loss computed.
 
     Args:
         run: says how many sequences there are.
@@ -73,9 +73,8 @@ def shape_of(run: Run, task: TrainingTask, config: Any, rehearsal: Rehearsal) ->
     """
     tokens = rehearsal.longest + task.more_tokens
     batch = run.train.batch * task.sequences
-    chunk = task.chunk(tokens * batch, config.get_text_config().vocab_size)
     passes, causal = run.train.accumulate, task.head == "causal"
-    return Shape(tokens, batch, passes, chunk=chunk, causal=causal, generates=task.more_tokens > 0)
+    return Shape(tokens, batch, passes, causal=causal, generates=task.more_tokens > 0, change=task.fuse_)
 
 
 def _check_chunk(run: Run) -> None:

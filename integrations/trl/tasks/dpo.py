@@ -10,8 +10,8 @@ from hybridopt.core.errors import check_choice, check_number
 from hybridopt.training.config.run import Run
 
 from ...transformers.trained import TrainerTask
+from ..fused import fuse_
 from ..reference import forget_reference_
-from ..tiles import tokens_of_tile
 
 __all__ = ["Dpo"]
 
@@ -80,6 +80,11 @@ class Dpo(TrainerTask):
             for title in ("chosen", "rejected")
         ]
 
-    def chunk(self, tokens: int, words: int) -> int | None:
-        """Return of how many tokens TRL computes all logits at a time."""
-        return tokens_of_tile(tokens, words)
+    def fuse_(self, model: Any, device: str) -> None:
+        """Let a model that is planned compute its loss in TRL's tiles.
+
+        Args:
+            model: on meta.
+            device: "cuda" or "cpu".
+        """
+        fuse_(model, device)

@@ -9,9 +9,9 @@ from hybridopt.core.errors import HybridOptError, check_count, check_number
 from hybridopt.training.config.run import Run
 
 from ...transformers.trained import TrainerTask
+from ..fused import fuse_
 from ..reference import forget_reference_
 from ..rewards import check_name, function_of
-from ..tiles import tokens_of_tile
 from ..turns import is_chat
 
 __all__ = ["Grpo"]
@@ -113,6 +113,11 @@ class Grpo(TrainerTask):
             made = tokenizer(prompt)
         return [TokenPiece("prompt", made["input_ids"], ())]
 
-    def chunk(self, tokens: int, words: int) -> int | None:
-        """Return of how many tokens TRL computes all logits at a time."""
-        return tokens_of_tile(tokens, words)
+    def fuse_(self, model: Any, device: str) -> None:
+        """Let a model that is planned compute its loss in TRL's tiles.
+
+        Args:
+            model: on meta.
+            device: "cuda" or "cpu".
+        """
+        fuse_(model, device)
