@@ -5,7 +5,6 @@ import csv
 import inspect
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -18,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from typer.testing import CliRunner
 
 from hybridopt.cli.main import app
-from hybridopt.planning import search
-from hybridopt.training.config.reading import read_run
+from hybridopt.training.config.reading import read_run, run_of
+from hybridopt.training.running.prepare import prepare
 from support.pages import blocks
 from support.paths import ROOT
 from support.tiny_chat import rows, save_tiny_chat, write_rows
@@ -72,7 +71,8 @@ def loss(folder, text):
 
 
 def test_chats_train_adapters_through_a_kill_and_back(home):
-    method = "method={policy: frugal, options: {density: 0.5}, lora: 8, quantization: nf4}"
+    lora = "{r: 8, modules_to_save: [lm_head]}"  # whose random weights adapters alone would hardly make up for
+    method = f"method={{policy: frugal, options: {{density: 0.5}}, lora: {lora}, quantization: nf4}}"
     more = shlex.join(sets(method, *LEARNS, "train.max_steps=40", "train.save_every=5", "data.eval=0.1"))
     typed(f"hybridopt init ./my-model chats.jsonl {more} > run.yaml")
     before = {path.name for path in home.iterdir()}
@@ -85,16 +85,19 @@ def test_chats_train_adapters_through_a_kill_and_back(home):
     typed("hybridopt train run.yaml --resume")
     steps = [json.loads(line)["step"] for line in (home / "out" / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(steps) and steps[-1] == 40
-    assert (home / "out" / "report.html").is_file() and "base_model" in (home / "out" / "README.md").read_text()
+    assert (home / "out" / "report.html").is_file()
+    assert "library_name: peft" in (home / "out" / "README.md").read_text()
 
     typed("hybridopt merge out -o merged --dtype float32")
     model, words = AutoModelForCausalLM.from_pretrained("merged"), AutoTokenizer.from_pretrained("merged")
-    question = [rows("messages", 60)[3]["messages"][0]]
-    given = words.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    chat = rows("messages", 60)[3]["messages"]
+    answers = chat[1]["content"] * 3
+    assert loss("merged", answers) < loss("my-model", answers) - 2
+    given = words.apply_chat_template(chat[:1], add_generation_prompt=True, return_tensors="pt", return_dict=True)
     with torch.no_grad():
-        said = model.generate(**given, max_new_tokens=8, do_sample=False)
-    answer = words.decode(said[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert re.match(r"red|blue|green|white", answer), answer
+        said = model.generate(**given, max_new_tokens=8, do_sample=False)[0, given["input_ids"].shape[1] :]
+    answer = words.decode(said, skip_special_tokens=True)
+    assert answer and set(answer) <= set("redbluegreenwhite"), answer  # the letters of the answers that it has seen
     assert "merged" in typed("hybridopt inspect merged")
 
 
@@ -135,13 +138,15 @@ def test_a_table_through_classify(home):
 def test_further_pretraining_takes_the_first_way_below_a_memory_limit(home):
     (home / "book.txt").write_text(inspect.getsource(argparse)[:30_000])
     before = loss("my-model", "the arguments of the parser")
-    roomy = search("my-model", "24GiB", margin=0, seq_len=256, batch=4, dtype="fp32")[0]
-    assert roomy.way.policy == "adamw"
-    limit = f"gpu={(roomy.estimate.peak_bytes >> 10) - 1}KiB"
+    roomy = prepare(run_of("my-model", ["book.txt"], ["gpu=24GiB", *LEARNS])).chosen.estimate
+    assert roomy.request.policy == "adamw"
+    limit = f"gpu={(roomy.peak_bytes >> 10) - 1}KiB"
     typed(f"hybridopt train ./my-model book.txt {shlex.join(sets(limit, 'margin=0', *LEARNS[1:], 'train.lr=3e-3'))}")
     run = read_run(home / "out" / "run.yaml")
     assert run.task == "text" and run.data.packing is True
-    assert (run.method.policy, dict(run.method.options)) != ("adamw", {})
     planned = json.loads((home / "out" / "plan.json").read_text())["planned"]
-    assert planned["peak_bytes"] < roomy.estimate.peak_bytes
+    assert planned["peak_bytes"] < roomy.peak_bytes and planned["fits"]
+    way, freest = planned["request"], roomy.request.as_dict()
+    assert any(way[key] != freest[key] for key in ("policy", "options", "release", "checkpointing"))
+    assert (run.method.policy, run.method.release) == (way["policy"], way["release"])
     assert loss("out", "the arguments of the parser") < before - 1

@@ -9,7 +9,7 @@ from ..config.run import AUTO, Run
 from ..method.choosing import Chosen, Shape, choose, least_change
 from .rehearsal import Rehearsal
 
-__all__ = ["chosen_for", "with_head"]
+__all__ = ["chosen_for", "shape_for", "with_head"]
 
 
 def with_head(config: Any, task: TrainingTask, labels: tuple[str, ...] = ()) -> Any:
@@ -59,19 +59,18 @@ def chosen_for(run: Run, task: TrainingTask, config: Any, rehearsal: Rehearsal, 
         HybridOptError: nothing that is asked for fits, with the least change.
     """
     _check_chunk(run)
-    return choose(run, config, shape_of(run, task, config, rehearsal), must_fit)
+    return choose(run, config, shape_for(run, task, rehearsal.longest), must_fit)
 
 
-def shape_of(run: Run, task: TrainingTask, config: Any, rehearsal: Rehearsal) -> Shape:
+def shape_for(run: Run, task: TrainingTask, longest: int) -> Shape:
     """Return how large a forward pass is, and how the trainer has the loss computed.
 
     Args:
         run: says how many sequences there are.
         task: what is learnt.
-        config: of the model with the task's output layer.
-        rehearsal: says how long sequences are.
+        longest: tokens of the longest sequence, before the task adds to it.
     """
-    tokens = rehearsal.longest + task.more_tokens
+    tokens = longest + task.more_tokens
     batch = run.train.batch * task.sequences
     passes, causal = run.train.accumulate, task.head == "causal"
     return Shape(tokens, batch, passes, causal=causal, generates=task.more_tokens > 0, change=task.fuse_)
@@ -94,4 +93,4 @@ def less_than(run: Run, task: TrainingTask, config: Any, rehearsal: Rehearsal) -
         config: of the model with the task's output layer.
         rehearsal: says how long sequences are.
     """
-    return least_change(run, config, shape_of(run, task, config, rehearsal))
+    return least_change(run, config, shape_for(run, task, rehearsal.longest))

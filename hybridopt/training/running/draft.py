@@ -12,8 +12,8 @@ from ..config.run import AUTO, Method, Run
 from ..config.writing import flow, to_yaml
 from ..data.reading import read
 from ..method.choosing import Chosen, Shape, choose
-from .choosing import with_head
-from .lengths import with_lengths
+from .choosing import shape_for, with_head
+from .lengths import positions_of, with_lengths
 from .loading import config_of
 from .quiet import quietly
 
@@ -39,11 +39,8 @@ def draft(run: Run) -> tuple[str, list[str]]:
             )
         task = make("tasks", name, **run.task_options)
         config = with_head(settings, task, examples.labels)
-        text = config.get_text_config()
-        run = with_lengths(run, task, getattr(text, "max_position_embeddings", None))
-        tokens, batch = int(run.data.max_length) + task.more_tokens, run.train.batch * task.sequences
-        chunk = task.chunk(tokens * batch, text.vocab_size)
-        shape = Shape(tokens, batch, run.train.accumulate, chunk, task.head == "causal", task.more_tokens > 0)
+        run = with_lengths(run, task, positions_of(config))
+        shape = shape_for(run, task, int(run.data.max_length))
         chosen = choose(run, config, shape, others=OTHERS)
     data = replace(chosen.run.data, format=examples.format.name)
     written = to_yaml(replace(chosen.run, task=name, data=data), remarks=_remarks(chosen, shape))

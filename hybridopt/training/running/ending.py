@@ -1,6 +1,7 @@
 """What people are told at the end of a run: how it went, where things are, how to go on."""
 
 from ...core.sizes import gib, human
+from .loading import device_here
 from .prepare import Prepared
 from .train import Result
 
@@ -16,7 +17,7 @@ def ending(prepared: Prepared, result: Result) -> list[str]:
     """
     return [
         *_losses(result),
-        *_memory(result, on_gpu=prepared.chosen.estimate.request.device == "cuda"),
+        *_memory(result, on_gpu=device_here() == "cuda"),
         f"Everything lies in {result.folder}",
         *result.made,
         "",

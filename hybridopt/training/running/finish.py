@@ -8,6 +8,7 @@ from ...core.errors import HybridOptError
 from ..config.run import Run
 from ..output.folder import save
 from ..watching.memory import tensor_map
+from .loading import device_here
 from .prepare import Prepared
 from .records import end, versions
 from .resuming import data_notes
@@ -81,7 +82,7 @@ def card_of(prepared: Prepared, result: Any) -> dict[str, Any]:
         "method": _method(run),
         "train": {"lr": train.lr, "epochs": train.epochs, "examples a step": train.batch * train.accumulate},
         "results": _known({name: value for name, value in told.items() if not name.endswith(TIMES)}),
-        "memory": _known({key: value for key, value in memory.items() if key.endswith("bytes")}),
+        "memory": _known({k: v for k, v in memory.items() if k.endswith("bytes")} | {"device": device_here()}),
         "versions": versions(),
     }
 

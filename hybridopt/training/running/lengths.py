@@ -8,9 +8,15 @@ from ...core.errors import HybridOptError
 from ..config.run import AUTO, Run
 from .rehearsal import Rehearsal
 
-__all__ = ["check_positions", "check_words", "with_lengths"]
+__all__ = ["check_positions", "check_words", "positions_of", "with_lengths"]
 
 TOKENS = 2048  # of a sequence where nobody says
+
+
+def positions_of(config: Any) -> int | None:
+    """Return the tokens that a model has room for, by its configuration; None: any number."""
+    found: int | None = config.get_text_config().to_dict().get("max_position_embeddings")
+    return found
 
 
 def with_lengths(run: Run, task: TrainingTask, positions: int | None) -> Run:

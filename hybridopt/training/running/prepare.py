@@ -12,7 +12,7 @@ from ..config.run import AUTO, Run
 from ..data.reading import read
 from ..data.template import check_chats, padding_told, tokenizer_for
 from .choosing import chosen_for, less_than, with_head
-from .lengths import check_positions, check_words, with_lengths
+from .lengths import check_positions, check_words, positions_of, with_lengths
 from .loading import check_dtype, config_of
 from .place import Place
 from .quiet import quietly
@@ -111,7 +111,7 @@ def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, order
     check_chats(tokenizer, examples)
     config = with_head(settings, task, examples.labels)
     check_words(tokenizer, config, run)
-    positions = config.get_text_config().to_dict().get("max_position_embeddings")
+    positions = positions_of(config)
     run = with_lengths(run, task, positions)
     job = TrainingJob(run, None, tokenizer, examples.train, examples.eval, examples.labels)
     limit = int(run.data.max_length) if task.cuts else None

@@ -26,7 +26,7 @@ def begin(prepared: Prepared) -> None:
     notes = {"versions": versions(), "data": data_notes(prepared.examples.files), "device": device_here()}
     prepared.place.clear()
     _replace(prepared.place.run, to_yaml(prepared.run, notes=notes))
-    plain_json.write(prepared.place.plan, {"planned": _planned(prepared), "measured": None, "device": device_here()})
+    plain_json.write(prepared.place.plan, _plan(prepared) | {"measured": None})
 
 
 def end(prepared: Prepared, measured: Mapping[str, Any], tensors: list[dict[str, Any]]) -> None:
@@ -37,8 +37,7 @@ def end(prepared: Prepared, measured: Mapping[str, Any], tensors: list[dict[str,
         measured: bytes by what they are for, and seconds.
         tensors: name, role, tag and bytes of every parameter.
     """
-    told = {"planned": _planned(prepared), "measured": dict(measured), "device": device_here(), "tensors": tensors}
-    plain_json.write(prepared.place.plan, told)
+    plain_json.write(prepared.place.plan, _plan(prepared) | {"measured": dict(measured), "tensors": tensors})
 
 
 def versions() -> dict[str, str]:
@@ -54,9 +53,9 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _planned(prepared: Prepared) -> dict[str, Any]:
-    found: dict[str, Any] = prepared.chosen.estimate.as_dict(prepared.chosen.room)
-    return found
+def _plan(prepared: Prepared) -> dict[str, Any]:
+    planned = prepared.chosen.estimate.as_dict(prepared.chosen.room)
+    return {"planned": planned, "steps": prepared.rehearsal.steps, "device": device_here()}
 
 
 def _replace(path: Path, text: str) -> None:
