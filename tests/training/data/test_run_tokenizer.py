@@ -171,6 +171,22 @@ def test_without_network_it_is_told_what_to_do():
     )
 
 
+def test_the_network_is_asked_last_and_never_for_a_folder(tmp_path, monkeypatch):
+    from transformers import AutoTokenizer
+
+    asked = []
+
+    def refuse(name, *, local_files_only, **_):
+        asked.append(local_files_only)
+        raise OSError("not there")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", refuse)
+    said(tokenizer_for, "org/nothing", Data(), False)
+    assert asked == [True, False]
+    said(tokenizer_for, str(tmp_path), Data(), False)
+    assert asked == [True, False, True]
+
+
 def test_code_of_a_tokenizer_is_not_run(tmp_path, plain):
     shutil.copytree(plain, tmp_path / "m")
     file = tmp_path / "m" / "tokenizer_config.json"
