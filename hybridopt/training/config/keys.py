@@ -8,8 +8,7 @@ from functools import cache
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from .kinds import Kind, OneOf, Short, Text, Texts
-from .mixed_kinds import ShareOrText
+from .kinds import Kind, OneOf, Short
 from .run import AUTO, Run
 
 __all__ = ["Key", "Branch", "every", "meanings", "root"]
@@ -103,8 +102,7 @@ def _member(name: str, hint: Any, default: Any, meaning: str) -> Key | Branch:
         short = next((extra.key for extra in extras if isinstance(extra, Short)), None)
         return Branch(name, section, short, NoneType in options, default, meaning, _members(section, f"{name}."))
     (kind,) = extras
-    takes_text = isinstance(kind, OneOf | ShareOrText | Text | Texts)
-    words = [AUTO] if (str in options and not takes_text) or (default == AUTO and not isinstance(kind, OneOf)) else []
+    words = [AUTO] if default == AUTO and not isinstance(kind, OneOf) else []
     return Key(name, kind, (*words, *([NULL] if NoneType in options else [])), default, meaning)
 
 

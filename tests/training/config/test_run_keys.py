@@ -3,6 +3,7 @@
 from dataclasses import MISSING, fields, is_dataclass
 from typing import get_args, get_type_hints
 
+import pytest
 import torch
 from transformers import SchedulerType, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
@@ -12,7 +13,11 @@ from hybridopt.model.quantization.known import scheme_names
 from hybridopt.planning.request import DTYPES
 from hybridopt.training.config import words
 from hybridopt.training.config.keys import Branch, every, root
+from hybridopt.training.config.reading import read_run
 from hybridopt.training.config.run import Run
+from hybridopt.training.config.table import keys_table
+from support.pages import blocks
+from support.paths import ROOT
 
 
 def leaves(cls, above=""):
@@ -30,6 +35,24 @@ def test_every_field_is_a_key_with_a_meaning_and_a_default_that_is_allowed():
         if not isinstance(member, Branch) and member.default is not MISSING:
             assert member.default == () or member.allowed
     assert root().cls is Run
+
+
+def test_auto_is_a_word_where_it_is_the_default_alone():
+    found = {m.name for m in every() if not isinstance(m, Branch) and "auto" in m.words}
+    numbers = {"data.packing", "data.max_length", "train.lr", "train.checkpointing", "train.chunk"}
+    assert found == {"gpu", "data.template", *numbers}
+
+
+def test_the_page_has_the_table_of_all_keys():
+    page = (ROOT / "docs" / "run-yaml.md").read_text()
+    assert keys_table() in page, "put hybridopt.training.config.table.keys_table() there"
+    assert all(f"| `{name}` |" in page for name in leaves(Run))
+
+
+@pytest.mark.parametrize("block", blocks(ROOT / "docs" / "run-yaml.md", "yaml"), ids=str)
+def test_the_files_on_the_page_are_read(block):
+    run = read_run(block.text)
+    assert run.model in block.text and all(each in block.text for each in run.data.train)
 
 
 def test_words_are_those_of_what_they_stand_for():
