@@ -8,6 +8,7 @@ __all__ = ["REFUSED", "elsewhere"]
 REFUSED = {
     "trust_remote_code": "code that comes with a model or with data is never run here; leave it out, and take a model "
     "that transformers knows",
+    "chunk": "trainers compute their losses in tiles of their own, as the plan knows; leave it out",
     "device_map": "training is on one device; leave it out",
     "deepspeed": "training is on one device; leave it out",
     "fsdp": "training is on one device; leave it out",
@@ -42,7 +43,6 @@ ROWS = (
     ("max_grad_norm clip_grad_norm gradient_clip_val", "train.clip"),
     ("bf16 fp16 torch_dtype precision", "train.dtype"),
     ("gradient_checkpointing grad_checkpoint", "train.checkpointing"),
-    ("chunked_loss", "train.chunk"),
     ("logging_steps steps_per_report", "train.log_every"),
     ("eval_steps evals_per_epoch steps_per_eval", "train.eval_every"),
     ("save_steps saves_per_epoch", "train.save_every"),

@@ -94,7 +94,6 @@ class Train:
         clip: largest norm of all gradients; None: not clipped.
         dtype: of weights that are not quantized: "auto" (the model's own), "bf16", "fp16" or "fp32".
         checkpointing: whether activations are computed again in the backward pass; "auto": where it is needed.
-        chunk: tokens of which the loss is computed at a time; None: all at once; "auto": where it is needed.
         seed: of every random choice.
         log_every: steps from one line of the log to the next.
         eval_every: share of all steps below 1, steps from 1; None: at the end alone.
@@ -115,7 +114,6 @@ class Train:
     clip: Annotated[float | None, Number(open_low=True)] = 1.0
     dtype: Annotated[str, OneOf(lambda: DTYPES)] = AUTO
     checkpointing: Annotated[bool | str, Flag()] = AUTO
-    chunk: Annotated[int | str | None, Count(1, 2**27)] = AUTO
     seed: Annotated[int, Count(0, 2**32 - 1)] = 0
     log_every: Annotated[int, Count(1)] = 1
     eval_every: Annotated[float | None, Interval()] = 0.1

@@ -101,7 +101,7 @@ def _searched(planner: Planner, others: int) -> Chosen:
 
 def _asked(planner: Planner) -> dict[str, Any]:
     """Return what the run says of its method, for `search`."""
-    method, asked = planner.run.method, dict[str, Any](chunk=planner.shape.chunk)
+    method, asked = planner.run.method, dict[str, Any](chunk=None)  # the loss is the trainer's
     asked |= {} if method.lora is None else {"lora": method.lora.r}
     asked |= {} if method.quantization is None else {"quantization": method.quantization}
     asked |= {} if method.release == Method.release else {"release": method.release}

@@ -63,7 +63,6 @@ class Planner:
             quantization=method.quantization,
             release=method.release,
             checkpointing=self.run.train.checkpointing is True,
-            chunk=self.shape.chunk,
             **self.size,
         )
 

@@ -21,7 +21,6 @@ class Shape:
         seq_len: tokens of the longest sequence.
         batch: sequences of a forward pass: those of `train.batch` examples.
         micro_batches: passes of a step.
-        chunk: tokens of which the trainer computes logits at a time; None: of all of a pass.
         causal: whether the model continues texts; otherwise it classifies or rates them.
         generates: whether texts are made between the steps, which the plan does not know.
         change: lets a model on meta compute its loss as the trainer does, for a device ("cuda" or "cpu").
@@ -30,7 +29,6 @@ class Shape:
     seq_len: int
     batch: int
     micro_batches: int
-    chunk: int | None = None
     causal: bool = True
     generates: bool = False
     change: Callable[[Any, str], object] = lambda model, device: None
@@ -41,7 +39,7 @@ class Chosen:
     """A run whose method is settled, with what it takes.
 
     Args:
-        run: with no "auto" left in `method`, and none in `train` but that of a chunk, which is the trainer's.
+        run: with no "auto" left in `method` and `train`.
         estimate: of the bytes that a step takes.
         room: memory that it was chosen for.
         told: lines for people.

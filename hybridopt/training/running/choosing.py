@@ -5,7 +5,7 @@ from typing import Any
 
 from ...core.contracts import TrainingTask
 from ...core.errors import HybridOptError
-from ..config.run import AUTO, Run
+from ..config.run import Run
 from ..method.choosing import Chosen, Shape, choose, least_change
 from .rehearsal import Rehearsal
 
@@ -58,7 +58,6 @@ def chosen_for(run: Run, task: TrainingTask, config: Any, rehearsal: Rehearsal, 
     Raises:
         HybridOptError: nothing that is asked for fits, with the least change.
     """
-    _check_chunk(run)
     return choose(run, config, shape_for(run, task, rehearsal.longest), must_fit)
 
 
@@ -74,14 +73,6 @@ def shape_for(run: Run, task: TrainingTask, longest: int) -> Shape:
     batch = run.train.batch * task.sequences
     passes, causal = run.train.accumulate, task.head == "causal"
     return Shape(tokens, batch, passes, causal=causal, generates=task.more_tokens > 0, change=task.fuse_)
-
-
-def _check_chunk(run: Run) -> None:
-    if run.train.chunk not in (AUTO, None):
-        raise HybridOptError(
-            f"train.chunk={run.train.chunk}: the trainers compute their losses in tiles of their own, which the plan "
-            "knows; write train.chunk: auto"
-        )
 
 
 def less_than(run: Run, task: TrainingTask, config: Any, rehearsal: Rehearsal) -> str | None:

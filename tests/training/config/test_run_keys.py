@@ -39,7 +39,7 @@ def test_every_field_is_a_key_with_a_meaning_and_a_default_that_is_allowed():
 
 def test_auto_is_a_word_where_it_is_the_default_alone():
     found = {m.name for m in every() if not isinstance(m, Branch) and "auto" in m.words}
-    numbers = {"data.packing", "data.max_length", "train.lr", "train.checkpointing", "train.chunk"}
+    numbers = {"data.packing", "data.max_length", "train.lr", "train.checkpointing"}
     assert found == {"gpu", "data.template", *numbers}
 
 

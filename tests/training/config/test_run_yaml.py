@@ -22,7 +22,7 @@ READ = Run("org/name", data=Data(train=("rows.jsonl",)))
         ("train: {lr: 1e-4}", "train", {"lr": 1e-4}),
         ("train: {lr: 1E-4, clip: null, epochs: 3}", "train", {"lr": 1e-4, "clip": None, "epochs": 3.0}),
         ("train: {lr: auto, batch: 2.0, seed: 1_000}", "train", {"lr": "auto", "batch": 2, "seed": 1000}),
-        ("train: {checkpointing: yes, chunk: ~}", "train", {"checkpointing": True, "chunk": None}),
+        ("train: {checkpointing: yes, max_steps: ~}", "train", {"checkpointing": True, "max_steps": None}),
         ("train: {report_to: wandb}", "train", {"report_to": ("wandb",)}),
         ("train: {report_to: [wandb, tensorboard]}", "train", {"report_to": ("wandb", "tensorboard")}),
         ("train:", "train", {}),

@@ -51,7 +51,6 @@ OWN = {  # what is not left as it is
         "max_steps": st.none() | st.integers(1, 2**60),
         "lr": st.just("auto") | NUMBER,
         "clip": st.none() | NUMBER,
-        "chunk": st.sampled_from(["auto", None, 7]),
         "eval_every": EVERY,
         "report_to": st.lists(st.sampled_from(words.REPORTS), max_size=2).map(tuple),
     },

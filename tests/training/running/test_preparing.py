@@ -114,7 +114,7 @@ REFUSED = {
     "no task": ("prompt", (), "the data is 'prompt', from which no task follows; say which: --task grpo"),
     "option": ("preference", ("task=dpo", "task_options={betta: 1}"), "dpo has no option 'betta'.* mean 'beta'"),
     "fp16": ("messages", ("train.dtype=fp16",), "train.dtype='fp16'.*write train.dtype: bf16, or fp32"),
-    "chunk": ("messages", ("train.chunk=64",), "train.chunk=64: .*write train.chunk: auto"),
+    "chunk": ("messages", ("train.chunk=64",), "train.chunk is not known: trainers compute"),
     "length": ("messages", ("data.max_length=300",), "the model has 256 positions .*data.max_length: 256 or less"),
     "no turns": ("prompt_completion", ("data.loss_on=assistant",), "the examples are no chats but texts"),
     "too short": ("messages", ("data.max_length=2",), "none of the 16 examples is short enough to learn from"),
