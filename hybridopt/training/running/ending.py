@@ -28,8 +28,10 @@ def ending(prepared: Prepared, result: Result) -> list[str]:
 
 def _losses(result: Result) -> list[str]:
     if result.best is not None:
-        last = result.metrics.get("eval_loss", result.best)
-        return [f"{result.steps:,} steps; best eval loss {result.best:.4f}, last {last:.4f}{_accuracy(result)}"]
+        kept = result.metrics.get("eval_loss", result.best)
+        return [
+            f"{result.steps:,} steps; best eval loss {result.best:.4f}, of what is kept {kept:.4f}{_accuracy(result)}"
+        ]
     return [f"{result.steps:,} steps" + ("" if result.loss is None else f"; last loss {result.loss:.4f}")]
 
 

@@ -30,7 +30,7 @@ class Result:
         steps: optimizer steps taken in all.
         stopped: whether it was ended by Ctrl-C; the model is not saved then, but a checkpoint is.
         loss: of the last step that was logged; None: there is none.
-        metrics: of the last evaluation, by name; {}: there was none.
+        metrics: of the weights that are kept, by name, as they were evaluated; {}: they were not.
         best: the least eval_loss; None: there was no evaluation.
         measured: bytes by what they are for, tokens and seconds.
         planned_bytes: the planned peak.
@@ -115,14 +115,21 @@ def _result(prepared: Prepared, trainer: Any, measured: Mapping[str, Any], stopp
     history = trainer.state.log_history
     losses = [each["loss"] for each in history if "loss" in each]
     evaluations = [each for each in history if "eval_loss" in each]
-    metrics = {k: v for k, v in (evaluations[-1] if evaluations else {}).items() if k.startswith("eval_")}
+    kept = _kept(trainer, evaluations)
     return Result(
         folder=prepared.place.folder,
         steps=trainer.state.global_step,
         stopped=stopped,
         loss=losses[-1] if losses else None,
-        metrics=metrics,
+        metrics={name: value for name, value in kept.items() if name.startswith("eval_")},
         best=min((each["eval_loss"] for each in evaluations), default=None),
         measured=dict(measured),
         planned_bytes=prepared.chosen.estimate.peak_bytes,
     )
+
+
+def _kept(trainer: Any, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the evaluation of the weights that are kept: the last, or with early stopping the best."""
+    if trainer.args.load_best_model_at_end:
+        return min(evaluations, key=lambda each: each["eval_loss"], default={})
+    return evaluations[-1] if evaluations else {}

@@ -90,7 +90,7 @@ class Grpo(TrainerTask):
             "num_generations": self.num_generations,
             "max_completion_length": self.max_completion_length,
             "temperature": self.temperature,
-            "beta": self.beta,
+            "beta": 0.0 if job.rehearsed else self.beta,  # with another, a stand-in's reference would be looked for
             "per_device_eval_batch_size": self.num_generations,
         }
 

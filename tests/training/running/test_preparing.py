@@ -149,6 +149,12 @@ def test_a_prompt_and_its_answer_fit_into_the_model(workshop):
         prepare(workshop.run("task=grpo", options, "train.batch=8", format="prompt"), allow_code=True)
 
 
+def test_a_reference_is_not_looked_for_before_training(workshop):
+    options = "task_options={reward: 'support.rewards:capitals', max_completion_length: 8, beta: 0.1}"
+    settings = ("task=grpo", options, "train.batch=8", "method.lora=4")
+    assert prepare(workshop.run(*settings, format="prompt"), allow_code=True).rehearsal.steps == 16
+
+
 def test_places_that_hold_something_are_refused(workshop):
     with pytest.raises(HybridOptError, match="holds a model already"):
         prepare(workshop.run(f"output.folder={workshop.model}"))

@@ -46,6 +46,18 @@ def test_grpo_is_rewarded_more(workshop):
     assert sum(rewards[-3:]) > 2 * sum(rewards[:3])
 
 
+def test_a_run_ends_early_and_keeps_the_best_weights(workshop):
+    settings = ("train.lr=0.3", "train.epochs=10", "train.eval_every=2", "train.early_stopping=2", "data.eval=0.25")
+    result = train(prepare(workshop.run(*settings)))
+    evaluations = [record["eval_loss"] for record in workshop.log() if "eval_loss" in record]
+    assert len(evaluations) < 15 and evaluations[-1] > min(evaluations)
+    assert result.metrics["eval_loss"] == result.best == min(evaluations)
+    again = prepare(
+        workshop.run("train.lr=1e-30", "train.max_steps=1", "data.eval=0.25", model=result.folder, out="b")
+    )
+    assert train(again).best == pytest.approx(result.best, rel=1e-4)
+
+
 def test_a_whole_model_is_left_and_loads_as_it_is(workshop):
     train(prepare(workshop.run("train.max_steps=2")))
     loaded = AutoModelForCausalLM.from_pretrained(workshop.folder / "out")
