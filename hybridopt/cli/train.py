@@ -108,7 +108,7 @@ def check_installed() -> None:
     if missing:
         raise HybridOptError(
             f"training needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "
-            'pip install "hybridopt[train]"'
+            'pip install "hybridopt[train]", or in a checkout pip install -e ".[train]"'
         )
 
 
