@@ -140,3 +140,8 @@ def test_places_that_are_no_file_are_refused(tmp_path):
             read_run(tmp_path / name)
     with pytest.raises(HybridOptError, match="is not there"):
         read_run("nowhere.yml")
+
+
+def test_the_line_is_that_of_the_key_and_not_of_what_lies_beneath_it():
+    with pytest.raises(HybridOptError, match=r"^line 3: trian is not known; did you mean train\?"):
+        read_run(BASE + "trian:\n\n\n  batch: 1\n")
