@@ -10,8 +10,9 @@ from ..output.folder import save
 from ..watching.memory import tensor_map
 from .loading import device_here
 from .prepare import Prepared
-from .records import end, versions
+from .records import end
 from .resuming import data_notes
+from .versions import versions
 
 __all__ = ["finish"]
 

@@ -8,6 +8,7 @@ from ...core.contracts import TrainingJob, TrainingTask
 from ...core.errors import HybridOptError
 from ...core.registry import make
 from ...core.sizes import gib
+from ..config.reading import made_with
 from ..config.run import AUTO, Run
 from ..data.reading import read
 from ..data.template import check_chats, padding_told, tokenizer_for
@@ -19,6 +20,7 @@ from .quiet import quietly
 from .rehearsal import Rehearsal, rehearse
 from .resuming import check_data, resumed
 from .telling import told_of
+from .versions import versions, versions_told
 
 __all__ = ["Prepared", "prepare"]
 
@@ -121,10 +123,15 @@ def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, order
     rehearsal = rehearse(task, replace(job, run=run))
     check_positions(rehearsal, task, positions)
     chosen = chosen_for(run, task, config, rehearsal, order.must_fit)
-    told = (*examples.told, *padding_told(tokenizer), *told_of(rehearsal, examples, run), *chosen.told)
+    read = (*_other_versions(order), *examples.told, *padding_told(tokenizer))
+    told = (*read, *told_of(rehearsal, examples, run), *chosen.told)
     job = replace(rehearsal.job, run=chosen.run)
     rehearsal = replace(rehearsal, job=job)
     return Prepared(chosen.run, task, config, examples, rehearsal, chosen, order.place, order.resume, told)
+
+
+def _other_versions(order: Order) -> list[str]:
+    return versions_told(made_with(order.place.run).get("versions") or {}, versions()) if order.resume else []
 
 
 def _task(name: str, options: Mapping[str, Any], allow_code: bool) -> TrainingTask:

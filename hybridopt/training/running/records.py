@@ -1,29 +1,38 @@
 """What a run writes about itself: run.yaml with what it was made with, and plan.json with what was planned."""
 
 import os
-import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ...core.files import plain_json
+from ..config.reading import made_with
+from ..config.writing import to_yaml
 from .loading import device_here
+from .marks import check_marks, marks
 from .prepare import Prepared
 from .resuming import data_notes
+from .versions import versions
 
-__all__ = ["begin", "end", "versions"]
-
-LIBRARIES = ("hybridopt", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
+__all__ = ["begin", "end"]
 
 
-def begin(prepared: Prepared) -> None:
-    """Write run.yaml and plan.json of a run that begins; those of one that is gone on with stay."""
+def begin(prepared: Prepared, folder: Path) -> None:
+    """Write run.yaml and plan.json of a run that begins; those of one that is gone on with stay.
+
+    Args:
+        prepared: the run.
+        folder: of its model.
+
+    Raises:
+        HybridOptError: a run is gone on with, and its model or template is another one.
+    """
+    found = marks(folder, prepared.rehearsal.job.tokenizer)
     if prepared.resume:
+        check_marks(made_with(prepared.place.run).get("model") or {}, found, prepared.run.model)
         return
-    from ..config.writing import to_yaml
-
-    notes = {"versions": versions(), "data": data_notes(prepared.examples.files), "device": device_here()}
+    notes = {"versions": versions(), "data": data_notes(prepared.examples.files), "model": found}
+    notes["device"] = device_here()
     prepared.place.clear()
     _replace(prepared.place.run, to_yaml(prepared.run, notes=notes))
     plain_json.write(prepared.place.plan, _plan(prepared) | {"measured": None})
@@ -38,19 +47,6 @@ def end(prepared: Prepared, measured: Mapping[str, Any], tensors: list[dict[str,
         tensors: name, role, tag and bytes of every parameter.
     """
     plain_json.write(prepared.place.plan, _plan(prepared) | {"measured": dict(measured), "tensors": tensors})
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that a run uses."""
-    found = {name: _version(name) for name in LIBRARIES}
-    return {"python": platform.python_version()} | {name: text for name, text in found.items() if text}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _plan(prepared: Prepared) -> dict[str, Any]:

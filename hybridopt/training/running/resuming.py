@@ -5,6 +5,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from ...core.errors import HybridOptError, shown
+from ..config.reading import made_with, read_run
 from ..config.run import AUTO, Run
 from .place import Place
 
@@ -24,8 +25,6 @@ def resumed(asked: Run, place: Place) -> Run:
     Raises:
         HybridOptError: something is asked for that was otherwise, naming the key and both values.
     """
-    from ..config.reading import read_run
-
     before = read_run(place.run)
     key, now, then = next(_differences(asked, before), (None, None, None))
     if key is not None:
@@ -48,8 +47,6 @@ def data_notes(files: Sequence[Any]) -> list[dict[str, Any]]:
 
 def check_data(place: Place, files: Sequence[Any]) -> None:
     """Raise HybridOptError unless the files hold what they held when the run began."""
-    from ..config.reading import made_with
-
     before = made_with(place.run).get("data") or []
     now = data_notes(files)
     for old, new in zip(before, now, strict=False):

@@ -66,15 +66,16 @@ def train(prepared: Prepared, console: Console | None = None) -> Result:
         screen = None if console is None else _screen(prepared, console, undo)
         note = print_nothing if screen is None else screen.note
         undo.enter_context(quietly(note))
-        begin(prepared)
+        folder = fetched(prepared.run.model)
+        begin(prepared, folder)
         stop = undo.enter_context(stoppable(note))
         undo.enter_context(explained(prepared))
-        return _trained(prepared, screen, stop)
+        return _trained(prepared, folder, screen, stop)
 
 
-def _trained(prepared: Prepared, screen: Screen | None, stop: Stop) -> Result:
+def _trained(prepared: Prepared, folder: Path, screen: Screen | None, stop: Stop) -> Result:
     run, place, task = prepared.run, prepared.place, prepared.task
-    model = load_model(run, fetched(run.model), task, prepared.config)
+    model = load_model(run, folder, task, prepared.config)
     job = replace(
         prepared.rehearsal.job, run=run, model=model, folder=str(place.checkpoints), callbacks=(stop.callback(),)
     )

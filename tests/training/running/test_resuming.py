@@ -14,7 +14,7 @@ from hybridopt import HybridOptError
 from hybridopt.training.running.prepare import prepare
 from hybridopt.training.running.train import train
 from hybridopt.training.watching.log import LogFile
-from support.tiny_chat import write_rows
+from support.tiny_chat import save_tiny_chat, write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -102,10 +102,33 @@ def test_a_run_goes_on_only_as_it_began(begun):
         prepare(begun.run(*STEPS))
     changed = begun.run(*STEPS, "train.log_every=2", "train.keep=5", "gpu=2GiB", "method.policy=frugal")
     assert prepare(changed, resume=True).run.train.keep == 5
+    same = save_tiny_chat(begun.folder / "same", layers=1)
+    assert "other versions" not in "".join(prepare(begun.run(*STEPS), resume=True).told)
+    with pytest.raises(HybridOptError, match="model is '.*same' now, and was '.*model' when the run began"):
+        prepare(begun.run(*STEPS, model=same), resume=True)
     write_rows(begun.folder / "messages.jsonl", count=17)
     with pytest.raises(HybridOptError, match=r"messages.jsonl has SHA-256 [0-9a-f]{64} now, and the run began with"):
         run = begun.run(*STEPS, count=17)
         prepare(run, resume=True)
+
+
+def test_a_run_goes_on_with_its_own_weights_and_template(workshop, monkeypatch):
+    workshop.model = save_tiny_chat(workshop.folder / "model", layers=1)
+    with monkeypatch.context() as patch:
+        interrupted(patch, 4)
+        train(prepare(workshop.run(*STEPS)))
+    path = workshop.folder / "out" / "run.yaml"
+    path.write_text(path.read_text().replace(torch.__version__, "1.0"))
+    told = "".join(prepare(workshop.run(*STEPS), resume=True).told)
+    assert " (it was 1.0); it may not be the same to the bit" in told
+    save_tiny_chat(workshop.model, layers=1, seed=1)
+    with pytest.raises(HybridOptError, match="--resume: weights of digest .* now, and the run began with"):
+        train(prepare(workshop.run(*STEPS), resume=True))
+    save_tiny_chat(workshop.model, layers=1)
+    template = workshop.model / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    with pytest.raises(HybridOptError, match="--resume: template of digest"):
+        train(prepare(workshop.run(*STEPS), resume=True))
 
 
 def test_there_must_be_something_to_go_on_with(workshop):
