@@ -32,4 +32,4 @@ def room_of(run: Run) -> tuple[Budget, str, list[str]]:
     if free is None:
         raise HybridOptError("gpu='auto': this system does not tell how much memory is free; give a size: --gpu 16GiB")
     whole = budget(free, run.margin)
-    return Budget(whole.total, whole.kept, "memory of this machine, now free"), CPU, []
+    return Budget(whole.total, whole.kept, "this machine's free memory"), CPU, []

@@ -59,9 +59,10 @@ class Prepared:
     def plan_line(self) -> str:
         """Return a line that compares what is planned with the memory that there is."""
         peak, room = self.chosen.estimate.peak_bytes, self.chosen.room
+        usable = f"{gib(room.usable)} of {room.card or 'the GPU'}: {gib(room.total)}, less {gib(room.kept)} kept free"
         if self.fits:
-            return f"It fits: {gib(peak)} planned of {room}; {gib(room.usable - peak)} are left"
-        return f"It does not fit: {gib(peak)} planned of {room}, {gib(peak - room.usable)} too much"
+            return f"It fits: {gib(peak)} planned, {gib(room.usable - peak)} to spare ({usable})"
+        return f"It does not fit: {gib(peak)} planned, {gib(peak - room.usable)} too much ({usable})"
 
     def less(self) -> str | None:
         """Return the least change of the run that takes less memory, as a line of YAML; None where there is none."""
