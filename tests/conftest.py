@@ -13,6 +13,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+MANY = 150_000  # objects
 
 
 def pytest_addoption(parser):
@@ -31,3 +32,11 @@ def pytest_collection_finish():
     """Leave what was imported out of later garbage collections, which take a fifth of all time otherwise."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Do the same after a file of tests that has imported much."""
+    if (nextitem is None or nextitem.path != item.path) and len(gc.get_objects()) > MANY:
+        gc.collect()
+        gc.freeze()

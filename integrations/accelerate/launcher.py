@@ -1,6 +1,5 @@
 """What accelerate, and the Trainer that stands on it, know about losses and gradients; nothing is imported for it."""
 
-import gc
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from hybridopt.core.contracts import Launcher
 
 from ..clipping import refuse_clipping
+from ..living import living
 
 __all__ = ["AccelerateLauncher"]
 
@@ -35,8 +35,7 @@ class AccelerateLauncher(Launcher):
         for accelerator in _accelerators(groups):
             refuse_clipping(accelerator, "clip_grad_norm_", groups)
             refuse_clipping(accelerator, "clip_grad_value_", groups)
-        module = sys.modules.get("transformers.trainer")
-        trainers = [] if module is None else [x for x in gc.get_objects() if issubclass(type(x), module.Trainer)]
+        trainers = living("transformers.trainer", "Trainer")
         held = [(t, vars(t).get("optimizer")) for t in trainers]  # which a Trainer that failed in the making lacks
         mine = [t for t, optimizer in held if optimizer is not None and optimizer.param_groups is groups]
         norm = next((t.args.max_grad_norm for t in mine if t.args.max_grad_norm), None)
@@ -45,6 +44,5 @@ class AccelerateLauncher(Launcher):
 
 def _accelerators(groups: list[dict[str, Any]]) -> list[Any]:
     """Return the Accelerators that have prepared the optimizer of these param groups."""
-    module = sys.modules.get("accelerate.accelerator")
-    every = [] if module is None else [x for x in gc.get_objects() if issubclass(type(x), module.Accelerator)]
+    every = living("accelerate.accelerator", "Accelerator")
     return [one for one in every if any(made.param_groups is groups for made in vars(one).get("_optimizers", ()))]

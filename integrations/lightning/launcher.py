@@ -1,7 +1,5 @@
 """What Lightning's trainers do to losses and gradients; nothing is imported for it."""
 
-import gc
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +8,7 @@ from weakref import WeakSet
 from hybridopt.core.contracts import Launcher
 
 from ..clipping import refuse_clipping
+from ..living import living
 
 __all__ = ["LightningLauncher"]
 
@@ -32,7 +31,7 @@ class LightningLauncher(Launcher):
 
     def accumulating(self) -> bool:
         """Return whether a trainer is in a micro-batch (`accumulate_grad_batches`) after which no step follows."""
-        return any(
+        return bool(self.found) and any(  # asked for every gradient
             trainer.lightning_module.automatic_optimization and trainer.fit_loop.epoch_loop._should_accumulate()
             for trainer in self._training()
         )
@@ -55,8 +54,8 @@ class LightningLauncher(Launcher):
 
 def _trainers(groups: list[dict[str, Any]]) -> Iterator[Any]:
     """Find the trainers of the optimizer of these param groups, which it knows nothing of, among all objects."""
-    for module in filter(None, map(sys.modules.get, TRAINERS)):
-        for one in [x for x in gc.get_objects() if issubclass(type(x), module.Trainer)]:
+    for module in TRAINERS:
+        for one in living(module, "Trainer"):
             try:
                 optimizers = one.strategy.optimizers
             except AttributeError:  # of a trainer that failed in the making

@@ -1,6 +1,6 @@
 """The dimensions of a planned model: transformers' configuration of it, or of one with fewer layers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -26,8 +26,8 @@ class Subject:
 
     name: str
     settings: dict[str, Any]
-    source: str = ""
-    place: str | None = None
+    source: str = field(default="", compare=False)
+    place: str | None = field(default=None, compare=False)
 
     @cached_property
     def depth(self) -> int:
