@@ -99,7 +99,10 @@ def check_unscaled(parameters: Parameters, arrived: bool) -> None:
 
 def accumulating() -> bool:
     """Return whether a launcher says that more micro-batches follow before the step."""
-    return any(launcher.accumulating() for launcher in every("launchers"))
+    for launcher in every("launchers"):  # asked for every gradient: a generator would be one more call each
+        if launcher.accumulating():
+            return True
+    return False
 
 
 def _check_containers(names, release):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakSet
+from weakref import ref
 
 from hybridopt.core.contracts import Launcher
 
@@ -19,19 +19,22 @@ TRAINERS = ("lightning.pytorch.trainer.trainer", "pytorch_lightning.trainer.trai
 class LightningLauncher(Launcher):
     """Lightning's trainers that run optimizers of this library, each found when its first gradient arrives."""
 
-    found: WeakSet[Any] = field(default_factory=WeakSet, compare=False)
+    found: list[ref[Any]] = field(default_factory=list, compare=False)
 
     def attend(self, groups: list[dict[str, Any]]) -> None:
         """Remember the trainer that runs the optimizer of these param groups."""
-        self.found.update(_trainers(groups))
+        there = [*filter(None, (known() for known in self.found)), *_trainers(groups)]
+        self.found[:] = map(ref, {id(trainer): trainer for trainer in there}.values())
 
     def scaling(self) -> bool:
         """Return whether a trainer that trains has precision="16-mixed" on a GPU."""
-        return any(vars(trainer.precision_plugin).get("scaler") is not None for trainer in self._training())
+        return bool(self.found) and any(  # asked for every gradient, as the next
+            vars(trainer.precision_plugin).get("scaler") is not None for trainer in self._training()
+        )
 
     def accumulating(self) -> bool:
         """Return whether a trainer is in a micro-batch (`accumulate_grad_batches`) after which no step follows."""
-        return bool(self.found) and any(  # asked for every gradient
+        return bool(self.found) and any(
             trainer.lightning_module.automatic_optimization and trainer.fit_loop.epoch_loop._should_accumulate()
             for trainer in self._training()
         )
@@ -49,7 +52,7 @@ class LightningLauncher(Launcher):
         return None if limit is None else f"gradient_clip_val={limit}"
 
     def _training(self) -> Iterator[Any]:
-        return (trainer for trainer in self.found if trainer.training)
+        return (trainer for known in self.found if (trainer := known()) is not None and trainer.training)
 
 
 def _trainers(groups: list[dict[str, Any]]) -> Iterator[Any]:
