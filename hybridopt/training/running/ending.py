@@ -1,8 +1,11 @@
 """What people are told at the end of a run: how it went, where things are, how to go on."""
 
+from shlex import quote
+
 from ...core.sizes import gib, human
 from .loading import device_here
 from .prepare import Prepared
+from .telling import many
 from .train import Result
 
 __all__ = ["ending"]
@@ -16,7 +19,7 @@ def ending(prepared: Prepared, result: Result) -> list[str]:
         result: what came of it.
     """
     return [
-        *_losses(result),
+        *_losses(prepared, result),
         *_memory(result, on_gpu=device_here() == "cuda"),
         f"Everything lies in {result.folder}",
         *result.made,
@@ -26,13 +29,13 @@ def ending(prepared: Prepared, result: Result) -> list[str]:
     ]
 
 
-def _losses(result: Result) -> list[str]:
+def _losses(prepared: Prepared, result: Result) -> list[str]:
+    early = " (ended early, by train.early_stopping)" if result.steps < prepared.rehearsal.steps else ""
+    taken = many(result.steps) + early
     if result.best is not None:
         kept = result.metrics.get("eval_loss", result.best)
-        return [
-            f"{result.steps:,} steps; best eval loss {result.best:.4f}, of what is kept {kept:.4f}{_accuracy(result)}"
-        ]
-    return [f"{result.steps:,} steps" + ("" if result.loss is None else f"; last loss {result.loss:.4f}")]
+        return [f"{taken}; best eval loss {result.best:.4f}, of what is kept {kept:.4f}{_accuracy(result)}"]
+    return [taken + ("" if result.loss is None else f"; last loss {result.loss:.4f}")]
 
 
 def _accuracy(result: Result) -> str:
@@ -53,11 +56,12 @@ def _memory(result: Result, on_gpu: bool) -> list[str]:
 
 
 def _commands(prepared: Prepared, result: Result) -> list[str]:
-    run, folder = prepared.run, result.folder
+    run, folder, base = prepared.run, quote(str(result.folder)), quote(prepared.run.model)
+    merged = quote(f"{result.folder}-merged")
     causal, adapters = prepared.task.head == "causal", run.method.lora is not None
     found = [f"hybridopt chat {folder}"] if causal else []
-    found += [f"hybridopt merge {folder} -o {folder}-merged"] if adapters and not run.output.merge else []
+    found += [f"hybridopt merge {folder} -o {merged}"] if adapters and not run.output.merge else []
     if causal:
-        serve = f"vllm serve {run.model} --enable-lora --lora-modules trained={folder}"
+        serve = f"vllm serve {base} --enable-lora --lora-modules trained={folder}"
         found += [serve if adapters else f"vllm serve {folder}"]
     return [*found, f"hybridopt inspect {folder}"]

@@ -5,7 +5,7 @@ from typing import Any
 from ..config.run import Run
 from .rehearsal import Rehearsal
 
-__all__ = ["told_of"]
+__all__ = ["many", "told_of"]
 
 FEW = 10  # steps, with fewer of which little is learnt
 LISTED = 3
@@ -66,22 +66,28 @@ def _steps(rehearsal: Rehearsal, run: Run) -> list[str]:
     if rehearsal.packed:
         text = (
             f"{rehearsal.train.rows:,} rows are packed into {rehearsal.rows:,} sequences of {rehearsal.max_length:,} "
-            f"tokens: {_many(steps)} ({each})"
+            f"tokens: {many(steps)} ({each})"
         )
     else:
         epochs = f"{train.epochs:g} pass{'' if train.epochs == 1 else 'es'} over the examples"
-        text = f"{_many(steps)} in all ({each})" + ("" if train.max_steps else f", {epochs}")
+        text = f"{many(steps)} in all ({each})" + ("" if train.max_steps else f", {epochs}")
     found = [text]
+    if steps == 1 and train.warmup and train.schedule != "constant":
+        found.append(
+            f"the only step would change nothing, as the learning rate rises from 0 (train.warmup={train.warmup:g}): "
+            "write train.warmup: 0"
+        )
     if steps < FEW:
         fewer = "data.packing: false, " if rehearsal.packed else ""
         found.append(
-            f"{_many(steps)} are few to learn anything in; for more: {fewer}a smaller train.accumulate, or more "
-            "train.epochs"
+            f"{many(steps)} {'is' if steps == 1 else 'are'} too few to learn much in; for more: {fewer}a smaller "
+            "train.accumulate, or more train.epochs"
         )
     return found
 
 
-def _many(steps: int) -> str:
+def many(steps: int) -> str:
+    """Return a number of steps in words."""
     return f"{steps:,} step{'' if steps == 1 else 's'}"
 
 

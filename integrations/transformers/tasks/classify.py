@@ -42,6 +42,15 @@ class Classify(TrainerTask):
         """Return what measures accuracy."""
         return {} if job.eval is None else {"compute_metrics": accuracy}
 
+    def trainer(self, job: TrainingJob) -> Any:
+        """Return the trainer, told that losses of classifiers are means: those of a step's passes are averaged.
+
+        Without that it sums them where the model's `forward` takes any keyword, as if the loss were one of tokens.
+        """
+        trainer = super().trainer(job)
+        trainer.model_accepts_loss_kwargs = False
+        return trainer
+
     def pieces(self, row: Mapping[str, Any], tokenizer: Any) -> list[TokenPiece]:
         """Return the text."""
         return [TokenPiece(f"class {row['labels']}", row["input_ids"], ())]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from hybridopt.training.running.ending import ending
 from hybridopt.training.running.prepare import prepare
 from hybridopt.training.running.train import train
 
@@ -46,10 +47,23 @@ def test_grpo_is_rewarded_more(workshop):
     assert sum(rewards[-3:]) > 2 * sum(rewards[:3])
 
 
+def test_the_passes_of_a_step_of_a_classifier_are_averaged(workshop):
+    found = []
+    for batch in (4, 1):
+        sets = (f"train.batch={batch}", f"train.accumulate={4 // batch}", "train.max_steps=2", "train.clip=null")
+        train(prepare(workshop.run(*sets, format="labels", out=f"of-{batch}")))
+        found.append(
+            [(record["loss"], record["grad_norm"]) for record in workshop.log(f"of-{batch}") if "loss" in record]
+        )
+    assert found[1] == [pytest.approx(pair, rel=1e-3) for pair in found[0]]
+
+
 def test_a_run_ends_early_and_keeps_the_best_weights(workshop):
     settings = ("train.lr=0.3", "train.epochs=10", "train.eval_every=2", "train.early_stopping=2", "data.eval=0.25")
-    result = train(prepare(workshop.run(*settings)))
+    prepared = prepare(workshop.run(*settings))
+    result = train(prepared)
     evaluations = [record["eval_loss"] for record in workshop.log() if "eval_loss" in record]
+    assert "(ended early, by train.early_stopping); best" in ending(prepared, result)[0]
     assert len(evaluations) < 15 and evaluations[-1] > min(evaluations)
     assert result.metrics["eval_loss"] == result.best == min(evaluations)
     again = prepare(
