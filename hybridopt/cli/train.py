@@ -3,6 +3,7 @@
 import signal
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -116,32 +117,37 @@ def _show(prepared: "Prepared", console: Console) -> None:
     from ..training.running.preview import preview
 
     for line in prepared.told:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        _say(console, line)
     for text in preview(prepared.rehearsal, console):
         console.print(text, soft_wrap=True)
-    console.print(prepared.plan_line(), soft_wrap=True, markup=False, highlight=False)
+    _say(console, prepared.plan_line())
 
 
 def _carry_out(prepared: "Prepared", console: Console) -> None:
     from ..training.running.train import train as carried_out
 
-    again = f"hybridopt train {prepared.place.run} --resume"
+    again = f"hybridopt train {quote(str(prepared.place.run))} --resume"
     try:
         result = carried_out(prepared, console)
     except KeyboardInterrupt:
         saved = prepared.place.saved
-        console.print(f"Interrupted. Go on with: {again}" if saved else "Interrupted before the first checkpoint.")
+        _say(console, f"Interrupted. Go on with: {again}" if saved else "Interrupted before the first checkpoint.")
         raise typer.Exit(INTERRUPTED) from None
     if result.stopped:
-        console.print(f"Ended after step {result.steps}, with a checkpoint. Go on with: {again}", soft_wrap=True)
+        _say(console, f"Ended after step {result.steps}, with a checkpoint. Go on with: {again}")
         raise typer.Exit(INTERRUPTED)
     _show_end(prepared, result, console)
+
+
+def _say(console: Console, line: str) -> None:
+    """Print a line as it is: whole, and with names that look like markup."""
+    console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _show_end(prepared: "Prepared", result: "Result", console: Console) -> None:
     from ..training.running.ending import ending
 
     for line in ending(prepared, result):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        _say(console, line)
     if result.problems:
         raise HybridOptError("; ".join(result.problems))

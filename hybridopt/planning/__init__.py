@@ -13,7 +13,18 @@ if TYPE_CHECKING:
     from .ways.choice import Choice
     from .ways.search import search
 
-__all__ = ["Choice", "Estimate", "Estimator", "Request", "parse_size", "plan", "plan_live", "search", "tokens"]
+__all__ = [
+    "Choice",
+    "Estimate",
+    "Estimator",
+    "Request",
+    "parse_size",
+    "plan",
+    "plan_live",
+    "positions",
+    "search",
+    "tokens",
+]
 
 _HOMES = {
     "Choice": "ways.choice",
@@ -44,7 +55,15 @@ def plan(model: object, request: "Request") -> "Estimate":
 
 def tokens(model: object) -> int:
     """Return the default tokens of a sequence: 2048, or as many as a model, given as to `plan`, has positions for."""
-    from .subject.inputs import tokens_of
+    from .subject.inputs import small, usual_length
     from .subject.source import subject_of
 
-    return tokens_of(subject_of(model))
+    return usual_length(small(subject_of(model)))
+
+
+def positions(model: object) -> int | None:
+    """Return the rows of the table of positions of a model, given as to `plan`; None where there is no such table."""
+    from .subject.inputs import positions, small
+    from .subject.source import subject_of
+
+    return positions(small(subject_of(model)))

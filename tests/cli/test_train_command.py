@@ -111,6 +111,25 @@ def test_short_memory_is_told_with_the_least_change(model, place, monkeypatch):
     assert "more" not in text.split(";")[0]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . un"),
+    ],
+    ids=["of the system", "of torch.save"],
+)
+def test_a_full_disk_is_told_with_what_to_do(error, model, place, monkeypatch):
+    def full(prepared, *_):
+        (prepared.place.checkpoints / "checkpoint-2").mkdir()
+        raise error
+
+    monkeypatch.setattr(carrying, "_trained", full)
+    text = refused(model, "chats.jsonl", *QUICK, "-o", "my out")
+    assert "my out could not be written to, as the disk is full" in text
+    assert text.endswith("go on by: hybridopt train 'my out/run.yaml' --resume")
+
+
 def test_a_gradient_that_is_no_number_is_told_by_its_parameter(model, place):
     settings = ("--set", "train.lr=100000", "--set", "train.clip=null", "--set", "train.max_steps=20")
     text = refused(model, "chats.jsonl", *QUICK, *settings)
@@ -123,11 +142,12 @@ def test_ctrl_c_ends_with_its_status_and_says_how_to_go_on(model, place, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr(carrying, "_trained", pressed)
-    done = run(model, "chats.jsonl", *QUICK, "-o", "out")
+    done = run(model, "chats.jsonl", *QUICK, "-o", "an [bold] out")
     assert done.exit_code == 130 and "Interrupted before the first checkpoint" in done.output
-    (place / "out" / "checkpoints" / "checkpoint-2").mkdir()
-    done = run("out/run.yaml", "--resume", *QUICK[:2])
-    assert done.exit_code == 130 and "Go on with: hybridopt train out/run.yaml --resume" in done.output
+    (place / "an [bold] out" / "checkpoints" / "checkpoint-2").mkdir()
+    done = run("an [bold] out/run.yaml", "--resume", *QUICK[:2])
+    assert done.exit_code == 130
+    assert "Go on with: hybridopt train 'an [bold] out/run.yaml' --resume" in done.output
 
 
 def test_what_is_missing_is_named(model, place, monkeypatch):

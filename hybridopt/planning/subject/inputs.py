@@ -11,7 +11,7 @@ from ...model.adapters import bare
 from ..request import Request
 from .model import Subject, skeleton
 
-__all__ = ["check_length", "inputs", "positions", "tokens_of", "usual_length"]
+__all__ = ["check_length", "inputs", "positions", "small", "usual_length"]
 
 USUAL = Request.seq_len
 TABLES = ("wpe", "position_embeddings", "position_embedding", "embed_positions", "pos_embed")
@@ -31,10 +31,10 @@ def usual_length(model: nn.Module) -> int:
     return min(USUAL, positions(model) or USUAL)
 
 
-def tokens_of(source: Subject) -> int:
-    """Return `usual_length` of a model that is not made yet, by one of two layers; raise as `skeleton` does."""
+def small(source: Subject) -> nn.Module:
+    """Return a model that is not made yet with two of its layers, not quantized; raise as `skeleton` does."""
     settings = {name: value for name, value in source.settings.items() if name != "quantization_config"}
-    return usual_length(skeleton(replace(source, settings=settings), Request(), min(2, source.depth)))
+    return skeleton(replace(source, settings=settings), Request(), min(2, source.depth))
 
 
 def check_length(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ from ...optimizer.releases import release_class
 from ..estimate import Estimate
 from ..estimator import Estimator
 from ..request import Request
-from ..subject.inputs import tokens_of
+from ..subject.inputs import small, usual_length
 from ..subject.model import checkpoints, skeleton
 from ..subject.source import subject_of
 from .changes import changed
@@ -56,7 +56,7 @@ def search(
     room = budget(memory, margin)
     estimator = estimator or Estimator(subject_of(model))
     if "seq_len" not in size:
-        size["seq_len"] = tokens_of(estimator.source)
+        size["seq_len"] = usual_length(small(estimator.source))
     hunt = _Hunt(estimator, room.usable, dict(asked or {}), Request(**size), all_sizes=enough is None)
     hunt.check()
     wanted = [way for way in hunt.ways() if hunt.wanted(way)]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ...core.errors import HybridOptError
+from ..running.lengths import positions_of
 
 __all__ = ["Conversation"]
 
@@ -83,8 +84,7 @@ class Conversation:
 
     def _positions(self) -> int | None:
         """Return how many tokens the model has room for; None: it does not say."""
-        found = self.model.config.to_dict().get("max_position_embeddings")
-        return found if isinstance(found, int) else None
+        return positions_of(self.model.config)
 
 
 def _shown(tokenizer: Any, show: Callable[[str], object]) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -108,7 +109,7 @@ def _check_adapters_alone(saved: Folder, config: Mapping[str, Any], quantization
         raise HybridOptError(
             f"--quantization={quantization}: tensors of the base were changed in training, with the base in "
             f"{config['quantization'] or config['dtype']}; leave --quantization out, or make a whole model with "
-            f"`hybridopt merge {saved.directory} -o MERGED` and talk to that"
+            f"`hybridopt merge {quote(str(saved.directory))} -o MERGED` and talk to that"
         )
 
 

@@ -5,18 +5,25 @@ from typing import Any
 
 from ...core.contracts import TrainingTask
 from ...core.errors import HybridOptError
+from ...planning import positions
 from ..config.run import AUTO, Run
 from .rehearsal import Rehearsal
 
 __all__ = ["check_positions", "check_words", "positions_of", "with_lengths"]
 
+NAME = "max_position_embeddings"
 TOKENS = 2048  # of a sequence where nobody says
 
 
 def positions_of(config: Any) -> int | None:
-    """Return the tokens that a model has room for, by its configuration; None: any number."""
-    found: int | None = config.get_text_config().to_dict().get("max_position_embeddings")
-    return found
+    """Return the tokens that a model has room for, by its configuration or its table of positions; None: any number.
+
+    Some configurations have another name for that number, and some tables begin with rows that are for padding.
+    """
+    text = config.get_text_config()
+    said = text.to_dict().get(text.attribute_map.get(NAME, NAME))
+    table = positions(config)
+    return min((rows for rows in (said, table) if rows), default=None)
 
 
 def with_lengths(run: Run, task: TrainingTask, positions: int | None) -> Run:

@@ -46,7 +46,12 @@ def config_of(model: str) -> Any:
         HybridOptError: there is no such model, or it is quantized already, or is not one of transformers' own.
     """
     folder = Path(model).expanduser()
-    if folder.exists() or not is_hub_name(model):
+    if not folder.exists() and not is_hub_name(model):
+        raise HybridOptError(
+            f"model={model!r}: there is no folder {folder.absolute()} (paths are relative to where the command is "
+            "called); give a folder, or a model's name on the hub (org/name)"
+        )
+    if folder.exists():
         return read_model_config(check_folder(folder))
     try:
         return read_model_config(hub_config(model)[0].parent)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from shlex import quote
 from typing import Any
 
 from ...core.errors import HybridOptError, shown
@@ -30,7 +31,7 @@ def resumed(asked: Run, place: Place) -> Run:
     if key is not None:
         raise HybridOptError(
             f"--resume: {key} is {shown(now)} now, and was {shown(then)} when the run began ({place.run}); go on as "
-            f"it was: hybridopt train {place.run} --resume, or start another run: -o OUT"
+            f"it was: hybridopt train {quote(str(place.run))} --resume, or start another run: -o OUT"
         )
     data = replace(before.data, train=asked.data.train, eval=asked.data.eval)
     train = replace(before.train, **{key: getattr(asked.train, key) for key in ("keep", "log_every", "report_to")})

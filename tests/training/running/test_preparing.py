@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from transformers import GPT2Config, LlamaConfig, RobertaConfig
 
 from hybridopt import HybridOptError
 from hybridopt.training.running import loading
+from hybridopt.training.running.lengths import positions_of
 from hybridopt.training.running.prepare import prepare
 from hybridopt.training.running.preview import preview
 from support.tiny_chat import chat
@@ -47,7 +49,7 @@ def test_tokens_steps_and_the_loss_are_told(workshop):
     assert f"{train.tokens:,} tokens, of which {train.trained:,}" in text
     assert "(loss on what the assistant says)" in text
     assert "4 steps in all (batch 2 x accumulate 3), 2 passes over the examples" in text
-    assert "4 steps are few to learn anything in" in text
+    assert "4 steps are too few to learn much in" in text
     assert prepared.run.data.loss_on == "assistant" and prepared.run.task == "sft"
 
 
@@ -143,6 +145,20 @@ def test_code_is_not_imported_unless_it_is_allowed(workshop, monkeypatch):
         prepare(workshop.run(*missing, format="prompt"), allow_code=True)
 
 
+def test_positions_are_known_under_every_name_and_without_rows_for_padding():
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    assert positions_of(GPT2Config(n_positions=32, n_embd=16, n_layer=1, n_head=2)) == 32
+    assert positions_of(RobertaConfig(**size, max_position_embeddings=34)) == 32
+    assert positions_of(LlamaConfig(**size, max_position_embeddings=48)) == 48
+
+
+def test_a_single_step_whose_rate_is_nothing_is_told(workshop):
+    assert "the only step would change nothing" in told(
+        prepare(workshop.run("train.max_steps=1", "train.warmup=0.1", "train.schedule=cosine"))
+    )
+    assert "would change nothing" not in told(prepare(workshop.run("train.max_steps=1")))
+
+
 def test_a_prompt_and_its_answer_fit_into_the_model(workshop):
     options = "task_options={reward: 'support.rewards:capitals', max_completion_length: 250}"
     with pytest.raises(HybridOptError, match="has 19 tokens, and 250 are added to it: more than the model's 256"):
@@ -167,7 +183,7 @@ def test_places_that_hold_something_are_refused(workshop):
 
 
 def test_a_model_that_is_not_there_is_told_of(workshop):
-    with pytest.raises(HybridOptError, match="there is no such folder"):
+    with pytest.raises(HybridOptError, match=r"model='./nowhere': there is no folder /.*nowhere \(paths are relative"):
         prepare(workshop.run(model="./nowhere"))
     with pytest.raises(HybridOptError, match="'org/name' is no folder here, and cannot be had from the hub"):
         prepare(workshop.run(model="org/name"))
