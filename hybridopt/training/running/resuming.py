@@ -7,7 +7,7 @@ from typing import Any
 
 from ...core.errors import HybridOptError, shown
 from ..config.reading import made_with, read_run
-from ..config.run import AUTO, Run
+from ..config.run import AUTO, Method, Run
 from .place import Place
 
 __all__ = ["check_data", "data_notes", "resumed"]
@@ -65,8 +65,14 @@ def check_data(place: Place, files: Sequence[Any]) -> None:
 
 def _differences(asked: Run, before: Run) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, value asked for and value before of all that is otherwise and changes what is learnt."""
-    filled = () if asked.method.policy != AUTO else ("method",)  # by the planner
+    filled = _filled(asked.method) if asked.method.policy == AUTO else []
     yield from _differ(asked, before, "", (*FREE, *filled))
+
+
+def _filled(method: Method) -> list[str]:
+    """Return the keys of a method that the planner filled in: of which nothing is said."""
+    default = vars(Method())
+    return [f"method.{key}" for key, value in vars(method).items() if value == default[key]]
 
 
 def _differ(now: Any, then: Any, name: str, free: Sequence[str]) -> Iterator[tuple[str, Any, Any]]:

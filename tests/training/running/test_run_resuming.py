@@ -98,6 +98,9 @@ def test_a_run_goes_on_only_as_it_began(begun):
     for change, why in refused.items():
         with pytest.raises(HybridOptError, match=why):
             prepare(begun.run(*STEPS, change), resume=True)
+    said = (*STEPS, "method.policy=auto", "method.lora=8")  # the planner chose, but not the adapters
+    with pytest.raises(HybridOptError, match=r"method.lora is LoraSettings\(r=8.* now, and was None"):
+        prepare(begun.run(*said), resume=True)
     with pytest.raises(HybridOptError, match="holds a run that is not finished; go on with it by --resume"):
         prepare(begun.run(*STEPS))
     changed = begun.run(*STEPS, "train.log_every=2", "train.keep=5", "gpu=2GiB", "method.policy=frugal")
