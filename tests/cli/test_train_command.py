@@ -73,12 +73,12 @@ def test_from_a_file_to_a_model_and_the_commands_to_go_on(model, place):
 def test_adapters_are_merged_where_that_is_asked(model, place):
     settings = ("--set", "method.lora=4", "--set", "output.merge=true", "--set", "output.push=a/b")
     done = run(model, "chats.jsonl", "-o", "out", *QUICK, *settings)
-    assert "The merged model lies in out/merged" in done.output
+    assert "The merged model lies in out/merged, in float32" in done.output
     assert f"vllm serve {model} --enable-lora --lora-modules trained=out" in done.output
     assert isinstance(done.exception, HybridOptError) and "a/b could not be uploaded" in str(done.exception)
     from transformers import AutoModelForCausalLM
 
-    assert AutoModelForCausalLM.from_pretrained(place / "out" / "merged")
+    assert AutoModelForCausalLM.from_pretrained(place / "out" / "merged").dtype == torch.float32  # as the base
     assert (place / "out" / "adapter_model.safetensors").exists()
 
 
@@ -122,6 +122,7 @@ def test_short_memory_is_told_with_the_least_change(model, place, monkeypatch):
 def test_a_full_disk_is_told_with_what_to_do(error, model, place, monkeypatch):
     def full(prepared, *_):
         (prepared.place.checkpoints / "checkpoint-2").mkdir()
+        (prepared.place.checkpoints / "checkpoint-2" / "trainer_state.json").touch()
         raise error
 
     monkeypatch.setattr(carrying, "_trained", full)
@@ -144,7 +145,12 @@ def test_ctrl_c_ends_with_its_status_and_says_how_to_go_on(model, place, monkeyp
     monkeypatch.setattr(carrying, "_trained", pressed)
     done = run(model, "chats.jsonl", *QUICK, "-o", "an [bold] out")
     assert done.exit_code == 130 and "Interrupted before the first checkpoint" in done.output
-    (place / "an [bold] out" / "checkpoints" / "checkpoint-2").mkdir()
+    begun = place / "an [bold] out" / "checkpoints" / "checkpoint-2"
+    begun.mkdir()
+    assert "ended before its first checkpoint; start again" in refused("an [bold] out/run.yaml", "--resume")
+    assert run(model, "chats.jsonl", *QUICK, "-o", "an [bold] out").exit_code == 130 and not begun.exists()
+    begun.mkdir()
+    (begun / "trainer_state.json").touch()
     done = run("an [bold] out/run.yaml", "--resume", *QUICK[:2])
     assert done.exit_code == 130
     assert "Go on with: hybridopt train 'an [bold] out/run.yaml' --resume" in done.output

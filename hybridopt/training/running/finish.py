@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import HybridOptError
+from ...planning.request import DTYPES
 from ..config.run import Run
 from ..output.folder import save
 from ..watching.memory import tensor_map
@@ -42,7 +43,7 @@ def finish(prepared: Prepared, model: Any, result: Any) -> tuple[list[str], list
 def _further(folder: Path, run: Run) -> Iterator[Callable[[], str]]:
     yield lambda: _report(folder)
     if run.output.merge and run.method.lora is not None:
-        yield lambda: _merge(folder)
+        yield lambda: _merge(folder, DTYPES.get(run.train.dtype, "bfloat16"))
     push = run.output.push
     if push is not None:
         yield lambda: _push(folder, push)
@@ -54,10 +55,10 @@ def _report(folder: Path) -> str:
     return f"The report is {write(folder)}"
 
 
-def _merge(folder: Path) -> str:
+def _merge(folder: Path, dtype: str) -> str:
     from ...saving.merging.merge import merge
 
-    return f"The merged model lies in {merge(folder, folder / MERGED).out}"
+    return f"The merged model lies in {merge(folder, folder / MERGED, dtype=dtype).out}, in {dtype}"
 
 
 def _push(folder: Path, name: str) -> str:

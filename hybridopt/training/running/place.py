@@ -1,5 +1,6 @@
 """The folder of a run: what lies where, whether a run may begin there, and who holds it."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from ...saving.lock import locked
 
 __all__ = ["Place"]
 
+LAST = "trainer_state.json"  # is written last into a checkpoint
 MODELS = ("config.json", "adapter_config.json", "*.safetensors")
 
 
@@ -37,8 +39,8 @@ class Place:
 
     @property
     def saved(self) -> bool:
-        """Return whether there are checkpoints, complete or not."""
-        return any(self.checkpoints.glob("checkpoint-*"))
+        """Return whether there is a complete checkpoint."""
+        return any(self.checkpoints.glob(f"checkpoint-*/{LAST}"))
 
     def check(self, resume: bool) -> None:
         """Raise HybridOptError where a new run would spoil what is there, or there is nothing to resume."""
@@ -100,3 +102,5 @@ class Place:
         """Remove what a run has left that was ended before its first checkpoint."""
         for file in (self.plan, self.log):
             file.unlink(missing_ok=True)
+        for begun in self.checkpoints.glob("checkpoint-*"):  # and not complete, or there would be a run to go on with
+            shutil.rmtree(begun)
