@@ -102,4 +102,6 @@ def _demo(folder: Path, seed: int, steps: int, json: Path | None) -> list[str]:
     console.print(f"{result.seconds:.0f} seconds in all.")
     if json is not None:
         plain_json.write(json, result.as_dict())
-    return result.problems()
+    if not (problems := result.problems()):
+        console.print(show.next_lines(), highlight=False)
+    return problems

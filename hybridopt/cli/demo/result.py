@@ -37,8 +37,11 @@ class DemoData:
     @property
     def bar(self) -> float:
         """Return the least accuracy of a run that learned: above the floor by 2 standard errors and by 5 points."""
-        error = math.sqrt(self.floor * (1 - self.floor) / self.test)
-        return self.floor + max(MARGIN, 2 * error)
+        return self.floor + max(MARGIN, 2 * self.error(self.floor))
+
+    def error(self, accuracy: float) -> float:
+        """Return the standard error of an accuracy on the test texts, as a share."""
+        return math.sqrt(accuracy * (1 - accuracy) / self.test)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ...core.sizes import human
 from ...training.watching.sparkline import sparkline
 from .result import DemoData, DemoRun, Reload
 
-__all__ = ["Live", "curves", "data_line", "live", "progress", "reload_line", "runs_table"]
+__all__ = ["Live", "curves", "data_line", "live", "next_lines", "progress", "reload_line", "runs_table"]
 
 LIVE, WIDE = 16, 40  # characters of a loss curve
 
@@ -70,10 +70,15 @@ def runs_table(runs: Sequence[DemoRun], data: DemoData) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         sizes = map(human, (run.weight_bytes, run.grad_bytes, run.state_bytes))
-        table.add_row(run.title, f"{run.accuracy:.1%}", *sizes, f"{run.seconds:.1f}")
+        table.add_row(run.title, _rounded(run.accuracy, data), *sizes, f"{run.seconds:.1f}")
     table.add_section()
-    table.add_row("one label for all", f"{data.floor:.1%}")
+    table.add_row("one label for all", _rounded(data.floor, data))
+    table.caption = f"±: standard error over {data.test} texts; runs closer than twice that are alike"
     return table
+
+
+def _rounded(accuracy: float, data: DemoData) -> str:
+    return f"{accuracy:.1%} ± {100 * data.error(accuracy):.1f}"
 
 
 def reload_line(reload: Reload) -> str:
@@ -83,6 +88,15 @@ def reload_line(reload: Reload) -> str:
     return (
         f"Saved {len(reload.files)} files ({size}) to {reload.folder}, loaded onto a fresh base: "
         f"{reload.agreeing} of {reload.predictions} predictions agree, the logits {logits}."
+    )
+
+
+def next_lines() -> str:
+    """Return the commands to type next."""
+    return (
+        "Next, what fits on your GPU:\n  hybridopt plan llama-3.1-8b --gpu 4090\n"
+        "and with a model and a file of examples of your own:\n"
+        "  hybridopt train MODEL examples.jsonl --dry-run"
     )
 
 
