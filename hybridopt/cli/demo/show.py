@@ -66,11 +66,11 @@ def runs_table(runs: Sequence[DemoRun], data: DemoData) -> Table:
     """Return a table of accuracy on the held-out modules, bytes and seconds of every run."""
     table = Table(title="Held-out accuracy, and bytes measured on the tensors")
     table.add_column("run", no_wrap=True)
-    for name in ("accuracy", "weights", "gradients", "state", "seconds"):
+    for name in ("accuracy, %", "weights", "gradients", "state", "s"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         sizes = map(human, (run.weight_bytes, run.grad_bytes, run.state_bytes))
-        table.add_row(run.title, _rounded(run.accuracy, data), *sizes, f"{run.seconds:.1f}")
+        table.add_row(run.title, _rounded(run.accuracy, data), *sizes, f"{run.seconds:.0f}")
     table.add_section()
     table.add_row("one label for all", _rounded(data.floor, data))
     table.caption = f"±: standard error over {data.test} texts; runs closer than twice that are alike"
@@ -78,7 +78,7 @@ def runs_table(runs: Sequence[DemoRun], data: DemoData) -> Table:
 
 
 def _rounded(accuracy: float, data: DemoData) -> str:
-    return f"{accuracy:.1%} ± {100 * data.error(accuracy):.1f}"
+    return f"{100 * accuracy:.1f} ± {100 * data.error(accuracy):.1f}"
 
 
 def reload_line(reload: Reload) -> str:
