@@ -18,6 +18,7 @@ from ..model.roles import base_name
 from ..policy.older import completed
 from ..policy.routes import Policy, Ready, check_format, pack_routes, read_policy, unpack_routes
 from .fitting import base_dtype
+from .labels import labels_of
 from .names import CONFIG
 
 __all__ = ["configuration", "policy_of", "read_config", "whole_configuration"]
@@ -40,6 +41,7 @@ KEYS = (
     "checksums",
     "whole",
     "name",
+    "labels",
 )
 
 
@@ -92,6 +94,7 @@ def _only_some(model: Any, strategy: Any, replayed: Mapping[str, object]) -> dic
     """Return the keys that only some folders have."""
     library = library_of(model)
     found: dict[str, Any] = {"replayed": sorted(replayed)} if replayed else {}
+    found |= {"labels": labels} if (labels := labels_of(model)) else {}
     if library is not None:
         found["trainable"] = strategy.trainable()
     if library is not None and library.is_injected(model):
@@ -112,7 +115,8 @@ def read_config(path: Path) -> dict:
     taken["trainable"] = plain_json.take(config, "trainable", list, CONFIG, None)
     taken["whole"] = plain_json.take(config, "whole", bool, CONFIG, False)
     taken["name"] = plain_json.take(config, "name", str | None, CONFIG, None)
-    for key in (*lists, "replayed", "trainable"):
+    taken["labels"] = plain_json.take(config, "labels", list, CONFIG, [])
+    for key in (*lists, "replayed", "trainable", "labels"):
         if not all(isinstance(name, str) for name in taken[key] or ()):
             raise HybridOptError(f"{CONFIG}: {key!r} must be an array of strings, not {taken[key]!r}")
     for name, mark in taken["base"].items():

@@ -148,7 +148,8 @@ def test_added_tokens_and_their_embeddings(tmp_path):
 
 def test_a_classifier_on_a_language_model(tmp_path):
     write_base(tiny_llama(pad_token_id=0), tmp_path)
-    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
+    names = {0: "no", 1: "maybe", 2: "yes"}
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", id2label=names)
     model = hybridopt.wrap(base, peft_config=LoraConfig(**QUERY, task_type="SEQ_CLS"))
     tokens = torch.arange(1, 13).view(2, 6)
     model(input_ids=tokens, labels=torch.tensor([0, 2])).loss.backward()
@@ -156,6 +157,7 @@ def test_a_classifier_on_a_language_model(tmp_path):
     model.hybrid.save_pretrained(tmp_path / "out")
     assert merged(tmp_path).architecture == "LlamaForSequenceClassification"
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    assert again.config.id2label == names and again.config.label2id == {"no": 0, "maybe": 1, "yes": 2}
     torch.testing.assert_close(again(tokens).logits, model.eval()(tokens).logits, **CLOSE)
 
 

@@ -19,6 +19,7 @@ from ..completeness import check_complete, stood_for
 from ..configuration import read_config
 from ..folder import Folder, open_folder, publish
 from ..held_adapters import library_in, together
+from ..labels import name_classes_
 from ..manifest import MANIFEST
 from ..names import CONFIG, DELTA, REPLAY
 from ..replay import file as replay_file
@@ -115,6 +116,7 @@ class _Work:
         self.base = base_folder(saved.directory, given, adapter)
         held = _held(saved, library, delta)
         self.model, other_head = skeleton(self.base, dtype, config["base"], adapter, held)
+        name_classes_(self.model.config, config["labels"])
         found = match(self.model, stored(self.base), held, other_head)
         resize_(self.model, config["base"])
         named = {base_name(name): entry for name, entry in delta.items()}
