@@ -2,7 +2,6 @@
 
 import gc
 import json
-import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import typer
 from ..core.budget import MARGIN, Budget, budget, check_margin
 from ..core.errors import HybridOptError
 from ..core.part_files import names
+from ..core.silence import without_messages
 from .plan_checks import check_asked
 
 if TYPE_CHECKING:
@@ -180,15 +180,13 @@ def _quickly() -> Iterator[None]:
 
     Nearly all objects that are made within are imported modules: searching them for garbage takes a fifth of the time.
     """
-    collects, logged = gc.isenabled(), logging.root.manager.disable
-    with warnings.catch_warnings():
+    collects = gc.isenabled()
+    with warnings.catch_warnings(), without_messages():
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
         gc.disable()
         try:
             yield
         finally:
-            logging.disable(logged)
             if collects:
                 gc.enable()

@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from time import perf_counter
@@ -14,6 +12,7 @@ import typer
 from rich.console import Console
 
 from ...core.errors import HybridOptError
+from ...core.silence import without_messages
 
 if TYPE_CHECKING:
     from .finding import Finding
@@ -75,21 +74,10 @@ def _examined(machine: "Machine") -> list["Finding"]:
     from .examine import Check, examine
 
     os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is looked up on the net
-    with _unlogged(), Console(stderr=True).status("") as status:
+    with without_messages(logging.ERROR), Console(stderr=True).status("") as status:
 
         def watch(check: Check) -> None:
             waits = check.compiles and machine.compile
             status.update(f"{check.kind}: {check.name}{LONG * waits}")
 
         return examine(machine, watch)
-
-
-@contextmanager
-def _unlogged() -> Iterator[None]:
-    """Keep libraries from telling of optional kernels that are not installed."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)

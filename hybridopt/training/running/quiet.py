@@ -1,11 +1,11 @@
 """Silence for what libraries say beside the run's own lines: progress bars, log messages, warnings."""
 
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from ...core.errors import HybridOptWarning
+from ...core.silence import without_messages
 
 __all__ = ["quietly"]
 
@@ -18,7 +18,7 @@ def quietly(note: Callable[[str], object] | None = None) -> Iterator[None]:
     """
     with ExitStack() as undo:
         undo.enter_context(_without_bars())
-        undo.enter_context(_without_messages())
+        undo.enter_context(without_messages())
         undo.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", HybridOptWarning)
@@ -32,16 +32,6 @@ def _telling(note: Callable[[str], object]) -> Callable[..., None]:
         note(str(message))
 
     return show
-
-
-@contextmanager
-def _without_messages() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 @contextmanager
