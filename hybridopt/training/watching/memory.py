@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...core.system_files import words
 from ...model.quantization.scales import scales
 from ...model.quantization.sizes import weight_bytes
 from ...model.roles import clean
@@ -106,10 +107,8 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 def _status() -> dict[str, int]:
     """Return the resident set now and at its largest, in bytes, as Linux tells them."""
-    if not STATUS.exists():
-        return {}
-    rows = (line.split() for line in STATUS.read_text().splitlines())
-    return {row[0][:-1]: int(row[1]) * 1024 for row in rows if row and row[0] in ("VmRSS:", "VmHWM:")}
+    told = {key: words(STATUS, f"{key}:") for key in ("VmRSS", "VmHWM")}
+    return {key: int(found[0]) * 1024 for key, found in told.items() if found}
 
 
 def _most() -> int:
