@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ...core.errors import HybridOptError
+
 __all__ = ["FORMATS", "Format"]
 
 
@@ -22,6 +24,18 @@ class Format:
     optional: tuple[str, ...] = ()
     task: str | None = None
     more: bool = False
+
+    def task_for(self, option: str) -> str:
+        """Return the task that examples of this format are for, if nothing else is said.
+
+        option: by which the command at hand is told a task, for the error.
+
+        Raises:
+            HybridOptError: no task follows from the format.
+        """
+        if self.task is None:
+            raise HybridOptError(f"the data is {self.name!r}, from which no task follows; say which: {option}")
+        return self.task
 
 
 FORMATS = {

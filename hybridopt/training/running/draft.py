@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 from ...core.budget import Budget
-from ...core.errors import HybridOptError
 from ...core.registry import make
 from ...core.sizes import gib
 from ...planning import Choice
@@ -32,11 +31,7 @@ def draft(run: Run) -> tuple[str, list[str]]:
     """
     with quietly():
         settings, examples = config_of(run.model), read(run.data, run.train.seed)
-        name = examples.format.task if run.task == AUTO else run.task
-        if name is None:
-            raise HybridOptError(
-                f"the data is {examples.format.name!r}, from which no task follows; say which: --set task=grpo"
-            )
+        name = examples.format.task_for("--set task=grpo") if run.task == AUTO else run.task
         task = make("tasks", name, **run.task_options)
         config = with_head(settings, task, examples.labels)
         run = with_lengths(run, task, positions_of(config))

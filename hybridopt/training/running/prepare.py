@@ -94,7 +94,7 @@ def prepare(
         examples = read(run.data, run.train.seed, console)
         if resume:
             check_data(place, examples.files)
-        task = early or _task(_named(examples), run.task_options, allow_code)
+        task = early or _task(examples.format.task_for("--task grpo"), run.task_options, allow_code)
         task.check(run, examples.format.name)
         return _rehearsed(run, task, settings, examples, Order(place, resume, must_fit))
 
@@ -144,12 +144,3 @@ def _task(name: str, options: Mapping[str, Any], allow_code: bool) -> TrainingTa
             "--allow-code"
         )
     return task
-
-
-def _named(examples: Any) -> str:
-    """Return the task that examples of a format are for, if nothing else is said."""
-    if examples.format.task is None:
-        raise HybridOptError(
-            f"the data is {examples.format.name!r}, from which no task follows; say which: --task grpo"
-        )
-    return str(examples.format.task)
