@@ -4,9 +4,14 @@ import torch
 
 from .errors import HybridOptError, shown
 
-__all__ = ["device_named", "free_bytes"]
+__all__ = ["device_here", "device_named", "free_bytes"]
 
 KINDS = ("cpu", "cuda")
+
+
+def device_here() -> str:
+    """Return "cuda" if torch finds a GPU on this machine, and "cpu" otherwise."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def device_named(name: str) -> torch.device:

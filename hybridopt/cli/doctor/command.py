@@ -53,12 +53,10 @@ def doctor(device: Device = "auto", folder: Folder = Path("."), json_: Json = Fa
 
 def _machine(device: str, folder: Path, compile: bool) -> "Machine":
     """Return what is examined; HybridOptError for a device that is not there, and for folders that take no file."""
-    import torch
-
-    from ...core.devices import device_named
+    from ...core.devices import device_here, device_named
     from .machine import Machine
 
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    name = device_here() if device == "auto" else device
     found = device_named(name)
     try:
         with TemporaryFile(dir=folder):

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ...core.errors import HybridOptError
 from ...core.files import tensors
+from ...model.loading.weight_files import INDEX
 from .outputs import Written
 
 __all__ = ["write_shards"]
 
 PATTERN = "model{suffix}.safetensors"
-INDEX = "model.safetensors.index.json"
 
 
 def write_shards(outputs: Iterable[Written], folder: Path, largest: int) -> int:

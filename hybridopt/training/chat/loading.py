@@ -5,9 +5,9 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import torch
 from torch import nn
 
+from ...core.devices import device_here
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
 from ...core.registry import every
@@ -48,7 +48,7 @@ def load_to_answer(place: Path, base: Path | None, quantization: str | None) -> 
         if config["whole"]:
             _check_whole(place, base)
             _check_writes(Path(linked))
-            return load(linked, quantization=quantization, device=_device()).eval(), _tokenizer(Path(linked))
+            return load(linked, quantization=quantization, device=device_here()).eval(), _tokenizer(Path(linked))
         adapter = _adapter(saved, config)
         _check_task(adapter, place)
         folder = base_folder(place, base, adapter)
@@ -62,7 +62,7 @@ def load_to_answer(place: Path, base: Path | None, quantization: str | None) -> 
             model = _loaded(folder, quantization, config["dtype"], adapter.get("modules_to_save") or ())
             state = {key: config[key] for key in ("adapters", "active", "injected")}
             answers = usual_library().load(model, linked, is_trainable=False, **state)
-        return answers.to(_device()).eval(), _tokenizer(Path(linked), folder)
+        return answers.to(device_here()).eval(), _tokenizer(Path(linked), folder)
 
 
 def _plain(place: Path, base: Path | None, quantization: str | None) -> tuple[nn.Module, Any]:
@@ -71,22 +71,18 @@ def _plain(place: Path, base: Path | None, quantization: str | None) -> tuple[nn
     if not (place / library.files[1]).is_file():
         _check_whole(place, base)
         _check_writes(place)
-        return load(place, quantization=quantization, device=_device()).eval(), _tokenizer(place)
+        return load(place, quantization=quantization, device=device_here()).eval(), _tokenizer(place)
     adapter = adapter_config(place / library.files[1])
     _check_task(adapter, place)
     folder = base_folder(place, base, adapter)
     _check_writes(folder)
     model = _loaded(folder, quantization, None, adapter.get("modules_to_save") or ())
     answers = library.load(model, place, ["default"], is_trainable=False, active=["default"], injected=False)
-    return answers.to(_device()).eval(), _tokenizer(place, folder)
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return answers.to(device_here()).eval(), _tokenizer(place, folder)
 
 
 def _loaded(folder: Path, quantization: str | None, dtype: str | None, skip: Collection[str]) -> nn.Module:
-    return load(folder, quantization=quantization, dtype=dtype, device=_device(), skip=sorted(skip))
+    return load(folder, quantization=quantization, dtype=dtype, device=device_here(), skip=sorted(skip))
 
 
 def _skipped(config: Mapping[str, Any]) -> set[str]:

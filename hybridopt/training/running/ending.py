@@ -2,8 +2,8 @@
 
 from shlex import quote
 
+from ...core.devices import device_here
 from ...core.sizes import gib, human
-from .loading import device_here
 from .prepare import Prepared
 from .telling import many
 from .train import Result

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...core.devices import device_here
 from ...core.errors import HybridOptError
 from ...planning.request import DTYPES
 from ..config.run import Run
 from ..output.folder import save
 from ..watching.memory import tensor_map
-from .loading import device_here
 from .prepare import Prepared
 from .records import end
 from .resuming import data_notes

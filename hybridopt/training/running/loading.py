@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ...core.contracts import TrainingTask
+from ...core.devices import device_here
 from ...core.errors import HybridOptError
 from ...model.loading.building import check_folder, read_model_config
 from ...model.loading.new_head import load_with_head
@@ -16,7 +17,7 @@ from ...wrapping import wrap
 from ..config.run import AUTO, Run
 from ..method.adapters import adapters
 
-__all__ = ["check_dtype", "config_of", "device_here", "fetched", "load_model"]
+__all__ = ["check_dtype", "config_of", "fetched", "load_model"]
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # never code, never pickles
 
@@ -89,11 +90,6 @@ def _not_there(model: str, error: BaseException) -> HybridOptError:
         "the name is right and the network is there, log in where the model asks for it (hf auth login), or give a "
         "folder"
     )
-
-
-def device_here() -> str:
-    """Return where training takes place: on the GPU, if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _dtype(run: Run) -> str | None:

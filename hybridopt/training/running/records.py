@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...core.devices import device_here
 from ...core.files import plain_json
 from ..config.reading import made_with
 from ..config.writing import to_yaml
-from .loading import device_here
 from .marks import check_marks, marks
 from .prepare import Prepared
 from .resuming import data_notes
