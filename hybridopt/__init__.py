@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .core.errors import HybridOptError, HybridOptWarning
     from .model.loading.streaming import load
     from .model.losses.chunked import chunked_loss
+    from .model.placement.placement import Placement
     from .optimizer.optimizer import HybridOptimizer
     from .policy.plan import Plan
     from .policy.routes import Policy, Route
@@ -20,6 +21,7 @@ __all__ = [
     "HybridOptError",
     "HybridOptWarning",
     "HybridOptimizer",
+    "Placement",
     "Plan",
     "Policy",
     "Route",
@@ -36,6 +38,7 @@ _HOMES = {
     "HybridOptWarning": "core.errors",
     "load": "model.loading.streaming",
     "chunked_loss": "model.losses.chunked",
+    "Placement": "model.placement.placement",
     "HybridOptimizer": "optimizer.optimizer",
     "Plan": "policy.plan",
     "Policy": "policy.routes",

@@ -20,6 +20,7 @@ PLACES = {kind: (f"{PACKAGE}.parts.{kind}.*",) for kind in PARTS} | {
     "launchers": (f"{PACKAGE}.integrations.*.launcher",),
     "releases": (f"{PACKAGE}.optimizer.releases.*",),
     "backends": (f"{PACKAGE}.execution.backends.*",),
+    "placement_backends": (f"{PACKAGE}.model.placement.backends.*",),
     "tasks": (f"{PACKAGE}.integrations.*.tasks.*",),
 }
 

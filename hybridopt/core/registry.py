@@ -7,16 +7,29 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from .contracts import Adapters, Backend, Launcher, Release, Scheme, TrainingTask
+from .contracts import Adapters, Backend, Launcher, PlacementBackend, Release, Scheme, TrainingTask
 from .contracts.fulfilment import check_fulfils
 from .errors import HybridOptError, check_choice, known
 from .part_files import PARTS, PLACES, modules, names
 
-__all__ = ["KINDS", "PARTS", "PLACES", "every", "find", "forget", "make", "names", "pack", "title", "unpack"]
+__all__ = [
+    "KINDS",
+    "PARTS",
+    "PLACES",
+    "every",
+    "every_class",
+    "find",
+    "forget",
+    "make",
+    "names",
+    "pack",
+    "title",
+    "unpack",
+]
 
 KINDS = (*PARTS, "policies")  # of plain data: what saved files and policies may name
 CONTRACTS = {"schemes": Scheme, "adapters": Adapters, "launchers": Launcher, "releases": Release, "backends": Backend}
-CONTRACTS["tasks"] = TrainingTask
+CONTRACTS |= {"tasks": TrainingTask, "placement_backends": PlacementBackend}
 WORDS = {"policies": "policy", "schemes": "quantization"}  # for errors, where it is not the kind without its "s"
 
 
@@ -39,6 +52,11 @@ def find(kind: str, name: str) -> type[Any]:
 def every(kind: str) -> tuple[Any, ...]:
     """Return one instance of every part of a kind, in the order of their names; all their files are imported."""
     return tuple(make(kind, name) for name in names(kind))
+
+
+def every_class(kind: str) -> tuple[type[Any], ...]:
+    """Return the class of every part of a kind, in the order of their names; all their files are imported."""
+    return tuple(find(kind, name) for name in names(kind))
 
 
 def forget() -> None:

@@ -11,6 +11,7 @@ from .computed import computed
 from .launcher import Launcher
 from .merging import Merging
 from .parameter import BlockLayout, ParameterInfo
+from .placement import Piece, PlacedUnit, PlacementBackend, Traffic
 from .policy import Ready
 from .release import Clipping, Named, Release, ReleasedParameters
 from .rule import Rule
@@ -40,6 +41,9 @@ __all__ = [
     "PackedWeight",
     "ParameterInfo",
     "Part",
+    "Piece",
+    "PlacedUnit",
+    "PlacementBackend",
     "Population",
     "ProbeScheme",
     "Ready",
@@ -57,6 +61,7 @@ __all__ = [
     "Store",
     "TokenPiece",
     "TrainingJob",
+    "Traffic",
     "TrainingTask",
     "computed",
     "found",

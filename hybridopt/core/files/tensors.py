@@ -18,7 +18,7 @@ from ..errors import HybridOptError
 from ..memory import out_of_memory
 from .paths import path_of
 
-__all__ = ["each", "load", "metadata", "names", "save"]
+__all__ = ["each", "extents", "load", "metadata", "names", "save"]
 
 LONGEST_HEADER = 100_000_000  # bytes; safetensors refuses more
 # What safetensors and torch are known to raise for hostile headers: shapes that overflow, dtypes torch cannot make.
@@ -94,6 +94,17 @@ def metadata(path: str | Path, what: str = "the tensors") -> dict[str, str]:
     """Return the texts that `save` was given beside the tensors; errors as in `load`."""
     with _reading(path, what), safe_open(path, framework="pt") as file:
         return file.metadata() or {}
+
+
+def extents(path: str | Path, what: str = "the tensors") -> dict[str, tuple[int, int]]:
+    """Return by name which bytes of a file hold each tensor, its first and the first after it; errors as in `load`."""
+    names(path, what)  # safetensors checks that the header is whole, and that no tensors overlap
+    with open(path, "rb") as file:
+        size = struct.unpack("<Q", file.read(8))[0]
+        header = json.loads(file.read(size))
+    start = 8 + size
+    found = ((name, each["data_offsets"]) for name, each in header.items() if name != "__metadata__")
+    return {name: (start + low, start + high) for name, (low, high) in found}
 
 
 def _header(tensors: dict[str, Tensor], metadata: dict[str, str] | None, path: Path, sharded: bool) -> bytes:

@@ -12,14 +12,19 @@ from torch import nn
 
 from ...core.contracts import Scheme
 from ...core.errors import HybridOptError, HybridOptWarning
+from ...core.files.mapping import Extent
+from ...core.files.tensors import extents
 from ...core.memory import enough_memory
+from ..placement.placement import Placement, read_placement
+from ..placement.placing import place_
+from ..placement.units import units
 from ..quantization.known import named
 from ..quantization.targets import chosen, warn_of_read
 from ..roles import head_modules
 from ..unquantized import unquantized
 from .building import build, check_folder, kept_in_fp32, read_model_config
 from .filling import InputGradients, fill, finish
-from .matching import match, shared_names
+from .matching import Match, match, shared_names
 from .weight_files import Stored, read, stored
 
 __all__ = ["How", "filled", "load"]
@@ -34,6 +39,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     skip: Sequence[str] = (),
+    placement: str | Placement | None = None,
 ) -> nn.Module:
     """Return the transformers model in a local folder (config.json, one or several .safetensors), for evaluation.
 
@@ -48,13 +54,15 @@ def load(
         dtype: "float32", "bfloat16" or "float16" for all else; None takes that of config.json, or of the first tensor.
         device: where the model is to be; None takes torch's default device.
         skip: names of modules to keep in full precision, with all beneath them, such as an adapter's modules_to_save.
+        placement: where the weights of layers rest between their uses: "device" (or None), "host", "disk", "auto", or
+            a Placement.
 
     Raises:
         HybridOptError: before a tensor is read, for a folder, config or file that is missing or damaged, and for
             tensors that are missing, left over, misshapen or of a dtype that needs scales; and where memory is short.
     """
     folder = check_folder(path)
-    how = How(quantization, dtype, device, tuple(skip))
+    how = How(quantization, dtype, device, tuple(skip), read_placement(placement, "load"))
     return filled(folder, read_model_config(folder), stored(folder), how)
 
 
@@ -66,6 +74,7 @@ class How:
     dtype: torch.dtype | str | None = None
     device: torch.device | str | None = None
     skip: tuple[str, ...] = ()
+    placement: Placement | None = None
 
 
 def filled(folder: Path, config: Any, entries: dict[str, Stored], how: How, new: Collection[str] = ()) -> nn.Module:
@@ -87,8 +96,12 @@ def filled(folder: Path, config: Any, entries: dict[str, Stored], how: How, new:
         _check_ties(model, entries)
     layers = _layers(model, scheme, how.skip, target)
     dtypes = _dtypes(model)
+    found_units = [] if how.placement is None else units(model, how.placement.resident)
+    resting = {piece.name for unit in found_units for piece in unit.pieces}
 
     def place(name, value, copied):
+        if name in resting and value.dtype == dtypes[name]:
+            return value  # a view of its file
         return value.to(target, dtypes[name], copy=copied)
 
     if scheme is not None:
@@ -97,10 +110,25 @@ def filled(folder: Path, config: Any, entries: dict[str, Stored], how: How, new:
         fill(model, found.tensors(place), scheme, layers)
         fill(model, ((name, torch.empty_like(model.get_parameter(name), device=target)) for name in new))
         finish(model, target)
+    if how.placement is not None:
+        place_(model, how.placement, target, _extents(found))
     _generation(model, folder)
     if scheme is not None and not scheme.trains:
         InputGradients.of(model)
     return model
+
+
+def _extents(found: Match) -> dict[str, tuple[Path, Extent]]:
+    """Return the file and the bytes of every tensor of a model that is stored as the model has it."""
+    files: dict[Path, dict[str, Extent]] = {}
+    known: dict[str, tuple[Path, Extent]] = {}
+    for name, sources in found.sources.items():
+        entry = sources[0][0]
+        if entry.file not in files:
+            files[entry.file] = extents(entry.file)
+        if len(sources) == 1:
+            known[name] = entry.file, files[entry.file][entry.name]
+    return known
 
 
 def _device(device) -> torch.device:

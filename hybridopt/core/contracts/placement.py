@@ -1,0 +1,114 @@
+"""What carries weights between where they rest and where they are used."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+__all__ = ["Piece", "PlacedUnit", "PlacementBackend", "Traffic"]
+
+
+@dataclass(eq=False)
+class Piece:
+    """A tensor that rests elsewhere between its uses: a weight, codes, or constants of codes.
+
+    Args:
+        name: in the model; of what hangs on a weight its name with that of the part, such as "absmax".
+        weight: name of the parameter that it is, or is a part of.
+        tensor: the very object that the model holds, and keeps: only its `data` ever changes.
+        file: that holds its values, byte for byte; None: they are in memory alone.
+        extent: the bytes in that file.
+    """
+
+    name: str
+    weight: str
+    tensor: Tensor
+    file: Path | None = None
+    extent: tuple[int, int] = (0, 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of its values."""
+        return self.tensor.nbytes
+
+
+@dataclass(eq=False)
+class PlacedUnit:
+    """Weights that are fetched and dropped together: those of a layer.
+
+    Args:
+        name: of the module in the model.
+        module: that computes with them.
+        index: its place in the model.
+        pieces: its tensors.
+    """
+
+    name: str
+    module: nn.Module
+    index: int
+    pieces: list[Piece] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of all its tensors."""
+        return sum(piece.nbytes for piece in self.pieces)
+
+
+@dataclass
+class Traffic:
+    """What was moved so far, in bytes and seconds.
+
+    Args:
+        read: bytes read from files.
+        moved: bytes copied to the device.
+        written: bytes written to files.
+        fetches: units that were fetched.
+        waited: seconds that the computation waited for fetches.
+        fetching: seconds that fetches took, most of them beside the computation.
+    """
+
+    read: int = 0
+    moved: int = 0
+    written: int = 0
+    fetches: int = 0
+    waited: float = 0.0
+    fetching: float = 0.0
+
+
+class PlacementBackend(Protocol):
+    """How units reach the device that computes, and leave it.
+
+    `fetch` may be called by a helper thread; all others are called by whoever computes. A unit is adopted once, then
+    fetched, bound and rested again and again; one that was fetched may be rested without having been bound.
+    """
+
+    @staticmethod
+    @abstractmethod
+    def serves(base: str, device: Any) -> bool:
+        """Return whether weights that rest at `base` ("host" or "disk") are carried to a torch.device in this way."""
+
+    @abstractmethod
+    def __init__(self, device: Any, traffic: Traffic, options: Any):
+        """Make one for a model; `options` is a Placement."""
+
+    @abstractmethod
+    def adopt(self, unit: PlacedUnit) -> None:
+        """Bring the tensors of a unit to where they rest."""
+
+    @abstractmethod
+    def fetch(self, unit: PlacedUnit) -> None:
+        """Bring a unit near, as far as that can be done beside the computation; raise what went wrong."""
+
+    @abstractmethod
+    def bind(self, unit: PlacedUnit) -> None:
+        """Let the tensors of a fetched unit be used by whatever is computed next."""
+
+    @abstractmethod
+    def rest(self, unit: PlacedUnit) -> None:
+        """Take the memory of a unit back; its tensors hold true values where they rest."""
+
+    @abstractmethod
+    def release(self, unit: PlacedUnit) -> None:
+        """Give a unit up: its tensors become ordinary ones, where they rest."""

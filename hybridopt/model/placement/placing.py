@@ -1,0 +1,108 @@
+"""Models whose layers rest elsewhere: how they become so, and cease to be."""
+
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from ...core.contracts import PlacedUnit, PlacementBackend, Traffic
+from ...core.errors import HybridOptError
+from ...core.files.mapping import Extent
+from ...core.registry import every_class
+from ..adapters import bare
+from .hooks import attach
+from .placement import Placement
+from .streamer import Streamer
+from .units import units
+
+__all__ = ["Placed", "place_", "placed"]
+
+Stored = Mapping[str, tuple[Path, Extent]]  # by the name of a tensor: the file and the bytes that hold its values
+_PLACED: "weakref.WeakKeyDictionary[nn.Module, Placed]" = weakref.WeakKeyDictionary()
+
+
+class Placed:
+    """The placement of one model, while it lasts.
+
+    Args:
+        placement: as it was asked for, with nothing left to "auto".
+        device: that computes.
+        streamer: fetches the units.
+        hooks: on their modules.
+    """
+
+    def __init__(self, placement: Placement, device: torch.device, streamer: Streamer, hooks: list[RemovableHandle]):
+        self.placement, self.device, self.streamer = placement, device, streamer
+        self._hooks = hooks
+
+    @property
+    def units(self) -> list[PlacedUnit]:
+        """Return the units, in the order of the model."""
+        return self.streamer.units
+
+    @property
+    def traffic(self) -> Traffic:
+        """Return what was moved so far."""
+        return self.streamer.traffic
+
+    def rest(self) -> None:
+        """Let every weight be where it rests."""
+        self.streamer.rest()
+
+    def end(self) -> None:
+        """Take all hooks off and leave every weight where it rests, as an ordinary tensor."""
+        for hook in self._hooks:
+            hook.remove()
+        self.streamer.close()
+
+
+def placed(model: nn.Module) -> Placed | None:
+    """Return the placement of a model, with adapters on it or without; None for a model that has none."""
+    return _PLACED.get(bare(model))
+
+
+def place_(
+    model: nn.Module,
+    placement: Placement,
+    device: torch.device,
+    stored: Stored | None = None,
+    found: list[PlacedUnit] | None = None,
+    backend: type[PlacementBackend] | None = None,
+) -> Placed:
+    """Let the layers of a model rest elsewhere from now on, and be fetched when they are used.
+
+    Args:
+        model: with its values, wherever they are; of what `stored` names no values are read.
+        placement: where to; "host" or "disk".
+        device: that computes.
+        stored: which files hold which tensors, by name.
+        found: its units; None: they are found here.
+        backend: that carries them; None: the one that serves this device.
+    """
+    if placed(model) is not None:
+        raise HybridOptError(f"{type(model).__name__} is placed already; call model.hybrid.unwrap(), or load it anew")
+    traffic = Traffic()
+    found = units(model, placement.resident) if found is None else found
+    kind = _backend(placement, device) if backend is None else backend
+    carrier = kind(device, traffic, placement)
+    for unit in found:
+        for piece in unit.pieces:
+            piece.file, piece.extent = (stored or {}).get(piece.name, (None, (0, 0)))
+        carrier.adopt(unit)
+    streamer = Streamer(found, carrier, placement, traffic)
+    hooks = [hook for unit in found for hook in attach(unit, streamer.need)]
+    _PLACED[bare(model)] = result = Placed(placement, device, streamer, hooks)
+    return result
+
+
+def _backend(placement: Placement, device: torch.device) -> type[PlacementBackend]:
+    for kind in every_class("placement_backends"):
+        if kind.serves(placement.base, device):
+            return kind
+    raise HybridOptError(
+        f"placement={placement.base!r} is not known for device={str(device)!r}: what the CPU computes with is in the "
+        "host's memory anyway; take placement='disk', or a GPU"
+    )

@@ -1,0 +1,70 @@
+"""Which weights of a model are fetched together: those of each of its repeated layers."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from ...core.contracts import Piece, PlacedUnit
+from ...core.errors import HybridOptError
+from ..quantization.owners import owner
+from ..roles import of_base
+
+__all__ = ["layer_names", "units"]
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Return the names of the repeated layers of a model: of the list of modules that holds most of its weights.
+
+    Raises:
+        HybridOptError: there is none.
+    """
+    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
+    if not lists:
+        raise HybridOptError(
+            f"{type(model).__name__} has no list of layers (nn.ModuleList), of which one after the other could be "
+            "fetched; leave placement out"
+        )
+    name, chosen = max(lists, key=lambda each: sum(p.numel() for p in each[1].parameters()))
+    return [f"{name}.{number}" for number in range(len(chosen))]
+
+
+def units(model: nn.Module, resident: int = 0) -> list[PlacedUnit]:
+    """Return the units of a model: its layers but for the first `resident` ones.
+
+    What is small and used all the time, such as the weights of norms, stays where it is, and so do adapters; so do
+    weights that are used outside of their layer as well, such as tied ones.
+    """
+    shared, own = _shared(model), of_base(model)
+    names = layer_names(model)[resident:]
+    found = [PlacedUnit(name, model.get_submodule(name), index) for index, name in enumerate(names)]
+    for unit in found:
+        unit.pieces = [piece for piece in _pieces(unit, shared) if own(piece.weight)]
+    return [unit for unit in found if unit.pieces]
+
+
+def _shared(model: nn.Module) -> set[int]:
+    """Return the ids of tensors that several modules hold."""
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for p in module._parameters.values():
+            if p is not None:
+                owners[id(p)] = owners.get(id(p), 0) + 1
+    return {key for key, count in owners.items() if count > 1}
+
+
+def _pieces(unit: PlacedUnit, shared: set[int]) -> Iterator[Piece]:
+    for path, module in unit.module.named_modules(prefix=unit.name):
+        for member, p in module._parameters.items():
+            if p is not None and id(p) not in shared and p.ndim > 1:
+                yield from _parts(f"{path}.{member}", p, module)
+
+
+def _parts(name: str, p: Tensor, module: nn.Module) -> Iterator[Piece]:
+    scheme = owner(p)
+    yield Piece(name, name, p)
+    if scheme is not None:
+        seen = {id(p)}
+        for part, x in scheme.parts(p, module).items():
+            if id(x) not in seen and x.ndim:
+                seen.add(id(x))
+                yield Piece(f"{name}.{part}", name, x)
