@@ -20,6 +20,7 @@ class Piece:
         tensor: the very object that the model holds, and keeps: only its `data` ever changes.
         file: that holds its values, byte for byte; None: they are in memory alone.
         extent: the bytes in that file.
+        also: other tensor objects of the model that share its memory, and always will: layers of 8 bits have such.
     """
 
     name: str
@@ -27,6 +28,12 @@ class Piece:
     tensor: Tensor
     file: Path | None = None
     extent: tuple[int, int] = (0, 0)
+    also: tuple[Tensor, ...] = ()
+
+    def point(self, values: Tensor) -> None:
+        """Let the tensor have the memory of another one, of the same shape and dtype, and all that share its own."""
+        for x in (self.tensor, *self.also):
+            x.data = values
 
     @property
     def nbytes(self) -> int:
@@ -80,9 +87,13 @@ class Traffic:
 class PlacementBackend(Protocol):
     """How units reach the device that computes, and leave it.
 
-    `fetch` may be called by a helper thread; all others are called by whoever computes. A unit is adopted once, then
-    fetched, bound and rested again and again; one that was fetched may be rested without having been bound.
+    `fetch` is called by a helper thread where that is `threaded`; all others are called by whoever computes. A unit is
+    adopted once, then opened, fetched, bound and rested again and again; one that was opened may be rested without
+    having been fetched or bound.
     """
+
+    threaded: bool = True
+    """Does `fetch` take time, so that a helper thread is to call it? Otherwise it begins what runs by itself."""
 
     @staticmethod
     @abstractmethod
@@ -96,6 +107,9 @@ class PlacementBackend(Protocol):
     @abstractmethod
     def adopt(self, unit: PlacedUnit) -> None:
         """Bring the tensors of a unit to where they rest."""
+
+    def open(self, unit: PlacedUnit) -> None:
+        """Take the memory in which a unit is going to be near, just before it is fetched."""
 
     @abstractmethod
     def fetch(self, unit: PlacedUnit) -> None:

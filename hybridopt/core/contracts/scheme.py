@@ -63,6 +63,9 @@ class Scheme(Protocol):
     moves_scales: bool = False
     """Do scales move from the weight to the layer in the first forward pass?"""
 
+    tables: frozenset[str] = frozenset()
+    """Parts that several weights may share, small ones: they stay on the device when codes rest elsewhere."""
+
     kernels: Mapping[str, Room] = MappingProxyType({})
     """Operations of its layers that take more memory on a GPU than they hand out, by torch's names."""
 

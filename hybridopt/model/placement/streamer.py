@@ -78,6 +78,7 @@ class Streamer:
         future = self._coming.pop(unit, None)
         if future is None:
             self._room(unit)
+            self.backend.open(unit)
             self._fetch(unit)
         else:
             future.result()
@@ -90,7 +91,7 @@ class Streamer:
                 continue
             if not self._room(other, keep=[unit, *wanted]):
                 return
-            self._coming[other] = self._thread().submit(self._fetch, other)
+            self._coming[other] = self._begun(other)
 
     def _room(self, unit: PlacedUnit, keep: Sequence[PlacedUnit] = ()) -> bool:
         """Drop the units that were begun longest ago until there is a slot for another; False: all are to be kept."""
@@ -116,6 +117,19 @@ class Streamer:
         self.backend.fetch(unit)
         self.traffic.fetches += 1
         self.traffic.fetching += time.perf_counter() - began
+
+    def _begun(self, unit: PlacedUnit) -> Future[None]:
+        """Begin to fetch a unit, in the helper thread where that takes time."""
+        self.backend.open(unit)
+        if self.backend.threaded:
+            return self._thread().submit(self._fetch, unit)
+        done: Future[None] = Future()
+        try:
+            self._fetch(unit)
+            done.set_result(None)
+        except Exception as error:  # whoever needs the unit raises it
+            done.set_exception(error)
+        return done
 
     def _thread(self) -> ThreadPoolExecutor:
         if self._helper is None:

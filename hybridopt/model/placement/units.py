@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from ...core.contracts import Piece, PlacedUnit
+from ...core.contracts import PackedWeight, Piece, PlacedUnit
 from ...core.errors import HybridOptError
-from ..quantization.owners import owner
+from ..quantization.owners import owner, parts
 from ..roles import of_base
 
 __all__ = ["layer_names", "units"]
@@ -60,11 +60,16 @@ def _pieces(unit: PlacedUnit, shared: set[int]) -> Iterator[Piece]:
 
 
 def _parts(name: str, p: Tensor, module: nn.Module) -> Iterator[Piece]:
+    """Yield what a weight consists of; tensors of its module that share its memory go with it."""
     scheme = owner(p)
-    yield Piece(name, name, p)
-    if scheme is not None:
-        seen = {id(p)}
-        for part, x in scheme.parts(p, module).items():
-            if id(x) not in seen and x.ndim:
-                seen.add(id(x))
-                yield Piece(f"{name}.{part}", name, x)
+    tables = frozenset() if scheme is None else scheme.tables
+    beside = [] if scheme is None or isinstance(p, PackedWeight) else scheme.beside(module)
+    for part, x in parts(p, module).items():
+        if x.ndim and part not in tables:
+            also = tuple(other for other in beside if other is not x and _same_memory(other, x))
+            yield Piece(name if x is p else f"{name}.{part}", name, x, also=also)
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    same = one.untyped_storage()._cdata == other.untyped_storage()._cdata
+    return same and one.storage_offset() == other.storage_offset()

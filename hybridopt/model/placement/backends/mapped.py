@@ -33,7 +33,7 @@ class Mapped(PlacementBackend):
         """Make every tensor of a unit a view of its file."""
         for piece in unit.pieces:
             x = piece.tensor
-            x.data = self._file(piece).tensor(piece.extent, tuple(x.shape), x.dtype)
+            piece.point(self._file(piece).tensor(piece.extent, tuple(x.shape), x.dtype))
 
     def fetch(self, unit: PlacedUnit) -> None:
         """Read the pages of a unit."""
