@@ -1,0 +1,40 @@
+"""The twin of the way to a GPU where the CPU stands in for one: copies are done at once."""
+
+from torch import Tensor
+
+from .lane import Lane, Moment
+
+__all__ = ["HostLane"]
+
+
+class HostLane(Lane):
+    """Everything has happened as soon as it was asked for."""
+
+    def now(self) -> Moment:
+        """Return nothing: all is done."""
+
+    def copy(self, to: Tensor, source: Tensor, after: Moment) -> Moment:
+        """Copy bytes.
+
+        Args:
+            to: another buffer.
+            source: the bytes.
+            after: is over.
+        """
+        to.copy_(source)
+
+    def wait(self, moment: Moment) -> None:
+        """Do nothing."""
+
+    def leave(self, taken: Moment) -> None:
+        """Do nothing."""
+
+    def finish(self, moment: Moment) -> None:
+        """Do nothing."""
+
+    def pin(self, memory: Tensor) -> bool:
+        """Do nothing: the CPU reaches all memory."""
+        return True
+
+    def unpin(self, address: int) -> None:
+        """Do nothing."""

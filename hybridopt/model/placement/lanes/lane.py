@@ -1,0 +1,80 @@
+"""What is asked of the way to a device."""
+
+from abc import abstractmethod
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Lane", "Moment", "lane_to"]
+
+Moment = Any  # a point in what was asked of a device, which it will have reached at some time
+
+
+class Lane(Protocol):
+    """A way for bytes to a device, and the order of what is asked of it.
+
+    "Whoever computes" is the caller, in the thread and on the stream on which layers are computed. Memory is taken and
+    given back by them, so that it is theirs in the order in which they ask for things. Four rules keep every byte
+    right, and those who use a lane follow them:
+
+    1. a copy begins after the moment (`now`) at which its memory was taken: what had it before is then done with it;
+    2. nothing is computed with it before whoever computes has asked to `wait` for the copy;
+    3. memory is given back after its last use was asked for, and after that wait, even if it was not used at all;
+    4. before memory is given back from elsewhere than where it was taken, `leave` joins the two.
+    """
+
+    timed: bool = False
+    """Keep the moments of waits, so that `stalled` can tell?"""
+
+    @abstractmethod
+    def now(self) -> Moment:
+        """Return the moment at which all is done that whoever computes has asked for so far."""
+
+    @abstractmethod
+    def copy(self, to: Tensor, source: Tensor, after: Moment) -> Moment:
+        """Copy bytes beside the computation, once a moment has come; may be called from any thread.
+
+        Args:
+            to: on the device.
+            source: on the host; it stays as it is until the copy is done.
+            after: the moment.
+
+        Returns:
+            The moment at which the copy is done.
+        """
+
+    @abstractmethod
+    def wait(self, moment: Moment) -> None:
+        """Let what is asked for from now on by whoever computes begin after a moment."""
+
+    @abstractmethod
+    def leave(self, taken: Moment) -> None:
+        """Let memory that was taken at a moment be given back now, by whoever computes."""
+
+    @abstractmethod
+    def finish(self, moment: Moment) -> None:
+        """Return once a moment has come."""
+
+    @abstractmethod
+    def pin(self, memory: Tensor) -> bool:
+        """Keep bytes of the host where they are, so that a device can fetch them by itself; False: refused."""
+
+    @abstractmethod
+    def unpin(self, address: int) -> None:
+        """Let the bytes at an address be ordinary memory again."""
+
+    def stalled(self) -> float:
+        """Return the seconds that whoever computes has waited for copies since this was last asked; see `timed`."""
+        return 0.0
+
+
+def lane_to(device: torch.device) -> Lane:
+    """Return the lane to a GPU, or one within the host for the CPU, which stands in for a GPU in tests."""
+    if device.type == "cuda":
+        from .cuda import CudaLane
+
+        return CudaLane(device)
+    from .host import HostLane
+
+    return HostLane()

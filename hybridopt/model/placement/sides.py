@@ -1,0 +1,42 @@
+"""The two places of a unit's tensors: where they rest, and the device that computes."""
+
+import torch
+from torch import Tensor
+
+from .arena import Layout
+from .lanes.lane import Moment
+
+__all__ = ["Sides"]
+
+POISON = 255  # the byte that makes floats NaN
+
+
+class Sides:
+    """The two places of a unit's tensors.
+
+    Args:
+        layout: of the tensors, on both sides.
+        resting: the tensors at rest, of the pieces in their order.
+        device: that computes.
+    """
+
+    def __init__(self, layout: Layout, resting: list[Tensor], device: torch.device):
+        self.resting = resting
+        self.memory = torch.empty(layout.nbytes, dtype=torch.uint8, device=device)
+        self.near = layout.views(self.memory)
+        self.taken: Moment = None
+        self.copied: Moment = None
+        self.state = "rests"  # "open", "coming", "near"
+
+    def fill(self) -> None:
+        """Take memory on the device, without values."""
+        storage = self.memory.untyped_storage()
+        if storage.nbytes() == 0:
+            storage.resize_(self.memory.nbytes)
+
+    def empty(self, poisoned: bool = False) -> None:
+        """Give the memory on the device back; poisoned: keep it, filled with what makes results NaN."""
+        if poisoned:
+            self.memory.fill_(POISON)
+        else:
+            self.memory.untyped_storage().resize_(0)
