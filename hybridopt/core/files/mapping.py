@@ -70,7 +70,7 @@ class MappedFile:
         if _libc.madvise(address, size, POPULATE_READ):
             number = ctypes.get_errno()
             raise OSError(number, f"{os.strerror(number)}: bytes {extent[0]} to {extent[1]} of {self.path}")
-        return size
+        return extent[1] - extent[0]
 
     def drop(self, extent: Extent, cached: bool = True) -> None:
         """Take no memory for some bytes any more.

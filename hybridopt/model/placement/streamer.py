@@ -42,6 +42,12 @@ class Streamer:
         self._helper: ThreadPoolExecutor | None = None
         _EVERY.add(self)
 
+    @property
+    def near(self) -> list[PlacedUnit]:
+        """Return the units that are near, and those that are on their way."""
+        with self._lock:
+            return [*self._near, *self._coming]
+
     def need(self, unit: PlacedUnit) -> None:
         """Let a unit be computed with; raise what went wrong while it was fetched."""
         with self._lock:
