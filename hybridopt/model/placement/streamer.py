@@ -48,6 +48,11 @@ class Streamer:
         with self._lock:
             return [*self._near, *self._coming]
 
+    def settle(self) -> None:
+        """Wait until what is on its way is there; raise what went wrong with it."""
+        for future in list(self._coming.values()):
+            future.result()
+
     def need(self, unit: PlacedUnit) -> None:
         """Let a unit be computed with; raise what went wrong while it was fetched."""
         with self._lock:
