@@ -18,7 +18,7 @@ from ..errors import HybridOptError
 from ..memory import out_of_memory
 from .paths import path_of
 
-__all__ = ["each", "extents", "load", "metadata", "names", "save"]
+__all__ = ["each", "extents", "headers", "load", "metadata", "names", "save"]
 
 LONGEST_HEADER = 100_000_000  # bytes; safetensors refuses more
 # What safetensors and torch are known to raise for hostile headers: shapes that overflow, dtypes torch cannot make.
@@ -79,7 +79,7 @@ def load(path: str | Path, what: str = "the tensors") -> dict[str, Tensor]:
 
 def names(path: str | Path, what: str = "the tensors") -> list[str]:
     """Return the names of the tensors in a file, sorted, reading only its header; errors as in `load`."""
-    with _reading(path, what), safe_open(path, framework="pt") as file:
+    with _reading(path, what), headers(path) as file:
         return sorted(file.keys())
 
 
@@ -92,8 +92,13 @@ def each(path: str | Path, what: str = "the tensors") -> Iterator[tuple[str, Ten
 
 def metadata(path: str | Path, what: str = "the tensors") -> dict[str, str]:
     """Return the texts that `save` was given beside the tensors; errors as in `load`."""
-    with _reading(path, what), safe_open(path, framework="pt") as file:
+    with _reading(path, what), headers(path) as file:
         return file.metadata() or {}
+
+
+def headers(path: str | Path) -> Any:
+    """Open a file for what its header says; its values are not mapped, which would count as memory of the process."""
+    return safe_open(path, framework="pt", backend="pread")
 
 
 def extents(path: str | Path, what: str = "the tensors") -> dict[str, tuple[int, int]]:

@@ -1,6 +1,6 @@
 """Values for a model on the meta device, one tensor at a time; layers are quantized at once."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +18,11 @@ DONE = "_is_hf_initialized"  # transformers' own mark: it leaves these values al
 
 
 def fill(
-    model: nn.Module, tensors: Iterable[tuple[str, Tensor]], scheme: Scheme | None = None, layers: Collection[str] = ()
+    model: nn.Module,
+    tensors: Iterable[tuple[str, Tensor]],
+    scheme: Scheme | None = None,
+    layers: Collection[str] = (),
+    filled: Callable[[str], None] | None = None,
 ) -> None:
     """Put every value in its place, under all names that share it, and quantize those of `layers`.
 
@@ -29,6 +33,7 @@ def fill(
         tensors: (name, value) of every tensor, in any order.
         scheme: what `layers` are quantized with; None: nothing is.
         layers: names of the weights to quantize, those of linear layers by the layer.
+        filled: is told the name of every value once it is in its place, and quantized.
     """
     names = {name: together for together in shared_names(model) for name in together}
     layers = set(layers)
@@ -39,6 +44,8 @@ def fill(
         if scheme is not None and weight is not None:
             check_weight(model, weight, scheme)
             quantize_(model, scheme, [weight])
+        if filled is not None:
+            filled(name)
 
 
 def finish(model: Any, device: torch.device) -> nn.Module:

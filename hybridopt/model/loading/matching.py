@@ -15,6 +15,9 @@ from .weight_files import Stored, read
 __all__ = ["Match", "match", "shared_names"]
 
 Place = Callable[[str, Tensor, bool], Tensor]  # name, tensor, must it be copied? -> the tensor where it belongs
+Read = Callable[[Stored], Tensor]
+Done = Callable[[Stored], None]
+RENAMING = "WeightRenaming"  # transformers' conversion that does nothing but that
 OLD = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")  # buffers that checkpoints used to hold
 LISTED = 3
 
@@ -35,18 +38,35 @@ class Match:
     conversions: dict[str, Any]
     made: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
-    def tensors(self, place: Place) -> Iterator[tuple[str, Tensor]]:
+    def tensors(
+        self, place: Place, reader: Read | None = None, done: Done | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
         """Yield name and value of every tensor, each made when it is asked for; none is kept here.
 
-        `place(name, tensor, copied)` returns the tensor where it belongs; `copied`: it still lies in a file.
+        Args:
+            place: called with name, tensor, and whether that still lies in a file; returns it where it belongs.
+            reader: returns a stored tensor; None: as its file has it.
+            done: is told of every stored tensor once what it makes was yielded and the next value is asked for.
         """
         for first in self.sources:
-            inputs = [read(entry) for entry, _ in self.sources[first]]
+            inputs = [(reader or read)(entry) for entry, _ in self.sources[first]]
             mapped = {x.untyped_storage().data_ptr() for x in inputs}
             values = self.convert(first, inputs)
             inputs.clear()
             for name in list(values):
                 yield name, place(name, *_with_origin(values.pop(name), mapped))
+            if done is not None:
+                for entry, _ in self.sources[first]:
+                    done(entry)
+
+    def as_stored(self) -> dict[str, Stored]:
+        """Return the tensors that are stored ones with nothing done to them but a cast, by name."""
+        alone = {first: each[0][0] for first, each in self.sources.items() if len(each) == 1}
+        return {
+            first: entry
+            for first, entry in alone.items()
+            if type(self.conversions[first]).__name__ == RENAMING and self.made[first] == {first: entry.shape}
+        }
 
     def convert(self, first: str, inputs: list[Tensor]) -> dict[str, Tensor | list[Tensor]]:
         """Return what transformers makes of the stored tensors of one entry, by name."""

@@ -12,19 +12,16 @@ from torch import nn
 
 from ...core.contracts import Scheme
 from ...core.errors import HybridOptError, HybridOptWarning
-from ...core.files.mapping import Extent
-from ...core.files.tensors import extents
 from ...core.memory import enough_memory
 from ..placement.placement import Placement, read_placement
-from ..placement.placing import place_
-from ..placement.units import units
 from ..quantization.known import named
 from ..quantization.targets import chosen, warn_of_read
 from ..roles import head_modules
 from ..unquantized import unquantized
 from .building import build, check_folder, kept_in_fp32, read_model_config
 from .filling import InputGradients, fill, finish
-from .matching import Match, match, shared_names
+from .matching import match, shared_names
+from .resting import Resting
 from .weight_files import Stored, read, stored
 
 __all__ = ["How", "filled", "load"]
@@ -96,39 +93,24 @@ def filled(folder: Path, config: Any, entries: dict[str, Stored], how: How, new:
         _check_ties(model, entries)
     layers = _layers(model, scheme, how.skip, target)
     dtypes = _dtypes(model)
-    found_units = [] if how.placement is None else units(model, how.placement.resident)
-    resting = {piece.name for unit in found_units for piece in unit.pieces}
-
-    def place(name, value, copied):
-        if name in resting and value.dtype == dtypes[name]:
-            return value  # a view of its file
-        return value.to(target, dtypes[name], copy=copied)
-
+    resting = None if how.placement is None else Resting(model, found, dtypes, how.placement, target, layers)
     if scheme is not None:
         _tell(model, scheme, layers, how.skip)
     with enough_memory(f"load: {folder} onto {str(target)!r}", CURE):
-        fill(model, found.tensors(place), scheme, layers)
+        if resting is None:
+            values = found.tensors(lambda name, value, copied: value.to(target, dtypes[name], copy=copied))
+            fill(model, values, scheme, layers)
+        else:
+            values = found.tensors(resting.place, resting.read, resting.done)
+            fill(model, values, scheme, layers, resting.filled)
         fill(model, ((name, torch.empty_like(model.get_parameter(name), device=target)) for name in new))
         finish(model, target)
-    if how.placement is not None:
-        place_(model, how.placement, target, _extents(found))
+        if resting is not None:
+            resting.finish()
     _generation(model, folder)
     if scheme is not None and not scheme.trains:
         InputGradients.of(model)
     return model
-
-
-def _extents(found: Match) -> dict[str, tuple[Path, Extent]]:
-    """Return the file and the bytes of every tensor of a model that is stored as the model has it."""
-    files: dict[Path, dict[str, Extent]] = {}
-    known: dict[str, tuple[Path, Extent]] = {}
-    for name, sources in found.sources.items():
-        entry = sources[0][0]
-        if entry.file not in files:
-            files[entry.file] = extents(entry.file)
-        if len(sources) == 1:
-            known[name] = entry.file, files[entry.file][entry.name]
-    return known
 
 
 def _device(device) -> torch.device:

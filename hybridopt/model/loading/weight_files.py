@@ -82,7 +82,7 @@ def _files(folder: Path) -> Mapping[Path, list[str]] | Mapping[Path, None]:
 
 
 def _described(file: Path, names: Iterable[str]) -> Iterable[Stored]:
-    with safe_open(file, "pt") as opened:
+    with tensors.headers(file) as opened:
         for name in names:
             view = opened.get_slice(name)
             if view.get_dtype() not in DTYPES:

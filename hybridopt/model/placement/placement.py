@@ -23,6 +23,8 @@ class Placement:
         ahead: layers that are fetched before they are asked for.
         cache: a folder for weights that no file holds in the form in which they are used, such as quantized ones:
             with base="disk" they are written there once, and found there again. None: there is none.
+        keep_cached: may the system keep weights on disk in its own cache after they were dropped? None: if all of them
+            fit into the memory that the host has left.
         write_every: steps after which full weights that are trained by losses alone are written; None: never, they
             follow from the losses.
         allow_writes: bytes a day that training may write to disk, such as "2TB"; None: a hundredth of what a usual
@@ -37,6 +39,7 @@ class Placement:
     resident: int = 0
     ahead: int = 1
     cache: str | PathLike | None = None
+    keep_cached: bool | None = None
     write_every: int | None = None
     allow_writes: str | None = None
 

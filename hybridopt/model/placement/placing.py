@@ -18,7 +18,7 @@ from .placement import Placement
 from .streamer import Streamer
 from .units import units
 
-__all__ = ["Placed", "place_", "placed"]
+__all__ = ["Placed", "Placing", "place_", "placed"]
 
 Stored = Mapping[str, tuple[Path, Extent]]  # by the name of a tensor: the file and the bytes that hold its values
 _PLACED: "weakref.WeakKeyDictionary[nn.Module, Placed]" = weakref.WeakKeyDictionary()
@@ -64,6 +64,51 @@ def placed(model: nn.Module) -> Placed | None:
     return _PLACED.get(bare(model))
 
 
+class Placing:
+    """A model whose layers come to rest one after the other, each as soon as it has its values.
+
+    Args:
+        model: its values need not be there yet.
+        placement: where to; "host" or "disk".
+        device: that computes.
+        backend: that carries the units; None: the one that serves this device.
+
+    Raises:
+        HybridOptError: the model is placed already, or nothing serves the device.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        placement: Placement,
+        device: torch.device,
+        backend: type[PlacementBackend] | None = None,
+    ):
+        if placed(model) is not None:
+            raise HybridOptError(
+                f"{type(model).__name__} is placed already; call model.hybrid.unwrap(), or load it anew"
+            )
+        self._model, self._placement, self._device = model, placement, device
+        self._traffic, self._units = Traffic(), list[PlacedUnit]()
+        kind = _backend(placement, device) if backend is None else backend
+        self._carrier = kind(device, self._traffic, placement)
+
+    def rest(self, unit: PlacedUnit, stored: Stored | None = None) -> None:
+        """Let a unit rest from now on; what `stored` names is not read, wherever its tensors are."""
+        for piece in unit.pieces:
+            piece.file, piece.extent = (stored or {}).get(piece.name, (None, (0, 0)))
+        self._carrier.adopt(unit)
+        self._units.append(unit)
+
+    def finish(self) -> Placed:
+        """Let the units that rest be fetched whenever they are used."""
+        found = sorted(self._units, key=lambda unit: unit.index)
+        streamer = Streamer(found, self._carrier, self._placement, self._traffic)
+        hooks = [hook for unit in found for hook in attach(unit, streamer.need)]
+        _PLACED[bare(self._model)] = result = Placed(self._placement, self._device, streamer, hooks)
+        return result
+
+
 def place_(
     model: nn.Module,
     placement: Placement,
@@ -82,20 +127,10 @@ def place_(
         found: its units; None: they are found here.
         backend: that carries them; None: the one that serves this device.
     """
-    if placed(model) is not None:
-        raise HybridOptError(f"{type(model).__name__} is placed already; call model.hybrid.unwrap(), or load it anew")
-    traffic = Traffic()
-    found = units(model, placement.resident) if found is None else found
-    kind = _backend(placement, device) if backend is None else backend
-    carrier = kind(device, traffic, placement)
-    for unit in found:
-        for piece in unit.pieces:
-            piece.file, piece.extent = (stored or {}).get(piece.name, (None, (0, 0)))
-        carrier.adopt(unit)
-    streamer = Streamer(found, carrier, placement, traffic)
-    hooks = [hook for unit in found for hook in attach(unit, streamer.need)]
-    _PLACED[bare(model)] = result = Placed(placement, device, streamer, hooks)
-    return result
+    placing = Placing(model, placement, device, backend)
+    for unit in units(model, placement.resident) if found is None else found:
+        placing.rest(unit, stored)
+    return placing.finish()
 
 
 def _backend(placement: Placement, device: torch.device) -> type[PlacementBackend]:

@@ -9,7 +9,7 @@ from ...core.errors import HybridOptError
 from ..quantization.owners import owner, parts
 from ..roles import of_base
 
-__all__ = ["layer_names", "units"]
+__all__ = ["layer_names", "pieces", "units"]
 
 
 def layer_names(model: nn.Module) -> list[str]:
@@ -34,12 +34,18 @@ def units(model: nn.Module, resident: int = 0) -> list[PlacedUnit]:
     What is small and used all the time, such as the weights of norms, stays where it is, and so do adapters; so do
     weights that are used outside of their layer as well, such as tied ones.
     """
-    shared, own = _shared(model), of_base(model)
     names = layer_names(model)[resident:]
     found = [PlacedUnit(name, model.get_submodule(name), index) for index, name in enumerate(names)]
+    shared, own = _shared(model), of_base(model)
     for unit in found:
         unit.pieces = [piece for piece in _pieces(unit, shared) if own(piece.weight)]
     return [unit for unit in found if unit.pieces]
+
+
+def pieces(model: nn.Module, unit: PlacedUnit) -> list[Piece]:
+    """Return the tensors of a unit as they are now: quantization may have put others in their place."""
+    shared, own = _shared(model), of_base(model)
+    return [piece for piece in _pieces(unit, shared) if own(piece.weight)]
 
 
 def _shared(model: nn.Module) -> set[int]:

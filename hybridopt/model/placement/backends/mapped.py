@@ -5,24 +5,39 @@ from pathlib import Path
 import torch
 
 from ....core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
-from ....core.files.mapping import MappedFile
+from ....core.errors import HybridOptError
+from ....core.files.mapping import Extent, MappedFile, runs
+from ....core.host_memory import left
 from ..placement import Placement
 
-__all__ = ["Mapped"]
+__all__ = ["Mapped", "keeps_cached"]
+
+ROOT = Path("/")
+
+
+def keeps_cached(size: int, memory: int | None) -> bool:
+    """Return whether what was dropped may stay in the cache of the system: if all of it fits there.
+
+    Args:
+        size: bytes of all weights that are read from disk.
+        memory: bytes that the host has left, those of its cache among them; None: not known.
+    """
+    return memory is not None and size <= memory
 
 
 class Mapped(PlacementBackend):
-    """Weights are views of shared read-only maps of their files, so that fetching copies nothing.
+    """Weights are views of maps of their files, so that fetching copies nothing.
 
     Args:
         device: the CPU.
-        traffic: counts what is read.
-        options: unused.
+        traffic: counts what is read: the bytes of the weights, not those beside them in the same pages.
+        options: whether the system may keep what was dropped (`keep_cached`).
     """
 
     def __init__(self, device: torch.device, traffic: Traffic, options: Placement):
-        self._traffic = traffic
+        self._traffic, self._cached = traffic, options.keep_cached
         self._files: dict[Path, MappedFile] = {}
+        self._runs: dict[PlacedUnit, list[tuple[MappedFile, Extent]]] = {}
 
     @staticmethod
     def serves(base: str, device: torch.device) -> bool:
@@ -31,30 +46,57 @@ class Mapped(PlacementBackend):
 
     def adopt(self, unit: PlacedUnit) -> None:
         """Make every tensor of a unit a view of its file."""
+        extents: dict[MappedFile, list[Extent]] = {}
         for piece in unit.pieces:
-            x = piece.tensor
-            piece.point(self._file(piece).tensor(piece.extent, tuple(x.shape), x.dtype))
+            file, x = self._file(piece), piece.tensor
+            piece.point(file.tensor(piece.extent, tuple(x.shape), x.dtype))
+            extents.setdefault(file, []).append(piece.extent)
+        self._runs[unit] = [(file, run) for file, own in extents.items() for run in runs(own)]
 
     def fetch(self, unit: PlacedUnit) -> None:
         """Read the pages of a unit."""
-        for piece in unit.pieces:
-            file = self._file(piece)
+        for file in {file for file, _ in self._runs[unit]}:
             file.check()
-            self._traffic.read += file.fetch(piece.extent)
+        self._refuse_written(unit)
+        for file, run in self._runs[unit]:
+            file.fetch(run)
+        self._traffic.read += unit.nbytes
 
     def bind(self, unit: PlacedUnit) -> None:
         """Do nothing: the tensors are where they always are."""
 
     def rest(self, unit: PlacedUnit) -> None:
-        """Give the pages of a unit back."""
-        for piece in unit.pieces:
-            self._file(piece).drop(piece.extent, cached=False)
+        """Give the pages of a unit back; HybridOptError where something was written to them."""
+        self._refuse_written(unit)
+        if self._cached is None:
+            total = sum(stop - start for own in self._runs.values() for _, (start, stop) in own)
+            self._cached = keeps_cached(total, left(ROOT))
+        for file, run in self._runs[unit]:
+            file.drop(run, self._cached)
+
+    def written(self, unit: PlacedUnit) -> bool:
+        """Return whether a weight of a unit was written to, which is then in memory alone."""
+        return any(file.written(run) for file, run in self._runs[unit])
 
     def release(self, unit: PlacedUnit) -> None:
         """Do nothing: the tensors stay views of their files."""
 
+    def _refuse_written(self, unit: PlacedUnit) -> None:
+        if self.written(unit):
+            raise HybridOptError(
+                f"a weight of {unit.name!r} was written to while it rests on disk, where frozen weights are never "
+                "written; call model.hybrid.unwrap() before weights are merged or changed, and load the model without "
+                "placement to train it",
+                "placement",
+            )
+
     def _file(self, piece: Piece) -> MappedFile:
-        assert piece.file is not None  # what no file holds is not placed here
+        if piece.file is None:
+            raise HybridOptError(
+                f"{piece.name!r} is in memory, and no file holds it as it is used; take hybridopt.load(folder, "
+                "placement=...), with Placement('disk', cache=FOLDER) where weights are quantized or cast",
+                "placement",
+            )
         if piece.file not in self._files:
             self._files[piece.file] = MappedFile(piece.file)
         return self._files[piece.file]
