@@ -1,8 +1,11 @@
 """A control arm: tensors take turns in a pool of buffers, which makes gradients wrong wherever views outlive a turn.
 
 Losses are right, and so is everything that is read before another unit takes the buffer. Tests of placement ask that
-gradients of this backend are not those of resident training: if they were, the tests could not tell.
+gradients of this backend are not those of resident training: if they were, the tests could not tell. Only layers of 8
+bits, which look for their codes anew in the backward pass, are right even so.
 """
+
+from random import Random
 
 import torch
 from torch import Tensor
@@ -25,6 +28,7 @@ class Pooled(PlacementBackend):
         self._traffic = traffic
         self._host: dict[PlacedUnit, list[Tensor]] = {}
         self._near: dict[PlacedUnit, list[Tensor]] = {}
+        self._random, self._count = Random(0), options.slots + 1
         self._free: list[list[Tensor]] = []
 
     @staticmethod
@@ -33,11 +37,14 @@ class Pooled(PlacementBackend):
 
     def adopt(self, unit):
         self._host[unit] = [piece.tensor.data.clone() for piece in unit.pieces]
+        if self._count:
+            self._free.append([torch.empty_like(x) for x in self._host[unit]])
+            self._count -= 1
         self.rest(unit)
 
     def fetch(self, unit):
         host = self._host[unit]
-        buffers = self._free.pop() if self._free else [torch.empty_like(x) for x in host]
+        buffers = self._free.pop(self._random.randrange(len(self._free)))
         for buffer, x in zip(buffers, host, strict=True):
             buffer.copy_(x)
             self._traffic.moved += x.nbytes
