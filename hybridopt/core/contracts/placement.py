@@ -95,6 +95,9 @@ class PlacementBackend(Protocol):
     threaded: bool = True
     """Does `fetch` take time, so that a helper thread is to call it? Otherwise it begins what runs by itself."""
 
+    keeps_memory: bool = False
+    """Do tensors keep their memory while they rest, so that what operations have kept of them is right at any time?"""
+
     @staticmethod
     @abstractmethod
     def serves(base: str, device: Any) -> bool:

@@ -1,54 +1,129 @@
 """Hooks that fetch a unit before its forward and before its backward pass."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
 from ...core.contracts import PlacedUnit
+from ...core.errors import HybridOptError, HybridOptWarning
+from .outputs import tensors_in
 
-__all__ = ["attach"]
+__all__ = ["Copied", "attach"]
 
 Need = Callable[[PlacedUnit], None]
 
 
-def attach(unit: PlacedUnit, need: Need) -> list[RemovableHandle]:
+def attach(unit: PlacedUnit, need: Need, again: bool = True) -> list[RemovableHandle]:
     """Call `need(unit)` before the module of a unit runs forward or backward; return what removes the hooks.
 
     The backward pass of a unit begins when the gradient of one of its outputs is there: before anything of it is
-    computed again, and before operations that keep weights to themselves read them (bitsandbytes' do).
+    computed again, and before operations that keep weights to themselves read them (bitsandbytes' do). The modules
+    that hold the weights are looked after, too: others may call them by themselves, and gradients may come to them
+    past the outputs of the layer, as those of the losses of routers do.
+
+    Args:
+        unit: of a model.
+        need: fetches it.
+        again: may gradients be differentiated again? Not where operations keep memory that is empty by then.
     """
-    module = unit.module
-    before = module.register_forward_pre_hook(_Before(unit, need), prepend=True)
-    return [before, module.register_forward_hook(_After(unit, need))]
+    holders = {id(p) for p in (piece.tensor for piece in unit.pieces)}
+    inner = [m for m in unit.module.modules() if m is not unit.module and _holds(m, holders)]
+    handles = [unit.module.register_forward_pre_hook(_Before(unit, need), prepend=True)]
+    handles += [each.register_forward_pre_hook(_Within(unit, need)) for each in inner]
+    after = _After(unit, need, again)
+    return handles + [each.register_forward_hook(after) for each in (unit.module, *inner)]
 
 
-class _Hook:
-    """A hook of one model; copies and pickles of that do nothing, as their weights are ordinary tensors."""
+def _holds(module: nn.Module, tensors: set[int]) -> bool:
+    return any(id(p) in tensors for p in module._parameters.values())
 
-    def __init__(self, unit: PlacedUnit, need: Need):
-        self.unit, self.need = unit, need
 
-    def __reduce__(self) -> tuple[Callable[[], object], tuple[()]]:
+class Copied:
+    """What belongs to a placed model alone; in its copies and pickles, whose weights are ordinary, it does nothing.
+
+    Args:
+        first: is it the one that says so?
+        known: a tensor of the model.
+    """
+
+    def __init__(self, first: bool, known: Tensor):
+        self._first, self._known = first, known
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "_Idle":
+        if id(self._known) not in memo:  # else the weights are somebody's own, such as some without memory
+            self._tell()
+        return _Idle()
+
+    def __reduce__(self) -> "tuple[type[_Idle], tuple[()]]":
+        self._tell()
         return _Idle, ()
+
+    def _tell(self) -> None:
+        if self._first:
+            warnings.warn(
+                "the copy of a placed model is not placed: all its weights are in memory; load another one with "
+                "placement=... instead",
+                HybridOptWarning,
+                stacklevel=2,
+            )
+
+
+class _Hook(Copied):
+    def __init__(self, unit: PlacedUnit, need: Need):
+        super().__init__(unit.index == 0 and isinstance(self, _Before), unit.pieces[0].tensor)
+        self.unit, self.need = unit, need
 
 
 class _Before(_Hook):
+    """Fetches the unit; compiled code is left for that."""
+
     def __call__(self, module: nn.Module, args: Any) -> None:
-        self.need(self.unit)
+        _outside(self.need, self.unit)
+
+
+class _Within(_Hook):
+    """Fetches the unit for a module of it; where it is compiled with the unit, that has fetched it."""
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self.need(self.unit)
 
 
 class _After(_Hook):
+    """Waits for gradients of what the unit, or a module of it, returns."""
+
+    def __init__(self, unit: PlacedUnit, need: Need, again: bool):
+        super().__init__(unit, need)
+        self._again = again
+
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        for x in pytree.tree_leaves(output):
-            if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
+        if torch.is_grad_enabled() and (module is self.unit.module or not torch.compiler.is_compiling()):
+            _outside(self._await, output)
+
+    def _await(self, output: Any) -> None:
+        for x in tensors_in(output):
+            if x.requires_grad:
                 x.register_hook(self._gradient)
 
     def _gradient(self, gradient: Tensor) -> None:
+        if torch.is_grad_enabled() and not self._again:  # create_graph=True
+            raise HybridOptError(
+                f"gradients of gradients (create_graph=True) go through {self.unit.name!r} a second time, when its "
+                "weights are not on the device any more; leave placement out for that",
+                "placement",
+            )
         self.need(self.unit)
+
+
+def _outside(call: Callable[[Any], None], argument: Any) -> None:
+    call(argument)
+
+
+_outside._torchdynamo_disable = True  # type: ignore[attr-defined]  # as torch.compiler.disable does, without an import
 
 
 class _Idle:

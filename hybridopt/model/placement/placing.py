@@ -104,7 +104,7 @@ class Placing:
         """Let the units that rest be fetched whenever they are used."""
         found = sorted(self._units, key=lambda unit: unit.index)
         streamer = Streamer(found, self._carrier, self._placement, self._traffic)
-        hooks = [hook for unit in found for hook in attach(unit, streamer.need)]
+        hooks = [hook for unit in found for hook in attach(unit, streamer.need, self._carrier.keeps_memory)]
         _PLACED[bare(self._model)] = result = Placed(self._placement, self._device, streamer, hooks)
         return result
 

@@ -39,6 +39,8 @@ class Mapped(PlacementBackend):
         self._files: dict[Path, MappedFile] = {}
         self._runs: dict[PlacedUnit, list[tuple[MappedFile, Extent]]] = {}
 
+    keeps_memory = True
+
     @staticmethod
     def serves(base: str, device: torch.device) -> bool:
         """Serve weights on disk for the CPU."""
