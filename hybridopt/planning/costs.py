@@ -1,6 +1,6 @@
 """What a plan costs on a model: static bytes, gradients, and updates, whatever the batch."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -9,11 +9,13 @@ from torch import nn
 from ..model.roles import params
 from ..model.unquantized import unquantized
 from ..policy.plan import Plan
-from .bytes.static import Weights, gradient_bytes, idle_windows, static, weights
+from .bytes.static import gradient_bytes, idle_windows, static, weights
 from .bytes.temporaries import Temporaries
+from .placement.resting import Carried, Resting, resting
 from .request import Request
 from .trace.peak import Peak, Step, peak
 from .trace.simulate import Trace
+from .trace.tracker import Stage
 
 __all__ = ["Costs", "Known"]
 
@@ -22,13 +24,16 @@ class Costs:
     """What a plan costs, whatever the batch, checkpointing or release: static bytes, gradients, updates.
 
     Args:
-        weights: bytes of the model's weights.
+        known: the model.
         plan: the policy, resolved on the model's parameters.
         cuda: whether it is trained on a GPU.
+        resting: what of the model rests elsewhere; None: nothing does.
     """
 
-    def __init__(self, weights: Weights, plan: Plan, cuda: bool):
-        self.plan, self.static = plan, static(weights, plan)
+    def __init__(self, known: "Known", plan: Plan, cuda: bool, resting: Resting | None = None):
+        self.plan, self.resting = plan, resting
+        here = known.weights if resting is None else weights(known.model, resting.tensors)
+        self.static = static(here, plan)
         self.gradients, self.idle = gradient_bytes(plan), idle_windows(plan)
         self.updates = Temporaries(plan, cuda)
 
@@ -45,24 +50,45 @@ class Costs:
         """Return a lower bound on a step's bytes without a trace: weights, state, gradients that are not freed."""
         kept = [sum(size for name, size in self.gradients.items() if name not in still) for still in self.idle]
         gradients = 0 if request.frees_gradients else min(kept, default=0)
-        return self.static.weights + self.static.quantization + self.static.state + gradients
+        near = self._near(request)(self._path, ("end",))
+        return self.static.weights + self.static.quantization + self.static.state + gradients + near
+
+    def carried(self, request: Request) -> Carried | None:
+        """Return what rests elsewhere and is moved in a step; None where nothing is."""
+        return None if self.resting is None else self.resting.carried(request)
 
     def peak(self, traces: Iterable[Trace], request: Request) -> Peak:
         """Return the largest moment of a step, in the window in which it is largest."""
         times = request.frees_gradients, request.micro_batches
         alone, together = self.updates.alone, self.updates.together
         probed = False in self.passes
-        steps = [Step(self.gradients, still, *times, alone, partial(together, still), probed) for still in self.idle]
+        near = self._near(request)
+        steps = [
+            Step(self.gradients, still, *times, alone, partial(together, still), probed, near) for still in self.idle
+        ]
         kept, top = self.updates.drawing.prepared
         found = [peak(trace, step) for step in steps for trace in traces]
-        found += [Peak(("start",), 0, top - kept, 0)]
+        found += [Peak(("start",), 0, top - kept, 0, near(self._path, ("start",)))]
         most = max(found, key=lambda p: p.total)
         return replace(most, temporaries=most.temporaries + kept)
 
+    @property
+    def _path(self) -> str:
+        return "" if self.resting is None else self.resting.path
+
+    def _near(self, request: Request) -> Callable[[str, Stage], int]:
+        return (lambda path, stage: 0) if self.resting is None else self.resting.near(request)
+
 
 class Known:
-    """A model on the meta device, with its parameters' roles and the bytes of its weights."""
+    """A model on any device, with its parameters' roles and the bytes of its weights."""
 
     def __init__(self, model: nn.Module):
         self.params, self.weights, self.unquantized = params(model), weights(model), unquantized(model)
         self.model = model
+
+    def costs(self, plan: Plan, request: Request) -> Costs:
+        """Return what a plan costs on this model, placed as the request says."""
+        cuda, placement = request.device == "cuda", request.placement
+        found = None if placement is None else resting(self.model, placement, plan, cuda)
+        return Costs(self, plan, cuda, found)

@@ -7,6 +7,7 @@ from typing import Any
 from ..core.budget import Budget
 from ..model.unquantized import Unquantized
 from .costs import Costs
+from .placement.resting import Carried
 from .request import Request
 from .text import as_text
 from .trace.simulate import Trace
@@ -31,6 +32,7 @@ class Estimate:
         trained_parameters: how many of them are trained.
         weights_bytes: parameters, or their codes, and buffers.
         quantization_bytes: scales and tables of quantized weights.
+        near_bytes: weights of layers that rest elsewhere, as far as they are on the device at the largest moment.
         gradients_bytes: gradients that are alive at the largest moment.
         state_bytes: optimizer state, in the window in which it is largest.
         activations_bytes: what the forward pass made and is alive at the largest moment.
@@ -39,6 +41,7 @@ class Estimate:
         stage: where in the step the largest moment lies, such as "backward 3" for layer 3.
         work: what the step computes and moves.
         unquantized: what a quantized base keeps in floats; None: it is not quantized.
+        carried: what rests elsewhere, and what a step moves; None: everything is on the device.
     """
 
     model: str
@@ -47,6 +50,7 @@ class Estimate:
     trained_parameters: int
     weights_bytes: int
     quantization_bytes: int
+    near_bytes: int
     gradients_bytes: int
     state_bytes: int
     activations_bytes: int
@@ -55,6 +59,7 @@ class Estimate:
     stage: str
     work: Work
     unquantized: Unquantized | None = None
+    carried: Carried | None = None
 
     @property
     def parts(self) -> dict[str, int]:
@@ -86,6 +91,7 @@ class Estimate:
         out |= {f"{name}_bytes": size for name, size in self.parts.items()}
         out |= {"stage": self.stage, "parameters": self.parameters, "trained_parameters": self.trained_parameters}
         out |= self.work.as_dict()
+        out |= {} if self.carried is None else self.carried.as_dict()
         out |= {} if self.unquantized is None else {"unquantized": self.unquantized.as_dict()}
         out["fits"] = None if room is None else not self.missing(room.usable)
         if room is not None:
@@ -115,6 +121,7 @@ def estimate_of(
         found.trained,
         found.weights,
         found.quantization,
+        top.near,
         round(top.gradients),
         found.state,
         round(top.activations),
@@ -123,4 +130,5 @@ def estimate_of(
         " ".join(map(str, top.stage)),
         work_of(costs.plan, request),
         left,
+        costs.carried(request),
     )

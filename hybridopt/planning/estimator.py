@@ -55,11 +55,11 @@ class Estimator:
         return self._cost(request).least(request) + OVERHEAD[request.device]
 
     def _cost(self, request: Request) -> Costs:
-        key = request.policy, repr(sorted(request.options.items())), request.seed, request.weights
+        key = request.policy, repr(sorted(request.options.items())), request.seed, request.weights, request.placement
         if key not in self._costs:
             known = self._known(request)
             plan = resolved(known.params, request)
-            self._costs[key] = Costs(known.weights, plan, request.device == "cuda")
+            self._costs[key] = known.costs(plan, request)
         return self._costs[key]
 
     def _known(self, request: Request) -> Known:

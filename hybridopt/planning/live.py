@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from ..core.errors import HybridOptError
 from ..model.adapters import lora_rank
+from ..model.placement.placing import placed
 from ..model.unquantized import unquantized
-from .bytes.static import weights
-from .costs import Costs
+from .costs import Costs, Known
 from .estimate import Estimate, estimate_of
 from .estimator import freeze_
 from .request import Request, short_name
@@ -37,7 +37,7 @@ def plan_live(model: nn.Module, batch: Mapping[str, Tensor] | None = None, **how
     if strategy is None:
         raise HybridOptError(f"{type(model).__name__} is not wrapped; call hybridopt.wrap(model, ...) first")
     request = _request(model, strategy, batch, how)
-    costs = Costs(weights(model), strategy.resolved(), request.device == "cuda")
+    costs = Known(model).costs(strategy.resolved(), request)
     told = inputs(model, request.batch, request.seq_len) if batch is None else batch
     traces = [_trace(model, costs, told, backward, request.device) for backward in costs.passes]
     return estimate_of(type(model).__name__, request, costs, traces, unquantized(model))
@@ -67,5 +67,8 @@ def _request(model: nn.Module, strategy: Any, batch: Mapping[str, Tensor] | None
     where: dict[str, Any] = {"device": "cuda" if first.is_cuda else "cpu", "dtype": short_name(first.dtype) or "fp32"}
     again = any(vars(module).get("gradient_checkpointing") for module in model.modules())  # as transformers notes it
     where["checkpointing"] = again
+    rests = placed(model)
+    if rests is not None:
+        where |= {"device": "cpu" if rests.device.type == "cpu" else "cuda", "placement": rests.placement}
     kept = {"lora": lora_rank(model), "quantization": strategy.quantization, "seed": strategy.seed}
     return Request(policy=strategy.policy, **sizes, **where, **kept, **how)

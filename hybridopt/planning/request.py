@@ -1,7 +1,7 @@
 """Describe what is to be planned: a policy and everything around it that costs memory."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from ..core.contracts import Scheme
 from ..core.errors import HybridOptError, check_choice
 from ..core.registry import names, pack
 from ..model.adapters import dtype_of_adapters
+from ..model.placement.placement import Placement, read_placement
 from ..model.quantization.known import frozen_names, named
 from ..optimizer.releases import DEFAULT, release_class
 from ..policy.routes import Ready, read_policy
@@ -45,6 +46,7 @@ class Request:
         seed: of every random choice.
         peft_config: the adapters themselves, where they are others than `lora` stands for.
         adapter_dtype: what adapters are kept in, "float32", "bfloat16" or "float16"; None: what their library makes.
+        placement: where the weights of layers rest between their uses, as `load` takes it; None: on the device.
 
     Raises:
         HybridOptError: a value is not allowed, or values exclude one another.
@@ -65,6 +67,7 @@ class Request:
     seed: int = 0
     peft_config: Any = field(default=None, compare=False)
     adapter_dtype: str | None = None
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
         for name in COUNTS:
@@ -77,6 +80,7 @@ class Request:
         check_choice("plan", "device", self.device, ("cuda", "cpu"))
         dtype = dtype_of_adapters("plan", self.adapter_dtype)
         object.__setattr__(self, "adapter_dtype", dtype and str(dtype).removeprefix("torch."))
+        object.__setattr__(self, "placement", read_placement(self.placement, "plan"))
         scheme = self.scheme
         if scheme is not None:
             object.__setattr__(self, "quantization", scheme.name)
@@ -126,7 +130,8 @@ class Request:
         """Return the request as plain data; a policy that is no name is given by the name of its class."""
         name = self.policy if isinstance(self.policy, str) else type(self.policy).__name__
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "peft_config"}
-        return own | {"policy": name, "options": {k: pack(v) for k, v in self.options.items()}}
+        placed = None if self.placement is None else asdict(self.placement)
+        return own | {"policy": name, "options": {k: pack(v) for k, v in self.options.items()}, "placement": placed}
 
     def but(self, **changes: Any) -> "Request":
         """Return a copy with some values changed."""

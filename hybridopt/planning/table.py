@@ -22,6 +22,7 @@ __all__ = ["Bar", "Bars", "COLORS", "choices_table", "estimate_table", "legend",
 COLORS = {
     "weights": "blue",
     "quantization": "cyan",
+    "near": "bright_blue",
     "gradients": "red",
     "state": "magenta",
     "activations": "green",

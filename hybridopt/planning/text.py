@@ -14,6 +14,7 @@ NUMBERS = ("bytes", "share")
 MEANING = {
     "weights": "parameters and buffers, as they are kept",
     "quantization": "scales and tables of quantized weights",
+    "near": "weights of layers that rest elsewhere, while they are on the device",
     "gradients": "alive at the peak",
     "state": "of the optimizer, in its largest window",
     "activations": "made by the forward pass, alive at the peak",
@@ -25,7 +26,8 @@ MEANING = {
 def rows(estimate: "Estimate") -> list[tuple[str, str, str, str]]:
     """Return a row for every part: name, bytes, share of the peak and meaning; the last one is the peak's."""
     peak = estimate.peak_bytes
-    parts = [(name, human(size), f"{size / peak:.1%}", MEANING[name]) for name, size in estimate.parts.items()]
+    shown = {name: size for name, size in estimate.parts.items() if name != "near" or estimate.carried}
+    parts = [(name, human(size), f"{size / peak:.1%}", MEANING[name]) for name, size in shown.items()]
     return [*parts, ("peak", human(peak), "", f"at: {estimate.stage}")]
 
 

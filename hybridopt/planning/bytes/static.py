@@ -1,8 +1,9 @@
 """Bytes of weights, quantization constants, optimizer state and gradients, in closed form."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...core.contracts import PackedWeight
 from ...policy.plan import LONGEST, Plan
@@ -39,14 +40,21 @@ class Weights:
     quantization: int
 
 
-def weights(model: nn.Module) -> Weights:
-    """Count the bytes of a model, on meta or not."""
-    parameters = {id(p): p for p in model.parameters()}
+def weights(model: nn.Module, elsewhere: Iterable[Tensor] = ()) -> Weights:
+    """Count the bytes of a model, on meta or not.
+
+    Args:
+        model: with adapters or without.
+        elsewhere: tensors of it that do not count.
+    """
+    left_out = {id(x) for x in elsewhere}
+    parameters = {id(p): p for p in model.parameters() if id(p) not in left_out}
     codes = sum(_code_bytes(p) for p in parameters.values())
-    buffers = {id(b): b.nbytes for b in model.buffers()}
+    buffers = {id(b): b.nbytes for b in model.buffers() if id(b) not in left_out}
     everything: dict[int, int] = {}
     for tensor in tensors_of(model):
-        everything |= {s._cdata: s.nbytes() for s in storages(tensor)}
+        if id(tensor) not in left_out:
+            everything |= {s._cdata: s.nbytes() for s in storages(tensor)}
     kept = codes + sum(buffers.values())
     return Weights(kept, sum(everything.values()) - kept)
 

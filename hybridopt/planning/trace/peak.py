@@ -1,7 +1,7 @@
 """Find the moment of a training step with the most bytes: a trace, gradients as they are released, and updates."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .simulate import Trace
 from .tracker import Stage
@@ -18,17 +18,19 @@ class Peak:
         activations: bytes that the forward pass made.
         temporaries: bytes that were made after it, without gradients.
         gradients: bytes of gradients.
+        near: bytes of layers that rest elsewhere and are near.
     """
 
     stage: Stage
     activations: float
     temporaries: float
     gradients: float
+    near: int = 0
 
     @property
     def total(self) -> float:
-        """Return all bytes of the moment: activations + temporaries + gradients."""
-        return self.activations + self.temporaries + self.gradients
+        """Return all bytes of the moment: activations + temporaries + gradients + near."""
+        return self.activations + self.temporaries + self.gradients + self.near
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Step:
         alone: returns the bytes that the update of one parameter, given by name, takes for a moment.
         together: returns the bytes that the update of all parameters takes for a moment.
         probed: whether there are updates without gradients of the backward pass.
+        near: returns the bytes of placed layers that are near in a stage, given the name of the list of layers.
     """
 
     gradients: Mapping[str, int]
@@ -52,11 +55,13 @@ class Step:
     alone: Callable[[str], int]
     together: Callable[[], int]
     probed: bool = False
+    near: Callable[[str, Stage], int] = lambda path, stage: 0
 
 
 def peak(trace: Trace, step: Step) -> Peak:
     """Return the moment of the step at which most bytes are alive."""
-    return max(_moments(trace, step), key=lambda p: p.total)
+    found = (replace(p, near=step.near(trace.path, p.stage)) for p in _moments(trace, step))
+    return max(found, key=lambda p: p.total)
 
 
 def _moments(trace: Trace, step: Step) -> Iterator[Peak]:

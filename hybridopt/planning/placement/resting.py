@@ -1,0 +1,181 @@
+"""Which tensors of a planned model rest elsewhere, as the streamer would place them, and what that takes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...core.contracts import PlacedUnit
+from ...core.errors import HybridOptError
+from ...model.adapters import bare
+from ...model.placement.placement import Placement
+from ...model.placement.units import units
+from ...model.roles import clean
+from ...policy.plan import Plan
+from ..request import Request
+from ..trace.tracker import Stage
+from .visits import Rounds, Visited, visited
+
+__all__ = ["Carried", "Resting", "resting"]
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What rests elsewhere, and what a step moves, in bytes, once the order of the layers is known.
+
+    Args:
+        host: in the memory of the host, that of fetches from disk among it.
+        disk: in files.
+        layers: that rest elsewhere.
+        bus: copied to the device in a step.
+        read: from files in a step.
+        written: to files in a step, on the average.
+        fetches: of layers in a step.
+        multiplied: parameters with which every token is multiplied.
+    """
+
+    host: int
+    disk: int
+    layers: int
+    bus: int
+    read: int
+    written: int
+    fetches: int
+    multiplied: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the bytes as plain data."""
+        at_rest = {"host_bytes": self.host, "disk_bytes": self.disk, "layers_placed": self.layers}
+        moved = {"bus_bytes_per_step": self.bus, "read_bytes_per_step": self.read}
+        return at_rest | moved | {"written_bytes_per_step": self.written, "fetches_per_step": self.fetches}
+
+
+class Resting:
+    """Tensors of a model that rest elsewhere, with what a plan trains.
+
+    Args:
+        placement: where they rest.
+        found: the units that the streamer has, or would have.
+        on_host: tensors that never leave the host.
+        plan: the policy, resolved on the model's parameters.
+        cuda: whether another device than the CPU computes.
+
+    Raises:
+        HybridOptError: the plan trains what rests elsewhere by backward passes.
+    """
+
+    def __init__(
+        self, placement: Placement, found: Sequence[PlacedUnit], on_host: Sequence[Tensor], plan: Plan, cuda: bool
+    ):
+        self.placement, self.cuda = placement, cuda
+        self.units, self._plan = list(found), plan
+        self.sizes = tuple(unit.nbytes for unit in found)
+        self.tensors = [*(piece.tensor for unit in found for piece in unit.pieces), *on_host]
+        self._on_host = sum(x.nbytes for x in on_host)
+        self.path = clean(found[0].name).rpartition(".")[0] if found else ""
+        self._trained = self._check_trained()
+
+    def near(self, request: Request) -> Callable[[str, Stage], int]:
+        """Return what tells the most bytes that are near in a stage, the list of layers given by name.
+
+        request: says how a step passes through the layers.
+        """
+        found = self._visited(request)
+
+        def near(path: str, stage: Stage) -> int:
+            if path != self.path:  # stages are numbered by another list
+                return found.most
+            own = (stage[0], stage[1] - self.placement.resident) if len(stage) > 1 else stage
+            return found.near.get(own, found.near[("end",)])
+
+        return near
+
+    def carried(self, request: Request) -> Carried:
+        """Return what rests elsewhere and what a step moves."""
+        found, disk = self._visited(request), self.placement.base == "disk"
+        away = sum(self.sizes)
+        arenas = sum(sorted(self.sizes)[-self.placement.slots :]) if self.cuda else 0
+        every = self.placement.write_every
+        return Carried(
+            host=self._on_host + (arenas if disk else away),
+            disk=away if disk else 0,
+            layers=len(self.sizes),
+            bus=found.bytes if self.cuda or not disk else 0,
+            read=found.bytes if disk else 0,
+            written=round(self._trained / every) if disk and every else 0,
+            fetches=found.fetches,
+            multiplied=sum(e.numel for e in self._plan.entries if e.param.role != "embedding"),
+        )
+
+    def _visited(self, request: Request) -> Visited:
+        backward = any(t.source.backward for t in self._plan.trained.values())
+        probed = any(t.probed for t in self._plan.trained.values())
+        passes = (False,) * probed + (True,) * backward
+        return _visited(self.sizes, self.placement, Rounds(passes * request.micro_batches, self._first(request)))
+
+    def _first(self, request: Request) -> int:
+        """Return the first unit that a backward pass comes to."""
+        # With checkpointing, inputs of the first layer require gradients, as PEFT and `load` see to it.
+        return 0 if request.checkpointing else self._trained_first
+
+    @cached_property
+    def _trained_first(self) -> int:
+        """Return the first unit that is trained by backward passes, or follows what is."""
+        backward = [e.param for e in self._plan.entries if e.treatment is not None and e.treatment.source.backward]
+        places = {clean(unit.name): index for index, unit in enumerate(self.units)}
+        late = {"head": len(places), "norm": len(places)}
+        start = len(self.path) + 1
+        found = []
+        for p in backward:
+            number = p.name[start:].partition(".")[0] if p.name.startswith(f"{self.path}.") else ""
+            found.append(places.get(f"{self.path}.{number}", 0 if number else late.get(p.role, 0)))
+        return min(found, default=0)
+
+    def _check_trained(self) -> int:
+        """Return the bytes of placed weights that are trained; only losses may train them."""
+        trained = self._plan.trained
+        pieces = [(clean(piece.weight), piece) for unit in self.units for piece in unit.pieces]
+        lost = [name for name, _ in pieces if name in trained and trained[name].source.backward]
+        if lost:
+            raise HybridOptError(
+                f"placement={self.placement.base!r}: {len(lost)} weights that rest elsewhere, such as {lost[0]!r}, "
+                "are trained by backward passes, and would have to be written back; add LoRA (lora=16), or train by "
+                "losses alone (policy='mezo')"
+            )
+        return sum(piece.nbytes for name, piece in pieces if name in trained)
+
+
+@cache
+def _visited(sizes: tuple[int, ...], placement: Placement, rounds: Rounds) -> Visited:
+    return visited(sizes, placement, rounds)
+
+
+def resting(model: nn.Module, placement: Placement, plan: Plan, cuda: bool) -> Resting:
+    """Return what of a model would rest elsewhere.
+
+    Args:
+        model: on any device.
+        placement: where to.
+        plan: the policy, resolved on the model's parameters.
+        cuda: whether another device than the CPU computes.
+
+    Raises:
+        HybridOptError: the model has no list of layers, or too few, or weights that rest elsewhere are trained.
+    """
+    found = units(model, placement.resident)
+    if not found:
+        raise HybridOptError(
+            f"resident={placement.resident} leaves no layer of {type(bare(model)).__name__} to be placed; take fewer, "
+            "or leave placement out"
+        )
+    return Resting(placement, found, _on_host(model, plan) if cuda else [], plan, cuda)
+
+
+def _on_host(model: nn.Module, plan: Plan) -> list[Tensor]:
+    """Return the embedding whose rows are looked up on the host: one that is neither trained nor the head's, too."""
+    embedding = getattr(bare(model), "get_input_embeddings", lambda: None)()
+    weight = getattr(embedding, "weight", None)
+    names = [clean(n) for n, p in model.named_parameters(remove_duplicate=False) if p is weight]
+    return [weight] if isinstance(weight, Tensor) and len(names) == 1 and names[0] not in plan.trained else []

@@ -1,0 +1,143 @@
+"""Let the true streamer run over layers that compute nothing, to see what is near when, and what is moved."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
+from ...model.placement.hooks import attach
+from ...model.placement.placement import Placement
+from ...model.placement.streamer import Streamer, in_backward
+from ..trace.tracker import Stage
+
+__all__ = ["Rounds", "Visited", "visited"]
+
+STEPS = 3  # in the first the order is learned, in the second the way back to the first layer
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How a step passes through the layers.
+
+    Args:
+        passes: of a step, one after the other: whether each has a backward pass.
+        first: the first unit that a backward pass comes to.
+    """
+
+    passes: tuple[bool, ...]
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Visited:
+    """What a streamer does with the units of a model.
+
+    Args:
+        near: the most bytes that are near, and on their way, while a unit is computed with, in any step: by
+            ("forward", index) and ("backward", index); while nothing of a unit is computed, under ("head",) in the
+            middle of a pass, and under ("end",) after it.
+        bytes: that are fetched in a step, once the order is known.
+        fetches: units that are fetched in such a step.
+    """
+
+    near: dict[Stage, int]
+    bytes: int
+    fetches: int
+
+    @property
+    def most(self) -> int:
+        """Return the most bytes that are ever near."""
+        return max(self.near.values(), default=0)
+
+
+def visited(sizes: Sequence[int], placement: Placement, rounds: Rounds) -> Visited:
+    """Return what a streamer does with units of so many bytes.
+
+    Args:
+        sizes: bytes of each unit.
+        placement: says how many are near, and fetched ahead.
+        rounds: of a step.
+    """
+    layers = [_Layer(index >= rounds.first) for index in range(len(sizes))]
+    units = [_unit(layer, index, size) for index, (layer, size) in enumerate(zip(layers, sizes, strict=True))]
+    traffic, near = Traffic(), dict[Stage, int]()
+    streamer = Streamer(units, _Counting(torch.device("cpu"), traffic, placement), placement, traffic)
+
+    def note(*stage: Any) -> None:
+        now = sum(unit.nbytes for unit in streamer.near)
+        near[stage] = max(near.get(stage, 0), now)
+
+    def need(unit: PlacedUnit) -> None:
+        streamer.need(unit)
+        note("backward" if in_backward() else "forward", unit.index)
+
+    for unit in units:
+        attach(unit, need)
+    before = Traffic()
+    for _ in range(STEPS):
+        streamer.settle()  # it counts for the step that has asked for it
+        before = replace(traffic)
+        for backward in rounds.passes:
+            _pass(layers, backward, note)
+    streamer.settle()
+    streamer.close()
+    return Visited(near, traffic.moved - before.moved, traffic.fetches - before.fetches)
+
+
+def _pass(layers: Sequence[nn.Module], backward: bool, note: Any) -> None:
+    with torch.set_grad_enabled(backward):
+        x = torch.zeros(())
+        for layer in layers:
+            x = layer(x)
+        note("head")
+    if x.requires_grad:
+        x.backward()
+    note("end")
+
+
+def _unit(layer: nn.Module, index: int, size: int) -> PlacedUnit:
+    weight = torch.empty(size, dtype=torch.uint8, device="meta")
+    return PlacedUnit(str(index), layer, index, [Piece("weight", "weight", weight)])
+
+
+class _Layer(nn.Module):
+    """A layer that a backward pass comes to if it, or one before it, is trained."""
+
+    def __init__(self, trained: bool):
+        super().__init__()
+        self.own = nn.Parameter(torch.zeros(()), requires_grad=trained)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the input."""
+        return x + self.own
+
+
+class _Counting(PlacementBackend):
+    """Carries nothing, and counts what would be carried."""
+
+    def __init__(self, device: torch.device, traffic: Traffic, options: Placement):
+        self._traffic = traffic
+
+    @staticmethod
+    def serves(base: str, device: torch.device) -> bool:
+        """Serve nobody but the planner."""
+        return False
+
+    def adopt(self, unit: PlacedUnit) -> None:
+        """Do nothing."""
+
+    def fetch(self, unit: PlacedUnit) -> None:
+        """Count the bytes of a unit."""
+        self._traffic.moved += unit.nbytes
+
+    def bind(self, unit: PlacedUnit) -> None:
+        """Do nothing."""
+
+    def rest(self, unit: PlacedUnit) -> None:
+        """Do nothing."""
+
+    def release(self, unit: PlacedUnit) -> None:
+        """Do nothing."""
