@@ -103,6 +103,16 @@ class PlacementBackend(Protocol):
     def serves(base: str, device: Any) -> bool:
         """Return whether weights that rest at `base` ("host" or "disk") are carried to a torch.device in this way."""
 
+    @staticmethod
+    def takes(unit: PlacedUnit) -> int:
+        """Return the bytes that a fetch of a unit brings near, which are those that it takes there."""
+        return unit.nbytes
+
+    @staticmethod
+    def holds(unit: PlacedUnit) -> int:
+        """Return the bytes of the host's memory that a unit takes at rest."""
+        return 0
+
     @abstractmethod
     def __init__(self, device: Any, traffic: Traffic, options: Any):
         """Make one for a model; `options` is a Placement."""

@@ -12,11 +12,16 @@ from ...core.errors import HybridOptError
 from ...core.sizes import gib
 from .lanes.lane import Lane
 
-__all__ = ["Arena", "Layout"]
+__all__ = ["Arena", "Layout", "whole_pages"]
 
 ALIGNMENT = 256  # bytes: what kernels on GPUs may expect of the beginning of a tensor
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 DONTFORK = 10  # of Linux' madvise
+
+
+def whole_pages(size: int) -> int:
+    """Return the bytes of the pages in which so many bytes lie."""
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 class Layout:
@@ -65,7 +70,7 @@ class Arena:
     """
 
     def __init__(self, size: int, lane: Lane, forked: bool = True):
-        self.size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.size = whole_pages(size)
         try:
             self.map = _Memory(-1, self.size, flags=PRIVATE)
         except (OSError, ValueError) as error:

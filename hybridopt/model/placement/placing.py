@@ -90,7 +90,7 @@ class Placing:
             )
         self._model, self._placement, self._device = model, placement, device
         self._traffic, self._units = Traffic(), list[PlacedUnit]()
-        kind = _backend(placement, device) if backend is None else backend
+        kind = backend_for(placement, device) if backend is None else backend
         self._carrier = kind(device, self._traffic, placement)
 
     def rest(self, unit: PlacedUnit, stored: Stored | None = None) -> None:
@@ -133,7 +133,8 @@ def place_(
     return placing.finish()
 
 
-def _backend(placement: Placement, device: torch.device) -> type[PlacementBackend]:
+def backend_for(placement: Placement, device: torch.device) -> type[PlacementBackend]:
+    """Return what carries the weights of a model to a device; raise HybridOptError where nothing does."""
     for kind in every_class("placement_backends"):
         if kind.serves(placement.base, device):
             return kind

@@ -13,7 +13,7 @@ from torch import Tensor
 from ....core.contracts import PlacedUnit, PlacementBackend, Traffic
 from ....core.errors import HybridOptWarning
 from ....core.sizes import gib
-from ..arena import Arena, Layout
+from ..arena import Arena, Layout, whole_pages
 from ..lanes.lane import lane_to
 from ..placement import Placement
 from ..sides import Sides
@@ -43,6 +43,16 @@ class Staged(PlacementBackend):
     def serves(base: str, device: torch.device) -> bool:
         """Serve weights on the host for accelerators."""
         return base == "host" and device.type != "cpu"
+
+    @staticmethod
+    def takes(unit: PlacedUnit) -> int:
+        """Return the bytes of a unit's tensors, each of which begins where kernels expect it."""
+        return Layout([piece.tensor for piece in unit.pieces]).nbytes
+
+    @staticmethod
+    def holds(unit: PlacedUnit) -> int:
+        """Return the bytes of a unit's arena."""
+        return whole_pages(Staged.takes(unit))
 
     @property
     def held(self) -> int:
