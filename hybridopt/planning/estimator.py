@@ -13,6 +13,7 @@ from ..policy.routes import check_routes
 from .bytes.temporaries import Temporaries
 from .costs import Costs, Known
 from .estimate import OVERHEAD, Estimate, estimate_of
+from .placement.resting import Carried
 from .request import Request
 from .subject.inputs import inputs
 from .subject.model import Subject, layers, skeleton
@@ -53,6 +54,10 @@ class Estimator:
     def least(self, request: Request) -> int:
         """Return a lower bound on what a way takes, in bytes, without a simulated pass; raise as `estimate` does."""
         return self._cost(request).least(request) + OVERHEAD[request.device]
+
+    def carried(self, request: Request) -> Carried | None:
+        """Return what rests elsewhere and what a step moves, without a simulated pass; None where nothing does."""
+        return self._cost(request).carried(request)
 
     def _cost(self, request: Request) -> Costs:
         key = request.policy, repr(sorted(request.options.items())), request.seed, request.weights, request.placement

@@ -69,6 +69,7 @@ def _request(model: nn.Module, strategy: Any, batch: Mapping[str, Tensor] | None
     where["checkpointing"] = again
     rests = placed(model)
     if rests is not None:
+        rests.rest()  # then every tensor has memory of its own
         where |= {"device": "cpu" if rests.device.type == "cpu" else "cuda", "placement": rests.placement}
     kept = {"lora": lora_rank(model), "quantization": strategy.quantization, "seed": strategy.seed}
     return Request(policy=strategy.policy, **sizes, **where, **kept, **how)

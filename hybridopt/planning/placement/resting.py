@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ...core.contracts import PlacedUnit
+from ...core.contracts import PlacedUnit, PlacementBackend
 from ...core.errors import HybridOptError
 from ...model.adapters import bare
 from ...model.placement.placement import Placement
+from ...model.placement.placing import backend_for
 from ...model.placement.units import units
 from ...model.roles import clean
 from ...policy.plan import Plan
@@ -60,7 +62,7 @@ class Resting:
         found: the units that the streamer has, or would have.
         on_host: tensors that never leave the host.
         plan: the policy, resolved on the model's parameters.
-        cuda: whether another device than the CPU computes.
+        cuda: whether a GPU computes.
 
     Raises:
         HybridOptError: the plan trains what rests elsewhere by backward passes.
@@ -71,9 +73,11 @@ class Resting:
     ):
         self.placement, self.cuda = placement, cuda
         self.units, self._plan = list(found), plan
-        self.sizes = tuple(unit.nbytes for unit in found)
-        self.tensors = [*(piece.tensor for unit in found for piece in unit.pieces), *on_host]
-        self._on_host = sum(x.nbytes for x in on_host)
+        carrier = _carrier(placement, cuda)
+        self.sizes = tuple(map(carrier.takes, found))
+        pieces = [piece for unit in found for piece in unit.pieces]
+        self.tensors = [*(x for piece in pieces for x in (piece.tensor, *piece.also)), *on_host]
+        self._on_host = sum(x.nbytes for x in on_host) + sum(map(carrier.holds, found))
         self.path = clean(found[0].name).rpartition(".")[0] if found else ""
         self._trained = self._check_trained()
 
@@ -95,12 +99,10 @@ class Resting:
     def carried(self, request: Request) -> Carried:
         """Return what rests elsewhere and what a step moves."""
         found, disk = self._visited(request), self.placement.base == "disk"
-        away = sum(self.sizes)
-        arenas = sum(sorted(self.sizes)[-self.placement.slots :]) if self.cuda else 0
         every = self.placement.write_every
         return Carried(
-            host=self._on_host + (arenas if disk else away),
-            disk=away if disk else 0,
+            host=self._on_host,
+            disk=sum(unit.nbytes for unit in self.units) if disk else 0,
             layers=len(self.sizes),
             bus=found.bytes if self.cuda or not disk else 0,
             read=found.bytes if disk else 0,
@@ -145,6 +147,11 @@ class Resting:
                 "losses alone (policy='mezo')"
             )
         return sum(piece.nbytes for name, piece in pieces if name in trained)
+
+
+def _carrier(placement: Placement, cuda: bool) -> type[PlacementBackend]:
+    """Return what carries the units; what rests on the host has a CPU in the place of a GPU only in tests."""
+    return backend_for(placement, torch.device("cuda" if cuda or placement.base == "host" else "cpu"))
 
 
 @cache

@@ -118,6 +118,8 @@ class _Layer(nn.Module):
 class _Counting(PlacementBackend):
     """Carries nothing, and counts what would be carried."""
 
+    threaded = False
+
     def __init__(self, device: torch.device, traffic: Traffic, options: Placement):
         self._traffic = traffic
 
@@ -127,6 +129,9 @@ class _Counting(PlacementBackend):
         return False
 
     def adopt(self, unit: PlacedUnit) -> None:
+        """Do nothing."""
+
+    def open(self, unit: PlacedUnit) -> None:
         """Do nothing."""
 
     def fetch(self, unit: PlacedUnit) -> None:
