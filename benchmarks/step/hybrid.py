@@ -17,6 +17,8 @@ OWN = {
     "frugal": ("frugal", {"density": 0.25, "split": "columns"}),
     "frugal-rows": ("frugal", {"density": 0.25, "split": "rows"}),
     "frugal-0": ("frugal", {"density": 0.0}),
+    "frugal-sinkhorn": ("frugal", {"density": 0.25, "free": "sinkhorn"}),
+    "frugal-whiten": ("frugal", {"density": 0.25, "free": "whiten"}),
     "frugal-block": ("frugal", {"density": 0.25, "split": "block"}),
     "adamw-int8": ("adamw", {"codec": "int8"}),
     "adamw-bf16": ("adamw", {"codec": "bf16"}),

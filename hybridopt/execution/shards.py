@@ -40,7 +40,7 @@ def cut(name: str, job: Job, p: Tensor) -> Job:
         )
     by_rows = all(x.is_replicate() or x.is_shard(0) for x in at) and sliceable(job)
     chosen_alike = part.disjoint or job.low is None  # not by looking at gradients
-    if not (by_rows and chosen_alike and t.full.local and t.free.local):
+    if not (by_rows and chosen_alike and all(rule.local for _, rule in job.rules)):
         raise HybridOptError(
             f"parameter {name!r} (shape {tuple(p.shape)}) is sharded as {at}, and its treatment (full="
             f"{title(type(t.full))}, free={title(type(t.free))}, split={title(type(t.split))}, codec="

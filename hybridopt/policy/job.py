@@ -125,7 +125,7 @@ class Job:
     def in_blocks(self) -> "Job":
         """Return the same update with a block of the codec in every row, where no rule or part needs its own rows."""
         block = self.treatment.codec.block
-        free = self.treatment.full.local and self.treatment.free.local and not self.basis
+        free = all(rule.local for _, rule in self.rules) and not self.basis
         fits = block and free and math.prod(self.shape) % block == 0 and self.slots
         return replace(self, shape=(math.prod(self.shape) // block, block)) if fits else self
 
@@ -143,7 +143,7 @@ class Job:
 def seen_as(role: str, shape: Shape, treatment: Treatment) -> Shape:
     """Return the shape in which a parameter is updated.
 
-    A convolution kernel is the matrix [out, in * kernel]; a rule that is not local sees vectors as matrices [1, n].
+    A convolution kernel is the matrix [out, in * kernel], and a vector [1, n] where a rule at work is not local.
 
     Args:
         role: of the parameter.
@@ -152,7 +152,7 @@ def seen_as(role: str, shape: Shape, treatment: Treatment) -> Shape:
     """
     if role == "conv" and len(shape) > 2:
         shape = (shape[0], math.prod(shape[1:]))
-    local = treatment.full.local and treatment.free.local
+    local = all(rule.local for rule in treatment.acting)
     return tuple(shape) if local else (1,) * (2 - len(shape)) + tuple(shape)
 
 
@@ -174,10 +174,9 @@ def nbytes(job: Job) -> int:
 
 def sliceable(job: Job) -> bool:
     """Return whether it may run row by row: no rule needs the matrix in one piece, no part or codec other rows."""
-    t = job.treatment
-    low = job.low
-    whole_blocks = t.codec.local or not job.elementwise or (low is not None and low[-1:] == (t.codec.block,))
-    return t.full.looks is not None and t.free.looks is not None and whole_blocks and job.part.local
+    codec, low = job.treatment.codec, job.low
+    whole_blocks = codec.local or not job.elementwise or (low is not None and low[-1:] == (codec.block,))
+    return all(rule.looks is not None for _, rule in job.rules) and whole_blocks and job.part.local
 
 
 def with_elements(job: Job) -> set[str]:

@@ -14,6 +14,8 @@ RUNS = {
     "apollo": {"policy": "apollo"},
     "apollo, one direction each": {"policy": "apollo", "rank": 1},
     "apollo_mini": {"policy": "apollo_mini"},
+    "frugal, sinkhorn": {"policy": "frugal", "split": "random", "free": "sinkhorn"},
+    "frugal, whiten": {"policy": "frugal", "split": "random", "free": "whiten"},
     "galore": {"policy": "galore"},
     "galore, all at once": {"policy": "galore", "spread": False},
     "qgalore": {"policy": "qgalore", "threshold": None},  # a threshold is compared on the host

@@ -20,6 +20,7 @@ BOUNDS = {
     "update_gap": ("frugal", {"update_gap": HUGE}),
     "block of int8": ("frugal", {"codec": {"part": "codecs.int8", "block": HUGE}}),
     "ns_steps": ("muon", {"ns_steps": HUGE}),
+    "rounds": ("sinkgd", {"rounds": HUGE}),
     "heads": ("adam_mini", {"heads": HUGE}),
     "more digits than are written": ("mezo", {"samples": 10**5000}),
     "a rate beyond all floats": ("mezo", {"eps": 10**400}),

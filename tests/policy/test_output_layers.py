@@ -42,7 +42,7 @@ def test_the_optimizer_alone_says_it_too():
     assert len(told) == 1 and "'lm_head.weight' is state-free" in told[0]
 
 
-@pytest.mark.parametrize("policy", ["frugal", "galore", "qgalore", "muon", "apollo", "apollo_mini"])
+@pytest.mark.parametrize("policy", ["frugal", "galore", "qgalore", "muon", "apollo", "apollo_mini", "sinkgd", "scale"])
 def test_parameters_without_names(policy):
     with pytest.warns(HybridOptWarning, match=CURE) as told:
         HybridOptimizer(tiny_llama().parameters(), policy=policy)

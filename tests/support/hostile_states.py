@@ -32,6 +32,8 @@ POLICIES = {
     "muon": {"policy": "muon"},
     "adalomo": {"policy": "adalomo"},
     "signsgd": {"policy": "signsgd"},
+    "scale": {"policy": "scale", "head": "full"},
+    "whiten": {"policy": "frugal", "free": "whiten", "density": 0.5, "update_gap": 3},
     "clip": {"policy": "sgd", "clip": 0.5, "clip_mode": "previous"},
     "mezo": {"policy": "mezo"},
     "fzoo": {"policy": "fzoo", "samples": 3},

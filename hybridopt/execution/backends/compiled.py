@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -99,7 +99,7 @@ def _between_kernels(task):
     if isinstance(task.param, CodedWeight):
         sliced = sliceable(job) and not job.rounds
         looked = CODED * (min(AWAY, task.param.numel()) if sliced else task.param.numel())
-    if low is not None and job.treatment.full.looks and len(job.shape) > 1:
+    if job.rounds and len(job.shape) > 1:
         looked += 8 * math.prod(job.shape[:-2]) * sum(job.shape[-2:])
     if low is None or not job.part.disjoint or job.part.covers:
         return looked
@@ -123,7 +123,7 @@ def _update(parts: list[Piece], numbers, names):
     if job.rounds:
         seen: list[tuple] = [({}, {})] * len(parts)
         for i in range(job.rounds):
-            seen = call(LOOKS[i], seen)
+            seen = call(_round(i), seen)
         call(WRITE, seen)
     elif job.separate and parts[0].task.store.block == 1:
         chosen = call(LOW)
@@ -164,20 +164,20 @@ def _pieces(task):
 
 
 def _elementwise(job):
-    rules = (job.treatment.full, job.treatment.free)
     subspace = not job.part.disjoint and job.part.slots(job.shape)
-    return not subspace and not any(rule.products for rule in rules)
+    return not subspace and not any(rule.products for _, rule in job.rules)
 
 
+@cache
 def _round(i):
-    """Make the function of round `i`: its results leave the kernel, or later loops would work them out anew."""
+    """Make the stage of round `i`: its results leave the kernel, or later loops would work them out anew."""
 
     def look_and_settle(param, grad, raw, job, store, now, rows, rest):
         now = replace(now, rows=rows, rest=rest)
         now = settle(i, look(i, param, grad, raw, job, now), raw, job, now)
         return now.rows, now.rest
 
-    return look_and_settle
+    return Stage(look_and_settle, weight=False)
 
 
 def _write(param, grad, raw, job, store, now, rows, rest):
@@ -195,7 +195,6 @@ def _round_(param, grad, raw, job, store, now, row):
     store.put_(param, grad, Seed(now.seeds[""].key, row))
 
 
-LOOKS = tuple(Stage(_round(i), weight=False) for i in range(4))
 WRITE, UPDATE = Stage(_write), Stage(update)
 LOW, FREE, PUT = Stage(write_low, weight=False), Stage(write_free_, state=False), Stage(_put_, False, False)
 ROUND = Stage(_round_, state=False)

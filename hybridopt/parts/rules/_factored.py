@@ -9,7 +9,7 @@ from torch import Tensor
 from ...core.contracts import Numbers, Shape, Slot, State, found
 from ...core.errors import HybridOptError, check_number
 
-__all__ = ["check", "clip", "factors", "look", "slots", "step_size", "sums"]
+__all__ = ["check", "clip", "down_the_columns", "factors", "look", "slots", "step_size", "sums"]
 
 Pair = tuple[Tensor, Tensor]
 ROWS, MANY = 16, 256
@@ -53,10 +53,11 @@ def slots(shape: Shape, name: str = "exp_avg_sq") -> dict[str, Slot]:
 def sums(x: Tensor) -> State:
     """Return the sums of squares of the rows, "row" [..., m, 1], and of the columns, "col" [..., 1, n]."""
     squares = x * x
-    return {"row": squares.sum(-1, keepdim=True), "col": _down_the_columns(squares)}
+    return {"row": squares.sum(-1, keepdim=True), "col": down_the_columns(squares)}
 
 
-def _down_the_columns(x: Tensor) -> Tensor:
+def down_the_columns(x: Tensor) -> Tensor:
+    """Return the sums of the columns, [..., 1, n]."""
     # Of many rows first 16 at a time, as a compiled loop down a whole column would reread memory.
     if x.shape[-2] < MANY:
         return x.sum(-2, keepdim=True)

@@ -1,13 +1,37 @@
 """Routes of methods that are made for matrices: everything else by AdamW."""
 
 from dataclasses import replace
+from typing import Protocol
 
+from ...core.contracts import Codec, Rule
+from ...core.registry import make
 from ...parts.rules.adamw import AdamW
+from ...parts.splits.empty import Empty
 from ..routes import Route
 from ..treatment import Treatment
 from ._options import Places
 
-__all__ = ["matrices"]
+__all__ = ["WithoutState", "matrices", "without_state"]
+
+
+class WithoutState(Protocol):
+    """The options of a policy that trains matrices without state and everything else by AdamW."""
+
+    @property
+    def lr_scale(self) -> float:
+        """On the matrices' updates alone."""
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """AdamW's."""
+
+    @property
+    def eps(self) -> float:
+        """AdamW's."""
+
+    @property
+    def codec(self) -> str | Codec:
+        """What keeps AdamW's state."""
 
 
 def matrices(policy: Places, body: Treatment, rest: AdamW) -> tuple[Route, ...]:
@@ -20,3 +44,14 @@ def matrices(policy: Places, body: Treatment, rest: AdamW) -> tuple[Route, ...]:
     """
     routes = policy.placed(body)
     return tuple(r if r.use is None or r.use is body else replace(r, use=replace(r.use, full=rest)) for r in routes)
+
+
+def without_state(rule: Rule, policy: WithoutState) -> Treatment:
+    """Return a treatment by `rule` and without state, which is AdamW wherever it is made state-full."""
+    return Treatment(
+        full=AdamW(policy.betas, policy.eps),
+        free=rule,
+        split=Empty(),
+        codec=make("codecs", policy.codec),
+        lr_scale=policy.lr_scale,
+    )

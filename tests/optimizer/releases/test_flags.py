@@ -21,6 +21,8 @@ POLICIES = {
     "int8": {"codec": {"part": "codecs.int8", "exact_below": 0}},
     "adalomo": {"policy": "adalomo"},
     "muon": {"policy": "muon"},
+    "sinkhorn": {"free": "sinkhorn", "weight_decay": 0.1},
+    "whiten": {"free": "whiten"},
     "svd": {"split": "svd", "full": "momentum"},
     "ip_sgd": {"policy": "ip_sgd"},
 }

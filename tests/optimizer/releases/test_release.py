@@ -32,6 +32,9 @@ POLICIES = {
     "adalomo": {"policy": "adalomo"},
     "adafactor": {"policy": "adafactor"},
     "muon": {"policy": "muon"},
+    "scale": {"policy": "scale"},
+    "sinkhorn": {"free": "sinkhorn"},
+    "whiten": {"free": "whiten", "split": "svd"},
 }
 
 

@@ -110,7 +110,9 @@ def _drawn(choices, *key):
     return choices[stream(*key) % len(choices)]
 
 
-TURNS = tuple(product(FREE, RELEASES))
+TURNS = tuple(  # as many of them as there are rules, one after the other, have all rules
+    (free, RELEASES[(i + turn) % len(RELEASES)]) for turn in range(len(RELEASES)) for i, free in enumerate(FREE)
+)
 KEPT = tuple(product(CODECS, STORES, ADAPTERS))
 BUILT = tuple(
     (c, s, a) for c, s, a in KEPT if s != "int8_trainable" or a == "full"
