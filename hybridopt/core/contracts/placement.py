@@ -87,9 +87,9 @@ class Traffic:
 class PlacementBackend(Protocol):
     """How units reach the device that computes, and leave it.
 
-    `fetch` is called by a helper thread where that is `threaded`; all others are called by whoever computes. A unit is
-    adopted once, then opened, fetched, bound and rested again and again; one that was opened may be rested without
-    having been fetched or bound.
+    `fetch` is called by one helper thread where that is `threaded`; all others are called by whoever computes, one at
+    a time. A unit is adopted once, then opened, fetched, bound and rested again and again. Any of these may fail or be
+    interrupted by the user: then the unit is rested, whatever was done of it, if need be again.
     """
 
     threaded: bool = True

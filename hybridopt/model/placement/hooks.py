@@ -12,7 +12,7 @@ from ...core.contracts import PlacedUnit
 from ...core.errors import HybridOptError, HybridOptWarning
 from .outputs import tensors_in
 
-__all__ = ["Copied", "attach"]
+__all__ = ["Copied", "attach", "notice_end"]
 
 Need = Callable[[PlacedUnit], None]
 
@@ -36,6 +36,11 @@ def attach(unit: PlacedUnit, need: Need, again: bool = True) -> list[RemovableHa
     handles += [each.register_forward_pre_hook(_Within(unit, need)) for each in inner]
     after = _After(unit, need, again)
     return handles + [each.register_forward_hook(after) for each in (unit.module, *inner)]
+
+
+def notice_end(unit: PlacedUnit, done: Need) -> RemovableHandle:
+    """Call `done(unit)` when the module of a unit has run forward, or failed; return what removes the hook."""
+    return unit.module.register_forward_hook(_End(unit, done), always_call=True)
 
 
 def _holds(module: nn.Module, tensors: set[int]) -> bool:
@@ -89,6 +94,14 @@ class _Within(_Hook):
     """Fetches the unit for a module of it; where it is compiled with the unit, that has fetched it."""
 
     def __call__(self, module: nn.Module, args: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self.need(self.unit)
+
+
+class _End(_Hook):
+    """Says that a forward pass through the unit is over."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if not torch.compiler.is_compiling():
             self.need(self.unit)
 

@@ -1,47 +1,113 @@
-"""In which order the units of a model are asked for, learned while it runs."""
+"""In which order the units of a model are asked for, learned while it runs, and what follows from it.
 
-__all__ = ["Order"]
+Units that are used soonest are fetched, and those that are used last make room for them (L. A. Belady, A study of
+replacement algorithms for a virtual-storage computer, 1966), but never one that is used before what is fetched for it
+("do no harm": P. Cao et al., A study of integrated prefetching and caching strategies, 1995).
+"""
 
-Visit = tuple[int, bool]  # unit, and whether in a backward pass
+from collections.abc import Collection, Iterator, Sequence
+
+__all__ = ["BACKWARD", "EVALUATION", "FORWARD", "Order"]
+
+EVALUATION, FORWARD, BACKWARD = range(3)  # what a unit is asked for: a forward pass, one in training, a backward pass
+
+Visit = tuple[int, int]  # unit, and what it was asked for
+Two = tuple[Visit | None, Visit]
+Fetch = tuple[int, int | None]  # a unit, and what is dropped for it
 
 
 class Order:
     """What was asked for after what, so that the next units are known before they are asked for.
 
     The next visit is told from the last two: through the layers forwards, backwards, and forwards again, each pair of
-    visits has one that follows. Where another one follows, it is what is told from then on. Nothing depends on it but
-    when a unit is fetched.
+    visits has one that follows. Where another one follows, it is what is told from then on; for a pair that is new,
+    the next layer is. Nothing depends on it but when a unit is fetched and dropped.
+
+    Args:
+        count: how many units there are.
     """
 
-    def __init__(self) -> None:
-        self._next: dict[tuple[Visit | None, Visit], Visit] = {}
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._most = 8 * count + 64  # pairs that are kept: layers left out at random make ever new ones
+        self._next: dict[Two, Visit] = {}  # least recently seen first
         self._last: tuple[Visit | None, Visit | None] = (None, None)
 
-    def asked(self, unit: int, backward: bool) -> None:
+    def asked(self, unit: int, phase: int) -> None:
         """Note that a unit is asked for; again at once, as when it is computed anew, says nothing.
 
         Args:
             unit: its index.
-            backward: is it a backward pass that asks?
+            phase: EVALUATION, FORWARD or BACKWARD.
         """
         before, last = self._last
-        visit = unit, backward
+        visit = unit, phase
         if visit == last:
             return
         if last is not None:
-            self._next[before, last] = visit
+            pair = before, last
+            self._next.pop(pair, None)
+            self._next[pair] = visit
+            if len(self._next) > self._most:
+                del self._next[next(iter(self._next))]
         self._last = last, visit
 
-    def expected(self, count: int) -> list[int]:
-        """Return the next `count` units, but for the one that was asked for last, as far as they are known."""
+    def expected(self) -> Iterator[int]:
+        """Yield the units of the next visits, as far as they are told: some periods of what is repeated at most."""
         before, last = self._last
-        found: list[int] = []
-        seen: set[tuple[Visit | None, Visit]] = set()
-        while last is not None and len(found) < count and (before, last) in self._next:
-            if (before, last) in seen:  # a cycle of fewer units than are wanted
-                break
-            seen.add((before, last))
-            before, last = last, self._next[before, last]
-            if last[0] not in found and (self._last[1] is None or last[0] != self._last[1][0]):
-                found.append(last[0])
-        return found
+        for _ in range(4 * self._count + 8):
+            if last is None:
+                return
+            following = self._next.get((before, last)) or self._guess(last)
+            before, last = last, following
+            if last is not None:
+                yield last[0]
+
+    def ahead(self, near: Sequence[int], free: Collection[int], slots: int, count: int) -> Fetch | None:
+        """Return the unit to fetch next and the one to drop for it (None: there is room); None: not now.
+
+        What makes room is what would if the unit were fetched at the last moment; it does so as soon as it may. So no
+        fetch more is made than without any in advance.
+
+        Args:
+            near: units that are near or on their way, the least recently begun first.
+            free: those of them that may be dropped now.
+            slots: how many may be near.
+            count: a unit that is among the next `count` ones is fetched whatever has to go for it.
+        """
+        path, soon = self.expected(), dict.fromkeys(self._current())
+        wanted = next((unit for unit in path if unit not in near or soon.update({unit: None})), None)
+        if wanted is None or len(near) < slots:
+            return None if wanted is None else (wanted, None)
+        between = list(soon)  # all that is in use until then, the last one still while the unit is fetched
+        last = _farthest([unit for unit in near if unit != between[-1]], path)
+        now = [unit for unit in near if unit in free and unit not in soon]
+        if last in now:
+            return wanted, last
+        return (wanted, self.last_used(now)) if now and len(between) <= count else None
+
+    def last_used(self, units: Sequence[int]) -> int:
+        """Return which of some units is asked for last, of those of which that is unknown the first."""
+        return _farthest(list(units), self.expected())
+
+    def _current(self) -> list[int]:
+        return [] if self._last[1] is None else [self._last[1][0]]
+
+    def _guess(self, last: Visit) -> Visit | None:
+        """Return what follows in a model whose layers are a plain sequence."""
+        unit, phase = last
+        unit += -1 if phase == BACKWARD else 1
+        if 0 <= unit < self._count:
+            return unit, phase
+        if phase == FORWARD:
+            return self._count - 1, BACKWARD
+        return 0, FORWARD if phase == BACKWARD else EVALUATION
+
+
+def _farthest(units: list[int], path: Iterator[int]) -> int:
+    for unit in path:
+        if len(units) == 1:
+            break
+        if unit in units:
+            units.remove(unit)
+    return units[0]

@@ -13,7 +13,7 @@ from ...core.errors import HybridOptError
 from ...core.files.mapping import Extent
 from ...core.registry import every_class
 from ..adapters import bare
-from .hooks import attach
+from .hooks import attach, notice_end
 from .placement import Placement
 from .streamer import Streamer
 from .units import units
@@ -105,6 +105,7 @@ class Placing:
         found = sorted(self._units, key=lambda unit: unit.index)
         streamer = Streamer(found, self._carrier, self._placement, self._traffic)
         hooks = [hook for unit in found for hook in attach(unit, streamer.need, self._carrier.keeps_memory)]
+        hooks += [notice_end(unit, streamer.done) for unit in found]
         _PLACED[bare(self._model)] = result = Placed(self._placement, self._device, streamer, hooks)
         return result
 

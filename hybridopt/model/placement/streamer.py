@@ -4,18 +4,24 @@ import os
 import threading
 import time
 import weakref
+from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
 
 import torch
 
 from ...core.contracts import PlacedUnit, PlacementBackend, Traffic
-from .order import Order
+from ...core.errors import HybridOptError
+from .helper import Helper
+from .order import BACKWARD, EVALUATION, FORWARD, Order
 from .placement import Placement
 
 __all__ = ["Streamer", "in_backward"]
 
 _EVERY: "weakref.WeakSet[Streamer]" = weakref.WeakSet()
+NESTED = 2  # backward passes that one thread is in at a time: reentrant checkpoints begin one within another
 
 
 def in_backward() -> bool:
@@ -24,7 +30,10 @@ def in_backward() -> bool:
 
 
 class Streamer:
-    """Keeps at most `slots` units of a model near, in the order in which they were last begun.
+    """Keeps at most `slots` units of a model near, those that are used soonest.
+
+    Whatever is raised while a unit is carried, an interrupt of the user among it, leaves every unit near or at rest:
+    one that was on its way is brought to rest at the next call at the latest.
 
     Args:
         units: in the order of the model.
@@ -35,93 +44,182 @@ class Streamer:
 
     def __init__(self, units: Sequence[PlacedUnit], backend: PlacementBackend, placement: Placement, traffic: Traffic):
         self.units, self.backend, self.placement, self.traffic = list(units), backend, placement, traffic
-        self.order = Order()
-        self._near: dict[PlacedUnit, None] = {}  # the least recently begun first
-        self._coming: dict[PlacedUnit, Future[None]] = {}
+        self.order = Order(len(self.units))
+        self._places = {unit: place for place, unit in enumerate(self.units)}
+        # what takes a slot, the least recently begun first: None where it is near, else what tells that it is fetched
+        self._slots: OrderedDict[int, Future[None] | None] = OrderedDict()
+        self._between: int | None = None  # the unit that is being sent for, bound or brought to rest
+        self._used: dict[int, int] = {}  # by thread, and by backward pass (below 0): the unit that it computes with
         self._lock = threading.RLock()  # backward passes on a GPU run in threads of their own
-        self._helper: ThreadPoolExecutor | None = None
+        self._helper: Helper | None = None
+        self._closed = False
         _EVERY.add(self)
 
     @property
     def near(self) -> list[PlacedUnit]:
         """Return the units that are near, and those that are on their way."""
         with self._lock:
-            return [*self._near, *self._coming]
+            return [self.units[place] for place in self._slots]
 
     def settle(self) -> None:
         """Wait until what is on its way is there; raise what went wrong with it."""
-        for future in list(self._coming.values()):
-            future.result()
+        with self._lock:
+            for future in list(self._slots.values()):
+                if future is not None:
+                    future.result()
 
     def need(self, unit: PlacedUnit) -> None:
-        """Let a unit be computed with; raise what went wrong while it was fetched."""
+        """Let a unit be computed with.
+
+        Raises:
+            HybridOptError: it cannot be fetched, for a reason that lies in its file or disk; or too many threads
+                compute with the model at once.
+        """
         with self._lock:
-            self.order.asked(unit.index, in_backward())
-            if unit not in self._near:
-                began = time.perf_counter()
-                self._fetched(unit)
-                self.traffic.waited += time.perf_counter() - began
-                self.backend.bind(unit)
-            self._near[unit] = self._near.pop(unit, None)
-            self._ahead(unit)
+            place = self._places[unit]
+            self.order.asked(place, BACKWARD if in_backward() else FORWARD if unit.module.training else EVALUATION)
+            try:
+                self._mend()
+                self._use(place)
+                if self._slots.get(place, self) is not None:
+                    self._bring(place)
+                self._slots.move_to_end(place)
+                if len(self._slots) < len(self.units):
+                    self._ahead(place)
+            except BaseException:
+                self._mend()
+                raise
+
+    def done(self, unit: PlacedUnit) -> None:
+        """Note that a forward pass through a unit has ended: other threads may let another one take its slot."""
+        if not in_backward():
+            self._used.pop(threading.get_ident(), None)
 
     def rest(self) -> None:
-        """Drop all units: every weight is where it rests."""
+        """Drop all units: every weight is where it rests. Errors of fetches that nobody asked for are forgotten."""
         with self._lock:
-            for unit, future in list(self._coming.items()):
-                future.exception()  # what went wrong with a fetch that nobody asked for does not matter
-                del self._coming[unit]
-                self.backend.rest(unit)
-            while self._near:
-                self._drop(next(iter(self._near)))
+            self._mend()
+            self._used.clear()
+            while self._slots:
+                self._drop(next(iter(self._slots)))
 
     def close(self) -> None:
         """Drop all units, end the helper thread, and give every unit up."""
         with self._lock:
             self.rest()
             if self._helper is not None:
-                self._helper.shutdown()
+                self._helper.end()
                 self._helper = None
-            for unit in self.units:
-                self.backend.release(unit)
+            if not self._closed:
+                for unit in self.units:
+                    self.backend.release(unit)
+            self._closed = True
 
-    def _fetched(self, unit: PlacedUnit) -> None:
-        future = self._coming.pop(unit, None)
+    def _use(self, place: int) -> None:
+        """Let a unit have its slot until this thread, or this backward pass, is done with it."""
+        if self._closed:
+            raise HybridOptError(
+                f"{self.units[place].name} is not placed any more: the backward pass of a loss that was computed "
+                "before cannot be run; compute the loss again"
+            )
+        task, thread = torch._C._current_graph_task_id(), threading.get_ident()
+        if task == -1:
+            self._used[thread] = place
+            return
+        self._used.pop(thread, None)
+        key = -1 - task
+        if key not in self._used:
+            passes = [other for other in self._used if other < 0]
+            for other in passes[: len(passes) + 1 - NESTED]:  # passes that ended with an error do not say so
+                del self._used[other]
+            engine: Any = torch.autograd.Variable
+            engine._execution_engine.queue_callback(partial(self._used.pop, key, None))
+        self._used[key] = place
+
+    def _bring(self, place: int) -> None:
+        """Fetch a unit that is not near, or wait for it, and bind it."""
+        began = time.perf_counter()
+        future = self._slots.get(place)
+        if future is not None and future.cancelled():
+            self._drop(place)
+            future = None
         if future is None:
-            self._room(unit)
-            self.backend.open(unit)
-            self._fetch(unit)
-        else:
-            future.result()
+            self._make_room()
+            future = self._send_for(place)
+        error = future.exception()
+        self.traffic.waited += time.perf_counter() - began
+        if error is not None:
+            self._drop(place)
+            raise _told(self.units[place], error) from error
+        self._between = place
+        self.backend.bind(self.units[place])
+        self._slots[place] = None
+        self._between = None
 
-    def _ahead(self, unit: PlacedUnit) -> None:
-        """Begin to fetch what is expected next, as far as there are slots."""
-        wanted = [self.units[index] for index in self.order.expected(self.placement.ahead)]
-        for other in wanted:
-            if other in self._near or other in self._coming:
-                continue
-            if not self._room(other, keep=[unit, *wanted]):
+    def _ahead(self, place: int) -> None:
+        """Begin to fetch what is used next, as far as what is used later can go for it."""
+        slots, count = self.placement.slots, self.placement.ahead
+        for _ in range(count):
+            used = {place, *self._used.values()}
+            free = {each for each, future in self._slots.items() if each not in used and (not future or future.done())}
+            found = self.order.ahead(list(self._slots), free, slots, count)
+            if found is None:
                 return
-            self._coming[other] = self._begun(other)
+            if found[1] is not None:
+                self._drop(found[1])
+            self._send_for(found[0])
 
-    def _room(self, unit: PlacedUnit, keep: Sequence[PlacedUnit] = ()) -> bool:
-        """Drop the units that were begun longest ago until there is a slot for another; False: all are to be kept."""
-        while len(self._near) + len(self._coming) >= self.placement.slots:
-            old = next((each for each in self._near if each is not unit and each not in keep), None)
-            if old is None:
-                if not keep and self._coming:  # nothing is in use: what was expected comes in vain
-                    other, future = next(iter(self._coming.items()))
-                    future.exception()
-                    del self._coming[other]
-                    self.backend.rest(other)
-                    continue
-                return False
-            self._drop(old)
-        return True
+    def _make_room(self) -> None:
+        """Drop what is used last until there is a slot."""
+        while len(self._slots) >= self.placement.slots:
+            used = set(self._used.values())
+            free = [each for each in self._slots if each not in used]
+            if not free and any(other < 0 for other in self._used):  # of a backward pass that ended with an error?
+                for other in [other for other in self._used if other < 0]:
+                    del self._used[other]
+                continue
+            if not free:
+                slots = self.placement.slots
+                raise HybridOptError(
+                    f"slots={slots}: more threads than that compute with the model at once, and each needs a layer of "
+                    f"its own; give slots={slots + 1} or more, or let them take turns",
+                    "placement",
+                )
+            self._drop(self.order.last_used(free))
 
-    def _drop(self, unit: PlacedUnit) -> None:
-        del self._near[unit]
-        self.backend.rest(unit)
+    def _send_for(self, place: int) -> "Future[None]":
+        """Begin to fetch a unit, in the helper thread where that takes time; it takes a slot from now on."""
+        unit = self.units[place]
+        self._between = place
+        future: Future[None] = Future()
+        self._slots[place] = future
+        self.backend.open(unit)
+        if self.backend.threaded:
+            self._slots[place] = future = self._thread().submit(partial(self._fetch, unit))
+        else:
+            try:
+                self._fetch(unit)
+                future.set_result(None)
+            except Exception as error:  # whoever needs the unit raises it
+                future.set_exception(error)
+        self._between = None
+        return future
+
+    def _drop(self, place: int) -> None:
+        future = self._slots[place]
+        if future is not None and not future.cancel():
+            future.exception()  # a fetch is never cut off
+        self._between = place
+        self._mend(waited=True)
+
+    def _mend(self, waited: bool = False) -> None:
+        """Bring to rest what an error or an interrupt has left on its way, or what is being dropped."""
+        if self._between is not None:
+            if self._helper is not None and not waited:
+                self._helper.finish()
+            self.backend.rest(self.units[self._between])
+            self._slots.pop(self._between, None)
+            self._between = None
 
     def _fetch(self, unit: PlacedUnit) -> None:
         began = time.perf_counter()
@@ -129,30 +227,31 @@ class Streamer:
         self.traffic.fetches += 1
         self.traffic.fetching += time.perf_counter() - began
 
-    def _begun(self, unit: PlacedUnit) -> Future[None]:
-        """Begin to fetch a unit, in the helper thread where that takes time."""
-        self.backend.open(unit)
-        if self.backend.threaded:
-            return self._thread().submit(self._fetch, unit)
-        done: Future[None] = Future()
-        try:
-            self._fetch(unit)
-            done.set_result(None)
-        except Exception as error:  # whoever needs the unit raises it
-            done.set_exception(error)
-        return done
-
-    def _thread(self) -> ThreadPoolExecutor:
+    def _thread(self) -> Helper:
         if self._helper is None:
-            self._helper = ThreadPoolExecutor(1, "hybridopt-placement")
+            self._helper = Helper()
         return self._helper
 
 
+def _told(unit: PlacedUnit, error: BaseException) -> BaseException:
+    """Return what is raised where a unit could not be fetched: with its name and files."""
+    if not isinstance(error, Exception):
+        return error
+    files = ", ".join(sorted({str(piece.file) for piece in unit.pieces if piece.file is not None}))
+    where = "" if not files or files in str(error) else f" from {files}"
+    return HybridOptError(f"{unit.name} cannot be fetched{where}: {str(error) or type(error).__name__}", "placement")
+
+
 def _forget_threads() -> None:
-    """Let a forked child make helper threads of its own: those of its parent are not there."""
+    """Let a forked child make helper threads of its own, and fetch anew what those of its parent were fetching."""
     for streamer in list(_EVERY):
         streamer._helper, streamer._lock = None, threading.RLock()
-        streamer._coming.clear()
+        streamer._used.clear()
+        for place, future in streamer._slots.items():
+            if future is not None:
+                gone: Future[None] = Future()
+                gone.cancel()
+                streamer._slots[place] = gone
 
 
 os.register_at_fork(after_in_child=_forget_threads)
