@@ -126,4 +126,4 @@ def differences(one: Trained, two: Trained) -> list[str]:
 
 def all_at_rest(model) -> bool:
     """Whether nothing of a placed model is near."""
-    return not placed(model).streamer._near
+    return not placed(model).streamer.near

@@ -1,0 +1,281 @@
+"""Slots, errors and interrupts of the streamer, with units that hold nothing."""
+
+import gc
+import random
+import sys
+import threading
+import time
+import weakref
+
+import pytest
+
+from hybridopt.core.errors import HybridOptError
+from hybridopt.model.placement import streamer as module
+from support.fake_backend import SIZE, Alone, Fake, fake_streamer
+
+THERE_AND_BACK = [0, 1, 2, 3, 4, 4, 3, 2, 1, 0]
+
+
+def visit(streamer, place):
+    streamer.need(streamer.units[place])
+    assert streamer.backend.state[streamer.units[place]] == "bound"
+    streamer.done(streamer.units[place])
+
+
+def check(streamer, uncounted=0):
+    """Every unit is near, on its way, or at rest, and the counters say what was fetched, but for so many fetches."""
+    backend, near = streamer.backend, set(streamer.near)
+    for unit in streamer.units:
+        assert (backend.state[unit] != "rest") == (unit in near), unit.name
+    assert len(near) <= streamer.placement.slots and backend.most <= streamer.placement.slots
+    streamer.settle()
+    assert streamer.traffic.read - SIZE * streamer.traffic.fetches in (0, SIZE * uncounted)
+    assert streamer._between is None
+
+
+def goes_on(streamer, uncounted=0):
+    """Whatever has happened: all units can be used, and brought to rest."""
+    for place in THERE_AND_BACK:
+        visit(streamer, place % len(streamer.units))
+    streamer.rest()
+    check(streamer, uncounted)
+    assert set(streamer.backend.state.values()) == {"rest"} and not streamer.near
+
+
+@pytest.mark.parametrize("backend", [Fake, Alone])
+@pytest.mark.parametrize("call", ["open", "fetch", "bind", "rest"])
+def test_any_call_may_fail(call, backend):
+    draw = random.Random(call)
+    for _ in range(60):
+        streamer = fake_streamer(5, draw.choice([2, 3, 5]), draw.choice([0, 1]), backend)
+        streamer.backend.fails[call, draw.randrange(5)] = draw.choice([OSError("EIO"), KeyboardInterrupt()])
+        raised = 0
+        for place in [draw.randrange(5) for _ in range(6)] + THERE_AND_BACK:
+            try:
+                visit(streamer, place)
+            except (OSError, HybridOptError, KeyboardInterrupt):
+                raised += 1
+        assert raised <= 2  # of an error while another one is told, and no more than that
+        streamer.backend.fails.clear()
+        goes_on(streamer)
+        streamer.close()
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt before the line of a number, of those of the streamer and of the backend."""
+
+    def __init__(self, at):
+        self.at, self.lines = at, 0
+
+    def __call__(self, frame, event, argument):
+        if frame.f_code.co_filename in (module.__file__, sys.modules[Fake.__module__].__file__):
+            return self.line
+        return None
+
+    def line(self, frame, event, argument):
+        if event == "line":
+            self.lines += 1
+            if self.lines == self.at:
+                raise KeyboardInterrupt
+        return self.line
+
+
+def interrupted(at, backend):
+    """Return whether the whole sequence of visits was over before the line at which it is interrupted."""
+    streamer, trace, over = fake_streamer(4, 2, 1, backend), Interrupt(at), False
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        for place in (0, 1, 2, 0):
+            visit(streamer, place)
+        streamer.rest()
+        over = True
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    goes_on(streamer, uncounted=not backend.threaded)  # one that was cut off after it was read
+    streamer.close()
+    return over
+
+
+@pytest.mark.parametrize("backend", [Fake, Alone])
+def test_an_interrupt_at_any_line_leaves_what_goes_on(backend):
+    at = 1
+    while not interrupted(at, backend):
+        at += 1
+    assert at > 150  # lines that were tried
+
+
+def test_an_error_of_the_helper_is_told_when_its_unit_is_needed():
+    streamer = fake_streamer()
+    cause = OSError(5, "Input/output error")
+    streamer.backend.fails["fetch", 1] = cause
+    visit(streamer, 0)
+    with pytest.raises(HybridOptError, match=r"layers\.1 cannot be fetched: .*Input/output error") as caught:
+        visit(streamer, 1)
+    assert caught.value.__cause__ is cause
+    check(streamer)
+    visit(streamer, 1)  # the disk is well again
+    goes_on(streamer)
+
+
+def test_an_error_names_the_file():
+    streamer = fake_streamer()
+    streamer.units[2].pieces[0].file = "model-00001.safetensors"
+    streamer.backend.fails["fetch", 2] = OSError(5, "Input/output error")
+    with pytest.raises(HybridOptError, match=r"layers\.2 cannot be fetched from model-00001\.safetensors: "):
+        visit(streamer, 2)
+
+
+def test_an_error_of_a_unit_that_nobody_needs_is_not_told():
+    streamer = fake_streamer(slots=2)
+    streamer.backend.fails["fetch", 1] = OSError(5, "Input/output error")
+    visit(streamer, 0)
+    for place in (2, 3, 4, 0):
+        visit(streamer, place)
+    streamer.rest()
+    check(streamer)
+
+
+def test_what_is_expected_in_vain_makes_room():
+    streamer = fake_streamer(slots=2)
+    streamer.backend.gate.clear()
+    threading.Timer(0.02, streamer.backend.gate.set).start()
+    visit(streamer, 0)  # 1 is on its way
+    visit(streamer, 3)
+    check(streamer)
+
+
+def test_units_that_all_have_a_slot_are_fetched_once():
+    streamer = fake_streamer(5, 5)
+    goes = THERE_AND_BACK * 3
+    for place in goes:
+        visit(streamer, place)
+    assert streamer.traffic.fetches == 5
+    assert [call for call, _ in streamer.backend.calls].count("rest") == 0
+
+
+def test_training_fetches_what_the_slots_cannot_hold(monkeypatch):
+    streamer, count = fake_streamer(5, 3), []
+    for _ in range(4):
+        for backward, places in ((False, range(5)), (True, range(4, -1, -1))):
+            monkeypatch.setattr(module, "in_backward", lambda backward=backward: backward)
+            for place in places:
+                visit(streamer, place)
+        streamer.settle()
+        count.append(streamer.traffic.fetches)
+    assert count == [5 + 2, 7 + 4, 11 + 4, 15 + 4]
+    assert all(call != "rest" or place in (0, 1, 3, 4) for call, place in streamer.backend.calls)
+
+
+def test_a_unit_that_another_thread_computes_with_keeps_its_slot():
+    streamer = fake_streamer(6, 2, 0)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def compute():
+        streamer.need(streamer.units[0])
+        reached.set()
+        go_on.wait(10)
+        assert streamer.backend.state[streamer.units[0]] == "bound"
+        streamer.done(streamer.units[0])
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    assert reached.wait(10)
+    for place in (1, 2, 3, 4, 5):
+        visit(streamer, place)
+        assert streamer.backend.state[streamer.units[0]] == "bound"
+    go_on.set()
+    thread.join()
+    goes_on(streamer)
+
+
+def test_more_threads_than_slots_are_refused():
+    streamer, reached, go_on = fake_streamer(6, 2, 0), threading.Barrier(3), threading.Event()
+
+    def compute(place):
+        streamer.need(streamer.units[place])
+        reached.wait(10)
+        go_on.wait(10)
+        streamer.done(streamer.units[place])
+
+    threads = [threading.Thread(target=compute, args=(place,)) for place in (0, 1)]
+    for thread in threads:
+        thread.start()
+    reached.wait(10)
+    with pytest.raises(HybridOptError, match="slots=2: more threads .* give slots=3"):
+        streamer.need(streamer.units[2])
+    check(streamer)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    goes_on(streamer)
+
+
+def test_many_threads_at_once_keep_to_the_slots():
+    streamer, failed = fake_streamer(6, 4, 1), []
+
+    def work(seed):
+        draw = random.Random(seed)
+        try:
+            for _ in range(100):
+                visit(streamer, draw.randrange(6))
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    streamer.settle()
+    check(streamer)
+    goes_on(streamer)
+
+
+def test_two_streamers_do_not_know_of_one_another():
+    one, two = fake_streamer(), fake_streamer(4, 2)
+    for place in THERE_AND_BACK * 2:
+        visit(one, place)
+        visit(two, place % 4)
+    check(one)
+    one.close()
+    goes_on(two)
+
+
+def helpers():
+    return [thread for thread in threading.enumerate() if thread.name == "hybridopt-placement"]
+
+
+def test_the_helper_ends_with_its_streamer():
+    streamer = fake_streamer()
+    visit(streamer, 0)
+    thread, gone = streamer._helper._thread, weakref.ref(streamer)
+    assert thread in helpers()
+    del streamer
+    gc.collect()
+    thread.join(5)
+    assert gone() is None and not thread.is_alive()
+
+
+def test_a_closed_streamer_says_so():
+    streamer = fake_streamer()
+    visit(streamer, 0)
+    thread = streamer._helper._thread
+    streamer.close()
+    streamer.close()
+    assert not thread.is_alive()
+    with pytest.raises(HybridOptError, match=r"layers\.1 is not placed any more"):
+        streamer.need(streamer.units[1])
+
+
+def test_an_empty_visit_takes_less_than_a_millisecond():
+    streamer = fake_streamer(80, 80)
+    for place in range(80):
+        visit(streamer, place)
+    began = time.thread_time()
+    for place in range(80):
+        visit(streamer, place)
+    assert (time.thread_time() - began) / 80 < 1e-3  # it takes about 5 microseconds
