@@ -27,8 +27,8 @@ class Placement:
             fit into the memory that the host has left.
         write_every: steps after which full weights that are trained by losses alone are written; None: never, they
             follow from the losses.
-        allow_writes: bytes a day that training may write to disk, such as "2TB"; None: a hundredth of what a usual
-            drive endures in its life.
+        allow_writes: bytes a day that training may write to disk, such as "2TB"; None: 329 GB, which a usual drive of
+            1 TB endures every day for five years.
 
     Raises:
         HybridOptError: a value is not allowed, or values exclude one another.

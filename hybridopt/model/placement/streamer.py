@@ -104,16 +104,19 @@ class Streamer:
                 self._drop(next(iter(self._slots)))
 
     def close(self) -> None:
-        """Drop all units, end the helper thread, and give every unit up."""
+        """Drop all units, end the helper thread, and give every unit up, whatever is wrong with one of them."""
         with self._lock:
-            self.rest()
-            if self._helper is not None:
-                self._helper.end()
-                self._helper = None
-            if not self._closed:
-                for unit in self.units:
+            try:
+                if not self._closed:
+                    self.rest()
+            finally:
+                if self._helper is not None:
+                    self._helper.end()
+                    self._helper = None
+                for unit in () if self._closed else self.units:
                     self.backend.release(unit)
-            self._closed = True
+                self._closed, self._between = True, None
+                self._slots.clear()
 
     def _use(self, place: int) -> None:
         """Let a unit have its slot until this thread, or this backward pass, is done with it."""
