@@ -21,7 +21,8 @@ from .units import units
 __all__ = ["Placed", "Placing", "place_", "placed"]
 
 Stored = Mapping[str, tuple[Path, Extent]]  # by the name of a tensor: the file and the bytes that hold its values
-_PLACED: "weakref.WeakKeyDictionary[nn.Module, Placed]" = weakref.WeakKeyDictionary()
+# Hooks of the model alone keep its placement: layers that know their model would keep both for ever otherwise.
+_PLACED: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Placed]]" = weakref.WeakKeyDictionary()
 
 
 class Placed:
@@ -48,6 +49,14 @@ class Placed:
         """Return what was moved so far."""
         return self.streamer.traffic
 
+    def need(self, unit: PlacedUnit) -> None:
+        """Let a unit be computed with."""
+        self.streamer.need(unit)
+
+    def done(self, unit: PlacedUnit) -> None:
+        """Note that a forward pass through a unit has ended."""
+        self.streamer.done(unit)
+
     def rest(self) -> None:
         """Let every weight be where it rests."""
         self.streamer.rest()
@@ -61,7 +70,8 @@ class Placed:
 
 def placed(model: nn.Module) -> Placed | None:
     """Return the placement of a model, with adapters on it or without; None for a model that has none."""
-    return _PLACED.get(bare(model))
+    found = _PLACED.get(bare(model))
+    return None if found is None else found()
 
 
 class Placing:
@@ -104,9 +114,11 @@ class Placing:
         """Let the units that rest be fetched whenever they are used."""
         found = sorted(self._units, key=lambda unit: unit.index)
         streamer = Streamer(found, self._carrier, self._placement, self._traffic)
-        hooks = [hook for unit in found for hook in attach(unit, streamer.need, self._carrier.keeps_memory)]
-        hooks += [notice_end(unit, streamer.done) for unit in found]
-        _PLACED[bare(self._model)] = result = Placed(self._placement, self._device, streamer, hooks)
+        result = Placed(self._placement, self._device, streamer, hooks := [])
+        for unit in found:
+            hooks += attach(unit, result.need, self._carrier.keeps_memory)
+            hooks.append(notice_end(unit, result.done))
+        _PLACED[bare(self._model)] = weakref.ref(result)
         return result
 
 

@@ -118,6 +118,15 @@ class Streamer:
                 self._closed, self._between = True, None
                 self._slots.clear()
 
+    def without(self, unit: PlacedUnit) -> "Streamer":
+        """Drop all units, give one of them up, and return what fetches the others from now on."""
+        with self._lock:
+            self.rest()
+            others = [other for other in self.units if other is not unit]
+            self.units = [unit]  # the others are not given up
+            self.close()
+            return Streamer(others, self.backend, self.placement, self.traffic)
+
     def _use(self, place: int) -> None:
         """Let a unit have its slot until this thread, or this backward pass, is done with it."""
         if self._closed:

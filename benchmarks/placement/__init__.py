@@ -1,0 +1,1 @@
+"""Memory, time and bytes of training with layers that rest on disk, against bounds."""
