@@ -72,7 +72,7 @@ def watched(rests, monkeypatch) -> list[int]:
     def open_(unit):
         type(backend).open(backend, unit)
         sides = getattr(backend, "_sides", None)
-        pages = (unit.nbytes, *(other.nbytes for other in rests.streamer.near))
+        pages = [other.nbytes for other in {unit, *rests.streamer.near}]
         seen.append(sum(pages) if sides is None else sum(s.memory.untyped_storage().nbytes() for s in sides.values()))
 
     monkeypatch.setattr(backend, "open", open_)
@@ -119,7 +119,7 @@ def test_the_peak_is_what_operations_make_beside_the_layers_that_are_near(cell, 
 def test_layers_of_different_sizes_are_near_at_different_moments():
     found = visited([1, 10, 100, 1000], Placement("host", slots=2), Rounds((True,)))
     assert found.near["forward", 3] == 1100 and found.most == 1100
-    assert found.near["backward", 1] == 110 and found.near["backward", 0] < found.near["backward", 1]
+    assert found.near["backward", 2] == 110 and found.near["backward", 1] == 11  # the layer before is on its way
 
 
 def test_a_backward_pass_ends_at_the_first_layer_that_is_trained():
@@ -130,8 +130,10 @@ def test_a_backward_pass_ends_at_the_first_layer_that_is_trained():
 
 
 def test_losses_alone_pass_through_the_layers_once():
-    found = visited([10] * 8, Placement("host", slots=3), Rounds((False,)))
+    found = visited([10] * 8, Placement("host", slots=2), Rounds((False,)))
     assert (found.bytes, found.fetches) == (80, 8)
+    found = visited([10] * 8, Placement("host", slots=3), Rounds((False,)))
+    assert (found.bytes, found.fetches) == (70, 7)  # one of three stays, most of the time
 
 
 def test_a_gpu_leaves_the_embedding_and_all_but_its_slots_on_the_host():
