@@ -8,25 +8,17 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
-
-import torch
 
 from ...core.contracts import PlacedUnit, PlacementBackend, Traffic
 from ...core.errors import HybridOptError
 from .helper import Helper
+from .in_use import InUse, in_backward
 from .order import BACKWARD, EVALUATION, FORWARD, Order
 from .placement import Placement
 
 __all__ = ["Streamer", "in_backward"]
 
 _EVERY: "weakref.WeakSet[Streamer]" = weakref.WeakSet()
-NESTED = 2  # backward passes that one thread is in at a time: reentrant checkpoints begin one within another
-
-
-def in_backward() -> bool:
-    """Return whether the caller runs within a backward pass."""
-    return torch._C._current_graph_task_id() != -1
 
 
 class Streamer:
@@ -49,7 +41,7 @@ class Streamer:
         # what takes a slot, the least recently begun first: None where it is near, else what tells that it is fetched
         self._slots: OrderedDict[int, Future[None] | None] = OrderedDict()
         self._between: int | None = None  # the unit that is being sent for, bound or brought to rest
-        self._used: dict[int, int] = {}  # by thread, and by backward pass (below 0): the unit that it computes with
+        self._used = InUse()
         self._lock = threading.RLock()  # backward passes on a GPU run in threads of their own
         self._helper: Helper | None = None
         self._closed = False
@@ -64,9 +56,10 @@ class Streamer:
     def settle(self) -> None:
         """Wait until what is on its way is there; raise what went wrong with it."""
         with self._lock:
-            for future in list(self._slots.values()):
-                if future is not None:
-                    future.result()
+            for place, future in list(self._slots.items()):
+                error = future.exception() if future is not None and not future.cancelled() else None
+                if error is not None:
+                    raise _told(self.units[place], error) from error
 
     def need(self, unit: PlacedUnit) -> None:
         """Let a unit be computed with.
@@ -92,8 +85,7 @@ class Streamer:
 
     def done(self, unit: PlacedUnit) -> None:
         """Note that a forward pass through a unit has ended: other threads may let another one take its slot."""
-        if not in_backward():
-            self._used.pop(threading.get_ident(), None)
+        self._used.end()
 
     def rest(self) -> None:
         """Drop all units: every weight is where it rests. Errors of fetches that nobody asked for are forgotten."""
@@ -134,19 +126,7 @@ class Streamer:
                 f"{self.units[place].name} is not placed any more: the backward pass of a loss that was computed "
                 "before cannot be run; compute the loss again"
             )
-        task, thread = torch._C._current_graph_task_id(), threading.get_ident()
-        if task == -1:
-            self._used[thread] = place
-            return
-        self._used.pop(thread, None)
-        key = -1 - task
-        if key not in self._used:
-            passes = [other for other in self._used if other < 0]
-            for other in passes[: len(passes) + 1 - NESTED]:  # passes that ended with an error do not say so
-                del self._used[other]
-            engine: Any = torch.autograd.Variable
-            engine._execution_engine.queue_callback(partial(self._used.pop, key, None))
-        self._used[key] = place
+        self._used.begin(place)
 
     def _bring(self, place: int) -> None:
         """Fetch a unit that is not near, or wait for it, and bind it."""
@@ -172,7 +152,7 @@ class Streamer:
         """Begin to fetch what is used next, as far as what is used later can go for it."""
         slots, count = self.placement.slots, self.placement.ahead
         for _ in range(count):
-            used = {place, *self._used.values()}
+            used = {place, *self._used.places}
             free = {each for each, future in self._slots.items() if each not in used and (not future or future.done())}
             found = self.order.ahead(list(self._slots), free, slots, count)
             if found is None:
@@ -184,11 +164,9 @@ class Streamer:
     def _make_room(self) -> None:
         """Drop what is used last until there is a slot."""
         while len(self._slots) >= self.placement.slots:
-            used = set(self._used.values())
+            used = self._used.places
             free = [each for each in self._slots if each not in used]
-            if not free and any(other < 0 for other in self._used):  # of a backward pass that ended with an error?
-                for other in [other for other in self._used if other < 0]:
-                    del self._used[other]
+            if not free and self._used.forget_passes():
                 continue
             if not free:
                 slots = self.placement.slots
