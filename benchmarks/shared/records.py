@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybridopt.saving.lock import locked
+from hybridopt.core.files.lock import locked
 
 from .files import write
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from ..core.errors import HybridOptError
+from ..core.files.lock import locked
 from ..core.files.paths import path_of
 from ..core.registry import every
 from . import links, manifest
 from .links import COMMIT
-from .lock import locked
 from .manifest import MANIFEST
 
 __all__ = ["CARD", "OWN", "Folder", "adapter_files", "open_folder", "previous_names", "publish"]

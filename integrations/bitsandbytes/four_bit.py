@@ -29,6 +29,7 @@ from .states import (
     plain_scales,
     quantized,
     remade,
+    state_of,
     tensors_of,
 )
 
@@ -66,6 +67,15 @@ class FourBitScheme(FrozenScheme):
         new.weight = nn.Parameter(codes, requires_grad=False)
         new.weight.quant_state = new.quant_state = empty_state(shape, dtype, self.name, self.nested)
         new.weight.compress_statistics, new.weight.quant_type = self.nested, self.name  # PEFT looks for them
+        return in_its_place(new, layer)
+
+    def assembled(self, layer: Any, kept: Mapping[str, Tensor]) -> nn.Module:
+        """Return a Linear4bit of these codes, scales and tables."""
+        shape = matrix_shape(layer)
+        state = state_of(kept, shape, kept["values"].dtype, self.name)
+        new = _layer(shape, state.dtype, self)
+        new.weight = _weight(kept["codes"], state, new, self)
+        new.quant_state = state
         return in_its_place(new, layer)
 
     def packs(self, weight: Tensor) -> bool:

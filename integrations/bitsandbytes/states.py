@@ -1,6 +1,7 @@
 """Codes and states of 4-bit weights as bitsandbytes has them: made, copied, and described without memory."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from hybridopt.core.contracts import Make, Shape
 from .frozen import empty, quantized_at_once
 
 __all__ = ["BLOCK", "LEVELS", "NESTED_BLOCK", "NESTED_LEVELS", "empty_codes", "empty_state", "plain_scales"]
-__all__ += ["quantized", "remade", "tensors_of"]
+__all__ += ["quantized", "remade", "state_of", "tensors_of"]
 
 BLOCK, NESTED_BLOCK = 64, 256  # weights per scale, scales per nested scale
 LEVELS, NESTED_LEVELS = 16, 256  # entries of the tables that codes and quantized scales point into
@@ -76,6 +77,25 @@ def empty_state(shape: Shape, dtype: torch.dtype, kind: str, nested: bool) -> An
     scales = empty(blocks, dtype=torch.uint8 if nested else torch.float32)
     form = {"shape": torch.Size(shape), "dtype": dtype, "blocksize": BLOCK, "quant_type": kind}
     return QuantState(scales, code=empty(LEVELS), **form, **outer)
+
+
+def state_of(parts: Mapping[str, Tensor], shape: Shape, dtype: torch.dtype, kind: str) -> Any:
+    """Return a QuantState of the tensors that `tensors_of` has named.
+
+    Args:
+        parts: those tensors, by name.
+        shape: of the weight.
+        dtype: of its values.
+        kind: of the table of 16 values: "nf4", "fp4".
+    """
+    from bitsandbytes.functional import QuantState
+
+    outer = {}
+    if "offset" in parts:
+        form = {"code": parts["state2.code"], "blocksize": NESTED_BLOCK, "dtype": torch.float32}
+        outer = {"offset": parts["offset"], "state2": QuantState(parts["state2.absmax"], **form)}
+    form = {"shape": torch.Size(shape), "dtype": dtype, "blocksize": BLOCK, "quant_type": kind}
+    return QuantState(parts["absmax"], code=parts["code"], **form, **outer)
 
 
 def tensors_of(state: Any) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from hybridopt.core.errors import HybridOptError
-from hybridopt.saving import lock
+from hybridopt.core.files import lock
 from hybridopt.saving.folder import COMMIT, TEMPORARY, open_folder, publish
 from hybridopt.saving.manifest import MANIFEST
 from support.children import fork, status

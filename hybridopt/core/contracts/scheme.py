@@ -81,6 +81,15 @@ class Scheme(Protocol):
     def twin(self, layer: nn.Module) -> nn.Module:
         """Return what `quantize` would make of a layer on the meta device: the same tensors, without values."""
 
+    def assembled(self, layer: nn.Module, kept: Mapping[str, Tensor]) -> nn.Module:
+        """Return what `quantize` made of `layer`, with the very tensors that `kept` returned then or their copies.
+
+        Args:
+            layer: not quantized; its weight may be on the meta device.
+            kept: by name.
+        """
+        raise HybridOptError(f"quantization={self.name!r} cannot make layers of codes that were kept in files")
+
     def packs(self, weight: Tensor) -> bool:
         """Return whether `pack` can keep a weight of this shape, of at least two dimensions."""
         return False

@@ -18,7 +18,7 @@ from ..errors import HybridOptError
 from ..memory import out_of_memory
 from .paths import path_of
 
-__all__ = ["each", "extents", "headers", "load", "metadata", "names", "save"]
+__all__ = ["each", "extents", "flat_bytes", "headers", "load", "metadata", "names", "save"]
 
 LONGEST_HEADER = 100_000_000  # bytes; safetensors refuses more
 # What safetensors and torch are known to raise for hostile headers: shapes that overflow, dtypes torch cannot make.
@@ -58,7 +58,7 @@ def save(
             file.write(header)
             for tensor in ordered.values():
                 # Bound to no name: each copy is freed before the next is made.
-                file.write(_bytes(tensor if whole is None else whole(tensor)))
+                file.write(flat_bytes(tensor if whole is None else whole(tensor)))
         os.replace(temporary, path)
     except OSError as error:
         raise HybridOptError(f"{path} cannot be written: {error}") from error
@@ -156,7 +156,8 @@ def _check_texts(texts: Iterable[object], where: str) -> None:
             raise HybridOptError(f"{where} {text!r:.120} is not a string that UTF-8 can hold")
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def flat_bytes(tensor: Tensor) -> memoryview:
+    """Return the bytes of a dense tensor, in the order of its elements; a tensor elsewhere is copied to the CPU."""
     dense = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     # Not reshape: one element counts as contiguous with any stride, and such a stride forbids the view.
     flat = dense.as_strided((dense.numel(),), (1,))

@@ -39,7 +39,7 @@ class Match:
     made: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
     def tensors(
-        self, place: Place, reader: Read | None = None, done: Done | None = None
+        self, place: Place, reader: Read | None = None, done: Done | None = None, there: Collection[str] = ()
     ) -> Iterator[tuple[str, Tensor]]:
         """Yield name and value of every tensor, each made when it is asked for; none is kept here.
 
@@ -47,8 +47,9 @@ class Match:
             place: called with name, tensor, and whether that still lies in a file; returns it where it belongs.
             reader: returns a stored tensor; None: as its file has it.
             done: is told of every stored tensor once what it makes was yielded and the next value is asked for.
+            there: names of tensors that are not wanted.
         """
-        for first in self.sources:
+        for first in (each for each in self.sources if not self.made[each].keys() <= set(there)):
             inputs = [(reader or read)(entry) for entry, _ in self.sources[first]]
             mapped = {x.untyped_storage().data_ptr() for x in inputs}
             values = self.convert(first, inputs)

@@ -1,19 +1,23 @@
 """Layers that come to rest one by one while a model is filled, so that it is never whole where it does not rest."""
 
+import math
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ...core.contracts import PlacedUnit
+from ...core.contracts import PlacedUnit, Scheme
 from ...core.errors import HybridOptError
 from ...core.files.mapping import Extent
 from ..placement.placement import Placement
-from ..placement.placing import Placed, Placing
+from ..placement.placing import Placing
+from ..placement.unit_files import UnitFiles
 from ..placement.units import pieces, units
 from ..quantization.layers import is_named
+from .keeping import Keeping
 from .mapped_source import MappedSource
 from .matching import Match
 from .weight_files import Stored, read
@@ -31,6 +35,8 @@ class Resting:
         placement: where the layers rest; "host" or "disk".
         device: that computes.
         layers: names of the weights that are quantized.
+        scheme: what they are quantized with.
+        files: where weights are kept that no file of the base holds as they are used; None: nowhere.
 
     Raises:
         HybridOptError: a layer is to be read from disk while it is used, and no file holds it as it is used.
@@ -44,6 +50,8 @@ class Resting:
         placement: Placement,
         device: torch.device,
         layers: Collection[str] = (),
+        scheme: Scheme | None = None,
+        files: UnitFiles | None = None,
     ):
         self._model, self._device, self._dtypes, self._quantized = model, device, dtypes, set(layers)
         self._source = MappedSource() if sys.platform == "linux" else None
@@ -52,10 +60,30 @@ class Resting:
         self._names = {piece.name for unit in self._units for piece in unit.pieces}
         self._stored = {name: entry for name, entry in found.as_stored().items() if name in self._names}
         self._extents = self._in_files()
+        self._keeping: Keeping | None = None
+        self.there: set[str] = set()  # names of tensors that have their values before any is read
         if placement.base == "disk":
-            self._check_in_files()
+            if files is None:
+                self._check_in_files()
+            else:
+                wanted = {unit: self._wanted(unit, found, scheme) for unit in self._units}
+                wanted = {unit: names for unit, names in wanted.items() if names}
+                self._keeping = Keeping(files, model, scheme, layers, wanted, device)
         self._left = _by_unit(self._units, (name for each in found.made.values() for name in each))
         self._of = {name: unit for unit, names in self._left.items() for name in names}
+
+    @contextmanager
+    def open(self) -> Iterator["Resting"]:
+        """Take what is kept already, keep other processes from writing the same, and let all rest in the end."""
+        if self._keeping is None:
+            yield self
+        else:
+            with self._keeping.open() as there:
+                self.there = set(there)
+                for name in there:
+                    self.filled(name)
+                yield self
+        self._placing.finish()
 
     def read(self, entry: Stored) -> Tensor:
         """Return a stored tensor without memory of its own, if it lies where it can be used."""
@@ -88,11 +116,18 @@ class Resting:
         if not self._left[unit]:
             unit.module = self._model.get_submodule(unit.name)
             unit.pieces = pieces(self._model, unit)
-            self._placing.rest(unit, self._extents)
+            if self._keeping is not None:
+                self._keeping.keep(unit)
+            self._placing.rest(unit, self._extents | (self._keeping.extents() if self._keeping else {}))
 
-    def finish(self) -> Placed:
-        """Let the layers be fetched whenever they are used."""
-        return self._placing.finish()
+    def _wanted(self, unit: PlacedUnit, found: Match, scheme: Scheme | None) -> dict[str, int]:
+        """Return the names of the weights of a unit that no file holds as they are used, with their bytes."""
+        shapes = {name: shape for each in found.made.values() for name, shape in each.items()}
+        names = [piece.name for piece in unit.pieces if piece.name not in self._extents]
+        sizes = {name: math.prod(shapes[name]) * self._dtypes[name].itemsize for name in names}
+        if scheme is not None:
+            sizes |= {name: scheme.nbytes(shapes[name]) for name in names if is_named(name, self._quantized)}
+        return sizes
 
     def _in_files(self) -> dict[str, tuple[Path, Extent]]:
         """Return file and bytes of the tensors that a file holds as they are used, by name."""

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -12,14 +13,17 @@ from torch import nn
 
 from ...core.contracts import Scheme
 from ...core.errors import HybridOptError, HybridOptWarning
+from ...core.files.paths import path_of
 from ...core.memory import enough_memory
 from ..placement.placement import Placement, read_placement
-from ..quantization.known import named
+from ..placement.unit_files import UnitFiles
+from ..quantization.known import frozen_names, named
 from ..quantization.targets import chosen, warn_of_read
 from ..roles import head_modules
 from ..unquantized import unquantized
 from .building import build, check_folder, kept_in_fp32, read_model_config
 from .filling import InputGradients, fill, finish
+from .keeping import key_of
 from .matching import match, shared_names
 from .resting import Resting
 from .weight_files import Stored, read, stored
@@ -93,24 +97,43 @@ def filled(folder: Path, config: Any, entries: dict[str, Stored], how: How, new:
         _check_ties(model, entries)
     layers = _layers(model, scheme, how.skip, target)
     dtypes = _dtypes(model)
-    resting = None if how.placement is None else Resting(model, found, dtypes, how.placement, target, layers)
+    if how.placement is not None and scheme is not None and scheme.trains:
+        raise HybridOptError(
+            f"quantization={scheme.name!r} trains the weights of layers, and placement={how.placement.base!r} is for "
+            f"frozen ones; take quantization={frozen_names()}, or leave placement out",
+            "load",
+        )
     if scheme is not None:
         _tell(model, scheme, layers, how.skip)
-    with enough_memory(f"load: {folder} onto {str(target)!r}", CURE):
-        if resting is None:
+    with ExitStack() as stack:
+        stack.enter_context(enough_memory(f"load: {folder} onto {str(target)!r}", CURE))
+        if how.placement is None:
             values = found.tensors(lambda name, value, copied: value.to(target, dtypes[name], copy=copied))
             fill(model, values, scheme, layers)
         else:
-            values = found.tensors(resting.place, resting.read, resting.done)
+            files = _files(folder, entries, model, scheme, layers, how.placement, target)
+            resting = Resting(model, found, dtypes, how.placement, target, layers, scheme, files)
+            stack.enter_context(resting.open())
+            values = found.tensors(resting.place, resting.read, resting.done, resting.there)
             fill(model, values, scheme, layers, resting.filled)
         fill(model, ((name, torch.empty_like(model.get_parameter(name), device=target)) for name in new))
         finish(model, target)
-        if resting is not None:
-            resting.finish()
     _generation(model, folder)
     if scheme is not None and not scheme.trains:
         InputGradients.of(model)
     return model
+
+
+def _files(folder, entries, model, scheme, layers, placement, target) -> UnitFiles | None:
+    """Return the files of the cache that a placement names."""
+    if placement.cache is None or placement.base != "disk":
+        return None
+    cache = path_of(placement.cache, "cache")
+    if cache.resolve() == folder.resolve():
+        raise HybridOptError(
+            f"cache={str(cache)!r} is the folder of the model, which is never written; give another one", "placement"
+        )
+    return UnitFiles(cache, key_of(folder, entries, model, scheme, layers, target.type))
 
 
 def _device(device) -> torch.device:

@@ -1,5 +1,6 @@
 """Weights that become codes in their own modules, and what a state dict holds of them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from .coded import plain
 __all__ = ["pack_", "unhook_", "unpack_"]
 
 
-def pack_(owner: nn.Module, member: str, scheme: Scheme) -> None:
+def pack_(owner: nn.Module, member: str, scheme: Scheme, kept: Mapping[str, Tensor] | None = None) -> None:
     """Put codes in the place of a weight of a module, under the same name; they require gradients if it did.
 
     A state dict then holds plain tensors ("weight.codes" and the constants) and is taken back with them, or with a
@@ -20,9 +21,10 @@ def pack_(owner: nn.Module, member: str, scheme: Scheme) -> None:
         owner: the module that has the weight.
         member: name of the weight in it.
         scheme: what the weight is kept by; a frozen one leaves no gradient.
+        kept: codes and constants that it was made of before, by name; None: they are made of its values.
     """
     old = owner.get_parameter(member)
-    packed = scheme.pack(old)
+    packed = scheme.pack(old) if kept is None else scheme.pack(old.detach().to("meta")).of(dict(kept))
     setattr(owner, member, nn.Parameter(packed, old.requires_grad and scheme.trains))
     if not any(_own(hook) is _unfold for hook in owner._state_dict_hooks.values()):
         owner.register_state_dict_post_hook(_unfold)

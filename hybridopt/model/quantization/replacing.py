@@ -1,8 +1,8 @@
 """Weights of a live model become quantized ones, and float ones again."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...core.contracts import Scheme
 from ...core.registry import every
@@ -11,7 +11,7 @@ from .layers import is_linear, place
 from .owners import owner
 from .packing import pack_, unpack_
 
-__all__ = ["dequantize_", "guard_", "quantize_", "twins_"]
+__all__ = ["assemble_", "dequantize_", "guard_", "quantize_", "twins_"]
 
 
 def quantize_(model: nn.Module, scheme: Scheme, names: Iterable[str]) -> None:
@@ -26,6 +26,23 @@ def quantize_(model: nn.Module, scheme: Scheme, names: Iterable[str]) -> None:
         names: of linear layers, or of other weights by themselves; with none of them nothing happens.
     """
     _replace_(model, names, scheme.quantize, scheme)
+
+
+def assemble_(model: nn.Module, scheme: Scheme, name: str, kept: Mapping[str, Tensor]) -> None:
+    """Put what `quantize_` once made of a weight in its place, of the tensors that it was kept as.
+
+    Args:
+        model: whose weight may be on the meta device.
+        scheme: that made them.
+        name: of the weight, as of `quantize_`.
+        kept: all that the weight consists of, by name (`Scheme.kept`, or the parts of a packed weight).
+    """
+    module, member = place(model, name)
+    if member == "weight" and is_linear(module):
+        model.set_submodule(name, scheme.assembled(module, kept))
+    else:
+        pack_(module, member, scheme, kept)
+    scheme.mark_(model)
 
 
 def twins_(model: nn.Module, scheme: Scheme, names: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
-from ...saving.lock import locked
+from ...core.files.lock import locked
 
 __all__ = ["Place"]
 

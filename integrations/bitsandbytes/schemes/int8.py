@@ -1,6 +1,7 @@
 """8-bit codes with a scale for each row."""
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -59,6 +60,12 @@ class Int8Scheme(FrozenScheme):
         new = _layer(shape)
         new.weight = nn.Parameter(codes, requires_grad=False)
         new.weight.CB, new.weight.SCB = codes, empty(shape[0])
+        return in_its_place(new, layer)
+
+    def assembled(self, layer: Any, kept: Mapping[str, Tensor]) -> nn.Module:
+        """Return a Linear8bitLt of these codes and scales."""
+        new = _layer(matrix_shape(layer))
+        new.weight = _weight(kept["codes"], kept["SCB"])
         return in_its_place(new, layer)
 
     def packs(self, weight: Tensor) -> bool:
