@@ -18,7 +18,7 @@ from .placement import Placement
 from .streamer import Streamer
 from .units import units
 
-__all__ = ["Placed", "Placing", "place_", "placed"]
+__all__ = ["Placed", "Placing", "backend_for", "place_", "placed"]
 
 Stored = Mapping[str, tuple[Path, Extent]]  # by the name of a tensor: the file and the bytes that hold its values
 # Hooks of the model alone keep its placement: layers that know their model would keep both for ever otherwise.
