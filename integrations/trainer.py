@@ -131,7 +131,8 @@ class HybridTrainerMixin(Resuming, PreparedBatches):
         self.tokens_seen.add(inputs)
         optimizer = _bare(self.optimizer)
         if optimizer is None or not optimizer.probes_needed:
-            return super().training_step(model, inputs, num_items_in_batch)
+            with self._tells(optimizer):
+                return super().training_step(model, inputs, num_items_in_batch)
         halves = isinstance(inputs, Mapping) and set(inputs) == {"fo", "zo"}
         model.train()
         zeroth = self._prepare_inputs(inputs["zo"] if halves else inputs)
@@ -139,7 +140,8 @@ class HybridTrainerMixin(Resuming, PreparedBatches):
         self._probed.append(optimizer.probe(lambda: self._loss(inner, zeroth)))
         with self._prepared_already(zeroth):
             if optimizer.gradients_needed:
-                return super().training_step(model, inputs["fo"] if halves else zeroth, num_items_in_batch)
+                with self._tells(optimizer):
+                    return super().training_step(model, inputs["fo"] if halves else zeroth, num_items_in_batch)
             with self._loss_is(self._probed[-1]):
                 super().training_step(model, zeroth, num_items_in_batch)
         return torch.tensor(self._probed[-1] / self.current_gradient_accumulation_steps, device=self.args.device)

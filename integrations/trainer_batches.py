@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from transformers import Trainer
 
+from hybridopt.optimizer.optimizer import HybridOptimizer
+
 __all__ = ["PreparedBatches", "makes_batches"]
 
 if TYPE_CHECKING:
@@ -41,6 +43,25 @@ class PreparedBatches(Mixed):
         """
         loss = torch.tensor(value, device=self.args.device, requires_grad=True)
         self.__dict__["compute_loss"] = lambda *args, **kwargs: loss * 1  # on the object: before that of any class
+        try:
+            yield
+        finally:
+            del self.__dict__["compute_loss"]
+
+    @contextmanager
+    def _tells(self, optimizer: HybridOptimizer | None) -> Iterator[None]:
+        """Within this context an optimizer whose windows follow the loss is told that of every batch."""
+        if optimizer is None or not optimizer.watches:
+            yield
+            return
+        own = self.compute_loss
+
+        def compute_loss(*args: Any, **kwargs: Any) -> Any:
+            found = own(*args, **kwargs)
+            optimizer.observe(found[0] if isinstance(found, tuple) else found)
+            return found
+
+        self.__dict__["compute_loss"] = compute_loss  # on the object: before that of any class
         try:
             yield
         finally:

@@ -12,6 +12,7 @@ from .changing import check, joined, rebound, say, say_untrained
 from .forms import Forms
 from .groups import Tags, named
 from .hooks import Hooks
+from .pace import Pace
 from .parameters import Parameters
 from .probing.state import ProbeState
 from .trainable import Alive
@@ -34,12 +35,14 @@ class Following:
     param_groups: list[dict[str, Any]]
     state: Any
     _alive: Alive
+    _check_observed: Callable[[], None]
     _backward: Callable[[dict], Sequence[Tensor]]
     _forms: Forms
     _hooked: bool
     _hooks: Hooks
     _lock: Lock
     _looked: bool
+    _pace: Pace | None
     _parameters: Parameters
     _probing: ProbeState
     _release: Release
@@ -60,6 +63,8 @@ class Following:
             with self._lock:  # backward runs a thread for each device
                 if not self._looked:
                     self._look()
+                    if self._release.frees_gradients:
+                        self._check_observed()
         self._release.gradient_ready(self._parameters, name, p, self.nonfinite)
 
     def unhook(self) -> bool:
@@ -136,7 +141,7 @@ class Following:
     def _rebuild(self):
         """Forget what was derived from the groups."""
         self._parameters = Parameters(
-            self, self._tags, self.compile, self._probing.measured, self._trainable, self._turns
+            self, self._tags, self.compile, self._probing.measured, self._trainable, self._turns, self._pace
         )
         self._probing.follow(self._parameters)
         self._tree.hold(self._held())

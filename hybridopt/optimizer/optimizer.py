@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import HybridOptError, HybridOptWarning
-from ..policy.plan import check_scheme
+from ..policy.plan import Entry, check_scheme
 from ..policy.routes import Ready, check_routes, learning_rate, read_policy
 from . import conflicts
 from .clip import Clip
@@ -23,6 +23,7 @@ from .groups import Known, Tags, named, trainable_of
 from .hooks import Hooks
 from .known import in_model
 from .options import check_options
+from .pace import pace_of
 from .probe_face import Probing
 from .probing.state import ProbeState
 from .reach import Reach
@@ -91,6 +92,8 @@ class HybridOptimizer(Probing, Following, Persistent):
         self._tags = Tags(policy, seed, found)
         self.compile, self.nonfinite, self._alive = compile, nonfinite, Alive()
         self._turns, self._told = Turns(), set()
+        planned = [known.treatment for known in (roles or {}).values() if isinstance(known, Entry)]
+        self._pace = pace_of([*(route.use for route in policy.routes), *planned])
         self.release, self._clip = release, Clip(clip, clip_mode)
         self._start()
         self._probing = ProbeState(module)
@@ -123,7 +126,7 @@ class HybridOptimizer(Probing, Following, Persistent):
         """Make what a copy of the optimizer does not share."""
         self._release, self._norm, self._stale = release_class(self.release)(self._clip), None, None
         self._hooks, self._hooked, self._reach, self._first_rate = Hooks(self), False, Reach(), FirstRate()
-        self._forms, self._lock, self._looked = Forms(), Lock(), False
+        self._forms, self._lock, self._looked, self._told_later = Forms(), Lock(), False, False
 
     # ---- groups
 
@@ -164,6 +167,7 @@ class HybridOptimizer(Probing, Following, Persistent):
         if not self._release.midway:
             self._look()
         self._looked = False
+        self._check_observed()
         self._watch()
         if not self._probing.ready(self._parameters):
             return loss
@@ -177,6 +181,8 @@ class HybridOptimizer(Probing, Following, Persistent):
             self._probing.end(self._parameters, skipped)
             for group in self.param_groups:
                 group["step"] += 1
+            if self._pace is not None:
+                self._pace.turn(self._parameters.step)
             self._clip.remember(self.param_groups, self._norm)
         self._probing.clear()
         self._turns.arrived = False
@@ -186,12 +192,48 @@ class HybridOptimizer(Probing, Following, Persistent):
         """Evaluate a closure, with a backward pass where it leaves that to the optimizer; return its loss."""
         probed = self.probe(closure) if self._probing.measured.wanted else None
         if probed is not None and not any(map(self._backward, self._sections())):
+            self.observe(probed)
             return probed
-        with torch.enable_grad():
-            loss = closure()
-            if probed is not None:
-                loss.backward()
+        self._told_later = True
+        try:
+            with torch.enable_grad():
+                loss = closure()
+                if probed is not None:
+                    loss.backward()
+        finally:
+            self._told_later = False
+        if loss is not None:
+            self.observe(loss)
         return loss if probed is None else probed
+
+    # ---- windows that follow the loss
+
+    @property
+    def watches(self) -> bool:
+        """Whether the policy goes by the loss, so that `observe` has to be told of it."""
+        return self._pace is not None
+
+    def observe(self, loss: float | Tensor) -> None:
+        """Tell the loss of a batch, before its backward pass: for policies whose windows follow it (`adafrugal`).
+
+        The mean of all that were told in a window counts, of all processes where there are several; a tensor is read
+        when the window ends. `step(closure)` and `HybridTrainer` tell it by themselves. Other policies take no notice.
+        Raises HybridOptError for what is no number.
+        """
+        if self._pace is not None:
+            self._pace.observe(loss)
+
+    def _check_observed(self) -> None:
+        """Raise HybridOptError, before a weight is changed, if windows follow a loss that nobody has told."""
+        if self._pace is None or self._told_later or not self._pace.blind(self._parameters.step):
+            return
+        if any(float(group["lr"]) for group in self.param_groups) and self._parameters.waiting():
+            since = self._parameters.step - self._pace.begins[-2]
+            raise HybridOptError(
+                "the windows of this policy grow while the loss stalls, and no loss was told in the last "
+                f"{since} steps: call optimizer.observe(loss) before loss.backward(), or optimizer.step(closure); "
+                "HybridTrainer tells it by itself. With gap=None, as in policy 'frugal', windows need no loss"
+            )
 
     @property
     def _step_supports_amp_scaling(self) -> bool:

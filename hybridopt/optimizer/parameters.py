@@ -18,6 +18,7 @@ from ..execution.state import allocate, basis
 from ..execution.task import Task
 from ..policy.job import BASIS
 from .groups import Tags
+from .pace import Pace
 from .probing.measured import Measured
 from .probing.shifts import Shifts
 from .resolved import Resolved
@@ -39,6 +40,7 @@ class Parameters:
         measured: what probes have found for the next step.
         trainable: names that probes train although they have requires_grad=False.
         turns: what steps without an update were.
+        pace: the windows that follow the loss, if any do.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class Parameters:
         measured: Measured,
         trainable: frozenset[str],
         turns: Turns,
+        pace: Pace | None = None,
     ):
         self._optimizer, self._measured, self._turns = weakref.proxy(optimizer), measured, turns
-        self.windows = Windows(tags, optimizer.param_groups)
+        self.windows = Windows(tags, optimizer.param_groups, pace)
         self.shifts = Shifts(self.windows, trainable)
         self._check_shared()
         self._compiles = self._worth_compiling() if compile == "auto" else compile

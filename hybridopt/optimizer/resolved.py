@@ -22,8 +22,9 @@ class Resolved:
         p: the parameter.
         group: its param group, whose numbers (lr, weight_decay, step) may change at every step.
         window: the window for which this holds.
-        ahead: by how many steps the parameter's windows begin early.
-        gap: the split's `update_gap`: steps of a window, 0 for only one.
+        begin: the first step of it.
+        end: the step after its last.
+        gap: the split's `update_gap`: steps of the first window, 0 for only one.
         job: the update of the whole parameter.
         own: the update of the rows that this rank holds; `job` itself unless the parameter is sharded.
         slots: the raw state tensors that this rank keeps, by name, declared for `own`.
@@ -42,7 +43,8 @@ class Resolved:
     p: Tensor
     group: dict
     window: int
-    ahead: int
+    begin: int
+    end: int
     gap: int
     job: Job
     own: Job
@@ -60,18 +62,17 @@ class Resolved:
     @property
     def holds(self) -> bool:
         """Whether it is still true: the parameter is in the same window, and has the same dtype."""
-        now = (self.group["step"] + self.ahead) // self.gap if self.gap else 0
-        return now == self.window and self.p.dtype is self.dtype
+        return self.begin <= self.group["step"] < self.end and self.p.dtype is self.dtype
 
 
-def resolve(name: str, p: Tensor, group: dict, ahead: int, job: Job) -> Resolved:
+def resolve(name: str, p: Tensor, group: dict, window: tuple[int, int, int], job: Job) -> Resolved:
     """Work out what the updates of one parameter share in one window.
 
     Args:
         name: of the parameter.
         p: the parameter.
         group: its param group.
-        ahead: by how many steps its windows begin early.
+        window: that it is in: its number, its first step, and the step after its last.
         job: its update in the window that it is in.
 
     Raises:
@@ -82,8 +83,9 @@ def resolve(name: str, p: Tensor, group: dict, ahead: int, job: Job) -> Resolved
         name=name,
         p=p,
         group=group,
-        window=split.window(group["step"], ahead),
-        ahead=ahead,
+        window=window[0],
+        begin=window[1],
+        end=window[2],
         gap=split.update_gap,
         job=job,
         own=own,

@@ -9,6 +9,7 @@ from ..core.contracts import Release
 from ..core.errors import HybridOptError, HybridOptWarning, shown
 from . import state_matching as loading
 from .groups import Tags
+from .pace import Pace
 from .parameters import Parameters
 from .probing.state import ProbeState
 from .state_regrouping import regrouped, rejoined
@@ -19,6 +20,7 @@ __all__ = ["Persistent"]
 class Persistent(torch.optim.Optimizer):
     """What `HybridOptimizer` has in place of torch's own saving, loading and copying."""
 
+    _pace: Pace | None
     _parameters: Parameters
     _probing: ProbeState
     _release: Release
@@ -38,14 +40,17 @@ class Persistent(torch.optim.Optimizer):
             raise HybridOptError(f"state_dict={shown(state_dict)} is not allowed; {loading.CURE}")
         self._parameters.windows.refresh()
         found: dict = {}
-        log = self._probing.read(state_dict)
+        log, pace = self._probing.read(state_dict), self._pace and self._pace.read(state_dict)
         hooks = (
             self.register_load_state_dict_pre_hook(lambda _, saved: self._matched(saved, found)),
             self.register_load_state_dict_post_hook(lambda _: self.state.update(found), prepend=True),
         )
+        self._parameters.windows.pace = pace
         try:
             super().load_state_dict(state_dict)
+            self._pace = pace
         finally:
+            self._parameters.windows.pace = self._pace
             for hook in hooks:
                 hook.remove()
         self._probing.log = log
@@ -58,13 +63,13 @@ class Persistent(torch.optim.Optimizer):
         if isinstance(groups, list):
             saved = saved | {"param_groups": regrouped(groups, windows.sections)}
         finite = self.nonfinite != "ignore"
-        matched = loading.match(windows.sections, windows.saved_job, saved, found, finite, self._tags.rests)
+        matched = loading.match(windows.sections, windows, saved, found, finite, self._tags.rests)
         return matched | {"param_groups": rejoined(self.param_groups, matched["param_groups"])}
 
     def state_dict(self) -> dict:
         """As torch's; a parameter without state has an empty entry, as torch.distributed.checkpoint wants it."""
         self._check_midway("state_dict")
-        more = self._probing.saved()
+        more = self._probing.saved() | (self._pace.saved() if self._pace else {})
 
         def add(_: torch.optim.Optimizer, saved: dict) -> None:
             loading.complete(saved, self.param_groups)
@@ -96,7 +101,19 @@ class Persistent(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict:
         self._check_midway("copy")
-        own = ("_tags", "_trainable", "nonfinite", "compile", "release", "_clip", "_alive", "_turns", "_told", "_tree")
+        own = (
+            "_tags",
+            "_trainable",
+            "nonfinite",
+            "compile",
+            "release",
+            "_clip",
+            "_alive",
+            "_turns",
+            "_told",
+            "_tree",
+            "_pace",
+        )
         return super().__getstate__() | {k: self.__dict__[k] for k in own} | {"_probing": self._probing.copy()}
 
     def __setstate__(self, state: dict) -> None:

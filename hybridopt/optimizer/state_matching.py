@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, contiguous_format
 
 from ..core.errors import HybridOptError, check_count, shown, written
-from ..policy.job import BASIS, Job, declare
+from ..policy.job import BASIS, declare
 from .groups import named
 from .state_checks import (
     CURE,
@@ -20,6 +20,7 @@ from .state_checks import (
     check_shapes,
     check_tensor,
 )
+from .windows import Windows
 
 __all__ = ["CURE", "complete", "match"]
 
@@ -39,7 +40,7 @@ def complete(saved: dict, live: list[dict]) -> None:
 
 def match(
     live: list[dict],
-    job_at: Callable[..., Job],
+    windows: Windows,
     saved: dict,
     found: dict,
     finite: bool = True,
@@ -49,7 +50,7 @@ def match(
 
     Args:
         live: the optimizer's param groups.
-        job_at: called with (group, name, parameter, window); returns the Job, which says what the parameter keeps.
+        windows: says in which window a parameter is, and what it keeps in any.
         saved: the state dict, as `state_dict()` returned it.
         found: is filled with the saved state, by live parameter.
         finite: refuse NaN and infinity in it.
@@ -78,7 +79,7 @@ def match(
         ids = dict(zip(theirs["param_names"], theirs["params"], strict=True))
         for name, p in zip(mine["param_names"], mine["params"], strict=True):
             if saved["state"].get(ids[name]):
-                states[p] = _state(job_at, theirs, name, p, saved["state"][ids[name]], finite)
+                states[p] = _state(windows, theirs, name, p, saved["state"][ids[name]], finite)
     found.update(states)
     return {"state": {}, "param_groups": [_ordered(m, t) for m, t in zip(live, groups, strict=True)]}
 
@@ -148,12 +149,12 @@ def _copied(value, key):
         raise HybridOptError(f"a saved group has {key}={shown(value)}, which cannot be copied: {error}") from error
 
 
-def _state(job_at, group, name, p, state, finite):
+def _state(windows, group, name, p, state, finite):
     where = f"the saved state of {name!r}"
     if not all(isinstance(key, str) for key in state):
         raise HybridOptError(f"{where} is {shown(state)}; {CURE}")
     check_count(where, "step", state.get("step"), 0, MOST_STEPS)  # a step that was interrupted counts for some alone
-    job = _job(job_at, group, name, p, state.get("window"))
+    job = _job(windows, group, name, p, state.get("window"))
     wanted = declare(job)
     for key in sorted(set(state) - {"step", "window"}):
         if key not in wanted:
@@ -164,15 +165,13 @@ def _state(job_at, group, name, p, state, finite):
     return {k: _own(v, p) if isinstance(v, Tensor) else v for k, v in state.items()}
 
 
-def _job(job_at, group, name, p, window):
+def _job(windows, group, name, p, window):
     """Return the update of a parameter in the window that its state is of."""
-    job = job_at(group, name, p, 0)
-    split = job.treatment.split
-    now = split.window(group["step"], split.ahead(group["seed"], name))
-    check_count(f"the saved state of {name!r}", "window", window, 0, now)
+    split = windows.saved_job(group, name, p, 0).treatment.split
+    check_count(f"the saved state of {name!r}", "window", window, 0, windows.number(group, name))
     if split.by_turns:
         check_count(f"the saved group of {name!r}", "step", group["step"], 0, split.begin(MOST_TURNS + 1))
-    return job_at(group, name, p, window)
+    return windows.saved_job(group, name, p, window)
 
 
 def _check_complete(where, job, wanted, there):

@@ -1,10 +1,13 @@
 """All parameters of an optimizer, resolved once for the window of steps that each is in."""
 
+import sys
+
 from torch import Tensor
 
 from ..core.contracts import Draw, Population
 from ..policy.job import BASIS, Job, arithmetic, declare, seen_as
 from .groups import Tags, named
+from .pace import Pace
 from .resolved import Resolved, resolve
 
 __all__ = ["Windows", "carried_over"]
@@ -30,10 +33,16 @@ def carried_over(state: dict, job: Job, window: int) -> dict:
 
 
 class Windows:
-    """The parameters of an optimizer by name, resolved anew where a window has ended; nothing here need be saved."""
+    """The parameters of an optimizer by name, resolved anew where a window has ended; nothing here need be saved.
 
-    def __init__(self, tags: Tags, groups: list[dict]):
-        self._tags, self.sections = tags, tags.sections(groups)
+    Args:
+        tags: the treatments of the groups.
+        groups: of the optimizer.
+        pace: the windows of treatments whose windows follow the loss; None where there are none.
+    """
+
+    def __init__(self, tags: Tags, groups: list[dict], pace: Pace | None = None):
+        self._tags, self.sections, self.pace = tags, tags.sections(groups), pace
         self._group = {name: group for group in self.sections for name in group["param_names"]}
         self._known: dict[str, Resolved] = {}
         self._all: list[Resolved] = []
@@ -94,7 +103,14 @@ class Windows:
         if not split.by_turns:
             return self.job_at(group, name, p, window)
         alone = Population(((name, p.numel()),))
-        return self._job(group, name, p, Draw(group["seed"], name, 0, split.begin(window), alone))
+        return self._job(group, name, p, Draw(group["seed"], name, 0, self._span(group, window)[0], alone))
+
+    def number(self, group: dict, name: str) -> int:
+        """Return the number of the window that a parameter is in at the step of a group, live or saved."""
+        t = self._tags.treatment(group)
+        if t.gap is not None and self.pace is not None:
+            return self.pace.window(group["step"])
+        return t.split.window(group["step"], t.split.ahead(group["seed"], name))
 
     def draw(self, group: dict, name: str, window: int) -> Draw:
         """Return the random choices of a parameter's split in a window.
@@ -105,7 +121,7 @@ class Windows:
             window: the number of the window, from 0.
         """
         split, seed = self._tags.treatment(group).split, group["seed"]
-        begin = split.begin(window, split.ahead(seed, name))
+        begin = self._span(group, window, split.ahead(seed, name))[0]
         return Draw(seed, name, window, begin, self._population("split", split))
 
     def probe_draw(self, group: dict, name: str) -> Draw:
@@ -122,17 +138,24 @@ class Windows:
     def _mark(self, group):
         """Return what a group's parameters are resolved for: window, or step if these spread, identities, dtypes."""
         params, split = group["params"], self._tags.treatment(group).split
-        now = group["step"] if split.spread else split.window(group["step"])
+        now = group["step"] if split.spread else self.number(group, "")
         return now, list(map(id, params)), [p.dtype for p in params]
 
     def _resolved(self, group, name, p):
         known = self._known.get(name)
         if known is None or known.p is not p or not known.holds:
-            split = self._tags.treatment(group).split
-            ahead = split.ahead(group["seed"], name)
-            job = self.job_at(group, name, p, split.window(group["step"], ahead))
-            known = self._known[name] = resolve(name, p, group, ahead, job)
+            window = self.number(group, name)
+            span = self._span(group, window, self._tags.treatment(group).split.ahead(group["seed"], name))
+            known = self._known[name] = resolve(name, p, group, (window, *span), self.job_at(group, name, p, window))
         return known
+
+    def _span(self, group, window, ahead=0):
+        """Return the first step of a window and the step after its last, for windows that begin `ahead` of time."""
+        t = self._tags.treatment(group)
+        if t.gap is not None and self.pace is not None:
+            return self.pace.span(window)
+        split = t.split
+        return split.begin(window, ahead), split.begin(window + 1, ahead) if split.update_gap else sys.maxsize
 
     def _population(self, axis, part):
         """Return all parameters that share this split or source."""

@@ -99,8 +99,9 @@ def pack_routes(policy: Ready[Route]) -> list[dict[str, Any]]:
 
 
 def pack_treatment(treatment: Treatment) -> dict[str, Any]:
-    """Return a treatment as plain data, axis by axis."""
-    return {f.name: pack(vars(treatment)[f.name]) for f in fields(treatment)}
+    """Return a treatment as plain data, axis by axis; without a gap where there is none, as older versions."""
+    found = {f.name: pack(vars(treatment)[f.name]) for f in fields(treatment)}
+    return found if treatment.gap is not None else {k: v for k, v in found.items() if k != "gap"}
 
 
 def unpack_routes(data: dict[str, Any]) -> Policy:
@@ -203,9 +204,9 @@ def _use(body: Treatment, where: str) -> Treatment | None:
     """Return the treatment at a place; made only when asked for, as not every body has a state-free form."""
     match where:
         case "full":
-            return replace(body, split=Whole(), lr_scale=1.0)
+            return replace(body, split=Whole(), lr_scale=1.0, gap=None)
         case "free":
-            return replace(body, split=Empty())
+            return replace(body, split=Empty(), gap=None)
     return body if where == "split" else None
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..core.contracts import Codec, ParameterInfo, Rule, Source, Split, Store
+from ..core.contracts import Codec, GapSchedule, ParameterInfo, Rule, Source, Split, Store
 from ..core.contracts.check import check_part
 from ..core.errors import HybridOptError, check_number
 from ..parts.codecs.fp32 import Fp32
@@ -27,7 +27,8 @@ class Treatment:
     it is chosen anew. codec: how state is kept. store: how the weight is kept (None: stochastic rounding for bfloat16
     and 8-bit codes, as torch does otherwise). lr_scale multiplies every update, free_lr_scale the state-free ones
     besides; decay uses the plain lr. weight_decay: None takes the optimizer's. reset: forget the state when the split
-    is chosen anew. source: where the gradient comes from, the backward pass or probes of the loss.
+    is chosen anew. source: where the gradient comes from, the backward pass or probes of the loss. gap: how long
+    windows are after the first, by the losses that `optimizer.observe` is told; None: all have `update_gap` steps.
     """
 
     full: Rule = field(default_factory=AdamW)
@@ -40,6 +41,7 @@ class Treatment:
     weight_decay: float | None = None
     reset: bool = True
     source: Source = field(default_factory=Backprop)
+    gap: GapSchedule | None = None
 
     def __post_init__(self) -> None:
         self._check_parts()
@@ -58,8 +60,20 @@ class Treatment:
                 "free='no_update' without a state-full part trains nothing; freeze the parameter instead (None in a "
                 "Route, 'frozen' in a policy), or take density > 0, signsgd or sgd"
             )
+        if self.gap is not None:
+            self._check_gap(self.gap)
         if not self.reset and callable(self.split.density):
             raise HybridOptError("reset=False keeps state over windows and needs a constant density; got a schedule")
+
+    def _check_gap(self, gap: GapSchedule) -> None:
+        if not callable(gap):
+            raise HybridOptError(f"gap={gap!r} is not allowed; give a GapSchedule, such as Stalling()", "Treatment")
+        _check_hashable("gap", gap)
+        if not self.split.update_gap or self.split.spread:
+            raise HybridOptError(
+                f"gap={gap!r} is for windows that begin in the same step for all; split={self.split!r} has none such: "
+                "take columns, rows, randk or block, or spread=False"
+            )
 
     def _check_parts(self) -> None:
         check_part("Treatment", "full", self.full, Rule)

@@ -37,9 +37,10 @@ RUNS = {
     "addax fused": ADDAX | {"assignment": Halves(16, 3, 4), "optimizer_options": {"release": "fused"}},
     "adamw beside spsa": {"policy": MIXED, "learning_rate": 1e-3},
     "frugal": {"policy": "frugal", "policy_options": {"density": 0.5, "update_gap": 2}, "learning_rate": 1e-2},
+    "adafrugal": {"policy": "adafrugal", "policy_options": {"update_gap": 2, "threshold": 1.0}, "learning_rate": 1e-2},
     "lomo": {"policy": "lomo", "learning_rate": 1e-1, "optimizer_options": {"release": "fused"}},
 }
-PROBING = [name for name in RUNS if name not in ("frugal", "lomo")]
+PROBING = [name for name in RUNS if name not in ("frugal", "adafrugal", "lomo")]
 
 
 def rows(count=24):

@@ -38,6 +38,14 @@ def trainer(model, form, folder, callbacks=(), **changes):
     )
 
 
+def test_a_policy_that_goes_by_the_loss_wants_a_trainer_that_tells_it(tmp_path):
+    model = hybridopt.wrap(tiny_llama(), policy="adafrugal")
+    before = bits(model)
+    with pytest.raises(hybridopt.HybridOptError, match="no loss was told.*HybridTrainer tells it by itself"):
+        trainer(model, "optimizer", tmp_path).train()
+    assert equal(bits(model), before)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_resumed_run_ends_in_the_bits_of_an_uninterrupted_one(tmp_path, kind, form):

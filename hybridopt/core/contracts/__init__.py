@@ -15,7 +15,7 @@ from .placement import Piece, PlacedUnit, PlacementBackend, Traffic
 from .policy import Ready
 from .release import Clipping, Named, Release, ReleasedParameters
 from .rule import Rule
-from .schedule import Schedule
+from .schedule import GapSchedule, Schedule
 from .scheme import Make, Room, Scheme
 from .source import Noise, ProbeScheme, Source
 from .split import Part, Split
@@ -32,6 +32,7 @@ __all__ = [
     "CodedWeight",
     "Density",
     "Draw",
+    "GapSchedule",
     "Launcher",
     "Make",
     "Merging",

@@ -1,0 +1,32 @@
+"""AdaFRUGAL."""
+
+from dataclasses import dataclass, replace
+
+from ...core.contracts import Density
+from ...parts.schedules.linear import Linear
+from ...parts.schedules.stalling import Stalling
+from ..treatment import Treatment
+from .frugal import Frugal
+
+__all__ = ["AdaFrugal"]
+
+
+@dataclass(frozen=True)
+class AdaFrugal(Frugal):
+    """AdaFRUGAL (arXiv 2601.11568): FRUGAL with a density that falls, and windows that grow while the loss stalls.
+
+    density: by default from 0.25 to 0.05 in 10,000 steps; give Linear(0.25, 0.05, the run's steps). update_gap: steps
+    of the first window. Where the mean loss of a window differs from the last one's by less than `threshold` of it,
+    the next is gap_factor times as long, up to longest_gap. The loss is told by optimizer.observe(loss), step(closure)
+    or HybridTrainer. All else as in frugal; split svd and random with spread=False.
+    """
+
+    density: Density = Linear(0.25, 0.05, 10_000)
+    update_gap: int = 100
+    longest_gap: int = 1000
+    gap_factor: float = 1.5
+    threshold: float = 0.005
+
+    def make_body(self) -> Treatment:
+        """Return FRUGAL's treatment of linear and convolution weights, with windows that follow the loss."""
+        return replace(super().make_body(), gap=Stalling(self.longest_gap, self.gap_factor, self.threshold))
