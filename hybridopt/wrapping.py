@@ -16,6 +16,7 @@ from .model.foreseen import Changes, foreseen
 from .model.kept_codes import codes_record, unknown, updated
 from .model.loading.unstored import unstored
 from .model.originals import altered
+from .model.placement.placing import placed
 from .model.quantization.coded import coded_names
 from .model.quantization.known import frozen_names, named
 from .model.quantization.layers import place
@@ -156,6 +157,8 @@ def attach_strategy(
         plan: the policy resolved on this model; where it is of other parameters, or None, it is resolved anew.
     """
     guard_(model)
+    if (there := placed(model)) is not None:
+        there.settle()
     inner = _inner_strategy(model)
     strategy = Strategy(model, policy, seed, origin, plan)
     if coded := coded_names(model):

@@ -22,6 +22,7 @@ class PeftAdapters(Adapters):
 
     files = (saved.WEIGHTS, saved.CONFIG)
     wrapped = ("base_layer", "original_module", "token_adapter")
+    writers = ("merge", "unmerge", "unload_and_optionally_merge_module")
     owns = staticmethod(tree.owns)
     members = staticmethod(tree.members)
     adapts = staticmethod(tree.adapts)

@@ -28,6 +28,9 @@ class Adapters(Protocol):
     wrapped: tuple[str, ...]
     """What it calls the layer that it has put itself around, as a member of itself."""
 
+    writers: tuple[str, ...]
+    """The methods of its layers that change the weights of the base, as merging does."""
+
     # ---- configurations
 
     @abstractmethod

@@ -1,6 +1,5 @@
 """Hooks that fetch a unit before its forward and before its backward pass."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,16 +8,17 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ...core.contracts import PlacedUnit
-from ...core.errors import HybridOptError, HybridOptWarning
+from ...core.errors import HybridOptError
+from .copies import Copied
 from .outputs import tensors_in
 
-__all__ = ["Copied", "attach", "notice_end"]
+__all__ = ["attach", "notice_end"]
 
 Need = Callable[[PlacedUnit], None]
 
 
-def attach(unit: PlacedUnit, need: Need, again: bool = True) -> list[RemovableHandle]:
-    """Call `need(unit)` before the module of a unit runs forward or backward; return what removes the hooks.
+def attach(unit: PlacedUnit, visit: Need, need: Need, again: bool = True) -> list[RemovableHandle]:
+    """Let a unit be fetched before its module runs forward or backward; return what removes the hooks.
 
     The backward pass of a unit begins when the gradient of one of its outputs is there: before anything of it is
     computed again, and before operations that keep weights to themselves read them (bitsandbytes' do). The modules
@@ -27,12 +27,13 @@ def attach(unit: PlacedUnit, need: Need, again: bool = True) -> list[RemovableHa
 
     Args:
         unit: of a model.
-        need: fetches it.
+        visit: fetches it, before its module is called.
+        need: fetches it, before a part of it is called, and before it runs backward.
         again: may gradients be differentiated again? Not where operations keep memory that is empty by then.
     """
     holders = {id(p) for p in (piece.tensor for piece in unit.pieces)}
     inner = [m for m in unit.module.modules() if m is not unit.module and _holds(m, holders)]
-    handles = [unit.module.register_forward_pre_hook(_Before(unit, need), prepend=True)]
+    handles = [unit.module.register_forward_pre_hook(_Before(unit, visit), prepend=True)]
     handles += [each.register_forward_pre_hook(_Within(unit, need)) for each in inner]
     after = _After(unit, need, again)
     return handles + [each.register_forward_hook(after) for each in (unit.module, *inner)]
@@ -47,39 +48,9 @@ def _holds(module: nn.Module, tensors: set[int]) -> bool:
     return any(id(p) in tensors for p in module._parameters.values())
 
 
-class Copied:
-    """What belongs to a placed model alone; in its copies and pickles, whose weights are ordinary, it does nothing.
-
-    Args:
-        first: is it the one that says so?
-        known: a tensor of the model.
-    """
-
-    def __init__(self, first: bool, known: Tensor):
-        self._first, self._known = first, known
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "_Idle":
-        if id(self._known) not in memo:  # else the weights are somebody's own, such as some without memory
-            self._tell()
-        return _Idle()
-
-    def __reduce__(self) -> "tuple[type[_Idle], tuple[()]]":
-        self._tell()
-        return _Idle, ()
-
-    def _tell(self) -> None:
-        if self._first:
-            warnings.warn(
-                "the copy of a placed model is not placed: all its weights are in memory; load another one with "
-                "placement=... instead",
-                HybridOptWarning,
-                stacklevel=2,
-            )
-
-
 class _Hook(Copied):
     def __init__(self, unit: PlacedUnit, need: Need):
-        super().__init__(unit.index == 0 and isinstance(self, _Before), unit.pieces[0].tensor)
+        super().__init__(unit.pieces[0].tensor)
         self.unit, self.need = unit, need
 
 
@@ -137,8 +108,3 @@ def _outside(call: Callable[[Any], None], argument: Any) -> None:
 
 
 _outside._torchdynamo_disable = True  # type: ignore[attr-defined]  # as torch.compiler.disable does, without an import
-
-
-class _Idle:
-    def __call__(self, module: nn.Module, args: Any, output: Any = None) -> None:
-        """Do nothing."""

@@ -1,22 +1,26 @@
 """Models whose layers rest elsewhere: how they become so, and cease to be."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from ...core.contracts import PlacedUnit, PlacementBackend, Traffic
 from ...core.errors import HybridOptError
 from ...core.files.mapping import Extent
 from ...core.registry import every_class
 from ..adapters import bare
+from .guards import guard
 from .hooks import attach, notice_end
+from .newcomers import Newcomers
 from .placement import Placement
 from .streamer import Streamer
 from .units import units
+from .whole import Calls
 
 __all__ = ["Placed", "Placing", "backend_for", "place_", "placed"]
 
@@ -29,15 +33,22 @@ class Placed:
     """The placement of one model, while it lasts.
 
     Args:
+        model: of which layers rest elsewhere from now on.
         placement: as it was asked for, with nothing left to "auto".
         device: that computes.
         streamer: fetches the units.
-        hooks: on their modules.
     """
 
-    def __init__(self, placement: Placement, device: torch.device, streamer: Streamer, hooks: list[RemovableHandle]):
-        self.placement, self.device, self.streamer = placement, device, streamer
-        self._hooks = hooks
+    def __init__(self, model: nn.Module, placement: Placement, device: torch.device, streamer: Streamer):
+        self.placement, self.device, self.streamer = placement, torch.empty(0, device=device).device, streamer
+        self._model = weakref.ref(bare(model))
+        again = streamer.backend.keeps_memory
+        self._hooks = {
+            unit: [*attach(unit, self.visit, self.need, again), notice_end(unit, self.done)] for unit in self.units
+        }
+        self._new = {unit: Newcomers(unit, self.device, partial(self._merge, unit)) for unit in self.units}
+        self._guards = self._guarded()
+        _PLACED[bare(model)] = weakref.ref(self)
 
     @property
     def units(self) -> list[PlacedUnit]:
@@ -49,6 +60,11 @@ class Placed:
         """Return what was moved so far."""
         return self.streamer.traffic
 
+    def visit(self, unit: PlacedUnit) -> None:
+        """Let a unit be computed with from its beginning, adapters that were put on it meanwhile included."""
+        self._new[unit].settle()
+        self.streamer.need(unit)
+
     def need(self, unit: PlacedUnit) -> None:
         """Let a unit be computed with."""
         self.streamer.need(unit)
@@ -57,15 +73,66 @@ class Placed:
         """Note that a forward pass through a unit has ended."""
         self.streamer.done(unit)
 
+    def settle(self) -> None:
+        """Bring adapters that were put on the model to the device that computes."""
+        for each in self._new.values():
+            each.settle()
+
     def rest(self) -> None:
         """Let every weight be where it rests."""
         self.streamer.rest()
 
+    def give_up(self, unit: PlacedUnit) -> None:
+        """Leave the weights of one unit where they rest, as ordinary tensors; the others go on as ever."""
+        if unit not in self._hooks:
+            return
+        self.streamer = self.streamer.without(unit)
+        for hook in self._hooks.pop(unit):
+            hook.remove()
+        self._unguard()
+        if self.units:
+            self._guards = self._guarded()
+        else:
+            self._close()
+
     def end(self) -> None:
         """Take all hooks off and leave every weight where it rests, as an ordinary tensor."""
-        for hook in self._hooks:
-            hook.remove()
+        for hooks in self._hooks.values():
+            for hook in hooks:
+                hook.remove()
+        for each in self._new.values():
+            each.leave()
+        self._hooks = {}
+        self._unguard()
+        self._close()
+
+    def _close(self) -> None:
         self.streamer.close()
+        _PLACED.pop(self._model(), None)  # type: ignore[arg-type]  # None is no key of it
+
+    def _guarded(self) -> list[Any]:
+        model = self._model()
+        assert model is not None  # whoever calls has it
+        calls = model.register_forward_pre_hook(Calls(self, self.units[0].pieces[0].tensor), with_kwargs=True)
+        return [calls, *guard(model, self)]
+
+    def _unguard(self) -> None:
+        for each in self._guards:
+            each.remove()
+        self._guards = []
+
+    def _merge(self, unit: PlacedUnit, layer: nn.Module, change: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Give a unit up, and let a layer change its weights on the device; they are on the host afterwards."""
+        self.give_up(unit)
+        held = {id(piece.tensor): piece for piece in unit.pieces}
+        inner = [m for m in layer.modules() if any(id(p) in held for p in m._parameters.values())]
+        for piece in [held[id(p)] for m in inner for p in m._parameters.values() if id(p) in held]:
+            piece.point(piece.tensor.data.to(self.device, copy=True))  # no file holds it from now on
+        try:
+            return change(*args, **kwargs)
+        finally:
+            for module in inner:
+                module.to("cpu")
 
 
 def placed(model: nn.Module) -> Placed | None:
@@ -114,12 +181,7 @@ class Placing:
         """Let the units that rest be fetched whenever they are used."""
         found = sorted(self._units, key=lambda unit: unit.index)
         streamer = Streamer(found, self._carrier, self._placement, self._traffic)
-        result = Placed(self._placement, self._device, streamer, hooks := [])
-        for unit in found:
-            hooks += attach(unit, result.need, self._carrier.keeps_memory)
-            hooks.append(notice_end(unit, result.done))
-        _PLACED[bare(self._model)] = weakref.ref(result)
-        return result
+        return Placed(self._model, self._placement, self._device, streamer)
 
 
 def place_(

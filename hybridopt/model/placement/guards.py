@@ -1,0 +1,132 @@
+"""What would move, cast, load or merge weights that rest elsewhere is refused, or leaves them alone."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ...core.contracts import PlacedUnit
+from ...core.errors import HybridOptError
+from ..adapters import bare
+from .copies import Copied, Overridden
+from .placement import Placement
+
+__all__ = ["Guarded", "guard", "not_trained"]
+
+
+class Guarded(Protocol):
+    """A placed model, as its guards know it."""
+
+    placement: Placement
+    device: torch.device
+
+    @property
+    def units(self) -> list[PlacedUnit]:
+        """Return its units."""
+
+    def rest(self) -> None:
+        """Let every weight be where it rests."""
+
+
+def guard(model: nn.Module, placed: Guarded) -> list[Any]:
+    """Keep what moves or writes whole models from the weights of its units; return what can be removed again.
+
+    Args:
+        model: of which layers are placed.
+        placed: its placement.
+    """
+    whole = bare(model)
+    kept = {id(p) for unit in placed.units for p in _tensors(unit)}
+    first = placed.units[0].pieces[0].tensor
+    state = _State(whole, placed, first)
+    found: list[Any] = [Overridden(m, "_apply", _Apply(m, placed, kept)) for m in _holders(whole, kept)]
+    found += [whole.register_load_state_dict_pre_hook(state)]
+    pieces = [piece for unit in placed.units for piece in unit.pieces if piece.tensor.requires_grad]
+    return found + [each.tensor.register_hook(_Gradient(placed, each.name)) for each in pieces]
+
+
+def _tensors(unit: PlacedUnit) -> Iterator[Tensor]:
+    for piece in unit.pieces:
+        yield from (piece.tensor, *piece.also)
+
+
+def _holders(model: nn.Module, kept: set[int]) -> list[nn.Module]:
+    """Return the modules that hold one of some tensors, and all that these lie in."""
+    names = {n for n, m in model.named_modules() if any(id(p) in kept for p in m._parameters.values())}
+    above = {name.rsplit(".", depth)[0] for name in names for depth in range(name.count(".") + 1)} | {""}
+    return [model.get_submodule(name) for name in sorted(above)]
+
+
+class _Apply:
+    """What `.to()`, `.cuda()`, `.half()` and such do to a module: nothing to weights of units, or an error."""
+
+    def __init__(self, module: nn.Module, placed: Guarded, kept: set[int]):
+        self._module, self._placed, self._kept = module, placed, kept
+
+    def __call__(self, plain: Callable[..., Any], fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
+        for dtype in {x.dtype for unit in self._placed.units for x in _tensors(unit)}:
+            probe = torch.empty(0, dtype=dtype, device=self._placed.device)
+            found = fn(probe)
+            if (found.device, found.dtype) != (probe.device, probe.dtype):
+                self._refuse(probe, found)
+        module = self._module
+        held = dict(module._parameters)
+        for name in [name for name, p in held.items() if id(p) in self._kept]:
+            del module._parameters[name]
+        try:
+            return plain(fn, *args, **kwargs)
+        finally:
+            now = dict(module._parameters)
+            module._parameters.clear()
+            module._parameters.update({name: now.get(name, p) for name, p in held.items()})
+
+    def _refuse(self, now: Tensor, then: Tensor) -> None:
+        kind, base = type(self._module).__name__, self._placed.placement.base
+        wanted = f"to {str(then.device)!r}" if then.device != now.device else f"from {now.dtype} to {then.dtype}"
+        raise HybridOptError(
+            f"{kind} cannot go {wanted}: its weights rest on {'disk' if base == 'disk' else 'the host'}, for "
+            f"{str(now.device)!r} that computes, in the dtype that they have. Load it for another device or dtype "
+            "(hybridopt.load(..., device=..., dtype=...)), or end the placement by model.hybrid.unwrap()",
+            "placement",
+        )
+
+
+class _State(Copied):
+    """What is loaded into a model by `load_state_dict` finds all weights at rest; those on disk are not written."""
+
+    def __init__(self, model: nn.Module, placed: Guarded, first: Tensor):
+        super().__init__(first, first=True)
+        self._model, self._placed = model, placed
+
+    def __call__(self, module: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+        self._placed.rest()
+        if self._placed.placement.base != "disk":
+            return
+        kept = {id(piece.tensor) for unit in self._placed.units for piece in unit.pieces}
+        names = (n for n, p in self._model.named_parameters() if id(p) in kept and f"{prefix}{n}" in state)
+        if (name := next(names, None)) is not None:
+            raise HybridOptError(
+                f"load_state_dict would write {name!r}, which rests in a file that is never written; load the model "
+                "without placement, or from a folder with those values",
+                "placement",
+            )
+
+
+class _Gradient:
+    """A gradient has reached a weight of a unit."""
+
+    def __init__(self, placed: Guarded, name: str):
+        self._placed, self._name = placed, name
+
+    def __call__(self, gradient: Tensor) -> None:
+        raise HybridOptError(not_trained(self._placed.placement.base, self._name), "placement")
+
+
+def not_trained(base: str, name: str) -> str:
+    """Return that a weight which rests elsewhere is not trained by backward passes, and what to do instead."""
+    return (
+        f"{name!r} rests on {'disk' if base == 'disk' else 'the host'}, and what rests there is not trained by "
+        "backward passes; add adapters (peft_config=LoraConfig(...)), take a policy without backward passes "
+        "(policy='mezo'), or load the model without placement"
+    )
