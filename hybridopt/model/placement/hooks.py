@@ -17,7 +17,7 @@ __all__ = ["attach", "notice_end"]
 Need = Callable[[PlacedUnit], None]
 
 
-def attach(unit: PlacedUnit, visit: Need, need: Need, again: bool = True) -> list[RemovableHandle]:
+def attach(unit: PlacedUnit, need: Need, again: bool = True, visit: Need | None = None) -> list[RemovableHandle]:
     """Let a unit be fetched before its module runs forward or backward; return what removes the hooks.
 
     The backward pass of a unit begins when the gradient of one of its outputs is there: before anything of it is
@@ -27,13 +27,13 @@ def attach(unit: PlacedUnit, visit: Need, need: Need, again: bool = True) -> lis
 
     Args:
         unit: of a model.
-        visit: fetches it, before its module is called.
-        need: fetches it, before a part of it is called, and before it runs backward.
+        need: fetches it.
         again: may gradients be differentiated again? Not where operations keep memory that is empty by then.
+        visit: fetches it before its module is called as a whole; None: `need`.
     """
     holders = {id(p) for p in (piece.tensor for piece in unit.pieces)}
     inner = [m for m in unit.module.modules() if m is not unit.module and _holds(m, holders)]
-    handles = [unit.module.register_forward_pre_hook(_Before(unit, visit), prepend=True)]
+    handles = [unit.module.register_forward_pre_hook(_Before(unit, visit or need), prepend=True)]
     handles += [each.register_forward_pre_hook(_Within(unit, need)) for each in inner]
     after = _After(unit, need, again)
     return handles + [each.register_forward_hook(after) for each in (unit.module, *inner)]

@@ -21,7 +21,7 @@ class _Made:
 
     def __init__(self) -> None:
         self.count = 0
-        self.holders: weakref.WeakKeyDictionary[nn.Module, Newcomers] = weakref.WeakKeyDictionary()
+        self.holders: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Newcomers]] = weakref.WeakKeyDictionary()
         self._counting = False
 
     def begin(self) -> None:
@@ -37,8 +37,9 @@ class _Made:
         self.count += 1
         if isinstance(member, nn.Module) and _writers(member):
             for each in member.modules():
-                if each in self.holders:
-                    self.holders[each].guard(member)
+                unit = self.holders[each]() if each in self.holders else None
+                if unit is not None:
+                    unit.guard(member)
 
 
 _made = _Made()
@@ -61,7 +62,7 @@ class Newcomers:
         self._guards: list[Overridden] = []
         own = {id(piece.tensor) for piece in unit.pieces}
         self._holders = [m for m in unit.module.modules() if any(id(p) in own for p in m._parameters.values())]
-        _made.holders.update(dict.fromkeys(self._holders, self))
+        _made.holders.update(dict.fromkeys(self._holders, weakref.ref(self)))
         for module in unit.module.modules():
             self.guard(module)
 

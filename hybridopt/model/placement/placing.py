@@ -44,7 +44,7 @@ class Placed:
         self._model = weakref.ref(bare(model))
         again = streamer.backend.keeps_memory
         self._hooks = {
-            unit: [*attach(unit, self.visit, self.need, again), notice_end(unit, self.done)] for unit in self.units
+            unit: [*attach(unit, self.need, again, self.visit), notice_end(unit, self.done)] for unit in self.units
         }
         self._new = {unit: Newcomers(unit, self.device, partial(self._merge, unit)) for unit in self.units}
         self._guards = self._guarded()
