@@ -108,7 +108,9 @@ class Placed:
 
     def _close(self) -> None:
         self.streamer.close()
-        _PLACED.pop(self._model(), None)  # type: ignore[arg-type]  # None is no key of it
+        model = self._model()
+        if model is not None:
+            _PLACED.pop(model, None)
 
     def _guarded(self) -> list[Any]:
         model = self._model()
