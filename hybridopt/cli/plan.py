@@ -15,7 +15,7 @@ from ..core.budget import MARGIN, Budget, budget, check_margin
 from ..core.errors import HybridOptError
 from ..core.part_files import names
 from ..core.silence import without_messages
-from .plan_checks import check_asked
+from .plan_checks import Beside, beside_asked, check_asked, placement_asked
 
 if TYPE_CHECKING:
     from ..planning.subject.model import Subject
@@ -53,6 +53,13 @@ Checkpointing = Annotated[bool | None, typer.Option("--checkpointing/--no-checkp
 Chunk = Annotated[int | None, typer.Option(help="Tokens a piece, where hybridopt.chunked_loss is used.")]
 Dtype = Annotated[str, typer.Option(help="Of weights that are not quantized: bf16, fp16, fp32.")]
 AdapterDtype = Annotated[str | None, typer.Option(help="Of adapters: float32 (PEFT's own choice), bfloat16, float16.")]
+Placed = Annotated[str | None, typer.Option(help="Where layers rest between uses: device, host, disk, auto.")]
+Slots = Annotated[int | None, typer.Option(help="Layers that are on the device at a time, of those placed.")]
+Resident = Annotated[int | None, typer.Option(help="Layers that stay on the device.")]
+HostMemory = Annotated[str | None, typer.Option("--host", help="Memory of the host that weights may take, as 64GiB.")]
+Bus = Annotated[str | None, typer.Option(help="To the GPU, as 25GB/s; else as `hybridopt doctor` measured it here.")]
+Disk = Annotated[str | None, typer.Option(help="That is read, as 6GB/s; else as `hybridopt doctor` measured it here.")]
+Tflops = Annotated[float | None, typer.Option(help="That the GPU reaches in training; else a share of its maker's.")]
 Gpu = Annotated[str | None, typer.Option(help="A card (4090, 'a100 80', h100), auto for this machine's, or 24GiB.")]
 Margin = Annotated[float, typer.Option(help="Share of the GPU's memory that is kept free.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -78,6 +85,13 @@ def plan(
     adapter_dtype: AdapterDtype = None,
     gpu: Gpu = None,
     margin: Margin = MARGIN,
+    placement: Placed = None,
+    slots: Slots = None,
+    resident: Resident = None,
+    host: HostMemory = None,
+    bus: Bus = None,
+    disk: Disk = None,
+    tflops: Tflops = None,
     json_: Json = False,
     device: Device = "cuda",
 ) -> None:
@@ -90,18 +104,22 @@ def plan(
     room = None if gpu is None else budget(gpu, margin, "--gpu")
     size = {"batch": batch, "micro_batches": micro_batches, "dtype": dtype, "device": device}
     size |= {} if adapter_dtype is None else {"adapter_dtype": adapter_dtype}
-    asked = {"lora": lora, "quantization": quantization, "release": release}
+    asked: dict[str, Any] = {"lora": lora, "quantization": quantization, "release": release}
     asked |= {"checkpointing": checkpointing, "chunk": chunk}
     asked = {name: value for name, value in asked.items() if value is not None}
+    rests = placement_asked(placement, {"slots": slots, "resident": resident}, device)
+    beside = beside_asked(room, host, bus, disk, tflops)
     options = _options(option or [], {"density": density, "codec": codec, "update_gap": update_gap})
     check_asked(model, policy, options, {"seq_len": seq_len, **size}, asked)
     with _quickly():
         subject = _subject(model)
         size["seq_len"] = _tokens(subject) if seq_len is None else seq_len
         if policy is None and room is not None and not options:
-            fits = _search(subject, room, size, asked, json_)
+            asked |= {} if rests is None else {"placement": rests}
+            fits = _search(subject, room, beside, size, asked, json_)
         else:
-            fits = _one(subject, room, {"policy": policy or "frugal", "options": options, **size, **asked}, json_)
+            settings = {"policy": policy or "frugal", "options": options, "placement": rests, **size, **asked}
+            fits = _one(subject, room, beside, settings, json_)
     if not fits:
         raise typer.Exit(1)
 
@@ -124,32 +142,37 @@ def _tokens(model: "Subject") -> int:
     return tokens(model)
 
 
-def _one(model: "Subject", room: Budget | None, settings: dict[str, Any], as_json: bool) -> bool:
+def _one(model: "Subject", room: Budget | None, beside: Beside, settings: dict[str, Any], as_json: bool) -> bool:
     """Print the estimate of one request, against the memory of a GPU if given; return whether it fits."""
     from rich.console import Console
 
-    from ..planning import Request, plan, table
+    from ..planning import Estimator, Request, table
 
-    estimate = plan(model, Request(**settings))
+    estimator = Estimator(model)
+    request = estimator.settled(Request(**settings), room, beside.host)
+    estimate = estimator.estimate(request)
     if as_json:
-        print(json.dumps({"model_source": model.source, **estimate.as_dict(room)}))
+        print(json.dumps({"model_source": model.source, **estimate.as_dict(room, *beside)}))
     else:
-        Console().print(table.estimate_table(estimate, room))
-    return room is None or not estimate.missing(room.usable)
+        Console().print(table.estimate_table(estimate, room, *beside))
+    lacking = estimate.missing_on_host(beside.host)
+    return not lacking and (room is None or not estimate.missing(room.usable))
 
 
-def _search(model: "Subject", room: Budget, size: dict[str, Any], asked: dict[str, Any], as_json: bool) -> bool:
+def _search(
+    model: "Subject", room: Budget, beside: Beside, size: dict[str, Any], asked: dict[str, Any], as_json: bool
+) -> bool:
     """Print the ways to train that fit into the memory of a GPU; return whether any fits beside the margin."""
     from rich.console import Console
 
     from ..planning import table
     from ..planning.ways.search import search
 
-    choices = search(model, room, asked=asked, watch=partial(table.watched, lines=True), **size)
+    choices = search(model, room, asked=asked, host=beside.host, watch=partial(table.watched, lines=True), **size)
     if as_json:
         told = {"gpu_bytes": room.total, "kept_free_bytes": room.kept, "card": room.card}
         told["model_source"] = model.source
-        print(json.dumps(told | {"choices": [choice.as_dict(room) for choice in choices]}))
+        print(json.dumps(told | {"choices": [choice.as_dict(room, *beside) for choice in choices]}))
     else:
         Console().print(table.choices_table(choices, room), crop=False)  # lines to paste may be longer
     return choices[0].fits

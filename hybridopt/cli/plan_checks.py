@@ -1,13 +1,72 @@
 """Refuse what `hybridopt plan` cannot be asked for before torch is imported, which takes seconds."""
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..core.errors import check_choice
+from ..core.budget import AUTO, Budget
+from ..core.card_speeds import Flops, sustained
+from ..core.errors import HybridOptError, check_choice, check_number
+from ..core.host import Host, host
+from ..core.host_memory import left
 from ..core.part_files import names
 from ..core.part_options import options as options_of
 
-__all__ = ["check_asked"]
+if TYPE_CHECKING:
+    from ..model.placement.placement import Placement
+
+__all__ = ["Beside", "beside_asked", "check_asked", "placement_asked"]
+
+
+class Beside(NamedTuple):
+    """What is known of the machine besides the memory of its GPU; None where nothing rests elsewhere."""
+
+    host: Host | None
+    flops: Flops | None
+
+
+def beside_asked(
+    room: Budget | None, memory: str | None, bus: str | None, disk: str | None, tflops: float | None
+) -> Beside:
+    """Return the machine around a GPU, as far as it is given or known.
+
+    Args:
+        room: of the GPU; where it is this machine's, the host's memory is known, too.
+        memory: of the host, as it was given.
+        bus: likewise.
+        disk: likewise.
+        tflops: likewise.
+    """
+    here = room is not None and room.asked.strip().lower() == AUTO
+    found = host(left(Path("/")) if memory is None and here else memory, bus, disk)
+    if tflops is not None:
+        check_number("plan", "tflops", tflops, 0.001, 1e6)
+        return Beside(found, Flops(tflops * 1e12))
+    return Beside(found, sustained(room.card.partition(" (")[0]) if room is not None and room.card else None)
+
+
+def placement_asked(base: str | None, counts: Mapping[str, int | None], device: str) -> "Placement | None":
+    """Return the placement that is asked for; None: everything stays on the device.
+
+    Args:
+        base: where layers rest; None: nothing was said.
+        counts: slots and resident, as far as they were given.
+        device: "cuda" or "cpu".
+    """
+    from ..model.placement.placement import read_placement
+
+    given = {name: count for name, count in counts.items() if count is not None}
+    if base is None or base == "device":
+        if given:
+            raise HybridOptError(f"plan: {given} say how layers are placed; give --placement host, too")
+        return None
+    found = read_placement(base, "plan")
+    if device == "cpu" and base == "host":
+        raise HybridOptError(
+            "plan: placement='host' is nothing for device='cpu', which computes in the host's memory; take "
+            "--placement disk"
+        )
+    return found if found is None else found.but(**given)
 
 
 def check_asked(

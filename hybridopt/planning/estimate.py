@@ -5,8 +5,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..core.budget import Budget
+from ..core.card_speeds import Flops
+from ..core.host import Host
 from ..model.unquantized import Unquantized
 from .costs import Costs
+from .placement.pace import pace_of
 from .placement.resting import Carried
 from .request import Request
 from .text import as_text
@@ -75,6 +78,10 @@ class Estimate:
         """Return the bytes that are lacking on a device of `memory` bytes; 0 where it fits."""
         return max(0, self.peak_bytes - memory)
 
+    def missing_on_host(self, host: Host | None) -> int:
+        """Return the bytes that are lacking in the memory of a host; 0 where they fit, or it is not known."""
+        return 0 if host is None or self.carried is None else host.missing(self.carried.host)
+
     def tight(self, room: Budget) -> bool:
         """Return whether it fits only into the margin that is to be kept free."""
         return room.usable < self.peak_bytes <= room.total
@@ -85,19 +92,31 @@ class Estimate:
 
     __repr__ = __str__
 
-    def as_dict(self, room: Budget | None = None) -> dict[str, Any]:
-        """Return the estimate as plain data; with `room` also whether it fits beside its margin."""
+    def as_dict(
+        self, room: Budget | None = None, host: Host | None = None, flops: Flops | None = None
+    ) -> dict[str, Any]:
+        """Return the estimate as plain data.
+
+        Args:
+            room: of the device; then also whether it fits beside its margin.
+            host: whose memory is counted, too, and whose bus and disk carry placed layers.
+            flops: that the device reaches; None: not known.
+        """
         out: dict[str, Any] = {"model": self.model, "peak_bytes": self.peak_bytes}
         out |= {f"{name}_bytes": size for name, size in self.parts.items()}
         out |= {"stage": self.stage, "parameters": self.parameters, "trained_parameters": self.trained_parameters}
         out |= self.work.as_dict()
         out |= {} if self.carried is None else self.carried.as_dict()
         out |= {} if self.unquantized is None else {"unquantized": self.unquantized.as_dict()}
-        out["fits"] = None if room is None else not self.missing(room.usable)
+        lacking = self.missing_on_host(host)
+        out["fits"] = None if room is None else not (self.missing(room.usable) or lacking)
         if room is not None:
             out |= {"gpu_bytes": room.total, "kept_free_bytes": room.kept, "fits_only_in_margin": self.tight(room)}
             missing = self.missing(room.usable)
             out |= {"missing_bytes": missing} if missing else {}
+        out |= {"missing_host_bytes": lacking} if lacking else {}
+        pace = None if host is None else pace_of(self, host, flops)
+        out |= {} if host is None or pace is None else {"host": host.as_dict(), **pace.as_dict()}
         return out | {"request": self.request.as_dict()}
 
 

@@ -5,7 +5,9 @@ from contextlib import nullcontext
 
 from torch import nn
 
+from ..core.budget import Budget
 from ..core.errors import HybridOptError
+from ..core.host import Host
 from ..model.losses.chunked import chunked_loss
 from ..model.roles import Param, clean, params
 from ..policy.plan import Plan
@@ -14,6 +16,7 @@ from .bytes.temporaries import Temporaries
 from .costs import Costs, Known
 from .estimate import OVERHEAD, Estimate, estimate_of
 from .placement.resting import Carried
+from .placement.settling import settle
 from .request import Request
 from .subject.inputs import inputs
 from .subject.model import Subject, layers, skeleton
@@ -50,6 +53,19 @@ class Estimator:
         costs = self._cost(request)
         left = self._known(request).unquantized
         return estimate_of(self.source.name, request, costs, self._traces_of(request, costs), left)
+
+    def settled(self, request: Request, room: Budget | None, host: Host | None) -> Request:
+        """Return a request whose placement is no "auto" any more, but what `load` would choose.
+
+        Args:
+            request: the way to train.
+            room: of the device.
+            host: beside it.
+        """
+        if request.placement is None or request.placement.base != "auto":
+            return request
+        known = self._known(request)
+        return request.but(placement=settle(known.model, request, resolved(known.params, request), room, host))
 
     def least(self, request: Request) -> int:
         """Return a lower bound on what a way takes, in bytes, without a simulated pass; raise as `estimate` does."""

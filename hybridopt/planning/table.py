@@ -11,8 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.budget import Budget
+from ..core.card_speeds import Flops
+from ..core.host import Host
 from ..core.sizes import human
 from .estimate import Estimate
+from .placement.words import placed_rows
 from .text import HEAD, NUMBERS, rows, title, worked
 from .ways.choice import Choice
 from .ways.ways import Way
@@ -38,8 +41,17 @@ PASSES = (
 )
 
 
-def estimate_table(estimate: Estimate, room: Budget | None = None) -> RenderableType:
-    """Tabulate every part with its bytes and share, the peak, and, with `room`, whether it fits."""
+def estimate_table(
+    estimate: Estimate, room: Budget | None = None, host: Host | None = None, flops: Flops | None = None
+) -> RenderableType:
+    """Tabulate every part with its bytes and share, the peak, and what rests elsewhere.
+
+    Args:
+        estimate: of one way to train.
+        room: of the device; then also whether it fits.
+        host: whose memory is told, too, and how fast its bus and disk carry.
+        flops: that the device reaches; None: not known.
+    """
     memory = None if room is None else room.total
     table = Table(title=escape(title(estimate)))
     for name in HEAD:
@@ -52,9 +64,10 @@ def estimate_table(estimate: Estimate, room: Budget | None = None) -> Renderable
     table.add_row(*peak)
     lines: list[RenderableType] = [table, Bar(estimate, max(estimate.peak_bytes, memory or 0), memory)]
     lines.append(Text(worked(estimate)))
+    lines += _placed(estimate, host, flops)
     if estimate.unquantized is not None and estimate.unquantized.much:
         lines.append(Text(str(estimate.unquantized)))
-    return Group(*lines, *([_verdict(estimate, room)] if room else []))
+    return Group(*lines, *([_verdict(estimate, room, host)] if room else []))
 
 
 def choices_table(choices: Sequence[Choice], room: Budget) -> RenderableType:
@@ -74,6 +87,17 @@ def choices_table(choices: Sequence[Choice], room: Budget) -> RenderableType:
         parts += [Text("\nWhat does not fit:", "bold"), Bars([(c.way.title, c.estimate) for c in others], room.total)]
         parts += [Text(f"{c.way.title}: {c.change or 'no single change makes it fit'}") for c in others]
     return Group(*parts, *_best(fitting, room))
+
+
+def _placed(estimate: Estimate, host: Host | None, flops: Flops | None) -> list[RenderableType]:
+    """Return a table of what rests elsewhere and of what a step moves; nothing where nothing is placed."""
+    found = placed_rows(estimate, host, flops)
+    table = Table(title="layers that rest elsewhere")
+    for name in ("what", "amount", "that is"):
+        table.add_column(name, justify="right" if name == "amount" else "left", no_wrap=name == "amount")
+    for row in found:
+        table.add_row(*map(escape, row))
+    return [table] if found else []
 
 
 @dataclass(frozen=True)
@@ -166,7 +190,9 @@ def _label(number: int, choice: Choice) -> str:
     return f"{number}. {choice.way.title}" + (f" ({', '.join(extra)})" if extra else "")
 
 
-def _verdict(estimate: Estimate, room: Budget) -> str:
+def _verdict(estimate: Estimate, room: Budget, host: Host | None) -> str:
+    if lacking := estimate.missing_on_host(host):
+        return f"[red]does not fit[/] into the host's memory: {human(lacking)} are missing"
     missing, left = estimate.missing(room.usable), room.total - estimate.peak_bytes
     where = escape(str(room))
     if estimate.tight(room):

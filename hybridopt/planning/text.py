@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ..core.sizes import human
+from .placement.words import placed_rows, shown_placement
 
 if TYPE_CHECKING:
     from .estimate import Estimate
@@ -38,6 +39,7 @@ def title(estimate: "Estimate") -> str:
     base = f" on {r.quantization}" if r.quantization else ""
     passes = f" x {r.micro_batches}" if r.micro_batches > 1 else ""
     how = f"{r.as_dict()['policy']}{lora}{base}, {r.release} release{', checkpointing' * r.checkpointing}"
+    how += f", {shown_placement(r.placement)}" if r.placement else ""
     how += f", loss by {r.chunk} tokens" if r.chunk else ""
     return f"{estimate.model}: {how}, {r.batch} x {r.seq_len} tokens{passes}"
 
@@ -60,7 +62,9 @@ def as_text(estimate: "Estimate") -> str:
     lines = ["  ".join(map(_fit, row, width, range(len(HEAD)))).rstrip() for row in body]
     rule = "-" * max(map(len, lines))
     left = [str(estimate.unquantized)] if estimate.unquantized is not None and estimate.unquantized.much else []
-    return "\n".join([title(estimate), rule, lines[0], rule, *lines[1:-1], rule, lines[-1], worked(estimate), *left])
+    placed = [f"{what}: {amount}, {meaning}" for what, amount, meaning in placed_rows(estimate)]
+    told = [worked(estimate), *placed, *left]
+    return "\n".join([title(estimate), rule, lines[0], rule, *lines[1:-1], rule, lines[-1], *told])
 
 
 def _fit(cell: str, width: int, column: int) -> str:

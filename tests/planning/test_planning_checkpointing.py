@@ -8,7 +8,7 @@ import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.planning import Estimator, Request, plan, search
 from hybridopt.planning.subject.source import subject_of
-from hybridopt.planning.ways.search import _Hunt
+from hybridopt.planning.ways.hunt import Hunt
 
 SMALL = {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 SMALL |= {"intermediate_size": 128, "max_position_embeddings": 64}
@@ -28,7 +28,7 @@ def test_asking_for_it_is_refused_by_name(config, kind):
 
 @pytest.mark.parametrize(("config", "there"), [(ALBERT, False), (LlamaConfig(**SMALL), True)])
 def test_the_search_leaves_it_out(config, there):
-    hunt = _Hunt(Estimator(subject_of(config)), 2**30, {}, Request(seq_len=8))
+    hunt = Hunt(Estimator(subject_of(config)), 2**30, {}, Request(seq_len=8))
     hunt.check()
     variants = hunt._variants(Request(seq_len=8), True)
     assert variants and any(v["checkpointing"] for v in variants) == there

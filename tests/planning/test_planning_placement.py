@@ -1,18 +1,33 @@
 """What a plan says of placed layers is what the streamer does: bytes at rest, bytes a step, and the peak."""
 
+import io
+import json
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
+from rich.console import Console
+from typer.testing import CliRunner
 
 from benchmarks.plan_grid.measure import step
 from hybridopt import HybridOptError, Placement
+from hybridopt.cli.main import app
+from hybridopt.core.budget import Budget
+from hybridopt.core.card_speeds import Flops
+from hybridopt.core.host import Host, Speed
 from hybridopt.model.placement.placing import placed
 from hybridopt.planning import Estimator, Request, plan_live
+from hybridopt.planning.placement.pace import ENDURANCE, pace_of
 from hybridopt.planning.placement.visits import Rounds, visited
+from hybridopt.planning.placement.words import placed_rows
 from hybridopt.planning.subject.source import subject_of
+from hybridopt.planning.table import estimate_table
 from hybridopt.planning.trace.fake_models import tensors_of
 from hybridopt.planning.trace.tracker import Tracker, storages
+from hybridopt.planning.ways.hunt import Hunt
+from hybridopt.planning.ways.placed import placed_ways
+from hybridopt.planning.ways.search import search
 from support.models import batch
 from support.placed import Training, adapted, folder, model_at, stand_in
 
@@ -172,3 +187,125 @@ def test_a_stand_in_is_planned_as_it_is():
     stand_in(model, slots=2)
     found = model.hybrid.memory(seq_len=16)
     assert found.carried.layers == 4 and found.request.placement.slots == 2 and "near" in str(found)
+
+
+HOST = Host(2**20, Speed(1e6), Speed(1e5))
+
+
+def test_seconds_and_tokens_from_which_carrying_hides():
+    whole = estimator().estimate(Request(policy="adamw", lora=4, seq_len=16, placement="disk", device="cpu"))
+    read, flops = whole.carried.read, Flops(1e9)
+    pace = pace_of(whole, HOST, flops)
+    assert (pace.bus, pace.disk, pace.carrying) == (0, read / 1e5, read / 1e5)
+    operations = 2 * whole.carried.multiplied * (1 + 1 * (1 + whole.trained_parameters / whole.parameters))
+    assert pace.compute == pytest.approx(16 * operations / 1e9)
+    assert pace.hidden_from == pytest.approx(read / 1e5 / (operations / 1e9), abs=1)
+    again = pace_of(estimator().estimate(whole.request.but(seq_len=pace.hidden_from)), HOST, flops)
+    assert again.disk == pace.disk <= again.compute
+    assert pace_of(whole, HOST).compute is None and pace.days is None
+
+
+def test_what_is_written_wears_a_drive_out():
+    told = replace(estimator().estimate(Request(policy="adamw", lora=4, seq_len=16, placement="disk", device="cpu")))
+    worn = replace(told, carried=replace(told.carried, written=10**6))
+    pace = pace_of(worn, HOST)
+    assert pace.days == pytest.approx(ENDURANCE / 10**6 * pace.carrying / 86400)
+    assert any("600 TB (assumed)" in row[2] for row in placed_rows(worn, HOST))
+
+
+def test_the_table_says_what_is_carried_and_whether_the_host_has_room():
+    told = estimator().estimate(Request(policy="adamw", lora=4, seq_len=16, placement="host"))
+    small, large = replace(HOST, memory=1000), HOST
+    shown = text_of(estimate_table(told, Budget(2**40), small))
+    assert "does not fit into the host's memory" in shown and "over the bus" in shown and "1 MB/s (given)" in shown
+    assert "fits into" in text_of(estimate_table(told, Budget(2**40), large, Flops(1e12, "assumed: yes")))
+    assert told.as_dict(Budget(2**40), small)["fits"] is False and told.as_dict(Budget(2**40), large)["fits"] is True
+    assert told.as_dict(Budget(2**40), small)["missing_host_bytes"] == told.carried.host - 1000
+    assert "layers on the host (slots=3)" in str(told) and "over the bus" in str(told)
+
+
+def text_of(table) -> str:
+    console = Console(file=io.StringIO(), width=140)
+    console.print(table)
+    return console.file.getvalue()
+
+
+ASKED = {"lora": 4, "quantization": None, "checkpointing": False, "chunk": None, "release": "accumulate"}
+
+
+def searched(memory, host, **asked):
+    return search(None, memory, margin=0, asked=ASKED | asked, estimator=estimator(), seq_len=16, host=host)
+
+
+def test_ways_that_place_layers_are_offered_where_the_same_does_not_fit_without():
+    request = Request(policy="adamw", lora=4, seq_len=16)
+    whole, away = (estimator().estimate(request.but(placement=p)) for p in (None, Placement("host", slots=3)))
+    unit = away.near_bytes // 3
+    near, *others = searched(whole.peak_bytes, HOST)
+    assert near.fits and near.way.placement is None and not any(c.way.placement for c in others)
+    placed_ = searched(away.peak_bytes + unit // 2, HOST)[0]
+    assert placed_.fits and placed_.way.title == "AdamW on LoRA, layers on the host"
+    assert 'placement="host"' in placed_.code and "over the bus" in placed_.way.why
+    with pytest.raises(HybridOptError, match="nothing fits"):
+        searched(away.peak_bytes - 1, HOST)
+    with pytest.raises(HybridOptError, match="missing there"):
+        searched(away.peak_bytes, replace(HOST, memory=1000), placement=Placement("host"))
+
+
+def test_as_many_layers_stay_as_there_is_room_for():
+    request = Request(policy="adamw", lora=4, seq_len=16, placement=Placement("host", slots=2))
+    peaks = [estimator().estimate(request.but(placement=request.placement.but(resident=n))).peak_bytes for n in (0, 1)]
+    hunt = Hunt(estimator(), peaks[1], {}, request, host=HOST)
+    assert hunt._stayed(estimator().estimate(request)).request.placement.resident == 1
+    hunt.room -= 1
+    assert hunt._stayed(estimator().estimate(request)).request.placement.resident == 0
+
+
+def test_without_a_known_host_nothing_is_placed():
+    assert placed_ways("cuda", None) == placed_ways("cuda", Host()) == ()
+    bases = [[way.placement.base for way in placed_ways(device, HOST)] for device in ("cuda", "cpu")]
+    assert bases == [["host"] * 3 + ["disk"] * 3, ["disk"] * 3]
+
+
+def plan_cli(*arguments):
+    result = CliRunner().invoke(app, ["plan", str(folder()), "--seq-len", "16", *arguments])
+    if isinstance(result.exception, Exception) and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_the_command_says_bytes_seconds_and_how_they_are_known():
+    how = ["--policy", "adamw", "--lora", "4", "--placement", "host", "--slots", "2", "--resident", "1"]
+    result = plan_cli(*how, "--gpu", "2GiB", "--host", "1GiB", "--bus", "25GB/s", "--tflops", "50", "--json")
+    told = json.loads(result.stdout)
+    assert told["fits"] and told["layers_placed"] == 3 and told["host"]["bus_is"] == "given"
+    assert told["bus_seconds"] == pytest.approx(told["bus_bytes_per_step"] / 25e9, abs=1e-4)
+    assert told["flops"] == 50e12 and told["request"]["placement"]["resident"] == 1
+    assert plan_cli(*how, "--gpu", "2GiB", "--host", "10KiB", "--json").exit_code == 1
+
+
+def test_auto_is_what_load_would_choose():
+    how = ["--policy", "adamw", "--lora", "4", "--placement", "auto", "--json"]
+    near = json.loads(plan_cli(*how, "--gpu", "2GiB", "--host", "1GiB").stdout)
+    assert near["request"]["placement"] is None
+    away = json.loads(plan_cli(*how, "--gpu", "400KiB", "--host", "1GiB").stdout)
+    assert away["request"]["placement"]["base"] == "host"
+    with pytest.raises(HybridOptError, match="give --host"):
+        plan_cli(*how, "--gpu", "2GiB")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--placement", "nvme"], "did you mean|Known"),
+        (["--slots", "2"], "give --placement"),
+        (["--placement", "host", "--slots", "1"], "slots=1"),
+        (["--placement", "host", "--device", "cpu"], "--placement disk"),
+        (["--placement", "host", "--bus", "25GB"], "bus='25GB' is no speed"),
+        (["--placement", "host", "--host", "64"], "host='64' has no unit"),
+        (["--placement", "host", "--tflops", "0"], "tflops=0"),
+    ],
+)
+def test_what_the_command_does_not_take(arguments, words):
+    with pytest.raises(HybridOptError, match=words):
+        plan_cli("--policy", "adamw", "--lora", "4", *arguments)

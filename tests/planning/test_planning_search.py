@@ -115,14 +115,14 @@ def test_what_cannot_fit_is_not_estimated_and_changes_nothing(config, monkeypatc
     room = budget("2400KiB", 0)
     quick = [c.as_dict(room) for c in search(config, room, **SIZE)]
     count = len(asked)
-    monkeypatch.setattr(SEARCH._Hunt, "_least", lambda self, known, changed: 0)
+    monkeypatch.setattr(SEARCH.Hunt, "_least", lambda self, known, changed: 0)
     assert [c.as_dict(room) for c in search(config, room, **SIZE)] == quick
     assert count < len(asked) - count
 
 
 def test_the_least_that_a_changed_request_takes(config):
     """Weights in any case, and the state as long as only sizes are changed."""
-    hunt = SEARCH._Hunt(SEARCH.Estimator(Subject(str(config), SETTINGS)), 1, {}, Request(**SIZE))
+    hunt = SEARCH.Hunt(SEARCH.Estimator(Subject(str(config), SETTINGS)), 1, {}, Request(**SIZE))
     request = Request(policy="adamw", **SIZE)
     found = hunt._estimate(request)
     assert hunt._least(found, request.but(options={"codec": "int8"})) == found.weights_bytes

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from ...core.errors import HybridOptError
+from ...core.host import note_speeds
 from ...core.silence import without_messages
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def doctor(device: Device = "auto", folder: Folder = Path("."), json_: Json = Fa
     machine = _machine(device, folder, not quick)
     start = perf_counter()
     findings = _examined(machine)
+    _note(findings)
     failed = any(one.state == "fail" for one in findings)
     if json_:
         lines = [one.as_dict() for one in findings]
@@ -65,6 +67,13 @@ def _machine(device: str, folder: Path, compile: bool) -> "Machine":
         text = f"no file can be written there ({error.strerror or error}); name another folder"
         raise HybridOptError(f"--folder {folder}: {text}") from error
     return Machine(found, folder.absolute(), compile)
+
+
+def _note(findings: list["Finding"]) -> None:
+    """Keep the speeds of bus and disk, for plans of what is placed."""
+    found = {name: speed for one in findings for name, speed in one.speeds.items()}
+    if found:
+        note_speeds(found)
 
 
 def _examined(machine: "Machine") -> list["Finding"]:

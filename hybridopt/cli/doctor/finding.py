@@ -21,6 +21,7 @@ class Finding:
         value: what was found, for people.
         cure: what to install, change or report; needed where something is wrong.
         numbers: what was measured, by name with its unit, for programs.
+        speeds: bytes a second that plans may count on, by the name that a `Host` has for them.
         kind: of the check; filled in by whoever runs it.
         seconds: that the whole check took; likewise.
     """
@@ -30,6 +31,7 @@ class Finding:
     value: str
     cure: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
+    speeds: Mapping[str, float] = field(default_factory=dict)
     kind: str = ""
     seconds: float = 0.0
 

@@ -77,7 +77,8 @@ class Resting:
         self.sizes = tuple(map(carrier.takes, found))
         pieces = [piece for unit in found for piece in unit.pieces]
         self.tensors = [*(x for piece in pieces for x in (piece.tensor, *piece.also)), *on_host]
-        self._on_host = sum(x.nbytes for x in on_host) + sum(map(carrier.holds, found))
+        self.on_host = sum(x.nbytes for x in on_host)
+        self._held = sum(map(carrier.holds, found))
         self.path = clean(found[0].name).rpartition(".")[0] if found else ""
         self._trained = self._check_trained()
 
@@ -101,7 +102,7 @@ class Resting:
         found, disk = self._visited(request), self.placement.base == "disk"
         every = self.placement.write_every
         return Carried(
-            host=self._on_host,
+            host=self.on_host + self._held,
             disk=sum(unit.nbytes for unit in self.units) if disk else 0,
             layers=len(self.sizes),
             bus=found.bytes if self.cuda or not disk else 0,

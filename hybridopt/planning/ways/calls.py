@@ -1,8 +1,10 @@
 """Write the lines of Python that set a planned way of training up."""
 
+from dataclasses import fields
 from textwrap import indent
 
 from ...model.adapters import usual_library
+from ...model.placement.placement import Placement
 from ..request import DTYPES, Request
 
 __all__ = ["calls", "script"]
@@ -15,7 +17,7 @@ def calls(request: Request, lr: float) -> str:
             *_loaded(request),
             *_imports(request),
             *_before(request),
-            _wrap(request),
+            _wrap(request if request.placement is None else request.but(quantization=None)),
             _optimizer(request, lr),
             *_training(request),
         ]
@@ -31,8 +33,7 @@ def script(request: Request, lr: float, model: str, causal: bool = True) -> str:
         model: its name, or its folder.
         causal: whether it is a causal language model.
     """
-    quantized = f'quantization="{request.quantization}", ' if request.quantization else ""
-    loaded = f'hybridopt.load(folder, {quantized}dtype="{DTYPES[request.dtype]}", device="{request.device}").train()'
+    loaded = f"{_load(request, dtype=True)}.train()"
     lines = [
         *_imports(request),
         *(["from transformers import AutoTokenizer", ""] if causal else ["import torch", ""]),
@@ -96,12 +97,32 @@ def _loop(request: Request, loss: str) -> str:
 
 def _loaded(request: Request) -> list[str]:
     """Return the lines that load a model which does not fit before it is quantized."""
+    if request.placement is not None:
+        return [f"model = {_load(request)}"]
     if not request.quantization:
         return []
     return [
         "# Without a full-precision copy in memory (then leave quantization out below):",
-        f'# model = hybridopt.load(folder, quantization="{request.quantization}", device="{request.device}")',
+        f"# model = {_load(request)}",
     ]
+
+
+def _load(request: Request, dtype: bool = False) -> str:
+    """Return the call that loads the model of a folder, quantized and placed."""
+    given = [f"quantization={_text(request.quantization)}"] if request.quantization else []
+    given += [f"dtype={_text(DTYPES[request.dtype])}"] if dtype else []
+    given += [f"placement={_placement(request.placement)}"] if request.placement else []
+    return f"hybridopt.load({', '.join(['folder', *given, f'device={_text(request.device)}'])})"
+
+
+def _placement(placement: Placement) -> str:
+    """Return a placement as it is written in Python, without what is usual."""
+    usual = Placement(placement.base)
+    own = [f.name for f in fields(placement) if getattr(placement, f.name) != getattr(usual, f.name)]
+    if not own:
+        return _text(placement.base)
+    parts = [_text(placement.base), *(f"{name}={_text(getattr(placement, name))}" for name in own)]
+    return f"hybridopt.Placement({', '.join(parts)})"
 
 
 def _imports(request: Request) -> list[str]:

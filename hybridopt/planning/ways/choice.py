@@ -5,6 +5,8 @@ from shlex import quote
 from typing import Any
 
 from ...core.budget import Budget
+from ...core.card_speeds import Flops
+from ...core.host import Host
 from ..estimate import Estimate
 from ..request import Request
 from .calls import calls, script
@@ -55,7 +57,8 @@ class Choice:
         """Return the lines of Python that set the way up, for a loaded model."""
         return calls(self.request, self.way.lr)
 
-    def as_dict(self, room: Budget) -> dict[str, Any]:
-        """Return the choice as plain data; whether it fits is told for `room`."""
-        out = {"title": self.way.title, "gives_up": self.way.why, **self.estimate.as_dict(room), "code": self.code}
+    def as_dict(self, room: Budget, host: Host | None = None, flops: Flops | None = None) -> dict[str, Any]:
+        """Return the choice as plain data; whether it fits is told for `room` and for what stands beside it."""
+        told = self.estimate.as_dict(room, host, flops)
+        out = {"title": self.way.title, "gives_up": self.way.why, **told, "code": self.code}
         return out | ({"change": self.change} if self.change else {})

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.registry import names
+from ...model.placement.placement import Placement
 from ...model.quantization.known import usual
 from ...optimizer.releases import release_class
 
@@ -23,6 +24,7 @@ class Way:
         lora: rank of LoRA adapters; None: no adapters.
         quantization: scheme of the base; None: not quantized.
         lr: a learning rate to start from.
+        placement: where layers rest; None: on the device.
     """
 
     title: str
@@ -32,6 +34,7 @@ class Way:
     lora: int | None = None
     quantization: str | None = None
     lr: float = 1e-5
+    placement: Placement | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -41,6 +44,7 @@ class Way:
             "options": dict(self.options),
             "lora": self.lora,
             "quantization": self.quantization,
+            "placement": self.placement,
         }
 
 

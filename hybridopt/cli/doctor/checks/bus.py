@@ -46,10 +46,11 @@ def judged(speeds: tuple[float, float], pinned: bool) -> Finding:
     name = f"bus, {'pinned' if pinned else 'pageable'} memory"
     text = f"{speed(speeds[0])} to the GPU, {speed(speeds[1])} back"
     numbers = {"to_device_bytes_per_second": speeds[0], "to_host_bytes_per_second": speeds[1]}
+    noted = {"bus": speeds[0]} if pinned else {}
     if not pinned or min(speeds) >= SLOW:
-        return Finding(name, OK, text, numbers=numbers)
+        return Finding(name, OK, text, numbers=numbers, speeds=noted)
     cure = "see `nvidia-smi -q -d PCIE` for the lanes in use; what is placed on the host will be slow"
-    return Finding(name, WARN, text, cure, numbers)
+    return Finding(name, WARN, text, cure, numbers, noted)
 
 
 CHECK = Check("bus", "bandwidth", 1, _bus)

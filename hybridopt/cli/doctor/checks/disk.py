@@ -47,7 +47,7 @@ def written_and_read(folder: Path, most: int) -> Finding:
     note = "" if dropped else " (perhaps from memory: this system keeps what was written)"
     text = f"{folder}: {speed(written)} written, {speed(read)} read{note}, by {human(size)}"
     numbers = {"write_bytes_per_second": written, "read_bytes_per_second": read, "bytes": float(size)}
-    return Finding("disk", OK, text, numbers=numbers)
+    return Finding("disk", OK, text, numbers=numbers, speeds={"disk": read} if dropped else {})
 
 
 def _write(file: IO[bytes], chunk: bytes, most: int) -> int:
