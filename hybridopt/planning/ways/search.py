@@ -86,7 +86,7 @@ def _nothing(found: list[Choice], room: Budget, host: Host | None) -> HybridOptE
     e, r = least.estimate, least.request
     if e.carried is not None and (lacking := e.missing_on_host(host)):
         return HybridOptError(
-            f"{e.model}: nothing fits: the least, {least.way.title}, takes {gib(e.carried.host)} of the host's memory, "
+            f"{e.model}: nothing fits: the least, {least.way.title}, takes {gib(e.carried.host)} of host memory, "
             f"so {gib(lacking)} are missing there; take a smaller model, more memory for the host, or layers on disk"
         )
     return HybridOptError(
