@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from torch import nn
 
@@ -86,7 +87,7 @@ def _projection(base, path, lines, modules):
     attention = modules[".".join(above)]
     siblings = {*attention._modules, *(n.removesuffix("_weight") for n in attention._parameters)}
     apart = {"c_attn", "q_attn"} <= siblings  # GPT-2's cross-attention
-    kind, query = ("query", member) if apart and member == "q_attn" else _kind(member, siblings)
+    kind, query = ("query", member) if apart and member == "q_attn" else _kind(member, frozenset(siblings))
     fused = member in FUSED and (member != "in_proj" or isinstance(attention, nn.MultiheadAttention))
     if not fused and not kind:
         return base
@@ -96,7 +97,8 @@ def _projection(base, path, lines, modules):
     return replace(base, parts=(_separate(kind, lines, heads, _lines(attention, query)),))
 
 
-def _kind(member: str, siblings: Collection[str] | None) -> tuple[str | None, str | None]:
+@lru_cache(maxsize=1024)  # layers repeat
+def _kind(member: str, siblings: frozenset[str] | None) -> tuple[str | None, str | None]:
     """Return "query", "key" or "value" for the name `member`, and the name of its query; (None, None) for others.
 
     All three must be among the siblings, under names that differ in that word only; None: siblings are unknown.
@@ -105,7 +107,7 @@ def _kind(member: str, siblings: Collection[str] | None) -> tuple[str | None, st
         for kind, word in zip(KINDS, words, strict=True):
             pattern = rf"(?<![A-Za-z])([wW]?){word}(?![A-Za-z])"
             others = [re.sub(pattern, rf"\g<1>{other}", member, count=1) for other in words]
-            if re.search(pattern, member) and (siblings is None or set(others) <= set(siblings)):
+            if re.search(pattern, member) and (siblings is None or set(others) <= siblings):
                 return kind, others[0]
     return None, None
 

@@ -13,7 +13,7 @@ from .adapters import bare
 from .quantization.candidates import Candidate, candidates
 from .quantization.layers import is_named
 from .quantization.owners import owner
-from .roles import base_name, base_names, params
+from .roles import Param, base_name, base_names, params
 
 __all__ = ["Left", "Unquantized", "unquantized"]
 
@@ -85,7 +85,11 @@ class Unquantized:
 
 
 def unquantized(
-    model: nn.Module, scheme: Scheme | None = None, names: Collection[str] = (), skip: Sequence[str] = ()
+    model: nn.Module,
+    scheme: Scheme | None = None,
+    names: Collection[str] = (),
+    skip: Sequence[str] = (),
+    parameters: Sequence[Param] | None = None,
 ) -> Unquantized | None:
     """Return what stays in floats of a model's base; None for a model that is not quantized.
 
@@ -94,6 +98,7 @@ def unquantized(
         scheme: what `names` are going to be quantized with; None: it is quantized already.
         names: of the weights that are going to be quantized.
         skip: names of modules that the caller leaves out.
+        parameters: of the model, where they are known; None: they are looked for.
     """
     base, live = bare(model), {base_name(n): p for n, p in model.named_parameters()}
     scheme = scheme or next((found for p in live.values() if (found := owner(p)) is not None), None)
@@ -104,7 +109,7 @@ def unquantized(
     kinds_of = {base_name(f"{n}.{x}"): type(m).__name__ for n, m in base.named_modules() for x in m._parameters}
     stacks = any(isinstance(p, PackedWeight) for p in live.values())
     whole, kinds = 0, dict[tuple[str, str, bool], int]()
-    for p in params(model):
+    for p in params(model) if parameters is None else parameters:
         name = base_name(p.name)
         if name not in own or name not in live:
             continue

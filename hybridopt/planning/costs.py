@@ -84,8 +84,8 @@ class Known:
     """A model on any device, with its parameters' roles and the bytes of its weights."""
 
     def __init__(self, model: nn.Module):
-        self.params, self.weights, self.unquantized = params(model), weights(model), unquantized(model)
-        self.model = model
+        self.model, self.params, self.weights = model, params(model), weights(model)
+        self.unquantized = unquantized(model, parameters=self.params)
 
     def costs(self, plan: Plan, request: Request) -> Costs:
         """Return what a plan costs on this model, placed as the request says."""

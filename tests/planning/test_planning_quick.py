@@ -29,10 +29,10 @@ REQUESTS = (
 def quick():
     """An estimator with the traces of all requests, how many passes were simulated, and tensors made again."""
     ran, again = [], []
-    simulate, fake = estimator.simulate, QuickFakes._fake
+    simulate, fake = estimator.simulate, QuickFakes.made
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(estimator, "simulate", lambda *a: ran.append(0) or simulate(*a))
-        patch.setattr(QuickFakes, "_fake", lambda *a: again.append(0) or fake(*a))
+        patch.setattr(QuickFakes, "made", lambda *a: again.append(0) or fake(*a))
         found = Estimator(Subject("it", SETTINGS))
         for request in REQUESTS:
             found.estimate(request)
@@ -41,6 +41,7 @@ def quick():
 
 def test_passes_are_those_on_the_fake_tensors_of_torch(quick, monkeypatch):
     monkeypatch.setattr(QuickFakes, "dispatch", FakeTensorMode.dispatch)
+    monkeypatch.setattr(QuickFakes, "known_of", lambda *_: NotImplemented)
     other = Estimator(Subject("it", SETTINGS))
     for request in REQUESTS:
         other.estimate(request)
@@ -55,6 +56,8 @@ def test_passes_are_those_on_the_fake_tensors_of_torch(quick, monkeypatch):
         lambda x: x.t()[1:],
         lambda x: x.mul_(2),
         lambda x: torch.ops.aten._unsafe_view(x, [8]),  # shares memory, and does not say so
+        lambda x: torch.ops.aten.to.dtype(x, torch.float32),  # itself
+        lambda x: torch.ops.aten.to.dtype(x, torch.float64),
         lambda x: x * 2,
         lambda x: (x.to(torch.int64) * 1, x.to(torch.int64) * 1.0)[1],  # 1 == 1.0
         lambda x: torch.cat([x, x[:1]]),

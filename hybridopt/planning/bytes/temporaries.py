@@ -109,7 +109,7 @@ class Temporaries:
     def _task(self, entry: Entry) -> Task:
         return unfilled(entry.param.name, *self._key(entry))
 
-    def _tensors(self) -> AbstractContextManager[None]:
+    def _tensors(self) -> AbstractContextManager[object]:
         """Return a context of tensors without memory, on a device that slices as the planned one does."""
         return meta_tensors() if self._cuda else fake_tensors()
 

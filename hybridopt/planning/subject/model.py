@@ -1,7 +1,7 @@
 """The model that is planned: of its configuration, on meta, with adapters and quantized layers."""
 
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...core.compiled_later import compiled_later
 from ...core.errors import HybridOptError
+from ...core.instead import instead
 from ...model.adapters import bare, dtype_of_adapters, library_for, usual_library
 from ...model.quantization.known import frozen_names
 from ...model.quantization.replacing import twins_
@@ -21,6 +23,8 @@ from .building import causal, no_model
 from .dimensions import Subject
 
 __all__ = ["Subject", "checkpoint_", "checkpoints", "layers", "skeleton"]
+
+DRAWN = ("kaiming_uniform_", "normal_", "uniform_", "zeros_")  # what layers of torch, transformers and PEFT begin with
 
 
 def skeleton(source: Subject, request: Request, depth: int | None = None) -> nn.Module:
@@ -35,7 +39,7 @@ def skeleton(source: Subject, request: Request, depth: int | None = None) -> nn.
         HybridOptError: where the request cannot be met.
     """
     _check_stored(source, request)
-    with _quiet(), torch.device("meta"):
+    with _quiet(), _without_values(), compiled_later(), torch.device("meta"):
         model = _bare(source, request, depth)
         if request.scheme is not None:
             twins_(model, request.scheme, chosen(model, request.scheme, sorted(head_modules(model))))
@@ -123,4 +127,13 @@ def _adapted(model: nn.Module, request: Request) -> nn.Module:
 def _quiet():
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _without_values():
+    """Leave out the random values of layers, which tensors on the meta device would not keep."""
+    with ExitStack() as stack:
+        for name in DRAWN:
+            stack.enter_context(instead(nn.init, name, lambda tensor, *_, **__: tensor))
         yield

@@ -1,19 +1,22 @@
 """Fake tensors whose operations are looked up once: a layer repeats those of the one before it."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 __all__ = ["QuickFakes"]
 
 Key = tuple[Any, ...]
 Made = tuple[torch.Size, tuple[int, ...], int, torch.dtype, torch.device]  # shape, strides, offset, dtype, device
-NAMESPACES = ("aten", "prims")
+Again = Callable[["QuickFakes", Sequence[Any]], Any]  # makes what an operation made of its positional arguments
 BY_VALUE = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output, torch.Tag.inplace_view)
 PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+RETURNED = ("Tensor", "Optional[Tensor]")
 
 
 class QuickFakes(FakeTensorMode):
@@ -23,8 +26,12 @@ class QuickFakes(FakeTensorMode):
     shapes, sparse and complex tensors, too. Whatever is none of the plain cases is left to it.
     """
 
-    known: dict[Key, tuple[Made, ...] | None] = {}  # None: left to torch
-    kinds: dict[OpOverload, "Callable[[QuickFakes, Sequence[Any], Sequence[Made]], Any] | None"] = {}
+    known: dict[Key, Again | None] = {}  # None: left to torch
+    repeats: dict[OpOverload, bool] = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._usual: dict[torch.device, dict[str, Any]] = {}  # attributes of new fake tensors, by device
 
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Return what an operation makes, as torch's own method of this name does.
@@ -36,23 +43,33 @@ class QuickFakes(FakeTensorMode):
             kwargs: those by name.
         """
         kwargs = kwargs or {}
-        if func not in self.kinds:
-            self.kinds[func] = _kind(func)
-        again = self.kinds[func]
-        key = None if again is None else self._key(func, args, kwargs)
-        if again is None or key is None:
-            return super().dispatch(func, types, args, kwargs)
-        if key not in self.known:
-            out = super().dispatch(func, types, args, kwargs)
-            self.known[key] = _made(again, args, out)
-            return out
-        found = self.known[key]
-        return super().dispatch(func, types, args, kwargs) if found is None else again(self, args, found)
+        key = self._key(func, args, kwargs)
+        again = None if key is None else self.known.get(key)
+        if again is not None:
+            return again(self, args)
+        out = super().dispatch(func, types, args, kwargs)
+        if key is not None and key not in self.known:
+            self.known[key] = _again(func, args, out)
+        return out
 
-    def _key(self, func: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Key | None:
+    def known_of(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Return what an operation makes, where that is kept; NotImplemented where it has to be run.
+
+        Args:
+            func: the operation.
+            args: its positional arguments.
+            kwargs: those by name.
+        """
+        key = self._key(func, args, kwargs)
+        again = None if key is None else self.known.get(key)
+        return NotImplemented if again is None else again(self, args)
+
+    def _key(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Key | None:
         """Return all that the result depends on; None where there is more to it than shapes and plain values."""
+        if func not in self.repeats:
+            self.repeats[func] = _repeats(func)
         parts: list[Any] = [func]
-        if self._told(args, parts) and (not kwargs or self._told(list(kwargs.items()), parts)):
+        if self.repeats[func] and self._told(args, parts) and (not kwargs or self._told(list(kwargs.items()), parts)):
             return tuple(parts)
         return None
 
@@ -79,62 +96,87 @@ class QuickFakes(FakeTensorMode):
                 return False
         return True
 
-    def made_new(self, args: Sequence[Any], found: Sequence[Made]) -> Any:
-        """Return tensors of their own memory."""
-        out = tuple(self._fake(*each) for each in found)
-        return out[0] if len(out) == 1 else out
+    def made(self, shape: Any, stride: Any, offset: int, dtype: Any, device: Any, memory: Any = None) -> FakeTensor:
+        """Return a tensor of its own memory, or of memory that is given.
 
-    def made_views(self, args: Sequence[Any], found: Sequence[Made]) -> Any:
-        """Return a view of the first argument."""
-        return self._fake(*found[0], args[0].untyped_storage())
-
-    def made_in_place(self, args: Sequence[Any], found: Sequence[Made]) -> Any:
-        """Return the first argument, which was written to."""
-        return args[0]
-
-    def _fake(self, shape: Any, stride: Any, offset: int, dtype: Any, device: Any, memory: Any = None) -> FakeTensor:
-        with in_kernel_invocation_manager(self):
+        Args:
+            shape: of the tensor.
+            stride: in elements.
+            offset: in elements, into the memory that is given.
+            dtype: of the elements.
+            device: which the tensor says it is on.
+            memory: of another tensor, of which this one is a view; None: its own.
+        """
+        with torch._C._DisableTorchDispatch():
             made = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
             if memory is not None:
                 made.set_(memory, offset, shape, stride)
-        return FakeTensor(self, made, device)
+            if device not in self._usual:
+                self._usual[device] = vars(FakeTensor(self, made, device)).copy()
+            fake = Tensor._make_subclass(FakeTensor, made, False, dispatch_device=True, device_for_backend_keys=device)
+        torch._C._set_throw_on_mutable_data_ptr(fake)
+        vars(fake).update(self._usual[device])
+        return fake
 
 
-def _kind(func: Any) -> Any:
-    """Return what repeats an operation: one that makes tensors, a view, or writes in place; None for all others."""
-    if not isinstance(func, OpOverload) or func.namespace not in NAMESPACES or any(t in func.tags for t in BY_VALUE):
-        return None
+def _repeats(func: Any) -> bool:
+    """Return whether what an operation makes depends on nothing but shapes and plain values."""
+    if not isinstance(func, OpOverload) or any(tag in func.tags for tag in BY_VALUE):
+        return False
     schema = func._schema
-    if not schema.returns or any(str(r.type) != "Tensor" for r in schema.returns):
-        return None
-    if func.is_view:
-        return QuickFakes.made_views if len(schema.returns) == 1 else None
+    if not schema.returns or any(str(r.type) not in RETURNED for r in schema.returns):
+        return False
     written = [a.is_out or i > 0 for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.is_write]
-    if not schema.is_mutable:
-        return QuickFakes.made_new if all(r.alias_info is None for r in schema.returns) else None
-    return QuickFakes.made_in_place if written == [False] and len(schema.returns) == 1 else None
+    return not schema.is_mutable or (written == [False] and len(schema.returns) == 1)
 
 
-def _made(again: Any, args: Sequence[Any], out: Any) -> tuple[Made, ...] | None:
-    """Return what `again` makes `out` anew of; None where it would be something else."""
+def _again(func: OpOverload, args: Sequence[Any], out: Any) -> Again | None:
+    """Return what makes `out` anew: tensors, a view of the first argument, or that itself; None for all else."""
+    if args and out is args[0]:
+        return _first
     outs = out if isinstance(out, tuple | list) else (out,)
-    if not all(type(x) is FakeTensor and x.constant is None and not x.requires_grad for x in outs):
+    tensors = [x for x in outs if x is not None]
+    if func._schema.is_mutable or not all(map(_plain, tensors)):
         return None
-    if not all(map(_plain, outs)):
-        return None
-    owned = [x.untyped_storage()._cdata for x in outs]
+    made = [None if x is None else (x.shape, x.stride(), x.storage_offset(), x.dtype, x.fake_device) for x in outs]
+    owned = [x.untyped_storage()._cdata for x in tensors]
+    if outs is not out and made[0] and args and isinstance(args[0], FakeTensor):
+        if owned[0] == args[0].untyped_storage()._cdata:
+            return _View(made[0])
     given = {x.untyped_storage()._cdata for x in _tensors(args)}
-    own = len(set(owned)) == len(owned) and given.isdisjoint(owned)
-    if again is QuickFakes.made_in_place:
-        return () if out is args[0] else None
-    if again is QuickFakes.made_views and owned[0] != args[0].untyped_storage()._cdata:
-        return None
-    if again is QuickFakes.made_new and not (own and all(map(_full, outs))):
-        return None
-    return tuple((x.shape, x.stride(), x.storage_offset(), x.dtype, x.fake_device) for x in outs)
+    own = len(set(owned)) == len(owned) and given.isdisjoint(owned) and all(map(_full, tensors))
+    return _New(tuple(made), isinstance(out, tuple | list)) if own else None
 
 
-def _plain(x: FakeTensor) -> bool:
+def _first(fakes: QuickFakes, args: Sequence[Any]) -> Any:
+    return args[0]
+
+
+@dataclass(frozen=True)
+class _View:
+    """Makes a view of the first argument."""
+
+    made: Made
+
+    def __call__(self, fakes: QuickFakes, args: Sequence[Any]) -> FakeTensor:
+        return fakes.made(*self.made, args[0].untyped_storage())
+
+
+@dataclass(frozen=True)
+class _New:
+    """Makes tensors of their own memory, one, or several."""
+
+    made: tuple[Made | None, ...]
+    several: bool
+
+    def __call__(self, fakes: QuickFakes, args: Sequence[Any]) -> Any:
+        out = tuple(None if each is None else fakes.made(*each) for each in self.made)
+        return out if self.several else out[0]
+
+
+def _plain(x: Any) -> bool:
+    if type(x) is not FakeTensor or x.constant is not None or x.requires_grad:
+        return False
     return x.layout == torch.strided and not x.dtype.is_complex
 
 

@@ -84,10 +84,10 @@ def _run(
     limit: Limit,
 ) -> Trace:
     _keep_angles(model)
-    with fake_tensors(device):
+    with fake_tensors(device) as fakes:
         converted_(model, empty)
         batch = {name: torch.zeros(x.shape, dtype=x.dtype, device="cpu") for name, x in inputs.items()}
-        tracker = Tracker([*tensors_of(model), *batch.values()], device, limit)
+        tracker = Tracker([*tensors_of(model), *batch.values()], device, limit, fakes)
         _mark(list(layers or ()), tracker)
         _on_gradients(model, tracker) if shifted is None else _shift(model, shifted, tracker)
         with tracker, torch.set_grad_enabled(shifted is None):

@@ -3,18 +3,28 @@
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch._C import _get_dispatch_mode as active
+from torch._C._dynamo.eval_frame import _FrameAction as FrameAction
+from torch._C._dynamo.eval_frame import _FrameExecStrategy as FrameExecStrategy
+from torch._C._dynamo.eval_frame import set_code_exec_strategy
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
 from ...core.contracts import Room
 from ...core.registry import every
 
+if TYPE_CHECKING:
+    from .quick_fakes import QuickFakes
+
 __all__ = ["Event", "Limit", "Moment", "Stage", "Tracker", "storages"]
 
+DEVICE = torch.ops.prim.device.default
+FAKE = torch._C._TorchDispatchModeKey.FAKE
 Stage = tuple[str] | tuple[str, int]  # where in a step: ("start",), or ("forward", i) for layer i
 
 
@@ -88,12 +98,20 @@ class Tracker(TorchDispatchMode):
         known: tensors that exist before. They do not count; when they are freed, their bytes are subtracted.
         device: "cuda" or "cpu" also counts what some operations take there for themselves while they run.
         limit: on operations, and whether all of them are noted.
+        fakes: within which it works, to be asked first what an operation makes; None asks torch.
     """
 
     _stage: Stage
 
-    def __init__(self, known: Iterable[Tensor] = (), device: str | None = None, limit: Limit = Limit()):  # noqa: B008
+    def __init__(
+        self,
+        known: Iterable[Tensor] = (),
+        device: str | None = None,
+        limit: Limit = Limit(),  # noqa: B008 (it is frozen)
+        fakes: "QuickFakes | None" = None,
+    ):
         super().__init__()
+        self._fakes = fakes
         self.operations, self._limit, self._events = 0, limit, list[tuple[str, int, int, int]]()
         self.moments: list[Moment] = []
         self._within, self._stage, self._after = _within(device), ("start",), 0
@@ -178,11 +196,16 @@ class Tracker(TorchDispatchMode):
 
         return gone
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return False, so that torch wraps nothing around every operation; the code is marked below instead."""
+        return False
+
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function is torch.ops.prim.device.default:
-            return vars(args[0]).get("fake_device") or function(*args)
-        wrapper = next((t for t in types if t not in (Tensor, torch.nn.Parameter) and _wraps(t)), None)
+        if function is DEVICE:
+            return vars(args[0]).get("_fake_device") or function(*args)
+        wrapper = next((t for t in types if _wraps(t)), None)
         if wrapper is not None:  # what it does inside counts, too
             with self:
                 return wrapper.__torch_dispatch__(function, types, args, kwargs)
@@ -193,21 +216,29 @@ class Tracker(TorchDispatchMode):
         self.operations += 1
         if self._limit.operations is not None and self.operations > self._limit.operations:
             raise Limit.Reached
-        out = function(*args, **kwargs)
-        for tensor in tree_iter(out):
+        fakes = self._fakes
+        out = NotImplemented if fakes is None or active(FAKE) is not fakes else fakes.known_of(function, args, kwargs)
+        if out is NotImplemented:
+            out = function(*args, **kwargs)
+        for tensor in (out,) if isinstance(out, Tensor) else tree_iter(out):
             if isinstance(tensor, Tensor):
                 self.watch(tensor)
         self._log(str(function) if self._limit.recorded else "", 0)
         return out
 
 
+# Whatever torch.compile is about, operations are counted as they come.
+set_code_exec_strategy(Tracker.__torch_dispatch__.__code__, FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP))
+
+
 def storages(tensor: Tensor) -> list[torch.UntypedStorage]:
     """Return the storage of a tensor; of a subclass made of several tensors, the storages of all of them."""
-    if is_traceable_wrapper_subclass(tensor) and _wraps(type(tensor)):
+    if _wraps(type(tensor)) and is_traceable_wrapper_subclass(tensor):
         return [s for name in tensor.__tensor_flatten__()[0] for s in storages(getattr(tensor, name))]
     return [tensor.untyped_storage()]
 
 
+@cache
 def _wraps(kind: type) -> bool:
     return hasattr(kind, "__tensor_flatten__") and kind.__name__ != "FakeTensor"
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,14 +11,20 @@ from ...core.instead import instead
 from ...core.numerics import rounding
 from ...core.registry import every
 
+if TYPE_CHECKING:
+    from .quick_fakes import QuickFakes
+
 __all__ = ["fake_tensors", "meta_tensors"]
 
 
 @contextmanager
-def fake_tensors(device: str = "cpu") -> Iterator[None]:
+def fake_tensors(device: str = "cpu") -> Iterator["QuickFakes"]:
     """Make every new tensor fake within `with`: it has shape, strides and dtype, a CPU's name, and no memory.
 
     device: "cuda" lets quantized layers compute as they do there.
+
+    Yields:
+        What makes the tensors.
     """
     from .quick_fakes import QuickFakes
 
@@ -31,8 +38,7 @@ def fake_tensors(device: str = "cpu") -> Iterator[None]:
         experts = sys.modules.get("transformers.integrations.moe")
         if experts is not None and hasattr(experts, "_can_use_grouped_mm"):  # torch fakes it in bfloat16 only
             stack.enter_context(instead(experts, "_can_use_grouped_mm", _in_bfloat16(experts._can_use_grouped_mm)))
-        stack.enter_context(QuickFakes())
-        yield
+        yield stack.enter_context(QuickFakes())
 
 
 @contextmanager
