@@ -36,6 +36,12 @@ def _wrong(run: Run, tree: Node) -> Iterator[tuple[str, str]]:
             said = "null" if default is None else default
             text = f"{key}={said} beside method.policy=auto would be chosen as if nothing were said"
             yield key, f"{text}; leave it out, or name a policy"
+    if run.train.dtype == "fp16":
+        yield (
+            "train.dtype",
+            "train.dtype=fp16: gradients of such weights vanish or overflow unless losses are scaled, which is not done "
+            "here; write train.dtype: bf16, or fp32",
+        )
     if run.train.early_stopping is not None and (run.data.eval is None or run.train.eval_every is None):
         lacks = "data.eval" if run.data.eval is None else "train.eval_every"
         yield "train.early_stopping", f"train.early_stopping needs evaluations on the way; give {lacks}"

@@ -17,7 +17,7 @@ from ...wrapping import wrap
 from ..config.run import AUTO, Run
 from ..method.adapters import adapters
 
-__all__ = ["check_dtype", "config_of", "fetched", "load_model"]
+__all__ = ["config_of", "fetched", "load_model"]
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # never code, never pickles
 
@@ -60,15 +60,6 @@ def config_of(model: str) -> Any:
         if error.__cause__ is None:
             raise
         raise _not_there(model, error.__cause__) from error
-
-
-def check_dtype(run: Run) -> None:
-    """Raise HybridOptError for weights in 16 bits of the kind that needs scaled losses."""
-    if run.train.dtype == "fp16":
-        raise HybridOptError(
-            "train.dtype='fp16': gradients of such weights vanish or overflow unless losses are scaled, which is not "
-            "done here; write train.dtype: bf16, or fp32"
-        )
 
 
 def fetched(model: str) -> Path:

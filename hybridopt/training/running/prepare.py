@@ -14,7 +14,7 @@ from ..data.reading import read
 from ..data.template import check_chats, padding_told, tokenizer_for
 from .choosing import chosen_for, less_than, with_head
 from .lengths import check_positions, check_words, positions_of, with_lengths
-from .loading import check_dtype, config_of
+from .loading import config_of
 from .place import Place
 from .quiet import quietly
 from .rehearsal import Rehearsal, rehearse
@@ -87,7 +87,6 @@ def prepare(
     place = Place(asked.output.folder)
     place.check(resume)
     run = resumed(asked, place) if resume else asked
-    check_dtype(run)
     early = None if run.task == AUTO else _task(run.task, run.task_options, allow_code)
     with quietly():
         settings = config_of(run.model)

@@ -81,6 +81,7 @@ BASE = "model: org/name\ndata: rows.jsonl\n"
         ("method: {options: {density: 0.5}}", "method.options belong to a policy"),
         ("method: {lora: null}", "method.lora=null beside method.policy=auto .*leave it out"),
         ("method: {release: accumulate}", "method.release=accumulate beside method.policy=auto"),
+        ("train: {dtype: fp16}", "train.dtype=fp16: .* write train.dtype: bf16, or fp32"),
         ("train: {early_stopping: 3}", "early_stopping needs evaluations on the way; give data.eval"),
         ("method: adamw\noutput: {merge: true}", "output.merge=true needs adapters"),
         # YAML

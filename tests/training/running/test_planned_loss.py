@@ -22,6 +22,7 @@ RUNS = {
     "sft fused": ("messages", ("method={policy: lomo, release: fused}", "train.clip=null")),
     "dpo": ("preference", ()),
     "dpo on lora": ("preference", ("method.lora=4",)),
+    "dpo on int8-trainable": ("preference", ("method.policy=frugal", "method.quantization=int8-trainable")),
     "reward": ("preference", ("task=reward",)),
 }
 

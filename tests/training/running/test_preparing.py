@@ -115,7 +115,6 @@ REFUSED = {
     "task of another format": ("messages", ("task=dpo",), "task='dpo' learns from preference, and the data is"),
     "no task": ("prompt", (), "the data is 'prompt', from which no task follows; say which: --task grpo"),
     "option": ("preference", ("task=dpo", "task_options={betta: 1}"), "dpo has no option 'betta'.* mean 'beta'"),
-    "fp16": ("messages", ("train.dtype=fp16",), "train.dtype='fp16'.*write train.dtype: bf16, or fp32"),
     "chunk": ("messages", ("train.chunk=64",), "train.chunk is not known: trainers compute"),
     "length": ("messages", ("data.max_length=300",), "the model has 256 positions .*data.max_length: 256 or less"),
     "no turns": ("prompt_completion", ("data.loss_on=assistant",), "the examples are no chats but texts"),

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.slow
 
 LORA = ("method.lora={r: 8}",)
 HEAD = ("method.lora={r: 8, modules_to_save: [lm_head]}",)  # random hidden states say little to a head that stays
+INT8 = ("method.policy=frugal", "method.quantization=int8-trainable")
 NF4 = (*LORA, "method.quantization=nf4")
 REWARD = "task_options={reward: 'support.rewards:capitals', num_generations: 8, max_completion_length: 8}"
 RUNS = {  # format, settings, share of the first loss that is left at most
@@ -21,6 +22,7 @@ RUNS = {  # format, settings, share of the first loss that is left at most
     "text": ("text", ("data.max_length=64", "train.max_steps=10"), 0.7),
     "dpo": ("preference", ("train.max_steps=6",), 0.5),
     "dpo on lora": ("preference", (*LORA, "train.lr=0.05", "train.max_steps=8"), 0.5),
+    "dpo on int8-trainable": ("preference", (*INT8, "train.max_steps=6"), 0.5),
     "reward on nf4": ("preference", ("task=reward", *NF4, "train.max_steps=8"), 0.5),
     "classify": ("labels", ("train.max_steps=8",), 0.5),
     "classify on lora": ("labels", (*LORA, "train.max_steps=8"), 0.5),
