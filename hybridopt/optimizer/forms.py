@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import HybridOptError
+from ..model.placement.homes import device_of
 from ..model.roles import codes_dtype
 from ..policy.job import declare
 from .groups import Tags, named
@@ -26,7 +27,7 @@ class Forms:
 
     def changed(self, params: Iterable[Tensor]) -> bool:
         """Return whether any parameter has another form than at the last `settle`."""
-        return [(p.dtype, p.device, p.shape) for p in params] != self._list
+        return [(p.dtype, device_of(p), p.shape) for p in params] != self._list
 
     def check(self, tags: Tags, groups: list[dict], busy: Mapping[str, Tensor]) -> None:
         """Raise HybridOptError for a parameter that cannot be trained as it is now; nothing is changed.
@@ -63,14 +64,14 @@ class Forms:
         found = []
         for group in windows.sections:
             for name, p in named(group):
-                form, known = (p.dtype, p.device, p.shape), self._known.get(name)
+                form, known = (p.dtype, device_of(p), p.shape), self._known.get(name)
                 if name in busy and form != known:
                     if states.get(p):
                         states[p] = _moved(windows, group, name, p, states[p])
                     self._known[name] = form
                     found += [name] if known else []
         held = (pair for group in windows.sections for pair in named(group))
-        self._list = [self._known.get(n, (p.dtype, p.device, p.shape)) for n, p in held]
+        self._list = [self._known.get(n, (p.dtype, device_of(p), p.shape)) for n, p in held]
         return found
 
 

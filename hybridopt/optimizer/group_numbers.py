@@ -9,7 +9,7 @@ from torch import Tensor, strided
 from ..core.errors import HybridOptError, check_number, shown
 from ..policy.other_names import names_here
 
-__all__ = ["check_numbers", "check_options"]
+__all__ = ["check_numbers", "check_options", "rates"]
 
 LARGEST = 1e6  # of a learning rate or weight decay: beyond, a few steps leave the range of float32
 NUMBERS = ("lr", "weight_decay")  # that a group may have of its own
@@ -55,3 +55,9 @@ def _meant(key: str) -> str | None:
         return None  # such as "initial_lr" of schedulers
     called = next((name for name in names_here(key) if name in NUMBERS), None)
     return called or next(iter(get_close_matches(key, NUMBERS, 1, 0.85)), None)
+
+
+def rates(group: dict) -> tuple[float | Tensor, float | Tensor]:
+    """Return the learning rate, of shape [] if it is a tensor, and the decay, 1 - lr * weight decay."""
+    lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]
+    return lr, 1 - lr * group["weight_decay"]

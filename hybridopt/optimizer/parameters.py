@@ -16,12 +16,15 @@ from ..execution.probed import run_estimated
 from ..execution.run import WORTH_COMPILING, run
 from ..execution.state import allocate, basis
 from ..execution.task import Task
+from ..model.placement.homes import device_of, home
 from ..policy.job import BASIS
+from .group_numbers import rates
 from .groups import Tags
 from .pace import Pace
 from .probing.measured import Measured
 from .probing.shifts import Shifts
 from .resolved import Resolved
+from .resting import check_resting, deferred
 from .turns import Turns
 from .windows import Windows, carried_over
 
@@ -57,6 +60,7 @@ class Parameters:
         self.windows = Windows(tags, optimizer.param_groups, pace)
         self.shifts = Shifts(self.windows, trainable)
         self._check_shared()
+        check_resting(self.windows.all())
         self._compiles = self._worth_compiling() if compile == "auto" else compile
 
     @property
@@ -151,21 +155,26 @@ class Parameters:
     def carry_out(self, work: Iterable[Work], sound: Tensor | None = None) -> None:
         """Update parameters; what is not contiguous is updated in a contiguous copy, which is written back.
 
+        Those that rest elsewhere are updated when they are fetched.
+
         Args:
             work: the parameters; their gradients are in `.grad`, or come from probes.
             sound: bool [] on their device: where it is False, no weight and no state changes. None: it is True.
         """
         tasks: list[Task] = []
-        rates: dict[int, tuple] = {}
+        known: dict[int, tuple] = {}
         for name, p in work:
             one = self.windows.of(name, p)
             grad = self._estimate(one) if one.probed else p.grad
             if grad is None or one.idle or one.empty:
                 continue
-            if id(one.group) not in rates:
-                rates[id(one.group)] = _rates(one.group)
-            lr, decay = rates[id(one.group)]
+            if id(one.group) not in known:
+                known[id(one.group)] = rates(one.group)
+            lr, decay = known[id(one.group)]
             task = self._task(one, grad, lr, decay, sound)
+            if (resting := home(p)) is not None:
+                resting.later(deferred(task, p, self.compiles), one.group["step"])
+                continue
             live = shards.local(p) if one.sharded else p
             copied = task.param.data_ptr() != live.data_ptr()
             if one.probed:
@@ -185,7 +194,7 @@ class Parameters:
         terms = self.shifts.terms(one, self._measured.slopes or ())
         if backprop is None and not terms:
             return None
-        return ProbeGradient(terms, tuple(p.shape), p.device, one.job.arithmetic, backprop, source.share)
+        return ProbeGradient(terms, tuple(p.shape), device_of(p), one.job.arithmetic, backprop, source.share)
 
     def uncount(self, names: Iterable[str]) -> None:
         """Take back that the state of these parameters has seen this step, as its update was left out by a flag."""
@@ -244,10 +253,4 @@ class Parameters:
 
     def _worth_compiling(self):
         params = [p for _, p in self.params()]
-        return any(p.is_cuda for p in params) or sum(p.numel() for p in params) >= WORTH_COMPILING
-
-
-def _rates(group: dict) -> tuple[float | Tensor, float | Tensor]:
-    """Learning rate, of shape [] if it is a tensor, and decay, 1 - lr * weight decay."""
-    lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]
-    return lr, 1 - lr * group["weight_decay"]
+        return any(device_of(p).type == "cuda" for p in params) or sum(p.numel() for p in params) >= WORTH_COMPILING

@@ -1,11 +1,14 @@
 """What carries weights between where they rest and where they are used."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+
+from ..errors import HybridOptError
 
 __all__ = ["Piece", "PlacedUnit", "PlacementBackend", "Traffic"]
 
@@ -70,6 +73,7 @@ class Traffic:
     Args:
         read: bytes read from files.
         moved: bytes copied to the device.
+        returned: bytes copied back from the device.
         written: bytes written to files.
         fetches: units that were fetched.
         waited: seconds that the computation waited for fetches.
@@ -78,6 +82,7 @@ class Traffic:
 
     read: int = 0
     moved: int = 0
+    returned: int = 0
     written: int = 0
     fetches: int = 0
     waited: float = 0.0
@@ -131,6 +136,17 @@ class PlacementBackend(Protocol):
     @abstractmethod
     def bind(self, unit: PlacedUnit) -> None:
         """Let the tensors of a fetched unit be used by whatever is computed next."""
+
+    def write(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
+        """Let some tensors of a unit that is near be written, by taking memory that nothing else reads.
+
+        What is written is gone when the unit rests, unless it is kept.
+        """
+        raise HybridOptError(f"{type(self).__name__} carries weights that nobody changes; train adapters")
+
+    def keep(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
+        """Let some tensors of a unit that is near have at rest the values that they have now."""
+        raise HybridOptError(f"{type(self).__name__} carries weights that nobody changes; train adapters")
 
     @abstractmethod
     def rest(self, unit: PlacedUnit) -> None:

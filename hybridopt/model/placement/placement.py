@@ -25,8 +25,11 @@ class Placement:
             with base="disk" they are written there once, and found there again. None: there is none.
         keep_cached: may the system keep weights on disk in its own cache after they were dropped? None: if all of them
             fit into the memory that the host has left.
-        write_every: steps after which full weights that are trained by losses alone are written; None: never, they
-            follow from the losses.
+        write_every: steps after which full weights that are trained by losses alone are written where they rest;
+            until then the updates since are made again whenever a layer is fetched. With base="disk" they are written
+            to a file in `cache` that is gone with the process. None: only when they are saved or otherwise asked for.
+        paired: do all the shifted evaluations of a step of such training share one pass over the layers? They are
+            alive at the same time, each with what the model keeps between two layers. False: one after the other.
         allow_writes: bytes a day that training may write to disk, such as "2TB"; None: 329 GB, which a usual drive of
             1 TB endures every day for five years.
 
@@ -40,7 +43,8 @@ class Placement:
     ahead: int = 1
     cache: str | PathLike | None = None
     keep_cached: bool | None = None
-    write_every: int | None = None
+    write_every: int | None = 8
+    paired: bool = True
     allow_writes: str | None = None
 
     def __post_init__(self) -> None:
@@ -54,6 +58,8 @@ class Placement:
                 f"fetched; give slots={self.ahead + 1} or ahead={self.slots - 1}",
                 "placement",
             )
+        if not isinstance(self.paired, bool):
+            raise HybridOptError(f"paired={self.paired!r:.100} is not allowed; give True or False", "placement")
         if self.write_every is not None:
             check_count("placement", "write_every", self.write_every, 1)
         if self.allow_writes is not None:

@@ -15,9 +15,11 @@ from ...core.files.mapping import Extent
 from ...core.registry import every_class
 from ..adapters import bare
 from .guards import guard
+from .homes import bring_home, forget
 from .hooks import attach, notice_end
 from .newcomers import Newcomers
 from .placement import Placement
+from .readers import for_readers
 from .streamer import Streamer
 from .units import units
 from .whole import Calls
@@ -48,6 +50,8 @@ class Placed:
         }
         self._new = {unit: Newcomers(unit, self.device, partial(self._merge, unit)) for unit in self.units}
         self._guards = self._guarded()
+        for unit in self.units:
+            bring_home(unit, self)
         _PLACED[bare(model)] = weakref.ref(self)
 
     @property
@@ -79,14 +83,20 @@ class Placed:
             each.settle()
 
     def rest(self) -> None:
-        """Let every weight be where it rests."""
-        self.streamer.rest()
+        """Let every weight be where it rests, with its true values."""
+        self.streamer.catch_up()
+
+    def read(self) -> None:
+        """Let every weight at rest have its true values, as somebody is going to read it."""
+        if self.streamer.outstanding.units():
+            self.streamer.catch_up()
 
     def give_up(self, unit: PlacedUnit) -> None:
         """Leave the weights of one unit where they rest, as ordinary tensors; the others go on as ever."""
         if unit not in self._hooks:
             return
         self.streamer = self.streamer.without(unit)
+        forget([unit])
         for hook in self._hooks.pop(unit):
             hook.remove()
         self._unguard()
@@ -97,6 +107,8 @@ class Placed:
 
     def end(self) -> None:
         """Take all hooks off and leave every weight where it rests, as an ordinary tensor."""
+        self.read()
+        forget(self.units)
         for hooks in self._hooks.values():
             for hook in hooks:
                 hook.remove()
@@ -116,7 +128,7 @@ class Placed:
         model = self._model()
         assert model is not None  # whoever calls has it
         calls = model.register_forward_pre_hook(Calls(self, self.units[0].pieces[0].tensor), with_kwargs=True)
-        return [calls, *guard(model, self)]
+        return [calls, *guard(model, self), *for_readers(model, self.read, self.units)]
 
     def _unguard(self) -> None:
         for each in self._guards:

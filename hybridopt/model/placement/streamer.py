@@ -14,6 +14,7 @@ from ...core.errors import HybridOptError
 from .helper import Helper
 from .in_use import InUse, in_backward
 from .order import BACKWARD, EVALUATION, FORWARD, Order
+from .outstanding import Outstanding
 from .placement import Placement
 
 __all__ = ["Streamer", "in_backward"]
@@ -37,6 +38,7 @@ class Streamer:
     def __init__(self, units: Sequence[PlacedUnit], backend: PlacementBackend, placement: Placement, traffic: Traffic):
         self.units, self.backend, self.placement, self.traffic = list(units), backend, placement, traffic
         self.order = Order(len(self.units))
+        self.outstanding = Outstanding(backend, placement.write_every)
         self._places = {unit: place for place, unit in enumerate(self.units)}
         # what takes a slot, the least recently begun first: None where it is near, else what tells that it is fetched
         self._slots: OrderedDict[int, Future[None] | None] = OrderedDict()
@@ -77,6 +79,7 @@ class Streamer:
                 if self._slots.get(place, self) is not None:
                     self._bring(place)
                 self._slots.move_to_end(place)
+                self._update(place)
                 if len(self._slots) < len(self.units):
                     self._ahead(place)
             except BaseException:
@@ -86,6 +89,14 @@ class Streamer:
     def done(self, unit: PlacedUnit) -> None:
         """Note that a forward pass through a unit has ended: other threads may let another one take its slot."""
         self._used.end()
+
+    def catch_up(self) -> None:
+        """Make all updates that are outstanding, unit by unit, and drop all: weights at rest are true then."""
+        with self._lock:
+            for unit in self.outstanding.units():
+                self.need(unit)
+                self.outstanding.keep(unit)
+            self.rest()
 
     def rest(self) -> None:
         """Drop all units: every weight is where it rests. Errors of fetches that nobody asked for are forgotten."""
@@ -113,7 +124,7 @@ class Streamer:
     def without(self, unit: PlacedUnit) -> "Streamer":
         """Drop all units, give one of them up, and return what fetches the others from now on."""
         with self._lock:
-            self.rest()
+            self.catch_up()
             others = [other for other in self.units if other is not unit]
             self.units = [unit]  # the others are not given up
             self.close()
@@ -147,6 +158,14 @@ class Streamer:
         self.backend.bind(self.units[place])
         self._slots[place] = None
         self._between = None
+
+    def _update(self, place: int) -> None:
+        """Make the updates that are outstanding for a unit that is near."""
+        unit = self.units[place]
+        if self.outstanding.lacks(unit):
+            self._between = place  # what was updated in part is brought to rest, and fetched again
+            self.outstanding.apply(unit)
+            self._between = None
 
     def _ahead(self, place: int) -> None:
         """Begin to fetch what is used next, as far as what is used later can go for it."""
@@ -197,7 +216,9 @@ class Streamer:
 
     def _drop(self, place: int) -> None:
         future = self._slots[place]
-        if future is not None and not future.cancel():
+        if future is None:
+            self.outstanding.leave(self.units[place])
+        elif not future.cancel():
             future.exception()  # a fetch is never cut off
         self._between = place
         self._mend(waited=True)
@@ -207,9 +228,11 @@ class Streamer:
         if self._between is not None:
             if self._helper is not None and not waited:
                 self._helper.finish()
-            self.backend.rest(self.units[self._between])
+            unit = self.units[self._between]
+            self.backend.rest(unit)
             self._slots.pop(self._between, None)
             self._between = None
+            self.outstanding.dropped(unit)
 
     def _fetch(self, unit: PlacedUnit) -> None:
         began = time.perf_counter()

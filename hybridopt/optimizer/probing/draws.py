@@ -8,6 +8,7 @@ from ...core.contracts import Draw, Noise, State
 from ...core.contracts.check import check_part
 from ...core.numerics.directions import Direction, prepare
 from ...execution.state import allocate
+from ...model.placement.homes import device_of
 from ..resolved import Resolved
 from ..windows import Windows
 
@@ -31,7 +32,7 @@ class Noises:
         _, draw, drawn = self._drawn[one.name]
         if index not in drawn:
             source, shape = one.job.treatment.source, tuple(one.p.shape)
-            noise = source.noise(draw, shape, index, self._basis(source, draw, shape, one.p.device))
+            noise = source.noise(draw, shape, index, self._basis(source, draw, shape, device_of(one.p)))
             if noise is not None and type(noise) not in self._checked:
                 check_part(f"{type(source).__name__}.noise", "noise", noise, Noise)
                 self._checked.add(type(noise))
@@ -48,7 +49,7 @@ class Noises:
             for index in range(samples):
                 noise = self.of(one, index)
                 if noise is not None and (found := noise.drawn(one.p.numel())):
-                    wanted.setdefault(one.p.device, []).append(found)
+                    wanted.setdefault(device_of(one.p), []).append(found)
         for device, directions in wanted.items():
             prepare(directions, device)
 

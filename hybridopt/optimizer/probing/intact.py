@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
+from ...model.placement.homes import home
 from .watch import plain
 
 __all__ = ["Intact", "Left", "advance"]
@@ -100,7 +101,8 @@ def _buffers(root):
 
 
 def _marks(p):
-    marks = {"replaced": id(p), "moved": p.data_ptr() if plain(p) else 0, "written": _version(p)}
+    still = plain(p) and home(p) is None  # whoever fetches a weight moves it
+    marks = {"replaced": id(p), "moved": p.data_ptr() if still else 0, "written": _version(p)}
     return marks | {"given another gradient": (id(p.grad), 0 if p.grad is None else _version(p.grad))}
 
 

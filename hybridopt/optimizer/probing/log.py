@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...model.checksums import checksum
+from ...model.placement.homes import device_of, near
 from .follow import Followed, group_key, head
 from .log_checks import check_log
 from .rates import rates_of
@@ -63,8 +64,9 @@ class Log:
         elif step:
             self.check()
         else:
-            self.origin, self._weights = self._checksums(), None
-            self.heads = {f.name: head(f.p, f.seen) for f in self.followed}
+            seen = {f.name: (checksum(near(f.p)), head(f.p, f.seen)) for f in self.followed}
+            self.origin, self._weights = {name: found for name, (found, _) in seen.items()}, None
+            self.heads = {name: found for name, (_, found) in seen.items()}
             self.watch()
 
     def check(self) -> None:
@@ -95,7 +97,7 @@ class Log:
         self.broken = self.broken or why
 
     def _checksums(self):
-        return {f.name: checksum(f.p) for f in self.followed}
+        return {f.name: checksum(near(f.p)) for f in self.followed}
 
     # ---- saving and loading
 
@@ -125,7 +127,7 @@ class Log:
         self._rates = [tuple(row) for row in state["rates"].tolist()]
         self._counts, self.groups = state["counts"].tolist(), tuple(state["groups"])
         self.origin, self.broken = dict(state["origin"]), state["broken"] or None
-        devices = {f.name: f.p.device for f in self.followed}
+        devices = {f.name: device_of(f.p) for f in self.followed}
         self.heads = {name: x.to(devices.get(name, x.device)) for name, x in state["heads"].items()}
         self._versions, self._weights = {}, dict(state["weights"]) if state["weights"] else None
 

@@ -1,14 +1,16 @@
 """Shifted copies that stand in for parameters while a model computes; the parameters are never written."""
 
 import weakref
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
+from ...model.placement.homes import home
+from ...model.placement.placing import placed
+from .swaps import Swaps
 from .watch import Seen, Watch, plain
 
 __all__ = ["Perturbation", "Shift"]
@@ -22,7 +24,8 @@ class Perturbation:
 
     While a module computes, copies stand in for the parameters of its own, so that the extra memory is that of one
     module. Parameters that are used elsewhere (`F.linear(h, embedding.weight)`), in compiled code, or that belong to
-    no module of `root` are `loose`: their `data` is a copy during the whole evaluation.
+    no module of `root` are `loose`: their `data` is a copy during the whole evaluation. Those of them that are fetched
+    with a layer are `wide`: their `data` is a copy while their layer computes.
 
     Args:
         params: what can be shifted, by name.
@@ -39,6 +42,7 @@ class Perturbation:
         self.owners = dict(owners or {})
         self._root = None if root is None else weakref.ref(root)
         self.loose: set[str] = set()
+        self.wide: set[str] = set()
         self.missed: frozenset[str] = frozenset()
         self.unused = False
         self.untouched: frozenset[str] = frozenset()
@@ -50,6 +54,13 @@ class Perturbation:
     def root(self) -> nn.Module | None:
         """The model, while it lives."""
         return None if self._root is None else self._root()
+
+    @property
+    def units(self) -> Sequence[tuple[nn.Module, Callable[[], None]]]:
+        """The layers whose weights rest elsewhere, each with what fetches them."""
+        root = self.root
+        found = None if root is None else placed(root)
+        return [] if found is None else [(u.module, partial(found.streamer.need, u)) for u in found.units]
 
     @contextmanager
     def shifted(self, shift: Shift, watch: bool = True) -> Iterator[None]:
@@ -63,19 +74,20 @@ class Perturbation:
         Whatever is raised inside, everything is put back. Raises HybridOptError for a loose parameter of which there
         can be no copy, or which is used through an alias.
         """
-        known = len(self.loose)
+        known = len(self.loose) + len(self.wide)
         places = self._places()
-        looks = watch or len(self.loose) > known
+        looks = watch or len(self.loose) + len(self.wide) > known
         watch = watch and bool(places or self.missed)
         loose, self.missed = sorted(self.loose), frozenset()
-        self._check(self.loose)
-        swaps = _Swaps(self.params, places, shift, watch)
+        self._check(self.loose | self.wide)
+        swaps = Swaps(self.params, places, shift, watch)
         copies = Seen({})
         try:
             try:
                 swaps.begin(loose)
                 copies = Seen({name: self.params[name] for name in loose})
                 swaps.watch = Watch(swaps.seen, copies)
+                swaps.fetch(self.units)
                 with swaps.watch if watch or looks else nullcontext():
                     yield
             finally:
@@ -87,8 +99,46 @@ class Perturbation:
         self.unused = not (swaps.fired or copies.names) and (looks or self.unused)
         if looks:
             self.untouched = frozenset(self.params) - swaps.used - copies.names - swaps.seen.names
-        self.loose |= self.missed
+        self._spread(self.missed)
         self._check(self.missed)
+
+    @contextmanager
+    def together(self, shifts: Sequence[Shift]) -> Iterator[list[Swaps]]:
+        """Do as `shifted` for several shifts at once, without watching: each has its own swaps, all of them asleep.
+
+        Whoever computes wakes those of one evaluation at a time. On leaving, `strays` says whether any evaluation was
+        one that must be watched.
+        """
+        places = self._places()
+        self._check(self.loose | self.wide)
+        lanes: list[Swaps] = []
+        try:
+            try:
+                for shift in shifts:
+                    lanes.append(Swaps(self.params, places, shift, False))
+                    lanes[-1].begin(sorted(self.loose))
+                    lanes[-1].sleep()
+                yield lanes
+            finally:
+                _end(lanes)
+        finally:
+            _end(lanes)
+        idle = self._idle
+        self.strays = any(not lane.fired or lane.idle not in idle for lane in lanes)
+
+    def _spread(self, missed: Set[str]) -> None:
+        """Let what was used unshifted be shifted for longer: a weight that is fetched with a layer, during all of it.
+
+        Raises HybridOptError for such a weight that is used outside of its layer.
+        """
+        fetched = {name for name in missed if home(self.params[name]) is not None}
+        if found := sorted(fetched & self.wide):
+            raise HybridOptError(
+                f"parameter {found[0]!r} is used outside of the layer that it is fetched with, and cannot be shifted "
+                "there; keep it out of zeroth-order training, or leave placement out"
+            )
+        self.wide |= fetched
+        self.loose |= missed - fetched
 
     def _missed(self, swaps, watch):
         """Return what was seen unshifted, and what cannot be told as its module never computed, but for known ones."""
@@ -101,7 +151,7 @@ class Perturbation:
 
     def _places(self):
         """(attribute, name) of what stands in for what, by module; what has no place is loose."""
-        names = {id(p): name for name, p in self.params.items() if name not in self.loose}
+        names = {id(p): name for name, p in self.params.items() if name not in self.loose | self.wide}
         found: dict[nn.Module, list[tuple[str | None, str]]] = {}
         for name, module in self.owners.items():
             if names.pop(id(self.params.get(name)), None):
@@ -112,11 +162,20 @@ class Perturbation:
                 if id(p) in names:
                     found.setdefault(module, []).append((attribute, names[id(p)]))
         elsewhere = _elsewhere(root)
-        placed = {name for module in found for _, name in found[module]}
-        self.loose |= self.params.keys() - self.loose - placed
-        self.loose |= {name for module in elsewhere & found.keys() for _, name in found[module]}
-        kept = {module: [place for place in places if place[1] not in self.loose] for module, places in found.items()}
+        held = {name for module in found for _, name in found[module]}
+        self._spread(self.params.keys() - self.loose - self.wide - held)
+        self._spread(frozenset(n for m in elsewhere & found.keys() for _, n in found[m] if n not in self.wide))
+        longer = self.loose | self.wide
+        kept = {module: [place for place in places if place[1] not in longer] for module, places in found.items()}
+        for name in self.wide:
+            kept.setdefault(self._layer(name), []).append((None, name))
         return {module: places for module, places in kept.items() if places}
+
+    def _layer(self, name: str) -> nn.Module:
+        """Return the module of the layer with which a parameter is fetched."""
+        found = home(self.params[name])
+        assert found is not None  # it was when it was found to be wide
+        return found.module
 
     def _check(self, loose):
         for name, p in self.params.items():
@@ -133,114 +192,9 @@ class Perturbation:
                 )
 
 
-class _Swaps:
-    """The hooks of one evaluation, and everything that must be put back after it."""
-
-    def __init__(self, params, places, shift, watch):
-        self._params, self._places, self._shift = params, places, shift
-        self._watched = watch
-        self.seen, self.watch = Seen(params if watch else {}), Watch()
-        self._depth: Counter[nn.Module] = Counter()
-        self._own: dict[tuple[nn.Module, str], tuple[str, Tensor]] = {}
-        self._data: dict[str, Tensor] = {}
-        self._fired: set[tuple[nn.Module, str | None, str]] = set()
-        self._handles = []
-
-    def begin(self, loose):
-        torch.clear_autocast_cache()  # it knows casts by parameter, whatever its `data`
-        for name in loose:
-            self._move(name)
-        for module in self._places:
-            self._handles.append(module.register_forward_pre_hook(self._before, prepend=True))
-            self._handles.append(module.register_forward_hook(self._after, always_call=True))
-
-    def end(self):
-        """Put everything back; may be interrupted and called again."""
-        for handle in self._handles:
-            handle.remove()
-        for module, attribute in list(self._own):
-            self._return(module, attribute)
-        for name in list(self._data):
-            self._move_back(name)
-        torch.clear_autocast_cache()
-
-    @property
-    def fired(self):
-        """Did any module compute with a copy?"""
-        return bool(self._fired)
-
-    @property
-    def used(self):
-        """Names of what some module computed with."""
-        return {name for *_, name in self._fired}
-
-    @property
-    def idle(self):
-        """Names of what no module computed with."""
-        places = {(module, *place) for module, found in self._places.items() for place in found}
-        return frozenset(name for *_, name in places - self._fired)
-
-    def _before(self, module, _):
-        if torch.compiler.is_compiling():
-            return
-        self._depth[module] += 1
-        if self._depth[module] > 1:
-            return
-        self.watch.quiet = True
-        try:
-            for place in self._places[module]:
-                self._stand_in(module, *place)
-        finally:
-            self.watch.quiet = False
-
-    def _after(self, module, *_):
-        if torch.compiler.is_compiling() or not self._depth[module]:
-            return
-        self._depth[module] -= 1
-        if self._depth[module]:
-            return
-        self.watch.quiet = True
-        try:
-            for attribute, name in self._places[module]:
-                self._return(module, attribute) if attribute else self._move_back(name)
-        finally:
-            self.watch.quiet = False
-
-    def _stand_in(self, module, attribute, name):
-        if attribute is None:
-            self._move(name)
-        elif module._parameters.get(attribute) is not self._params[name]:
-            return  # somebody else has put another tensor here
-        elif (copy := self._copy(name)) is not None:
-            copy = nn.Parameter(copy, requires_grad=False)
-            self._own[module, attribute] = name, copy
-            module._parameters[attribute] = copy
-        self._fired.add((module, attribute, name))
-
-    def _return(self, module, attribute):
-        name, copy = self._own.get((module, attribute), (None, None))
-        if name is not None:
-            if module._parameters.get(attribute) is not copy:
-                self._fired.discard((module, attribute, name))  # it did not stay: FSDP puts the whole in its place
-            module._parameters[attribute] = self._params[name]
-            del self._own[module, attribute]
-
-    def _move(self, name):
-        copy = self._copy(name)
-        if copy is not None:
-            p = self._params[name]
-            self._data[name] = p.data
-            p.data = copy
-
-    def _move_back(self, name):
-        if name in self._data:
-            self._params[name].data = self._data[name]
-            del self._data[name]
-
-    def _copy(self, name):
-        p = self._params[name]
-        copy = self._shift(name, p)
-        return p.detach().clone() if copy is None and self._watched else copy  # all copies, for the watch to tell
+def _end(lanes):
+    for lane in lanes:
+        lane.end()
 
 
 def _elsewhere(root):

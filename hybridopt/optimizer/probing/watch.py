@@ -30,6 +30,9 @@ METADATA = {
 }
 
 
+Parts = dict[int, list[tuple[int, int, str]]]  # by storage: first byte, end, name
+
+
 class Seen:
     """Names of the parameters whose own memory some operation got to see, also through views and aliases, in `names`.
 
@@ -40,11 +43,17 @@ class Seen:
     def __init__(self, params: Mapping[str, Tensor]):
         self.names: set[str] = set()
         self._whole = {id(p): name for name, p in params.items()}
-        self._parts: dict[int, list[tuple[int, int, str]]] = {}
+        self._parts: Parts = {}
+        self._moved: Parts = {}
         for name, p in params.items():
-            if place := _place(p):
+            if _note(self._parts, name, p):
                 self._whole.pop(id(p))
-                self._parts.setdefault(place[0], []).append((*place[1:], name))
+
+    def move(self, params: Mapping[str, Tensor]) -> None:
+        """Note where parameters are now, besides where they were first; where others have been counts no more."""
+        self._moved = {}
+        for name, p in params.items():
+            _note(self._moved, name, p)
 
     def add(self, x: Tensor, place: tuple[int, int, int] | None) -> None:
         """Note the parameters that a tensor shares memory with.
@@ -55,7 +64,7 @@ class Seen:
             self.names.add(name)
         elif place:
             base, low, high = place
-            for start, end, name in self._parts.get(base, ()):
+            for start, end, name in (*self._parts.get(base, ()), *self._moved.get(base, ())):
                 if low < end and start < high:
                     self.names.add(name)
 
@@ -85,6 +94,14 @@ class Watch(TorchFunctionMode):
 def plain(x: Tensor) -> bool:
     """Has it memory of its own, unlike DTensors and other subclasses that keep their values in other tensors?"""
     return not hasattr(x, "to_local") and not hasattr(x, "__tensor_flatten__")
+
+
+def _note(parts: Parts, name: str, p: Tensor) -> bool:
+    """Note where a parameter is; return whether it has memory of its own."""
+    place = _place(p)
+    if place is not None:
+        parts.setdefault(place[0], []).append((*place[1:], name))
+    return place is not None
 
 
 def _tensors(args: tuple, kwargs: dict) -> list[Tensor]:

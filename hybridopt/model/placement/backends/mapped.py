@@ -1,5 +1,6 @@
 """The CPU computes with weights in the very files that hold them: pages are read ahead, and given back."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from ....core.errors import HybridOptError
 from ....core.files.mapping import Extent, MappedFile, runs
 from ....core.host_memory import left
 from ..placement import Placement
+from ..working import WorkingFile, spaced
 
 __all__ = ["Mapped", "keeps_cached"]
 
@@ -28,16 +30,23 @@ def keeps_cached(size: int, memory: int | None) -> bool:
 class Mapped(PlacementBackend):
     """Weights are views of maps of their files, so that fetching copies nothing.
 
+    Those that are trained are copied when they are written while they are near, and kept in a working file.
+
     Args:
         device: the CPU.
         traffic: counts what is read: the bytes of the weights, not those beside them in the same pages.
-        options: whether the system may keep what was dropped (`keep_cached`).
+        options: whether the system may keep what was dropped (`keep_cached`), and the folder of working files
+            (`cache`).
     """
 
     def __init__(self, device: torch.device, traffic: Traffic, options: Placement):
         self._traffic, self._cached = traffic, options.keep_cached
         self._files: dict[Path, MappedFile] = {}
         self._runs: dict[PlacedUnit, list[tuple[MappedFile, Extent]]] = {}
+        self._cache = None if options.cache is None else Path(options.cache)
+        self._copied: set[Piece] = set()  # near, and in memory of their own
+        self._room = 0  # bytes that all units would take in a working file
+        self._working: WorkingFile | None = None
 
     keeps_memory = True
 
@@ -48,12 +57,10 @@ class Mapped(PlacementBackend):
 
     def adopt(self, unit: PlacedUnit) -> None:
         """Make every tensor of a unit a view of its file."""
-        extents: dict[MappedFile, list[Extent]] = {}
         for piece in unit.pieces:
-            file, x = self._file(piece), piece.tensor
-            piece.point(file.tensor(piece.extent, tuple(x.shape), x.dtype))
-            extents.setdefault(file, []).append(piece.extent)
-        self._runs[unit] = [(file, run) for file, own in extents.items() for run in runs(own)]
+            self._map(piece)
+            self._room += spaced(piece.nbytes)
+        self._runs[unit] = self._runs_of(unit.pieces)
 
     def fetch(self, unit: PlacedUnit) -> None:
         """Read the pages of a unit."""
@@ -67,8 +74,30 @@ class Mapped(PlacementBackend):
     def bind(self, unit: PlacedUnit) -> None:
         """Do nothing: the tensors are where they always are."""
 
+    def write(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
+        """Copy tensors to memory of their own."""
+        for piece in pieces:
+            if piece not in self._copied:
+                self._copied.add(piece)
+                piece.point(piece.tensor.data.clone())
+        for file, run in self._runs_of(pieces):
+            file.drop(run)
+
+    def keep(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
+        """Write tensors to a working file, which is where they rest from now on."""
+        working = self._working_file()
+        for piece in pieces:
+            extent = piece.extent if piece.file == working.path else working.reserve(piece.nbytes)
+            working.write(extent, piece.tensor.data)
+            piece.file, piece.extent = working.path, extent
+            self._traffic.written += piece.nbytes
+        self._runs[unit] = self._runs_of(unit.pieces)
+
     def rest(self, unit: PlacedUnit) -> None:
         """Give the pages of a unit back; HybridOptError where something was written to them."""
+        for piece in self._copied.intersection(unit.pieces):
+            self._map(piece)
+            self._copied.discard(piece)
         self._refuse_written(unit)
         if self._cached is None:
             total = sum(stop - start for own in self._runs.values() for _, (start, stop) in own)
@@ -82,6 +111,24 @@ class Mapped(PlacementBackend):
 
     def release(self, unit: PlacedUnit) -> None:
         """Do nothing: the tensors stay views of their files."""
+
+    def _map(self, piece: Piece) -> None:
+        x = piece.tensor
+        piece.point(self._file(piece).tensor(piece.extent, tuple(x.shape), x.dtype))
+
+    def _runs_of(self, pieces: Sequence[Piece]) -> list[tuple[MappedFile, Extent]]:
+        """Return the pages that tensors lie in."""
+        extents: dict[MappedFile, list[Extent]] = {}
+        for piece in pieces:
+            extents.setdefault(self._file(piece), []).append(piece.extent)
+        return [(file, run) for file, own in extents.items() for run in runs(own)]
+
+    def _working_file(self) -> WorkingFile:
+        if self._working is None:
+            assert self._cache is not None  # the optimizer has looked
+            self._working = WorkingFile(self._cache, self._room)
+            self._files[self._working.path] = self._working
+        return self._working
 
     def _refuse_written(self, unit: PlacedUnit) -> None:
         if self.written(unit):

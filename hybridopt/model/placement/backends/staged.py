@@ -6,11 +6,12 @@ there again. With storages that tensors take turns in, gradients would be wrong 
 """
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ....core.contracts import PlacedUnit, PlacementBackend, Traffic
+from ....core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
 from ....core.errors import HybridOptWarning
 from ....core.sizes import gib
 from ..arena import Arena, Layout, whole_pages
@@ -95,6 +96,17 @@ class Staged(PlacementBackend):
         sides.state = "near"
         for piece, near in zip(unit.pieces, sides.near, strict=True):
             piece.point(near)
+
+    def write(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
+        """Do nothing: what is on the device is a copy."""
+
+    def keep(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
+        """Copy tensors back to the host."""
+        sides, wanted = self._sides[unit], set(pieces)
+        for piece, resting, near in zip(unit.pieces, sides.resting, sides.near, strict=True):
+            if piece in wanted:
+                resting.copy_(near)
+                self._traffic.returned += near.nbytes
 
     def rest(self, unit: PlacedUnit) -> None:
         """Let every tensor be the one on the host, and give the memory on the device back."""

@@ -1,0 +1,107 @@
+"""Where a tensor of a model belongs: to which unit, if it rests elsewhere."""
+
+import weakref
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ...core.contracts import Piece, PlacedUnit
+from .outstanding import Update
+from .placement import Placement
+
+if TYPE_CHECKING:
+    from .placing import Placed
+
+__all__ = ["Home", "device_of", "home", "forget", "near", "bring_home"]
+
+_HOMES = WeakIdKeyDictionary()  # by tensor: its Home
+
+
+class Home:
+    """Where one tensor belongs.
+
+    Args:
+        piece: the tensor.
+        unit: that it is fetched with.
+        placed: the model's placement.
+    """
+
+    def __init__(self, piece: Piece, unit: PlacedUnit, placed: "Placed"):
+        self._piece, self._unit, self._placed = weakref.ref(piece), weakref.ref(unit), weakref.ref(placed)
+        self.device = placed.device
+
+    @property
+    def lasts(self) -> bool:
+        """Return whether its model is still there."""
+        return self._placed() is not None and self._unit() is not None
+
+    @property
+    def name(self) -> str:
+        """Return the name of the tensor in the model."""
+        return self._found(self._piece).name
+
+    @property
+    def module(self) -> nn.Module:
+        """Return the layer that the tensor is fetched with."""
+        found: nn.Module = self._found(self._unit).module
+        return found
+
+    @property
+    def placement(self) -> Placement:
+        """Return how the model is placed."""
+        return self._found(self._placed).placement
+
+    def fetch(self) -> None:
+        """Bring the tensor near, with all updates; others go in its place."""
+        self._found(self._placed).need(self._found(self._unit))
+
+    def later(self, update: Update, step: int) -> None:
+        """Make an update of the tensor when it is near; see `Outstanding.note`.
+
+        Args:
+            update: makes it.
+            step: that it is of.
+        """
+        streamer = self._found(self._placed).streamer
+        streamer.outstanding.note(self._found(self._unit), self._found(self._piece), update, step)
+
+    @staticmethod
+    def _found(reference):
+        found = reference()
+        assert found is not None  # `home` gives none of a model that is gone
+        return found
+
+
+def bring_home(unit: PlacedUnit, placed: "Placed") -> None:
+    """Note where the tensors of a unit belong."""
+    for piece in unit.pieces:
+        _HOMES[piece.tensor] = Home(piece, unit, placed)
+
+
+def forget(units: Iterable[PlacedUnit]) -> None:
+    """Forget where the tensors of units belong: they are ordinary ones now."""
+    for unit in units:
+        for piece in unit.pieces:
+            _HOMES.pop(piece.tensor, None)
+
+
+def home(p: Tensor) -> Home | None:
+    """Return where a tensor belongs; None of one that does not rest elsewhere."""
+    found: Home | None = _HOMES.get(p) if _HOMES else None
+    return found if found is not None and found.lasts else None
+
+
+def device_of(p: Tensor) -> torch.device:
+    """Return the device that computes with a tensor, wherever it is now."""
+    found = home(p)
+    return p.device if found is None else found.device
+
+
+def near(p: Tensor) -> Tensor:
+    """Return a tensor with its values, which are fetched, with all updates, if it rests elsewhere."""
+    if (found := home(p)) is not None:
+        found.fetch()
+    return p

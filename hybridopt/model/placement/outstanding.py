@@ -1,0 +1,122 @@
+"""Updates that were decided, and are made when their weights are near.
+
+A step of training by losses alone is a few numbers and seeds, from which the update of any weight follows at any
+time. So weights that rest elsewhere are not fetched for it: whoever computes with them next finds them updated. They
+are written where they rest only now and then; until then the same updates are made again whenever they are fetched.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from ...core.contracts import Piece, PlacedUnit, PlacementBackend
+from ...core.errors import HybridOptError
+
+__all__ = ["Outstanding", "Update"]
+
+Update = Callable[[], None]
+
+
+@dataclass
+class _Waiting:
+    """What is outstanding for a unit.
+
+    Args:
+        written: the step after which it was written, or is taken to have been.
+        pieces: the tensors that updates are of.
+        updates: in the order of the steps.
+        done: how many of them its tensors have, as they are near.
+        writing: were values at rest being replaced, and is it not known whether all were?
+    """
+
+    written: int
+    pieces: dict[Piece, None] = field(default_factory=dict)
+    updates: list[Update] = field(default_factory=list)
+    done: int = 0
+    writing: bool = False
+
+
+class Outstanding:
+    """The updates of the units of a model that are yet to be made.
+
+    Units are written in turn, not all in one step.
+
+    Args:
+        backend: carries the units.
+        every: steps after which what was updated is written; None: never, unless `keep` is called.
+    """
+
+    def __init__(self, backend: PlacementBackend, every: int | None):
+        self._backend, self._every = backend, every
+        self._waiting: dict[PlacedUnit, _Waiting] = {}
+        self._steps, self._step = 0, -1
+
+    def note(self, unit: PlacedUnit, piece: Piece, update: Update, step: int) -> None:
+        """Note an update, which writes to the `data` of a tensor and depends on nothing that may change until then.
+
+        Args:
+            unit: that the tensor belongs to.
+            piece: the tensor.
+            update: makes it.
+            step: that it is of.
+        """
+        if step != self._step:
+            self._steps, self._step = self._steps + 1, step
+        if unit not in self._waiting:
+            self._waiting[unit] = _Waiting(-(unit.index % self._every) if self._every else 0)
+        self._waiting[unit].pieces[piece] = None
+        self._waiting[unit].updates.append(update)
+
+    def units(self) -> list[PlacedUnit]:
+        """Return the units whose values at rest are not the true ones, in the order of the model."""
+        return sorted((unit for unit, w in self._waiting.items() if w.updates), key=lambda unit: unit.index)
+
+    def lacks(self, unit: PlacedUnit) -> bool:
+        """Return whether a unit that is near does not have all updates yet."""
+        w = self._waiting.get(unit)
+        return w is not None and w.done < len(w.updates)
+
+    def apply(self, unit: PlacedUnit) -> None:
+        """Make the updates that a unit that is near does not have yet; after an error it must be dropped."""
+        w = self._waiting[unit]
+        with torch.inference_mode(False), torch.no_grad():
+            self._backend.write(unit, list(w.pieces))
+            devices = {piece.tensor.device.type for piece in w.pieces}
+            with torch.autocast(devices.pop(), enabled=False):
+                for update in w.updates[w.done :]:
+                    update()
+        w.done = len(w.updates)
+
+    def leave(self, unit: PlacedUnit) -> None:
+        """Write a unit that is near and about to be dropped, if that is due."""
+        w = self._waiting.get(unit)
+        if w is not None and w.done and (w.writing or (self._every and self._steps - w.written >= self._every)):
+            self.keep(unit)
+
+    def keep(self, unit: PlacedUnit) -> None:
+        """Let the values of a unit that is near be those at rest, too; after an interrupt it has to be done again."""
+        w = self._waiting[unit]
+        if not w.done:
+            return
+        w.writing = True
+        with torch.inference_mode(False), torch.no_grad():
+            self._backend.keep(unit, list(w.pieces))
+        rest = w.updates[w.done :]
+        self._waiting[unit] = _Waiting(self._steps, dict(w.pieces) if rest else {}, rest)
+
+    def dropped(self, unit: PlacedUnit) -> None:
+        """Note that a unit has its values at rest again.
+
+        Raises:
+            HybridOptError: an interrupt has left them half written.
+        """
+        w = self._waiting.get(unit)
+        if w is None:
+            return
+        w.done = 0
+        if w.writing:
+            raise HybridOptError(
+                f"the weights of {unit.name!r} were being written when an error occurred, and are neither the old nor "
+                "the new ones: load the model from the last checkpoint"
+            )
