@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Container, Hashable, Sequence
+from functools import partial
 from numbers import Real
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, distributed
 from ...core.errors import HybridOptError, HybridOptWarning
 from ...model.roles import codes_dtype
 from .intact import RULE, Intact, Left
+from .paired import lockstep
+from .pairing import TRIED, Pairing
 from .perturb import Perturbation, Shift
 
 __all__ = ["Closures", "Evaluator", "values"]
@@ -39,6 +42,7 @@ class Evaluator:
         self.left: Left = []
         self.unreached: frozenset[str] = frozenset()
         self._begun, self._looks = False, looks
+        self._pairing = Pairing(perturbation)
 
     @property
     def unused(self) -> bool:
@@ -72,8 +76,7 @@ class Evaluator:
             self._perturbation.unused = path in self._unused  # other closures may not have called the model
             intact = Intact(self._perturbation.params, root)
             try:
-                found = [self._loss(listed, shifts[0], intact, watch, first=True)]
-                found += [self._loss(listed, shift, intact, watch) for shift in shifts[1:]]
+                found = self._each(listed, shifts, intact, watch, path)
                 if watch and self._looks:
                     self._reach(listed, shifts[0], intact, found[0])
             except BaseException:
@@ -82,6 +85,34 @@ class Evaluator:
         self._known.add(path)
         (self._unused.add if self.unused else self._unused.discard)(path)
         return found
+
+    def _each(self, closures, shifts, intact, watch, path):
+        """Compute the loss at every shift; in one pass over layers that are fetched, where that is known to be right.
+
+        Then running statistics and the like do not move, and nothing is left of the first evaluation.
+        """
+        together = partial(self._together, closures, shifts, intact)
+        pairs = self._pairing.allows(path, intact, len(shifts))
+        if pairs and self._pairing.proved(path) and not watch:
+            found = together()
+            if found is not None:
+                return found
+            watch = True
+        found = [self._loss(closures, shift, intact, watch, not n) for n, shift in enumerate(shifts[:TRIED])]
+        if pairs and (tried := self._pairing.prove(path, found, together)) is not None:
+            return tried
+        return found + [self._loss(closures, shift, intact, watch) for shift in shifts[TRIED:]]
+
+    def _together(self, closures, shifts, intact):
+        """Compute the loss at every shift in lockstep; None where evaluations must be watched."""
+        root = self._perturbation.root
+        assert root is not None  # as there are layers
+        intact.rewind()
+        with self._perturbation.together(shifts) as lanes:
+            work = [partial(_mean, closures)] * len(shifts)
+            found = lockstep(work, lanes, self._perturbation.units, list(root.modules()))
+        intact.check()
+        return None if self._perturbation.strays else found
 
     def _reach(self, closures, shift, intact, loss):
         """Note what was not used; nothing, if moving that far changes the loss, as compiled code hides what it uses.
@@ -100,14 +131,19 @@ class Evaluator:
             intact.rewind()
             try:
                 with self._perturbation.shifted(shift, watch):
-                    values = [_number(_called(closure)) for closure in closures]
+                    loss = _mean(closures)
                 self.left = intact.left() if first else self.left
             finally:
                 intact.put_back()
             intact.check()
             if not (self._perturbation.missed or self._perturbation.strays):
-                return sum(values) / len(values)
+                return loss
             watch = True
+
+
+def _mean(closures):
+    losses = [_number(_called(closure)) for closure in closures]
+    return sum(losses) / len(losses)
 
 
 def values(p: Tensor) -> Tensor:

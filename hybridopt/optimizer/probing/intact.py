@@ -1,14 +1,12 @@
 """What evaluations must leave as it was: random states, buffers, and everything that a closure must not touch."""
 
-import random
 from collections.abc import Mapping
 
-import numpy
-import torch
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
 from ...model.placement.homes import home
+from .random_states import RandomStates
 from .watch import plain
 
 __all__ = ["Intact", "Left", "advance"]
@@ -21,13 +19,13 @@ RULE = "the closure must only compute and return the loss: no backward, no zero_
 class Intact:
     """The state before the first of several evaluations.
 
-    Random states are the global ones of torch (CPU and CUDA), NumPy and Python. Buffers are the persistent ones:
+    begun: the random states. Buffers are the persistent ones:
     those of modules in training mode (running statistics) are copied, to be put back, and what an evaluation makes of
     them can be kept (`left`); others must not change at all. The rest are caches, which belong to the model.
     """
 
     def __init__(self, params: Mapping[str, Tensor], root: nn.Module | None):
-        self._root, self._random = root, _random_states()
+        self._root, self.begun = root, RandomStates()
         buffers = [] if root is None else list(_buffers(root))
         self._fixed = [(*place, b, _version(b)) for place, b in buffers if not place[0].training]
         self._kept = [(*place, b, b.detach().clone()) for place, b in buffers if place[0].training]
@@ -39,12 +37,12 @@ class Intact:
 
     def rewind(self) -> None:
         """Put the random states back."""
-        cpu, cuda, of_numpy, of_python = self._random
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
-        numpy.random.set_state(of_numpy)
-        random.setstate(of_python)
+        self.begun.set()
+
+    @property
+    def moving(self) -> str | None:
+        """Return the class of a module whose buffers evaluations move; None: there is none."""
+        return type(self._kept[0][0]).__name__ if self._kept else None
 
     def put_back(self) -> None:
         """Put the buffers of modules in training mode back, into the same tensors."""
@@ -86,11 +84,6 @@ def advance(left: Left) -> None:
             buffer.copy_(values)
         else:
             module._buffers[name] = values
-
-
-def _random_states():
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return torch.get_rng_state(), cuda, numpy.random.get_state(), random.getstate()
 
 
 def _buffers(root):

@@ -66,6 +66,8 @@ class Swaps:
 
     def sleep(self):
         """Put everything back for a while, in which another evaluation goes on."""
+        if not self._awake:
+            return
         self._awake = False
         for (module, attribute), (name, copy) in self._own.items():
             if module._parameters.get(attribute) is copy:
