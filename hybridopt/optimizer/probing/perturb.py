@@ -60,7 +60,7 @@ class Perturbation:
         """The layers whose weights rest elsewhere, each with what fetches them."""
         root = self.root
         found = None if root is None else placed(root)
-        return [] if found is None else [(u.module, partial(found.streamer.need, u)) for u in found.units]
+        return [] if found is None else [(u.module, partial(found.need, u)) for u in found.units]
 
     @contextmanager
     def shifted(self, shift: Shift, watch: bool = True) -> Iterator[None]:
