@@ -15,6 +15,7 @@ from .model.adapters import adapter_names, check_attached
 from .model.base_record import Origin, changed, remember, remembered, restructured
 from .model.containers import REPLICAS, original, uncompiled
 from .model.kept_codes import changed_codes, check_codes, updated
+from .model.placement.placing import up_to_date
 from .model.quantization.coded import coded_names
 from .model.quantization.replacing import dequantize_
 from .model.quantization.scales import scales
@@ -299,6 +300,7 @@ class Strategy(Planned):
             HybridOptError: layers are quantized now that were not when the model was wrapped, or the reverse.
         """
         check_codes(self.model, self.codes)
+        up_to_date(self.model)
         return changed(self.model, self.base) | changed_codes(self.model, self.codes)
 
     def recorded(self, changed: Mapping[str, Tensor]) -> Trajectory | None:

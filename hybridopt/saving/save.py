@@ -15,6 +15,7 @@ from ..core.files.paths import path_of
 from ..core.registry import every
 from ..model.adapters import library_of
 from ..model.base_record import Base
+from ..model.placement.placing import up_to_date
 from ..model.sharding import reshard_, sharded_tensors
 from ..policy.routes import Ready
 from .configuration import configuration, whole_configuration
@@ -127,6 +128,7 @@ def _check(strategy: Savable, directory: str | Path) -> None:
     """Raise HybridOptError for what is not saved; nothing is written by then."""
     check_directory(directory)
     reshard_(strategy.model)
+    up_to_date(strategy.model)
     strategy.check_structure()
     strategy.check_adapters()
     _check_savable(strategy.model)

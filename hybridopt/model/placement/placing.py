@@ -24,7 +24,7 @@ from .streamer import Streamer
 from .units import units
 from .whole import Calls
 
-__all__ = ["Placed", "Placing", "backend_for", "place_", "placed"]
+__all__ = ["Placed", "Placing", "backend_for", "place_", "placed", "up_to_date"]
 
 Stored = Mapping[str, tuple[Path, Extent]]  # by the name of a tensor: the file and the bytes that hold its values
 # Hooks of the model alone keep its placement: layers that know their model would keep both for ever otherwise.
@@ -153,6 +153,12 @@ def placed(model: nn.Module) -> Placed | None:
     """Return the placement of a model, with adapters on it or without; None for a model that has none."""
     found = _PLACED.get(bare(model))
     return None if found is None else found()
+
+
+def up_to_date(model: nn.Module) -> None:
+    """Let every weight of a model that rests elsewhere have its true values there; see `Placed.read`."""
+    if (found := placed(model)) is not None:
+        found.read()
 
 
 class Placing:
