@@ -12,9 +12,9 @@ from .core.files import tensors
 from .model.base_record import Origin, without_values
 from .model.containers import as_given, check_container, uncompiled
 from .model.kept_codes import codes_record, layer_of_kept, restore_, unknown
+from .model.placement.opened import open_scales_
 from .model.quantization.known import named
 from .model.quantization.replacing import quantize_
-from .model.quantization.scales import open_scales_
 from .model.roles import base_name, clean, of_base
 from .policy.routes import Ready
 from .saving.completeness import check_complete

@@ -16,13 +16,13 @@ from .model.foreseen import Changes, foreseen
 from .model.kept_codes import codes_record, unknown, updated
 from .model.loading.unstored import unstored
 from .model.originals import altered
+from .model.placement.opened import open_scales_
 from .model.placement.placing import placed
 from .model.quantization.coded import coded_names
 from .model.quantization.known import frozen_names, named
 from .model.quantization.layers import place
 from .model.quantization.owners import owner, scheme_of
 from .model.quantization.replacing import guard_, quantize_
-from .model.quantization.scales import open_scales_
 from .model.quantization.targets import check, warn_of_read
 from .model.roles import base_name, head_modules
 from .model.sharding import check_plain, reshard_

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from torch import nn
 
-from .surroundings import Moment, Surroundings
+from .surroundings import Settings, Surroundings
 
 __all__ = ["Sleeper", "lockstep"]
 
@@ -52,7 +52,7 @@ def lockstep(
         What one of them raised, or what the caller was interrupted by; the others end at their next layer.
     """
     baton = _Baton([_Lane(work, sleeper, modules) for work, sleeper in zip(works, sleepers, strict=True)])
-    before = Moment(modules)
+    before = Settings(modules)
     handles = [module.register_forward_pre_hook(_At(baton, fetch), prepend=True) for module, fetch in layers]
     try:
         baton.run()
@@ -86,7 +86,7 @@ class _Lane:
 
     def __init__(self, work, sleeper, modules):
         self.work, self.sleeper, self.modules = work, sleeper, modules
-        self.moment = Moment(modules)
+        self.moment = Settings(modules)
         self.turn = threading.Semaphore(0)
         self.over = False
         self.error = self.result = None
@@ -94,7 +94,7 @@ class _Lane:
 
     def pause(self):
         self.sleeper.sleep()
-        self.moment = Moment(self.modules)
+        self.moment = Settings(self.modules)
 
     def resume(self):
         self.moment.set()

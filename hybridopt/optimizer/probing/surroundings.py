@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from .random_states import RandomStates
 
-__all__ = ["Moment", "Surroundings", "modes_on"]
+__all__ = ["Settings", "Surroundings", "modes_on"]
 
 
 def modes_on() -> str | None:
@@ -59,7 +59,7 @@ class Surroundings:
         return lambda: context.run(within)
 
 
-class Moment:
+class Settings:
     """The settings of the process, as they are when it is made: random states, default dtype, modes of modules.
 
     Args:
