@@ -26,6 +26,7 @@ class Fake(PlacementBackend):
         self.state: dict[PlacedUnit, str] = {}
         self.fails: dict[tuple[str, int], BaseException] = {}  # by call, and index of the unit: raised once
         self.calls: list[tuple[str, int]] = []
+        self.fetching: PlacedUnit | None = None
         self.most, self.gate = 0, threading.Event()
         self.gate.set()
 
@@ -43,11 +44,15 @@ class Fake(PlacementBackend):
         self._may_fail("open", unit)
 
     def fetch(self, unit):
-        self.gate.wait(10)
-        assert self.state[unit] == "open"
-        self._may_fail("fetch", unit)
-        self.state[unit] = "there"
-        self._traffic.read += SIZE
+        self.fetching = unit
+        try:
+            self.gate.wait(10)
+            assert self.state[unit] == "open"
+            self._may_fail("fetch", unit)
+            self.state[unit] = "there"
+            self._traffic.read += SIZE
+        finally:
+            self.fetching = None
 
     def bind(self, unit):
         assert self.state[unit] == "there"
@@ -55,6 +60,7 @@ class Fake(PlacementBackend):
         self.state[unit] = "bound"
 
     def rest(self, unit):
+        assert not (self.threaded and self.fetching is unit), f"{unit.name} is still being fetched"
         self._may_fail("rest", unit)
         self.state[unit] = "rest"
 

@@ -79,12 +79,11 @@ class Order:
         wanted = next((unit for unit in path if unit not in near or soon.update({unit: None})), None)
         if wanted is None or len(near) < slots:
             return None if wanted is None else (wanted, None)
-        between = list(soon)  # all that is in use until then, the last one still while the unit is fetched
-        last = _farthest([unit for unit in near if unit != between[-1]], path)
+        last = _farthest(list(near), path)
         now = [unit for unit in near if unit in free and unit not in soon]
         if last in now:
             return wanted, last
-        return (wanted, self.last_used(now)) if now and len(between) <= count else None
+        return (wanted, self.last_used(now)) if now and len(soon) <= count else None
 
     def last_used(self, units: Sequence[int]) -> int:
         """Return which of some units is asked for last, of those of which that is unknown the first."""

@@ -92,6 +92,14 @@ def test_training_fetches_as_little_as_can_be(count, slots, ahead):
         assert not ahead or in_period(missed, len(period), which) == 0
 
 
+def test_units_are_fetched_as_soon_as_there_is_room_for_them():
+    count, slots, period = 12, 6, there_and_back(12)
+    fetched, _ = carried(period * 3, count, slots, 1)
+    at = [number - 2 * len(period) for number in fetched if number >= 2 * len(period)]
+    forward, backward = range(1, count - slots + 1), range(count + 1, 2 * count - slots + 1)
+    assert at == [*forward, *backward]  # when a pass has left the first of its units, others follow one by one
+
+
 @few
 @given(st.integers(3, 14), st.integers(2, 14), st.integers(1, 3))
 def test_passes_forward_fetch_little_more_than_a_fixed_part_would_ask_for(count, slots, ahead):
