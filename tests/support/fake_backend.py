@@ -27,8 +27,8 @@ class Fake(PlacementBackend):
         self.fails: dict[tuple[str, int], BaseException] = {}  # by call, and index of the unit: raised once
         self.calls: list[tuple[str, int]] = []
         self.fetching: PlacedUnit | None = None
-        self.most, self.gate = 0, threading.Event()
-        self.gate.set()
+        self.most = 0
+        self.gates: dict[int, threading.Event] = {}  # by index of the unit: what its fetch waits for
 
     @staticmethod
     def serves(base, device) -> bool:
@@ -46,7 +46,8 @@ class Fake(PlacementBackend):
     def fetch(self, unit):
         self.fetching = unit
         try:
-            self.gate.wait(10)
+            if unit.index in self.gates:
+                self.gates[unit.index].wait(10)
             assert self.state[unit] == "open"
             self._may_fail("fetch", unit)
             self.state[unit] = "there"

@@ -58,6 +58,7 @@ class Streamer:
     def settle(self) -> None:
         """Wait until what is on its way is there; raise what went wrong with it."""
         with self._lock:
+            self._mend()
             for place, future in list(self._slots.items()):
                 error = future.exception() if future is not None and not future.cancelled() else None
                 if error is not None:

@@ -140,12 +140,24 @@ def test_an_error_of_a_unit_that_nobody_needs_is_not_told():
     check(streamer)
 
 
-def test_what_is_expected_in_vain_makes_room():
+def test_what_is_expected_in_vain_makes_room_once_it_is_there():
     streamer = fake_streamer(slots=2)
-    streamer.backend.gate.clear()
-    threading.Timer(0.02, streamer.backend.gate.set).start()
-    visit(streamer, 0)  # 1 is on its way
+    gate = streamer.backend.gates[1] = threading.Event()
+    visit(streamer, 0)
+    while streamer.backend.fetching is not streamer.units[1]:
+        time.sleep(0.001)
+    threading.Timer(0.02, gate.set).start()
     visit(streamer, 3)
+    assert streamer.traffic.waited > 0.01
+    check(streamer)
+
+
+def test_waiting_after_an_error_that_could_not_be_mended_does_not_hang():
+    streamer = fake_streamer()
+    streamer.backend.fails |= {("open", 0): KeyboardInterrupt(), ("rest", 0): OSError("stuck")}
+    with pytest.raises(OSError, match="stuck"):
+        visit(streamer, 0)
+    streamer.settle()
     check(streamer)
 
 
