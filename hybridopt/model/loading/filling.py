@@ -43,9 +43,11 @@ def fill(
         weight = next((each for each in (name, name.removesuffix(".weight")) if each in layers), None)
         if scheme is not None and weight is not None:
             check_weight(model, weight, scheme)
-            quantize_(model, scheme, [weight])
+            quantize_(model, scheme, [weight], mark=False)
         if filled is not None:
             filled(name)
+    if scheme is not None and layers:
+        scheme.mark_(model)
 
 
 def finish(model: Any, device: torch.device) -> nn.Module:

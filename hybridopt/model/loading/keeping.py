@@ -128,15 +128,15 @@ class Keeping:
         names = list(self._wanted[unit])
         if {key.partition(PART)[0] for key in held} != set(names):
             raise HybridOptError(
-                f"{next(iter(held.values())).file} does not hold the weights that {unit.name!r} needs; delete its folder, "
-                "and load again",
+                f"{next(iter(held.values())).file} does not hold the weights that {unit.name!r} needs; delete its "
+                "folder, and load again",
                 "placement",
             )
         files: dict[Path, MappedFile] = {}
         kept: dict[str, dict[str, Tensor]] = {}
         for key, each in held.items():
             name, _, part = key.partition(PART)
-            file = files.setdefault(each.file, MappedFile(each.file)) if each.file not in files else files[each.file]
+            file = files[each.file] = files.get(each.file) or MappedFile(each.file)
             kept.setdefault(name, {})[part] = self._tensor(file, each, part)
         for name, parts in kept.items():
             target = self._target(name)

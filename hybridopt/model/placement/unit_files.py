@@ -1,4 +1,4 @@
-"""Weights in the form in which they are used, kept in files of their own: one a layer, found again by what they are of.
+"""Weights in the form in which they are used, kept in files of their own, one a layer.
 
 A file is the bytes of tensors one after the other, each at a multiple of 64 bytes, so that it can be mapped; beside it
 lies what it holds, as JSON, which is written last: a layer without it is not there.

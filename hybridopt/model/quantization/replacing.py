@@ -14,7 +14,7 @@ from .packing import pack_, unpack_
 __all__ = ["assemble_", "dequantize_", "guard_", "quantize_", "twins_"]
 
 
-def quantize_(model: nn.Module, scheme: Scheme, names: Iterable[str]) -> None:
+def quantize_(model: nn.Module, scheme: Scheme, names: Iterable[str], mark: bool = True) -> None:
     """Quantize the named weights in place, one by one: other layers, or codes in the same modules.
 
     A full-precision weight is freed before the next is touched. Biases stay the same parameters; training
@@ -24,12 +24,13 @@ def quantize_(model: nn.Module, scheme: Scheme, names: Iterable[str]) -> None:
         model: with real weights; `check` says which of its layers can be taken.
         scheme: what they are quantized with.
         names: of linear layers, or of other weights by themselves; with none of them nothing happens.
+        mark: set on the model what other libraries look for; False: whoever has quantized the last of many does.
     """
-    _replace_(model, names, scheme.quantize, scheme)
+    _replace_(model, names, scheme.quantize, scheme, mark)
 
 
 def assemble_(model: nn.Module, scheme: Scheme, name: str, kept: Mapping[str, Tensor]) -> None:
-    """Put what `quantize_` once made of a weight in its place, of the tensors that it was kept as.
+    """Put what `quantize_` once made of a weight in its place, of the tensors that it was kept as; mark nothing.
 
     Args:
         model: whose weight may be on the meta device.
@@ -42,7 +43,6 @@ def assemble_(model: nn.Module, scheme: Scheme, name: str, kept: Mapping[str, Te
         model.set_submodule(name, scheme.assembled(module, kept))
     else:
         pack_(module, member, scheme, kept)
-    scheme.mark_(model)
 
 
 def twins_(model: nn.Module, scheme: Scheme, names: Iterable[str]) -> None:
@@ -75,12 +75,18 @@ def guard_(model: nn.Module) -> None:
         scheme.guard_(model)
 
 
-def _replace_(model: nn.Module, names: Iterable[str], make: Callable[[nn.Module], nn.Module], scheme: Scheme) -> None:
+def _replace_(
+    model: nn.Module,
+    names: Iterable[str],
+    make: Callable[[nn.Module], nn.Module],
+    scheme: Scheme,
+    mark: bool = True,
+) -> None:
     for name in (names := list(names)):
         module, member = place(model, name)
         if member == "weight" and is_linear(module):
             model.set_submodule(name, make(module))
         else:
             pack_(module, member, scheme)
-    if names:
+    if names and mark:
         scheme.mark_(model)
