@@ -1,7 +1,7 @@
 """Weights of layers that no file of the base holds as they are used: kept in files of their own, and found there."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...core.contracts import PackedWeight, PlacedUnit, Scheme
 from ...core.errors import HybridOptError
 from ...core.files.mapping import Extent, MappedFile
-from ..placement.unit_files import Held, UnitFiles
+from ..placement.unit_files import KeptTensor, UnitFiles
 from ..quantization.replacing import assemble_
 from .filling import fill
 from .weight_files import Stored
@@ -24,19 +24,19 @@ PART = ":"  # between the name of a quantized weight and that of a part of it
 
 
 def key_of(
-    folder: Path, stored: Mapping[str, Stored], model: Any, scheme: Scheme | None, layers: Collection[str], device: str
+    folder: Path, stored: Iterable[Stored], model: Any, scheme: Scheme | None, layers: Collection[str], device: str
 ) -> dict[str, Any]:
     """Return what the weights of a model that is loaded follow from.
 
     Args:
         folder: of the base.
-        stored: where its tensors are; files are known by name, size and time.
+        stored: its tensors; their files are known by name, size and time.
         model: of transformers; its dtype counts.
         scheme: what it is quantized with.
         layers: names of the weights that are.
         device: on which they are.
     """
-    files = sorted({folder / "config.json", *(entry.file for entry in stored.values())})
+    files = sorted({folder / "config.json", *(entry.file for entry in stored)})
     states = [(file, file.stat()) for file in files]
     library = "" if scheme is None or not scheme.library else f"{scheme.library} {version(scheme.library)}"
     return {
@@ -73,7 +73,7 @@ class Keeping:
         self._files, self._model, self._scheme, self._device = files, model, scheme, device
         self._layers, self._wanted = set(layers), wanted
         self._tables: dict[bytes, Tensor] = {}  # small parts that many weights have alike
-        self.held: dict[str, Held] = {}  # by the names of pieces
+        self.held: dict[str, KeptTensor] = {}  # by the names of pieces
 
     @contextmanager
     def open(self) -> Iterator[list[str]]:
@@ -103,7 +103,7 @@ class Keeping:
     def _known(self, name: str) -> bool:
         return name in self.held or f"{name}.codes" in self.held
 
-    def _note(self, held: Mapping[str, Held]) -> None:
+    def _note(self, held: Mapping[str, KeptTensor]) -> None:
         for key, each in held.items():
             name, _, part = key.partition(PART)
             self.held[f"{name}.{part}" if part else name] = each
@@ -123,7 +123,7 @@ class Keeping:
         kept = weight.parts() if isinstance(weight, PackedWeight) else self._scheme.kept(module)
         return {f"{name}{PART}{part}": x.detach() for part, x in kept.items()}
 
-    def _put(self, unit: PlacedUnit, held: Mapping[str, Held]) -> list[str]:
+    def _put(self, unit: PlacedUnit, held: Mapping[str, KeptTensor]) -> list[str]:
         """Put the weights of a layer into the model, and return their names."""
         names = list(self._wanted[unit])
         if {key.partition(PART)[0] for key in held} != set(names):
@@ -147,7 +147,7 @@ class Keeping:
         self._note(held)
         return names
 
-    def _tensor(self, file: MappedFile, held: Held, part: str) -> Tensor:
+    def _tensor(self, file: MappedFile, held: KeptTensor, part: str) -> Tensor:
         x = file.tensor(held.extent, held.shape, held.dtype)
         small = part and (not x.ndim or not x.numel() or (self._scheme is not None and part in self._scheme.tables))
         if not small:

@@ -16,16 +16,20 @@ from ...core.errors import HybridOptError, HybridOptWarning
 from ...core.files.paths import path_of
 from ...core.memory import enough_memory
 from ..placement.placement import Placement, read_placement
+from ..placement.room import settled
 from ..placement.unit_files import UnitFiles
+from ..placement.units import units
 from ..quantization.known import frozen_names, named
 from ..quantization.targets import chosen, warn_of_read
 from ..roles import head_modules
 from ..unquantized import unquantized
 from .building import build, check_folder, kept_in_fp32, read_model_config
 from .filling import InputGradients, fill, finish
-from .keeping import key_of
+from .in_files import InFiles
+from .keeping import Keeping, key_of
 from .matching import match, shared_names
-from .resting import Resting
+from .resting import RestingLayers
+from .sizes import tensor_bytes, weights_of
 from .weight_files import Stored, read, stored
 
 __all__ = ["How", "filled", "load"]
@@ -41,6 +45,8 @@ def load(
     device: torch.device | str | None = None,
     skip: Sequence[str] = (),
     placement: str | Placement | None = None,
+    memory: str | int | None = None,
+    host_memory: str | int | None = None,
 ) -> nn.Module:
     """Return the transformers model in a local folder (config.json, one or several .safetensors), for evaluation.
 
@@ -57,13 +63,15 @@ def load(
         skip: names of modules to keep in full precision, with all beneath them, such as an adapter's modules_to_save.
         placement: where the weights of layers rest between their uses: "device" (or None), "host", "disk", "auto", or
             a Placement.
+        memory: of the device that weights may take with `placement`, such as "24GiB" or "4090"; None: what is free.
+        host_memory: of the host that weights may take with `placement`; None: what is free, also to a container.
 
     Raises:
         HybridOptError: before a tensor is read, for a folder, config or file that is missing or damaged, and for
             tensors that are missing, left over, misshapen or of a dtype that needs scales; and where memory is short.
     """
     folder = check_folder(path)
-    how = How(quantization, dtype, device, tuple(skip), read_placement(placement, "load"))
+    how = How(quantization, dtype, device, tuple(skip), read_placement(placement, "load"), memory, host_memory)
     return filled(folder, read_model_config(folder), stored(folder), how)
 
 
@@ -76,6 +84,17 @@ class How:
     device: torch.device | str | None = None
     skip: tuple[str, ...] = ()
     placement: Placement | None = None
+    memory: str | int | None = None
+    host_memory: str | int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("memory", self.memory), ("host_memory", self.host_memory)):
+            if value is not None and self.placement is None:
+                raise HybridOptError(
+                    f"{name}={value!r} says how much weights may take where placement says that they may rest "
+                    "elsewhere; add placement='auto', or leave it out",
+                    "load",
+                )
 
 
 def filled(folder: Path, config: Any, entries: dict[str, Stored], how: How, new: Collection[str] = ()) -> nn.Module:
@@ -107,12 +126,13 @@ def filled(folder: Path, config: Any, entries: dict[str, Stored], how: How, new:
         _tell(model, scheme, layers, how.skip)
     with ExitStack() as stack:
         stack.enter_context(enough_memory(f"load: {folder} onto {str(target)!r}", CURE))
-        if how.placement is None:
+        resting = None
+        if how.placement is not None:
+            resting = _resting(folder, model, found, dtypes, scheme, layers, how, target)
+        if resting is None:
             values = found.tensors(lambda name, value, copied: value.to(target, dtypes[name], copy=copied))
             fill(model, values, scheme, layers)
         else:
-            files = _files(folder, entries, model, scheme, layers, how.placement, target)
-            resting = Resting(model, found, dtypes, how.placement, target, layers, scheme, files)
             stack.enter_context(resting.open())
             values = found.tensors(resting.place, resting.read, resting.done, resting.there)
             fill(model, values, scheme, layers, resting.filled)
@@ -124,16 +144,31 @@ def filled(folder: Path, config: Any, entries: dict[str, Stored], how: How, new:
     return model
 
 
-def _files(folder, entries, model, scheme, layers, placement, target) -> UnitFiles | None:
-    """Return the files of the cache that a placement names."""
-    if placement.cache is None or placement.base != "disk":
+def _resting(folder, model, found, dtypes, scheme, layers, how, target) -> RestingLayers | None:
+    """Return what lets the layers of a model rest while it is filled; None if all of it fits on the device."""
+    every, cache = units(model), how.placement.cache
+    sizes = tensor_bytes(model, dtypes, scheme, layers)
+    in_files = InFiles(found, [piece.name for unit in every for piece in unit.pieces], dtypes, layers)
+    weights = weights_of(every, sizes, disk=cache is not None or not in_files.why_not)
+    placement = settled(how.placement, weights, target, how.memory, how.host_memory)
+    if placement.base == "device":
         return None
-    cache = path_of(placement.cache, "cache")
+    resting, keeping = units(model, placement.resident), None
+    if placement.base == "disk" and cache is not None:
+        odd = {u: {x.name: sizes[x.name] for x in u.pieces if x.name in in_files.why_not} for u in resting}
+        stored = [entry for each in found.sources.values() for entry, _ in each]
+        files = UnitFiles(_cache(cache, folder), key_of(folder, stored, model, scheme, layers, target.type))
+        keeping = Keeping(files, model, scheme, layers, {u: names for u, names in odd.items() if names}, target)
+    return RestingLayers(model, found, dtypes, placement, target, resting, layers, in_files, keeping)
+
+
+def _cache(path: Any, folder: Path) -> Path:
+    cache = path_of(path, "cache")
     if cache.resolve() == folder.resolve():
         raise HybridOptError(
             f"cache={str(cache)!r} is the folder of the model, which is never written; give another one", "placement"
         )
-    return UnitFiles(cache, key_of(folder, entries, model, scheme, layers, target.type))
+    return cache
 
 
 def _device(device) -> torch.device:

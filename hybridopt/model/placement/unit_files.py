@@ -29,7 +29,7 @@ from ...core.files.tensors import flat_bytes
 from ...core.sizes import gib
 from ..checksums import checksum
 
-__all__ = ["FORMAT", "Held", "UnitFiles"]
+__all__ = ["FORMAT", "KeptTensor", "UnitFiles"]
 
 FORMAT = 1
 ALIGNED = 64  # bytes: where torch's own memory begins, so that the same kernels compute the same bits
@@ -38,7 +38,7 @@ DTYPES = {str(x): x for x in vars(torch).values() if isinstance(x, torch.dtype)}
 
 
 @dataclass(frozen=True)
-class Held:
+class KeptTensor:
     """A tensor in a file of a layer.
 
     Args:
@@ -96,7 +96,7 @@ class UnitFiles:
                 "placement",
             )
 
-    def find(self, unit: str) -> dict[str, Held] | None:
+    def find(self, unit: str) -> dict[str, KeptTensor] | None:
         """Return what is kept of a layer, by name; None: nothing is.
 
         Raises:
@@ -116,7 +116,7 @@ class UnitFiles:
         except (HybridOptError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._damaged(described, str(error)) from error
 
-    def write(self, unit: str, tensors: Mapping[str, Tensor]) -> dict[str, Held]:
+    def write(self, unit: str, tensors: Mapping[str, Tensor]) -> dict[str, KeptTensor]:
         """Keep a layer; it is there complete or not at all.
 
         Args:
@@ -127,7 +127,7 @@ class UnitFiles:
             HybridOptError: the disk is full, or cannot be written.
         """
         described, file = self._places(unit)
-        found: dict[str, Held] = {}
+        found: dict[str, KeptTensor] = {}
         temporary = self.folder / f".{secrets.token_hex(8)}"
         try:
             with self._errors("written"), open(temporary, "xb", buffering=0) as out:
@@ -138,7 +138,7 @@ class UnitFiles:
                     extent = place, place + _put(out, raw)
                     place = extent[1]
                     number = checksum(x) if x.numel() else 0
-                    found[name] = Held(file, extent, tuple(x.shape), x.dtype, number, zlib.crc32(raw))
+                    found[name] = KeptTensor(file, extent, tuple(x.shape), x.dtype, number, zlib.crc32(raw))
                 os.fsync(out.fileno())
                 os.replace(temporary, file)
             data = {
@@ -183,7 +183,7 @@ def _put(out: Any, raw: bytes | memoryview) -> int:
     return len(raw)
 
 
-def _described(held: Held) -> dict[str, Any]:
+def _described(held: KeptTensor) -> dict[str, Any]:
     return {
         "dtype": str(held.dtype),
         "shape": list(held.shape),
@@ -193,9 +193,9 @@ def _described(held: Held) -> dict[str, Any]:
     }
 
 
-def _held(file: Path, data: Mapping[str, Any]) -> Held:
+def _held(file: Path, data: Mapping[str, Any]) -> KeptTensor:
     low, high = data["bytes"]
     shape, dtype = tuple(data["shape"]), DTYPES[data["dtype"]]
     if high - low != torch.Size(shape).numel() * dtype.itemsize:
         raise HybridOptError(f"bytes {low} to {high} are no tensor of shape {shape} and {dtype}")
-    return Held(file, (low, high), shape, dtype, data["checksum"], data["crc32"])
+    return KeptTensor(file, (low, high), shape, dtype, data["checksum"], data["crc32"])
