@@ -3,11 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
+from ...core.budget import Budget
 from ...core.contracts import Scheme
 from ...core.errors import HybridOptError
 from ...core.host import Host
 from ...core.sizes import gib
-from ...model.placement.placement import Placement
 from ...model.quantization.known import called, named
 from ...optimizer.releases import release_class
 from ..estimate import Estimate
@@ -16,7 +16,7 @@ from ..request import Request
 from ..subject.model import checkpoints, skeleton
 from .changes import changed
 from .choice import Choice
-from .placed import placed_ways
+from .placed import placed_ways, rests_as
 from .ways import VARIANTS, WAYS, Way
 
 __all__ = ["Hunt"]
@@ -64,7 +64,7 @@ class Hunt:
         fixed = {name: value for name, value in self.asked.items() if name not in FREE}
         if "lora" in fixed and (way.lora is None) != (fixed.pop("lora") is None):
             return False
-        if "placement" in fixed and not _rests_as(way, fixed.pop("placement")):
+        if "placement" in fixed and not rests_as(way.placement, fixed.pop("placement")):
             return False
         return all(way.settings[name] == value for name, value in fixed.items())
 
@@ -72,7 +72,7 @@ class Hunt:
         """Return a way in its first variant that fits, or else its smallest; None if the model does not take it."""
         try:
             own = {name: self.asked[name] for name in ("lora", "placement") if name in self.asked}
-            request = self.size.but(**way.settings | own)
+            request = self.estimator.settled(self.size.but(**way.settings | own), Budget(self.room), self.host)
             if way.placement is not None and _twin(way) in self._near:
                 return None  # it fits without
             if not self.all_sizes and self.estimator.least(request) > self.room:
@@ -171,12 +171,6 @@ def _on_base(way: Way, scheme: Scheme) -> Way:
 def _twin(way: Way) -> tuple:
     """Return what a way has in common with the same way without placement."""
     return way.policy, way.lora, way.quantization
-
-
-def _rests_as(way: Way, asked: Placement | None) -> bool:
-    if way.placement is None or asked is None:
-        return way.placement is asked
-    return asked.base in ("auto", way.placement.base)
 
 
 def _smallest(variants: list[Request]) -> list[Request]:

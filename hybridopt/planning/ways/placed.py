@@ -6,7 +6,7 @@ from ...core.host import Host
 from ...model.placement.placement import Placement
 from .ways import EIGHT, FOUR, WAYS, Way
 
-__all__ = ["CACHE", "placed_ways"]
+__all__ = ["CACHE", "placed_ways", "rests_as"]
 
 CACHE = "placed-weights"  # a folder for codes, which no file of a model holds
 PLACES = {
@@ -28,6 +28,13 @@ def placed_ways(device: str, host: Host | None) -> tuple[Way, ...]:
         return ()
     bases = ("disk",) if device == "cpu" else ("host", "disk")
     return tuple(_placed(_adapters_on(scheme), base) for base in bases for scheme in BASES)
+
+
+def rests_as(placement: Placement | None, asked: Placement | None) -> bool:
+    """Return whether the layers of a way rest where they are asked to; "auto" asks for no place of its own."""
+    if placement is None or asked is None:
+        return placement is asked
+    return asked.base in ("auto", placement.base)
 
 
 def _adapters_on(scheme: str | None) -> Way:

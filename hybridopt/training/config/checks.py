@@ -8,7 +8,7 @@ from .run import AUTO, Method, Run
 
 __all__ = ["check"]
 
-CHOSEN = ("lora", "quantization", "release")  # by policy auto, where nothing is said of them
+CHOSEN = ("lora", "quantization", "release", "placement")  # by policy auto, where nothing is said of them
 
 
 def check(run: Run, tree: Node) -> None:
@@ -42,6 +42,12 @@ def _wrong(run: Run, tree: Node) -> Iterator[tuple[str, str]]:
             "train.dtype=fp16: gradients of such weights vanish or overflow unless losses are scaled, which is not done "
             "here; write train.dtype: bf16, or fp32",
         )
+    rests = method.placement
+    if rests is not None and rests.ahead >= rests.slots:
+        text = (
+            f"method.placement.ahead={rests.ahead} is not allowed with slots={rests.slots}; give fewer, or more slots"
+        )
+        yield "method.placement.ahead", text
     if run.train.early_stopping is not None and (run.data.eval is None or run.train.eval_every is None):
         lacks = "data.eval" if run.data.eval is None else "train.eval_every"
         yield "train.early_stopping", f"train.early_stopping needs evaluations on the way; give {lacks}"

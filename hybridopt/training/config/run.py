@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from ...core.budget import MARGIN
+from ...model.placement.placement import BASES
 from .kinds import Count, Flag, Names, Number, OneOf, Options, Short, Text, Texts
 from .mixed_kinds import HubName, Interval, Memory, ShareOrText
 from .words import AUTO, DTYPES, FORMATS, LOSSES, REPORTS, SCHEDULES, policies, releases, schemes, tasks
 
-__all__ = ["AUTO", "Data", "LoraSettings", "Method", "Output", "Run", "Train"]
+__all__ = ["AUTO", "Data", "LoraSettings", "Method", "Output", "PlacementSettings", "Run", "Train"]
 
 # What a field may be is said by its annotation: the type, whether null and "auto" are allowed, and a kind of values
 # (kinds.py) with their limits. What it means stands in `Args`. Reading, writing and the table of keys follow both.
@@ -35,6 +36,25 @@ class LoraSettings:
 
 
 @dataclass(frozen=True)
+class PlacementSettings:
+    """Where the weights of layers rest between their uses.
+
+    Args:
+        base: "host" (its memory), "disk" (their files), "auto" (as near as memory allows), or "device".
+        slots: layers that are on the device at a time.
+        resident: layers that stay on the device, the first ones.
+        ahead: layers that are fetched before they are asked for; it has to be below `slots`.
+        cache: a folder for weights that no file holds as they are used, such as quantized ones; None: the user's own.
+    """
+
+    base: Annotated[str, OneOf(lambda: BASES)] = "host"
+    slots: Annotated[int, Count(2)] = 3
+    resident: Annotated[int, Count()] = 0
+    ahead: Annotated[int, Count()] = 1
+    cache: Annotated[str | None, Text()] = None
+
+
+@dataclass(frozen=True)
 class Method:
     """How the weights are trained.
 
@@ -44,6 +64,7 @@ class Method:
         lora: adapters; None: all weights are trained.
         quantization: scheme of the base, such as "nf4"; None: not quantized.
         release: how gradients are released: "accumulate" or "fused".
+        placement: where the weights of layers rest between their uses; None: on the device.
     """
 
     policy: Annotated[str, OneOf(policies, ".json", "or the path of a .json")] = AUTO
@@ -51,6 +72,7 @@ class Method:
     lora: Annotated[LoraSettings | None, Short("r")] = None
     quantization: Annotated[str | None, OneOf(schemes)] = None
     release: Annotated[str, OneOf(releases)] = "accumulate"
+    placement: Annotated[PlacementSettings | None, Short("base")] = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,13 @@ from .run import AUTO, Run
 __all__ = ["flow", "to_yaml"]
 
 WIDTH = 118  # characters of a line with its comment
-CHOSEN = ("method.options", "method.lora", "method.quantization", "method.release")  # by policy auto
+CHOSEN = (
+    "method.options",
+    "method.lora",
+    "method.quantization",
+    "method.release",
+    "method.placement",
+)  # by policy auto
 
 
 def to_yaml(

@@ -9,8 +9,8 @@ from ...core.sizes import gib
 from ...optimizer.releases import DEFAULT
 from ...planning import Estimate, Request
 from ...planning.ways.changes import changed
-from ..config.keys import Key, every
-from ..config.run import LoraSettings, Run
+from ..config.keys import Branch, Key, every
+from ..config.run import Run
 from ..config.writing import flow
 from .planner import Planner
 
@@ -51,7 +51,7 @@ def _fitting(planner: Planner, request: Request, room: int) -> Estimate | None:
         found = planner.estimator.estimate(request)
     except HybridOptError:
         return None
-    return None if found.missing(room) else found
+    return None if found.missing(room) or found.missing_on_host(planner.host) else found
 
 
 def difference(before: Run, after: Run) -> str:
@@ -81,6 +81,9 @@ def _candidates(planner: Planner, request: Request, fixed: bool) -> Iterator[lis
             continue  # answers are as long as the task says
         if fixed or (candidate.weights, candidate.options) == (request.weights, request.options):
             yield [candidate, candidate.but(**also), *_shorter(candidate.but(**also), request)]
+    if fixed and request.placement is None and (request.lora is not None or request.probes):
+        for placement in planner.placements():
+            yield [request.but(placement=placement), smallest.but(placement=placement)]
 
 
 def _shorter(candidate: Request, request: Request) -> Iterator[Request]:
@@ -109,15 +112,22 @@ def _sizes(run: Run, after: Run) -> Run:
 
 
 def _changed_keys(before: Run, after: Run) -> Iterator[tuple[str, Any]]:
-    """Yield the keys that differ, with their new values; adapters that are new by their rank alone."""
+    """Yield the keys that differ, with their new values; a section that is new by its chief key, if that says all."""
     whole: set[str] = set()
     for member in every():
         one, two = _at(before, member.name), _at(after, member.name)
-        if isinstance(one, LoraSettings) != isinstance(two, LoraSettings):
+        if isinstance(member, Branch) and member.optional and (one is None) != (two is None):
             whole.add(f"{member.name}.")
-            yield member.name, None if two is None else two.r
+            yield member.name, None if two is None else _short(member, two)
         elif isinstance(member, Key) and one != two and not member.name.startswith(tuple(whole)):
             yield member.name, dict(two) if isinstance(two, Mapping) else two
+
+
+def _short(section: Branch, value: Any) -> Any:
+    """Return the chief key's value of a section that is all else as by default; else what differs from that."""
+    own = {name: vars(value)[name] for name, key in section.members.items() if vars(value)[name] != key.default}
+    chief = section.short or ""
+    return vars(value)[chief] if own.keys() <= {chief} else {chief: vars(value)[chief]} | own
 
 
 def _at(run: Run, name: str) -> Any:

@@ -8,6 +8,7 @@ from ...core.errors import HybridOptError
 from ...core.sizes import gib
 from ...optimizer.releases import release_class
 from ...planning import Estimate, Request, search
+from ...planning.ways.placed import placed_ways, rests_as
 from ...planning.ways.ways import WAYS
 from ..config.run import AUTO, LoraSettings, Method, Run
 from .changes import change_of
@@ -38,7 +39,7 @@ def choose(run: Run, config: Any, shape: Shape, must_fit: bool = True, others: i
     if run.method.policy == AUTO:
         return _searched(planner, others)
     estimate = _settled(planner)
-    if must_fit and estimate.missing(planner.room.usable):
+    if must_fit and _lacks(planner, estimate):
         raise _too_large(planner, estimate)
     return _chosen(planner, estimate, [])
 
@@ -61,17 +62,22 @@ def least_change(run: Run, config: Any, shape: Shape) -> str | None:
 
 def _settled(planner: Planner) -> Estimate:
     """Return the estimate of the run's own method, with checkpointing where that is open and is needed."""
-    request = planner.request()
+    request = planner.estimator.settled(planner.request(), planner.room, planner.host)
     found = planner.estimator.estimate(request)
     open_ = planner.run.train.checkpointing == AUTO and planner.checkpoints(request)
     return planner.estimator.estimate(request.but(checkpointing=True)) if open_ and _lacks(planner, found) else found
 
 
 def _lacks(planner: Planner, estimate: Estimate) -> bool:
-    return bool(estimate.missing(planner.room.usable))
+    return bool(estimate.missing(planner.room.usable) or estimate.missing_on_host(planner.host))
 
 
 def _too_large(planner: Planner, estimate: Estimate) -> HybridOptError:
+    if lacking := estimate.missing_on_host(planner.host):
+        return HybridOptError(
+            f"this run does not fit: the layers that rest on the host take {gib(lacking)} more than its memory has "
+            "left; write method.placement: disk, or let more layers stay (method.placement.resident)"
+        )
     room, change = planner.room, change_of(planner, estimate.request, planner.room.usable)
     cure = f"the least change: {change}" if change else "no single change makes it fit; take method: auto"
     return HybridOptError(
@@ -87,7 +93,7 @@ def _searched(planner: Planner, others: int) -> Chosen:
     asked, room = _asked(planner), planner.room
     try:
         size, known = planner.size, planner.estimator
-        found = search(known.source, room, asked=asked, enough=1 + others, estimator=known, **size)
+        found = search(known.source, room, asked=asked, enough=1 + others, estimator=known, host=planner.host, **size)
     except HybridOptError as error:
         smallest = _smallest(planner, asked)
         raise error if smallest is None or not _lacks(planner, smallest) else _nothing(planner, smallest) from None
@@ -105,6 +111,7 @@ def _asked(planner: Planner) -> dict[str, Any]:
     asked |= {} if method.lora is None else {"lora": method.lora.r}
     asked |= {} if method.quantization is None else {"quantization": method.quantization}
     asked |= {} if method.release == Method.release else {"release": method.release}
+    asked |= {} if method.placement is None else {"placement": planner.placement}
     again = planner.run.train.checkpointing
     return asked | ({} if again == AUTO else {"checkpointing": again})
 
@@ -112,12 +119,14 @@ def _asked(planner: Planner) -> dict[str, Any]:
 def _smallest(planner: Planner, asked: dict[str, Any]) -> Estimate | None:
     """Return the estimate of the way that takes least, of those that the run leaves open; None where there is none."""
     found: list[tuple[int, int, Request]] = []
-    for way in WAYS:
+    for way in (*WAYS, *placed_ways(planner.device, planner.host)):
         request = Request(**way.settings | planner.size | asked)
         if planner.run.train.checkpointing == AUTO and planner.checkpoints(request):
             request = request.but(checkpointing=True)
         try:
-            found += [(planner.estimator.least(request), len(found), request)] if _agrees(way.settings, asked) else []
+            if _agrees(way.settings, asked):
+                request = planner.estimator.settled(request, planner.room, planner.host)
+                found.append((planner.estimator.least(request), len(found), request))
         except HybridOptError:
             continue
     return planner.estimator.estimate(min(found)[2]) if found else None
@@ -125,6 +134,8 @@ def _smallest(planner: Planner, asked: dict[str, Any]) -> Estimate | None:
 
 def _agrees(settings: dict[str, Any], asked: dict[str, Any]) -> bool:
     lora = "lora" not in asked or settings["lora"] is not None
+    if "placement" in asked and not rests_as(settings["placement"], asked["placement"]):
+        return False
     return lora and asked.get("quantization", settings["quantization"]) == settings["quantization"]
 
 
@@ -172,6 +183,10 @@ def _notes(planner: Planner, request: Request) -> list[str]:
             f"train.clip={train.clip:g} is by the norm of the step before, as release={request.release} frees "
             "gradients within the backward pass"
         )
+    if request.placement is not None and request.placement.base == "host":
+        found.append("method.placement: layers rest in the host's memory, and every pass copies them over the bus")
+    elif request.placement is not None:
+        found.append("method.placement: layers rest on disk, and every pass reads them")
     if planner.shape.generates:
         found.append("answers are made between the steps; the keys and values kept for that are not in the plan")
     return found

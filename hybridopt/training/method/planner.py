@@ -2,14 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from ...core.host import host
+from ...core.host_memory import left
+from ...model.placement.placement import Placement
 from ...planning import Estimate, Estimator, Request
 from ...planning.request import DTYPES
-from ...planning.subject.model import Subject, checkpoints
+from ...planning.subject.model import Subject
 from ...planning.subject.source import subject_of
-from ..config.run import AUTO, LoraSettings, Run
+from ..config.run import AUTO, LoraSettings, PlacementSettings, Run
 from .adapters import adapters
+from .resting import placement_of, settings_of
 from .room import room_of
 from .shape import Shape
 
@@ -28,6 +33,7 @@ class Planner:
 
     Attributes:
         room: memory that it is planned for.
+        host: this machine's, where layers may rest.
         estimator: of requests whose batch is counted in examples.
         told: lines for people.
     """
@@ -35,6 +41,7 @@ class Planner:
     def __init__(self, run: Run, config: Any, shape: Shape):
         self.run, self.shape = run, shape
         self.room, self.device, self.told = room_of(run)
+        self.host = host(left(Path("/")))
         self.dtype = self._dtype(config)
         self.sequences = max(1, shape.batch // run.train.batch)
         self.estimator = _PerExample(subject_of(config), self.sequences, self._change)
@@ -63,12 +70,19 @@ class Planner:
             quantization=method.quantization,
             release=method.release,
             checkpointing=self.run.train.checkpointing is True,
+            placement=self.placement,
             **self.size,
         )
 
-    def checkpoints(self, request: Request) -> bool:
-        """Return whether checkpointing can be of any use: the model has it, and there is a backward pass."""
-        return not request.probes and checkpoints(self.estimator.source)
+    @property
+    def placement(self) -> Placement | None:
+        """Return where layers rest, as the run says; None for the device."""
+        return placement_of(self.run.method.placement)
+
+    def placements(self) -> list[Placement]:
+        """Return where layers could rest, the nearest first."""
+        bases = ("disk",) if self.device == "cpu" else ("host", "disk")
+        return [found for base in bases if (found := placement_of(PlacementSettings(base))) is not None]
 
     def run_of(self, request: Request) -> Run:
         """Return the run that a request stands for."""
@@ -80,6 +94,7 @@ class Planner:
             lora=lora,
             quantization=request.quantization,
             release=request.release,
+            placement=settings_of(request.placement, self.run.method.placement),
         )
         data, train = self.run.data, self.run.train
         if request.seq_len < self.shape.seq_len:

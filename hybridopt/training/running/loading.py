@@ -16,6 +16,7 @@ from ...planning.subject.hub import hub_config, is_hub_name
 from ...wrapping import wrap
 from ..config.run import AUTO, Run
 from ..method.adapters import adapters
+from ..method.resting import placement_of
 
 __all__ = ["config_of", "fetched", "load_model"]
 
@@ -32,7 +33,7 @@ def load_model(run: Run, folder: Path, task: TrainingTask, config: Any) -> Any:
         config: of the model with that output layer.
     """
     method, seed = run.method, run.train.seed
-    how = How(method.quantization, _dtype(run), device_here())
+    how = How(method.quantization, _dtype(run), device_here(), placement=placement_of(method.placement))
     causal = task.head == "causal"
     model = load(folder, **vars(how)) if causal else load_with_head(folder, config, how, seed)
     torch.manual_seed(seed)  # adapters begin with random numbers

@@ -6,12 +6,14 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig
+from transformers import LlamaConfig
 
 from hybridopt import HybridOptError
 from hybridopt.core.registry import names
 from hybridopt.planning import Request, plan
+from hybridopt.planning.estimate import OVERHEAD
 from hybridopt.training.config.reading import read_run
-from hybridopt.training.config.run import LoraSettings
+from hybridopt.training.config.run import LoraSettings, PlacementSettings
 from hybridopt.training.config.writing import to_yaml
 from hybridopt.training.method import planner, room
 from hybridopt.training.method.choosing import Shape, choose, least_change
@@ -195,3 +197,60 @@ def test_every_policy_has_a_rate_to_start_from(policy):
 )
 def test_rates_are_those_of_the_papers_and_the_plan(policy, options, has_adapters, rate):
     assert first_rate(policy, options, has_adapters)[0] == pytest.approx(rate)
+
+
+# ---- layers that rest elsewhere
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """Layers enough that few of them are much less than all, and a GPU whose own needs do not count."""
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4, "vocab_size": 96}
+    return LlamaConfig(**sizes, num_hidden_layers=12, dtype=torch.bfloat16)
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    monkeypatch.setitem(OVERHEAD, "cuda", 0)
+    return monkeypatch
+
+
+LORA = (
+    "method: {policy: adamw, options: {codec: int8}, release: fused, quantization: nf4, lora: 1%s}\n"
+    "train: {checkpointing: true, lr: 1.0e-4}\n"
+)
+
+
+def test_placement_is_planned_written_back_and_told(deep):
+    text = "gpu: 24GiB\n" + LORA % ", placement: {base: host, slots: 2, resident: 3}"
+    chosen = choose(run(text), deep, SHAPE)
+    assert chosen.run.method.placement == PlacementSettings("host", slots=2, resident=3)
+    assert chosen.estimate.carried.layers == 9 and any("over the bus" in line for line in chosen.told)
+    assert read_run(to_yaml(chosen.run)) == chosen.run
+    assert run(LORA % "", "method.placement=disk").method.placement == PlacementSettings("disk")
+
+
+def test_device_is_no_placement(deep):
+    chosen = choose(run("gpu: 24GiB\n" + LORA % ", placement: device"), deep, SHAPE)
+    assert chosen.estimate.carried is None and chosen.run.method.placement.base == "device"
+
+
+def test_the_least_change_may_be_a_placement(deep, bare):
+    short = Shape(1, 1, 1)  # no shorter sequences, no smaller batches
+    away = choose(run("gpu: 24GiB\n" + LORA % ", placement: host"), deep, short).estimate
+    with pytest.raises(HybridOptError, match="least change") as raised:
+        choose(run(f"gpu: {bytes_of(away.peak_bytes)}\n" + LORA % ""), deep, short)
+    assert "placement: host" in str(raised.value) and "--set method.placement=host" in str(raised.value)
+
+
+def test_a_method_that_is_open_places_layers_where_nothing_else_fits(deep, bare):
+    text = "gpu: 4MB\nmethod: {lora: 1, quantization: nf4}\ntrain: {checkpointing: true, accumulate: 1}\n"
+    chosen = choose(run(text), deep, Shape(4, 1, 1))
+    assert chosen.run.method.placement.base == "host" and chosen.run.method.placement.resident
+    assert "layers on the host" in "\n".join(chosen.told) and read_run(to_yaml(chosen.run)) == chosen.run
+
+
+def test_a_host_without_room_is_told(deep, monkeypatch):
+    monkeypatch.setattr(planner, "left", lambda root: 1000)
+    with pytest.raises(HybridOptError, match=r"the host take .* more than its memory"):
+        choose(run("gpu: 24GiB\n" + LORA % ", placement: host"), deep, SHAPE)
