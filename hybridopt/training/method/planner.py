@@ -10,7 +10,7 @@ from ...core.host_memory import left
 from ...model.placement.placement import Placement
 from ...planning import Estimate, Estimator, Request
 from ...planning.request import DTYPES
-from ...planning.subject.model import Subject
+from ...planning.subject.model import Subject, checkpoints
 from ...planning.subject.source import subject_of
 from ..config.run import AUTO, LoraSettings, PlacementSettings, Run
 from .adapters import adapters
@@ -83,6 +83,10 @@ class Planner:
         """Return where layers could rest, the nearest first."""
         bases = ("disk",) if self.device == "cpu" else ("host", "disk")
         return [found for base in bases if (found := placement_of(PlacementSettings(base))) is not None]
+
+    def checkpoints(self, request: Request) -> bool:
+        """Return whether checkpointing can be of any use: the model has it, and there is a backward pass."""
+        return not request.probes and checkpoints(self.estimator.source)
 
     def run_of(self, request: Request) -> Run:
         """Return the run that a request stands for."""
