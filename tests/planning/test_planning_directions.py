@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hybridopt.core.numerics.directions import _table
+from hybridopt.core.numerics.noise_tables import quantiles
 from hybridopt.execution import probe_gradient
 from hybridopt.execution.probe_gradient import shifted
 from hybridopt.model.roles import Param
@@ -21,11 +21,11 @@ def test_as_measured(dtype, cuda, monkeypatch):
     monkeypatch.setattr(probe_gradient, "PIECES", {"cpu": 1 << 15})
     monkeypatch.setattr(probe_gradient, "ELSEWHERE", 1 << 16)
     plan = Plan.of([Param(NAME, "linear", SHAPE, dtype)], SubZeroPolicy(rank=8))
-    _table(CPU), _table(torch.device("meta"))  # what is made once
+    quantiles(CPU), quantiles(torch.device("meta"))  # what is made once
     drawing = Temporaries(plan, cuda).drawing
     if cuda:
         monkeypatch.setattr(probe_gradient, "PIECES", {})  # the CPU in its place
     weight, noise = torch.zeros(SHAPE, dtype=dtype), drawing.noise(plan.entries[0])
-    with Tracker([weight, *([_table(CPU)] if cuda else [])]) as tracker:
+    with Tracker([weight, *([quantiles(CPU)] if cuda else [])]) as tracker:
         shifted(weight, 1.0, noise, False)
     assert drawing.alone[NAME] == tracker.peak - weight.nbytes > 0

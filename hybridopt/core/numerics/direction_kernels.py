@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.autograd.graph import increment_version
 from ..errors import HybridOptWarning
 from .compiling import compiled, failures, reason
 from .host import put
+from .noise_adder import Kernel, adder
 from .philox import MASK, fill_
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ CHUNK = 1 << 27  # elsewhere
 MOST = 64  # terms of a kernel
 TRIAL = 1 << 11  # blocks of the first call, enough for kernels to use all threads
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-Kernel = Callable[..., Any]
 TableOf = Callable[[torch.device], Tensor]  # gives the table of Gaussian noise on a device
 _kernels: dict[tuple[object, ...], Kernel] = {}
 _told: "dict[tuple[Direction, torch.device], Tensor]" = {}  # the numbers of the directions of a step
@@ -200,7 +200,7 @@ def _tried_fill(device: torch.device) -> Kernel:
 
 
 def _tried_add(like: Like, job: Sum, fill: Kernel, table: TableOf) -> Kernel:
-    kernel, numel = _compile(_adder(job.kinds, job.wide)), TRIAL * BLOCK
+    kernel, numel = _compile(adder(job.kinds, job.wide)), TRIAL * BLOCK
     out, base = (_blocks(torch.zeros(numel, dtype=like.dtype, device=like.device)) for _ in range(2))
     bits = [_bits(fill, z, 0, numel, like.device) for _, z in job.terms]
     for x in (out, base, *bits):
@@ -208,40 +208,6 @@ def _tried_add(like: Like, job: Sum, fill: Kernel, table: TableOf) -> Kernel:
     numbers = torch.zeros(1 + len(bits), dtype=torch.float64, device=like.device)
     kernel(out, None if like.same else base, bits, numbers, table(like.device) if job.wide else None)
     return kernel
-
-
-def _adder(kinds: tuple[str, ...], wide: bool) -> Kernel:
-    """Return out <- decay base + noise; out, base: [blocks, 4, 32], no base: `out`; in the order of `directions`."""
-
-    def narrow(out: Tensor, base: Tensor | None, bits: list[Tensor], numbers: Tensor, table: Tensor | None) -> None:
-        scales = numbers[1:].float().unbind()
-        total = _signed(bits[0], scales[0])
-        for word, scale in zip(bits[1:], scales[1:], strict=True):
-            total = total + _signed(word, scale)
-        out.copy_(((out if base is None else base).float() + total).to(out.dtype))
-
-    def in_double(out: Tensor, base: Tensor | None, bits: list[Tensor], numbers: Tensor, table: Tensor) -> None:
-        decay, *scales = numbers.unbind()
-        total = (out if base is None else base).double() * decay
-        for kind, word, scale in zip(kinds, bits, scales, strict=True):
-            z = _ones(word) if kind == "rademacher" else table[word.int() & 0xFFFF]
-            total = total + z.double() * scale
-        out.copy_(total.float().to(out.dtype))
-
-    return in_double if wide else narrow
-
-
-def _signed(word: Tensor, scale: Tensor) -> Tensor:
-    """Return the scale with the sign of every bit; choosing is faster than multiplying."""
-    return torch.where(_bit(word) == 0, scale, -scale)
-
-
-def _ones(word: Tensor) -> Tensor:
-    return 1 - 2 * _bit(word)
-
-
-def _bit(word: Tensor) -> Tensor:
-    return word[..., None] >> torch.arange(32, dtype=torch.int32, device=word.device) & 1
 
 
 def _compile(function: Kernel) -> Kernel:

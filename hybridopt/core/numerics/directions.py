@@ -7,15 +7,14 @@ device, for every dtype, however the parameter is cut. NOISE.md is the specifica
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from numbers import Real
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
 from ..errors import HybridOptError, check_choice, check_count
 from . import direction_kernels
+from .noise_tables import normals, quantiles, signs
 from .philox import words, words_of_many
 
 __all__ = ["KINDS", "Direction", "combine_", "prepare", "together", "values"]
@@ -140,7 +139,7 @@ def combine_(
     with torch.no_grad():
         out, base = out.detach().view(-1), base.detach().view(-1)
         compile = compile and not all((z, out.device) in _ready for _, z in rounded)
-        at, end = direction_kernels.combine_(out, base, job, _table) if compile else (0, 0)
+        at, end = direction_kernels.combine_(out, base, job, quantiles) if compile else (0, 0)
         for first, last in ((0, at), (end, len(out))):
             if first < last:
                 _in_chunks(out[first:last], base[first:last], job, start + first)
@@ -176,43 +175,8 @@ def _noise(direction: Direction, start: int, count: int, device: torch.device) -
     bits = None if ready is None else ready[first:end]
     if bits is None or len(bits) < end - first:
         bits = words(direction.key, first, end - first, direction.step, direction.index, device)
-    z = _signs(bits) if direction.kind == "rademacher" else _normals(bits)
+    z = signs(bits) if direction.kind == "rademacher" else normals(bits)
     return z[start - first * size :][:count]
-
-
-def _signs(bits: Tensor) -> Tensor:
-    """Return +1 for a bit that is 0, -1 for one that is 1, lowest bits first."""
-    return _looked_up(_sign_table(bits.device), bits, torch.uint8)
-
-
-def _normals(bits: Tensor) -> Tensor:
-    return _looked_up(_table(bits.device), bits, torch.int16)
-
-
-def _looked_up(table: Tensor, bits: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the entries for the unsigned numbers, as wide as this dtype, that the bits are; the lowest bits first."""
-    index = bits.view(dtype).view(-1)
-    if index.device.type == "cpu":  # NumPy's is twice as fast as torch's
-        return torch.from_numpy(table.numpy().take(index.numpy(), axis=0, mode="wrap")).view(-1)
-    return table.index_select(0, index.int() & len(table) - 1).view(-1)
-
-
-@lru_cache
-def _sign_table(device: torch.device) -> Tensor:
-    """Return the signs of every byte: float32 [256, 8]."""
-    bits = torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device) & 1
-    return (1 - 2 * bits).float()
-
-
-@lru_cache
-def _table(device: torch.device) -> Tensor:
-    """Return the quantiles of the standard normal at (i + 0.5) / 65536, to multiples of 2**-10: float32 [65536].
-
-    None is so near to the middle of two that another library of mathematics could round it to the other.
-    """
-    quantile = NormalDist().inv_cdf
-    lower = [round(1024 * quantile((i + 0.5) / 65536)) for i in range(32768)]
-    return torch.tensor([*lower, *(-x for x in reversed(lower))], device=device) / 1024
 
 
 def _chunks(count: int, device: torch.device, kinds: Iterable[str]) -> list[tuple[int, int]]:

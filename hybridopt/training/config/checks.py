@@ -39,8 +39,8 @@ def _wrong(run: Run, tree: Node) -> Iterator[tuple[str, str]]:
     if run.train.dtype == "fp16":
         yield (
             "train.dtype",
-            "train.dtype=fp16: gradients of such weights vanish or overflow unless losses are scaled, which is not done "
-            "here; write train.dtype: bf16, or fp32",
+            "train.dtype=fp16: gradients of such weights vanish or overflow unless losses are scaled, which is not "
+            "done here; write train.dtype: bf16, or fp32",
         )
     rests = method.placement
     if rests is not None and rests.ahead >= rests.slots:

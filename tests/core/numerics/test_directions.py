@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hybridopt.core.errors import HybridOptError, HybridOptWarning
 from hybridopt.core.numerics import direction_kernels, directions
 from hybridopt.core.numerics.directions import KINDS, Direction, combine_, values
+from hybridopt.core.numerics.noise_tables import quantiles
 from support.philox import restated
 
 MASK = (1 << 32) - 1
@@ -117,7 +118,7 @@ def test_the_number_of_threads_does_not_matter(kind):
 
 
 def test_the_table_is_that_of_the_specification():
-    table = directions._table(CPU)
+    table = quantiles(CPU)
     assert table.dtype == torch.float32 and table.tolist() == [quantile(i) for i in range(65536)]
     assert table.equal(-table.flip(0))
     digest = hashlib.sha256(table.numpy().astype("<f4").tobytes()).hexdigest()
