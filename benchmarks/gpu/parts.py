@@ -146,6 +146,16 @@ PARTS = (
         needs=max(needs.training("8b", density=0.25), needs.training("8b", state=2.1)),
     ),
     Part(
+        "train",
+        "`hybridopt train` on a Llama of 300M: the peak beside its plan, speed, the loss",
+        "benchmarks.trained",
+        "--device cuda --minutes {minutes}",
+        "--device cpu --only frugal lora --minutes {minutes}",
+        limit=60,
+        least=30,
+        needs=12 * needs.GIB,
+    ),
+    Part(
         "70B",
         "nf4, LoRA and FRUGAL: 2,048 tokens, then the planned longest; usual QLoRA",
         "benchmarks.fit_70b",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from .line import Line, Rows, View, broken, gib
 from .machine import Machine
 from .peaks import memory, predictions, seventy
+from .runs import trained
 
 __all__ = ["VIEWS"]
 
@@ -111,6 +112,7 @@ VIEWS = {
     "step": View(("row", "ms", "times fused AdamW", "of a copy", "first s", "state B/param", "temporary MB"), step),
     "mezo": View(("method", "s/step", "times forward", "peak GiB"), mezo),
     "memory 8B": View(MEMORY, memory("memory 8B")),
+    "train": View(("way", "peak GiB", "plan GiB", "off", "tokens/s", "first loss", "last loss"), trained),
     "70B": View(SEVENTY, seventy("70B")),
     "memory large": View(MEMORY, memory("memory large")),
     "70B full": View(SEVENTY, seventy("70B full")),
