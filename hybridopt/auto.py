@@ -11,11 +11,13 @@ from .core.devices import free_bytes
 from .core.errors import HybridOptError
 from .core.sizes import gib
 from .model.adapters import adapted_layers, library_for, usual_library
+from .model.placement.placement import Placement
 from .model.quantization.owners import scheme_of
 from .planning.request import DTYPES, short_name
 from .planning.subject.model import checkpoint_
 from .planning.table import watched
 from .planning.ways.search import Choice, search
+from .planning.ways.ways import WAYS
 from .policy.other_names import check_known
 
 __all__ = ["chosen", "prepare_"]
@@ -30,6 +32,7 @@ def chosen(
     peft_config: Any = None,
     quantization: str | None = None,
     adapter_dtype: Any = None,
+    placement: Placement | None = None,
     **size: Any,
 ) -> tuple[Choice, Any]:
     """Return the first way that `search` finds for this model and memory, and the adapters that it wants.
@@ -44,6 +47,7 @@ def chosen(
         peft_config: adapters that are wanted; None: whatever the way says.
         quantization: a scheme that is wanted; None: whatever the way says.
         adapter_dtype: of adapters, as `wrap` takes it; a way without them does not care.
+        placement: where the weights of layers rest, which are then not trained: adapters are.
         **size: seq_len (2048, or as many as there are positions for), batch (1), micro_batches (1).
 
     Raises:
@@ -53,7 +57,8 @@ def chosen(
     quantization = quantization or scheme_of(model)
     _check_model(model, peft_config is not None or quantization is not None)
     room = _memory(memory, margin, next(p for p in model.parameters() if p.is_floating_point()).device)
-    choice = _choose(model, room, peft_config, quantization, size | {"adapter_dtype": adapter_dtype})
+    told = size | {"adapter_dtype": adapter_dtype, "placement": placement}
+    choice = _choose(model, room, peft_config, quantization, told)
     if choice.request.lora is not None and peft_config is None:
         peft_config = usual_library().make_config(choice.request.lora)
     return choice, peft_config
@@ -104,6 +109,8 @@ def _choose(
     if dtype is None:
         raise HybridOptError(f"policy='auto' plans {', '.join(DTYPES)}, and the model is {first.dtype}; name a policy")
     adapters = None if peft_config is None else library_for(peft_config).rank(peft_config) or 1
+    if size["placement"] is not None and adapters is None:
+        adapters = next(way.lora for way in WAYS if way.lora)
     asked = {"lora": adapters, "quantization": quantization}
     asked = {name: value for name, value in asked.items() if value is not None}
     asked["chunk"] = None  # who trains might want the logits

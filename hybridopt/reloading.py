@@ -13,6 +13,7 @@ from .model.base_record import Origin, without_values
 from .model.containers import as_given, check_container, uncompiled
 from .model.kept_codes import codes_record, layer_of_kept, restore_, unknown
 from .model.placement.opened import open_scales_
+from .model.placement.refusals import check_not_quantized, check_not_written
 from .model.quantization.known import named
 from .model.quantization.replacing import quantize_
 from .model.roles import base_name, clean, of_base
@@ -84,6 +85,9 @@ def _load(model, directory, policy, is_trainable, policy_options):
         check_bare(model, config)
         names = check_quantization(model, config)
         base = check_base(model, config, delta)
+        check_not_quantized(model, config["quantization"] if names else None)
+        written = base if config["whole"] else {base_name(n) for n in (*delta, *(() if run is None else run.traces))}
+        check_not_written(model, [layer_of_kept(name) or name for name in written], str(directory))
         if config["whole"]:
             with together(folder) as place:
                 write_onto_(model, matched(model, Path(place)))

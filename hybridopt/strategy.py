@@ -15,7 +15,8 @@ from .model.adapters import adapter_names, check_attached
 from .model.base_record import Origin, changed, remember, remembered, restructured
 from .model.containers import REPLICAS, original, uncompiled
 from .model.kept_codes import changed_codes, check_codes, updated
-from .model.placement.placing import up_to_date
+from .model.placement.placing import unplace, up_to_date
+from .model.placement.refusals import check_trainable
 from .model.quantization.coded import coded_names
 from .model.quantization.replacing import dequantize_
 from .model.quantization.scales import scales
@@ -159,6 +160,7 @@ class Strategy(Planned):
                 "add an adapter (peft_config=LoraConfig(...)) or unfreeze parameters"
             )
         check_routes(self.policy, plan.tags)
+        check_trainable(self.model, plan.trained)
         live: dict[str, Tensor] = {clean(n): p for n, p in self.model.named_parameters()}
         live |= {clean(n): x for n, _, x in scales(self.model)}
         with self._unhooked():
@@ -246,7 +248,10 @@ class Strategy(Planned):
         return push(lambda folder: self.save_pretrained(folder, replay, full), repo_id, card, **how)
 
     def unwrap(self) -> nn.Module:
-        """Remove `hybrid` and every hook from the model, make what the policy froze trainable, return the model."""
+        """Remove `hybrid` and every hook from the model, make what the policy froze trainable, return the model.
+
+        The weights of a placed model stay where they rest, as ordinary tensors.
+        """
         forget(self)
         for optimizer in self._optimizers:
             optimizer.unhook()
@@ -254,6 +259,7 @@ class Strategy(Planned):
         for holder in (self.model, original(self._given)):
             holder.__dict__.pop("hybrid", None)
         remember(self.model, self.origin)
+        unplace(self.model)
         return self._given
 
     def dequantize(self) -> nn.Module:

@@ -17,7 +17,10 @@ from .model.kept_codes import codes_record, unknown, updated
 from .model.loading.unstored import unstored
 from .model.originals import altered
 from .model.placement.opened import open_scales_
+from .model.placement.in_memory import place_in_memory_, settle
+from .model.placement.placement import Placement, read_placement
 from .model.placement.placing import placed
+from .model.placement.refusals import check_keeps_base, check_not_quantized
 from .model.quantization.coded import coded_names
 from .model.quantization.known import frozen_names, named
 from .model.quantization.layers import place
@@ -43,6 +46,7 @@ def wrap(
     peft_config: Any = None,
     quantization: str | None = None,
     adapter_dtype: str | torch.dtype | None = None,
+    placement: str | Placement | None = None,
     seed: int = 0,
     **policy_options: Any,
 ) -> nn.Module:
@@ -62,6 +66,9 @@ def wrap(
             are trained on them, without adapters.
         adapter_dtype: "bfloat16", "float16" or "float32", in which the new adapters are kept and trained; None: what
             PEFT makes, which is float32 on a base in 16 or fewer bits.
+        placement: where the weights of layers rest between their uses, for a model that is in memory: "host" (a GPU
+            computes), Placement("disk", cache=FOLDER), or "auto"; None: where they are, so that a model placed by
+            `load` stays as it is.
         seed: of every random choice of training.
         policy_options: the named policy's, such as density, update_gap, split, free_lr_scale.
 
@@ -70,12 +77,15 @@ def wrap(
     """
     _check_model(model)
     check_count("wrap", "seed", seed, 0)
+    wanted = read_placement(placement, "wrap")
+    check_not_quantized(model, quantization)
     reshard_(model)
     if peft_config is not None or quantization is not None:
         check_plain(model, "put adapters on, or quantize, before it is sharded: wrap first, then fully_shard")
-    check_container(model, peft_config is not None or quantization is not None or policy == "auto")
+    check_container(model, bool(peft_config or quantization or wanted or policy == "auto"))
     with uncompiled(model) as inner:
-        wrapped = _wrap(inner, policy, peft_config, quantization, adapter_dtype, seed, policy_options)
+        resting = settle(inner, wanted)
+        wrapped = _wrap(inner, policy, peft_config, quantization, adapter_dtype, seed, policy_options, resting)
     if wrapped is not inner and compiled_in_place(inner):
         warnings.warn(
             f"adapters call the forward method of {type(inner).__name__}, and so go past what model.compile() has "
@@ -88,12 +98,13 @@ def wrap(
     return given
 
 
-def _wrap(model, policy, peft_config, quantization, adapter_dtype, seed, policy_options):
+def _wrap(model, policy, peft_config, quantization, adapter_dtype, seed, policy_options, resting):
     """Wrap a model in no container; see `wrap`."""
     if policy == "auto":
-        return _wrap_auto(model, peft_config, quantization, adapter_dtype, seed, policy_options)
+        return _wrap_auto(model, peft_config, quantization, adapter_dtype, seed, policy_options, resting)
     ready = read_policy(policy, policy_options)
     changes = _check_changes(model, ready, peft_config, quantization, adapter_dtype)
+    check_keeps_base(model, changes.adapters, peft_config, resting)
     plan = _check_policy(model, ready, seed, changes)
     origin, now, lost = remembered(model), record(model), altered(model)
     base = merged(origin.base, now, unstored(model) | lost)
@@ -102,6 +113,8 @@ def _wrap(model, policy, peft_config, quantization, adapter_dtype, seed, policy_
         quantize_(model, changes.scheme, changes.layers)
     if changes.opens_scales:
         open_scales_(model)
+    if resting is not None:
+        place_in_memory_(model, resting)
     if changes.adapters is not None:
         model = changes.adapters.attach(model, peft_config, dtype=changes.dtype)
     if changes.scheme is not None and changes.layers:
@@ -125,16 +138,19 @@ def _renewed(model: nn.Module, origin: Origin, base: Base, lost: set[str]) -> Or
     return Origin(base, codes, *((origin.quantization, origin.quantized) if same else ()))
 
 
-def _wrap_auto(model, peft_config, quantization, adapter_dtype, seed, options):
+def _wrap_auto(model, peft_config, quantization, adapter_dtype, seed, options, resting):
     from .auto import chosen, prepare_  # it imports the planner
 
     if peft_config is not None:
         library_for(peft_config).check(model, peft_config)
     asked = {"peft_config": peft_config, "quantization": quantization, "adapter_dtype": adapter_dtype}
-    choice, peft_config = chosen(model, **asked, **options)
+    there = placed(model)
+    resting_at = there.placement if there is not None else None if resting is None else resting.placement
+    choice, peft_config = chosen(model, **asked, placement=resting_at, **options)
     request = choice.request
     dtype = request.adapter_dtype if peft_config is not None else None
     given = {"peft_config": peft_config, "quantization": request.quantization, "adapter_dtype": dtype, "seed": seed}
+    given["placement"] = None if resting is None else resting.placement
     wrapped = wrap(model, request.policy, **given, **request.options)
     prepare_(wrapped, choice)
     return wrapped

@@ -31,6 +31,7 @@ class PeftAdapters(Adapters):
     is_merged = staticmethod(tree.is_merged)
     is_off = staticmethod(tree.is_off)
     check_savable = staticmethod(scaling.check_scaling)
+    changes_base = staticmethod(starts.changes_base)
     check = staticmethod(dry_run.check)
     preview = staticmethod(dry_run.preview)
     check_attached = staticmethod(attached.check_attached)

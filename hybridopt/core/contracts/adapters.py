@@ -52,6 +52,10 @@ class Adapters(AdapterFolders, Protocol):
     # ---- before adapters are there
 
     @abstractmethod
+    def changes_base(self, config: Any) -> bool:
+        """Return whether adapters of a configuration begin by changing the base, or may."""
+
+    @abstractmethod
     def check(
         self,
         model: nn.Module,

@@ -24,7 +24,7 @@ from .streamer import Streamer
 from .units import units
 from .whole import Calls
 
-__all__ = ["Placed", "Placing", "backend_for", "place_", "placed", "up_to_date"]
+__all__ = ["Placed", "Placing", "backend_for", "place_", "placed", "unplace", "up_to_date"]
 
 Stored = Mapping[str, tuple[Path, Extent]]  # by the name of a tensor: the file and the bytes that hold its values
 # Hooks of the model alone keep its placement: layers that know their model would keep both for ever otherwise.
@@ -159,6 +159,13 @@ def up_to_date(model: nn.Module) -> None:
     """Let every weight of a model that rests elsewhere have its true values there; see `Placed.read`."""
     if (found := placed(model)) is not None:
         found.read()
+
+
+def unplace(model: nn.Module) -> None:
+    """End the placement of a model, if it has one: its weights stay where they rest, as ordinary tensors."""
+    there = placed(model)
+    if there is not None:
+        there.end()
 
 
 class Placing:

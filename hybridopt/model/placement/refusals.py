@@ -1,0 +1,102 @@
+"""What cannot be done to weights that rest elsewhere, refused by name before anything is changed."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from torch import nn
+
+from ...core.contracts import Adapters
+from ...core.errors import HybridOptError
+from ..roles import base_name, clean
+from .guards import not_trained
+from .placing import Placed, placed
+
+__all__ = ["check_keeps_base", "check_not_quantized", "check_not_written", "check_trainable"]
+
+
+class Treatment(Protocol):
+    """How a parameter is trained, as far as it matters here."""
+
+    @property
+    def source(self) -> Any:
+        """Return what its gradient comes from."""
+
+
+def check_trainable(model: nn.Module, trained: Mapping[str, Treatment]) -> None:
+    """Raise HybridOptError if weights that rest elsewhere are to be trained by backward passes, or are not there.
+
+    Args:
+        model: placed or not.
+        trained: how parameters are trained, by name.
+    """
+    there = placed(model)
+    if there is None:
+        return
+    _check_there(model, there)
+    for name in _names(model, there):
+        if name in trained and trained[name].source.backward:
+            raise HybridOptError(not_trained(there.placement.base, name), "placement")
+
+
+def check_not_written(model: nn.Module, names: Iterable[str], what: str) -> None:
+    """Raise HybridOptError if values for weights that rest elsewhere are going to be written.
+
+    Args:
+        model: placed or not.
+        names: base names of what is written.
+        what: is going to be done.
+    """
+    own = {base_name(name) for name in _names(model, placed(model))}
+    name = next((name for name in names if name in own or f"{name}.weight" in own), None)
+    if name is not None:
+        raise HybridOptError(
+            f"{what} would write {name!r}, and the layers of this {type(model).__name__} rest elsewhere, where "
+            "nothing is written; load the base without placement",
+            "placement",
+        )
+
+
+def check_keeps_base(model: nn.Module, library: Adapters | None, config: Any, resting: object | None) -> None:
+    """Raise HybridOptError for adapters that begin by changing weights of layers that rest elsewhere.
+
+    Args:
+        model: placed, or about to be.
+        library: of the adapters that are going to be put on it; None: there are none.
+        config: of these.
+        resting: is it about to be placed?
+    """
+    there = resting is not None or placed(model) is not None
+    if there and library is not None and library.changes_base(config):
+        raise HybridOptError(
+            "these adapters begin by changing the weights that they are put on, and what rests elsewhere is not "
+            "written; take a plain start (init_lora_weights=True), or leave placement out",
+            "wrap",
+        )
+
+
+def check_not_quantized(model: nn.Module, quantization: str | None) -> None:
+    """Raise HybridOptError if a placed model is to be quantized."""
+    if quantization is not None and placed(model) is not None:
+        raise HybridOptError(
+            f"quantization={quantization!r} is not allowed: the layers of this {type(model).__name__} rest elsewhere "
+            f"already; give it where they are placed: hybridopt.load(..., quantization={quantization!r}, "
+            "placement=...)",
+            "wrap",
+        )
+
+
+def _check_there(model: nn.Module, there: Placed) -> None:
+    """Raise HybridOptError if others have put their own tensors in the places of weights that rest elsewhere."""
+    live = {id(p) for p in model.parameters()}
+    lost = (x.weight for u in there.units for x in u.pieces if x.name == x.weight and id(x.tensor) not in live)
+    if (name := next(lost, None)) is not None:
+        raise HybridOptError(
+            f"{name!r} was replaced since the model was placed, as fully_shard, FSDP, DeepSpeed and quantization do, "
+            "and placement is for whole weights on one device; leave one of both out, and load the model anew",
+            "placement",
+        )
+
+
+def _names(model: nn.Module, there: Placed | None) -> list[str]:
+    kept = set() if there is None else {id(piece.tensor) for unit in there.units for piece in unit.pieces}
+    return [clean(n) for n, p in model.named_parameters() if id(p) in kept]
