@@ -31,6 +31,13 @@ def folder(tie: bool = False, dtype: torch.dtype = torch.bfloat16) -> Path:
     return path
 
 
+@cache
+def cache_folder() -> str:
+    """A folder for weights of layers that no file holds as they are used."""
+    _KEPT.append(TemporaryDirectory(prefix="hybridopt-placed-cache-"))
+    return _KEPT[-1].name
+
+
 @dataclass(frozen=True)
 class Training:
     """What is trained, and how.
@@ -68,7 +75,8 @@ def stand_in(model, slots: int = 2, backend=Staged, **placement) -> Placed:
 
 def model_at(way: str, scheme: str | None = None, slots: int = 2, path: Path | None = None, **placement) -> nn.Module:
     """The model of a folder: "resident", "mapped" from disk, or "staged" on a stand-in; not wrapped yet."""
-    where = Placement("disk", slots=slots, **placement) if way == "mapped" else None
+    kept = {"cache": cache_folder()} if scheme else {}
+    where = Placement("disk", slots=slots, **kept | placement) if way == "mapped" else None
     model = hybridopt.load(path or folder(), quantization=scheme, placement=where)
     if way == "staged":
         stand_in(model, slots, **placement)
