@@ -111,9 +111,15 @@ class Strategy(Planned):
     def report(self, **step: Any) -> Report:
         """Tabulate tag, role, tensors, parameters, bytes of weights, gradients and optimizer state.
 
+        Of a placed model it says where weights rest, and what a step moves.
+
         step: what `memory` takes, such as seq_len=2048; the table then ends with the peak of a training step.
         """
         found = Report.of(self.resolved(), self.model)
+        if found.rests is not None:
+            from .planning.placement.live import moved_live
+
+            found = replace(found, moved=moved_live(self.model, self.policy, self.resolved()))
         return replace(found, step=self.memory(**step).parts) if step else found
 
     def optimizer(

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.sizes import human
+from ..model.placement.at_rest import bytes_at_rest, where_it_rests
 from ..model.quantization.scales import scales
 from ..model.quantization.sizes import weight_bytes
 from ..model.roles import clean
@@ -20,7 +21,8 @@ __all__ = ["Report", "Row"]
 class Row:
     """Parameters of one tag and role; all sizes in bytes, state in its largest window.
 
-    A table that all quantized layers share counts once in every row, and once in the total.
+    A table that all quantized layers share counts once in every row, and once in the total. `rest_bytes` are those of
+    the weights that rest elsewhere.
     """
 
     tag: str
@@ -30,6 +32,7 @@ class Row:
     weight_bytes: int
     grad_bytes: int
     state_bytes: int
+    rest_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,16 @@ class Report:
         totals: of all rows.
         step: bytes at the largest moment of a training step, by what they are for; None: not known.
         unquantized: what a quantized base keeps in floats; None: it is not quantized.
+        rests: where weights of layers rest, "host" or "disk"; None: the model is not placed.
+        moved: bytes that a step reads, copies to the device, and writes; None: not known.
     """
 
     rows: tuple[Row, ...]
     totals: Row
     step: Mapping[str, int] | None = None  # bytes at the largest moment of a training step, by what they are for
     unquantized: Unquantized | None = None
+    rests: str | None = None
+    moved: Mapping[str, int] | None = None
 
     @staticmethod
     def of(plan: Plan, model: nn.Module) -> "Report":
@@ -61,20 +68,25 @@ class Report:
         kinds: dict[tuple[str, str], list[Entry]] = {}
         for entry in plan.entries:
             kinds.setdefault((entry.tag, entry.param.role), []).append(entry)
-        rows = tuple(_row(*kind, plan, entries, weights) for kind, entries in sorted(kinds.items()))
-        return Report(rows, _row("total", "", plan, plan.entries, weights), unquantized=unquantized(model))
+        away = bytes_at_rest(model)
+        rows = tuple(_row(*kind, plan, entries, weights, away) for kind, entries in sorted(kinds.items()))
+        total = _row("total", "", plan, plan.entries, weights, away)
+        return Report(rows, total, unquantized=unquantized(model), rests=where_it_rests(model))
 
     def __str__(self) -> str:
         """Return the table as text."""
         kept = "weights" if self.unquantized is None else "weights + quantization"  # as plans call the constants
-        head = ("tag", "role", "tensors", "parameters", kept, "gradients", "state")
-        body = [(r.tag, r.role, f"{r.tensors}", f"{r.parameters:,}", *map(human, _bytes(r))) for r in self._all()]
+        head = ("tag", "role", "tensors", "parameters", kept, "gradients", "state", *self._resting())
+        body = [
+            (r.tag, r.role, f"{r.tensors}", f"{r.parameters:,}", *map(human, _bytes(r)), *self._resting(r))
+            for r in self._all()
+        ]
         width = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
         lines = [
             "  ".join(_fit(c, w, i) for i, (c, w) in enumerate(zip(r, width, strict=True))) for r in (head, *body)
         ]
         rule = "-" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._left(), *self._step()])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._left(), *self._moved(), *self._step()])
 
     __repr__ = __str__
 
@@ -82,7 +94,25 @@ class Report:
         """Return rows, totals, and the bytes of a step if they are known, as plain data."""
         step = {} if self.step is None else {"step": dict(self.step)}
         left = {} if self.unquantized is None else {"unquantized": self.unquantized.as_dict()}
-        return {"rows": [asdict(r) for r in self.rows], "totals": asdict(self.totals)} | left | step
+        rows = {"rows": [self._as_dict(r) for r in self.rows], "totals": self._as_dict(self.totals)}
+        rests = {} if self.rests is None else {"rests": self.rests, "moved_per_step": dict(self.moved or {})}
+        return rows | left | rests | step
+
+    def _as_dict(self, row: Row) -> dict[str, Any]:
+        return {k: v for k, v in asdict(row).items() if k != "rest_bytes" or self.rests is not None}
+
+    def _resting(self, row: Row | None = None) -> tuple[str, ...]:
+        """Return the cells that only placed models have, or their titles."""
+        if self.rests is None:
+            return ()
+        if row is None:
+            return "rests on", "bytes there"
+        return (self.rests if row.rest_bytes else "device") if row is not self.totals else "", human(row.rest_bytes)
+
+    def _moved(self) -> Iterator[str]:
+        if self.moved is not None:
+            told = ", ".join(f"{human(size)} {what}" for what, size in self.moved.items() if size)
+            yield f"a step moves: {told or 'nothing'}"
 
     def _left(self) -> Iterator[str]:
         if self.unquantized is not None and self.unquantized.much:
@@ -97,7 +127,14 @@ class Report:
         return (*self.rows, self.totals)
 
 
-def _row(tag: str, role: str, plan: Plan, entries: Sequence[Entry], weights: Callable[[Sequence[Entry]], int]) -> Row:
+def _row(
+    tag: str,
+    role: str,
+    plan: Plan,
+    entries: Sequence[Entry],
+    weights: Callable[[Sequence[Entry]], int],
+    away: Mapping[str, int],
+) -> Row:
     trained = [e.param.name for e in entries if e.treatment is not None]
     grads = (e for e in entries if e.treatment is not None and e.treatment.source.backward)
     return Row(
@@ -108,6 +145,7 @@ def _row(tag: str, role: str, plan: Plan, entries: Sequence[Entry], weights: Cal
         weights(entries),
         sum(e.numel * e.param.dtype.itemsize for e in grads),
         plan.largest(trained),
+        sum(away.get(e.param.name, 0) for e in entries),
     )
 
 
