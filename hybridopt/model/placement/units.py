@@ -11,21 +11,35 @@ from ..roles import of_base
 
 __all__ = ["layer_names", "pieces", "units"]
 
+LITTLE = 0.1  # of the weights of the largest list
+
 
 def layer_names(model: nn.Module) -> list[str]:
-    """Return the names of the repeated layers of a model: of the list of modules that holds most of its weights.
+    """Return the names of the repeated layers of a model, in its order; of a layer that is used again the first one.
+
+    They are those of its lists of modules that lie in no other one, but for lists that hold little: an encoder and a
+    decoder have one each.
 
     Raises:
         HybridOptError: there is none.
     """
-    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
-    if not lists:
+    lists: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in lists)
+        if isinstance(module, nn.ModuleList) and len(module) > 1 and not inside:
+            lists[name] = module
+    sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in lists.items()}
+    if not any(sizes.values()):
         raise HybridOptError(
             f"{type(model).__name__} has no list of layers (nn.ModuleList), of which one after the other could be "
             "fetched; leave placement out"
         )
-    name, chosen = max(lists, key=lambda each: sum(p.numel() for p in each[1].parameters()))
-    return [f"{name}.{number}" for number in range(len(chosen))]
+    chosen = [name for name, size in sizes.items() if size >= LITTLE * max(sizes.values())]
+    layers: dict[nn.Module, str] = {}
+    for name in chosen:
+        for number, layer in enumerate(lists[name]):
+            layers.setdefault(layer, f"{name}.{number}")
+    return list(layers.values())
 
 
 def units(model: nn.Module, resident: int = 0) -> list[PlacedUnit]:
