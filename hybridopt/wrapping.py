@@ -16,8 +16,8 @@ from .model.foreseen import Changes, foreseen
 from .model.kept_codes import codes_record, unknown, updated
 from .model.loading.unstored import unstored
 from .model.originals import altered
-from .model.placement.opened import open_scales_
 from .model.placement.in_memory import place_in_memory_, settle
+from .model.placement.opened import open_scales_
 from .model.placement.placement import Placement, read_placement
 from .model.placement.placing import placed
 from .model.placement.refusals import check_keeps_base, check_not_quantized
