@@ -80,8 +80,9 @@ def wrap(
     wanted = read_placement(placement, "wrap")
     check_not_quantized(model, quantization)
     reshard_(model)
-    if peft_config is not None or quantization is not None:
-        check_plain(model, "put adapters on, or quantize, before it is sharded: wrap first, then fully_shard")
+    if peft_config is not None or quantization is not None or wanted is not None:
+        cure = "put adapters on, or quantize, before it is sharded: wrap first, then fully_shard"
+        check_plain(model, cure if wanted is None else "leave placement out for sharded models")
     check_container(model, bool(peft_config or quantization or wanted or policy == "auto"))
     with uncompiled(model) as inner:
         resting = settle(inner, wanted)
