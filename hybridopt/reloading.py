@@ -12,6 +12,7 @@ from .core.files import tensors
 from .model.base_record import Origin, without_values
 from .model.containers import as_given, check_container, uncompiled
 from .model.kept_codes import codes_record, layer_of_kept, restore_, unknown
+from .model.placement.homes import assign, check_kept
 from .model.placement.opened import open_scales_
 from .model.placement.refusals import check_not_quantized, check_not_written
 from .model.quantization.known import named
@@ -91,6 +92,9 @@ def _load(model, directory, policy, is_trainable, policy_options):
         if config["whole"]:
             with together(folder) as place:
                 write_onto_(model, matched(model, Path(place)))
+        live = base_tensors(model)
+        for name in {*delta, *(() if run is None else run.traces)} & live.keys():
+            check_kept(name, live[name], f"{directory} has other values for it")
         stored = list(delta)  # what is rebuilt from a log starts from the base's own values
         delta |= {} if run is None else rebuilt(run, base_tensors(model))
         held: set[str] = set()
@@ -148,7 +152,7 @@ def _write(model, delta, unfrozen):
     with torch.no_grad():
         for name, value in delta.items():
             if not layer_of_kept(base_name(name)):
-                live[base_name(name)].copy_(value)
+                assign(live[base_name(name)], value)
     restore_(model, delta)
     for name in unfrozen:
         live[name].requires_grad_(live[name].is_floating_point())

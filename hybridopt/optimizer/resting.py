@@ -10,7 +10,7 @@ from ..core.errors import HybridOptError
 from ..execution.probe_gradient import ProbeGradient
 from ..execution.probed import run_estimated
 from ..execution.task import Task
-from ..model.placement.homes import home
+from ..model.placement.homes import check_kept, home
 from .resolved import Resolved
 
 __all__ = ["check_resting", "deferred"]
@@ -37,11 +37,7 @@ def check_resting(work: Iterable[Resolved]) -> None:
                 f"{what}, and its rule keeps state of its size ({', '.join(sorted(one.slots))}): take one without "
                 "(policy='mezo', 'fzoo', 'lezo', 'subzero', 'zo_signsgd'), or leave placement out"
             )
-        if found.placement.base == "disk" and found.placement.cache is None:
-            raise HybridOptError(
-                f"{what}, in a file that is never written: name a folder on a drive with room for all trained "
-                "weights, placement=hybridopt.Placement('disk', cache='folder')"
-            )
+        check_kept(one.name, one.p, "is to be trained")
 
 
 def deferred(task: Task, p: Tensor, compile: bool) -> Callable[[], None]:

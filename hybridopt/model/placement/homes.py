@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ...core.contracts import Piece, PlacedUnit
+from ...core.errors import HybridOptError
 from .outstanding import Update
 from .placement import Placement
 
@@ -68,6 +69,12 @@ class Home:
         streamer = self._found(self._placed).streamer
         streamer.outstanding.note(self._found(self._unit), self._found(self._piece), update, step)
 
+    def assign(self, values: Tensor) -> None:
+        """Give the tensor other values, at rest as well; others are fetched in its place afterwards."""
+        found, unit, piece = (self._found(each) for each in (self._placed, self._unit, self._piece))
+        found.read()
+        found.streamer.replace(unit, piece, values)
+
     @staticmethod
     def _found(reference):
         found = reference()
@@ -98,6 +105,32 @@ def device_of(p: Tensor) -> torch.device:
     """Return the device that computes with a tensor, wherever it is now."""
     found = home(p)
     return p.device if found is None else found.device
+
+
+def check_kept(name: str, p: Tensor, why: str) -> None:
+    """Raise HybridOptError for a tensor that rests in a file and has no place for other values.
+
+    Args:
+        name: of the tensor.
+        p: the tensor.
+        why: it is going to have others, as the end of a sentence that begins with its name.
+    """
+    found = home(p)
+    if found is not None and found.placement.base == "disk" and found.placement.cache is None:
+        raise HybridOptError(
+            f"{name!r} rests on disk, in a file that is never written, and {why}: name a folder on a drive with room "
+            "for such weights, placement=hybridopt.Placement('disk', cache='folder')",
+            "placement",
+        )
+
+
+def assign(p: Tensor, values: Tensor) -> None:
+    """Write the values of another tensor to one, wherever it rests."""
+    found = home(p)
+    if found is None:
+        p.copy_(values)
+    else:
+        found.assign(values)
 
 
 def near(p: Tensor) -> Tensor:

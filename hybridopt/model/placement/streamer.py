@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 
-from ...core.contracts import PlacedUnit, PlacementBackend, Traffic
+from torch import Tensor
+
+from ...core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
 from ...core.errors import HybridOptError
 from .helper import Helper
 from .in_use import InUse, in_backward
@@ -98,6 +100,14 @@ class Streamer:
                 self.need(unit)
                 self.outstanding.keep(unit)
             self.rest()
+
+    def replace(self, unit: PlacedUnit, piece: Piece, values: Tensor) -> None:
+        """Give a tensor of a unit other values, near and at rest; nothing may be outstanding."""
+        with self._lock:
+            self.need(unit)
+            self.backend.write(unit, [piece])
+            piece.tensor.data.copy_(values)
+            self.backend.keep(unit, [piece])
 
     def rest(self) -> None:
         """Drop all units: every weight is where it rests. Errors of fetches that nobody asked for are forgotten."""
