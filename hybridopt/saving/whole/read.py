@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...core.errors import HybridOptError
 from ...model.loading.matching import Match, match
 from ...model.loading.weight_files import INDEX, WHOLE, stored
+from ...model.placement.homes import assign
 from ..folder import Folder
 from ..names import CONFIG, DELTA, REPLAY
 
@@ -72,7 +73,8 @@ def write_onto_(model: nn.Module, found: Match) -> None:
     state: dict[str, Any] = model.state_dict(keep_vars=True)
 
     def written(name: str, value: Tensor, _: bool) -> Tensor:
-        return state[name].data.copy_(value)
+        assign(state[name], value)
+        return value
 
     with torch.no_grad():
         for _ in found.tensors(written):
