@@ -68,6 +68,10 @@ class Outstanding:
         self._waiting[unit].pieces[piece] = None
         self._waiting[unit].updates.append(update)
 
+    def __bool__(self) -> bool:
+        """Return whether anything is outstanding."""
+        return any(w.updates for w in self._waiting.values())
+
     def units(self) -> list[PlacedUnit]:
         """Return the units whose values at rest are not the true ones, in the order of the model."""
         return sorted((unit for unit, w in self._waiting.items() if w.updates), key=lambda unit: unit.index)

@@ -88,7 +88,7 @@ class Placed:
 
     def read(self) -> None:
         """Let every weight at rest have its true values, as somebody is going to read it."""
-        if self.streamer.outstanding.units():
+        if self.streamer.outstanding:
             self.streamer.catch_up()
 
     def give_up(self, unit: PlacedUnit) -> None:

@@ -27,11 +27,7 @@ def for_readers(model: nn.Module, catch_up: CatchUp, units: Sequence[PlacedUnit]
     if not units:
         return []
     reader = _Reader(catch_up, units[0].pieces[0].tensor)
-    return [
-        module.register_state_dict_pre_hook(reader)
-        for module in model.modules()
-        if module is model or any(p is not None for p in module._parameters.values())
-    ]
+    return [module.register_state_dict_pre_hook(reader) for module in model.modules()]
 
 
 class _Reader:
