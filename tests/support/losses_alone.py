@@ -17,7 +17,7 @@ _WORKING = TemporaryDirectory(prefix="hybridopt-working-")  # working files have
 
 @dataclass
 class Run:
-    """What came of a training: losses and slopes, the weights at its end, and bytes after every step, over the layers'.
+    """What came of a training: losses and slopes, weights at its end, and bytes after every step, over the layers'.
 
     near: read or copied to the device; kept: written or copied back.
     """

@@ -13,7 +13,7 @@ from support.models import VOCAB
 
 def delta(name, p, scale=0.2):
     random = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    return (scale * torch.randn(p.shape, generator=random)).to(p.dtype)
+    return (scale * torch.randn(p.shape, generator=random, dtype=torch.float32)).to(p.dtype)
 
 
 def add(name, p):
