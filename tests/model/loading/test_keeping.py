@@ -62,7 +62,8 @@ def test_what_is_kept_is_what_resident_weights_are_the_first_time_and_the_next(t
     again = loaded(tiny.folder(), tmp_path, **CASES[case])
     assert_same(again, resident)
     assert states(tmp_path) == kept
-    assert placed(again).traffic.read == sum(unit.nbytes for unit in placed(again).units)  # in one forward pass
+    traffic = placed(again).traffic
+    assert traffic.fetches >= tiny.LAYERS and traffic.read == traffic.fetches * placed(again).units[0].nbytes
 
 
 def test_every_tensor_of_a_layer_is_a_view_at_64_bytes_of_a_page_of_its_own_file(tmp_path):
