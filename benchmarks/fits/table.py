@@ -38,7 +38,8 @@ def _cell(found: list[dict], room: int) -> str:
             if peak <= room:
                 marks = "c" * variant["checkpointing"] + "l" * bool(variant["chunk"])
                 marks += "f" * (variant["release"] == "fused")
-                return f"{way['title']} ({', '.join([f'{peak / GIB:.1f}', *marks])})"
+                beside = [f"{way['host'] / GIB:.1f} there"] if "host" in way else []
+                return f"{way['title']} ({', '.join([f'{peak / GIB:.1f}', *beside, *marks])})"
     return "–"
 
 
