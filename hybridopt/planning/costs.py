@@ -67,10 +67,20 @@ class Costs:
             Step(self.gradients, still, *times, alone, partial(together, still), probed, near) for still in self.idle
         ]
         kept, top = self.updates.drawing.prepared
-        found = [peak(trace, step) for step in steps for trace in traces]
+        found = [peak(trace, step) for trace in map(self._together, traces) for step in steps]
         found += [Peak(("start",), 0, top - kept, 0, near(self._path, ("start",)))]
         most = max(found, key=lambda p: p.total)
         return replace(most, temporaries=most.temporaries + kept)
+
+    def _together(self, trace: Trace) -> Trace:
+        """Return a trace with what other evaluations, which wait for their turn, keep between two layers."""
+        waiting = 0 if self.resting is None or not trace.probes else self.resting.lanes - 1
+        if not waiting:
+            return trace
+        kept = waiting * max((m.left[0] for m in trace.moments if m.stage[0] == "forward"), default=0)
+        within = ("forward", "head")
+        moments = (replace(m, forward=m.forward + kept) if m.stage[0] in within else m for m in trace.moments)
+        return replace(trace, moments=tuple(moments))
 
     @property
     def _path(self) -> str:

@@ -8,7 +8,7 @@ from ..policy.plan import Entry, Plan
 from .bytes.static import gradient_bytes, idle_windows
 from .request import Request
 
-__all__ = ["Work", "work_of"]
+__all__ = ["Work", "losses_of", "schemes_of", "work_of"]
 
 TRIED = 3  # losses more of a conservative step: the step, its opposite, and none
 
@@ -50,20 +50,20 @@ def work_of(plan: Plan, request: Request) -> Work:
     """
     many, gradients = request.micro_batches, gradient_bytes(plan)
     backward = many * bool(gradients)
-    forward = many * sum(map(_losses, _schemes(plan))) + backward * (1 + request.checkpointing)
+    forward = many * sum(map(losses_of, schemes_of(plan))) + backward * (1 + request.checkpointing)
     elements = sum(e.numel for e in plan.entries)
     share = sum(e.numel for e in plan.entries if e.param.name in gradients) / elements
     update = max(_moved(plan, gradients, still) for still in idle_windows(plan))
     return Work(forward, backward, update, (forward + backward * (1 + share)) / (3 * many))
 
 
-def _schemes(plan: Plan) -> set[ProbeScheme]:
+def schemes_of(plan: Plan) -> set[ProbeScheme]:
     """Return how losses are probed; all parameters share one way."""
     sources = [e.treatment.source for e in plan.entries if e.treatment is not None]
     return {source.scheme for source in sources if source.scheme is not None}
 
 
-def _losses(scheme: ProbeScheme) -> int:
+def losses_of(scheme: ProbeScheme) -> int:
     """Return the losses that are computed for one step."""
     return scheme.samples * (1 + scheme.two_sided) + (not scheme.two_sided) + TRIED * scheme.conservative
 

@@ -10,15 +10,17 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+import hybridopt
 from benchmarks.plan_grid.measure import step
 from hybridopt import HybridOptError, Placement
 from hybridopt.cli.main import app
 from hybridopt.core.budget import Budget
 from hybridopt.core.card_speeds import Flops
 from hybridopt.core.host import Host, Speed
+from hybridopt.model.placement.endurance import WRITTEN
 from hybridopt.model.placement.placing import placed
 from hybridopt.planning import Estimator, Request, plan_live
-from hybridopt.planning.placement.pace import ENDURANCE, pace_of
+from hybridopt.planning.placement.pace import pace_of
 from hybridopt.planning.placement.visits import Rounds, visited
 from hybridopt.planning.placement.words import placed_rows
 from hybridopt.planning.subject.source import subject_of
@@ -131,6 +133,42 @@ def test_the_peak_is_what_operations_make_beside_the_layers_that_are_near(cell, 
     assert live.carried == planned.carried and live.peak_bytes == pytest.approx(planned.peak_bytes, rel=0.01)
 
 
+ALONE = [  # way, policy, slots, write_every, paired
+    ("mapped", "mezo", 2, 2, True),
+    ("mapped", "zo_conservative", 3, None, True),
+    ("staged", "mezo", 3, 2, False),
+]
+
+
+@pytest.mark.parametrize("cell", ALONE, ids=str)
+def test_weights_that_losses_train_are_fetched_once_a_step_and_written_now_and_then(cell, tmp_path):
+    way, policy, slots, every, paired = cell
+    how = {"slots": slots, "write_every": every, "paired": paired, "cache": tmp_path if way == "mapped" else None}
+    model = hybridopt.wrap(model_at(way, **how), policy=policy).train()
+    optimizer, tokens, found = model.hybrid.optimizer(lr=1e-6), batch(model, size=2)["input_ids"], placed(model)
+    counts = []
+    for _ in range(6):
+        optimizer.step(lambda: model(input_ids=tokens, labels=tokens).loss)
+        found.streamer.settle()
+        counts.append(replace(found.traffic))
+    request = Request(policy=policy, seq_len=tokens.shape[1], batch=2, device="cpu")
+    told = estimator().carried(request.but(placement=Placement(BASES[way], **how)))
+    last, before, start = counts[-1], counts[-2], counts[-1 - (every or 1)]
+    assert (told.read, told.bus) == (last.read - before.read, last.moved - before.moved)
+    written = last.written - start.written, last.returned - start.returned
+    assert tuple((every or 1) * size for size in (told.written, told.returned)) == written
+    assert any(written) == bool(every)
+
+
+def test_evaluations_that_share_a_pass_keep_what_is_between_two_layers():
+    request = Request(policy="mezo", seq_len=512, batch=2, device="cpu", placement=Placement("host", slots=2))
+    together, alone = (
+        estimator().estimate(request.but(placement=request.placement.but(paired=paired))) for paired in (True, False)
+    )
+    least = 2 * 512 * 64 * 2  # the hidden states of the other one
+    assert least <= together.peak_bytes - alone.peak_bytes <= 8 * least
+
+
 def test_layers_of_different_sizes_are_near_at_different_moments():
     found = visited([1, 10, 100, 1000], Placement("host", slots=2), Rounds((True,)))
     assert found.near["forward", 3] == 1100 and found.most == 1100
@@ -146,7 +184,7 @@ def test_a_backward_pass_ends_at_the_first_layer_that_is_trained():
 
 def test_losses_alone_pass_through_the_layers_once():
     found = visited([10] * 8, Placement("host", slots=2), Rounds((False,)))
-    assert (found.bytes, found.fetches) == (80, 8)
+    assert found.bytes == 10 * found.fetches and 8 - 2 <= found.fetches <= 8  # what is used soonest may stay near
     found = visited([10] * 8, Placement("host", slots=3), Rounds((False,)))
     assert (found.bytes, found.fetches) == (70, 7)  # one of three stays, most of the time
 
@@ -209,7 +247,7 @@ def test_what_is_written_wears_a_drive_out():
     told = replace(estimator().estimate(Request(policy="adamw", lora=4, seq_len=16, placement="disk", device="cpu")))
     worn = replace(told, carried=replace(told.carried, written=10**6))
     pace = pace_of(worn, HOST)
-    assert pace.days == pytest.approx(ENDURANCE / 10**6 * pace.carrying / 86400)
+    assert pace.days == pytest.approx(WRITTEN / 10**6 * pace.carrying / 86400)
     assert any("600 TB (assumed)" in row[2] for row in placed_rows(worn, HOST))
 
 

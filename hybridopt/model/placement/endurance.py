@@ -8,7 +8,7 @@ from ...core.errors import HybridOptError
 from ...core.sizes import human, parse_size
 from .placement import Placement
 
-__all__ = ["DAILY", "Endurance", "daily"]
+__all__ = ["DAILY", "WRITTEN", "Endurance", "daily"]
 
 DAY = 24 * 60 * 60  # seconds
 SPAN = DAY // 96  # seconds whose bytes are added up: what is kept does not grow with the steps

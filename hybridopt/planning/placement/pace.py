@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.card_speeds import Flops
 from ...core.host import Host
+from ...model.placement.endurance import WRITTEN
 
 if TYPE_CHECKING:
     from ..estimate import Estimate
 
-__all__ = ["ENDURANCE", "Pace", "pace_of"]
+__all__ = ["Pace", "pace_of"]
 
-ENDURANCE = 600e12  # bytes that a usual drive of 1 TB may be written in its life: an assumption
 DAY = 86400.0  # seconds
 PER_PARAMETER = 2  # a multiplication and a sum
 
@@ -69,5 +69,5 @@ def pace_of(estimate: "Estimate", host: Host, flops: Flops | None = None) -> Pac
         per_token = PER_PARAMETER * carried.multiplied * units / flops.a_second
         compute, hidden = tokens * per_token, ceil(max(bus, disk) / per_token)
     step = max(bus, disk, compute or 0.0)
-    days = ENDURANCE / (carried.written * DAY / step) if carried.written and step else None
+    days = WRITTEN / (carried.written * DAY / step) if carried.written and step else None
     return Pace(compute, bus, disk, hidden, days, flops)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...core.contracts import PlacedUnit, PlacementBackend
+from ...core.contracts import PlacedUnit, PlacementBackend, ProbeScheme
 from ...core.errors import HybridOptError
 from ...model.adapters import bare
 from ...model.placement.placement import Placement
@@ -18,6 +18,7 @@ from ...model.roles import clean
 from ...policy.plan import Plan
 from ..request import Request
 from ..trace.tracker import Stage
+from ..work import losses_of, schemes_of
 from .visits import Rounds, Visited, visited
 
 __all__ = ["Carried", "Resting", "resting"]
@@ -32,6 +33,7 @@ class Carried:
         disk: in files.
         layers: that rest elsewhere.
         bus: copied to the device in a step.
+        returned: copied back in a step, on the average: trained weights.
         read: from files in a step.
         written: to files in a step, on the average.
         fetches: of layers in a step.
@@ -42,6 +44,7 @@ class Carried:
     disk: int
     layers: int
     bus: int
+    returned: int
     read: int
     written: int
     fetches: int
@@ -50,7 +53,8 @@ class Carried:
     def as_dict(self) -> dict[str, Any]:
         """Return the bytes as plain data."""
         at_rest = {"host_bytes": self.host, "disk_bytes": self.disk, "layers_placed": self.layers}
-        moved = {"bus_bytes_per_step": self.bus, "read_bytes_per_step": self.read}
+        moved = {"bus_bytes_per_step": self.bus, "returned_bytes_per_step": self.returned}
+        moved |= {"read_bytes_per_step": self.read}
         return at_rest | moved | {"written_bytes_per_step": self.written, "fetches_per_step": self.fetches}
 
 
@@ -100,23 +104,38 @@ class Resting:
     def carried(self, request: Request) -> Carried:
         """Return what rests elsewhere and what a step moves."""
         found, disk = self._visited(request), self.placement.base == "disk"
-        every = self.placement.write_every
         return Carried(
             host=self.on_host + self._held,
             disk=sum(unit.nbytes for unit in self.units) if disk else 0,
             layers=len(self.sizes),
             bus=found.bytes if self.cuda or not disk else 0,
+            returned=0 if disk else found.written,
             read=found.bytes if disk else 0,
-            written=round(self._trained / every) if disk and every else 0,
+            written=found.written if disk else 0,
             fetches=found.fetches,
             multiplied=sum(e.numel for e in self._plan.entries if e.param.role != "embedding"),
         )
 
     def _visited(self, request: Request) -> Visited:
         backward = any(t.source.backward for t in self._plan.trained.values())
-        probed = any(t.probed for t in self._plan.trained.values())
-        passes = (False,) * probed + (True,) * backward
-        return _visited(self.sizes, self.placement, Rounds(passes * request.micro_batches, self._first(request)))
+        probes = sum(self._passes(scheme) for scheme in schemes_of(self._plan))
+        passes = ((False,) * probes + (True,) * backward) * request.micro_batches
+        trained = self._trained if any(self._trained) else ()
+        return _visited(self.sizes, self.placement, Rounds(passes, self._first(request), trained))
+
+    def _passes(self, scheme: ProbeScheme) -> int:
+        """Return the passes in which the losses of a step are worked out, for each micro-batch."""
+        return (1 + scheme.conservative) if self.placement.paired else losses_of(scheme)
+
+    @property
+    def lanes(self) -> int:
+        """Return how many evaluations are alive at the same time."""
+        if not self.placement.paired:
+            return 1
+        return max(
+            (scheme.samples * (1 + scheme.two_sided) + (not scheme.two_sided) for scheme in schemes_of(self._plan)),
+            default=1,
+        )
 
     def _first(self, request: Request) -> int:
         """Return the first unit that a backward pass comes to."""
@@ -136,8 +155,8 @@ class Resting:
             found.append(places.get(f"{self.path}.{number}", 0 if number else late.get(p.role, 0)))
         return min(found, default=0)
 
-    def _check_trained(self) -> int:
-        """Return the bytes of placed weights that are trained; only losses may train them."""
+    def _check_trained(self) -> tuple[int, ...]:
+        """Return the bytes of each unit that are trained; only losses may train them."""
         trained = self._plan.trained
         pieces = [(clean(piece.weight), piece) for unit in self.units for piece in unit.pieces]
         lost = [name for name, _ in pieces if name in trained and trained[name].source.backward]
@@ -147,7 +166,8 @@ class Resting:
                 "are trained by backward passes, and would have to be written back; add LoRA (lora=16), or train by "
                 "losses alone (policy='mezo')"
             )
-        return sum(piece.nbytes for name, piece in pieces if name in trained)
+        own = [[piece for piece in unit.pieces if clean(piece.weight) in trained] for unit in self.units]
+        return tuple(sum(piece.nbytes for piece in pieces) for pieces in own)
 
 
 def _carrier(placement: Placement, cuda: bool) -> type[PlacementBackend]:

@@ -16,6 +16,7 @@ from ..trace.tracker import Stage
 __all__ = ["Rounds", "Visited", "visited"]
 
 STEPS = 3  # in the first the order is learned, in the second the way back to the first layer
+LONG = 64  # steps between two writings of a layer: more are not played
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,12 @@ class Rounds:
     Args:
         passes: of a step, one after the other: whether each has a backward pass.
         first: the first unit that a backward pass comes to.
+        trained: bytes of each unit that a step updates by its losses; (): none.
     """
 
     passes: tuple[bool, ...]
     first: int = 0
+    trained: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,13 @@ class Visited:
             middle of a pass, and under ("end",) after it.
         bytes: that are fetched in a step, once the order is known.
         fetches: units that are fetched in such a step.
+        written: bytes that are written where they rest in such a step, on the average.
     """
 
     near: dict[Stage, int]
     bytes: int
     fetches: int
+    written: int = 0
 
     @property
     def most(self) -> int:
@@ -62,7 +67,10 @@ def visited(sizes: Sequence[int], placement: Placement, rounds: Rounds) -> Visit
         rounds: of a step.
     """
     layers = [_Layer(index >= rounds.first) for index in range(len(sizes))]
-    units = [_unit(layer, index, size) for index, (layer, size) in enumerate(zip(layers, sizes, strict=True))]
+    trained = rounds.trained or (0,) * len(sizes)
+    units = [_unit(index, *each) for index, each in enumerate(zip(layers, sizes, trained, strict=True))]
+    every = placement.write_every if any(trained) else None
+    turn = every if every is not None and every <= LONG else 1  # steps after which all units were written once
     traffic, near = Traffic(), dict[Stage, int]()
     streamer = Streamer(units, _Counting(torch.device("cpu"), traffic, placement), placement, traffic)
 
@@ -76,15 +84,19 @@ def visited(sizes: Sequence[int], placement: Placement, rounds: Rounds) -> Visit
 
     for unit in units:
         attach(unit, need)
-    before = Traffic()
-    for _ in range(STEPS):
-        streamer.settle()  # it counts for the step that has asked for it
-        before = replace(traffic)
+    counts: list[Traffic] = []
+    for number in range(STEPS + 2 * turn - 1):
         for backward in rounds.passes:
             _pass(layers, backward, note)
-    streamer.settle()
+        for unit in units:
+            if (piece := unit.pieces[-1]).nbytes:
+                streamer.outstanding.note(unit, piece, _nothing, number)
+        streamer.settle()  # it counts for the step that has asked for it
+        counts.append(replace(traffic))
     streamer.close()
-    return Visited(near, traffic.moved - before.moved, traffic.fetches - before.fetches)
+    last, before, start = counts[-1], counts[-2], counts[-1 - turn]
+    written = (last.written - start.written) // turn if every == turn else sum(trained) // every if every else 0
+    return Visited(near, last.moved - before.moved, last.fetches - before.fetches, written)
 
 
 def _pass(layers: Sequence[nn.Module], backward: bool, note: Any) -> None:
@@ -98,9 +110,15 @@ def _pass(layers: Sequence[nn.Module], backward: bool, note: Any) -> None:
     note("end")
 
 
-def _unit(layer: nn.Module, index: int, size: int) -> PlacedUnit:
-    weight = torch.empty(size, dtype=torch.uint8, device="meta")
-    return PlacedUnit(str(index), layer, index, [Piece("weight", "weight", weight)])
+def _unit(index: int, layer: nn.Module, size: int, trained: int) -> PlacedUnit:
+    """Return a unit of so many bytes, the last of its two tensors being the one that is trained; they take none."""
+    byte = torch.zeros(1, dtype=torch.uint8)
+    sizes = {"frozen": size - trained, "trained": trained}
+    return PlacedUnit(str(index), layer, index, [Piece(name, name, byte.expand(n)) for name, n in sizes.items()])
+
+
+def _nothing() -> None:
+    """Do nothing: an update."""
 
 
 class _Layer(nn.Module):
@@ -140,6 +158,13 @@ class _Counting(PlacementBackend):
 
     def bind(self, unit: PlacedUnit) -> None:
         """Do nothing."""
+
+    def write(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
+        """Do nothing."""
+
+    def keep(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
+        """Count the bytes of tensors."""
+        self._traffic.written += sum(piece.nbytes for piece in pieces)
 
     def rest(self, unit: PlacedUnit) -> None:
         """Do nothing."""

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from ...core.card_speeds import Flops
 from ...core.host import Host
 from ...core.sizes import gib, human
+from ...model.placement.endurance import WRITTEN
 from ...model.placement.placement import Placement
-from .pace import ENDURANCE, Pace, pace_of
+from .pace import Pace, pace_of
 from .resting import Carried
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def _moved(carried: Carried, host: Host | None, pace: Pace | None) -> list[Row]:
     if carried.bus:
         took = "" if host is None or pace is None else f": {_seconds(pace.bus)} at {host.bus}"
         rows.append(("over the bus", human(carried.bus), f"a step, {carried.fetches} fetches of layers{took}"))
+    if carried.returned:
+        rows.append(("back to the host", human(carried.returned), "a step, on the average: weights that are trained"))
     if carried.read:
         took = "" if host is None or pace is None else f": {_seconds(pace.disk)} at {host.disk}"
         rows.append(("read from disk", human(carried.read), f"a step{took}"))
@@ -68,7 +71,7 @@ def _worn(carried: Carried, pace: Pace | None) -> list[Row]:
         return [("written to disk", human(0), "a step")]
     life = ""
     if pace is not None and pace.days is not None:
-        life = f"; a drive of 1 TB that endures {ENDURANCE / 1e12:.0f} TB (assumed) lasts {pace.days:,.0f} days"
+        life = f"; a drive of 1 TB that endures {WRITTEN / 1e12:.0f} TB (assumed) lasts {pace.days:,.0f} days"
     return [("written to disk", human(carried.written), f"a step, on the average{life}")]
 
 

@@ -38,6 +38,11 @@ class Trace:
     path: str = ""
     operations: int = 0
 
+    @property
+    def probes(self) -> bool:
+        """Return whether there is no backward pass."""
+        return all(moment.stage[0] not in ("backward", "end") for moment in self.moments)
+
 
 def simulate(
     model: nn.Module,
