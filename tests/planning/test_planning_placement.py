@@ -183,10 +183,9 @@ def test_a_backward_pass_ends_at_the_first_layer_that_is_trained():
 
 
 def test_losses_alone_pass_through_the_layers_once():
-    found = visited([10] * 8, Placement("host", slots=2), Rounds((False,)))
-    assert found.bytes == 10 * found.fetches and 8 - 2 <= found.fetches <= 8  # what is used soonest may stay near
-    found = visited([10] * 8, Placement("host", slots=3), Rounds((False,)))
-    assert (found.bytes, found.fetches) == (70, 7)  # one of three stays, most of the time
+    found = [visited([10] * 8, Placement("host", slots=slots), Rounds((False,))) for slots in (2, 3, 4)]
+    assert found[0].fetches == 8 and all(each.bytes == 10 * each.fetches for each in found)
+    assert found[0].fetches >= found[1].fetches >= found[2].fetches >= 4  # what is used soonest stays
 
 
 def test_a_gpu_leaves_the_embedding_and_all_but_its_slots_on_the_host():
