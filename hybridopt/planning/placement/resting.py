@@ -110,7 +110,7 @@ class Resting:
             layers=len(self.sizes),
             bus=found.bytes if self.cuda or not disk else 0,
             returned=0 if disk else found.written,
-            read=found.bytes if disk else 0,
+            read=sum(n * unit.nbytes for n, unit in zip(found.each, self.units, strict=True)) if disk else 0,
             written=found.written if disk else 0,
             fetches=found.fetches,
             multiplied=sum(e.numel for e in self._plan.entries if e.param.role != "embedding"),

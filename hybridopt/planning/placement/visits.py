@@ -1,5 +1,6 @@
 """Let the true streamer run over layers that compute nothing, to see what is near when, and what is moved."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,14 +44,19 @@ class Visited:
             ("forward", index) and ("backward", index); while nothing of a unit is computed, under ("head",) in the
             middle of a pass, and under ("end",) after it.
         bytes: that are fetched in a step, once the order is known.
-        fetches: units that are fetched in such a step.
+        each: how often each unit is fetched in such a step.
         written: bytes that are written where they rest in such a step, on the average.
     """
 
     near: dict[Stage, int]
     bytes: int
-    fetches: int
+    each: tuple[int, ...]
     written: int = 0
+
+    @property
+    def fetches(self) -> int:
+        """Return how many units are fetched in a step."""
+        return sum(self.each)
 
     @property
     def most(self) -> int:
@@ -72,7 +78,8 @@ def visited(sizes: Sequence[int], placement: Placement, rounds: Rounds) -> Visit
     every = placement.write_every if any(trained) else None
     turn = every if every is not None and every <= LONG else 1  # steps after which all units were written once
     traffic, near = Traffic(), dict[Stage, int]()
-    streamer = Streamer(units, _Counting(torch.device("cpu"), traffic, placement), placement, traffic)
+    carrier = _Counting(torch.device("cpu"), traffic, placement)
+    streamer = Streamer(units, carrier, placement, traffic)
 
     def note(*stage: Any) -> None:
         now = sum(unit.nbytes for unit in streamer.near)
@@ -84,7 +91,7 @@ def visited(sizes: Sequence[int], placement: Placement, rounds: Rounds) -> Visit
 
     for unit in units:
         attach(unit, need)
-    counts: list[Traffic] = []
+    counts, each = list[Traffic](), Counter[int]()
     for number in range(STEPS + 2 * turn - 1):
         for backward in rounds.passes:
             _pass(layers, backward, note)
@@ -93,10 +100,11 @@ def visited(sizes: Sequence[int], placement: Placement, rounds: Rounds) -> Visit
                 streamer.outstanding.note(unit, piece, _nothing, number)
         streamer.settle()  # it counts for the step that has asked for it
         counts.append(replace(traffic))
+        each, carrier.fetched = carrier.fetched, Counter()
     streamer.close()
     last, before, start = counts[-1], counts[-2], counts[-1 - turn]
     written = (last.written - start.written) // turn if every == turn else sum(trained) // every if every else 0
-    return Visited(near, last.moved - before.moved, last.fetches - before.fetches, written)
+    return Visited(near, last.moved - before.moved, tuple(each[unit.index] for unit in units), written)
 
 
 def _pass(layers: Sequence[nn.Module], backward: bool, note: Any) -> None:
@@ -140,6 +148,7 @@ class _Counting(PlacementBackend):
 
     def __init__(self, device: torch.device, traffic: Traffic, options: Placement):
         self._traffic = traffic
+        self.fetched = Counter[int]()  # by the index of a unit
 
     @staticmethod
     def serves(base: str, device: torch.device) -> bool:
@@ -154,6 +163,7 @@ class _Counting(PlacementBackend):
 
     def fetch(self, unit: PlacedUnit) -> None:
         """Count the bytes of a unit."""
+        self.fetched[unit.index] += 1
         self._traffic.moved += unit.nbytes
 
     def bind(self, unit: PlacedUnit) -> None:
