@@ -21,6 +21,7 @@ OWN = {
     "frugal-whiten": ("frugal", {"density": 0.25, "free": "whiten"}),
     "frugal-block": ("frugal", {"density": 0.25, "split": "block"}),
     "adamw-int8": ("adamw", {"codec": "int8"}),
+    "adamw-companded8": ("adamw", {"codec": "companded8"}),
     "adamw-bf16": ("adamw", {"codec": "bf16"}),
 }
 NEAREST = "+nearest"

@@ -60,7 +60,7 @@ def multiples(task: Task) -> list[float] | None:
     Where there are factors, rows of the parameter may be given alone, with `grad.start`.
     """
     t, grad = task.job.treatment, cast(ProbeGradient, task.grad)
-    plain = task.job.part.empty and grad.backprop is None and task.store.block == 1
+    plain = task.job.part.empty and grad.backprop is None and task.store.block == 1 and not task.job.beside
     if not plain or not all(isinstance(noise, Direction) for _, noise in grad.terms):
         return None
     scale = float(task.lr) * t.lr_scale * t.free_lr_scale

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..core.contracts import State
 from ..core.numerics.rounding import Seeding
-from ..policy.job import Job, declare, sliceable, with_elements
+from ..policy.job import Job, declare, of_blocks, sliceable, with_elements
 from .state import seeds
 from .task import Task
 from .update import join, look, settle, update, write
@@ -107,15 +107,12 @@ def _rows(param, grad, raw, job, key, step, before=0):
     rows, width = job.shape if len(job.shape) > 1 else (1, *job.shape)
     param, grad = param.view(rows, width), grad.reshape(rows, width)
     cuts = {k: raw[k].view(rows, -1) for k in with_elements(job) if k in raw}
+    scales = [k for k in of_blocks(job) if k in raw]  # which stay vectors, as their codec wants them
     for row in range(0, rows, step):
         cut = slice(row, row + step)
-        part = {k: _like(x, cuts[k][cut]) if k in cuts else x for k, x in raw.items()}
+        part = {k: cuts[k][cut] if k in cuts else x for k, x in raw.items()}
+        part |= {k: part[k].flatten() for k in scales}
         yield Slice(param[cut], grad[cut], part, seeds(job, key, before + row), row)
-
-
-def _like(whole, rows):
-    """Return a slice of a raw tensor as its codec wants it: scales of blocks stay a vector."""
-    return rows.flatten() if whole.ndim == 1 and rows.shape[-1] == 1 else rows
 
 
 def _cut(now, s):

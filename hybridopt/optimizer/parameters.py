@@ -142,7 +142,7 @@ class Parameters:
             state = states.get(one.p)
             if not state:
                 continue
-            if one.job.part.empty:
+            if one.job.part.empty and not one.job.beside:
                 del states[one.p]
             elif state["window"] != one.window:
                 states[one.p] = carried_over(state, one.job, one.window)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, contiguous_format
 
 from ..core.errors import HybridOptError, check_count, shown, written
-from ..policy.job import BASIS, declare
+from ..policy.job import BASIS, WEIGHT, declare
 from .groups import named
 from .state_checks import (
     CURE,
@@ -183,11 +183,11 @@ def _check_complete(where, job, wanted, there):
         wanted: names of all tensors that it keeps.
         there: names of those that are saved.
     """
-    basis = {key for key in wanted if key.startswith(BASIS)}
+    basis, weight = ({key for key in wanted if key.startswith(prefix)} for prefix in (BASIS, WEIGHT))
     moments, reset = wanted - basis, job.treatment.reset
     drawn_anew = there == moments and not reset
-    found_anew = there == basis and reset and job.part.carries
-    if there and there != wanted and not drawn_anew and not found_anew:
+    found_anew = there == basis | weight and reset and job.part.carries
+    if there and there not in (wanted, weight) and not drawn_anew and not found_anew:
         raise HybridOptError(f"{where} lacks {sorted(wanted - there)}; {CURE}")
 
 

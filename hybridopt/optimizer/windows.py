@@ -5,7 +5,7 @@ import sys
 from torch import Tensor
 
 from ..core.contracts import Draw, Population
-from ..policy.job import BASIS, Job, arithmetic, declare, seen_as
+from ..policy.job import BASIS, WEIGHT, Job, arithmetic, declare, seen_as
 from .groups import Tags, named
 from .pace import Pace
 from .resolved import Resolved, resolve
@@ -16,8 +16,9 @@ __all__ = ["Windows", "carried_over"]
 def carried_over(state: dict, job: Job, window: int) -> dict:
     """Return what stays of a parameter's state when a new window begins.
 
-    Moments stay unless the treatment resets them, or their shapes change. The split's basis stays where the part
-    refines it; then the old window's number stays beside it, until `sample` has drawn the new basis.
+    What is part of the weight stays. Moments do unless the treatment resets them, or their shapes change. The split's
+    basis stays where the part refines it; then the old window's number stays beside it, until `sample` has drawn the
+    new one.
 
     Args:
         state: the optimizer's state of the parameter: tensors by name, "step" and "window".
@@ -25,11 +26,12 @@ def carried_over(state: dict, job: Job, window: int) -> dict:
         window: the number of the new window.
     """
     fits = {k: state[k] for k, s in declare(job).items() if k in state and state[k].shape == s.shape}
-    moments = {k: x for k, x in fits.items() if not k.startswith(BASIS) and not job.treatment.reset}
+    weight = {k: x for k, x in fits.items() if k.startswith(WEIGHT)}
+    moments = {k: x for k, x in fits.items() if not k.startswith((BASIS, WEIGHT)) and not job.treatment.reset}
     whole = all(BASIS + k in fits for k in job.part.slots(job.shape))
     basis = {k: x for k, x in fits.items() if k.startswith(BASIS) and job.part.carries and whole}
     numbers = {"step": state["step"] if moments else 0, "window": state["window"] if basis else window}
-    return numbers | moments | basis
+    return numbers | moments | basis | weight
 
 
 class Windows:

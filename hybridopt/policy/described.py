@@ -22,7 +22,7 @@ SHARED = {
     "betas": "decay of the first and the second moment",
     "biases": PLACE,
     "clip": "largest slope; None: slopes are not clipped",
-    "codec": "how state is kept: fp32, bf16 or int8",
+    "codec": "how state is kept: fp32, bf16, int8 or companded8",
     "density": "share that is trained at a time, 0 to 1",
     "embeddings": PLACE,
     "eps": "added to the root of the second moment",
@@ -40,7 +40,9 @@ SHARED = {
     "rank": "of the projection",
     "relative_step": "a learning rate that follows from the number of the step",
     "reset": "forget the state at each choice",
+    "rounds": "of bringing rows and columns to one size",
     "scale_parameter": "make the learning rate relative to each matrix",
+    "store": "how weights are kept, such as bf16_split; None: as their dtype says",
     "update_gap": "steps between two choices",
     "zo_lr": "learning rate of the zeroth-order half, given with fo_lr in place of alpha",
 }

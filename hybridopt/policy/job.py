@@ -13,12 +13,14 @@ from .treatment import Treatment
 
 __all__ = [
     "BASIS",
+    "WEIGHT",
     "Job",
     "Kept",
     "arithmetic",
     "codec_of",
     "declare",
     "nbytes",
+    "of_blocks",
     "seen_as",
     "sliceable",
     "with_elements",
@@ -26,6 +28,7 @@ __all__ = [
 
 EXACT = Fp32()
 BASIS = "split."
+WEIGHT = "weight."
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,12 @@ class Job:
         return {name: BASIS + name for name in self.part.slots(self.shape)}
 
     @cached_property
+    def beside(self) -> dict[str, str]:
+        """Return what of the weight lies in the state, as the store calls it and as the state does: "weight.low"."""
+        store = self.treatment.store
+        return {} if store is None else {name: WEIGHT + name for name in store.slots(self.shape)}
+
+    @cached_property
     def rules(self) -> tuple[tuple[str, Rule], ...]:
         """Return (axis, rule) of the rules at work in this window: "full", "free" or both."""
         full = () if self.low is None else (("full", self.treatment.full),)
@@ -132,7 +141,7 @@ class Job:
     @cached_property
     def separate(self) -> bool:
         """Return whether both parts can be written one after the other, as every entry belongs to one of them."""
-        return self.part.disjoint and not self.part.covers and self.treatment.free.local
+        return self.part.disjoint and not self.part.covers and self.treatment.free.local and not self.beside
 
     @cached_property
     def idle(self) -> bool:
@@ -164,6 +173,8 @@ def declare(job: Job) -> dict[str, Slot]:
     out = {BASIS + name: _in(job, slot) for name, slot in job.part.slots(job.shape).items()}
     for name, slot in job.slots.items():
         out |= {name + suffix: raw for suffix, raw in codec_of(job, slot).raw(slot).items()}
+    if job.treatment.store is not None:
+        out |= {WEIGHT + name: slot for name, slot in job.treatment.store.slots(job.shape).items()}
     return out
 
 
@@ -181,8 +192,12 @@ def sliceable(job: Job) -> bool:
 
 def with_elements(job: Job) -> set[str]:
     """Return the names of the raw tensors that are cut into slices of rows with the elements."""
-    beside = job.treatment.codec.beside
-    return set(job.elementwise) | {name + suffix for name in job.elementwise for suffix in beside}
+    return set(job.elementwise) | of_blocks(job) | set(job.beside.values())
+
+
+def of_blocks(job: Job) -> set[str]:
+    """Return the names of the raw tensors that have a number for each block of the elements."""
+    return {name + suffix for name in job.elementwise for suffix in job.treatment.codec.beside}
 
 
 def _in(job: Job, slot: Slot) -> Slot:

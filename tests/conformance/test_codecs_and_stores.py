@@ -10,7 +10,7 @@ from hybridopt.core.numerics import rounding
 from hybridopt.core.numerics.rounding import Seed, random_bits, stochastic_bf16, stochastic_round
 from support.parts import CODECS, STORES
 
-ERROR = {"fp32": 0.0, "bf16": 2**-7, "int8": 1 / 127}  # of the largest value of a block
+ERROR = {"fp32": 0.0, "bf16": 2**-7, "int8": 1 / 127, "companded8": 2 / 127}  # of the largest value of a block
 SHAPES = [(3,), (64, 80), (5000,), (4096,), (2, 50, 51)]
 
 
@@ -49,7 +49,9 @@ def test_round_trip(name, shape, signed):
         assert (out >= 0).all()
 
 
-@pytest.mark.parametrize(("name", "bytes_each"), [("fp32", 4), ("bf16", 2), ("int8", 1 + 4 / 256)])
+@pytest.mark.parametrize(
+    ("name", "bytes_each"), [("fp32", 4), ("bf16", 2), ("int8", 1 + 4 / 256), ("companded8", 1 + 4 / 128)]
+)
 def test_bytes(name, bytes_each):
     raw = CODECS[name]().raw(Slot((128, 256)))
     assert sum(math.prod(r.shape) * r.dtype.itemsize for r in raw.values()) == bytes_each * 128 * 256
@@ -60,10 +62,10 @@ def test_every_codec_has_a_known_error():
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_only_int8_keeps_small_slots_exact(name):
+def test_only_eight_bits_keep_small_slots_exact(name):
     x = numbers((4095,))
     exact = kept(CODECS[name](), x, Slot((4095,))).equal(x)
-    assert exact == (name in ("fp32", "int8"))
+    assert exact == (name in ("fp32", "int8", "companded8"))
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -153,7 +155,7 @@ def test_both_ways_to_round_at_random_agree():
         assert rounding._by_comparing(x, bits).equal(rounding._by_adding(x, bits))
 
 
-KEPT = {"bf16_stochastic": torch.bfloat16, "nonnegative": torch.float32}
+KEPT = {"bf16_stochastic": torch.bfloat16, "bf16_split": torch.bfloat16, "nonnegative": torch.float32}
 
 
 @pytest.mark.parametrize("name", STORES)

@@ -5,6 +5,8 @@ import torch
 
 from hybridopt import HybridOptimizer, Policy, Route, Treatment
 from hybridopt.core.registry import make
+from hybridopt.execution import slices
+from hybridopt.execution.backends import banks, native
 from support.parts import MATRIX_ONLY, SPLITS, has
 from support.training import advance, assert_same, give, optimize, state_of, tensors, values
 
@@ -146,3 +148,19 @@ def test_blocks_of_the_codec_lie_in_the_state_not_in_the_weight(split, width):
     before = values(params)
     advance(optimizer, params, 3)
     assert params["layers.0.w"].isfinite().all() and not params["layers.0.w"].equal(before["layers.0.w"])
+
+
+@pytest.mark.parametrize("rule", ["lion", "momentum", "adamw"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_vector_is_cut_into_slices_as_a_matrix_is(rule, dtype, monkeypatch):
+    monkeypatch.setattr(slices, "ELEMENTS", {"cpu": 100})
+    vector, matrix = (torch.nn.Parameter(torch.linspace(-1, 1, 450, dtype=dtype).view(s)) for s in ((450,), (45, 10)))
+    policy = Policy((Route(Treatment(full=make("rules", rule), lr_scale=0.5)),))
+    for p in (vector, matrix):
+        optimizer = HybridOptimizer([("norm.weight", p)], lr=0.1, policy=policy)
+        monkeypatch.setattr(native.Native, "fits", lambda self, task: False)
+        monkeypatch.setattr(banks.Banks, "fits", lambda self, task: False)
+        for step in range(3):
+            p.grad = (torch.arange(450, dtype=dtype) * (step + 1)).sin().view(p.shape)
+            optimizer.step()
+    assert vector.equal(matrix.flatten())

@@ -1,4 +1,4 @@
-"""Which combinations of the grid are walked: a third, or with `--whole-grid` all."""
+"""Which combinations of the grid are walked: a sixth, or with `--whole-grid` all."""
 
 import pytest
 

@@ -45,14 +45,15 @@ def test_all_values_meet(axes):
 
 
 @pytest.mark.parametrize("two", [*combinations(("codec", "store", "adapters"), 2)])
-def test_two_values_of_what_is_kept_meet_under_every_rule_and_split(two):
-    axes = ("full", "split", *two)
-    met = [tuple(getattr(c, axis) for axis in axes) for c in WALKED]
-    assert sorted(met) == sorted(product(*(AXES[axis] for axis in axes)))
+@pytest.mark.parametrize("one", ["full", "split"])
+def test_two_values_of_what_is_kept_meet_under_every_rule_and_under_every_split(one, two):
+    axes = (one, *two)
+    met = {tuple(getattr(c, axis) for axis in axes) for c in WALKED}
+    assert met == set(product(*(AXES[axis] for axis in axes)))
 
 
 def test_no_cell_is_walked_twice():
-    assert set(WALKED) < set(CELLS) and len(set(WALKED)) == len(WALKED) == len(CELLS) // 3
+    assert set(WALKED) < set(CELLS) and len(set(WALKED)) == len(WALKED) == len(CELLS) // 6
     assert len(set(map(astuple, CELLS))) == len(CELLS) == len(RULES) * len(SPLITS) * len(CODECS) * len(STORES) * 3
 
 

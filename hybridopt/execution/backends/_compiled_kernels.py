@@ -151,7 +151,7 @@ def _on_tensors(stage, part, names):
     rounded, function, opened = task.rounded, stage.function, _opened(piece.param)
     kept = [name for name in raw_names if stage.state and not name.startswith(BASIS)]
     # Worked out now, not while it is traced.
-    job.kept, job.basis, job.rules, job.rounds, job.separate, job.unseeded  # noqa: B018
+    job.kept, job.basis, job.beside, job.rules, job.rounds, job.separate, job.unseeded  # noqa: B018
 
     def kernel(numbers, parts):
         told = numbers.unbind()

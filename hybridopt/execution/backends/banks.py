@@ -26,7 +26,7 @@ class Banks(Backend[Task]):
 
     def fits(self, task: Task) -> bool:
         """Return whether it is small and its parts are the same for all: no basis of its own, no state in blocks."""
-        plain = task.plain and set(task.raw) == set(task.job.slots)
+        plain = task.plain and set(task.raw) == {*task.job.slots, *task.job.beside.values()}
         return plain and task.param.numel() <= self.largest_stacked and not task.job.basis
 
     def run(self, tasks: Iterable[Task]) -> None:

@@ -1,10 +1,12 @@
 """What all policies under their methods' names share, among it the options that most of them end with."""
 
 from abc import abstractmethod
+from dataclasses import replace
 from inspect import get_annotations
 from typing import TypeVar, dataclass_transform
 
-from ...core.contracts import Ready
+from ...core.contracts import Ready, Store
+from ...core.registry import make
 from ..routes import Route, place
 from ..treatment import Treatment
 
@@ -20,10 +22,19 @@ def _options(cls: type[T]) -> type[T]:
 
 
 class NamedPolicy(Ready[Route]):
-    """A policy whose routes follow from its options; they are made with it, so that bad options show at once."""
+    """A policy whose routes follow from its options; they are made with it, so that bad options show at once.
+
+    A subclass that has `store` among its options lets it be said how all of its weights are kept.
+    """
+
+    store: str | Store | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "routes", self.make_routes())
+        routes = self.make_routes()
+        if self.store is not None:
+            store = make("stores", self.store)
+            routes = tuple(r if r.use is None else replace(r, use=replace(r.use, store=store)) for r in routes)
+        object.__setattr__(self, "routes", routes)
 
     @abstractmethod
     def make_routes(self) -> tuple[Route, ...]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Codec
+from ...core.contracts import Codec, Store
 from ...core.registry import make
 from ...parts.rules.adam_mini import AdamMini
 from ..routes import Route, place
@@ -27,6 +27,7 @@ class AdamMiniPolicy(NamedPolicy):
     kv_heads: int | None = None
     value_blocks: str = "neuron"
     codec: str | Codec = "fp32"
+    store: str | Store | None = None
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-full, but for quantized weights, which are frozen."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Codec
+from ...core.contracts import Codec, Store
 from ...core.registry import make
 from ...parts.rules.adamw import AdamW
 from ..routes import Route, place
@@ -19,6 +19,7 @@ class AdamWPolicy(NamedPolicy):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     codec: str | Codec = "fp32"
+    store: str | Store | None = None
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-full, but for quantized weights, which are frozen."""

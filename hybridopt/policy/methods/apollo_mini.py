@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Codec
+from ...core.contracts import Codec, Store
 from ...core.registry import make
 from ...parts.rules.adamw import AdamW
 from ...parts.rules.apollo import Apollo
@@ -28,6 +28,7 @@ class ApolloMini(Places):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-6
     codec: str | Codec = "fp32"
+    store: str | Store | None = None
     adapters = "split"
 
     def make_routes(self) -> tuple[Route, ...]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.contracts import Codec, Density, Rule, Split
+from ...core.contracts import Codec, Density, Rule, Split, Store
 from ...core.errors import HybridOptError
 from ...core.registry import make, unpack
 from ..routes import Route
@@ -34,6 +34,7 @@ class Frugal(Places):
     lr_scale: float = 1.0
     reset: bool = True
     codec: str | Codec = "fp32"
+    store: str | Store | None = None
     adapters = "split"
 
     def __post_init__(self) -> None:

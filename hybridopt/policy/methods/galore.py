@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Codec, Density, Rule
+from ...core.contracts import Codec, Density, Rule, Store
 from ...core.errors import check_number
 from ...core.registry import make, unpack
 from ...parts.rules.no_update import NoUpdate
@@ -31,6 +31,7 @@ class GaLore(Places):
     full: str | Rule = "adamw"
     reset: bool = False
     codec: str | Codec = "fp32"
+    store: str | Store | None = None
     solver: str = "subspace"
     spread: bool = True
     adapters = "split"

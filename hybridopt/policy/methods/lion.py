@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Codec
+from ...core.contracts import Codec, Store
 from ...core.registry import make
 from ...parts.rules.lion import Lion
 from ..routes import Route
@@ -22,6 +22,7 @@ class LionPolicy(Places):
 
     betas: tuple[float, float] = (0.9, 0.99)
     codec: str | Codec = "fp32"
+    store: str | Store | None = None
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-full, but for quantized weights, which are frozen."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Codec
+from ...core.contracts import Codec, Store
 from ...core.registry import make
 from ...parts.rules.adamw import AdamW
 from ...parts.rules.muon import Muon
@@ -32,6 +32,7 @@ class MuonPolicy(Places):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     codec: str | Codec = "fp32"
+    store: str | Store | None = None
     adapters = "split"
 
     def make_routes(self) -> tuple[Route, ...]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from ...core.contracts import Codec
+from ...core.contracts import Codec, Store
 from ...parts.rules.column_norm import ColumnNorm
 from ...parts.splits.whole import Whole
 from ..routes import Route
@@ -26,6 +26,7 @@ class SCALEPolicy(Places):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     codec: str | Codec = "fp32"
+    store: str | Store | None = None
     embeddings = "free"
     adapters = "split"
 

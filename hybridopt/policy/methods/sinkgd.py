@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Codec
+from ...core.contracts import Codec, Store
 from ...parts.rules.sinkhorn import Sinkhorn
 from ..routes import Route
 from ._matrices import without_state
@@ -25,6 +25,7 @@ class SinkGDPolicy(Places):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     codec: str | Codec = "fp32"
+    store: str | Store | None = None
     adapters = "split"
 
     def make_routes(self) -> tuple[Route, ...]:

@@ -1,9 +1,9 @@
 """Every combination of parts: how it is asked for, and whether it is refused.
 
 By backprop all of full rule x split x codec x store x adapters. The free rule and the release take turns, so that each
-pair of them meets each full rule under each split, and each codec with each store and adapters. A third of these are
-walked by default: under each full rule and split every two values of codec, store and adapters meet. By the other
-sources all of source x full rule x split, where the other axes are drawn so that every two values meet.
+pair of them meets each full rule under each split, and each codec with each store and adapters. A sixth of these are
+walked by default: under each full rule, and under each split, every two values of codec, store and adapters meet. By
+the other sources all of source x full rule x split, where the other axes are drawn so that every two values meet.
 """
 
 from contextlib import contextmanager
@@ -29,7 +29,9 @@ ADAPTERS = ("full", "LoRA", "LoRA + nf4")
 STORES = {name: store for name, store in ALL_STORES.items() if store.roles is None}  # for weights of any role
 FREE = tuple(name for name, rule in RULES.items() if not rule().slots((2, 2)))
 RELEASES = names("releases")
-OPTIONS = {"int8": {"block": 16, "exact_below": 0}}  # so that the smallest state is kept in 8 bits, too
+OPTIONS = dict.fromkeys(
+    ("int8", "companded8"), {"block": 16, "exact_below": 0}
+)  # so that the smallest state is kept in 8 bits, too
 LR = {  # with which four steps show
     "adafactor": 0.1,
     "adalomo": 0.1,
@@ -119,10 +121,10 @@ BUILT = tuple(
 )  # others are refused by any source
 
 
-def _squares(turn):
-    """KEPT in three parts, the first of them by turns: a Latin square each, of codec x store."""
+def _squares(turn, shift):
+    """KEPT in six parts, the first of them by turns: codec x store like the fields of a chessboard, with adapters."""
     places = product(range(len(CODECS)), range(len(STORES)), range(len(ADAPTERS)))
-    parts = ((sum(place) + turn) % len(ADAPTERS) for place in places)
+    parts = (((c + s + a + turn) % len(ADAPTERS), (c + s + shift) % 2) for c, s, a in places)
     return [kept for _, kept in sorted(zip(parts, KEPT, strict=True), key=lambda pair: pair[0])]
 
 
@@ -130,13 +132,13 @@ def _cells(most=None):
     return tuple(
         Cell(full, free, split, codec, store, release, adapters)
         for i, (full, split) in enumerate(product(RULES, SPLITS))
-        for j, (codec, store, adapters) in enumerate(_squares(i)[:most])
+        for j, (codec, store, adapters) in enumerate(_squares(i, i + i // len(SPLITS))[:most])
         for free, release in [TURNS[(i + j) % len(TURNS)]]
     )
 
 
 CELLS = _cells()
-WALKED = _cells(len(CODECS) * len(STORES))  # a third
+WALKED = _cells(len(CODECS) * len(STORES) // 2)  # a sixth
 ZEROTH = tuple(
     Cell(full, free, split, codec, store, release, adapters, source)
     for source, full, split in product([name for name in SOURCES if name != "backprop"], RULES, SPLITS)

@@ -54,13 +54,16 @@ def decoded(raw, name, slot, codec, block):
         return kept, 2**-7 * kept.abs()
     top = 127 if slot.signed else 255
     level = (raw[name + "_absmax"] / top).repeat_interleave(block)[: kept.numel()].view(kept.shape)
+    if codec == "companded8" and slot.signed:
+        return kept * top / (2 * top - kept.abs()) * level, 2 * level  # levels are twice as far apart at the top
     kept = kept * level
     return (kept, level) if slot.signed else (kept.square(), 2 * kept * level + level.square())
 
 
 def nbytes(slots, codec, block):
     """Bytes of a rule's slots by this codec."""
-    each = {"fp32": lambda n: 4 * n, "bf16": lambda n: 2 * n, "int8": lambda n: n + 4 * -(-n // block)}
+    each = {"fp32": lambda n: 4 * n, "bf16": lambda n: 2 * n}
+    each |= dict.fromkeys(("int8", "companded8"), lambda n: n + 4 * -(-n // block))
     return sum(each["fp32" if slot.exact else codec](torch.Size(slot.shape).numel()) for slot in slots.values())
 
 

@@ -11,9 +11,10 @@ from support.grid.cells import ADAPTERS, CODECS, FREE, RELEASES, RULES, SOURCES,
 OTHERS = {"source": SOURCES, "codec": CODECS, "store": STORES, "release": RELEASES, "adapters": ADAPTERS}
 INTRO = """A tick is a combination that trains with every source, codec, store, release and kind of adapter:
 `tests/grid/` walks them and checks that weights, state and bytes are what was asked for: with `backprop` all of them
-(`pytest tests/grid --whole-grid`; without it a third, in which every two codecs, stores and adapters meet under every
-rule and split), with other sources each under every rule and split. A number is one that is refused before anything is
-changed, for the reason below. Under `empty` there is nothing for `full` to do, under `whole` nothing for `free`.
+(`pytest tests/grid --whole-grid`; without it a sixth, in which every two codecs, stores and adapters meet under every
+rule, and under every split), with other sources each under every rule and split. A number is one that is refused
+before anything is changed, for the reason below. Under `empty` there is nothing for `full` to do, under `whole`
+nothing for `free`.
 """
 
 

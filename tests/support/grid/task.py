@@ -52,7 +52,7 @@ def build(store, adapters):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Reader()
-        if store == "bf16_stochastic":
+        if store in ("bf16_stochastic", "bf16_split"):
             model.bfloat16()
         if store == "int8_trainable":
             quantize_(model, "int8-trainable", LINEAR)

@@ -7,6 +7,7 @@ import torch
 
 from hybridopt import HybridOptError
 from hybridopt.core.contracts import portion
+from hybridopt.core.numerics.split_floats import joined
 from hybridopt.execution.state import load
 from hybridopt.model.quantization.sizes import fingerprint
 from support.grid.cells import DECAY, DENSITY, OPTIONS, TRAINED, refused, trained
@@ -92,11 +93,12 @@ def check_first_step(cell, model, plan, optimizer):
             assert not raw and plain(p).equal(start[name]), f"{name} was to be left alone in this step"
             continue
         basis = {k.removeprefix("split."): raw.pop(k) for k in list(raw) if k.startswith("split.")}
+        low = raw.pop("weight.low") if cell.store == "bf16_split" else None
         check_split(cell, jobs[name], grads[name], basis)
         update, state = first_step(start[name], grads[name], jobs[name], basis, name)
-        check_weight(cell, name, p, (start[name], update))
+        check_weight(cell, name, p, (start[name], update), low)
         check_state(cell, name, jobs[name], raw, state)
-        kept = bases + sum(x.nbytes for x in (*raw.values(), *basis.values()))
+        kept = bases + sum(x.nbytes for x in (*raw.values(), *basis.values())) + (0 if low is None else low.nbytes)
         assert kept == plan.state_bytes[name][0], f"{name}: {kept} bytes of state, {plan.state_bytes[name][0]} planned"
     if cell.descends:
         check_downhill(cell, model, start, live, DECAY)
@@ -133,12 +135,15 @@ def check_release(cell, live, jobs, start):
         assert fused or not moved, f"{name} was updated in the backward pass"
 
 
-def check_weight(cell, name, p, given):
-    """(1 - decay) * start - lr * update, to the rounding of the store."""
+def check_weight(cell, name, p, given, low=None):
+    """(1 - decay) * start - lr * update, to the rounding of the store; `low`: what it keeps beside the weight."""
     start, update = given
     wanted = start if update is None else start * (1 - DECAY) - cell.lr * update
     off = (plain(p) - wanted).abs()
     near = slack(p, wanted, start - wanted)
+    if low is not None:
+        off = torch.maximum(off / 2**8, (joined(p.detach(), low) - wanted).abs())
+        near = 1e-4 * (start - wanted).abs().max() + 2**-15 * wanted.abs()
     assert (off <= near).all(), f"{name} is off by {off.max():.2e} after the first step"
 
 
