@@ -15,10 +15,12 @@ __all__ = ["AdaFrugal"]
 class AdaFrugal(Frugal):
     """AdaFRUGAL (arXiv 2601.11568): FRUGAL with a density that falls, and windows that grow while the loss stalls.
 
+    The loss is told by optimizer.observe(loss), step(closure) or HybridTrainer, or the first step is refused.
+
     density: by default from 0.25 to 0.05 in 10,000 steps; give Linear(0.25, 0.05, the run's steps). update_gap: steps
-    of the first window. Where the mean loss of a window differs from the last one's by less than `threshold` of it,
-    the next is gap_factor times as long, up to longest_gap. The loss is told by optimizer.observe(loss), step(closure)
-    or HybridTrainer. All else as in frugal; split svd and random with spread=False.
+    of the first window. split: columns, rows, randk or block; svd and random as parts, with spread=False. free: the
+    rule of the rest, without state. free_lr_scale: 1.0 for pre-training, 0.1 for fine-tuning. threshold: a window's
+    mean loss has stalled if it differs from the last one's by less than this share of it.
     """
 
     density: Density = Linear(0.25, 0.05, 10_000)
