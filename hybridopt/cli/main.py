@@ -17,6 +17,7 @@ from .inspect import inspect
 from .merge import merge
 from .plan import EXAMPLES, plan
 from .policies import policies
+from .rate import rate
 from .replay import replay
 from .train import EXAMPLES as WAYS
 from .train import train
@@ -32,6 +33,7 @@ app.command()(inspect)
 app.command()(merge)
 app.command(epilog=EXAMPLES)(plan)
 app.command()(policies)
+app.command()(rate)
 app.command()(replay)
 app.command(epilog=WAYS)(train)
 

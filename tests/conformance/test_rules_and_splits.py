@@ -141,3 +141,12 @@ def test_a_rule_that_does_not_read_the_weight_works_without(name):
     rule, grad = RULES[name](), numbers((4, 6))
     with_weight = step(rule, grad, state_for(rule, (4, 6)), numbers((4, 6), 3))
     assert with_weight.equal(step(rule, grad, state_for(rule, (4, 6))))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_says_whether_its_steps_grow_with_the_gradients(name):
+    rule, grads, params = RULES[name](), numbers((3, 4, 6)), numbers((4, 6), 3)
+    one, other = (state_for(rule, (4, 6)) for _ in range(2))
+    for t, grad in enumerate(grads, 1):
+        plain, twice = step(rule, grad, one, params, t), step(rule, 2 * grad, other, params, t)
+    assert rule.idle or rule.proportional == torch.allclose(twice, 2 * plain)

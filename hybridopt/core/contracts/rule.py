@@ -85,6 +85,9 @@ class Rule(Protocol):
     products: bool = False
     """Does its time go into matrix products? Then compiling gains nothing, and is not done."""
 
+    proportional: bool = False
+    """Is the direction proportional to the gradients, so that steps are as long as these say?"""
+
     def fit(self, param: ParameterInfo) -> "Rule":
         """Return the rule for one parameter, by its role and Hessian blocks; HybridOptError for what does not fit."""
         return self

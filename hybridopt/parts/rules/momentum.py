@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...core.contracts import Numbers, Rule, Shape, Slot, State
+from ...core.contracts import Numbers, Rule, Shape, Slot, State, computed
 from ...core.errors import HybridOptError, check_number
 
 __all__ = ["Momentum"]
@@ -26,6 +26,11 @@ class Momentum(Rule):
         check_number("Momentum", "dampening", self.dampening, 0, 1)
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise HybridOptError(f"nesterov=True needs momentum > 0 and dampening 0; got {self}", "Momentum")
+
+    @computed
+    def proportional(self) -> bool:
+        """Return whether steps are of the direction, not of its sign."""
+        return not self.sign
 
     def slots(self, shape: Shape) -> dict[str, Slot]:
         """Declare the momentum buffer: 4 bytes an element."""

@@ -14,6 +14,7 @@ class SGD(Rule):
     """The gradient itself, no state (Robbins & Monro 1951)."""
 
     local = True
+    proportional = True
     looks = 0
 
     def update(self, grad: Tensor, state: State, param: Tensor | None, now: Numbers) -> Tensor:
