@@ -19,8 +19,7 @@ from hybridopt.model.placement.sides import POISON
 class Copy:
     """A copy that was asked for: what is copied, and whether that was done."""
 
-    to: Tensor
-    source: Tensor
+    pairs: list[tuple[Tensor, Tensor]]
     done: bool = False
 
 
@@ -43,11 +42,12 @@ class LazyLane(Lane):
         self.said.append("now")
         return next(self.moments)
 
-    def copy(self, to, source, after):
+    def copy(self, pairs, after):
         assert isinstance(after, int), "a copy begins after its memory was taken"
         self.said.append("copy")
-        to.fill_(POISON)
-        self.waiting.append(Copy(to, source))
+        for to, _ in pairs:
+            to.fill_(POISON)
+        self.waiting.append(Copy(list(pairs)))
         return self.waiting[-1]
 
     def wait(self, moment):
@@ -61,8 +61,9 @@ class LazyLane(Lane):
     def finish(self, moment):
         while not moment.done:
             first = self.waiting.pop(0)
-            assert first.to.untyped_storage().nbytes(), "its memory was given back before"
-            first.to.copy_(first.source)
+            for to, source in first.pairs:
+                assert to.untyped_storage().nbytes(), "its memory was given back before"
+                to.copy_(source)
             first.done = True
 
     def pin(self, memory):

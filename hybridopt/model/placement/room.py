@@ -12,6 +12,7 @@ from ...core.errors import HybridOptError
 from ...core.host_memory import left
 from ...core.sizes import gib, parse_size
 from .placement import Placement
+from .ranges import RELAYS
 
 __all__ = ["TRAINING", "Weights", "settled"]
 
@@ -43,8 +44,8 @@ class Weights:
     def beside(self, placement: Placement) -> int:
         """Return the bytes that are on the host where the device is another one."""
         away = self.layers[placement.resident :]
-        slots = sum(sorted(away, reverse=True)[: placement.slots])  # what is read from disk is copied from there
-        return self.on_host + (sum(away) if placement.base == "host" else slots)
+        relays = RELAYS * max(away, default=0)  # what is read from disk is copied from there
+        return self.on_host + (sum(away) if placement.base == "host" else relays)
 
 
 def settled(

@@ -15,7 +15,7 @@ from ....core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
 from ....core.errors import HybridOptWarning
 from ....core.sizes import gib
 from ..arena import Arena, Layout, whole_pages
-from ..lanes.lane import lane_to
+from ..lanes.lane import Pair, lane_to
 from ..placement import Placement
 from ..sides import Sides
 
@@ -69,9 +69,7 @@ class Staged(PlacementBackend):
         """Bring every tensor of a unit to the host, wherever it is, and prepare a storage for it on the device."""
         values = [piece.tensor.data for piece in unit.pieces]
         layout = Layout(values)
-        arena = self._arenas[unit] = Arena(layout.nbytes, self.lane)
-        if not arena.pinned:
-            self._warn()
+        arena = self._arenas[unit] = self._arena(layout.nbytes)
         resting = layout.tensors(arena)
         with torch.no_grad():
             for to, value in zip(resting, values, strict=True):
@@ -87,7 +85,8 @@ class Staged(PlacementBackend):
 
     def fetch(self, unit: PlacedUnit) -> None:
         """Begin to copy a unit."""
-        self._copy(unit, self._arenas[unit].bytes)
+        memory = self._sides[unit].memory
+        self._copy(unit, [(memory, self._arenas[unit].bytes[: memory.numel()])])
 
     def bind(self, unit: PlacedUnit) -> None:
         """Let whatever is computed next wait for the copy, and every tensor be the one on the device."""
@@ -133,11 +132,17 @@ class Staged(PlacementBackend):
         self._sides[unit].empty(self.poisoned)
         self.rest(unit)
 
-    def _copy(self, unit: PlacedUnit, source: Tensor) -> None:
+    def _copy(self, unit: PlacedUnit, pairs: Sequence[Pair]) -> None:
         sides = self._sides[unit]
-        sides.copied = self.lane.copy(sides.memory, source[: sides.memory.numel()], sides.taken)
+        sides.copied = self.lane.copy(pairs, sides.taken)
         sides.state = "coming"
-        self._traffic.moved += sides.memory.nbytes
+        self._traffic.moved += sum(to.nbytes for to, _ in pairs)
+
+    def _arena(self, size: int, forked: bool = True) -> Arena:
+        arena = Arena(size, self.lane, forked)
+        if not arena.pinned:
+            self._warn()
+        return arena
 
     def _warn(self) -> None:
         warnings.warn(

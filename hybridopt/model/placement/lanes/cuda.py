@@ -3,13 +3,14 @@
 All that is known of CUDA in placement is here. Copies run while layers are computed if their source is page-locked.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .lane import Lane, Moment
+from .lane import Lane, Moment, Pair
 
 __all__ = ["CudaLane"]
 
@@ -40,17 +41,12 @@ class CudaLane(Lane):
         """Return an event that is recorded in the stream of the calling thread."""
         return self._recorded(torch.cuda.current_stream(self._device))
 
-    def copy(self, to: Tensor, source: Tensor, after: Moment) -> Moment:
-        """Copy on the side stream.
-
-        Args:
-            to: memory of the GPU.
-            source: memory of the host; where it is not page-locked, the call returns when it was read.
-            after: when the memory was taken.
-        """
+    def copy(self, pairs: Sequence[Pair], after: Moment) -> Moment:
+        """Copy on the side stream; from memory that is not page-locked the call returns once that was read."""
         with torch.cuda.stream(self._side):  # of this thread, and its device
             self._side.wait_event(after.event)
-            to.copy_(source, non_blocking=True)
+            for to, source in pairs:
+                to.copy_(source, non_blocking=True)
             return self._recorded(self._side)
 
     def wait(self, moment: Moment) -> None:

@@ -1,8 +1,10 @@
 """The twin of the way to a GPU where the CPU stands in for one: copies are done at once."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from .lane import Lane, Moment
+from .lane import Lane, Moment, Pair
 
 __all__ = ["HostLane"]
 
@@ -13,15 +15,10 @@ class HostLane(Lane):
     def now(self) -> Moment:
         """Return nothing: all is done."""
 
-    def copy(self, to: Tensor, source: Tensor, after: Moment) -> Moment:
-        """Copy bytes.
-
-        Args:
-            to: another buffer.
-            source: the bytes.
-            after: is over.
-        """
-        to.copy_(source)
+    def copy(self, pairs: Sequence[Pair], after: Moment) -> Moment:
+        """Copy bytes, at once."""
+        for to, source in pairs:
+            to.copy_(source)
 
     def wait(self, moment: Moment) -> None:
         """Do nothing."""

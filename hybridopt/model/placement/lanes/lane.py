@@ -1,13 +1,15 @@
 """What is asked of the way to a device."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Lane", "Moment", "lane_to"]
+__all__ = ["Lane", "Moment", "Pair", "lane_to"]
 
+Pair = tuple[Tensor, Tensor]
 Moment = Any  # a point in what was asked of a device, which it will have reached at some time
 
 
@@ -32,16 +34,15 @@ class Lane(Protocol):
         """Return the moment at which all is done that whoever computes has asked for so far."""
 
     @abstractmethod
-    def copy(self, to: Tensor, source: Tensor, after: Moment) -> Moment:
+    def copy(self, pairs: Sequence[Pair], after: Moment) -> Moment:
         """Copy bytes beside the computation, once a moment has come; may be called from any thread.
 
         Args:
-            to: on the device.
-            source: on the host; it stays as it is until the copy is done.
+            pairs: of bytes on the device, and those of the host that go there; these stay as they are meanwhile.
             after: the moment.
 
         Returns:
-            The moment at which the copy is done.
+            The moment at which all copies are done.
         """
 
     @abstractmethod

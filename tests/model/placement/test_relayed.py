@@ -1,0 +1,188 @@
+"""Layers on disk for a device that computes, with the CPU in the place of that device."""
+
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hybridopt.core.contracts import Piece, PlacedUnit, Traffic
+from hybridopt.core.errors import HybridOptError, HybridOptWarning
+from hybridopt.core.files.tensors import extents
+from hybridopt.model.placement import direct
+from hybridopt.model.placement.arena import Arena, Layout
+from hybridopt.model.placement.backends.relayed import Relayed
+from hybridopt.model.placement.direct import DirectFile, read
+from hybridopt.model.placement.lanes.host import HostLane
+from hybridopt.model.placement.placement import Placement
+from hybridopt.model.placement.placing import place_
+from hybridopt.model.placement.ranges import BLOCK, GAP, Range, Reading
+from support.lazy_lane import LazyLane
+from support.placed import CPU, Training, adapted, differences, folder, model_at, run, train
+
+
+class Late(Relayed):
+    """The backend, on a lane that copies as late as it may."""
+
+    def __init__(self, device, traffic, options):
+        super().__init__(device, traffic, options)
+        self.lane = LazyLane()
+
+
+def on_disk(model, path, **placement):
+    file = path / "model.safetensors"
+    stored = {name: (file, extent) for name, extent in extents(file).items()}
+    return place_(model, Placement("disk", **placement), CPU, stored, backend=Late)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_training_from_disk_is_training_to_the_last_bit(ahead):
+    model = model_at("resident")
+    found = on_disk(model, folder(), slots=2, ahead=ahead)
+    backend = found.streamer.backend
+    assert backend.held == backend.pinned == 2 * backend._relays[0][0].size < 2 * (found.units[0].nbytes + 2 * BLOCK)
+    assert not differences(train(adapted(model), 2), run("resident", Training(), 2))
+    found.rest()
+    assert found.traffic.read == found.traffic.moved == found.traffic.fetches * found.units[0].nbytes
+    weight = model.get_parameter("model.layers.1.mlp.up_proj.weight")
+    assert weight.untyped_storage().nbytes() == os.path.getsize(folder() / "model.safetensors")  # a view of it
+    assert all(side.memory.untyped_storage().nbytes() == 0 for side in backend._sides.values())
+
+
+def test_files_of_any_order_and_gaps_are_read_right(tmp_path):
+    """Two files, foreign tensors between, odd beginnings, and the end of a file within a block."""
+    sizes = {"a": 100, "foreign": 7, "b": 5000, "c": 64, "far": GAP + 1, "d": 3000}
+    tensors = {name: torch.randint(0, 255, (n,), dtype=torch.uint8) for name, n in sizes.items()}
+    more = {"e": torch.randn(33, 3), "f": torch.randn(5)}
+    unit = PlacedUnit("unit", nn.Identity(), 0)
+    for number, group in enumerate((tensors, more)):
+        file = tmp_path / f"{number}.safetensors"
+        write(file, group)
+        at = 0
+        for name, x in group.items():
+            if name not in ("foreign", "far"):
+                unit.pieces.append(Piece(name, name, torch.zeros_like(x), file, (at, at + x.nbytes)))
+            at += x.nbytes
+    unit.pieces.reverse()
+    backend = Late(CPU, Traffic(), Placement("disk"))
+    backend.adopt(unit)
+    assert [r.start for r in backend._readings[unit].ranges] == [0, 69632, 0]
+    for _ in range(3):
+        backend.open(unit)
+        backend.fetch(unit)
+        backend.bind(unit)
+        for piece in unit.pieces:
+            assert torch.equal(piece.tensor, (tensors | more)[piece.name]), piece.name
+            assert piece.tensor.data_ptr() % 64 == 0
+        backend.rest(unit)
+        assert all(torch.equal(piece.tensor, (tensors | more)[piece.name]) for piece in unit.pieces)
+
+
+def test_tensors_that_follow_in_file_and_memory_are_copied_at_once(tmp_path):
+    pieces = [
+        Piece(name, name, torch.zeros(n, dtype=torch.uint8), tmp_path, (start, start + n))
+        for name, start, n in (("a", 1000, 512), ("b", 1512, 256), ("c", 1768, 100), ("d", 1868, 4))
+    ]
+    reading = Reading(pieces, Layout([piece.tensor for piece in pieces]))
+    assert reading.ranges == [Range(tmp_path, 0, 4096, 1872, 0)]
+    assert reading.parts == [(1000, 0, 868), (1868, 1024, 4)]
+
+
+@pytest.mark.parametrize("chunk", [BLOCK, 8 * BLOCK])
+def test_ranges_are_read_whole_by_several_readers(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(direct, "CHUNK", chunk)
+    file = tmp_path / "file"
+    content = os.urandom(5 * BLOCK + 17)
+    file.write_bytes(content)
+    memory = Arena(6 * BLOCK, HostLane())
+    opened = DirectFile(file)
+    read({file: opened}, [Range(file, BLOCK, 5 * BLOCK, 4 * BLOCK + 17, 0)], memoryview(memory.map))
+    opened.close()
+    assert bytes(memory.bytes[: 4 * BLOCK + 17].tolist()) == content[BLOCK:]
+
+
+def test_a_file_that_is_cut_is_told_of(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(2 * BLOCK))
+    opened = DirectFile(file)
+    os.truncate(file, BLOCK + 5)
+    with pytest.raises(HybridOptError, match="ends 91 bytes before"):
+        opened.read(0, memoryview(Arena(2 * BLOCK, HostLane()).map), BLOCK + 96)
+
+
+def test_a_file_system_without_direct_reads_is_read_through_its_cache(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(BLOCK))
+    opened, preadv = os.open, os.preadv
+
+    def refuse(path, flags, *rest):
+        if flags & direct.DIRECT:
+            raise OSError(22, "Invalid argument")
+        return opened(path, flags, *rest)
+
+    def refuse_reading(fd, *rest):
+        if fcntl(fd) & direct.DIRECT:
+            raise OSError(22, "Invalid argument")
+        return preadv(fd, *rest)
+
+    for name, other in (("open", refuse), ("preadv", refuse_reading)):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, other)
+            with pytest.warns(HybridOptWarning, match=r"cannot be read past the system's cache.*ext4"):
+                slow = DirectFile(file)
+            memory = Arena(BLOCK, HostLane())
+            slow.read(0, memoryview(memory.map), BLOCK)
+            slow.close()
+        assert not slow.direct and bytes(memory.bytes.tolist()) == file.read_bytes()
+
+
+def test_a_changed_file_and_an_error_of_the_drive_come_to_who_computes(tmp_path, monkeypatch):
+    path = Path(tmp_path)
+    for file in folder().iterdir():
+        (path / file.name).write_bytes(file.read_bytes())
+    model = model_at("resident", path=path)
+    on_disk(model, path, slots=2)
+    model = adapted(model)
+    train(model, 1)
+
+    def broken(*args):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "preadv", broken)
+        with pytest.raises(OSError, match="Input/output"):
+            train(model, 1)
+    train(model, 1)  # it goes on where the drive does
+    os.utime(path / "model.safetensors", (1, 1))
+    with pytest.raises(HybridOptError, match="was changed while"):
+        train(model, 1)
+
+
+def test_weights_that_no_file_holds_are_refused():
+    model = model_at("resident")
+    with pytest.raises(HybridOptError, match=r"no file holds .*cache=.*placement='host'"):
+        place_(model, Placement("disk"), CPU, {}, backend=Relayed)
+
+
+def test_the_lock_of_pages_is_given_back_with_the_last_unit():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = model_at("resident")
+        found = on_disk(model, folder())
+    lane = found.streamer.backend.lane
+    assert len(lane.locked) == 2
+    found.end()
+    assert not lane.locked
+
+
+def fcntl(fd):
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_GETFL)
+
+
+def write(file, tensors):
+    """A file of bare tensors, one after the other."""
+    file.write_bytes(b"".join(x.numpy().tobytes() for x in tensors.values()))
