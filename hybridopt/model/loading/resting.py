@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...core.contracts import PlacedUnit
 from ..placement.placement import Placement
 from ..placement.placing import Placing
+from ..placement.rows import looked_up
 from ..placement.units import pieces
 from ..quantization.layers import is_named
 from .in_files import InFiles
@@ -54,6 +55,8 @@ class RestingLayers:
         if placement.base == "disk" and keeping is None:
             in_files.check()
         self._placing = Placing(model, placement, device)
+        self._in_place = placement.base == "disk"  # what a file holds as it is used stays there
+        self._table = self._looked_up(model)
         self._names = {piece.name for unit in resting for piece in unit.pieces}
         self._left = _by_unit(resting, (name for each in found.made.values() for name in each))
         self._of = {name: unit for unit, names in self._left.items() for name in names}
@@ -90,6 +93,8 @@ class RestingLayers:
             copied: does it lie in a file?
         """
         dtype = self._dtypes[name]
+        if name == self._table:
+            return value.to("cpu", dtype, copy=copied and not self._in_place)
         if name not in self._names:
             return value.to(self._device, dtype, copy=copied)
         return value.to(self._device if is_named(name, self._quantized) else "cpu", dtype)
@@ -106,6 +111,11 @@ class RestingLayers:
             if self._keeping is not None:
                 self._keeping.keep(unit)
             self._placing.rest(unit, self._in_files.extents | (self._keeping.extents() if self._keeping else {}))
+
+    def _looked_up(self, model: nn.Module) -> str | None:
+        """Return the name of the table of embeddings, where its rows are looked up on the host."""
+        table = None if self._device.type == "cpu" else looked_up(model)
+        return None if table is None else next(n for n, p in model.named_parameters() if p is table.weight)
 
 
 def _by_unit(found: Iterable[PlacedUnit], names: Iterable[str]) -> dict[PlacedUnit, set[str]]:

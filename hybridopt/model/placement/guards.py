@@ -25,6 +25,10 @@ class Guarded(Protocol):
     def units(self) -> list[PlacedUnit]:
         """Return its units."""
 
+    @property
+    def aside(self) -> list[Tensor]:
+        """Return what stays on the host."""
+
     def rest(self) -> None:
         """Let every weight be where it rests."""
 
@@ -37,7 +41,7 @@ def guard(model: nn.Module, placed: Guarded) -> list[Any]:
         placed: its placement.
     """
     whole = bare(model)
-    kept = {id(p) for unit in placed.units for p in _tensors(unit)}
+    kept = {id(p) for unit in placed.units for p in _tensors(unit)} | {id(p) for p in placed.aside}
     first = placed.units[0].pieces[0].tensor
     state = _State(whole, placed, first)
     found: list[Any] = [Overridden(m, "_apply", _Apply(m, placed, kept)) for m in _holders(whole, kept)]
@@ -104,6 +108,7 @@ class _State(Copied):
         if self._placed.placement.base != "disk":
             return
         kept = {id(piece.tensor) for unit in self._placed.units for piece in unit.pieces}
+        kept |= {id(p) for p in self._placed.aside}
         names = (n for n, p in self._model.named_parameters() if id(p) in kept and f"{prefix}{n}" in state)
         if (name := next(names, None)) is not None:
             raise HybridOptError(

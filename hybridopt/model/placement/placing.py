@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...core.contracts import PlacedUnit, PlacementBackend, Traffic
 from ...core.errors import HybridOptError
@@ -20,6 +20,7 @@ from .hooks import attach, notice_end
 from .newcomers import Newcomers
 from .placement import Placement
 from .readers import for_readers
+from .rows import Rows, looked_up
 from .streamer import Streamer
 from .units import units
 from .whole import Calls
@@ -48,6 +49,8 @@ class Placed:
         self._hooks = {
             unit: [*attach(unit, self.need, again, self.visit), notice_end(unit, self.done)] for unit in self.units
         }
+        table = None if again else looked_up(model)
+        self._rows = None if table is None else Rows(table, self.device)
         self._new = {unit: Newcomers(unit, self.device, partial(self._merge, unit)) for unit in self.units}
         self._guards = self._guarded()
         for unit in self.units:
@@ -58,6 +61,11 @@ class Placed:
     def units(self) -> list[PlacedUnit]:
         """Return the units, in the order of the model."""
         return self.streamer.units
+
+    @property
+    def aside(self) -> list[Tensor]:
+        """Return what stays on the host and never goes to the device: a table of embeddings."""
+        return [] if self._rows is None else [self._rows.weight]
 
     @property
     def traffic(self) -> Traffic:
@@ -78,7 +86,9 @@ class Placed:
         self.streamer.done(unit)
 
     def settle(self) -> None:
-        """Bring adapters that were put on the model to the device that computes."""
+        """Bring adapters that were put on the model to the device that computes, and a table that they train."""
+        if self._rows is not None:
+            self._rows.settle()
         for each in self._new.values():
             each.settle()
 
@@ -120,6 +130,9 @@ class Placed:
 
     def _close(self) -> None:
         self.streamer.close()
+        if self._rows is not None:
+            self._rows.remove()
+            self._rows = None
         model = self._model()
         if model is not None:
             _PLACED.pop(model, None)

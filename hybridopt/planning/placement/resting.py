@@ -13,6 +13,7 @@ from ...core.errors import HybridOptError
 from ...model.adapters import bare
 from ...model.placement.placement import Placement
 from ...model.placement.placing import backend_for
+from ...model.placement.rows import looked_up
 from ...model.placement.units import units
 from ...model.roles import clean
 from ...policy.plan import Plan
@@ -202,8 +203,7 @@ def resting(model: nn.Module, placement: Placement, plan: Plan, cuda: bool) -> R
 
 
 def _on_host(model: nn.Module, plan: Plan) -> list[Tensor]:
-    """Return the embedding whose rows are looked up on the host: one that is neither trained nor the head's, too."""
-    embedding = getattr(bare(model), "get_input_embeddings", lambda: None)()
-    weight = getattr(embedding, "weight", None)
-    names = [clean(n) for n, p in model.named_parameters(remove_duplicate=False) if p is weight]
-    return [weight] if isinstance(weight, Tensor) and len(names) == 1 and names[0] not in plan.trained else []
+    """Return the embedding whose rows are looked up on the host, where it is not trained."""
+    table = looked_up(model)
+    names = [clean(n) for n, p in model.named_parameters() if table is not None and p is table.weight]
+    return [] if table is None or names[0] in plan.trained else [table.weight]

@@ -1,0 +1,85 @@
+"""A table of embeddings that stays on the host: of all its rows, those of the tokens at hand go to the device."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils.hooks import RemovableHandle
+
+from ..adapters import bare
+from ..quantization.owners import owner
+from .copies import Copied
+
+__all__ = ["Rows", "looked_up"]
+
+
+def looked_up(model: nn.Module) -> nn.Embedding | None:
+    """Return the input embedding of a model if its rows can be looked up on the host; None without such a one.
+
+    It can if nothing else of the model uses the table, as a tied output layer does, and if the module does nothing but
+    look rows up, with tensors of its own or codes.
+    """
+    root: Any = bare(model)
+    try:
+        table = root.get_input_embeddings()
+    except (AttributeError, NotImplementedError):  # a model without, or one that does not say
+        return None
+    if not isinstance(table, nn.Embedding) or any(True for _ in table.buffers()):
+        return None
+    names = [name for name, p in root.named_parameters(remove_duplicate=False) if p is table.weight]
+    return table if len(names) == 1 and owner(table.weight) is None else None
+
+
+class Rows:
+    """Lets an embedding find its tokens where its table is, and hand the rows to the device that computes.
+
+    Args:
+        table: whose weight is on the host, or will be.
+        device: that computes.
+    """
+
+    def __init__(self, table: nn.Embedding, device: torch.device):
+        self._table, self._device = table, device
+        self._hooks: list[RemovableHandle] = [
+            table.register_forward_pre_hook(_Tokens(table), prepend=True, with_kwargs=True),
+            table.register_forward_hook(_Found(table, device), prepend=True),
+        ]
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the table."""
+        return self._table.weight
+
+    def settle(self) -> None:
+        """Bring the table to the device for good if it is going to be trained: updates are worked out there."""
+        weight = self._table.weight
+        if weight.requires_grad and weight.device != self._device:
+            weight.data = weight.data.to(self._device)
+
+    def remove(self) -> None:
+        """Leave the table where it is, as an ordinary one."""
+        for each in self._hooks:
+            each.remove()
+
+
+class _Tokens(Copied):
+    """Brings tokens to the table."""
+
+    def __init__(self, table: nn.Embedding):
+        super().__init__(table.weight)
+
+    def __call__(self, table: nn.Embedding, args: Any, kwargs: Any) -> Any:
+        where = table.weight.device
+        return pytree.tree_map_only(Tensor, lambda tokens: tokens.to(where), (args, kwargs))
+
+
+class _Found(Copied):
+    """Brings rows to the device."""
+
+    def __init__(self, table: nn.Embedding, device: torch.device):
+        super().__init__(table.weight)
+        self._device = device
+
+    def __call__(self, table: nn.Embedding, args: Any, rows: Tensor) -> Tensor:
+        return rows.to(self._device)
