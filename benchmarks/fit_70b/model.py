@@ -1,19 +1,13 @@
 """A model of Llama-3-70B's shape with random weights, made on the device one by one and quantized at once."""
 
-import copy
-from collections.abc import Iterator
-
 import torch
 from peft import LoraConfig
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig
 
 import hybridopt
-from hybridopt.model.loading.filling import InputGradients, fill, finish
-from hybridopt.model.loading.matching import shared_names
-from hybridopt.model.quantization.known import named
-from hybridopt.model.quantization.targets import chosen
 
+from ..shared.random_llama import random_llama
 from .scenarios import Scenario
 
 
@@ -43,7 +37,6 @@ def llama(hidden: int, inner: int, layers: int, heads: int, kv_heads: int, vocab
 
 SIZES = {"70b": llama(8192, 28672, 80, 64, 8, 128256), "tiny": llama(128, 256, 2, 4, 2, 512)}
 ADAPTERS = {"bf16": torch.bfloat16, "fp32": torch.float32}
-SPREAD = 0.02  # standard deviation of the weights
 
 
 def build(size: str, scenario: Scenario, device: str) -> nn.Module:
@@ -54,37 +47,10 @@ def build(size: str, scenario: Scenario, device: str) -> nn.Module:
         scenario: says how weights are kept.
         device: where they are made.
     """
-    with torch.device("meta"):
-        model = LlamaForCausalLM._from_config(copy.deepcopy(SIZES[size]), dtype=torch.bfloat16)
-    layers, target = [], torch.device(device)
-    scheme = None if scenario.quantization is None else named(scenario.quantization, "fit_70b")
-    if scheme is not None:
-        layers = chosen(model, scheme, ["lm_head"], target)
-    fill(model, random_weights(model, target, scenario.host), scheme, layers)
-    finish(model, target)
-    if scheme is not None:
-        InputGradients.of(model)
+    model = random_llama(SIZES[size], scenario.quantization, torch.device(device), scenario.host)
     if scenario.host:
         FromHost.of(model)
     return model.train()
-
-
-def random_weights(model: nn.Module, device: torch.device, host: bool) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and value of every tensor: norms are one, everything else is normally distributed.
-
-    Args:
-        model: whose tensors.
-        device: where they are made.
-        host: does the embedding table go to the host's memory?
-    """
-    torch.manual_seed(0)
-    empty = model.state_dict()
-    for name in (names[0] for names in shared_names(model)):
-        like = empty[name]
-        made = torch.empty(like.shape, dtype=like.dtype, device=device)
-        made.fill_(1.0) if like.ndim == 1 else made.normal_(std=SPREAD)
-        yield name, made.cpu() if host and "embed_tokens" in name else made
-        del made
 
 
 def prepared(model: nn.Module, scenario: Scenario) -> nn.Module:

@@ -41,6 +41,7 @@ class Llama:
 
 
 LLAMA_3_8B = Llama(4096, 14336, 32, 32, 8, 128256)
+LLAMA_3_70B = Llama(8192, 28672, 80, 64, 8, 128256)
 SETS = {
     "tiny": Llama(32, 64, 2, 2, 2, 128),
     "small": Llama(128, 512, 2, 4, 2, 512),  # its matrices have all sizes that updates tell apart
@@ -50,5 +51,7 @@ SETS = {
     "8b-2": replace(LLAMA_3_8B, layers=2),
     "8b-8": replace(LLAMA_3_8B, layers=8),
     "13b": Llama(5120, 13824, 40, 40, 40, 32000),  # Llama-2-13B
-    "70b": Llama(8192, 28672, 80, 64, 8, 128256),  # Llama-3-70B
+    "70b": LLAMA_3_70B,
+    "70b-32": replace(LLAMA_3_70B, layers=32),
+    "tiny-6": Llama(128, 256, 6, 4, 2, 512),  # layers enough to be placed
 }

@@ -35,12 +35,14 @@ class Rows:
     """Lets an embedding find its tokens where its table is, and hand the rows to the device that computes.
 
     Args:
-        table: whose weight is on the host, or will be.
+        table: whose weight comes to the host now, if it is known not to be trained.
         device: that computes.
     """
 
     def __init__(self, table: nn.Embedding, device: torch.device):
         self._table, self._device = table, device
+        if not table.weight.requires_grad:
+            table.weight.data = table.weight.data.cpu()
         self._hooks: list[RemovableHandle] = [
             table.register_forward_pre_hook(_Tokens(table), prepend=True, with_kwargs=True),
             table.register_forward_hook(_Found(table, device), prepend=True),
