@@ -83,24 +83,29 @@ def check_distinct(peft_model: Any) -> None:
             raise HybridOptError(f"adapter_name={name!r} is also the name of a module or parameter: {clash}")
 
 
-def state(model: Any, adapter: str, with_embeddings: bool = False) -> dict[str, Tensor]:
+def state(
+    model: Any, adapter: str, with_embeddings: bool = False, members: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Return what PEFT writes of an adapter, by the names in its file: the live tensors themselves.
 
     Args:
         model: with adapters.
         adapter: name of one of them.
         with_embeddings: those of the base, too?
+        members: its tensors by name; None: its `state_dict`, which may need values of the base.
     """
     from peft import get_peft_model_state_dict
 
-    options = {"state_dict": model.state_dict(keep_vars=True), "save_embedding_layers": with_embeddings}
+    members = model.state_dict(keep_vars=True) if members is None else members
+    options = {"state_dict": members, "save_embedding_layers": with_embeddings}
     found = get_peft_model_state_dict(model, adapter_name=adapter, **options)
     return {f"{PREFIX}{key}": x for key, x in found.items()} if tree.is_injected(model) else found
 
 
 def cast_(adapted: Any, dtype: torch.dtype) -> None:
     """Bring all floating tensors of adapters that are saved into another dtype, in place; what is computed stays."""
-    saved = {id(x) for name in adapted.peft_config for x in state(adapted, name).values()}
+    members = {**dict(adapted.named_parameters(remove_duplicate=False)), **dict(adapted.named_buffers())}
+    saved = {id(x) for name in adapted.peft_config for x in state(adapted, name, members=members).values()}
     for x in tree.tensors(adapted):
         if id(x) in saved and x.is_floating_point():
             x.data = x.data.to(dtype)

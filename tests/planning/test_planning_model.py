@@ -119,6 +119,13 @@ def test_adapters_are_planned_in_their_dtype(dtype, size):
     assert sum(p.nbytes for p in adapters) == sum(p.nbytes for p in real.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("scheme", ["nf4", "int8"])
+def test_adapters_on_codes_are_planned_in_their_dtype(scheme):
+    request = Request(policy="adamw", lora=4, quantization=scheme, adapter_dtype="bfloat16", **SMALL)
+    adapters = [p for p in skeleton(subject_of(tiny_llama().config), request).parameters() if p.requires_grad]
+    assert {p.dtype for p in adapters} == {torch.bfloat16}
+
+
 def test_other_dtypes_of_adapters_are_refused():
     with pytest.raises(HybridOptError, match="plan: adapter_dtype='int4'"):
         Request(lora=4, adapter_dtype="int4")
