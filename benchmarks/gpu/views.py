@@ -5,6 +5,7 @@ from collections.abc import Callable
 from .line import Line, Rows, View, broken, gib
 from .machine import Machine
 from .peaks import memory, predictions, seventy
+from .placement import placement, placement_plans
 from .runs import trained
 
 __all__ = ["VIEWS"]
@@ -103,9 +104,11 @@ def noise(rows: Rows, machine: Machine) -> list[Line]:
 CHECKS = ("check", "result")
 MEMORY = ("method", "peak GiB", "plan GiB", "off", "s/step", "times accumulate")
 SEVENTY = ("scenario", "tokens", "peak GiB", "plan GiB", "off", "tokens/s", "times QLoRA")
+PLACEMENT = ("layers", "tokens", "peak GiB", "plan GiB", "off", "tokens/s", "times on the device", "stalled")
 VIEWS = {
     "plan 8B": View(("method", "planned GiB"), predictions("plan 8B", "method")),
     "plan 70B": View(("scenario", "planned GiB"), predictions("plan 70B", "scenario")),
+    "plan placement": View(("layers", "planned GiB"), placement_plans),
     "self-test": View(CHECKS, checked("self-test")),
     "policies": View(CHECKS, checked("policies")),
     "counts": View(("policy", "launches", "waits", "copies waited for", "copies sent"), counts),
@@ -114,6 +117,7 @@ VIEWS = {
     "memory 8B": View(MEMORY, memory("memory 8B")),
     "train": View(("way", "peak GiB", "plan GiB", "off", "tokens/s", "first loss", "last loss"), trained),
     "70B": View(SEVENTY, seventy("70B")),
+    "placement": View(PLACEMENT, placement),
     "memory large": View(MEMORY, memory("memory large")),
     "70B full": View(SEVENTY, seventy("70B full")),
     "pretrain": View(("method", "lr", "validation loss", "ms/step"), pretrain),

@@ -1,8 +1,8 @@
 """Measure training with layers that rest on the host beside the same training with all of them on the device.
 
 Layers of Llama-3-70B's shape in nf4 with random weights, LoRA on all linear layers, gradient checkpointing and a loss
-by chunks. The same model is measured twice: with everything on the device, then with its layers in page-locked memory of
-the host; gradients of all adapters are compared bit by bit. On a CPU, which stands in for a GPU, sizes are tiny and
+by chunks. The same model is measured twice: with everything on the device, then with its layers in page-locked memory
+of the host; gradients of all adapters are compared bit by bit. On a CPU, which stands in for a GPU, sizes are tiny and
 only gradients mean something. --plan predicts the peaks instead, on any machine.
 """
 
@@ -17,7 +17,8 @@ from ..shared.environment import environment
 from ..shared.llama import SETS
 from ..shared.markdown import human
 from ..shared.records import Records
-from .measure import PLACED, RESIDENT, rows
+from .measure import rows
+from .names import PLACED, RESIDENT
 from .plan import planned
 
 LENGTHS = {"cuda": (2048, 4096), "cpu": (32, 64)}

@@ -16,8 +16,8 @@ from hybridopt.model.placement.placing import Placed, place_
 
 from ..shared.peak import measured_step
 from .model import CHUNK, build
+from .names import GRADIENTS, PLACED, RESIDENT
 
-RESIDENT, PLACED = "on the device", "on the host"
 SLOTS = 3
 STEPS = 3  # timed, after one that is not
 LR = 1e-6
@@ -47,7 +47,7 @@ def rows(size: str, device: str, lengths: tuple[int, ...], left: Callable[[], fl
     bench.place()
     placing = time.perf_counter() - began
     found = {"adapters": len(first), "differ": differing(first, bench.gradients(lengths[0]))}
-    yield {"how": "gradients", "tokens": lengths[0], "differ_resident": repeats} | found
+    yield {"how": GRADIENTS, "tokens": lengths[0], "differ_resident": repeats} | found
     for tokens in lengths:
         if left() > 0:
             yield {"how": PLACED, "tokens": tokens, "placing_seconds": placing} | bench.steps(tokens) | bench.held()

@@ -280,3 +280,30 @@ def test_every_table_can_be_printed(capsys):
         console().print(table(view.columns, [Line(("a",), "x ≤ 1", True), Line(("b", "c"), "", False)]))
     out = capsys.readouterr().out
     assert out.count("reached") == out.count("missed") == len(VIEWS)
+
+
+def placement_row(how, tokens, speed, **more):
+    return {"how": how, "tokens": tokens, "peak_bytes": 10 * GIB, "tokens_per_second": speed} | more
+
+
+def test_layers_on_the_host_are_held_against_those_on_the_device_and_the_plan():
+    held = {"stalled_share": 0.01, "weight_bytes": 100, "pinned_bytes": 104}
+    found = [
+        placement_row("on the device", 2048, 100.0),
+        placement_row("on the device", 4096, 100.0),
+        {"how": "gradients", "tokens": 2048, "adapters": 8, "differ": 0, "differ_resident": 0},
+        placement_row("on the host", 2048, 81.0, **held),
+        placement_row("on the host", 4096, 94.0, **held | {"stalled_share": 0.06, "pinned_bytes": 110}),
+    ]
+    plans = [{"how": "on the host", "tokens": n, "peak_bytes": size * GIB} for n, size in ((2048, 10.2), (4096, 10.5))]
+    told = lines("placement", placement=found, **{"plan placement": plans})
+    assert reached(told) == [None, None, True, True, True, True, True, False, False, False, False]
+    assert told[3].cells == ("on the host", "2048", "10.00", "10.20", "+2.0%", "81", "0.81", "1.0%")
+    told = lines("placement", machine=Machine("cpu"), placement=found)
+    assert [line.reached for line in told if line.reached is not None] == [True]  # gradients alone mean something
+
+
+def test_gradients_that_differ_from_call_to_call_say_nothing_of_placement():
+    row = {"how": "gradients", "tokens": 2048, "adapters": 8, "differ": 3, "differ_resident": 2}
+    assert reached(lines("placement", placement=[row])) == [None]
+    assert reached(lines("placement", placement=[row | {"differ_resident": 0}])) == [False]

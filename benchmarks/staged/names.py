@@ -1,0 +1,3 @@
+"""What rows are about."""
+
+RESIDENT, PLACED, GRADIENTS = "on the device", "on the host", "gradients"
