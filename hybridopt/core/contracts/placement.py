@@ -114,8 +114,8 @@ class PlacementBackend(Protocol):
         return unit.nbytes
 
     @staticmethod
-    def holds(unit: PlacedUnit) -> int:
-        """Return the bytes of the host's memory that a unit takes at rest."""
+    def holds(units: Sequence[PlacedUnit]) -> int:
+        """Return the bytes of the host's memory that all units take, at rest and on their way."""
         return 0
 
     @abstractmethod

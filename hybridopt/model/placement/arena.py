@@ -1,6 +1,7 @@
 """Memory of the host for all tensors of a unit at once: exact, page-locked where a device is to fetch it."""
 
 import mmap
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import accumulate
@@ -78,7 +79,7 @@ class Arena:
                 f"placement: the host has no {gib(self.size)} left for weights that rest there ({error}); take "
                 "placement='disk', or more resident layers"
             ) from error
-        if not forked:
+        if not forked and sys.platform == "linux":
             self.map.madvise(DONTFORK)
         self.bytes = torch.frombuffer(self.map, dtype=torch.uint8)
         self.pinned = lane.pin(self.bytes)

@@ -83,7 +83,7 @@ class Resting:
         pieces = [piece for unit in found for piece in unit.pieces]
         self.tensors = [*(x for piece in pieces for x in (piece.tensor, *piece.also)), *on_host]
         self.on_host = sum(x.nbytes for x in on_host)
-        self._held = sum(map(carrier.holds, found))
+        self._held = carrier.holds(found)
         self.path = clean(found[0].name).rpartition(".")[0] if found else ""
         self._trained = self._check_trained()
 

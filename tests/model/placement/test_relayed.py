@@ -2,22 +2,26 @@
 
 import os
 import warnings
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import hybridopt
 from hybridopt.core.contracts import Piece, PlacedUnit, Traffic
 from hybridopt.core.errors import HybridOptError, HybridOptWarning
 from hybridopt.core.files.tensors import extents
 from hybridopt.model.placement import direct
 from hybridopt.model.placement.arena import Arena, Layout
+from hybridopt.model.placement.backends.mapped import Mapped
 from hybridopt.model.placement.backends.relayed import Relayed
+from hybridopt.model.placement.backends.staged import Staged
 from hybridopt.model.placement.direct import DirectFile, read
 from hybridopt.model.placement.lanes.host import HostLane
 from hybridopt.model.placement.placement import Placement
-from hybridopt.model.placement.placing import place_
+from hybridopt.model.placement.placing import place_, placed
 from hybridopt.model.placement.ranges import BLOCK, GAP, Range, Reading
 from support.lazy_lane import LazyLane
 from support.placed import CPU, Training, adapted, differences, folder, model_at, run, train
@@ -29,6 +33,11 @@ class Late(Relayed):
     def __init__(self, device, traffic, options):
         super().__init__(device, traffic, options)
         self.lane = LazyLane()
+
+
+@cache
+def resident(scheme=None):
+    return run("resident", Training(scheme), 2)
 
 
 def on_disk(model, path, **placement):
@@ -43,7 +52,7 @@ def test_training_from_disk_is_training_to_the_last_bit(ahead):
     found = on_disk(model, folder(), slots=2, ahead=ahead)
     backend = found.streamer.backend
     assert backend.held == backend.pinned == 2 * backend._relays[0][0].size < 2 * (found.units[0].nbytes + 2 * BLOCK)
-    assert not differences(train(adapted(model), 2), run("resident", Training(), 2))
+    assert not differences(train(adapted(model), 2), resident())
     found.rest()
     assert found.traffic.read == found.traffic.moved == found.traffic.fetches * found.units[0].nbytes
     weight = model.get_parameter("model.layers.1.mlp.up_proj.weight")
@@ -158,6 +167,24 @@ def test_a_changed_file_and_an_error_of_the_drive_come_to_who_computes(tmp_path,
     os.utime(path / "model.safetensors", (1, 1))
     with pytest.raises(HybridOptError, match="was changed while"):
         train(model, 1)
+
+
+@pytest.fixture
+def accelerated(monkeypatch):
+    """Let the CPU be served as a GPU is, so that `load` and `wrap` do for it what they do for that."""
+    monkeypatch.setattr(Relayed, "serves", staticmethod(lambda base, device: base == "disk"))
+    monkeypatch.setattr(Mapped, "serves", staticmethod(lambda base, device: False))
+    monkeypatch.setattr(Staged, "serves", staticmethod(lambda base, device: base == "host"))
+
+
+@pytest.mark.parametrize(("base", "scheme"), [("host", "nf4"), ("disk", "nf4"), ("disk", "int8")])
+def test_load_quantizes_layer_by_layer_and_lets_each_rest(accelerated, tmp_path, base, scheme):
+    where = Placement(base, slots=2, cache=tmp_path / "cache" if base == "disk" else None)
+    model = hybridopt.load(folder(), quantization=scheme, placement=where)
+    backend = placed(model).streamer.backend
+    assert type(backend) is (Relayed if base == "disk" else Staged)
+    assert not differences(train(adapted(model), 2), resident(scheme))
+    assert backend.held == backend.holds(placed(model).units) if base == "host" else backend.held > 0
 
 
 def test_weights_that_no_file_holds_are_refused():

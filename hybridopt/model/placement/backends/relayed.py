@@ -1,5 +1,6 @@
 """An accelerator computes: weights on disk are read into page-locked memory, and copied to the device from there."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from ....core.contracts import PlacedUnit, Traffic
 from ....core.errors import HybridOptError
 from ....core.files.mapping import MappedFile
-from ..arena import Arena, Layout
+from ..arena import Arena, Layout, whole_pages
 from ..direct import DirectFile, read
 from ..lanes.lane import Moment
 from ..placement import Placement
@@ -39,6 +40,11 @@ class Relayed(Staged):
     def serves(base: str, device: torch.device) -> bool:
         """Serve weights on disk for accelerators."""
         return base == "disk" and device.type != "cpu"
+
+    @staticmethod
+    def holds(units: Sequence[PlacedUnit]) -> int:
+        """Return the bytes through which units go: those of the largest one, as often as there are relays."""
+        return RELAYS * max((whole_pages(Staged.takes(unit)) for unit in units), default=0)
 
     @property
     def held(self) -> int:

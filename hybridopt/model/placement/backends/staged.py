@@ -51,9 +51,9 @@ class Staged(PlacementBackend):
         return Layout([piece.tensor for piece in unit.pieces]).nbytes
 
     @staticmethod
-    def holds(unit: PlacedUnit) -> int:
-        """Return the bytes of a unit's arena."""
-        return whole_pages(Staged.takes(unit))
+    def holds(units: Sequence[PlacedUnit]) -> int:
+        """Return the bytes of the arenas of units."""
+        return sum(whole_pages(Staged.takes(unit)) for unit in units)
 
     @property
     def held(self) -> int:
