@@ -52,7 +52,8 @@ class LazyLane(Lane):
 
     def wait(self, moment):
         self.said.append("wait")
-        self.finish(moment)
+        if moment is not None or self.waiting:
+            self.finish(self.waiting[-1] if moment is None else moment)
 
     def leave(self, taken):
         self.said.append("leave")

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...core.contracts import Piece
+from ...core.contracts import Piece, PlacedUnit
 from .arena import Layout
 
-__all__ = ["BLOCK", "RELAYS", "Range", "Reading"]
+__all__ = ["BLOCK", "RELAYS", "Range", "Reading", "by_place", "most"]
 
 RELAYS = 2  # memories of the host that units are read into: one is filled while the other is copied to a device
 BLOCK = 4096  # bytes: what disks are read by where the system's cache is left out
@@ -37,14 +37,15 @@ class Reading:
     """How a unit is read.
 
     Args:
-        pieces: its tensors, each with file and extent, in the order of files and of places there.
+        pieces: its tensors, each with file and extent.
         layout: of the same tensors on the device.
     """
 
     def __init__(self, pieces: Sequence[Piece], layout: Layout):
-        self.ranges = _ranges(pieces)
+        placed = sorted(zip(pieces, layout.offsets, strict=True), key=lambda each: by_place(each[0]))
+        self.ranges = _ranges([piece for piece, _ in placed])
         self.parts: list[tuple[int, int, int]] = []  # where from in what was read, where to on the device, bytes
-        for piece, to in zip(pieces, layout.offsets, strict=True):
+        for piece, to in placed:
             start, end = piece.extent
             held = next(
                 r for r in self.ranges if r.file == piece.file and r.start <= start and end <= r.start + r.size
@@ -64,6 +65,16 @@ class Reading:
                 self.parts[-1] = before, there, length + size
                 return
         self.parts.append((source, to, size))
+
+
+def by_place(piece: Piece) -> tuple[str, tuple[int, int]]:
+    """Return what orders tensors by their files, and by their places there."""
+    return str(piece.file), piece.extent
+
+
+def most(unit: PlacedUnit) -> int:
+    """Return the most bytes that `Reading.size` can be, wherever the tensors of a unit lie."""
+    return sum(-(-piece.nbytes // BLOCK) + 1 for piece in unit.pieces) * BLOCK
 
 
 def _ranges(pieces: Sequence[Piece]) -> list[Range]:

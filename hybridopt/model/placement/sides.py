@@ -21,18 +21,22 @@ class Sides:
     """
 
     def __init__(self, layout: Layout, resting: list[Tensor], device: torch.device):
-        self.resting = resting
+        self.layout, self.resting = layout, resting
         self.memory = torch.empty(layout.nbytes, dtype=torch.uint8, device=device)
         self.near = layout.views(self.memory)
         self.taken: Moment = None
         self.copied: Moment = None
         self.state = "rests"  # "open", "coming", "near"
 
+    @property
+    def filled(self) -> bool:
+        """Return whether there is memory on the device."""
+        return self.memory.untyped_storage().nbytes() > 0
+
     def fill(self) -> None:
         """Take memory on the device, without values."""
-        storage = self.memory.untyped_storage()
-        if storage.nbytes() == 0:
-            storage.resize_(self.memory.nbytes)
+        if not self.filled:
+            self.memory.untyped_storage().resize_(self.memory.nbytes)
 
     def empty(self, poisoned: bool = False) -> None:
         """Give the memory on the device back; poisoned: keep it, filled with what makes results NaN."""

@@ -134,6 +134,23 @@ def test_a_unit_that_is_dropped_before_it_is_used_is_waited_for():
     assert backend.lane.said[4:] == ["now", "leave"]
 
 
+def test_an_interrupted_copy_is_waited_for():
+    backend, unit = carried(nn.ModuleList(nn.Linear(8, 8) for _ in range(2)))
+    copy = backend.lane.copy
+
+    def interrupted(pairs, after):
+        copy(pairs, after)
+        raise KeyboardInterrupt
+
+    backend.lane.copy = interrupted
+    backend.open(unit)
+    with pytest.raises(KeyboardInterrupt):
+        backend.fetch(unit)
+    backend.rest(unit)
+    assert not backend.lane.waiting and backend._sides[unit].memory.untyped_storage().nbytes() == 0
+    backend.rest(unit)  # once more, if need be
+
+
 def test_each_order_of_calls_keeps_the_rules_of_the_lane():
     model = model_at("resident")
     found = stand_in(model, backend=Lazy)

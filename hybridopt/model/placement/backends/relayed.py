@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from ....core.contracts import PlacedUnit, Traffic
+from ....core.contracts import Piece, PlacedUnit, Traffic
 from ....core.errors import HybridOptError
 from ....core.files.mapping import MappedFile
 from ..arena import Arena, Layout, whole_pages
 from ..direct import DirectFile, read
 from ..lanes.lane import Moment
 from ..placement import Placement
-from ..ranges import RELAYS, Reading
+from ..ranges import RELAYS, Reading, by_place, most
+from ..working import WorkingFile, spaced
 from .staged import Staged
 
 __all__ = ["Relayed"]
@@ -24,7 +26,7 @@ class Relayed(Staged):
     Args:
         device: that computes. The CPU may stand in for an accelerator: then both sides are buffers of its own.
         traffic: counts what is read and copied.
-        options: unused.
+        options: the folder of a working file.
     """
 
     threaded = True
@@ -34,6 +36,9 @@ class Relayed(Staged):
         self._mapped: dict[Path, MappedFile] = {}
         self._direct: dict[Path, DirectFile] = {}
         self._readings: dict[PlacedUnit, Reading] = {}
+        self._cache = None if options.cache is None else Path(options.cache)
+        self._room = 0  # bytes that all units would take in a working file
+        self._working: WorkingFile | None = None
         self._relays: list[tuple[Arena, Moment]] = []  # the one that was used longest ago first
 
     @staticmethod
@@ -63,16 +68,14 @@ class Relayed(Staged):
                 f"placement='disk': no file holds {missing.name!r} in the form in which it is used; give "
                 "Placement('disk', cache=...), a folder for it, or take placement='host'"
             )
-        unit.pieces.sort(key=lambda piece: (str(piece.file), piece.extent))
-        resting = [
-            self._file(piece.file).tensor(piece.extent, tuple(piece.tensor.shape), piece.tensor.dtype)
-            for piece in unit.pieces
-        ]
+        unit.pieces.sort(key=by_place)  # so that they follow on the device as they do there
+        resting = [self._at_rest(piece) for piece in unit.pieces]
         layout = Layout(resting)
-        reading = self._readings[unit] = Reading(unit.pieces, layout)
+        self._readings[unit] = Reading(unit.pieces, layout)
         self._settle(unit, layout, resting)
-        if not self._relays or self._relays[0][0].size < reading.size:
-            self._relays = [(self._arena(reading.size, forked=False), None) for _ in range(RELAYS)]
+        self._room += sum(spaced(piece.nbytes) for piece in unit.pieces)
+        if not self._relays or self._relays[0][0].size < most(unit):
+            self._relays = [(self._arena(most(unit), forked=False), None) for _ in range(RELAYS)]
 
     def fetch(self, unit: PlacedUnit) -> None:
         """Read a unit, and begin to copy it."""
@@ -91,6 +94,19 @@ class Relayed(Staged):
             self._relays.append((arena, moment))
         self._traffic.read += unit.nbytes
 
+    def keep(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
+        """Write tensors to a working file, which is where they rest from now on."""
+        sides, wanted, working = self._sides[unit], set(pieces), self._working_file()
+        for index, piece in enumerate(unit.pieces):
+            if piece in wanted:
+                extent = piece.extent if piece.file == working.path else working.reserve(piece.nbytes)
+                working.write(extent, sides.near[index].to("cpu", copy=True))
+                piece.file, piece.extent = working.path, extent
+                sides.resting[index] = self._at_rest(piece)
+                self._traffic.returned += piece.nbytes
+                self._traffic.written += piece.nbytes
+        self._readings[unit] = Reading(unit.pieces, sides.layout)
+
     def release(self, unit: PlacedUnit) -> None:
         """Forget the storages of a unit; with the last one, give files and memory back."""
         super().release(unit)
@@ -101,8 +117,21 @@ class Relayed(Staged):
             self._direct.clear()
             self._relays.clear()
 
-    def _file(self, path: Path | None) -> MappedFile:
-        assert path is not None
-        if path not in self._mapped:
-            self._mapped[path], self._direct[path] = MappedFile(path), DirectFile(path)
-        return self._mapped[path]
+    def _at_rest(self, piece: Piece) -> Tensor:
+        """Return the values of a tensor as a view of its file."""
+        assert piece.file is not None  # `adopt` has looked
+        if piece.file not in self._mapped:
+            self._mapped[piece.file], self._direct[piece.file] = MappedFile(piece.file), DirectFile(piece.file)
+        return self._mapped[piece.file].tensor(piece.extent, tuple(piece.tensor.shape), piece.tensor.dtype)
+
+    def _working_file(self) -> WorkingFile:
+        if self._working is None:
+            if self._cache is None:
+                raise HybridOptError(
+                    "weights that are trained on disk are written to a folder: give Placement('disk', cache=FOLDER)",
+                    "placement",
+                )
+            self._working = WorkingFile(self._cache, self._room)
+            path = self._working.path
+            self._mapped[path], self._direct[path] = self._working, DirectFile(path)
+        return self._working

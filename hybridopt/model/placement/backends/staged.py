@@ -112,13 +112,13 @@ class Staged(PlacementBackend):
         sides = self._sides[unit]
         for piece, resting in zip(unit.pieces, sides.resting, strict=True):
             piece.point(resting)
-        if sides.state == "rests":
-            return
         if sides.state == "coming":  # it was not bound: the memory is still being written
             self.lane.wait(sides.copied)
-        self.lane.leave(sides.taken)
+        if sides.state != "rests":
+            self.lane.leave(sides.taken)
+        if sides.filled:
+            sides.empty(self.poisoned)
         sides.state = "rests"
-        sides.empty(self.poisoned)
 
     def release(self, unit: PlacedUnit) -> None:
         """Forget the storages of a unit, once nothing is copied any more."""
@@ -134,8 +134,8 @@ class Staged(PlacementBackend):
 
     def _copy(self, unit: PlacedUnit, pairs: Sequence[Pair]) -> None:
         sides = self._sides[unit]
+        sides.copied, sides.state = None, "coming"  # before it is: an interrupt may come at any line
         sides.copied = self.lane.copy(pairs, sides.taken)
-        sides.state = "coming"
         self._traffic.moved += sum(to.nbytes for to, _ in pairs)
 
     def _arena(self, size: int, forked: bool = True) -> Arena:

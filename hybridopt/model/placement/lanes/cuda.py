@@ -49,8 +49,9 @@ class CudaLane(Lane):
                 to.copy_(source, non_blocking=True)
             return self._recorded(self._side)
 
-    def wait(self, moment: Moment) -> None:
-        """Let the stream of the calling thread wait for an event."""
+    def wait(self, moment: Moment | None) -> None:
+        """Let the stream of the calling thread wait for an event, or for all of the side stream."""
+        moment = self._recorded(self._side) if moment is None else moment
         stream = torch.cuda.current_stream(self._device)
         before = self._recorded(stream).event if self.timed else None
         stream.wait_event(moment.event)

@@ -20,7 +20,7 @@ class HostLane(Lane):
         for to, source in pairs:
             to.copy_(source)
 
-    def wait(self, moment: Moment) -> None:
+    def wait(self, moment: Moment | None) -> None:
         """Do nothing."""
 
     def leave(self, taken: Moment) -> None:

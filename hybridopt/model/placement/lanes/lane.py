@@ -46,8 +46,8 @@ class Lane(Protocol):
         """
 
     @abstractmethod
-    def wait(self, moment: Moment) -> None:
-        """Let what is asked for from now on by whoever computes begin after a moment."""
+    def wait(self, moment: Moment | None) -> None:
+        """Let what whoever computes asks for from now on begin after a moment; None: after all copies so far."""
 
     @abstractmethod
     def leave(self, taken: Moment) -> None:
