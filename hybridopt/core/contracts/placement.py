@@ -120,7 +120,13 @@ class PlacementBackend(Protocol):
 
     @abstractmethod
     def __init__(self, device: Any, traffic: Traffic, options: Any):
-        """Make one for a model; `options` is a Placement."""
+        """Make one for a model.
+
+        Args:
+            device: that computes.
+            traffic: counts what is moved.
+            options: a Placement.
+        """
 
     @abstractmethod
     def adopt(self, unit: PlacedUnit) -> None:
