@@ -140,15 +140,19 @@ def test_an_error_of_a_unit_that_nobody_needs_is_not_told():
     check(streamer)
 
 
-def test_what_is_expected_in_vain_makes_room_once_it_is_there():
+@pytest.mark.parametrize("needed", [3, None])
+def test_what_is_on_its_way_is_waited_for(needed):
     streamer = fake_streamer(slots=2)
     gate = streamer.backend.gates[1] = threading.Event()
     visit(streamer, 0)
     while streamer.backend.fetching is not streamer.units[1]:
         time.sleep(0.001)
     threading.Timer(0.02, gate.set).start()
-    visit(streamer, 3)
-    assert streamer.traffic.waited > 0.01
+    if needed is None:
+        streamer.rest()  # a fetch is never cut off
+    else:
+        visit(streamer, needed)
+        assert streamer.traffic.waited > 0.01
     check(streamer)
 
 
