@@ -239,11 +239,16 @@ class Streamer:
         if self._between is not None:
             if self._helper is not None and not waited:
                 self._helper.finish()
-            unit = self.units[self._between]
+            unit, broken = self.units[self._between], None
+            try:
+                self.outstanding.dropped(unit)  # before its updates are gone
+            except HybridOptError as error:
+                broken = error
             self.backend.rest(unit)
             self._slots.pop(self._between, None)
             self._between = None
-            self.outstanding.dropped(unit)
+            if broken is not None:
+                raise broken
 
     def _fetch(self, unit: PlacedUnit) -> None:
         began = time.perf_counter()

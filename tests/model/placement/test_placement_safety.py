@@ -145,6 +145,7 @@ def test_a_backward_pass_in_a_thread_of_its_own(way):
     expected, model = model_at("resident"), model_at(way)
     gradients = []
     for each in (expected, model):
+        each.requires_grad_(False)
         inputs = torch.zeros(1, 4, 64, dtype=torch.bfloat16, requires_grad=True)
         output = each.model(inputs_embeds=inputs).last_hidden_state.sum()
         thread = threading.Thread(target=output.backward)
@@ -196,7 +197,7 @@ def test_a_disk_that_never_answers_does_not_keep_the_program():
 
 
 def test_a_backward_pass_after_unwrap_is_refused_and_not_wrong():
-    model = model_at("staged")
+    model = model_at("staged").requires_grad_(False)
     inputs = torch.zeros(1, 4, 64, dtype=torch.bfloat16, requires_grad=True)
     output = model.model(inputs_embeds=inputs).last_hidden_state.sum()
     placed(model).end()
