@@ -150,6 +150,9 @@ class PlacementBackend(Protocol):
         """
         raise HybridOptError(f"{type(self).__name__} carries weights that nobody changes; train adapters")
 
+    def spend(self, pieces: Sequence[Piece]) -> None:
+        """Raise HybridOptError if to keep some tensors were to write more to a drive than it is to endure in a day."""
+
     def keep(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
         """Let some tensors of a unit that is near have at rest the values that they have now."""
         raise HybridOptError(f"{type(self).__name__} carries weights that nobody changes; train adapters")

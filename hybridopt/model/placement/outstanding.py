@@ -103,6 +103,8 @@ class Outstanding:
         w = self._waiting[unit]
         if not w.done:
             return
+        if not w.writing:
+            self._backend.spend(list(w.pieces))
         w.writing = True
         with torch.inference_mode(False), torch.no_grad():
             self._backend.keep(unit, list(w.pieces))

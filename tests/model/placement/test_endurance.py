@@ -8,8 +8,27 @@ from hybridopt.core.errors import HybridOptError
 from hybridopt.core.sizes import parse_size
 from hybridopt.model.placement.endurance import DAILY, DAY, Endurance, daily
 from hybridopt.model.placement.placement import Placement
+from support.fake_backend import fake_streamer
 
 GB, HOUR = 10**9, 3600
+
+
+def test_a_unit_whose_writing_is_refused_keeps_its_updates():
+    streamer = fake_streamer(3, 2)
+    writes = Endurance(Placement("disk", allow_writes="1GB"), Clock())
+    streamer.backend.write = lambda unit, pieces: None
+    streamer.backend.spend = lambda pieces: writes.spend(GB)
+    kept, made = [], []
+    streamer.backend.keep = lambda unit, pieces: kept.append(unit.index)
+    for unit in streamer.units:
+        streamer.outstanding.note(unit, unit.pieces[0], lambda unit=unit: made.append(unit.index), 0)
+    with pytest.raises(HybridOptError, match="allow_writes='1GB' allows no more"):
+        streamer.catch_up()
+    assert kept == [0] and [unit.index for unit in streamer.outstanding.units()] == [1, 2]
+    streamer.rest()
+    writes._allowed = 3 * GB
+    streamer.catch_up()
+    assert kept == [0, 1, 2] and made[-2:] == [1, 2] and not streamer.outstanding.units()
 
 
 class Clock:

@@ -11,6 +11,7 @@ import weakref
 import pytest
 import torch
 
+import hybridopt
 from hybridopt.core.errors import HybridOptError
 from hybridopt.model.placement import helper
 from hybridopt.model.placement.placing import placed
@@ -203,3 +204,13 @@ def test_a_backward_pass_after_unwrap_is_refused_and_not_wrong():
     placed(model).end()
     with pytest.raises(HybridOptError, match="not placed any more.*compute the loss again"):
         output.backward()
+
+
+def test_weights_are_not_written_beyond_what_a_drive_endures(tmp_path):
+    model = model_at("mapped", cache=tmp_path, write_every=1, allow_writes="1KB")
+    model = hybridopt.wrap(model.eval(), policy="mezo")
+    optimizer = model.hybrid.optimizer(lr=1e-3)
+    with pytest.raises(HybridOptError, match="would write .* more.*allow_writes='1KB' allows no more"):
+        for seed in range(3):
+            optimizer.step(lambda seed=seed: model(**batch(model, size=2, seed=seed)).loss)
+    assert placed(model).traffic.written == 0

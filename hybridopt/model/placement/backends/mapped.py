@@ -9,6 +9,7 @@ from ....core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
 from ....core.errors import HybridOptError
 from ....core.files.mapping import Extent, MappedFile, runs
 from ....core.host_memory import left
+from ..endurance import Endurance
 from ..placement import Placement
 from ..working import WorkingFile, spaced
 
@@ -47,6 +48,7 @@ class Mapped(PlacementBackend):
         self._copied: set[Piece] = set()  # near, and in memory of their own
         self._room = 0  # bytes that all units would take in a working file
         self._working: WorkingFile | None = None
+        self._endurance = Endurance(options)
 
     keeps_memory = True
 
@@ -82,6 +84,10 @@ class Mapped(PlacementBackend):
                 piece.point(piece.tensor.data.clone())
         for file, run in self._runs_of(pieces):
             file.drop(run)
+
+    def spend(self, pieces: Sequence[Piece]) -> None:
+        """Raise HybridOptError if the drive is not to be written so many more bytes today."""
+        self._endurance.spend(sum(piece.nbytes for piece in pieces))
 
     def keep(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
         """Write tensors to a working file, which is where they rest from now on."""
