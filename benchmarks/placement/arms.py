@@ -64,9 +64,8 @@ def pairs(arm: Arm, small: Path, steps: int) -> dict:
 def visits(arm: Arm, small: Path, steps: int) -> dict:
     """Return what it takes to find that a layer is there, with a slot for every layer."""
     model, step = arm.start()
-    streamer = placed(model).streamer
+    found, spent = placed(model), []
     step(0)
-    spent, need, done = [], streamer.need, streamer.done
 
     def watched(call):
         def counted(unit):
@@ -76,10 +75,10 @@ def visits(arm: Arm, small: Path, steps: int) -> dict:
 
         return counted
 
-    for call in (need, done):
+    for call in (found.visit, found.need, found.done):
         assert _replace(model, call, watched(call))
     times = [timed(step, number)[0] for number in range(1, steps + 1)]
-    layers = 2 * len(streamer.units) * steps
+    layers = 2 * len(found.units) * steps
     return {"seconds": times, "spent": sum(spent), "calls": len(spent), "visits": layers}
 
 
