@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...core.contracts import Adapters
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
 from ...model.base_record import restructured
 from ...model.embeddings import embedding_names, row_count
 from ...model.loading.building import CONFIG, build, check_folder, read_model_config
+from ..folder import Folder
 
-__all__ = ["adapter_config", "base_folder", "resize_", "skeleton"]
+__all__ = ["adapter_config", "base_folder", "first_adapter", "resize_", "skeleton"]
 
 ADAPTER = "adapter_config.json"
 TASKS = {
@@ -134,6 +136,19 @@ def _cached(name: str, revision: object) -> Path | None:
     except HFValidationError:
         return None
     return Path(found).parent if isinstance(found, str) else None
+
+
+def first_adapter(saved: Folder, library: Adapters, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of the first adapter in a saved folder; empty without adapters.
+
+    Args:
+        saved: the folder.
+        library: whose adapters they are.
+        config: hybridopt's configuration in it.
+    """
+    if not config["adapters"]:
+        return {}
+    return adapter_config(saved.path(str(library.folder(config["adapters"][0]) / library.files[1])))
 
 
 def adapter_config(path: Path | None) -> dict[str, Any]:

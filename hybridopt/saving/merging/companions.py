@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ...core.errors import HybridOptError
 from ..folder import Folder
+from ..model_config import write_config
 
 __all__ = ["write_companions"]
 
@@ -48,11 +48,4 @@ def write_companions(model: Any, base: Path, saved: Folder, out: Path, dtype: to
             for path in sorted(folder.glob(pattern)):
                 if path.is_file() and not path.name.startswith("."):
                     shutil.copyfile(path, out / path.name)
-    config = model.config
-    config.dtype, config.architectures = dtype, [type(model).__name__]
-    if untied:
-        config.tie_word_embeddings = False
-    try:
-        config.save_pretrained(str(out))
-    except Exception as error:  # transformers raises many types
-        raise HybridOptError(f"config.json of {type(model).__name__} cannot be written: {error!s:.300}") from error
+    write_config(model, out, dtype, untied)

@@ -24,7 +24,7 @@ from ..manifest import MANIFEST
 from ..names import CONFIG, DELTA, REPLAY
 from ..replay import file as replay_file
 from ..replay.rebuild import check_names
-from .base import adapter_config, base_folder, resize_, skeleton
+from .base import base_folder, first_adapter, resize_, skeleton
 from .coded import coded_weights
 from .companions import write_companions
 from .outputs import Outputs
@@ -112,7 +112,7 @@ class _Work:
         check_names(run, config, delta)
         check_complete(saved, config, delta)
         library = library_in(saved, config)
-        adapter = _adapter(saved, library, config)
+        adapter = first_adapter(saved, library, config)
         self.base = base_folder(saved.directory, given, adapter)
         held = _held(saved, library, delta)
         self.model, other_head = skeleton(self.base, dtype, config["base"], adapter, held)
@@ -153,13 +153,6 @@ class _Work:
         idle = tuple(n for n in self.config["adapters"] if n not in (self.config["active"] or self.config["adapters"]))
         kind = type(self.model).__name__
         return MergeReport(out, self.base, kind, len(outputs), changed, compared, **done, inactive=idle)
-
-
-def _adapter(saved: Folder, library: Adapters, config: dict) -> dict:
-    """Return the configuration of the first adapter; empty without adapters."""
-    if not config["adapters"]:
-        return {}
-    return adapter_config(saved.path(str(library.folder(config["adapters"][0]) / library.files[1])))
 
 
 def _held(saved: Folder, library: Adapters, delta: dict[str, Stored]) -> set[str]:

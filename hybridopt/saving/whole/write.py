@@ -1,7 +1,5 @@
 """A complete Hugging Face model folder of a live model, written one tensor at a time."""
 
-import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from ...model.adapters import library_of
 from ...model.loading.weight_files import INDEX
 from ..folder import previous_names
 from ..merging.shards import write_shards
+from ..model_config import write_config, write_generation
 from ..ranks import Whole
 from .outputs import outputs
 from .values import Value, values
@@ -69,7 +68,8 @@ def write_model(model: Any, folder: Path, largest: int, dtype: torch.dtype, whol
     """
     found = values(model, dtype, whole)
     write_shards(outputs(model, found), folder, largest)
-    _write_config(model, folder, dtype, _untied(model, found))
+    write_config(model, folder, dtype, _untied(model, found))
+    write_generation(model, folder)
 
 
 def _untied(model: Any, found: list[Value]) -> bool:
@@ -77,25 +77,3 @@ def _untied(model: Any, found: list[Value]) -> bool:
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     own = {name: value.names for value in found for name in value.names}
     return any(name in own and source in own and own[name] != own[source] for name, source in tied.items())
-
-
-def _write_config(model: Any, folder: Path, dtype: torch.dtype, untied: bool) -> None:
-    config = copy.deepcopy(model.config)
-    config.dtype, config.architectures = dtype, [type(model).__name__.removeprefix("FSDP")]
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    if untied:
-        config.tie_word_embeddings = False
-    _called("config.json", config.save_pretrained, str(folder))
-    generation = getattr(model, "generation_config", None)
-    if generation is not None and model.can_generate():
-        # Not its save_pretrained: that refuses settings that others have published, at the end of a training run.
-        path = str(folder / "generation_config.json")
-        _called("generation_config.json", generation.to_json_file, path, keys_to_pop=["compile_config"])
-
-
-def _called(what: str, write: Callable[..., object], *args: Any, **options: Any) -> None:
-    try:
-        write(*args, **options)
-    except Exception as error:  # transformers raises many types
-        raise HybridOptError(f"{what} cannot be written: {type(error).__name__}: {error!s:.300}") from error

@@ -10,7 +10,6 @@ from torch import nn
 from ...core.devices import device_here
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
-from ...core.registry import every
 from ...model.adapters import usual_library
 from ...model.loading.building import CONFIG as MODEL_CONFIG
 from ...model.loading.building import read_model_config
@@ -18,9 +17,9 @@ from ...model.loading.streaming import load
 from ...reloading import from_pretrained
 from ...saving.configuration import read_config
 from ...saving.folder import Folder, open_folder
-from ...saving.held_adapters import together
+from ...saving.held_adapters import library_in, together
 from ...saving.inspection import is_saved
-from ...saving.merging.base import adapter_config, base_folder
+from ...saving.merging.base import adapter_config, base_folder, first_adapter
 from ...saving.names import CONFIG, DELTA, REPLAY
 
 __all__ = ["load_to_answer"]
@@ -49,7 +48,7 @@ def load_to_answer(place: Path, base: Path | None, quantization: str | None) -> 
             _check_whole(place, base)
             _check_writes(Path(linked))
             return load(linked, quantization=quantization, device=device_here()).eval(), _tokenizer(Path(linked))
-        adapter = _adapter(saved, config)
+        adapter = first_adapter(saved, library_in(saved, config), config)
         _check_task(adapter, place)
         folder = base_folder(place, base, adapter)
         _check_writes(folder)
@@ -91,13 +90,6 @@ def _skipped(config: Mapping[str, Any]) -> set[str]:
     codes = {name.rpartition(".")[0] for name, mark in config["base"].items() if "float" not in mark[1]}
     above = codes | {name.rpartition(".")[0] for name in config["quantized"]} | set(config["quantized"])
     return {name for name in floats if name and not any(f"{each}.".startswith(f"{name}.") for each in above)}
-
-
-def _adapter(saved: Folder, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of the first adapter; empty without adapters."""
-    names = {library.files[1] for library in every("adapters")}
-    found = next((name for name in saved.names if Path(name).name in names), None) if config["adapters"] else None
-    return {} if found is None else adapter_config(saved.path(found))
 
 
 def _check_adapters_alone(saved: Folder, config: Mapping[str, Any], quantization: str) -> None:

@@ -14,7 +14,7 @@ from .nodes import LARGEST, Node, empty, parse, plain
 from .other_names import REFUSED, elsewhere
 from .run import AUTO, Run
 
-__all__ = ["MADE_WITH", "as_set", "made_with", "read_run", "run_of"]
+__all__ = ["MADE_WITH", "as_set", "read_run", "resolved", "run_of"]
 
 MADE_WITH = "made_with"  # what a resolved file was made with: no setting, so any value will do
 FILES = (".yaml", ".yml")
@@ -57,12 +57,18 @@ def as_set(key: str, text: str) -> str:
     return f"{key}={json.dumps(text, ensure_ascii=False)}"
 
 
-def made_with(source: str | Path) -> Mapping[str, Any]:
-    """Return what a resolved file says it was made with, as `to_yaml` was told in `notes`; {} where it says nothing.
+def resolved(source: str | Path) -> tuple[Run, Mapping[str, Any]]:
+    """Return the run that a resolved file describes, and what it was made with, as `to_yaml` was told in `notes`.
+
+    The latter is {} where the file says nothing of it.
 
     source: as `read_run` takes it.
     """
     tree = _tree(source)
+    return _run(tree, ()), _notes(tree)
+
+
+def _notes(tree: Node) -> Mapping[str, Any]:
     found = plain(tree.value[MADE_WITH]) if isinstance(tree.value, dict) and MADE_WITH in tree.value else None
     return found if isinstance(found, dict) else {}
 

@@ -36,7 +36,7 @@ def to_yaml(
     Args:
         run: to be written.
         comments: whether every key is followed by what it means.
-        notes: what it was made with, plain data; `made_with` gives it back.
+        notes: what it was made with, plain data; `resolved` gives it back.
         remarks: more lines of comments, by the key that they are written above.
 
     Raises:

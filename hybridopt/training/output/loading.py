@@ -11,6 +11,7 @@ from torch import nn
 from ...core.errors import HybridOptError
 from ...core.files import tensors
 from ...model.roles import base_name
+from ...saving.labels import classes_of
 from ...saving.names import DELTA, REPLAY
 
 __all__ = ["Held", "held_in", "loading_lines"]
@@ -55,7 +56,7 @@ def held_in(folder: Path, model: nn.Module) -> Held:
         model: that was saved, without adapters around it.
     """
     architecture = type(model).__name__
-    labels = _labels(model) if architecture.endswith("ForSequenceClassification") else ()
+    labels = tuple(classes_of(model)) if architecture.endswith("ForSequenceClassification") else ()
     path = next(iter(sorted(folder.rglob("adapter_config.json"))), None)
     if path is None:
         return Held(architecture, False, labels=labels)
@@ -73,11 +74,6 @@ def _more(folder: Path, adapter: Path) -> bool:
     copied = {base_name(n) for n in tensors.names(adapter.with_name("adapter_model.safetensors"), "the adapter")}
     changed = {base_name(n) for n in tensors.names(folder / DELTA, "changed base tensors")}
     return (folder / REPLAY).exists() or not changed <= copied
-
-
-def _labels(model: Any) -> tuple[str, ...]:
-    named = model.config.id2label
-    return tuple(str(named[number]) for number in sorted(named))
 
 
 def loading_lines(held: Held, base: str | None) -> list[str]:

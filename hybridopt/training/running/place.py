@@ -1,13 +1,17 @@
 """The folder of a run: what lies where, whether a run may begin there, and who holds it."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
 from ...core.files.lock import locked
+from ..config.reading import resolved
+from ..config.run import Run
 
 __all__ = ["Place"]
 
@@ -31,6 +35,11 @@ class Place:
     def started(self) -> bool:
         """Return whether a run has begun here; a run.yaml alone is none yet."""
         return self.plan.is_file() and self.run.is_file()
+
+    @cached_property
+    def before(self) -> tuple[Run, Mapping[str, Any]]:
+        """Return the run that has begun here, and what it was made with, as read when it is asked for first."""
+        return resolved(self.run)
 
     @property
     def finished(self) -> bool:

@@ -8,7 +8,6 @@ from ...core.contracts import TrainingJob, TrainingTask
 from ...core.errors import HybridOptError
 from ...core.registry import make
 from ...core.sizes import gib
-from ..config.reading import made_with
 from ..config.run import AUTO, Run
 from ..data.reading import read
 from ..data.template import check_chats, padding_told, tokenizer_for
@@ -131,7 +130,7 @@ def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, order
 
 
 def _other_versions(order: Order) -> list[str]:
-    return versions_told(made_with(order.place.run).get("versions") or {}, versions()) if order.resume else []
+    return versions_told(order.place.before[1].get("versions") or {}, versions()) if order.resume else []
 
 
 def _task(name: str, options: Mapping[str, Any], allow_code: bool) -> TrainingTask:

@@ -7,7 +7,6 @@ from typing import Any
 
 from ...core.devices import device_here
 from ...core.files import plain_json
-from ..config.reading import made_with
 from ..config.writing import to_yaml
 from .marks import check_marks, marks
 from .prepare import Prepared
@@ -29,7 +28,7 @@ def begin(prepared: Prepared, folder: Path) -> None:
     """
     found = marks(folder, prepared.rehearsal.job.tokenizer)
     if prepared.resume:
-        check_marks(made_with(prepared.place.run).get("model") or {}, found, prepared.run.model)
+        check_marks(prepared.place.before[1].get("model") or {}, found, prepared.run.model)
         return
     notes = {"versions": versions(), "data": data_notes(prepared.examples.files), "model": found}
     notes["device"] = device_here()

@@ -6,7 +6,6 @@ from shlex import quote
 from typing import Any
 
 from ...core.errors import HybridOptError, shown
-from ..config.reading import made_with, read_run
 from ..config.run import AUTO, Method, Run
 from .place import Place
 
@@ -26,7 +25,7 @@ def resumed(asked: Run, place: Place) -> Run:
     Raises:
         HybridOptError: something is asked for that was otherwise, naming the key and both values.
     """
-    before = read_run(place.run)
+    before, _ = place.before
     key, now, then = next(_differences(asked, before), (None, None, None))
     if key is not None:
         raise HybridOptError(
@@ -48,7 +47,7 @@ def data_notes(files: Sequence[Any]) -> list[dict[str, Any]]:
 
 def check_data(place: Place, files: Sequence[Any]) -> None:
     """Raise HybridOptError unless the files hold what they held when the run began."""
-    before = made_with(place.run).get("data") or []
+    before = place.before[1].get("data") or []
     now = data_notes(files)
     for old, new in zip(before, now, strict=False):
         if old["sha256"] != new["sha256"]:

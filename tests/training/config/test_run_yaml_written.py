@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hybridopt import HybridOptError
 from hybridopt.training.config import words
 from hybridopt.training.config.keys import every
-from hybridopt.training.config.reading import made_with, read_run
+from hybridopt.training.config.reading import read_run, resolved
 from hybridopt.training.config.run import Data, LoraSettings, Method, Output, Run, Train
 from hybridopt.training.config.writing import to_yaml
 
@@ -77,7 +77,7 @@ def test_what_is_written_is_read_back(run, comments):
 @given(st.dictionaries(WORD, TREE, max_size=4))
 def test_what_it_was_made_with_is_written_and_read_and_changes_nothing(notes):
     text = to_yaml(READ, notes=notes)
-    assert read_run(text) == READ and made_with(text) == notes
+    assert resolved(text) == (READ, notes)
 
 
 def test_options_of_a_policy_come_back():
