@@ -1,12 +1,15 @@
 """`from_pretrained`: restore a saved folder on its base model."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from .core.contracts import Adapters, Scheme
 from .core.errors import HybridOptError
 from .core.files import tensors
 from .model.base_record import Origin, without_values
@@ -22,11 +25,12 @@ from .policy.routes import Ready
 from .saving.completeness import check_complete
 from .saving.configuration import policy_of, read_config
 from .saving.fitting import base_tensors, check_bare, check_base, check_quantization, scaled_layers
-from .saving.folder import open_folder
+from .saving.folder import Folder, open_folder
 from .saving.held_adapters import library_in, together
 from .saving.names import CONFIG, DELTA, REPLAY
 from .saving.replay import file as replay_file
 from .saving.replay.rebuild import check_names, rebuilt
+from .saving.replay.trajectory import Trajectory
 from .saving.save import check_directory
 from .saving.whole.read import check_whole, matched, write_onto_
 from .wrapping import attach_strategy
@@ -67,22 +71,54 @@ def from_pretrained(
     return given
 
 
+@dataclass(frozen=True)
+class _Saved:
+    """What lies in a folder, read and checked, but not yet against a model.
+
+    Args:
+        folder: the folder.
+        config: its configuration.
+        ready: the policy to go on with.
+        delta: changed tensors of the base, by name.
+        run: what was saved as the scalars of a run; None: nothing.
+        library: of its adapters.
+    """
+
+    folder: Folder
+    config: dict[str, Any]
+    ready: Ready
+    delta: dict[str, Tensor]
+    run: Trajectory | None
+    library: Adapters
+
+    @property
+    def scheme(self) -> Scheme:
+        """Return the quantization scheme of the base, which is quantized."""
+        return named(self.config["quantization"], CONFIG)
+
+
+def _read(folder: Folder, policy: str | Ready | None, options: dict[str, Any]) -> _Saved:
+    config = read_config(folder.path(CONFIG))
+    ready = policy_of(policy, options, config)
+    delta = tensors.load(folder.path(DELTA), "changed base tensors") if DELTA in folder.names else {}
+    run = replay_file.read(folder.path(REPLAY)) if REPLAY in folder.names else None
+    library = library_in(folder, config)
+    check_names(run, config, delta)
+    check_complete(folder, config, delta)
+    check_whole(folder, config)
+    if config["whole"] and ready.opens_scales:
+        raise HybridOptError(
+            f"{folder.directory} holds a whole model in floats, and policy {type(ready).__name__} trains the scales of "
+            "a quantized one; load it with transformers and wrap it with quantization=..., or give policy=..."
+        )
+    return _Saved(folder, config, ready, delta, run, library)
+
+
 def _load(model, directory, policy, is_trainable, policy_options):
     """Load a folder onto a model in no container; see `from_pretrained`."""
     with open_folder(Path(directory)) as folder:
-        config = read_config(folder.path(CONFIG))
-        ready = policy_of(policy, policy_options, config)
-        delta = tensors.load(folder.path(DELTA), "changed base tensors") if DELTA in folder.names else {}
-        run = replay_file.read(folder.path(REPLAY)) if REPLAY in folder.names else None
-        library = library_in(folder, config)
-        check_names(run, config, delta)
-        check_complete(folder, config, delta)
-        check_whole(folder, config)
-        if config["whole"] and ready.opens_scales:
-            raise HybridOptError(
-                f"{directory} holds a whole model in floats, and policy {type(ready).__name__} trains the scales of a "
-                "quantized one; load it with transformers and wrap it with quantization=..., or give policy=..."
-            )
+        saved = _read(folder, policy, policy_options)
+        config, delta = saved.config, saved.delta
         check_bare(model, config)
         names = check_quantization(model, config)
         base = check_base(model, config, delta)
@@ -96,29 +132,43 @@ def _load(model, directory, policy, is_trainable, policy_options):
         for name in {*delta, *(() if run is None else run.traces)} & live.keys():
             check_kept(name, live[name], f"{directory} has other values for it")
         stored = list(delta)  # what is rebuilt from a log starts from the base's own values
-        delta |= {} if run is None else rebuilt(run, base_tensors(model))
-        held: set[str] = set()
-        state = {key: config[key] for key in ("adapters", "active", "injected")}
-        with together(folder) as adapters:
-            if config["adapters"]:
-                scheme = named(config["quantization"], CONFIG) if names else None
-                library.prepare(model, Path(adapters), config["adapters"], scheme)
-                _check_trainable(config, library.check_saved(model, adapters, **state))
-            if names:
-                quantize_(model, named(config["quantization"], CONFIG), names)
-            if config["adapters"]:
-                model = _adapted(library, model, adapters, state | {"is_trainable": is_trainable})
-                held = library.saved_names(model, adapters)
-    if scaled_layers(delta) or ready.opens_scales:
+        delta = delta if saved.run is None else delta | rebuilt(saved.run, base_tensors(model))
+        model, held = _with_adapters(saved, model, names, is_trainable)
+    if scaled_layers(delta) or saved.ready.opens_scales:
         open_scales_(model)
-    saved = {base_name(n) for n in (*stored, *held)}
-    codes = unknown(codes_record(model), {f"{layer_of_kept(n)}.weight" for n in saved})
+    known = {base_name(n) for n in (*stored, *held)}
+    codes = unknown(codes_record(model), {f"{layer_of_kept(n)}.weight" for n in known})
     _write(model, delta, config["unfrozen"] if is_trainable else ())
     if is_trainable and config["trainable"] is not None:
         _train_only(model, set(config["trainable"]))
     quantization = config["quantization"] if config["quantized"] else None
-    origin = Origin(without_values(base, saved), codes, quantization, tuple(config["quantized"]))
-    return attach_strategy(model, ready, config["seed"], origin)
+    origin = Origin(without_values(base, known), codes, quantization, tuple(config["quantized"]))
+    return attach_strategy(model, saved.ready, config["seed"], origin)
+
+
+def _with_adapters(
+    saved: _Saved, model: nn.Module, names: Sequence[str], is_trainable: bool
+) -> tuple[nn.Module, set[str]]:
+    """Return the model, quantized and with its adapters as they were, and the names of what the adapters hold.
+
+    Args:
+        saved: what lies in the folder.
+        model: the base.
+        names: of the weights that are to be quantized.
+        is_trainable: are the adapters to be trained?
+    """
+    config, library = saved.config, saved.library
+    state = {key: config[key] for key in ("adapters", "active", "injected")}
+    with together(saved.folder) as place:
+        if config["adapters"]:
+            library.prepare(model, Path(place), config["adapters"], saved.scheme if names else None)
+            _check_trainable(config, library.check_saved(model, place, **state))
+        if names:
+            quantize_(model, saved.scheme, names)
+        if not config["adapters"]:
+            return model, set()
+        model = _adapted(library, model, place, state | {"is_trainable": is_trainable})
+        return model, library.saved_names(model, place)
 
 
 def _adapted(library, model, folder, state):

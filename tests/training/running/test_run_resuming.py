@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from hybridopt import HybridOptError
+from hybridopt.training.running.place import Place
 from hybridopt.training.running.prepare import prepare
 from hybridopt.training.running.train import train
 from hybridopt.training.watching.log import LogFile
@@ -158,3 +159,11 @@ def test_two_runs_do_not_share_a_folder(workshop):
     with first.place.held(), pytest.raises(HybridOptError, match="is in use by another run"):
         train(prepare(workshop.run("train.max_steps=1")))
     train(first)
+
+
+def test_what_a_run_began_with_is_read_once(tmp_path):
+    place = Place(tmp_path)
+    place.run.write_text("{model: m, data: d.jsonl, made_with: {data: [1]}}")
+    run, notes = place.before
+    place.run.unlink()
+    assert place.before == (run, notes) and (run.model, notes) == ("m", {"data": [1]})
