@@ -108,8 +108,8 @@ def _read(folder: Folder, policy: str | Ready | None, options: dict[str, Any]) -
     check_whole(folder, config)
     if config["whole"] and ready.opens_scales:
         raise HybridOptError(
-            f"{folder.directory} holds a whole model in floats, and policy {type(ready).__name__} trains the scales of "
-            "a quantized one; load it with transformers and wrap it with quantization=..., or give policy=..."
+            f"{folder.directory} holds a whole model in floats, and policy {type(ready).__name__} trains the scales "
+            "of a quantized one; load it with transformers and wrap it with quantization=..., or give policy=..."
         )
     return _Saved(folder, config, ready, delta, run, library)
 
