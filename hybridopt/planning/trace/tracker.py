@@ -198,7 +198,7 @@ class Tracker(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Return False, so that torch wraps nothing around every operation; the code is marked below instead."""
+        """Return False, so that torch wraps nothing around every operation: the code is marked instead."""
         return False
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -226,9 +226,8 @@ class Tracker(TorchDispatchMode):
         self._log(str(function) if self._limit.recorded else "", 0)
         return out
 
-
-# Whatever torch.compile is about, operations are counted as they come.
-set_code_exec_strategy(Tracker.__torch_dispatch__.__code__, FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP))
+    # Whatever torch.compile is about, operations are counted as they come.
+    set_code_exec_strategy(__torch_dispatch__.__code__, FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP))
 
 
 def storages(tensor: Tensor) -> list[torch.UntypedStorage]:
