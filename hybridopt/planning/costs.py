@@ -13,9 +13,9 @@ from .bytes.static import gradient_bytes, idle_windows, static, weights
 from .bytes.temporaries import Temporaries
 from .placement.resting import Carried, Resting, resting
 from .request import Request
+from .trace.moments import Stage
 from .trace.peak import Peak, Step, peak
 from .trace.simulate import Trace
-from .trace.tracker import Stage
 
 __all__ = ["Costs", "Known"]
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from hybridopt.planning.trace.extrapolate import extrapolate
+from hybridopt.planning.trace.moments import Moment
 from hybridopt.planning.trace.peak import Step, peak
 from hybridopt.planning.trace.simulate import Trace
-from hybridopt.planning.trace.tracker import Moment, Tracker
+from hybridopt.planning.trace.tracker import Tracker
 
 GRADIENTS = {"a": 10, "b": 20}
 TRACE = Trace(

@@ -7,8 +7,8 @@ from hybridopt import HybridOptError
 from hybridopt.planning import Estimator, Request
 from hybridopt.planning.subject.source import subject_of
 from hybridopt.planning.trace import tokens
+from hybridopt.planning.trace.moments import Event, Moment
 from hybridopt.planning.trace.simulate import Limit, Trace
-from hybridopt.planning.trace.tracker import Event, Moment
 
 SMALL = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1}
 MAMBA = MambaConfig(**SMALL, state_size=4, architectures=["MambaForCausalLM"])

@@ -18,7 +18,7 @@ from ...model.placement.units import units
 from ...model.roles import clean
 from ...policy.plan import Plan
 from ..request import Request
-from ..trace.tracker import Stage
+from ..trace.moments import Stage
 from ..work import losses_of, schemes_of
 from .visits import Rounds, Visited, visited
 

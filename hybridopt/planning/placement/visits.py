@@ -12,7 +12,7 @@ from ...core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
 from ...model.placement.hooks import attach
 from ...model.placement.placement import Placement
 from ...model.placement.streamer import Streamer, in_backward
-from ..trace.tracker import Stage
+from ..trace.moments import Stage
 
 __all__ = ["Rounds", "Visited", "visited"]
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from .moments import Moment, Stage
 from .rhythm import Rhythm
 from .simulate import Trace
-from .tracker import Moment, Stage
 
 __all__ = ["extrapolate", "shortened"]
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from .moments import Stage
 from .simulate import Trace
-from .tracker import Stage
 
 __all__ = ["Peak", "Step", "peak"]
 

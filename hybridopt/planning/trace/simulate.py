@@ -13,7 +13,8 @@ from ...model.quantization.scales import scales
 from ...model.roles import clean
 from ..subject.inputs import check_length
 from .fake_models import converted_, empty, tensors_of
-from .tracker import Limit, Moment, Tracker
+from .moments import Limit, Moment
+from .tracker import Tracker
 from .without_memory import fake_tensors
 
 __all__ = ["Limit", "Trace", "simulate"]

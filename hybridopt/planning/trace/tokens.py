@@ -8,8 +8,8 @@ between these it is never more than at the larger end, as what a loop keeps grow
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from .moments import Event, Moment
 from .simulate import Limit, Trace
-from .tracker import Event, Moment
 
 __all__ = ["POINTS", "traced"]
 
