@@ -94,11 +94,11 @@ def prepare(
             check_data(place, examples.files)
         task = early or _task(examples.format.task_for("--task grpo"), run.task_options, allow_code)
         task.check(run, examples.format.name)
-        return _rehearsed(run, task, settings, examples, Order(place, resume, must_fit))
+        return _rehearsed(run, task, settings, examples, _Order(place, resume, must_fit))
 
 
 @dataclass(frozen=True)
-class Order:
+class _Order:
     """Where a run is to be written, whether it is gone on with, and whether it has to fit."""
 
     place: Place
@@ -106,7 +106,7 @@ class Order:
     must_fit: bool
 
 
-def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, order: Order) -> Prepared:
+def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, order: _Order) -> Prepared:
     """Return a run whose examples were put through its trainer, and whose method is planned."""
     tokenizer = tokenizer_for(run.model, run.data, examples.conversational, task.head != "classes")
     check_chats(tokenizer, examples)
@@ -129,7 +129,7 @@ def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, order
     return Prepared(chosen.run, task, config, examples, rehearsal, chosen, order.place, order.resume, told)
 
 
-def _other_versions(order: Order) -> list[str]:
+def _other_versions(order: _Order) -> list[str]:
     return versions_told(order.place.before[1].get("versions") or {}, versions()) if order.resume else []
 
 
