@@ -152,6 +152,7 @@ class PlacementBackend(Protocol):
 
     def spend(self, pieces: Sequence[Piece]) -> None:
         """Raise HybridOptError if to keep some tensors were to write more to a drive than it is to endure in a day."""
+        return None
 
     def keep(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
         """Let some tensors of a unit that is near have at rest the values that they have now."""
