@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .core.contracts import Adapters, Scheme
 from .core.errors import HybridOptError
 from .core.files import tensors
-from .model.base_record import Origin, without_values
+from .model.base_record import Base, Origin, without_values
 from .model.containers import as_given, check_container, uncompiled
 from .model.kept_codes import codes_record, layer_of_kept, restore_, unknown
 from .model.placement.homes import assign, check_kept
@@ -96,6 +96,11 @@ class _Saved:
         """Return the quantization scheme of the base, which is quantized."""
         return named(self.config["quantization"], CONFIG)
 
+    @property
+    def changed(self) -> set[str]:
+        """Return the names of what was saved of the base's tensors: values, or the run that they follow from."""
+        return {*self.delta, *(() if self.run is None else self.run.traces)}
+
 
 def _read(folder: Folder, policy: str | Ready | None, options: dict[str, Any]) -> _Saved:
     config = read_config(folder.path(CONFIG))
@@ -123,14 +128,10 @@ def _load(model, directory, policy, is_trainable, policy_options):
         names = check_quantization(model, config)
         base = check_base(model, config, delta)
         check_not_quantized(model, config["quantization"] if names else None)
-        written = base if config["whole"] else {base_name(n) for n in (*delta, *(() if run is None else run.traces))}
-        check_not_written(model, [layer_of_kept(name) or name for name in written], str(directory))
+        _check_writable(saved, model, base)
         if config["whole"]:
             with together(folder) as place:
                 write_onto_(model, matched(model, Path(place)))
-        live = base_tensors(model)
-        for name in {*delta, *(() if run is None else run.traces)} & live.keys():
-            check_kept(name, live[name], f"{directory} has other values for it")
         stored = list(delta)  # what is rebuilt from a log starts from the base's own values
         delta = delta if saved.run is None else delta | rebuilt(saved.run, base_tensors(model))
         model, held = _with_adapters(saved, model, names, is_trainable)
@@ -144,6 +145,21 @@ def _load(model, directory, policy, is_trainable, policy_options):
     quantization = config["quantization"] if config["quantized"] else None
     origin = Origin(without_values(base, known), codes, quantization, tuple(config["quantized"]))
     return attach_strategy(model, saved.ready, config["seed"], origin)
+
+
+def _check_writable(saved: _Saved, model: nn.Module, base: Base) -> None:
+    """Raise HybridOptError for weights that rest where what was saved cannot be written.
+
+    Args:
+        saved: what lies in the folder.
+        model: the base.
+        base: its record.
+    """
+    written = base if saved.config["whole"] else {base_name(name) for name in saved.changed}
+    check_not_written(model, [layer_of_kept(name) or name for name in written], str(saved.folder.directory))
+    live = base_tensors(model)
+    for name in saved.changed & live.keys():
+        check_kept(name, live[name], f"{saved.folder.directory} has other values for it")
 
 
 def _with_adapters(
