@@ -14,7 +14,7 @@ from .placing import Placed, placed
 __all__ = ["check_keeps_base", "check_not_quantized", "check_not_written", "check_trainable"]
 
 
-class Treatment(Protocol):
+class HowTrained(Protocol):
     """How a parameter is trained, as far as it matters here."""
 
     @property
@@ -22,7 +22,7 @@ class Treatment(Protocol):
         """Return what its gradient comes from."""
 
 
-def check_trainable(model: nn.Module, trained: Mapping[str, Treatment]) -> None:
+def check_trainable(model: nn.Module, trained: Mapping[str, HowTrained]) -> None:
     """Raise HybridOptError if weights that rest elsewhere are to be trained by backward passes, or are not there.
 
     Args:

@@ -42,7 +42,13 @@ class Calls(Copied):
         self._last = 0.0, 0
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Refuse calls of replicas, and tell once what a word takes."""
+        """Refuse calls of replicas, and tell once what a word takes.
+
+        Args:
+            module: the model.
+            args: of the call.
+            kwargs: of the call.
+        """
         if torch.compiler.is_compiling():
             return
         refuse_replicas(module)
