@@ -11,6 +11,7 @@ from hybridopt import HybridOptError
 from hybridopt.model.placement.backends.mapped import Mapped
 from hybridopt.model.placement.backends.staged import Staged
 from hybridopt.model.placement.in_memory import Settled, place_in_memory_
+from hybridopt.model.placement.outputs import tensors_in
 from hybridopt.model.placement.placement import Placement
 from hybridopt.model.placement.placing import placed
 from hybridopt.model.placement.units import units
@@ -153,7 +154,16 @@ def test_outputs_and_calls_of_every_kind(at, how):
     model = at(Model(how))
     assert len(placed(model).units) == (2 if how == "shared" else 4)
     assert equal(steps(model), steps(Model(how)))
-    assert len(placed(model).streamer.near) <= 2
+    assert len(placed(model).streamer.near) <= 2 and placed(model).traffic.fetches >= 4
+
+
+@pytest.mark.parametrize("how", ["plain", "tuple", "dict", "dataclass", "object"])
+def test_tensors_are_found_in_outputs_of_every_kind(how):
+    x = data()
+    found = list(tensors_in(Layer(how)(x)))
+    assert any(each.shape == x.shape and each.requires_grad for each in found)
+    assert len(found) == {"tuple": 3, "dataclass": 2}.get(how, 1)
+    assert list(tensors_in(["text", None, 1, {"a": (x,)}])) == [x]
 
 
 def test_a_layer_is_called_by_itself(at):
