@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ __all__ = ["DirectFile", "read"]
 
 READERS = 4  # ranges that are read at the same time
 CHUNK = 8 << 20  # bytes that are read at once; whole blocks
-DIRECT = getattr(os, "O_DIRECT", 0)
+DIRECT = os.O_DIRECT if sys.platform == "linux" else 0
 
 
 class DirectFile:
