@@ -54,7 +54,7 @@ class Fake:
         self.main, self.streams = Stream("main"), []
         self._now = threading.local()
         self.refuses, self.error, self.locked = refuses, False, set()
-        for name in ("Stream", "Event", "current_stream", "stream", "device", "cudart"):
+        for name in ("Stream", "Event", "current_stream", "stream", "device", "cudart", "current_device"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
         copy_ = torch.Tensor.copy_
 
@@ -68,10 +68,12 @@ class Fake:
     Event = Event
 
     def Stream(self, device):  # noqa: N802  # torch's name
+        assert device == torch.device("cuda", 1)
         self.streams.append(Stream(f"side {len(self.streams)}"))
         return self.streams[-1]
 
     def current_stream(self, device=None):
+        assert device in (None, torch.device("cuda", 1))
         return getattr(self._now, "stream", self.main)
 
     @contextmanager
@@ -80,6 +82,9 @@ class Fake:
         self._now.stream = stream
         yield
         self._now.stream = before
+
+    def current_device(self):
+        return 1
 
     @contextmanager
     def device(self, device):

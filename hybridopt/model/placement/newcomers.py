@@ -13,7 +13,7 @@ from ...core.contracts import PlacedUnit
 from ...core.registry import every
 from .copies import Overridden
 
-__all__ = ["Newcomers"]
+__all__ = ["Newcomers", "moved_"]
 
 
 class _Made:

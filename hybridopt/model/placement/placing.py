@@ -17,12 +17,12 @@ from ..adapters import bare
 from .guards import guard
 from .homes import bring_home, forget
 from .hooks import attach, notice_end
-from .newcomers import Newcomers
+from .newcomers import Newcomers, moved_
 from .placement import Placement
 from .readers import for_readers
 from .rows import Rows, looked_up
 from .streamer import Streamer
-from .units import units
+from .units import small_parts, units
 from .whole import Calls
 
 __all__ = ["Placed", "Placing", "backend_for", "place_", "placed", "unplace", "up_to_date"]
@@ -215,6 +215,7 @@ class Placing:
         for piece in unit.pieces:
             piece.file, piece.extent = (stored or {}).get(piece.name, (None, (0, 0)))
         self._carrier.adopt(unit)
+        moved_(small_parts(unit), self._device)
         self._units.append(unit)
 
     def finish(self) -> Placed:

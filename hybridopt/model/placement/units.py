@@ -9,7 +9,7 @@ from ...core.errors import HybridOptError
 from ..quantization.owners import owner, parts
 from ..roles import of_base
 
-__all__ = ["layer_names", "pieces", "units"]
+__all__ = ["layer_names", "pieces", "small_parts", "units"]
 
 LITTLE = 0.1  # of the weights of the largest list
 
@@ -60,6 +60,15 @@ def pieces(model: nn.Module, unit: PlacedUnit) -> list[Piece]:
     """Return the tensors of a unit as they are now: quantization may have put others in their place."""
     shared, own = _shared(model), of_base(model)
     return [piece for piece in _pieces(unit, shared) if own(piece.weight)]
+
+
+def small_parts(unit: PlacedUnit) -> Iterator[Tensor]:
+    """Yield what hangs on the quantized weights of a unit and stays on the device, such as tables and scalars."""
+    for module in unit.module.modules():
+        for p in module._parameters.values():
+            scheme = owner(p)
+            if p is not None and scheme is not None:
+                yield from (x for part, x in parts(p, module).items() if not x.ndim or part in scheme.tables)
 
 
 def _shared(model: nn.Module) -> set[int]:

@@ -10,11 +10,12 @@ from torch import nn
 import hybridopt
 from hybridopt.core.contracts import PlacedUnit, Traffic
 from hybridopt.core.errors import HybridOptWarning
+from hybridopt.model.placement import placing
 from hybridopt.model.placement.placement import Placement
 from hybridopt.model.placement.placing import placed
 from hybridopt.model.placement.units import units
 from support.lazy_lane import Lazy, LazyLane, Poisoned
-from support.models import batch, tiny_gpt2, tiny_moe
+from support.models import batch, tiny_gpt2, tiny_llama, tiny_moe
 from support.placed import CPU, adapted, all_at_rest, differences, folder, model_at, stand_in, train
 from support.pooled_backend import Pooled
 from support.quantized import quantized
@@ -111,6 +112,16 @@ def test_codes_of_8_bits_and_their_scales_move_together():
     assert torch.equal(layer.weight, values[0]) and torch.equal(scales, values[1])
     pinned = [(start, start + size) for start, size in found.streamer.backend.lane.locked.items()]
     assert all(any(a <= x.data_ptr() < b for a, b in pinned) for x in (codes, scales))
+
+
+@pytest.mark.parametrize(("make", "scheme", "count"), [(tiny_llama, "nf4", 7 * 3), (tiny_llama, "int8", 0)])
+def test_tables_and_scalars_go_to_the_device_for_good(monkeypatch, make, scheme, count):
+    moved = []
+    monkeypatch.setattr(placing, "moved_", lambda tensors, device: moved.append((list(tensors), device)))
+    found = stand_in(quantized(make(), scheme))
+    assert [(len(tensors), device) for tensors, device in moved] == [(count, CPU)] * 2
+    own = {id(x) for unit in found.units for piece in unit.pieces for x in (piece.tensor, *piece.also)}
+    assert not own & {id(x) for tensors, _ in moved for x in tensors}
 
 
 def test_views_that_were_saved_see_the_bytes_that_are_fetched_again():

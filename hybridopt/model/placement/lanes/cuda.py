@@ -33,8 +33,9 @@ class CudaLane(Lane):
     """
 
     def __init__(self, device: torch.device):
-        self._device = device
-        self._side = torch.cuda.Stream(device)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        self._device = torch.device("cuda", index)  # "cuda" alone would be another one in other threads
+        self._side = torch.cuda.Stream(self._device)
         self._waits: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def now(self) -> Moment:
