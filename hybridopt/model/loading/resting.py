@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...core.contracts import PlacedUnit
 from ..placement.placement import Placement
 from ..placement.placing import Placing
-from ..placement.rows import looked_up
+from ..placement.rows import aside
 from ..placement.units import pieces
 from ..quantization.layers import is_named
 from .in_files import InFiles
@@ -56,7 +56,7 @@ class RestingLayers:
             in_files.check()
         self._placing = Placing(model, placement, device)
         self._in_place = placement.base == "disk"  # what a file holds as it is used stays there
-        self._table = self._looked_up(model)
+        self._table = aside(model, device)
         self._names = {piece.name for unit in resting for piece in unit.pieces}
         self._left = _by_unit(resting, (name for each in found.made.values() for name in each))
         self._of = {name: unit for unit, names in self._left.items() for name in names}
@@ -111,11 +111,6 @@ class RestingLayers:
             if self._keeping is not None:
                 self._keeping.keep(unit)
             self._placing.rest(unit, self._in_files.extents | (self._keeping.extents() if self._keeping else {}))
-
-    def _looked_up(self, model: nn.Module) -> str | None:
-        """Return the name of the table of embeddings, where its rows are looked up on the host."""
-        table = None if self._device.type == "cpu" else looked_up(model)
-        return None if table is None else next(n for n, p in model.named_parameters() if p is table.weight)
 
 
 def _by_unit(found: Iterable[PlacedUnit], names: Iterable[str]) -> dict[PlacedUnit, set[str]]:

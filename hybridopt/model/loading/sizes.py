@@ -33,13 +33,17 @@ def tensor_bytes(
     return sizes
 
 
-def weights_of(found: Collection[PlacedUnit], sizes: Mapping[str, int], disk: bool) -> Weights:
+def weights_of(
+    found: Collection[PlacedUnit], sizes: Mapping[str, int], disk: bool, table: str | None = None
+) -> Weights:
     """Return what a model takes near and where its layers rest.
 
     Args:
         found: all its layers.
         sizes: bytes of its tensors by name.
         disk: can its layers be read from files while they are used?
+        table: name of the tensor that stays on the host; None: there is none.
     """
     layers = [sum(sizes[piece.weight] for piece in unit.pieces) for unit in found]
-    return Weights(layers, near=sum(sizes.values()) - sum(layers), disk=disk)
+    on_host = 0 if table is None else sizes[table]
+    return Weights(layers, near=sum(sizes.values()) - sum(layers) - on_host, on_host=on_host, disk=disk)

@@ -17,6 +17,7 @@ from ...core.files.paths import path_of
 from ...core.memory import enough_memory
 from ..placement.placement import Placement, read_placement
 from ..placement.room import settled
+from ..placement.rows import aside
 from ..placement.unit_files import UnitFiles
 from ..placement.units import units
 from ..quantization.known import frozen_names, named
@@ -149,7 +150,7 @@ def _resting(folder, model, found, dtypes, scheme, layers, how, target) -> Resti
     every, cache = units(model), how.placement.cache
     sizes = tensor_bytes(model, dtypes, scheme, layers)
     in_files = InFiles(found, [piece.name for unit in every for piece in unit.pieces], dtypes, layers)
-    weights = weights_of(every, sizes, disk=cache is not None or not in_files.why_not)
+    weights = weights_of(every, sizes, cache is not None or not in_files.why_not, aside(model, target))
     placement = settled(how.placement, weights, target, how.memory, how.host_memory)
     if placement.base == "device":
         return None

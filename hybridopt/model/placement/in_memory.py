@@ -13,7 +13,8 @@ from ...core.errors import HybridOptError
 from ..checksums import checksum
 from .placement import Placement
 from .placing import Stored, backend_for, place_, placed
-from .room import Weights, settled
+from .room import Weights, check_resident, settled
+from .rows import aside
 from .unit_files import UnitFiles
 from .units import layer_names, units
 
@@ -54,15 +55,10 @@ def settle(model: nn.Module, placement: Placement | None) -> Settled | None:
     layers = layer_names(model)
     device = _device(model, placement)
     if placement.base == "auto":
-        placement = settled(placement, _weights(model, layers, placement), device)
+        placement = settled(placement, _weights(model, layers, placement, device), device)
         if placement.base == "device":
             return None
-    if placement.resident > len(layers):
-        raise HybridOptError(
-            f"resident={placement.resident} is not allowed: the model has {len(layers)} layers; give at most "
-            f"{len(layers)}, or placement='device'",
-            "placement",
-        )
+    check_resident(placement, len(layers))
     backend_for(placement, device)
     if placement.base == "disk" and placement.cache is None:
         raise HybridOptError(
@@ -95,9 +91,12 @@ def _device(model: nn.Module, placement: Placement) -> torch.device:
     return here
 
 
-def _weights(model: nn.Module, layers: list[str], placement: Placement) -> Weights:
+def _weights(model: nn.Module, layers: list[str], placement: Placement, device: torch.device) -> Weights:
     sizes = [sum(p.nbytes for p in model.get_submodule(name).parameters()) for name in layers]
-    return Weights(sizes, sum(p.nbytes for p in model.parameters()) - sum(sizes), disk=placement.cache is not None)
+    table = aside(model, device)
+    on_host = 0 if table is None else model.get_parameter(table).nbytes
+    near = sum(p.nbytes for p in model.parameters()) - sum(sizes) - on_host
+    return Weights(sizes, near, on_host, disk=placement.cache is not None)
 
 
 def _kept(found: list[PlacedUnit], cache: Any) -> Stored:

@@ -14,7 +14,7 @@ from ...core.sizes import gib, parse_size
 from .placement import Placement
 from .ranges import RELAYS
 
-__all__ = ["TRAINING", "Weights", "settled"]
+__all__ = ["TRAINING", "Weights", "check_resident", "settled"]
 
 TRAINING = 0.25  # of the device's memory that base="auto" leaves to gradients, states and activations
 
@@ -71,12 +71,7 @@ def settled(
     Raises:
         HybridOptError: there are fewer layers than are to stay on the device, or memory is short by so many bytes.
     """
-    if placement.resident > len(weights.layers):
-        raise HybridOptError(
-            f"resident={placement.resident} is not allowed: the model has {len(weights.layers)} layers; give at most "
-            f"{len(weights.layers)}, or placement='device'",
-            "placement",
-        )
+    check_resident(placement, len(weights.layers))
     host = left(Path("/")) if host_memory is None else _size(host_memory)
     there = _of_device(device, memory, host)
     room = _Room(weights, there, host, device.type == "cpu")
@@ -84,6 +79,16 @@ def settled(
         room.check(placement)
         return placement
     return room.nearest(placement)
+
+
+def check_resident(placement: Placement, layers: int) -> None:
+    """Raise HybridOptError where no layer of so many is left to rest elsewhere."""
+    if placement.resident >= layers:
+        raise HybridOptError(
+            f"resident={placement.resident} is not allowed: the model has {layers} layers; give at most {layers - 1}, "
+            "or placement='device'",
+            "placement",
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from ..adapters import bare
 from ..quantization.owners import owner
 from .copies import Copied
 
-__all__ = ["Rows", "looked_up"]
+__all__ = ["Rows", "aside", "looked_up"]
 
 
 def looked_up(model: nn.Module) -> nn.Embedding | None:
@@ -29,6 +29,12 @@ def looked_up(model: nn.Module) -> nn.Embedding | None:
         return None
     names = [name for name, p in root.named_parameters(remove_duplicate=False) if p is table.weight]
     return table if len(names) == 1 and owner(table.weight) is None else None
+
+
+def aside(model: nn.Module, device: torch.device) -> str | None:
+    """Return the name of the table that stays on the host where another device computes; None: there is none."""
+    table = None if device.type == "cpu" else looked_up(model)
+    return None if table is None else next(name for name, p in model.named_parameters() if p is table.weight)
 
 
 class Rows:

@@ -65,7 +65,7 @@ def test_layers_of_different_sizes_count_by_the_largest():
 @pytest.mark.parametrize(
     ("placement", "memory", "host", "words"),
     [
-        (Placement("host", resident=11), "64GiB", "64GiB", "resident=11 .* at most 10"),
+        (Placement("host", resident=10), "64GiB", "64GiB", "resident=10 .* at most 9"),
         (Placement("host", resident=4), "8GiB", "64GiB", r"slots=3 and resident=4 .*1\.3\d GiB are missing in memory"),
         (Placement("host"), "8GiB", "10GiB", r"1\.00 GiB are missing in host_memory=10\.00 GiB; .*disk"),
         (Placement("disk"), "80GiB", "2GiB", "1.00 GiB are missing in host_memory"),

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from hybridopt.model.loading.sizes import weights_of
 from hybridopt.model.placement.placing import placed
-from hybridopt.model.placement.rows import Rows, looked_up
+from hybridopt.model.placement.rows import Rows, aside, looked_up
+from hybridopt.model.placement.units import units
 from support.lazy_lane import Lazy
 from support.models import batch, tiny_bert, tiny_gpt2, tiny_llama, tiny_resnet, tiny_vit
 from support.placed import adapted, model_at, stand_in, train
@@ -50,6 +52,16 @@ def test_only_plain_tables_that_nothing_else_uses_are_looked_up():
     assert [looked_up(each) for each in (*tied, tiny_vit(), tiny_resnet())] == [None] * 4
     model.get_input_embeddings().register_buffer("scale", torch.ones(1))  # as Gemma's
     assert looked_up(model) is None
+
+
+def test_where_another_device_computes_the_table_counts_for_the_host():
+    model = tiny_llama()
+    assert aside(model, META) == "model.embed_tokens.weight" and aside(model, torch.device("cpu")) is None
+    assert aside(tiny_gpt2(), META) is None
+    sizes = {name: p.nbytes for name, p in model.named_parameters()}
+    table, every = sizes["model.embed_tokens.weight"], units(model)
+    found = weights_of(every, sizes, False, aside(model, META))
+    assert (found.on_host, found.near) == (table, sum(sizes.values()) - table - sum(found.layers))
 
 
 def test_hooks_that_want_gradients_of_rows_get_them():
