@@ -61,21 +61,5 @@ class Endurance:
         last = self._spans.pop()[1] if self._spans and self._spans[-1][0] == now else 0
         self._spans.append((now, last + size))
 
-    def check_ahead(self, step: int, seconds: float) -> None:
-        """Raise HybridOptError if steps of so many written bytes, each of so many seconds, would not last a day.
-
-        Args:
-            step: bytes written a step, on the average.
-            seconds: a step takes; those that are foreseen.
-        """
-        day = int(step * DAY / seconds)
-        if day > self._allowed:
-            raise HybridOptError(
-                f"training would write {human(step)} a step, {human(day)} a day; {human(self._allowed)} are allowed: "
-                f"a usual drive of 1 TB endures {human(DAILY)} a day over {YEARS} years. Write more rarely "
-                f"(write_every=), or allow more, such as allow_writes='{-(-day // 10**9)}GB'",
-                "placement",
-            )
-
     def _span(self) -> int:
         return int(self._clock() // SPAN)

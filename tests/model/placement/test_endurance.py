@@ -83,10 +83,3 @@ def test_what_is_kept_does_not_grow():
         clock.now = second
         writes.spend(1)
     assert len(writes._spans) <= 97 and writes.written == pytest.approx(DAY / 60, rel=0.02)
-
-
-def test_what_is_foreseen_is_refused_before_training():
-    writes = Endurance(Placement("disk"), Clock())
-    writes.check_ahead(3 * GB, 1000.0)
-    with pytest.raises(HybridOptError, match=r"127\.59 GiB a step.*allow_writes='\d+GB'"):
-        writes.check_ahead(137 * GB, 20.0)

@@ -15,6 +15,7 @@ import hybridopt
 from hybridopt.core.errors import HybridOptError
 from hybridopt.model.placement import helper
 from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.sides import Sides
 from support.models import batch
 from support.placed import WAYS, Trained, adapted, differences, model_at, run, train
 
@@ -73,6 +74,20 @@ def test_training_goes_on_after_an_error_in_any_pass(way, error, resident):
             model(**batch(model, size=2, seed=9))
         assert not placed(model).streamer._used.places  # no slot is kept by a pass that failed
     assert differences(train(model, 2), resident) == []
+
+
+def test_an_interrupt_when_memory_was_just_taken_leaves_none(monkeypatch):
+    model, fill = model_at("staged"), Sides.fill
+    streamer = placed(model).streamer
+
+    def interrupted(sides):
+        fill(sides)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Sides, "fill", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        streamer.need(streamer.units[0])
+    assert {sides.memory.untyped_storage().nbytes() for sides in streamer.backend._sides.values()} == {0}
 
 
 @both
