@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from hybridopt.model.placement import helper
 from hybridopt.model.placement.placing import placed
 from hybridopt.model.placement.sides import Sides
 from support.models import batch
-from support.placed import WAYS, Trained, adapted, differences, model_at, run, train
+from support.placed import WAYS, Trained, adapted, differences, folder, model_at, run, train
 
 both = pytest.mark.parametrize("way", WAYS)
 
@@ -107,6 +108,31 @@ def test_an_error_while_a_layer_is_fetched_names_it(way, resident, monkeypatch):
     assert isinstance(caught.value.__cause__, OSError)
     monkeypatch.setattr(backend, "fetch", fetch)
     assert differences(train(model, 2), resident) == []
+
+
+def touched(file):
+    os.utime(file, ns=(1, 1))
+
+
+def replaced(file):
+    copy = file.with_suffix(".copy")
+    copy.write_bytes(file.read_bytes())
+    os.replace(copy, file)
+
+
+def cut(file):
+    os.truncate(file, file.stat().st_size - 1)  # within its last page
+
+
+@pytest.mark.parametrize("change", [touched, replaced, cut, os.unlink])
+def test_a_base_that_changes_while_training_is_an_error_at_the_next_fetch(change, tmp_path):
+    own = shutil.copytree(folder(), tmp_path / "llama")
+    model = adapted(model_at("mapped", path=own))
+    model(**batch(model, size=2, seed=0)).loss.backward()
+    placed(model).streamer.settle()
+    change(own / "model.safetensors")
+    with pytest.raises(HybridOptError, match=r"layers\.\d cannot be fetched: .*model\.safetensors .*last checkpoint"):
+        model(**batch(model, size=2, seed=1))
 
 
 @both
