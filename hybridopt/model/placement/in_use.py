@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["InUse", "in_backward"]
+__all__ = ["InUse", "caller", "in_backward"]
 
 NESTED = 2  # backward passes that one thread is in at a time: reentrant checkpoints begin one within another
 
@@ -14,6 +14,11 @@ NESTED = 2  # backward passes that one thread is in at a time: reentrant checkpo
 def in_backward() -> bool:
     """Return whether the caller runs within a backward pass."""
     return torch._C._current_graph_task_id() != -1
+
+
+def caller() -> tuple[int, int]:
+    """Return which backward pass the caller runs in, -1 for none, and in which thread."""
+    return torch._C._current_graph_task_id(), threading.get_ident()
 
 
 class InUse:
@@ -34,7 +39,7 @@ class InUse:
 
     def begin(self, place: int) -> None:
         """Note that the caller computes with a unit from now on, and with no other one."""
-        task, thread = torch._C._current_graph_task_id(), threading.get_ident()
+        task, thread = caller()
         if task == -1:
             self._threads.add(thread)
             if len(self._threads) == 1:  # whoever could be in a backward pass is here
@@ -50,9 +55,8 @@ class InUse:
         self._used[key] = place
 
     def end(self) -> None:
-        """Note that the caller is done with its unit; in a backward pass that is told by what comes next."""
-        if not in_backward():
-            self._used.pop(threading.get_ident(), None)
+        """Note that the caller is done with the unit of a forward pass."""
+        self._used.pop(threading.get_ident(), None)
 
     def forget_passes(self, but: int = 0) -> bool:
         """Forget all backward passes but the latest ones, for they may have failed; return whether there were any."""

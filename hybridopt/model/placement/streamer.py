@@ -14,7 +14,7 @@ from torch import Tensor
 from ...core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
 from ...core.errors import HybridOptError
 from .helper import Helper
-from .in_use import InUse, in_backward
+from .in_use import InUse, caller, in_backward
 from .order import BACKWARD, EVALUATION, FORWARD, Order
 from .outstanding import Outstanding
 from .placement import Placement
@@ -46,6 +46,7 @@ class Streamer:
         self._slots: OrderedDict[int, Future[None] | None] = OrderedDict()
         self._between: int | None = None  # the unit that is being sent for, bound or brought to rest
         self._used = InUse()
+        self._last: tuple[int, tuple[int, int]] | None = None  # the unit that was needed last, and by whom
         self._lock = threading.RLock()  # backward passes on a GPU run in threads of their own
         self._helper: Helper | None = None
         self._closed = False
@@ -75,6 +76,9 @@ class Streamer:
         """
         with self._lock:
             place = self._places[unit]
+            visit = place, caller()
+            if visit == self._last and self._is_ready(place):  # parts of a layer need it one after the other
+                return
             self.order.asked(place, BACKWARD if in_backward() else FORWARD if unit.module.training else EVALUATION)
             try:
                 self._mend()
@@ -85,13 +89,16 @@ class Streamer:
                 self._update(place)
                 if len(self._slots) < len(self.units):
                     self._ahead(place)
+                self._last = visit
             except BaseException:
                 self._mend()
                 raise
 
     def done(self, unit: PlacedUnit) -> None:
         """Note that a forward pass through a unit has ended: other threads may let another one take its slot."""
-        self._used.end()
+        if not in_backward():
+            self._last = None
+            self._used.end()
 
     def catch_up(self) -> None:
         """Make all updates that are outstanding, unit by unit, and drop all: weights at rest are true then."""
@@ -114,6 +121,7 @@ class Streamer:
         with self._lock:
             self._mend()
             self._used.clear()
+            self._last = None
             while self._slots:
                 self._drop(next(iter(self._slots)))
 
@@ -149,6 +157,10 @@ class Streamer:
                 "before cannot be run; compute the loss again"
             )
         self._used.begin(place)
+
+    def _is_ready(self, place: int) -> bool:
+        near = self._slots.get(place, self) is None
+        return near and self._between is None and not self.outstanding.lacks(self.units[place])
 
     def _bring(self, place: int) -> None:
         """Fetch a unit that is not near, or wait for it, and bind it."""
@@ -276,6 +288,7 @@ def _forget_threads() -> None:
     for streamer in list(_EVERY):
         streamer._helper, streamer._lock = None, threading.RLock()
         streamer._used.clear()
+        streamer._last = None
         for place, future in streamer._slots.items():
             if future is not None:
                 gone: Future[None] = Future()
