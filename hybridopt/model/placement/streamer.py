@@ -4,19 +4,15 @@ import os
 import threading
 import time
 import weakref
-from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future
-from functools import partial
 
 from torch import Tensor
 
 from ...core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
 from ...core.errors import HybridOptError
-from .helper import Helper
+from .carrying import Carrying, told
 from .in_use import InUse, caller, in_backward
 from .order import BACKWARD, EVALUATION, FORWARD, Order
-from .outstanding import Outstanding
 from .placement import Placement
 
 __all__ = ["Streamer", "in_backward"]
@@ -24,7 +20,7 @@ __all__ = ["Streamer", "in_backward"]
 _EVERY: "weakref.WeakSet[Streamer]" = weakref.WeakSet()
 
 
-class Streamer:
+class Streamer(Carrying):
     """Keeps at most `slots` units of a model near, those that are used soonest.
 
     Whatever is raised while a unit is carried, an interrupt of the user among it, leaves every unit near or at rest:
@@ -38,17 +34,12 @@ class Streamer:
     """
 
     def __init__(self, units: Sequence[PlacedUnit], backend: PlacementBackend, placement: Placement, traffic: Traffic):
-        self.units, self.backend, self.placement, self.traffic = list(units), backend, placement, traffic
-        self.order = Order(len(self.units))
-        self.outstanding = Outstanding(backend, placement.write_every)
+        super().__init__(units, backend, traffic, placement.write_every)
+        self.placement, self.order = placement, Order(len(self.units))
         self._places = {unit: place for place, unit in enumerate(self.units)}
-        # what takes a slot, the least recently begun first: None where it is near, else what tells that it is fetched
-        self._slots: OrderedDict[int, Future[None] | None] = OrderedDict()
-        self._between: int | None = None  # the unit that is being sent for, bound or brought to rest
         self._used = InUse()
         self._last: tuple[int, tuple[int, int]] | None = None  # the unit that was needed last, and by whom
         self._lock = threading.RLock()  # backward passes on a GPU run in threads of their own
-        self._helper: Helper | None = None
         self._closed = False
         _EVERY.add(self)
 
@@ -65,7 +56,7 @@ class Streamer:
             for place, future in list(self._slots.items()):
                 error = future.exception() if future is not None and not future.cancelled() else None
                 if error is not None:
-                    raise _told(self.units[place], error) from error
+                    raise told(self.units[place], error) from error
 
     def need(self, unit: PlacedUnit) -> None:
         """Let a unit be computed with.
@@ -132,9 +123,7 @@ class Streamer:
                 if not self._closed:
                     self.rest()
             finally:
-                if self._helper is not None:
-                    self._helper.end()
-                    self._helper = None
+                self._end_helper()
                 for unit in () if self._closed else self.units:
                     self.backend.release(unit)
                 self._closed, self._between = True, None
@@ -176,19 +165,8 @@ class Streamer:
         self.traffic.waited += time.perf_counter() - began
         if error is not None:
             self._drop(place)
-            raise _told(self.units[place], error) from error
-        self._between = place
-        self.backend.bind(self.units[place])
-        self._slots[place] = None
-        self._between = None
-
-    def _update(self, place: int) -> None:
-        """Make the updates that are outstanding for a unit that is near."""
-        unit = self.units[place]
-        if self.outstanding.lacks(unit):
-            self._between = place  # what was updated in part is brought to rest, and fetched again
-            self.outstanding.apply(unit)
-            self._between = None
+            raise told(self.units[place], error) from error
+        self._bind(place)
 
     def _ahead(self, place: int) -> None:
         """Begin to fetch what is used next, as far as what is used later can go for it."""
@@ -219,81 +197,14 @@ class Streamer:
                 )
             self._drop(self.order.last_used(free))
 
-    def _send_for(self, place: int) -> "Future[None]":
-        """Begin to fetch a unit, in the helper thread where that takes time; it takes a slot from now on."""
-        unit = self.units[place]
-        self._between = place
-        future: Future[None] = Future()
-        self._slots[place] = future
-        self.backend.open(unit)
-        if self.backend.threaded:
-            self._slots[place] = future = self._thread().submit(partial(self._fetch, unit))
-        else:
-            try:
-                self._fetch(unit)
-                future.set_result(None)
-            except Exception as error:  # whoever needs the unit raises it
-                future.set_exception(error)
-        self._between = None
-        return future
-
-    def _drop(self, place: int) -> None:
-        future = self._slots[place]
-        if future is None:
-            self.outstanding.leave(self.units[place])
-        elif not future.cancel():
-            future.exception()  # a fetch is never cut off
-        self._between = place
-        self._mend(waited=True)
-
-    def _mend(self, waited: bool = False) -> None:
-        """Bring to rest what an error or an interrupt has left on its way, or what is being dropped."""
-        if self._between is not None:
-            if self._helper is not None and not waited:
-                self._helper.finish()
-            unit, broken = self.units[self._between], None
-            try:
-                self.outstanding.dropped(unit)  # before its updates are gone
-            except HybridOptError as error:
-                broken = error
-            self.backend.rest(unit)
-            self._slots.pop(self._between, None)
-            self._between = None
-            if broken is not None:
-                raise broken
-
-    def _fetch(self, unit: PlacedUnit) -> None:
-        began = time.perf_counter()
-        self.backend.fetch(unit)
-        self.traffic.fetches += 1
-        self.traffic.fetching += time.perf_counter() - began
-
-    def _thread(self) -> Helper:
-        if self._helper is None:
-            self._helper = Helper()
-        return self._helper
-
-
-def _told(unit: PlacedUnit, error: BaseException) -> BaseException:
-    """Return what is raised where a unit could not be fetched: with its name and files."""
-    if not isinstance(error, Exception):
-        return error
-    files = ", ".join(sorted({str(piece.file) for piece in unit.pieces if piece.file is not None}))
-    where = "" if not files or files in str(error) else f" from {files}"
-    return HybridOptError(f"{unit.name} cannot be fetched{where}: {str(error) or type(error).__name__}", "placement")
-
 
 def _forget_threads() -> None:
     """Let a forked child make helper threads of its own, and fetch anew what those of its parent were fetching."""
     for streamer in list(_EVERY):
-        streamer._helper, streamer._lock = None, threading.RLock()
+        streamer._lock = threading.RLock()
         streamer._used.clear()
         streamer._last = None
-        for place, future in streamer._slots.items():
-            if future is not None:
-                gone: Future[None] = Future()
-                gone.cancel()
-                streamer._slots[place] = gone
+        streamer._fetch_anew()
 
 
 os.register_at_fork(after_in_child=_forget_threads)

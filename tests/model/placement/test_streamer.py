@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hybridopt.core.errors import HybridOptError
-from hybridopt.model.placement import outstanding
+from hybridopt.model.placement import carrying, outstanding
 from hybridopt.model.placement import streamer as module
 from support.fake_backend import SIZE, Alone, Fake, fake_streamer
 
@@ -70,7 +70,9 @@ class Interrupt:
 
     def __init__(self, at, *others):
         self.at, self.lines = at, 0
-        self.files = {each.__file__ for each in (module, sys.modules[Fake.__module__], sys.modules[__name__], *others)}
+        self.files = {
+            each.__file__ for each in (module, carrying, sys.modules[Fake.__module__], sys.modules[__name__], *others)
+        }
 
     def __call__(self, frame, event, argument):
         if frame.f_code.co_filename in self.files and frame.f_code.co_name not in ("visit", "<lambda>"):
