@@ -11,6 +11,7 @@ from hybridopt import HybridOptError
 from hybridopt.model.roles import params
 from hybridopt.planning import Request, plan
 from hybridopt.planning.bytes.static import static, weights
+from hybridopt.planning.subject import model as planned_model
 from hybridopt.planning.subject.model import skeleton
 from hybridopt.planning.subject.source import subject_of
 from hybridopt.planning.ways.calls import calls
@@ -106,6 +107,16 @@ def test_random_state_and_default_dtype_are_left_alone():
     state = torch.get_rng_state()
     plan(tiny_llama().config, Request(lora=4, **SMALL))
     assert torch.equal(state, torch.get_rng_state()) and torch.get_default_dtype() == torch.float32
+
+
+def test_models_with_values_that_are_made_meanwhile_have_them(monkeypatch):
+    """Such as by another thread."""
+    made, bare = [], planned_model._bare
+    monkeypatch.setattr(
+        planned_model, "_bare", lambda *a: made.append(torch.nn.Linear(3, 3, device="cpu")) or bare(*a)
+    )
+    skeleton(subject_of(tiny_llama().config), Request(policy="adamw", **SMALL))
+    assert made[0].weight.std() > 0.1 and made[0].weight.abs().max() < 0.6  # 3 ** -0.5
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(None, 4), ("float32", 4), ("bfloat16", 2)])

@@ -135,5 +135,9 @@ def _without_values():
     """Leave out the random values of layers, which tensors on the meta device would not keep."""
     with ExitStack() as stack:
         for name in DRAWN:
-            stack.enter_context(instead(nn.init, name, lambda tensor, *_, **__: tensor))
+            stack.enter_context(instead(nn.init, name, _but_on_meta(getattr(nn.init, name))))
         yield
+
+
+def _but_on_meta(draw):
+    return lambda tensor, *args, **options: tensor if tensor.is_meta else draw(tensor, *args, **options)
