@@ -12,7 +12,7 @@ from .changing import check, joined, rebound, say, say_untrained
 from .forms import Forms
 from .groups import Tags, named
 from .hooks import Hooks
-from .pace import Pace
+from .loss_windows import LossWindows
 from .parameters import Parameters
 from .probing.state import ProbeState
 from .trainable import Alive
@@ -42,7 +42,7 @@ class Following:
     _hooks: Hooks
     _lock: Lock
     _looked: bool
-    _pace: Pace | None
+    _pace: LossWindows | None
     _parameters: Parameters
     _probing: ProbeState
     _release: Release

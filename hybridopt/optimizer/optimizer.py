@@ -22,8 +22,8 @@ from .group_numbers import check_numbers
 from .groups import Known, Tags, named, trainable_of
 from .hooks import Hooks
 from .known import in_model
+from .loss_windows import windows_of
 from .options import check_options
-from .pace import pace_of
 from .probe_face import Probing
 from .probing.state import ProbeState
 from .reach import Reach
@@ -93,7 +93,7 @@ class HybridOptimizer(Probing, Following, Persistent):
         self.compile, self.nonfinite, self._alive = compile, nonfinite, Alive()
         self._turns, self._told = Turns(), set()
         planned = [known.treatment for known in (roles or {}).values() if isinstance(known, Entry)]
-        self._pace = pace_of([*(route.use for route in policy.routes), *planned])
+        self._pace = windows_of([*(route.use for route in policy.routes), *planned])
         self.release, self._clip = release, Clip(clip, clip_mode)
         self._start()
         self._probing = ProbeState(module)

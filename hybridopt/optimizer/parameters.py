@@ -20,7 +20,7 @@ from ..model.placement.homes import device_of, home
 from ..policy.job import BASIS
 from .group_numbers import rates
 from .groups import Tags
-from .pace import Pace
+from .loss_windows import LossWindows
 from .probing.measured import Measured
 from .probing.shifts import Shifts
 from .resolved import Resolved
@@ -54,7 +54,7 @@ class Parameters:
         measured: Measured,
         trainable: frozenset[str],
         turns: Turns,
-        pace: Pace | None = None,
+        pace: LossWindows | None = None,
     ):
         self._optimizer, self._measured, self._turns = weakref.proxy(optimizer), measured, turns
         self.windows = Windows(tags, optimizer.param_groups, pace)

@@ -9,7 +9,7 @@ from ..core.contracts import Release
 from ..core.errors import HybridOptError, HybridOptWarning, shown
 from . import state_matching as loading
 from .groups import Tags
-from .pace import Pace
+from .loss_windows import LossWindows
 from .parameters import Parameters
 from .probing.state import ProbeState
 from .state_regrouping import regrouped, rejoined
@@ -20,7 +20,7 @@ __all__ = ["Persistent"]
 class Persistent(torch.optim.Optimizer):
     """What `HybridOptimizer` has in place of torch's own saving, loading and copying."""
 
-    _pace: Pace | None
+    _pace: LossWindows | None
     _parameters: Parameters
     _probing: ProbeState
     _release: Release

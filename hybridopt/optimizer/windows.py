@@ -7,7 +7,7 @@ from torch import Tensor
 from ..core.contracts import Draw, Population
 from ..policy.job import BASIS, WEIGHT, Job, arithmetic, declare, seen_as
 from .groups import Tags, named
-from .pace import Pace
+from .loss_windows import LossWindows
 from .resolved import Resolved, resolve
 
 __all__ = ["Windows", "carried_over"]
@@ -43,7 +43,7 @@ class Windows:
         pace: the windows of treatments whose windows follow the loss; None where there are none.
     """
 
-    def __init__(self, tags: Tags, groups: list[dict], pace: Pace | None = None):
+    def __init__(self, tags: Tags, groups: list[dict], pace: LossWindows | None = None):
         self._tags, self.sections, self.pace = tags, tags.sections(groups), pace
         self._group = {name: group for group in self.sections for name in group["param_names"]}
         self._known: dict[str, Resolved] = {}

@@ -98,11 +98,11 @@ class Lonely:
 @pytest.mark.parametrize(
     ("axis", "contract", "lacks"),
     [
-        ("full", Rule, ["local", "reads_param", "looks", "idle", "products", "fit", "numbers", "look", "settle"]),
-        ("free", Rule, ["local", "reads_param", "looks", "idle", "products", "fit", "numbers", "look", "settle"]),
+        ("full", Rule, ["local", "reads_param", "looks", "idle", "products", "proportional", "fit", "numbers"]),
+        ("free", Rule, ["local", "reads_param", "looks", "idle", "products", "proportional", "fit", "numbers"]),
         ("split", Split, ["update_gap", "density", "by_turns", "spread", "ahead", "window", "begin", "constant"]),
         ("codec", Codec, ["local", "random", "block", "beside"]),
-        ("store", Store, ["random", "block", "roles", "put_"]),
+        ("store", Store, ["random", "block", "roles", "write_beside_", "put_"]),
         ("source", Source, ["backward", "share", "scheme", "eps", "update_gap", "exact", "kind", "sample"]),
     ],
 )
@@ -110,7 +110,7 @@ def test_a_part_that_lacks_something_is_refused_by_name_with_the_cure(axis, cont
     with pytest.raises(HybridOptError) as error:
         Treatment(**{axis: Lonely()})
     text = str(error.value)
-    assert text.startswith(f"Treatment: {axis}=<") and f"it lacks {', '.join(lacks)}; " in text
+    assert text.startswith(f"Treatment: {axis}=<") and f"it lacks {', '.join(lacks)}" in text
     assert f"subclasses hybridopt.core.contracts.{contract.__name__}" in text
     with pytest.raises(HybridOptError, match=f"{axis}=<class .*give an instance"):
         Treatment(**{axis: Lonely})
@@ -118,7 +118,7 @@ def test_a_part_that_lacks_something_is_refused_by_name_with_the_cure(axis, cont
 
 def test_a_part_that_subclasses_nothing_and_has_everything_will_do():
     class Alone:
-        local, reads_param, looks, idle, products = True, False, 0, False, False
+        local, reads_param, looks, idle, products, proportional = True, False, 0, False, False, True
 
         def fit(self, param):
             return self

@@ -13,7 +13,7 @@ from ..core.contracts import GapSchedule
 from ..core.errors import HybridOptError, check_count, shown
 from ..policy.treatment import Treatment
 
-__all__ = ["Pace", "pace_of"]
+__all__ = ["LossWindows", "windows_of"]
 
 KEY = "windows"  # of a state_dict
 LONGEST = 2**31
@@ -22,7 +22,7 @@ CURE = "give what optimizer.state_dict() returned"
 
 
 @dataclass
-class Pace:
+class LossWindows:
     """The windows so far, and the losses of the one that is on; plain data, which a state_dict holds.
 
     Args:
@@ -80,7 +80,7 @@ class Pace:
         numbers = {"total": float(self.total), "count": self.count, "before": self.before}
         return {KEY: {"begins": list(self.begins)} | numbers}
 
-    def read(self, state_dict: Mapping[str, Any]) -> "Pace":
+    def read(self, state_dict: Mapping[str, Any]) -> "LossWindows":
         """Return the windows of a state_dict; HybridOptError where it has none, or none that a run can have left."""
         where, found = "the saved windows", state_dict.get(KEY)
         if not isinstance(found, dict) or not isinstance(found.get("begins"), list):
@@ -96,10 +96,10 @@ class Pace:
         for name, value in {"total": total, "before": 0.0 if before is None else before}.items():
             if type(value) is not float or (name == "before" and not math.isfinite(value)):
                 raise HybridOptError(f"{where} have {name}={shown(value)}, which is no loss; {CURE}")
-        return Pace(self.schedule, list(begins), cast(float, total), cast(int, count), before)
+        return LossWindows(self.schedule, list(begins), cast(float, total), cast(int, count), before)
 
 
-def pace_of(treatments: Iterable[Treatment | None]) -> Pace | None:
+def windows_of(treatments: Iterable[Treatment | None]) -> LossWindows | None:
     """Return the windows of a run that begins, or None where none follows the loss.
 
     Raises:
@@ -112,7 +112,7 @@ def pace_of(treatments: Iterable[Treatment | None]) -> Pace | None:
         )
     for schedule, gap in found:
         assert schedule is not None
-        return Pace(schedule, [0, gap])
+        return LossWindows(schedule, [0, gap])
     return None
 
 
