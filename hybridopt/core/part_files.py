@@ -11,7 +11,7 @@ from .errors import HybridOptError, check_choice
 __all__ = ["PARTS", "PLACES", "modules", "names"]
 
 PACKAGE = __package__.partition(".")[0]
-PARTS = ("rules", "splits", "sources", "schedules", "codecs", "stores")
+PARTS = ("rules", "splits", "sources", "schedules", "gaps", "codecs", "stores")
 # Where the files of a kind lie: `*` is any module or package, and the last one is the part's name.
 PLACES = {kind: (f"{PACKAGE}.parts.{kind}.*",) for kind in PARTS} | {
     "policies": (f"{PACKAGE}.policy.methods.*",),

@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 import pytest
 import torch
 
-from hybridopt.core.contracts import Codec, Draw, Noise, Part, Ready, Rule, Schedule, Source, Split, Store
+from hybridopt.core.contracts import Codec, Draw, GapSchedule, Noise, Part, Ready, Rule, Schedule, Source, Split, Store
 from hybridopt.core.contracts.check import missing
 from hybridopt.core.numerics.directions import Direction
 from hybridopt.core.registry import find, names
@@ -21,6 +21,7 @@ KINDS = {
     "splits": Split,
     "sources": Source,
     "schedules": Schedule,
+    "gaps": GapSchedule,
     "codecs": Codec,
     "stores": Store,
     "policies": Ready,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from inspect import get_annotations
 from typing import TypeVar, dataclass_transform
 
-from ...core.contracts import Ready, Store
+from ...core.contracts import Ready
 from ...core.registry import make
 from ..routes import Route, place
 from ..treatment import Treatment
@@ -27,12 +27,10 @@ class NamedPolicy(Ready[Route]):
     A subclass that has `store` among its options lets it be said how all of its weights are kept.
     """
 
-    store: str | Store | None = None
-
     def __post_init__(self) -> None:
-        routes = self.make_routes()
-        if self.store is not None:
-            store = make("stores", self.store)
+        routes, asked = self.make_routes(), vars(self).get("store")
+        if asked is not None:
+            store = make("stores", asked)
             routes = tuple(r if r.use is None else replace(r, use=replace(r.use, store=store)) for r in routes)
         object.__setattr__(self, "routes", routes)
 

@@ -43,11 +43,7 @@ class Frugal(Places):
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes: linear weights, convolutions and adapters are split, everything else is state-full."""
-        return self.placed(self.make_body())
-
-    def make_body(self) -> Treatment:
-        """Return the treatment of linear and convolution weights."""
-        return Treatment(
+        body = Treatment(
             full=make("rules", self.full),
             free=make("rules", self.free),
             split=self._split(),
@@ -56,6 +52,7 @@ class Frugal(Places):
             free_lr_scale=self.free_lr_scale,
             reset=self.reset,
         )
+        return self.placed(body)
 
     def _split(self) -> Split:
         options: dict[str, Any] = {"density": self.density, "update_gap": self.update_gap}
@@ -64,7 +61,7 @@ class Frugal(Places):
         elif self.order != "random":
             raise HybridOptError(f"order={self.order!r} belongs to split='block', got split={self.split!r}", "frugal")
         if not isinstance(self.split, str):
-            if (self.density, self.update_gap) != (type(self).density, type(self).update_gap):
+            if (self.density, self.update_gap) != (0.25, 200):
                 raise HybridOptError(
                     f"give density and update_gap inside split={self.split!r}, not beside it", "frugal"
                 )

@@ -208,3 +208,8 @@ def test_states_and_policies_without_such_windows_are_written_as_ever():
     assert make("policies", "adafrugal").routes[-2].use.gap == Stalling()
     assert replace(make("policies", "adafrugal"), threshold=0.1).routes[-2].use.gap.threshold == 0.1
     assert "windows" not in optimize(tensors(SHAPES)).state_dict()
+    assert "windows" not in optimize(tensors(SHAPES), policy="adafrugal", density=0.0).state_dict()
+    params = tensors(SHAPES)
+    optimizer = optimize(params, policy="adafrugal", split=Svd(0.5, 4, spread=False))
+    train(optimizer, params, STALLED[:9])
+    assert begins(optimizer) == [0, 4, 8, 14]

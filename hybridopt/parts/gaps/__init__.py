@@ -1,0 +1,1 @@
+"""Lengths of windows that follow the loss: one schedule per file."""
