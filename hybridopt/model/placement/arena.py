@@ -29,7 +29,7 @@ class Layout:
     """Where tensors lie one after the other, on the host and on the device alike, so that one copy moves them all.
 
     Args:
-        tensors: none of them empty; they keep shape, dtype, and the order of their elements in memory.
+        tensors: they keep shape, dtype, and the order of their elements in memory.
     """
 
     def __init__(self, tensors: Sequence[Tensor]):
@@ -50,6 +50,9 @@ class Layout:
         """Return the tensors in memory of the host, each with a storage of its own: saved alone, it is small."""
         found = []
         for (dtype, shape, strides), start in zip(self._forms, self.offsets, strict=True):
+            if shape.numel() == 0:  # of which there is no buffer
+                found.append(torch.empty(shape, dtype=dtype))
+                continue
             flat = torch.frombuffer(memory.map, dtype=dtype, count=shape.numel(), offset=start)
             found.append(flat.as_strided(shape, strides))
         return found

@@ -17,12 +17,13 @@ TENSORS = [
     torch.arange(300, dtype=torch.uint8),
     torch.arange(12, dtype=torch.float32).view(3, 4).t(),
     torch.arange(8, dtype=torch.int8)[::2],
+    torch.empty(0, 3),
 ]
 
 
 def test_both_sides_have_the_same_bytes_at_the_same_places():
     layout = Layout(TENSORS)
-    assert layout.offsets == [0, 256, 768, 1024] and layout.nbytes == 1280
+    assert layout.offsets == [0, 256, 768, 1024, 1280] and layout.nbytes == 1280
     there = Arena(layout.nbytes, HostLane())
     assert there.size == mmap.PAGESIZE
     for to, x in zip(layout.tensors(there), TENSORS, strict=True):

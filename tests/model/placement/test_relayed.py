@@ -183,7 +183,7 @@ def test_load_quantizes_layer_by_layer_and_lets_each_rest(accelerated, tmp_path,
     backend = placed(model).streamer.backend
     assert type(backend) is (Relayed if base == "disk" else Staged)
     assert not differences(train(adapted(model), 2), resident(scheme))
-    assert backend.held == backend.holds(placed(model).units) if base == "host" else backend.held > 0
+    assert backend.held == backend.pinned == backend.holds(placed(model).units) > 0
 
 
 def test_what_is_trained_rests_in_a_working_file_and_not_in_that_of_the_user(tmp_path):

@@ -199,7 +199,10 @@ def test_a_refused_page_lock_is_told_with_its_price():
     backend.lane = LazyLane(refuses=True)
     with pytest.warns(HybridOptWarning, match="6.6 times slower"):
         backend.adopt(unit_of(layers))
-    assert (backend.held, backend.pinned) == (4096, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backend.adopt(unit_of(layers))  # it was told
+    assert (backend.held, backend.pinned) == (2 * 4096, 0)
     backend = Lazy(CPU, Traffic(), Placement())
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -49,7 +49,7 @@ class Relayed(Staged):
     @staticmethod
     def holds(units: Sequence[PlacedUnit]) -> int:
         """Return the bytes through which units go: those of the largest one, as often as there are relays."""
-        return RELAYS * max((whole_pages(Staged.takes(unit)) for unit in units), default=0)
+        return RELAYS * max((whole_pages(most(unit)) for unit in units), default=0)
 
     @property
     def held(self) -> int:

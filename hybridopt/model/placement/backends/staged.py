@@ -37,6 +37,7 @@ class Staged(PlacementBackend):
     def __init__(self, device: torch.device, traffic: Traffic, options: Placement):
         self._device, self._traffic = device, traffic
         self.lane = lane_to(device)
+        self._told = False  # that page locks are refused
         self._sides: dict[PlacedUnit, Sides] = {}
         self._arenas: dict[PlacedUnit, Arena] = {}
 
@@ -140,7 +141,8 @@ class Staged(PlacementBackend):
 
     def _arena(self, size: int, forked: bool = True) -> Arena:
         arena = Arena(size, self.lane, forked)
-        if not arena.pinned:
+        if not arena.pinned and not self._told:
+            self._told = True
             self._warn()
         return arena
 
