@@ -186,6 +186,23 @@ def test_load_quantizes_layer_by_layer_and_lets_each_rest(accelerated, tmp_path,
     assert backend.held == backend.pinned == backend.holds(placed(model).units) > 0
 
 
+def test_no_memory_is_read_into_before_it_was_copied_from(tmp_path):
+    file, backend, found = tmp_path / "weights", Late(CPU, Traffic(), Placement("disk")), []
+    tensors = {str(number): torch.full((2048,), float(number)) for number in range(3)}  # of two blocks each
+    write(file, tensors)
+    for number in range(3):
+        unit = PlacedUnit(str(number), nn.Identity(), number)
+        unit.pieces = [Piece("x", "x", torch.zeros(2048), file, (8192 * number, 8192 * number + 8192))]
+        backend.adopt(unit)
+        found.append(unit)
+    for unit in found:  # more of them on their way than there are memories
+        backend.open(unit)
+        backend.fetch(unit)
+    for unit in found:
+        backend.bind(unit)
+        assert torch.equal(unit.pieces[0].tensor, tensors[unit.name])
+
+
 def test_what_is_trained_rests_in_a_working_file_and_not_in_that_of_the_user(tmp_path):
     file = tmp_path / "weights"
     tensors = {name: torch.randn(50, 3) for name in "abc"}
