@@ -95,6 +95,11 @@ class PlacementBackend(Protocol):
     `fetch` is called by one helper thread where that is `threaded`; all others are called by whoever computes, one at
     a time. A unit is adopted once, then opened, fetched, bound and rested again and again. Any of these may fail or be
     interrupted by the user: then the unit is rested, whatever was done of it, if need be again.
+
+    Args:
+        device: that computes.
+        traffic: counts what is moved.
+        options: a Placement.
     """
 
     threaded: bool = True
@@ -120,13 +125,7 @@ class PlacementBackend(Protocol):
 
     @abstractmethod
     def __init__(self, device: Any, traffic: Traffic, options: Any):
-        """Make one for a model.
-
-        Args:
-            device: that computes.
-            traffic: counts what is moved.
-            options: a Placement.
-        """
+        """Make one for a model."""
 
     @abstractmethod
     def adopt(self, unit: PlacedUnit) -> None:
