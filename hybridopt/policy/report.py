@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.sizes import human
-from ..model.placement.at_rest import bytes_at_rest, where_it_rests
+from ..model.placement.at_rest import at_rest, where_it_rests
 from ..model.quantization.scales import scales
 from ..model.quantization.sizes import weight_bytes
 from ..model.roles import clean
@@ -22,7 +22,7 @@ class Row:
     """Parameters of one tag and role; all sizes in bytes, state in its largest window.
 
     A table that all quantized layers share counts once in every row, and once in the total. `rest_bytes` are those of
-    the weights that rest elsewhere.
+    the weights that rest elsewhere, at `rests`.
     """
 
     tag: str
@@ -33,6 +33,7 @@ class Row:
     grad_bytes: int
     state_bytes: int
     rest_bytes: int = 0
+    rests: str = "device"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Report:
         kinds: dict[tuple[str, str], list[Entry]] = {}
         for entry in plan.entries:
             kinds.setdefault((entry.tag, entry.param.role), []).append(entry)
-        away = bytes_at_rest(model)
+        away = at_rest(model)
         rows = tuple(_row(*kind, plan, entries, weights, away) for kind, entries in sorted(kinds.items()))
         total = _row("total", "", plan, plan.entries, weights, away)
         return Report(rows, total, unquantized=unquantized(model), rests=where_it_rests(model))
@@ -99,7 +100,7 @@ class Report:
         return rows | left | rests | step
 
     def _as_dict(self, row: Row) -> dict[str, Any]:
-        return {k: v for k, v in asdict(row).items() if k != "rest_bytes" or self.rests is not None}
+        return {k: v for k, v in asdict(row).items() if self.rests is not None or not k.startswith("rest")}
 
     def _resting(self, row: Row | None = None) -> tuple[str, ...]:
         """Return the cells that only placed models have, or their titles."""
@@ -107,7 +108,7 @@ class Report:
             return ()
         if row is None:
             return "rests on", "bytes there"
-        return (self.rests if row.rest_bytes else "device") if row is not self.totals else "", human(row.rest_bytes)
+        return "" if row is self.totals else row.rests, human(row.rest_bytes)
 
     def _moved(self) -> Iterator[str]:
         if self.moved is not None:
@@ -133,9 +134,10 @@ def _row(
     plan: Plan,
     entries: Sequence[Entry],
     weights: Callable[[Sequence[Entry]], int],
-    away: Mapping[str, int],
+    away: Mapping[str, tuple[str, int]],
 ) -> Row:
     trained = [e.param.name for e in entries if e.treatment is not None]
+    resting = [away[e.param.name] for e in entries if e.param.name in away]
     grads = (e for e in entries if e.treatment is not None and e.treatment.source.backward)
     return Row(
         tag,
@@ -145,7 +147,8 @@ def _row(
         weights(entries),
         sum(e.numel * e.param.dtype.itemsize for e in grads),
         plan.largest(trained),
-        sum(away.get(e.param.name, 0) for e in entries),
+        sum(size for _, size in resting),
+        next((where for where, _ in resting), "device"),
     )
 
 

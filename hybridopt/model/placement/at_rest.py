@@ -1,11 +1,11 @@
-"""Which parameters of a model rest elsewhere, and with how many bytes."""
+"""Which parameters of a model rest elsewhere, where, and with how many bytes."""
 
 from torch import nn
 
 from ..roles import clean
 from .placing import placed
 
-__all__ = ["bytes_at_rest", "where_it_rests"]
+__all__ = ["at_rest", "where_it_rests"]
 
 
 def where_it_rests(model: nn.Module) -> str | None:
@@ -14,16 +14,20 @@ def where_it_rests(model: nn.Module) -> str | None:
     return None if there is None else there.placement.base
 
 
-def bytes_at_rest(model: nn.Module) -> dict[str, int]:
-    """Return the bytes of every parameter that rests elsewhere, its constants among them, by its name as it is now."""
+def at_rest(model: nn.Module) -> dict[str, tuple[str, int]]:
+    """Return where every parameter that rests elsewhere does so, and its bytes with those of its constants.
+
+    They are known by their names as they are now. A table of embeddings of which only rows go to the device counts.
+    """
     there = placed(model)
-    units = [] if there is None else there.units
+    if there is None:
+        return {}
     names = {id(p): clean(n) for n, p in model.named_parameters()}
-    found: dict[str, int] = {}
-    for unit in units:
+    found = {names[id(x)]: ("host", x.nbytes) for x in there.aside if id(x) in names}
+    for unit in there.units:
         live = {piece.weight: names.get(id(piece.tensor)) for piece in unit.pieces if piece.name == piece.weight}
         for piece in unit.pieces:
             name = live.get(piece.weight)
             if name is not None:
-                found[name] = found.get(name, 0) + piece.nbytes
+                found[name] = there.placement.base, found.get(name, ("", 0))[1] + piece.nbytes
     return found
