@@ -57,7 +57,7 @@ def arms(options: argparse.Namespace, weights: int) -> dict[str, tuple[str, dict
         weights: bytes of the model.
     """
     placed, resident = {"slots": options.slots}, {"slots": None}
-    room, third = {"room": options.room * 10**6}, {"room": weights // 3}
+    room, third = {"room": options.room * 10**6}, {"room": weights // 3, "slots": 2}
     every = files.SHAPES[options.shape].layers
     return {
         "peak resident": ("peak", resident | {"steps": 2}),
@@ -68,7 +68,7 @@ def arms(options: argparse.Namespace, weights: int) -> dict[str, tuple[str, dict
         "reads": ("reads", placed | {"steps": 1}),
         "limit placed": ("limited", placed | room | {"steps": 2}),
         "limit resident": ("limited", resident | room | {"steps": 2}),
-        "limit mezo": ("limited", placed | third | {"steps": 2, "method": "mezo"}),
+        "limit mezo": ("limited", third | {"steps": 2, "method": "mezo"}),
     }
 
 
