@@ -21,14 +21,14 @@ class Carrying:
         units: in the order of the model.
         backend: carries them.
         traffic: counts what is moved.
-        write_every: steps after which what was updated is written; None: never.
+        outstanding: updates of the units that are yet to be made.
     """
 
     def __init__(
-        self, units: Sequence[PlacedUnit], backend: PlacementBackend, traffic: Traffic, write_every: int | None
+        self, units: Sequence[PlacedUnit], backend: PlacementBackend, traffic: Traffic, outstanding: Outstanding
     ):
         self.units, self.backend, self.traffic = list(units), backend, traffic
-        self.outstanding = Outstanding(backend, write_every)
+        self.outstanding = outstanding
         # what takes a slot, the least recently begun first: None where it is near, else what tells that it is fetched
         self._slots: OrderedDict[int, Future[None] | None] = OrderedDict()
         self._between: int | None = None  # the unit that is being sent for, bound, updated or brought to rest

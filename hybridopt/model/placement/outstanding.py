@@ -12,8 +12,10 @@ import torch
 
 from ...core.contracts import Piece, PlacedUnit, PlacementBackend
 from ...core.errors import HybridOptError
+from .endurance import Endurance
+from .placement import Placement
 
-__all__ = ["Outstanding", "Update"]
+__all__ = ["Outstanding", "Update", "outstanding_for"]
 
 Update = Callable[[], None]
 
@@ -45,10 +47,11 @@ class Outstanding:
     Args:
         backend: carries the units.
         every: steps after which what was updated is written; None: never, unless `keep` is called.
+        spend: is told how many bytes are about to be written as it is time to, and raises where they are too many.
     """
 
-    def __init__(self, backend: PlacementBackend, every: int | None):
-        self._backend, self._every = backend, every
+    def __init__(self, backend: PlacementBackend, every: int | None, spend: Callable[[int], None] = lambda size: None):
+        self._backend, self._every, self._spend = backend, every, spend
         self._waiting: dict[PlacedUnit, _Waiting] = {}
         self._steps, self._step = 0, -1
 
@@ -95,7 +98,12 @@ class Outstanding:
     def leave(self, unit: PlacedUnit) -> None:
         """Write a unit that is near and about to be dropped, if that is due."""
         w = self._waiting.get(unit)
-        if w is not None and w.done and (w.writing or (self._every and self._steps - w.written >= self._every)):
+        if w is None or not w.done:
+            return
+        due = self._every is not None and self._steps - w.written >= self._every
+        if due and not w.writing:
+            self._spend(sum(piece.nbytes for piece in w.pieces))
+        if due or w.writing:
             self.keep(unit)
 
     def keep(self, unit: PlacedUnit) -> None:
@@ -126,3 +134,9 @@ class Outstanding:
                 f"the weights of {unit.name!r} were being written when an error occurred, and are neither the old nor "
                 "the new ones: load the model from the last checkpoint"
             )
+
+
+def outstanding_for(backend: PlacementBackend, placement: Placement) -> Outstanding:
+    """Return what keeps the updates of a model; on disk what is written counts against what a drive endures."""
+    spend = [Endurance(placement).spend] if placement.base == "disk" else []
+    return Outstanding(backend, placement.write_every, *spend)

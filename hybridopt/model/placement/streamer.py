@@ -13,6 +13,7 @@ from ...core.errors import HybridOptError
 from .carrying import Carrying, told
 from .in_use import InUse, caller, in_backward
 from .order import BACKWARD, EVALUATION, FORWARD, Order
+from .outstanding import outstanding_for
 from .placement import Placement
 
 __all__ = ["Streamer", "in_backward"]
@@ -34,7 +35,7 @@ class Streamer(Carrying):
     """
 
     def __init__(self, units: Sequence[PlacedUnit], backend: PlacementBackend, placement: Placement, traffic: Traffic):
-        super().__init__(units, backend, traffic, placement.write_every)
+        super().__init__(units, backend, traffic, outstanding_for(backend, placement))
         self.placement, self.order = placement, Order(len(self.units))
         self._places = {unit: place for place, unit in enumerate(self.units)}
         self._used = InUse()
