@@ -101,7 +101,13 @@ class Streamer(Carrying):
             self.rest()
 
     def replace(self, unit: PlacedUnit, piece: Piece, values: Tensor) -> None:
-        """Give a tensor of a unit other values, near and at rest; nothing may be outstanding."""
+        """Give a tensor other values, near and at rest; nothing may be outstanding.
+
+        Args:
+            unit: that it is fetched with.
+            piece: the tensor.
+            values: of its shape.
+        """
         with self._lock:
             self.need(unit)
             self.backend.write(unit, [piece])
