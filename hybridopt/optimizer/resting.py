@@ -10,6 +10,7 @@ from ..core.errors import HybridOptError
 from ..execution.probe_gradient import ProbeGradient
 from ..execution.probed import run_estimated
 from ..execution.task import Task
+from ..model.placement.guards import not_trained
 from ..model.placement.homes import check_kept, home
 from .resolved import Resolved
 
@@ -25,17 +26,13 @@ def check_resting(work: Iterable[Resolved]) -> None:
         found = home(one.p)
         if found is None:
             continue
-        what = f"parameter {one.name!r} rests on {'disk' if found.placement.base == 'disk' else 'the host'}"
         if one.backward or not one.probed:
-            raise HybridOptError(
-                f"{what}, and weights that gradients train stay on the device: train adapters "
-                "(peft_config=LoraConfig(...)), or by losses alone (policy='mezo', 'fzoo', 'lezo', 'subzero'), or "
-                "leave placement out"
-            )
+            raise HybridOptError(not_trained(found.placement.base, one.name), "placement")
         if one.slots:
             raise HybridOptError(
-                f"{what}, and its rule keeps state of its size ({', '.join(sorted(one.slots))}): take one without "
-                "(policy='mezo', 'fzoo', 'lezo', 'subzero', 'zo_signsgd'), or leave placement out"
+                f"parameter {one.name!r} rests on {'disk' if found.placement.base == 'disk' else 'the host'}, and its "
+                f"rule keeps state of its size ({', '.join(sorted(one.slots))}): take one without (policy='mezo', "
+                "'fzoo', 'lezo', 'subzero', 'zo_signsgd'), or leave placement out"
             )
         check_kept(one.name, one.p, "is to be trained")
 

@@ -132,9 +132,15 @@ def test_a_step_that_is_skipped_changes_nothing(way):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("policy", ["frugal", "addax", "zo_adam", "zo_momentum"])
 def test_what_cannot_be_trained_there_is_refused(way, policy):
-    what = "gradients train" if policy in ("frugal", "addax") else "keeps state"
-    with pytest.raises(HybridOptError, match=rf"q_proj.weight' rests on .*{what}"):
+    what = "backward passes" if policy in ("frugal", "addax") else "keeps state"
+    with pytest.raises(HybridOptError, match=rf"_proj.weight' rests on .*{what}"):
         started(way, policy)
+
+
+def test_an_optimizer_without_wrap_refuses_as_well():
+    model = model_at("staged")
+    with pytest.raises(HybridOptError, match=r"_proj.weight' rests on the host.*backward passes"):
+        hybridopt.HybridOptimizer(model.named_parameters(), policy="adamw", module=model)
 
 
 def test_a_place_to_write_to_is_asked_for():
