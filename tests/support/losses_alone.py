@@ -28,7 +28,7 @@ class Run:
     kept: list[float] = field(default_factory=list)
 
 
-def started(way, policy, scheme=None, adapters=False, lr=1e-3, path=None, wrap=None, **placement):
+def started(way, policy, scheme=None, adapters=False, lr=1e-3, path=None, options=(), **placement):
     """A wrapped model with dropout, in training, and its optimizer."""
     torch.manual_seed(3)
     if way == "mapped":
@@ -36,7 +36,7 @@ def started(way, policy, scheme=None, adapters=False, lr=1e-3, path=None, wrap=N
     model = model_at(way, scheme, path=path, **({} if way == "resident" else placement))
     dropping(model)
     config = lora(lora_dropout=0.1, init_lora_weights=False) if adapters else None
-    model = hybridopt.wrap(model, policy=policy, peft_config=config, **(wrap or {})).train()
+    model = hybridopt.wrap(model, policy=policy, peft_config=config, **dict(options)).train()
     return model, model.hybrid.optimizer(lr=lr)
 
 

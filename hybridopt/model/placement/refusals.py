@@ -9,9 +9,10 @@ from ...core.contracts import Adapters
 from ...core.errors import HybridOptError
 from ..roles import base_name, clean
 from .guards import not_trained
+from .homes import check_kept
 from .placing import Placed, placed
 
-__all__ = ["check_keeps_base", "check_not_quantized", "check_not_written", "check_trainable"]
+__all__ = ["check_keeps_base", "check_not_quantized", "check_trainable", "check_written"]
 
 
 class HowTrained(Protocol):
@@ -38,22 +39,25 @@ def check_trainable(model: nn.Module, trained: Mapping[str, HowTrained]) -> None
             raise HybridOptError(not_trained(there.placement.base, name), "placement")
 
 
-def check_not_written(model: nn.Module, names: Iterable[str], what: str) -> None:
-    """Raise HybridOptError if values for weights that rest elsewhere are going to be written.
+def check_written(model: nn.Module, names: Iterable[str], what: str) -> None:
+    """Raise HybridOptError if values are going to be written for weights that rest where that cannot be done.
 
     Args:
         model: placed or not.
-        names: base names of what is written.
+        names: base names of what is written; of codes that of their layer.
         what: is going to be done.
     """
-    own = {base_name(name) for name in _names(model, placed(model))}
-    name = next((name for name in names if name in own or f"{name}.weight" in own), None)
-    if name is not None:
-        raise HybridOptError(
-            f"{what} would write {name!r}, and the layers of this {type(model).__name__} rest elsewhere, where "
-            "nothing is written; load the base without placement",
-            "placement",
-        )
+    there = placed(model)
+    own = {base_name(name): name for name in _names(model, there)}
+    for name in names:
+        if f"{name}.weight" in own:
+            raise HybridOptError(
+                f"{what} would write the codes of {name!r}, and the layers of this {type(model).__name__} rest "
+                "elsewhere, where codes are never written; load the base without placement",
+                "placement",
+            )
+        if name in own:
+            check_kept(name, model.get_parameter(own[name]), f"{what} has other values for it")
 
 
 def check_keeps_base(model: nn.Module, library: Adapters | None, config: Any, resting: object | None) -> None:

@@ -19,7 +19,8 @@ SLOT = 1 / LAYERS
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("policy", ["mezo", "fzoo", "lezo", "subzero"])
 def test_full_weights(way, policy):
-    run, expected = trained(way, policy, write_every=2), resident(policy)
+    options = (("samples", 3),) if policy == "fzoo" else ()
+    run, expected = trained(way, policy, options=options, write_every=2), resident(policy, options=options)
     assert run.losses == expected.losses and same(run.weights, expected.weights)
     fetched = [now - before for before, now in zip(run.near[1:], run.near[2:], strict=False)]
     assert min(fetched) <= 1 + SLOT  # all of them, but where losses were the same and are looked at once more
@@ -28,7 +29,7 @@ def test_full_weights(way, policy):
     assert run.kept[-1] <= 4 / 2 and (policy == "lezo" or run.kept[-1] >= 1)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["staged"])
 def test_one_after_the_other_where_that_is_asked_for(way):
     run = trained(way, "mezo", paired=False, write_every=1)
     assert run.losses == resident("mezo").losses and same(run.weights, resident("mezo").weights)
@@ -51,7 +52,7 @@ def test_scales(scheme):
     assert run.losses == expected.losses and same(run.weights, expected.weights)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["staged"])
 def test_micro_batches(way):
     def closures(model, step):
         return [lambda b=batch(model, size=1, seed=10 * step + k): model(**b).loss for k in range(3)]
@@ -82,7 +83,7 @@ def test_whoever_reads_the_weights_finds_them_up_to_date(way):
     assert same(dict(loaded.named_parameters()), dict(expected.model.named_parameters()))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["mapped"])
 def test_evaluation_uses_what_is_outstanding(way):
     (model, optimizer), (expected, other) = started(way, "mezo", write_every=None), started("resident", "mezo")
     stepped(model, optimizer, 0, 2)
@@ -114,7 +115,17 @@ def test_a_run_goes_on(way, tmp_path):
         assert same(weights(again), weights(expected))
 
 
-@pytest.mark.parametrize("way", WAYS)
+def test_a_saved_run_needs_a_place_for_changed_weights(tmp_path):
+    model, optimizer = started("staged", "mezo")
+    stepped(model, optimizer, 0, 1)
+    model.hybrid.save_pretrained(tmp_path)
+    base = model_at("mapped")
+    with pytest.raises(HybridOptError, match="rests on disk, in a file that is never written.*other values.*cache="):
+        hybridopt.from_pretrained(base, tmp_path)
+    assert not hasattr(base, "hybrid")
+
+
+@pytest.mark.parametrize("way", ["mapped"])
 def test_a_step_that_is_skipped_changes_nothing(way):
     ends = []
     for each in (way, "resident"):
