@@ -159,6 +159,25 @@ def test_a_place_to_write_to_is_asked_for():
         started("mapped", "mezo", cache=None)
 
 
+def test_a_trainer_with_evaluation_in_between(tmp_path):
+    from transformers import TrainingArguments
+
+    from hybridopt.integrations.trainer import HybridTrainer
+
+    ends = []
+    for way in ("mapped", "resident"):
+        model, _ = started(way, "mezo")
+        data = [{k: v[0] for k, v in batch(model, size=1, seed=n).items()} for n in range(4)]
+        steps = {"max_steps": 2, "eval_steps": 1, "eval_strategy": "steps", "logging_steps": 1, "save_strategy": "no"}
+        quiet = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "max_grad_norm": 0, "bf16": True}
+        arguments = TrainingArguments(str(tmp_path), **steps, **quiet, per_device_train_batch_size=2)
+        trainer = HybridTrainer(model=model, args=arguments, train_dataset=data, eval_dataset=data)
+        trainer.train()
+        logged = [(row.get("loss"), row.get("eval_loss")) for row in trainer.state.log_history]
+        ends.append((logged, weights(model)))
+    assert ends[0][0] == ends[1][0] and same(ends[0][1], ends[1][1])
+
+
 def test_nothing_of_the_folder_is_written():
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder().iterdir()}
     trained("mapped", "mezo", 3, write_every=1)
