@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from .adapters import bare
-from .checksums import checksum
 from .kept_codes import Codes
+from .later_checksums import checksum_or_later
 from .quantization.coded import codes_dtype, plain
 from .quantization.owners import is_frozen, kept_dtype, logical_shape
 from .quantization.scales import scales
@@ -30,7 +30,8 @@ __all__ = [
     "without_values",
 ]
 
-Base = dict[str, list]  # base name: [elements before packing, dtype, checksum]; None: no base has these values
+# Base name: [elements before packing, dtype, checksum]; None: no base has these values. It may be a LaterChecksum.
+Base = dict[str, list]
 _UNWRAPPED: "weakref.WeakKeyDictionary[nn.Module, Origin]" = weakref.WeakKeyDictionary()
 REMEMBERED = "_hybridopt_base"  # the attribute of a base module that holds its Origin
 
@@ -40,7 +41,9 @@ def record(model: nn.Module) -> Base:
 
     By base name; adapters on the model do not count, and tied tensors count once.
     """
-    return {n: [math.prod(logical_shape(t)), str(kept_dtype(t)), checksum(t)] for n, t in _tensors(model).items()}
+    return {
+        n: [math.prod(logical_shape(t)), str(kept_dtype(t)), checksum_or_later(t)] for n, t in _tensors(model).items()
+    }
 
 
 def changed(model: nn.Module, base: Base) -> dict[str, Tensor]:
@@ -49,10 +52,10 @@ def changed(model: nn.Module, base: Base) -> dict[str, Tensor]:
     These are unquantized parameters and persistent buffers. Weights trained as codes always differ, and are given as
     their codes with the constants; so do scales that are opened for training, and tensors that no base has.
     """
-    parameters = ((n, p.detach()) for n, p in model.named_parameters() if p.is_floating_point() and not is_frozen(p))
+    parameters = ((n, p) for n, p in model.named_parameters() if p.is_floating_point() and not is_frozen(p))
     live = [(n, t) for n, t in (*parameters, *persistent_buffers(model)) if base_name(n) in base]
     other = [(n, t) for n, t in live if codes_dtype(t) or not _is(t, base[base_name(n)])]
-    found = {name: x for n, t in other for name, x in plain(clean(n), t).items()}
+    found = {name: x for n, t in other for name, x in plain(clean(n), t.detach()).items()}
     return found | {clean(n): x.detach() for n, _, x in scales(model)}
 
 
@@ -124,7 +127,7 @@ def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _is(tensor: Tensor, mark: list) -> bool:
     """Return whether a tensor has the values that a record knows; unknown ones are never the same."""
-    return mark[2] is not None and mark[2] == checksum(tensor)
+    return mark[2] is not None and mark[2] == checksum_or_later(tensor)
 
 
 @dataclass(frozen=True, eq=False)

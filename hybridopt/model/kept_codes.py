@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core.contracts import PackedWeight, Scheme
 from ..core.errors import HybridOptError
-from .checksums import checksum
+from .later_checksums import checksum_or_later
 from .quantization.frozen_weight import FrozenWeight
 from .quantization.layers import is_linear
 from .quantization.owners import layer_scheme, owner
@@ -207,4 +207,6 @@ def _forms(marks: Mapping[str, list]) -> dict[str, list]:
 
 def _marks(kept: Mapping[str, Tensor], values: bool = True) -> dict[str, list]:
     """Return [shape, dtype, checksum] of tensors by name; with `values` False no checksum is worked out."""
-    return {n: [list(x.shape), str(x.dtype), checksum(x) if values and x.numel() else 0] for n, x in kept.items()}
+    return {
+        n: [list(x.shape), str(x.dtype), checksum_or_later(x) if values and x.numel() else 0] for n, x in kept.items()
+    }

@@ -12,6 +12,7 @@ from ..core.registry import pack, unpack
 from ..model.adapters import library_of, usual_library
 from ..model.checksums import VERSION
 from ..model.kept_codes import layer_of_kept
+from ..model.later_checksums import number
 from ..model.originals import replaced
 from ..model.quantization.owners import scheme_of
 from ..model.roles import base_name
@@ -68,7 +69,7 @@ def configuration(strategy: Any, saved: set[str], replayed: Mapping[str, object]
         "adapters": library.names(model),
         "active": library.active(model),
         "unfrozen": strategy.unfrozen(),
-        "base": {n: [*mark[:2], None if n in free else mark[2]] for n, mark in strategy.base.items()},
+        "base": {n: [*mark[:2], None if n in free else number(mark[2])] for n, mark in strategy.base.items()},
         "dtype": base_dtype(model),
         "checksums": VERSION,
     } | _only_some(model, strategy, replayed)

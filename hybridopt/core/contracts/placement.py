@@ -24,6 +24,8 @@ class Piece:
         file: that holds its values, byte for byte; None: they are in memory alone.
         extent: the bytes in that file.
         also: other tensor objects of the model that share its memory, and always will: layers of 8 bits have such.
+        checksum: of its values, where the file says; None: not known.
+        crc32: of the bytes in the file, where the file says; None: not known.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Piece:
     file: Path | None = None
     extent: tuple[int, int] = (0, 0)
     also: tuple[Tensor, ...] = ()
+    checksum: int | None = None
+    crc32: int | None = None
 
     def point(self, values: Tensor) -> None:
         """Let the tensor have the memory of another one, of the same shape and dtype, and all that share its own."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...core.contracts import PackedWeight, PlacedUnit, Scheme
+from ...core.contracts import PackedWeight, Piece, PlacedUnit, Scheme
 from ...core.errors import HybridOptError
 from ...core.files.mapping import Extent, MappedFile
 from ..placement.unit_files import KeptTensor, UnitFiles
@@ -95,6 +95,11 @@ class Keeping:
         tensors = {key: x for name in names for key, x in self._parts(name).items()}
         if tensors:
             self._note(self._files.write(unit.name, tensors))
+
+    def describe(self, piece: Piece) -> None:
+        """Note in a piece what its file says of it, if it is in the cache."""
+        if (held := self.held.get(piece.name)) is not None:
+            piece.checksum, piece.crc32 = held.checksum, held.crc32
 
     def extents(self) -> dict[str, tuple[Path, Extent]]:
         """Return file and bytes of every tensor that is in the cache, by the names of pieces."""

@@ -110,6 +110,8 @@ class RestingLayers:
             unit.pieces = pieces(self._model, unit)
             if self._keeping is not None:
                 self._keeping.keep(unit)
+                for piece in unit.pieces:
+                    self._keeping.describe(piece)
             self._placing.rest(unit, self._in_files.extents | (self._keeping.extents() if self._keeping else {}))
 
 

@@ -9,6 +9,7 @@ from ....core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
 from ....core.errors import HybridOptError
 from ....core.files.mapping import Extent, MappedFile, runs
 from ....core.host_memory import left
+from ...later_checksums import LaterChecksum
 from ..endurance import Endurance
 from ..placement import Placement
 from ..working import WorkingFile, spaced
@@ -44,6 +45,7 @@ class Mapped(PlacementBackend):
         self._traffic, self._cached = traffic, options.keep_cached
         self._files: dict[Path, MappedFile] = {}
         self._runs: dict[PlacedUnit, list[tuple[MappedFile, Extent]]] = {}
+        self._sums: dict[PlacedUnit, list[LaterChecksum]] = {}
         self._cache = None if options.cache is None else Path(options.cache)
         self._copied: set[Piece] = set()  # near, and in memory of their own
         self._room = 0  # bytes that all units would take in a working file
@@ -63,6 +65,7 @@ class Mapped(PlacementBackend):
             self._map(piece)
             self._room += spaced(piece.nbytes)
         self._runs[unit] = self._runs_of(unit.pieces)
+        self._sums[unit] = [LaterChecksum(x.tensor, self._file(x), x.extent, x.checksum, x.crc32) for x in unit.pieces]
 
     def fetch(self, unit: PlacedUnit) -> None:
         """Read the pages of a unit."""
@@ -72,6 +75,8 @@ class Mapped(PlacementBackend):
         for file, run in self._runs[unit]:
             file.fetch(run)
         self._traffic.read += unit.nbytes
+        for later in self._sums[unit]:
+            later.near()
 
     def bind(self, unit: PlacedUnit) -> None:
         """Do nothing: the tensors are where they always are."""
