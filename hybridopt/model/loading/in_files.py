@@ -14,6 +14,8 @@ from .matching import Match
 
 __all__ = ["InFiles"]
 
+LOADED = 16  # bytes: kernels of a CPU add in another order where a row of float32 begins between
+
 
 class InFiles:
     """Where the weights of layers lie, if a file holds them as they are used.
@@ -23,12 +25,19 @@ class InFiles:
         names: of the weights.
         dtypes: of the model's tensors once they are filled in, by name.
         quantized: names of the weights that are quantized.
+        exact: leave out floats of 32 bits that lie where a product with a single row has other last bits.
     """
 
     def __init__(
-        self, found: Match, names: Collection[str], dtypes: Mapping[str, torch.dtype], quantized: Collection[str] = ()
+        self,
+        found: Match,
+        names: Collection[str],
+        dtypes: Mapping[str, torch.dtype],
+        quantized: Collection[str] = (),
+        exact: bool = False,
     ):
         self.names, self._dtypes, self._quantized = sorted(names), dtypes, set(quantized)
+        self._exact = exact
         self.source = MappedSource() if sys.platform == "linux" else None
         self._stored = {name: entry for name, entry in found.as_stored().items() if name in set(names)}
         self.why_not = {name: why for name in self.names if (why := self._why_not(name)) is not None}
@@ -61,4 +70,6 @@ class InFiles:
             return f"cannot be used in its file on {sys.platform}"
         if not self.source.mappable(entry):
             return f"lies in {entry.file.name} at a place that is no multiple of its item size"
+        if self._exact and entry.dtype.itemsize >= 4 and self.source.extent(entry)[0] % LOADED:
+            return f"lies in {entry.file.name} at a place that is no multiple of {LOADED} bytes"
         return None

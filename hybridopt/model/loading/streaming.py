@@ -149,7 +149,8 @@ def _resting(folder, model, found, dtypes, scheme, layers, how, target) -> Resti
     """Return what lets the layers of a model rest while it is filled; None if all of it fits on the device."""
     every, cache = units(model), how.placement.cache
     sizes = tensor_bytes(model, dtypes, scheme, layers)
-    in_files = InFiles(found, [piece.name for unit in every for piece in unit.pieces], dtypes, layers)
+    names = [piece.name for unit in every for piece in unit.pieces]
+    in_files = InFiles(found, names, dtypes, layers, exact=cache is not None)
     weights = weights_of(every, sizes, cache is not None or not in_files.why_not, aside(model, target))
     placement = settled(how.placement, weights, target, how.memory, how.host_memory)
     if placement.base == "device":

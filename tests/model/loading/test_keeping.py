@@ -103,6 +103,21 @@ def test_without_a_cache_the_cure_is_named(how, why):
         hybridopt.load(tiny.folder(), placement="disk", **how)
 
 
+def test_float32_weights_between_16_bytes_are_kept_and_single_rows_have_the_same_bits(tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(tiny.folder(dtype=torch.float32), base)
+    tensors = {n: x.clone() for n, x in load_file(base / "model.safetensors").items()}
+    for shift in range(2):  # of the header, by 8 bytes
+        save_file(tensors, base / "model.safetensors", {"format": "pt", "note": "x" * 8 * shift})
+        with (base / "model.safetensors").open("rb") as file:
+            between = int.from_bytes(file.read(8), "little") % 16 == 0  # 8 bytes come before
+        model, resident = loaded(base, tmp_path / f"{shift}"), hybridopt.load(base)
+        assert len(states(tmp_path / f"{shift}")) == (2 * tiny.LAYERS if between else 0)
+        one = torch.tensor([[3]])
+        with torch.no_grad():
+            assert torch.equal(model(input_ids=one).logits, resident(input_ids=one).logits)
+
+
 def test_more_layers_are_written_where_only_some_were_there(tmp_path):
     hybridopt.load(tiny.folder(), placement=Placement("disk", resident=2, cache=tmp_path), quantization="nf4")
     some = states(tmp_path)
