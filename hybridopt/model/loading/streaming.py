@@ -150,7 +150,7 @@ def _resting(folder, model, found, dtypes, scheme, layers, how, target) -> Resti
     every, cache = units(model), how.placement.cache
     sizes = tensor_bytes(model, dtypes, scheme, layers)
     names = [piece.name for unit in every for piece in unit.pieces]
-    in_files = InFiles(found, names, dtypes, layers, exact=cache is not None)
+    in_files = InFiles(found, names, dtypes, layers, exact=cache is not None and target.type == "cpu")
     weights = weights_of(every, sizes, cache is not None or not in_files.why_not, aside(model, target))
     placement = settled(how.placement, weights, target, how.memory, how.host_memory)
     if placement.base == "device":
