@@ -5,14 +5,18 @@ import os
 import resource
 import shutil
 import struct
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.core_model_loading import Transpose, WeightConverter, WeightRenaming
 
 import hybridopt
 from hybridopt import HybridOptError, Placement
+from hybridopt.model.loading.matching import Match
+from hybridopt.model.loading.weight_files import Stored
 from hybridopt.model.placement.backends import mapped
 from hybridopt.model.placement.backends.mapped import keeps_cached
 from hybridopt.model.placement.placing import placed
@@ -93,6 +97,14 @@ def test_tensors_at_any_multiple_of_their_size_are_used_in_place_and_others_are_
         hybridopt.load(folder, placement="disk")
     model = hybridopt.load(folder, placement=Placement("disk", cache=tmp_path / "cache"))
     assert torch.equal(logits(model), logits(tiny.model_at("resident")))
+
+
+def test_a_stored_tensor_that_is_turned_is_not_used_in_place():
+    entry = Stored(Path("file"), "w", (4, 4), torch.bfloat16)
+    plain, turned = WeightRenaming("w", "w"), WeightConverter("w", "w", operations=[Transpose(0, 1)])
+    for conversion, found in ((plain, {"w": entry}), (turned, {})):
+        match = Match(nn.Linear(1, 1), {"w": [(entry, "w")]}, {"w": conversion}, {"w": {"w": (4, 4)}})
+        assert match.as_stored() == found
 
 
 @pytest.mark.parametrize("tie", [False, True])
