@@ -174,7 +174,7 @@ def _search(
         told["model_source"] = model.source
         print(json.dumps(told | {"choices": [choice.as_dict(room, *beside) for choice in choices]}))
     else:
-        Console().print(table.choices_table(choices, room), crop=False)  # lines to paste may be longer
+        Console().print(table.choices_table(choices, room, *beside), crop=False)  # lines to paste may be longer
     return choices[0].fits
 
 

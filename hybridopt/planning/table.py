@@ -70,8 +70,17 @@ def estimate_table(
     return Group(*lines, *([_verdict(estimate, room, host)] if room else []))
 
 
-def choices_table(choices: Sequence[Choice], room: Budget) -> RenderableType:
-    """Show ranked ways with their bars, what would help those that do not fit, and the best last, as a program."""
+def choices_table(
+    choices: Sequence[Choice], room: Budget, host: Host | None = None, flops: Flops | None = None
+) -> RenderableType:
+    """Show ranked ways with their bars, what would help those that do not fit, and the best last, as a program.
+
+    Args:
+        choices: in their order.
+        room: of the device.
+        host: beside it, whose bus and disk carry placed layers.
+        flops: that the device reaches; None: not known.
+    """
     fitting = [(i, c) for i, c in enumerate(choices, 1) if c.fits]
     tight = [(i, c) for i, c in enumerate(choices, 1) if c.tight]
     others = [c for c in choices if not c.fits and not c.tight]
@@ -86,7 +95,8 @@ def choices_table(choices: Sequence[Choice], room: Budget) -> RenderableType:
     if others:
         parts += [Text("\nWhat does not fit:", "bold"), Bars([(c.way.title, c.estimate) for c in others], room.total)]
         parts += [Text(f"{c.way.title}: {c.change or 'no single change makes it fit'}") for c in others]
-    return Group(*parts, *_best(fitting, room))
+    placed = _placed(fitting[0][1].estimate, host, flops) if fitting else []
+    return Group(*parts, *placed, *_best(fitting, room))
 
 
 def _placed(estimate: Estimate, host: Host | None, flops: Flops | None) -> list[RenderableType]:

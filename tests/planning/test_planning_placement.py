@@ -320,6 +320,7 @@ def test_as_many_layers_stay_as_there_is_room_for():
 
 def test_without_a_known_host_nothing_is_placed():
     assert placed_ways("cuda", None) == placed_ways("cuda", Host()) == ()
+    assert searched(2**30, None, placement=Placement("host"))[0].way.placement.base == "host"
     bases = [[way.placement.base for way in placed_ways(device, HOST)] for device in ("cuda", "cpu")]
     assert bases == [["host"] * 3 + ["disk"] * 3, ["disk"] * 3]
 

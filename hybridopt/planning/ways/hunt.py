@@ -56,7 +56,7 @@ class Hunt:
     def ways(self) -> tuple[Way, ...]:
         """Return all ways, on a base of the scheme that is asked for where it is of the same kind as the way's."""
         name = self.asked.get("quantization")
-        known = (*WAYS, *placed_ways(self.size.device, self.host))
+        known = (*WAYS, *placed_ways(self.size.device, self.host, self.asked.get("placement") is not None))
         return known if name is None else tuple(_on_base(way, named(name, "plan")) for way in known)
 
     def wanted(self, way: Way) -> bool:

@@ -17,14 +17,15 @@ PLACES = {
 BASES = (FOUR.name, EIGHT.name, None)
 
 
-def placed_ways(device: str, host: Host | None) -> tuple[Way, ...]:
+def placed_ways(device: str, host: Host | None, asked: bool = False) -> tuple[Way, ...]:
     """Return the ways that place layers, those that cost least time first; none where the host is not known.
 
     Args:
         device: "cuda" or "cpu"; what the CPU computes with is in the host's memory anyway, so that it places on disk.
         host: whose memory weights may take.
+        asked: are such ways asked for, whether the host is known or not?
     """
-    if host is None or host.memory is None:
+    if not asked and (host is None or host.memory is None):
         return ()
     bases = ("disk",) if device == "cpu" else ("host", "disk")
     return tuple(_placed(_adapters_on(scheme), base) for base in bases for scheme in BASES)
