@@ -1,6 +1,5 @@
 """Write the lines of Python that set a planned way of training up."""
 
-from dataclasses import fields
 from textwrap import indent
 
 from ...model.adapters import usual_library
@@ -117,12 +116,9 @@ def _load(request: Request, dtype: bool = False) -> str:
 
 def _placement(placement: Placement) -> str:
     """Return a placement as it is written in Python, without what is usual."""
-    usual = Placement(placement.base)
-    own = [f.name for f in fields(placement) if getattr(placement, f.name) != getattr(usual, f.name)]
-    if not own:
-        return _text(placement.base)
-    parts = [_text(placement.base), *(f"{name}={_text(getattr(placement, name))}" for name in own)]
-    return f"hybridopt.Placement({', '.join(parts)})"
+    usual = vars(Placement(placement.base))
+    own = [f"{name}={_text(value)}" for name, value in vars(placement).items() if value != usual[name]]
+    return f"hybridopt.Placement({', '.join([_text(placement.base), *own])})" if own else _text(placement.base)
 
 
 def _imports(request: Request) -> list[str]:

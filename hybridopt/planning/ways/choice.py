@@ -58,7 +58,13 @@ class Choice:
         return calls(self.request, self.way.lr)
 
     def as_dict(self, room: Budget, host: Host | None = None, flops: Flops | None = None) -> dict[str, Any]:
-        """Return the choice as plain data; whether it fits is told for `room` and for what stands beside it."""
+        """Return the choice as plain data.
+
+        Args:
+            room: of the device; whether it fits there is told.
+            host: beside it, whose memory is counted, too.
+            flops: that the device reaches; None: not known.
+        """
         told = self.estimate.as_dict(room, host, flops)
         out = {"title": self.way.title, "gives_up": self.way.why, **told, "code": self.code}
         return out | ({"change": self.change} if self.change else {})

@@ -26,7 +26,16 @@ SIZES = ("seq_len", "batch", "micro_batches")  # on which neither weights nor st
 
 
 class Hunt:
-    """Search for ways to train one model within `room` bytes, with sizes and settings given."""
+    """Search for ways to train one model within a memory.
+
+    Args:
+        estimator: of the model.
+        room: bytes of the device.
+        asked: settings of a Request that every way is to have.
+        size: a Request with the sizes that every way has.
+        all_sizes: also of ways whose weights and state alone do not fit?
+        host: beside the device, where layers may rest.
+    """
 
     def __init__(
         self,
@@ -38,7 +47,7 @@ class Hunt:
         host: Host | None = None,
     ):
         self.estimator, self.room, self.asked, self.size, self.host = estimator, room, asked, size, host
-        self.all_sizes = all_sizes  # also of ways whose weights and state alone do not fit?
+        self.all_sizes = all_sizes
         self.failed: HybridOptError | None = None  # the first way that the model does not take
         self._weights: dict[tuple, int] = {}
         self._near: set[tuple] = set()  # policies, adapters and bases that fit without placement
