@@ -149,7 +149,7 @@ def test_the_peak_is_what_operations_make_beside_the_layers_that_are_near(cell, 
     planned = estimator().estimate(asked(cell, tokens))
     assert planned.peak_bytes == pytest.approx(before + tracker.peak + max(near), rel=0.03)
     live = plan_live(model, seq_len=tokens.shape[1], batch_size=tokens.shape[0], micro_batches=cell[-1])
-    assert live.carried == planned.carried and live.peak_bytes == pytest.approx(planned.peak_bytes, rel=0.01)
+    assert live.carried == planned.carried and live.peak_bytes == pytest.approx(planned.peak_bytes, rel=0.03)
 
 
 ALONE = [  # way, policy, slots, write_every, paired
