@@ -69,6 +69,11 @@ class PlacedUnit:
         """Return the bytes of all its tensors."""
         return sum(piece.nbytes for piece in self.pieces)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Return all tensor objects of the model that are placed, those that share memory among them."""
+        return [x for piece in self.pieces for x in (piece.tensor, *piece.also)]
+
 
 @dataclass
 class Traffic:

@@ -80,8 +80,7 @@ class Resting:
         self.units, self._plan = list(found), plan
         carrier = _carrier(placement, cuda)
         self.sizes = tuple(map(carrier.takes, found))
-        pieces = [piece for unit in found for piece in unit.pieces]
-        self.tensors = [*(x for piece in pieces for x in (piece.tensor, *piece.also)), *on_host]
+        self.tensors = [*(x for unit in found for x in unit.tensors), *on_host]
         self.on_host = sum(x.nbytes for x in on_host)
         self._held = carrier.holds(found)
         self.path = clean(found[0].name).rpartition(".")[0] if found else ""

@@ -11,7 +11,7 @@ from .series import Series, thinned
 
 __all__ = ["KINDS", "memory_chart"]
 
-KINDS = ("weights", "quantization", "state", "gradients")
+KINDS = ("weights", "quantization", "near", "state", "gradients")
 REST = "activations and temporaries"
 FAR = 2.5  # times the largest that a limit may lie above it and still be drawn
 

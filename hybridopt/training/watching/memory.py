@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.system_files import words
+from ...model.placement.placing import placed
 from ...model.quantization.scales import scales
 from ...model.quantization.sizes import weight_bytes
 from ...model.roles import clean
@@ -45,10 +46,13 @@ def measured(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -
 
     Returns:
         weights_bytes, quantization_bytes, gradients_bytes and state_bytes, which mean what a
-        `hybridopt.planning` Estimate means by them. Gradients are those that are alive at the moment.
+        `hybridopt.planning` Estimate means by them, and so does near_bytes, of a model whose layers rest elsewhere.
+        Gradients are those that are alive at the moment.
     """
-    kept = weights(model)
-    return {
+    rests = placed(model)
+    kept = weights(model, () if rests is None else [*(x for unit in rests.units for x in unit.tensors), *rests.aside])
+    near = {} if rests is None else {"near_bytes": sum(map(rests.streamer.backend.takes, rests.streamer.near))}
+    return near | {
         "weights_bytes": kept.weights,
         "quantization_bytes": kept.quantization,
         "gradients_bytes": gradient_bytes(model.parameters()),

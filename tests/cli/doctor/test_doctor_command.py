@@ -14,6 +14,7 @@ from hybridopt.cli.doctor.examine import Check, outcome
 from hybridopt.cli.doctor.finding import Finding
 from hybridopt.cli.doctor.machine import CPU, Machine
 from hybridopt.cli.main import app
+from hybridopt.core.host import host
 
 SOUND = Finding("sound", "ok", "fine [red]", numbers={"speed": 2.0, "error": float("inf")})
 GPU = Machine(torch.device("cuda", 0), None)
@@ -52,6 +53,13 @@ def some(monkeypatch):
         monkeypatch.setattr(examine, "checks", lambda: checks)
 
     return put
+
+
+def test_speeds_are_kept_for_plans(some, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    some(check(lambda machine: [SOUND, Finding("bus", "ok", "", speeds={"bus": 2e10})], "bus"))
+    assert run("--folder", str(tmp_path)).exit_code == 0
+    assert host().bus.bytes == 2e10 and host().bus.known.startswith("measured ") and host().disk.known == "assumed"
 
 
 def test_what_is_sound_is_shown_and_leaves_with_0(some, tmp_path):

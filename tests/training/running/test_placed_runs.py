@@ -29,6 +29,9 @@ def test_a_run_from_disk_learns_what_a_resident_one_does(model, workshop, monkey
         training.train(prepared)
     near, far = ([record["loss"] for record in workshop.log(out) if "loss" in record] for out in ("near", "far"))
     assert near == far and len(far) == 3
+    told = [next(r for r in reversed(workshop.log(out)) if "weights_bytes" in r) for out in ("near", "far")]
+    assert told[0]["weights_bytes"] == told[1]["weights_bytes"] + sum(unit.nbytes for unit in placed(seen[1]).units)
+    assert 0 < told[1]["near_bytes"] <= 2 * placed(seen[1]).units[0].nbytes
     assert placed(seen[0]) is None and placed(seen[1]).traffic.fetches > 3
     assert read_run(workshop.folder / "far" / "run.yaml").method.placement.base == "disk"
     assert prepared.chosen.estimate.carried.read and any("read" in line for line in prepared.chosen.told)
