@@ -196,6 +196,7 @@ class Watching(TrainerCallback):
     def _bytes(self, optimizer: torch.optim.Optimizer) -> dict[str, int]:
         """Return what is held, and of that the weights, the gradients at their largest since then, and the state."""
         changing = {"gradients_bytes": self._gradients.take(), "state_bytes": memory.state_bytes(optimizer)}
+        changing |= memory.near(self.trainer.model)
         self._most = {key: max(size, self._most.get(key, 0)) for key, size in changing.items()}
         return {**memory.held(self.trainer.args.device), **self._fixed, **changing}
 

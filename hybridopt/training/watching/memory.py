@@ -15,7 +15,7 @@ from ...model.quantization.sizes import weight_bytes
 from ...model.roles import clean
 from ...planning.bytes.static import weights
 
-__all__ = ["gradient_bytes", "held", "measured", "model_bytes", "reset_peak", "state_bytes", "tensor_map"]
+__all__ = ["gradient_bytes", "held", "measured", "model_bytes", "near", "reset_peak", "state_bytes", "tensor_map"]
 
 STATUS = Path("/proc/self/status")
 
@@ -51,13 +51,18 @@ def measured(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -
     """
     rests = placed(model)
     kept = weights(model, () if rests is None else [*(x for unit in rests.units for x in unit.tensors), *rests.aside])
-    near = {} if rests is None else {"near_bytes": sum(map(rests.streamer.backend.takes, rests.streamer.near))}
-    return near | {
+    return near(model) | {
         "weights_bytes": kept.weights,
         "quantization_bytes": kept.quantization,
         "gradients_bytes": gradient_bytes(model.parameters()),
         "state_bytes": 0 if optimizer is None else state_bytes(optimizer),
     }
+
+
+def near(model: nn.Module) -> dict[str, int]:
+    """Return near_bytes, those of layers that rest elsewhere and are near; nothing of a model that is not placed."""
+    rests = placed(model)
+    return {} if rests is None else {"near_bytes": sum(map(rests.streamer.backend.takes, rests.streamer.near))}
 
 
 def held(device: torch.device) -> dict[str, int]:
