@@ -161,6 +161,9 @@ def write(param: Tensor, grad: Tensor, raw: State, job: Job, store: Store, now: 
         out = grad.new_zeros(grad.shape) if t.free.idle else _free(part.rest(grad, at), param, job, now)
         weight = part.down(param.to(job.arithmetic), at) if t.full.reads_param else None
         out = part.up_(out, _full(part.down(grad, at), weight, raw, job, now), at)
+    if not job.beside:
+        store.write_(param, out, now.decay, now.seeds[""])
+        return
     beside = {name: raw[key] for name, key in job.beside.items()}
     store.write_beside_(param, beside, out, now.decay, now.seeds[""])
 

@@ -126,6 +126,11 @@ class Job:
         return max([rule.looks or 0 for _, rule in self.rules], default=0)
 
     @cached_property
+    def looked_at(self) -> bool:
+        """Return whether no rule at work needs the matrix in one piece."""
+        return all(rule.looks is not None for _, rule in self.rules)
+
+    @cached_property
     def unseeded(self) -> dict[str, None]:
         """Return None in place of every seed, where nothing is rounded at random."""
         return dict.fromkeys(("", "low", *self.slots))
@@ -187,7 +192,7 @@ def sliceable(job: Job) -> bool:
     """Return whether it may run row by row: no rule needs the matrix in one piece, no part or codec other rows."""
     codec, low = job.treatment.codec, job.low
     whole_blocks = codec.local or not job.elementwise or (low is not None and low[-1:] == (codec.block,))
-    return all(rule.looks is not None for _, rule in job.rules) and whole_blocks and job.part.local
+    return job.looked_at and whole_blocks and job.part.local
 
 
 def with_elements(job: Job) -> set[str]:
