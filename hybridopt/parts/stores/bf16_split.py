@@ -19,8 +19,8 @@ class Bf16Split(Store):
     The model computes with the weight rounded to nearest, and saves that; "weight.low", an int8 an element, holds what
     rounding took, in steps of 1/256 of a bfloat16's last place. Sums are made in float32 and rounded to the nearest 24
     bits, by 2^-16 of the weight at the most, and nothing is random: steps below 2^-17 of a weight do not arrive, which
-    those of `bf16_stochastic` do on average. Who writes to the weights
-    past the optimizer leaves the old remainder, which is half a last place at the most.
+    those of `bf16_stochastic` do on average. Who writes to the weights past the optimizer leaves the old remainder,
+    half a last place at the most.
     """
 
     def slots(self, shape: Shape) -> dict[str, Slot]:
