@@ -127,12 +127,17 @@ def limited(arm: Arm, small: Path, steps: int, room: int) -> dict:
         model, step = arm.start()
     except (RuntimeError, MemoryError, OSError) as error:
         return {"ended": "load", "error": f"{type(error).__name__}: {error}"[:300]}
+    traffic = placed(model).traffic if placed(model) else None
+    times, reads = [], [0]
     try:
-        times = [timed(step, number) for number in range(steps)]
+        for number in range(steps):
+            times.append(timed(step, number))
+            reads.append(traffic.read if traffic else 0)
     except (RuntimeError, MemoryError, OSError) as error:
         return {"ended": "step", "error": f"{type(error).__name__}: {error}"[:300]}
-    traffic = asdict(placed(model).traffic) if placed(model) else {}
-    return {"ended": "", "seconds": [t for t, _ in times], "losses": [x for _, x in times], **traffic}
+    moved = asdict(traffic) if traffic else {}
+    last = {"last_read": reads[-1] - reads[-2]}  # the first steps learn the order, and watch what probes must know
+    return {"ended": "", "seconds": [t for t, _ in times], "losses": [x for _, x in times], **moved, **last}
 
 
 ARMS = {"peak": peak, "pairs": pairs, "visits": visits, "reads": reads, "limited": limited}

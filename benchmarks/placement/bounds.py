@@ -106,7 +106,7 @@ def bounds(found: Found, shape: Llama, slots: int) -> list[Bound]:
         )
     if "limit mezo" in found and not found["limit mezo"]["ended"]:
         row = found["limit mezo"]
-        text = "MeZO: bytes read a step over those of the layers"
-        read = row["read"] / (len(row["seconds"]) * shape.layers * layer)
+        text = "MeZO: bytes read in the last step over those of the layers"
+        read = row["last_read"] / (shape.layers * layer)
         lines.append(Bound(text, read, 1 + 1 / shape.layers, times))
     return lines

@@ -77,7 +77,7 @@ def good() -> dict:
     """What would be found if all went well."""
     layer, other = folder.layer_bytes(SMALL), folder.other_bytes(SMALL)
     weights = 4 * layer + other
-    ended = {"ended": "", "room": 10**6, "seconds": [1.0], "read": 4 * layer, "error": ""}
+    ended = {"ended": "", "room": 10**6, "seconds": [1.0], "last_read": 4 * layer, "error": ""}
     return {
         "peak resident": {"step_bytes": weights + 1000, "peak_bytes": 2 * weights},
         "peak placed": {"step_bytes": layer, "peak_bytes": int(2.5 * layer) + other + 1000},
