@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..staged.names import GRADIENTS, PLACED, RESIDENT
+from ..shared.placed_names import GRADIENTS, PLACED, RESIDENT
 from .line import Line, Rows, broken, gib, off
 from .machine import Machine
 

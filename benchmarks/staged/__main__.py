@@ -16,9 +16,9 @@ from ..shared.command_line import console, parser
 from ..shared.environment import environment
 from ..shared.llama import SETS
 from ..shared.markdown import human
+from ..shared.placed_names import PLACED, RESIDENT
 from ..shared.records import Records
 from .measure import rows
-from .names import PLACED, RESIDENT
 from .plan import planned
 
 LENGTHS = {"cuda": (2048, 4096), "cpu": (32, 64)}

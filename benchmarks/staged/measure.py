@@ -15,8 +15,8 @@ from hybridopt.model.placement.placement import Placement
 from hybridopt.model.placement.placing import Placed, place_
 
 from ..shared.peak import measured_step
+from ..shared.placed_names import GRADIENTS, PLACED, RESIDENT
 from .model import CHUNK, build
-from .names import GRADIENTS, PLACED, RESIDENT
 
 SLOTS = 3
 STEPS = 3  # timed, after one that is not

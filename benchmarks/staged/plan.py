@@ -8,9 +8,9 @@ from hybridopt.planning.subject.source import subject_of
 
 from ..shared.llama import SETS
 from ..shared.llama_model import config_of
+from ..shared.placed_names import PLACED, RESIDENT
 from .measure import SLOTS
 from .model import CHUNK, POLICY, RANK
-from .names import PLACED, RESIDENT
 
 
 def planned(size: str, device: str, how: str, tokens: int) -> dict[str, Any]:

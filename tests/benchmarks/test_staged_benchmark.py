@@ -2,9 +2,9 @@
 
 import pytest
 
+from benchmarks.shared.placed_names import GRADIENTS, PLACED, RESIDENT
 from benchmarks.staged import measure
 from benchmarks.staged.measure import rows
-from benchmarks.staged.names import GRADIENTS, PLACED, RESIDENT
 from benchmarks.staged.plan import planned
 
 pytestmark = pytest.mark.slow

@@ -53,7 +53,7 @@ BY_VARIABLE = {  # the name is no literal
         "module model model.get_submodule(owner) root state tensor p m owner old layer layer.state".split()
     ),
     "a configuration": {"config", "s", "source", "CONFIG_MAPPING[kind]()"},
-    "a library, a class, a loader": {"transformers", "torch", "cls", "loader", "type(module)"},
+    "a library, a class, a loader": {"transformers", "torch", "nn.init", "cls", "loader", "type(module)"},
     "what a module returns": {"output"},
 }
 

@@ -20,7 +20,7 @@ from ..slices import Slice
 from ..task import Task
 from ..update import Now
 
-__all__ = ["Piece", "Stage", "alike", "broken", "call", "keys"]
+__all__ = ["Call", "Stage", "alike", "broken", "call", "keys"]
 
 LARGE = 1 << 16  # elements: on accelerators, such a parameter has kernels for its own shape
 _kernels: dict[tuple, Callable] = {}
@@ -28,7 +28,7 @@ _keys: dict[tuple, tuple] = {}  # what a kernel depends on, by a job that needs 
 _broken: set[tuple] = set()  # jobs that cannot be compiled here
 
 
-class Piece(NamedTuple):
+class Call(NamedTuple):
     """A slice of a task that is done by one call, alone or with others.
 
     Args:
@@ -49,7 +49,7 @@ class Stage:
     """A function of an update that becomes a kernel of its own.
 
     Args:
-        function: takes weight, gradient, state, job, store and `Now` of a slice, then what its `Piece` says besides.
+        function: takes weight, gradient, state, job, store and `Now` of a slice, then what its `Call` says besides.
         weight: does it write the weight, so that it must be put back where the task turns out not to be sound?
         state: does it write the state?
     """
@@ -88,7 +88,7 @@ def keys(tasks: Iterable[Task]) -> dict[Task, Tensor]:
     return found
 
 
-def call(stage: Stage, parts: list[Piece], numbers: Tensor, names: tuple) -> list:
+def call(stage: Stage, parts: list[Call], numbers: Tensor, names: tuple) -> list:
     """Call a function on every part by one call of its kernel, which is made when there is none.
 
     Where compiling fails it warns, and the function is called as it is.

@@ -19,7 +19,7 @@ from ..state import basis
 from ..task import Task
 from ..update import look, settle, update, write, write_free_, write_low
 from . import _compiled_kernels as kernels
-from ._compiled_kernels import Piece, Stage
+from ._compiled_kernels import Call, Stage
 
 __all__ = ["Compiled", "put"]
 
@@ -89,7 +89,7 @@ def put(task: Task, rows: Tensor, value: Tensor, seed: Seed) -> None:
     if on_host(rows.device) or not task.rounded or kernels.broken(task.job):
         return task.store.put_(rows, value, seed)
     key, row = send([seed.key, seed.row], torch.int64, rows.device).split(1)
-    part = Piece(task, Slice(rows, value, {}, {}, 0), key, (row.to(torch.int32).squeeze(0),))
+    part = Call(task, Slice(rows, value, {}, {}, 0), key, (row.to(torch.int32).squeeze(0),))
     kernels.call(ROUND, [part], _vector([0.0, 1.0], task.job.arithmetic, rows.device), ((), ()))
 
 
@@ -109,7 +109,7 @@ def _between_kernels(task):
     return looked + int(share * size * sizes)
 
 
-def _update(parts: list[Piece], numbers, names):
+def _update(parts: list[Call], numbers, names):
     """Update slices of a crew by one call of each kernel that the update needs.
 
     numbers: lr, decay and those of both rules, [n]. names: of the rules' numbers.
@@ -141,9 +141,9 @@ def _together(crew, keys):
     small = [] if crew[0].job.rounds else [task for task in crew if task.param.numel() <= OF]
     full = len(small) // CREW * CREW
     for start in range(0, full, CREW):
-        yield [Piece(task, _whole(task), keys.get(task)) for task in small[start : start + CREW]]
+        yield [Call(task, _whole(task), keys.get(task)) for task in small[start : start + CREW]]
     for task in [*small[full:], *(task for task in crew if task not in small)]:
-        yield from ([Piece(task, piece, keys.get(task))] for piece in _pieces(task))
+        yield from ([Call(task, piece, keys.get(task))] for piece in _pieces(task))
 
 
 def _whole(task):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ...core.contracts import PlacedUnit, Scheme
-from ..placement.room import Weights
+from ..placement.room import LayerBytes
 from ..quantization.layers import is_named
 from .matching import shared_names
 
@@ -35,7 +35,7 @@ def tensor_bytes(
 
 def weights_of(
     found: Collection[PlacedUnit], sizes: Mapping[str, int], disk: bool, table: str | None = None
-) -> Weights:
+) -> LayerBytes:
     """Return what a model takes near and where its layers rest.
 
     Args:
@@ -46,4 +46,4 @@ def weights_of(
     """
     layers = [sum(sizes[piece.weight] for piece in unit.pieces) for unit in found]
     on_host = 0 if table is None else sizes[table]
-    return Weights(layers, near=sum(sizes.values()) - sum(layers) - on_host, on_host=on_host, disk=disk)
+    return LayerBytes(layers, near=sum(sizes.values()) - sum(layers) - on_host, on_host=on_host, disk=disk)

@@ -13,7 +13,7 @@ from ...core.errors import HybridOptError
 from ..checksums import checksum
 from .placement import Placement
 from .placing import Stored, backend_for, place_, placed
-from .room import Weights, check_resident, settled
+from .room import LayerBytes, check_resident, settled
 from .rows import aside
 from .unit_files import UnitFiles
 from .units import layer_names, units
@@ -91,12 +91,12 @@ def _device(model: nn.Module, placement: Placement) -> torch.device:
     return here
 
 
-def _weights(model: nn.Module, layers: list[str], placement: Placement, device: torch.device) -> Weights:
+def _weights(model: nn.Module, layers: list[str], placement: Placement, device: torch.device) -> LayerBytes:
     sizes = [sum(p.nbytes for p in model.get_submodule(name).parameters()) for name in layers]
     table = aside(model, device)
     on_host = 0 if table is None else model.get_parameter(table).nbytes
     near = sum(p.nbytes for p in model.parameters()) - sum(sizes) - on_host
-    return Weights(sizes, near, on_host, disk=placement.cache is not None)
+    return LayerBytes(sizes, near, on_host, disk=placement.cache is not None)
 
 
 def _kept(found: list[PlacedUnit], cache: Any) -> Stored:

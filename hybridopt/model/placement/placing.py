@@ -20,7 +20,7 @@ from .hooks import attach, notice_end
 from .newcomers import Newcomers, moved_
 from .placement import Placement
 from .readers import for_readers
-from .rows import Rows, looked_up
+from .rows import RowLookup, looked_up
 from .streamer import Streamer
 from .units import small_parts, units
 from .whole import Calls
@@ -50,7 +50,7 @@ class Placed:
             unit: [*attach(unit, self.need, again, self.visit), notice_end(unit, self.done)] for unit in self.units
         }
         table = None if again else looked_up(model)
-        self._rows = None if table is None else Rows(table, self.device)
+        self._rows = None if table is None else RowLookup(table, self.device)
         self._new = {unit: Newcomers(unit, self.device, partial(self._merge, unit)) for unit in self.units}
         self._guards = self._guarded()
         for unit in self.units:

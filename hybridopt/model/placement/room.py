@@ -14,13 +14,13 @@ from ...core.sizes import gib, parse_size
 from .placement import Placement
 from .ranges import RELAYS
 
-__all__ = ["TRAINING", "Weights", "check_resident", "settled"]
+__all__ = ["TRAINING", "LayerBytes", "check_resident", "settled"]
 
 TRAINING = 0.25  # of the device's memory that base="auto" leaves to gradients, states and activations
 
 
 @dataclass(frozen=True)
-class Weights:
+class LayerBytes:
     """What the weights of a model take in memory, known before they are read.
 
     Args:
@@ -50,7 +50,7 @@ class Weights:
 
 def settled(
     placement: Placement,
-    weights: Weights,
+    weights: LayerBytes,
     device: torch.device,
     memory: "str | int | Budget | None" = None,
     host_memory: str | int | None = None,
@@ -93,7 +93,7 @@ def check_resident(placement: Placement, layers: int) -> None:
 
 @dataclass(frozen=True)
 class _Room:
-    weights: Weights
+    weights: LayerBytes
     device: int | None  # bytes; None: not known, so that everything fits
     host: int | None
     one: bool  # the device has the host's memory

@@ -11,7 +11,7 @@ from ..adapters import bare
 from ..quantization.owners import owner
 from .copies import Copied
 
-__all__ = ["Rows", "aside", "looked_up"]
+__all__ = ["RowLookup", "aside", "looked_up"]
 
 
 def looked_up(model: nn.Module) -> nn.Embedding | None:
@@ -37,7 +37,7 @@ def aside(model: nn.Module, device: torch.device) -> str | None:
     return None if table is None else next(name for name, p in model.named_parameters() if p is table.weight)
 
 
-class Rows:
+class RowLookup:
     """Lets an embedding find its tokens where its table is, and hand the rows to the device that computes.
 
     Args:

@@ -7,7 +7,7 @@ from ...core.budget import Budget
 from ...core.errors import HybridOptError
 from ...core.host import Host
 from ...model.placement.placement import Placement
-from ...model.placement.room import Weights, settled
+from ...model.placement.room import LayerBytes, settled
 from ...policy.plan import Plan
 from ..bytes.static import weights
 from ..request import Request
@@ -36,7 +36,7 @@ def settle(model: nn.Module, request: Request, plan: Plan, room: Budget | None, 
     cuda = request.device == "cuda"
     away = resting(model, request.placement.but(base="host" if cuda else "disk", resident=0), plan, cuda)
     rest = weights(model, away.tensors)
-    found = Weights(
+    found = LayerBytes(
         away.sizes,
         rest.weights + rest.quantization,
         away.on_host,

@@ -6,12 +6,12 @@ import torch
 from hybridopt.core.errors import HybridOptError
 from hybridopt.model.placement import room
 from hybridopt.model.placement.placement import Placement
-from hybridopt.model.placement.room import TRAINING, Weights, settled
+from hybridopt.model.placement.room import TRAINING, LayerBytes, settled
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 AUTO = Placement("auto")
 GIB = 2**30
-LAYERS = Weights([GIB] * 10, near=2 * GIB, on_host=GIB)
+LAYERS = LayerBytes([GIB] * 10, near=2 * GIB, on_host=GIB)
 
 
 def test_auto_keeps_everything_near_where_that_leaves_room_to_train():
@@ -37,7 +37,7 @@ def test_auto_goes_to_disk_where_the_host_is_too_small():
     found = settled(AUTO, LAYERS, CUDA, budget_of(6 * GIB), 8 * GIB)
     assert found == AUTO.but(base="disk", resident=1)
     with pytest.raises(HybridOptError, match="host_memory"):
-        settled(AUTO, Weights([GIB] * 10, disk=False), CUDA, budget_of(6 * GIB), 4 * GIB)
+        settled(AUTO, LayerBytes([GIB] * 10, disk=False), CUDA, budget_of(6 * GIB), 4 * GIB)
 
 
 def test_the_cpu_has_the_memory_of_the_host():
@@ -55,7 +55,7 @@ def test_what_is_not_told_is_asked_of_the_machine(monkeypatch):
 
 
 def test_layers_of_different_sizes_count_by_the_largest():
-    uneven = Weights([GIB, 4 * GIB, GIB, 2 * GIB])
+    uneven = LayerBytes([GIB, 4 * GIB, GIB, 2 * GIB])
     assert uneven.on_device(Placement("host", slots=2)) == 6 * GIB
     assert uneven.on_device(Placement("host", slots=2, resident=2)) == 8 * GIB
     assert uneven.beside(Placement("host", resident=2)) == 3 * GIB

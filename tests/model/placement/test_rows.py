@@ -8,7 +8,7 @@ from torch import nn
 
 from hybridopt.model.loading.sizes import weights_of
 from hybridopt.model.placement.placing import placed
-from hybridopt.model.placement.rows import Rows, aside, looked_up
+from hybridopt.model.placement.rows import RowLookup, aside, looked_up
 from hybridopt.model.placement.units import units
 from support.lazy_lane import Lazy
 from support.models import batch, tiny_bert, tiny_gpt2, tiny_llama, tiny_resnet, tiny_vit
@@ -20,7 +20,7 @@ META = torch.device("meta")  # a device that is not the host, without values
 @pytest.mark.parametrize("form", ["positional", "named"])
 def test_tokens_come_to_the_table_and_rows_to_the_device(form):
     table = nn.Embedding(10, 4)
-    rows = Rows(table, META)
+    rows = RowLookup(table, META)
     ids = torch.tensor([[1, 2, 3]])
     found = table(ids) if form == "positional" else table(input=ids)
     assert found.device == META and found.shape == (1, 3, 4)
@@ -30,13 +30,13 @@ def test_tokens_come_to_the_table_and_rows_to_the_device(form):
 
 def test_tokens_of_another_device_are_asked_for_on_that_of_the_table():
     table = nn.Embedding(10, 4, device="meta")
-    Rows(table, META)
+    RowLookup(table, META)
     assert table(torch.tensor([1, 2])).device == META  # torch refuses a table and tokens of different devices
 
 
 def test_a_table_that_is_trained_goes_to_the_device(monkeypatch):
     table = nn.Embedding(10, 4)
-    rows, weight, asked = Rows(table, META), table.weight, []
+    rows, weight, asked = RowLookup(table, META), table.weight, []
     monkeypatch.setattr(torch.Tensor, "to", lambda x, device: asked.append(device) or x.clone())
     for trained in (False, True):
         weight.requires_grad_(trained)
@@ -67,7 +67,7 @@ def test_where_another_device_computes_the_table_counts_for_the_host():
 def test_hooks_that_want_gradients_of_rows_get_them():
     table = nn.Embedding(10, 4).requires_grad_(False)
     table.register_forward_hook(lambda m, args, rows: rows.requires_grad_())
-    Rows(table, META)
+    RowLookup(table, META)
     assert table(torch.tensor([1])).requires_grad and table(torch.tensor([1])).is_leaf
 
 
