@@ -9,8 +9,7 @@ from hybridopt.model.placement.placing import placed
 from support.placed import WAYS, adapted, model_at, train
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("scheme", [None, "nf4"])
+@pytest.mark.parametrize(("way", "scheme"), zip(WAYS, (None, "nf4"), strict=True))
 def test_it_says_where_weights_rest_and_what_a_step_moves(way, scheme):
     model = adapted(model_at(way, scheme))
     report = model.hybrid.report()

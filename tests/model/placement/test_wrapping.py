@@ -148,6 +148,7 @@ def test_unwrap_gives_an_ordinary_model_back(way):
     assert same_base(model_at("resident"), model_at("mapped"))  # and the folder was not
 
 
+@pytest.mark.parametrize("way", WAYS[:1])
 def test_saved_adapters_come_back_on_a_placed_base(way, tmp_path):
     model = adapted(model_at(way))
     train(model, 2)
@@ -158,6 +159,7 @@ def test_saved_adapters_come_back_on_a_placed_base(way, tmp_path):
     assert not differences(train(again.train(), 2), train(resident.train(), 2))
 
 
+@pytest.mark.parametrize("way", WAYS[1:])
 def test_folders_with_changed_weights_come_onto_a_placed_base(way, tmp_path):
     model = hybridopt.wrap(model_at("resident"))
     train(model, 1)
