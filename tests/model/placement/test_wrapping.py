@@ -159,7 +159,6 @@ def test_saved_adapters_come_back_on_a_placed_base(way, tmp_path):
     assert not differences(train(again.train(), 2), train(resident.train(), 2))
 
 
-@pytest.mark.parametrize("way", WAYS[1:])
 def test_folders_with_changed_weights_come_onto_a_placed_base(way, tmp_path):
     model = hybridopt.wrap(model_at("resident"))
     train(model, 1)
