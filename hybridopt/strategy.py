@@ -11,11 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from .core.errors import HybridOptError
-from .model.adapters import adapter_names, check_attached
-from .model.base_record import Origin, changed, remember, remembered, restructured
+from .model.base_record import Origin, remember
 from .model.containers import REPLICAS, original, uncompiled
-from .model.kept_codes import changed_codes, check_codes, updated
-from .model.placement.placing import unplace, up_to_date
+from .model.kept_codes import updated
+from .model.placement.placing import unplace
 from .model.placement.refusals import check_trainable
 from .model.quantization.coded import coded_names
 from .model.quantization.replacing import dequantize_
@@ -25,7 +24,6 @@ from .model.sharding import reshard_
 from .optimizer.optimizer import HybridOptimizer
 from .optimizer.others import forget
 from .optimizer.releases import DEFAULT
-from .planned import Planned
 from .policy.other_names import check_known
 from .policy.plan import Plan
 from .policy.report import Report
@@ -33,11 +31,12 @@ from .policy.routes import Ready, check_routes
 from .saving.replay.recording import recorded
 from .saving.replay.trajectory import Trajectory
 from .saving.save import save, save_whole
+from .wrapped import Wrapped
 
 __all__ = ["Strategy"]
 
 
-class Strategy(Planned):
+class Strategy(Wrapped):
     """How a model is trained, as `model.hybrid`: tags, report, optimizer, saving.
 
     It holds names of parameters, never parameters, so it stays right when the model's parameters are replaced.
@@ -52,12 +51,9 @@ class Strategy(Planned):
     """
 
     def __init__(self, model: nn.Module, policy: Ready, seed: int, origin: Origin, plan: Plan | None = None):
-        super().__init__(model, policy, seed, plan)
-        self.base, self.codes = origin.base, origin.codes
-        self.quantization, self.quantized = origin.quantization, origin.quantized
+        super().__init__(model, policy, seed, origin, plan)
         self.choice: Any = None  # planning.Choice of policy="auto"
         self._given = model
-        self._adapters = adapter_names(model)  # that are known to come back from a folder
         self._optimizers: weakref.WeakSet[HybridOptimizer] = weakref.WeakSet()
 
     def adopt(self, inner: "Strategy") -> None:
@@ -77,11 +73,6 @@ class Strategy(Planned):
         self._given = given
         if isinstance(original(given), REPLICAS):
             original(given).hybrid = self
-
-    @property
-    def origin(self) -> Origin:
-        """What the model was when it was wrapped for the first time."""
-        return Origin(self.base, self.codes, self.quantization, self.quantized)
 
     def memory(self, batch: Mapping[str, Tensor] | None = None, **how: Any) -> Any:
         """Estimate the bytes that a training step of this model takes, by closed forms and a simulated step.
@@ -284,36 +275,6 @@ class Strategy(Planned):
                 "model.hybrid.optimizer(), which takes this one's state: new.load_state_dict(old.state_dict())"
             )
         return self.model
-
-    def check_structure(self) -> None:
-        """Raise HybridOptError if the base was wrapped again since, or its tensors added, removed or resized."""
-        base = remembered(self.model).base
-        if base and base is not self.base:
-            raise HybridOptError(
-                f"the base of this {type(self.model).__name__} was wrapped again since, after its adapters were taken "
-                "off; train and save the model that the last wrap has returned"
-            )
-        if why := restructured(self.model, self.base):
-            raise HybridOptError(
-                f"the model was changed since it was wrapped: {why}; what is saved would fit no base model. Take "
-                "model.hybrid.unwrap(), then wrap the model as it is now"
-            )
-
-    def check_adapters(self) -> None:
-        """Raise HybridOptError if adapters were put on the model since `wrap` that could not be saved and loaded."""
-        if adapter_names(self.model) != self._adapters:
-            check_attached(self.model)
-            self._adapters = adapter_names(self.model)
-
-    def changed_tensors(self) -> dict[str, Tensor]:
-        """Return the base tensors that differ from the base model's, by live name; all parts of quantized weights.
-
-        Raises:
-            HybridOptError: layers are quantized now that were not when the model was wrapped, or the reverse.
-        """
-        check_codes(self.model, self.codes)
-        up_to_date(self.model)
-        return changed(self.model, self.base) | changed_codes(self.model, self.codes)
 
     def recorded(self, changed: Mapping[str, Tensor]) -> Trajectory | None:
         """Return the recorded run from which most of these changed tensors follow; None if none does."""

@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .core.contracts import Scheme
-from .core.errors import HybridOptError, HybridOptWarning, check_count
-from .model.adapters import adapted_layers, bare, check_attached, dtype_of_adapters, library_for
+from .core.errors import HybridOptWarning, check_count
+from .model.adapters import bare, library_for
 from .model.base_record import Base, Origin, forget, merged, record, remember, remembered
-from .model.containers import as_given, check_container, compiled_in_place, contained, uncompiled
-from .model.foreseen import Changes, foreseen
+from .model.containers import as_given, check_container, compiled_in_place, uncompiled
 from .model.kept_codes import codes_record, unknown, updated
 from .model.loading.unstored import unstored
 from .model.originals import altered
@@ -22,19 +20,16 @@ from .model.placement.placement import Placement, read_placement
 from .model.placement.placing import placed
 from .model.placement.refusals import check_keeps_base, check_not_quantized
 from .model.quantization.coded import coded_names
-from .model.quantization.known import frozen_names, named
 from .model.quantization.layers import place
 from .model.quantization.owners import owner, scheme_of
 from .model.quantization.replacing import guard_, quantize_
-from .model.quantization.targets import check, warn_of_read
-from .model.roles import base_name, head_modules
+from .model.roles import base_name
 from .model.sharding import check_plain, reshard_
-from .model.unquantized import unquantized
 from .optimizer.others import watch
-from .policy.output_layers import state_free
 from .policy.plan import Plan
-from .policy.routes import Ready, check_routes, read_policy
+from .policy.routes import Ready, read_policy
 from .strategy import Strategy
+from .wrap_checks import check_changes, check_model, check_policy, inner_strategy
 
 __all__ = ["attach_strategy", "wrap"]
 
@@ -75,7 +70,7 @@ def wrap(
     Raises:
         HybridOptError: before the model is changed, for anything that cannot be done.
     """
-    _check_model(model)
+    check_model(model)
     check_count("wrap", "seed", seed, 0)
     wanted = read_placement(placement, "wrap")
     check_not_quantized(model, quantization)
@@ -104,9 +99,9 @@ def _wrap(model, policy, peft_config, quantization, adapter_dtype, seed, policy_
     if policy == "auto":
         return _wrap_auto(model, peft_config, quantization, adapter_dtype, seed, policy_options, resting)
     ready = read_policy(policy, policy_options)
-    changes = _check_changes(model, ready, peft_config, quantization, adapter_dtype)
+    changes = check_changes(model, ready, peft_config, quantization, adapter_dtype)
     check_keeps_base(model, changes.adapters, peft_config, resting)
-    plan = _check_policy(model, ready, seed, changes)
+    plan = check_policy(model, ready, seed, changes)
     origin, now, lost = remembered(model), record(model), altered(model)
     base = merged(origin.base, now, unstored(model) | lost)
     lost = lost | {name for name, mark in now.items() if mark != base.get(name, mark)}
@@ -176,7 +171,7 @@ def attach_strategy(
     guard_(model)
     if (there := placed(model)) is not None:
         there.settle()
-    inner = _inner_strategy(model)
+    inner = inner_strategy(model)
     strategy = Strategy(model, policy, seed, origin, plan)
     if coded := coded_names(model):
         strategy.quantization, strategy.quantized = scheme_of(place(model, coded[0])[0]), tuple(coded)
@@ -189,89 +184,3 @@ def attach_strategy(
     model.hybrid = strategy
     watch(strategy)
     return model
-
-
-def _check_model(model):
-    if not isinstance(model, nn.Module):
-        raise HybridOptError(f"model={type(model).__name__} is not allowed; give an nn.Module")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise HybridOptError("a ScriptModule cannot be wrapped; wrap the nn.Module it was made from, then script that")
-    model = contained(model)
-    members = (model.__dict__, model._parameters, model._buffers, model._modules)
-    if hasattr(type(model), "hybrid") or any("hybrid" in each for each in members):
-        wrapped = isinstance(model.__dict__.get("hybrid"), Strategy)
-        cure = "call model.hybrid.unwrap() first" if wrapped else "rename that attribute"
-        raise HybridOptError(f"{type(model).__name__} {'is wrapped already' if wrapped else 'has a `hybrid`'}; {cure}")
-    for name, p in model.named_parameters():
-        if isinstance(p, nn.parameter.UninitializedParameter):
-            raise HybridOptError(f"parameter {name!r} has no shape yet; run one forward pass before wrapping")
-        if p.is_meta:
-            raise HybridOptError(f"parameter {name!r} is on meta and has no values; load the weights before wrapping")
-    if not any(True for _ in model.parameters()):
-        raise HybridOptError(f"{type(model).__name__} has no parameters")
-
-
-def _check_changes(
-    model: nn.Module, ready: Ready, peft_config: Any, quantization: str | None, adapter_dtype: str | torch.dtype | None
-) -> Changes:
-    """Return what is going to be done to the model, after a dry run of it."""
-    scheme = None if quantization is None else named(quantization, "wrap")
-    dtype = dtype_of_adapters("wrap", adapter_dtype, peft_config is not None)
-    _check_codes(model, peft_config is not None, scheme)
-    if peft_config is None:
-        check_attached(model)
-        library = preview = None
-    else:
-        library = library_for(peft_config)
-        library.check(model, peft_config, "default", scheme, dtype)
-        preview = library.preview(model, peft_config, dtype=dtype)
-    layers: list[str] = []
-    kept: list[str] = []
-    if scheme is None:
-        guard_(model)
-    else:
-        kept = [] if library is None or preview is None else library.kept_modules(preview)
-        kept = sorted({*head_modules(model), *kept})
-        layers = check(model, scheme, kept)
-        if layers:
-            warn_of_read(model, scheme, kept, stacklevel=4)
-    return Changes(scheme, layers, kept, ready.opens_scales, library, preview, dtype)
-
-
-def _check_codes(model: nn.Module, adds_adapters: bool, scheme: Scheme | None) -> None:
-    """Raise HybridOptError for adapters on weights that are trained as codes: they are for a base that stays."""
-    coded = coded_names(model)
-    there = scheme
-    if coded:
-        module, member = place(model, coded[0])
-        there = owner(module.get_parameter(member))
-    if there is not None and there.trains and (adds_adapters or adapted_layers(model)):
-        raise HybridOptError(
-            f"quantization={there.name!r} trains the base weights, and adapters freeze them; leave the adapters out, "
-            f"or take a frozen base: quantization={frozen_names()}"
-        )
-
-
-def _check_policy(model: nn.Module, ready: Ready, seed: int, changes: Changes) -> Plan:
-    """Resolve the policy on the parameters that the model will have, and return the plan."""
-    now = foreseen(model, changes)
-    plan = Plan.of(now, ready, seed)
-    if not plan.trained and any(p.trainable for p in now):
-        raise HybridOptError("nothing to train: the policy freezes every parameter that is not quantized")
-    if not plan.trained and _inner_strategy(model) is None and any(p.role == "quantized" for p in now):
-        raise HybridOptError(
-            "nothing to train: the base is quantized and everything else is frozen; pass peft_config=LoraConfig(...)"
-        )
-    check_routes(ready, plan.tags)
-    left = unquantized(model, changes.scheme, changes.layers, changes.kept)
-    if left is not None and left.surprising:
-        warnings.warn(f"{type(bare(model)).__name__}: {left}", HybridOptWarning, stacklevel=4)
-    if text := state_free(plan.entries):
-        warnings.warn(text, HybridOptWarning, stacklevel=4)
-    return plan
-
-
-def _inner_strategy(model: nn.Module) -> Strategy | None:
-    """Return the strategy of the base model, where adapters were added by hand after `wrap`; None without."""
-    inner = bare(model)
-    return None if inner is model else inner.__dict__.get("hybrid")
