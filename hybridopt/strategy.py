@@ -14,7 +14,7 @@ from .core.errors import HybridOptError
 from .model.base_record import Origin, remember
 from .model.containers import REPLICAS, original, uncompiled
 from .model.kept_codes import updated
-from .model.placement.placing import unplace
+from .model.placement.placed import unplace
 from .model.placement.refusals import check_trainable
 from .model.quantization.coded import coded_names
 from .model.quantization.replacing import dequantize_
@@ -31,12 +31,12 @@ from .policy.routes import Ready, check_routes
 from .saving.replay.recording import recorded
 from .saving.replay.trajectory import Trajectory
 from .saving.save import save, save_whole
-from .wrapped import Wrapped
+from .wrapped import WrappedModel
 
 __all__ = ["Strategy"]
 
 
-class Strategy(Wrapped):
+class Strategy(WrappedModel):
     """How a model is trained, as `model.hybrid`: tags, report, optimizer, saving.
 
     It holds names of parameters, never parameters, so it stays right when the model's parameters are replaced.

@@ -6,15 +6,15 @@ from .core.errors import HybridOptError
 from .model.adapters import adapter_names, check_attached
 from .model.base_record import Origin, changed, remembered, restructured
 from .model.kept_codes import changed_codes, check_codes
-from .model.placement.placing import up_to_date
+from .model.placement.placed import up_to_date
 from .planned import Planned
 from .policy.plan import Plan
 from .policy.routes import Ready
 
-__all__ = ["Wrapped"]
+__all__ = ["WrappedModel"]
 
 
-class Wrapped(Planned):
+class WrappedModel(Planned):
     """A planned model that knows its base as it was when it was wrapped for the first time.
 
     Args:

@@ -16,8 +16,8 @@ from .model.loading.unstored import unstored
 from .model.originals import altered
 from .model.placement.in_memory import place_in_memory_, settle
 from .model.placement.opened import open_scales_
+from .model.placement.placed import placed
 from .model.placement.placement import Placement, read_placement
-from .model.placement.placing import placed
 from .model.placement.refusals import check_keeps_base, check_not_quantized
 from .model.quantization.coded import coded_names
 from .model.quantization.layers import place

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from transformers import Trainer
 
 from hybridopt.core.errors import HybridOptError
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 
 __all__ = ["check_placed"]
 

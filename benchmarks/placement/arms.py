@@ -11,7 +11,7 @@ from time import thread_time
 
 import torch
 
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 
 from . import folder as files
 from .process import Watch, memory, private, read

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from hybridopt.model.losses.chunked import chunked_loss
 from hybridopt.model.placement.backends.staged import Staged
+from hybridopt.model.placement.placed import Placed
 from hybridopt.model.placement.placement import Placement
-from hybridopt.model.placement.placing import Placed, place_
+from hybridopt.model.placement.placing import place_
 
 from ..shared.peak import measured_step
 from ..shared.placed_names import GRADIENTS, PLACED, RESIDENT

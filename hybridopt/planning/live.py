@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..core.errors import HybridOptError
 from ..model.adapters import lora_rank
-from ..model.placement.placing import placed
+from ..model.placement.placed import placed
 from ..model.unquantized import unquantized
 from .costs import Costs, Known
 from .estimate import Estimate, estimate_of

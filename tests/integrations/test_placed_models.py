@@ -13,7 +13,7 @@ from transformers import Trainer
 import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.integrations.trainer import HybridTrainer, HybridTrainerMixin
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 from support.models import batch
 from support.placed import WAYS, adapted, differences, model_at, train
 from support.saved import bits, equal

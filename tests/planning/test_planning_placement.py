@@ -18,7 +18,7 @@ from hybridopt.core.budget import Budget
 from hybridopt.core.card_speeds import Flops
 from hybridopt.core.host import Host, Speed
 from hybridopt.model.placement.endurance import WRITTEN
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 from hybridopt.planning import Estimator, Request, plan_live
 from hybridopt.planning.placement.pace import pace_of
 from hybridopt.planning.placement.visits import Rounds, visited

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import hybridopt
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 from support.models import batch
 from support.placed import lora, model_at
 

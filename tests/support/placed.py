@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 import hybridopt
 from hybridopt.model.placement.backends.staged import Staged
+from hybridopt.model.placement.placed import Placed, placed
 from hybridopt.model.placement.placement import Placement
-from hybridopt.model.placement.placing import Placed, place_, placed
+from hybridopt.model.placement.placing import place_
 from support.models import batch, tiny_llama
 
 LAYERS = 4

@@ -3,7 +3,7 @@
 from torch import nn
 
 from ..roles import clean
-from .placing import placed
+from .placed import placed
 
 __all__ = ["at_rest", "where_it_rests"]
 

@@ -14,7 +14,7 @@ from .outstanding import Update
 from .placement import Placement
 
 if TYPE_CHECKING:
-    from .placing import Placed
+    from .placed import Placed
 
 __all__ = ["Home", "device_of", "home", "forget", "near", "bring_home"]
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from ...core.contracts import PlacedUnit
 from ...core.errors import HybridOptError
 from ..checksums import checksum
+from .placed import placed
 from .placement import Placement
-from .placing import Stored, backend_for, place_, placed
+from .placing import Stored, backend_for, place_
 from .room import LayerBytes, check_resident, settled
 from .rows import aside
 from .unit_files import UnitFiles

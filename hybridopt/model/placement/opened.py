@@ -4,7 +4,7 @@ from torch import nn
 
 from ..quantization import scales
 from .homes import home
-from .placing import placed
+from .placed import placed
 
 __all__ = ["open_scales_"]
 

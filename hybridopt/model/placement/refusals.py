@@ -10,7 +10,7 @@ from ...core.errors import HybridOptError
 from ..roles import base_name, clean
 from .guards import not_trained
 from .homes import check_kept
-from .placing import Placed, placed
+from .placed import Placed, placed
 
 __all__ = ["check_keeps_base", "check_not_quantized", "check_trainable", "check_written"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from torch import distributed
 
 from ...core.errors import HybridOptWarning
-from ...model.placement.placing import placed
+from ...model.placement.placed import placed
 from .intact import Intact
 from .perturb import Perturbation
 from .surroundings import modes_on

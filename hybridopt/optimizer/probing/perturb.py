@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
 from ...model.placement.homes import home
-from ...model.placement.placing import placed
+from ...model.placement.placed import placed
 from .swaps import Swaps
 from .watch import Seen, Watch, plain
 

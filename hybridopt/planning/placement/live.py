@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from ...core.errors import HybridOptError
-from ...model.placement.placing import placed
+from ...model.placement.placed import placed
 from ...policy.plan import Plan
 from ..request import Request
 from .resting import Resting

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.system_files import words
-from ...model.placement.placing import placed
+from ...model.placement.placed import placed
 from ...model.quantization.scales import scales
 from ...model.quantization.sizes import weight_bytes
 from ...model.roles import clean

@@ -14,7 +14,7 @@ import hybridopt
 from hybridopt import HybridOptError, Placement
 from hybridopt.model.loading import filling
 from hybridopt.model.placement import unit_files
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.unit_files import UnitFiles
 from hybridopt.model.quantization.owners import parts
 from support import placed as tiny

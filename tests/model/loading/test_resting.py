@@ -19,7 +19,7 @@ from hybridopt.model.loading.matching import Match
 from hybridopt.model.loading.weight_files import Stored
 from hybridopt.model.placement.backends import mapped
 from hybridopt.model.placement.backends.mapped import keeps_cached
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 from support import placed as tiny
 from support.children import fork, status
 from support.models import batch, tiny_llama, tiny_resnet

@@ -11,7 +11,7 @@ from peft import get_peft_model
 
 from hybridopt import HybridOptError, HybridOptWarning
 from hybridopt.model.placement import newcomers
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 from support.models import batch
 from support.placed import CPU, adapted, lora, model_at, stand_in, train
 

@@ -12,7 +12,7 @@ from hybridopt import HybridOptError, Placement
 from hybridopt.model import base_record, checksums, later_checksums
 from hybridopt.model.checksums import checksum
 from hybridopt.model.later_checksums import LaterChecksum, number
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 from support import placed as tiny
 
 WEIGHT = "model.layers.1.mlp.up_proj.weight"

@@ -5,7 +5,7 @@ import re
 import pytest
 
 import hybridopt
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 from support.placed import WAYS, adapted, model_at, train
 
 

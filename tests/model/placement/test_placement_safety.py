@@ -15,7 +15,7 @@ import torch
 import hybridopt
 from hybridopt.core.errors import HybridOptError
 from hybridopt.model.placement import helper
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.sides import Sides
 from support.models import batch
 from support.placed import WAYS, Trained, adapted, differences, folder, model_at, run, train

@@ -20,8 +20,9 @@ from hybridopt.model.placement.backends.relayed import Relayed
 from hybridopt.model.placement.backends.staged import Staged
 from hybridopt.model.placement.direct import DirectFile, read
 from hybridopt.model.placement.lanes.host import HostLane
+from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.placement import Placement
-from hybridopt.model.placement.placing import place_, placed
+from hybridopt.model.placement.placing import place_
 from hybridopt.model.placement.ranges import BLOCK, GAP, Range, Reading
 from support.lazy_lane import LazyLane
 from support.placed import CPU, Training, adapted, differences, folder, model_at, run, train

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hybridopt.model.loading.sizes import weights_of
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.rows import RowLookup, aside, looked_up
 from hybridopt.model.placement.units import units
 from support.lazy_lane import Lazy

@@ -11,8 +11,8 @@ import hybridopt
 from hybridopt.core.contracts import PlacedUnit, Traffic
 from hybridopt.core.errors import HybridOptWarning
 from hybridopt.model.placement import placing
+from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.placement import Placement
-from hybridopt.model.placement.placing import placed
 from hybridopt.model.placement.units import units
 from support.lazy_lane import Lazy, LazyLane, Poisoned
 from support.models import batch, tiny_gpt2, tiny_llama, tiny_moe

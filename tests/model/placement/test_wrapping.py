@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 import hybridopt
 from hybridopt import HybridOptError, HybridOptWarning, Placement
 from hybridopt.model.placement.backends.staged import Staged
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 from support.models import batch, tiny_gpt2, tiny_llama, tiny_resnet
 from support.placed import WAYS, Training, adapted, differences, folder, lora, model_at, run, train
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from hybridopt.core.errors import HybridOptError, HybridOptWarning
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 from hybridopt.optimizer.probing.evaluate import Evaluator
 from hybridopt.optimizer.probing.perturb import Perturbation
 from support.placed import stand_in

@@ -8,7 +8,7 @@ import torch
 
 import hybridopt
 from hybridopt.core.errors import HybridOptError
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 from support.losses_alone import dropping, resident, same, started, stepped, trained, weights
 from support.models import batch
 from support.placed import LAYERS, WAYS, folder, model_at

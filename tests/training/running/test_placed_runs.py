@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hybridopt.model.placement.placing import placed
+from hybridopt.model.placement.placed import placed
 from hybridopt.training.config.reading import read_run
 from hybridopt.training.running import train as training
 from hybridopt.training.running.prepare import prepare
