@@ -1,12 +1,12 @@
 """Dtype, device and shape of an optimizer's parameters: what their state was made for."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ..core.errors import HybridOptError
-from ..model.placement.homes import device_of
+from ..model.placement.homes import devices_of
 from ..model.roles import codes_dtype
 from ..policy.job import declare
 from .groups import Tags, named
@@ -27,7 +27,7 @@ class Forms:
 
     def changed(self, params: Iterable[Tensor]) -> bool:
         """Return whether any parameter has another form than at the last `settle`."""
-        return [(p.dtype, device_of(p), p.shape) for p in params] != self._list
+        return _forms(list(params)) != self._list
 
     def check(self, tags: Tags, groups: list[dict], busy: Mapping[str, Tensor]) -> None:
         """Raise HybridOptError for a parameter that cannot be trained as it is now; nothing is changed.
@@ -63,16 +63,21 @@ class Forms:
         """
         found = []
         for group in windows.sections:
-            for name, p in named(group):
-                form, known = (p.dtype, device_of(p), p.shape), self._known.get(name)
+            for (name, p), form in zip(named(group), _forms(group["params"]), strict=True):
+                known = self._known.get(name)
                 if name in busy and form != known:
                     if states.get(p):
                         states[p] = _moved(windows, group, name, p, states[p])
                     self._known[name] = form
                     found += [name] if known else []
-        held = (pair for group in windows.sections for pair in named(group))
-        self._list = [self._known.get(n, (p.dtype, device_of(p), p.shape)) for n, p in held]
+        held = [pair for group in windows.sections for pair in named(group)]
+        forms = _forms([p for _, p in held])
+        self._list = [self._known.get(name, form) for (name, _), form in zip(held, forms, strict=True)]
         return found
+
+
+def _forms(params: Sequence[Tensor]) -> list[Form]:
+    return [(p.dtype, device, p.shape) for p, device in zip(params, devices_of(params), strict=True)]
 
 
 def check_shape(name: str, before: torch.Size, p: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Where a tensor of a model belongs: to which unit, if it rests elsewhere."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,9 +16,9 @@ from .placement import Placement
 if TYPE_CHECKING:
     from .placed import Placed
 
-__all__ = ["Home", "device_of", "home", "forget", "near", "bring_home"]
+__all__ = ["HOMES", "Home", "assign", "bring_home", "check_kept", "device_of", "devices_of", "forget", "home", "near"]
 
-_HOMES = WeakIdKeyDictionary()  # by tensor: its Home
+HOMES = WeakIdKeyDictionary()  # by tensor: its Home
 
 
 class Home:
@@ -85,19 +85,19 @@ class Home:
 def bring_home(unit: PlacedUnit, placed: "Placed") -> None:
     """Note where the tensors of a unit belong."""
     for piece in unit.pieces:
-        _HOMES[piece.tensor] = Home(piece, unit, placed)
+        HOMES[piece.tensor] = Home(piece, unit, placed)
 
 
 def forget(units: Iterable[PlacedUnit]) -> None:
     """Forget where the tensors of units belong: they are ordinary ones now."""
     for unit in units:
         for piece in unit.pieces:
-            _HOMES.pop(piece.tensor, None)
+            HOMES.pop(piece.tensor, None)
 
 
 def home(p: Tensor) -> Home | None:
     """Return where a tensor belongs; None of one that does not rest elsewhere."""
-    found: Home | None = _HOMES.get(p) if _HOMES else None
+    found: Home | None = HOMES.get(p) if HOMES else None
     return found if found is not None and found.lasts else None
 
 
@@ -105,6 +105,11 @@ def device_of(p: Tensor) -> torch.device:
     """Return the device that computes with a tensor, wherever it is now."""
     found = home(p)
     return p.device if found is None else found.device
+
+
+def devices_of(tensors: Sequence[Tensor]) -> list[torch.device]:
+    """Return what `device_of` does of each; without a call for each where nothing rests elsewhere."""
+    return [device_of(p) for p in tensors] if HOMES else [p.device for p in tensors]
 
 
 def check_kept(name: str, p: Tensor, why: str) -> None:
