@@ -31,12 +31,12 @@ from .policy.routes import Ready, check_routes
 from .saving.replay.recording import recorded
 from .saving.replay.trajectory import Trajectory
 from .saving.save import save, save_whole
-from .wrapped import WrappedModel
+from .wrapped import WithOrigin
 
 __all__ = ["Strategy"]
 
 
-class Strategy(WrappedModel):
+class Strategy(WithOrigin):
     """How a model is trained, as `model.hybrid`: tags, report, optimizer, saving.
 
     It holds names of parameters, never parameters, so it stays right when the model's parameters are replaced.

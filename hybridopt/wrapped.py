@@ -11,10 +11,10 @@ from .planned import Planned
 from .policy.plan import Plan
 from .policy.routes import Ready
 
-__all__ = ["WrappedModel"]
+__all__ = ["WithOrigin"]
 
 
-class WrappedModel(Planned):
+class WithOrigin(Planned):
     """A planned model that knows its base as it was when it was wrapped for the first time.
 
     Args:

@@ -102,9 +102,18 @@ def state(
     return {f"{PREFIX}{key}": x for key, x in found.items()} if tree.is_injected(model) else found
 
 
+def _members(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield what the `state_dict` of a model holds, under all its names; weights at rest may lag behind."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        kept = {n: x for n, x in module._buffers.items() if n not in module._non_persistent_buffers_set}
+        for name, x in {**module._parameters, **kept}.items():
+            if x is not None:
+                yield f"{path}.{name}" if path else name, x
+
+
 def cast_(adapted: Any, dtype: torch.dtype) -> None:
     """Bring all floating tensors of adapters that are saved into another dtype, in place; what is computed stays."""
-    members = {**dict(adapted.named_parameters(remove_duplicate=False)), **dict(adapted.named_buffers())}
+    members = dict(_members(adapted))
     saved = {id(x) for name in adapted.peft_config for x in state(adapted, name, members=members).values()}
     for x in tree.tensors(adapted):
         if id(x) in saved and x.is_floating_point():

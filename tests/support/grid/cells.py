@@ -142,7 +142,7 @@ WALKED = _cells(len(CODECS) * len(STORES) // 2)  # a sixth
 ZEROTH = tuple(
     Cell(full, free, split, codec, store, release, adapters, source)
     for source, full, split in product([name for name in SOURCES if name != "backprop"], RULES, SPLITS)
-    for free, release in [_drawn(TURNS, "rules", source, full, split)]
+    for free, release in [_drawn(TURNS, "turns", source, full, split)]
     for codec, store, adapters in [_drawn(BUILT, "kept", source, full, split)]
 )
 
