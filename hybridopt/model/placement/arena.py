@@ -16,7 +16,6 @@ from .lanes.lane import Lane
 __all__ = ["Arena", "Layout", "whole_pages"]
 
 ALIGNMENT = 256  # bytes: what kernels on GPUs may expect of the beginning of a tensor
-PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 DONTFORK = 10  # of Linux' madvise
 
 
@@ -76,7 +75,7 @@ class Arena:
     def __init__(self, size: int, lane: Lane, forked: bool = True):
         self.size = whole_pages(size)
         try:
-            self.map = _Memory(-1, self.size, flags=PRIVATE)
+            self.map = _memory(self.size)
         except (OSError, ValueError) as error:
             raise HybridOptError(
                 f"placement: the host has no {gib(self.size)} left for weights that rest there ({error}); take "
@@ -99,3 +98,9 @@ class _Memory(mmap.mmap):
         if self.unpin is not None:
             with suppress(Exception):  # there is nobody to tell
                 self.unpin[0](self.unpin[1])
+
+
+def _memory(size: int) -> _Memory:
+    if sys.platform == "win32":  # which has no flags, and copies nothing to other processes
+        return _Memory(-1, size)
+    return _Memory(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

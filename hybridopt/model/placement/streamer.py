@@ -214,4 +214,5 @@ def _forget_threads() -> None:
         streamer._fetch_anew()
 
 
-os.register_at_fork(after_in_child=_forget_threads)
+if hasattr(os, "register_at_fork"):  # Windows has no forks
+    os.register_at_fork(after_in_child=_forget_threads)
