@@ -11,7 +11,7 @@ __all__ = ["BLOCK", "RELAYS", "Range", "Reading", "by_place", "most"]
 
 RELAYS = 2  # memories of the host that units are read into: one is filled while the other is copied to a device
 BLOCK = 4096  # bytes: what disks are read by where the system's cache is left out
-GAP = 16 * BLOCK  # of foreign bytes between two tensors that are read along with them
+GAP = BLOCK  # of foreign bytes between two tensors that are read along with them; with more `most` would be wrong
 
 
 @dataclass(frozen=True)

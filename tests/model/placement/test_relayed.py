@@ -23,7 +23,7 @@ from hybridopt.model.placement.lanes.host import HostLane
 from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.placement import Placement
 from hybridopt.model.placement.placing import place_
-from hybridopt.model.placement.ranges import BLOCK, GAP, Range, Reading
+from hybridopt.model.placement.ranges import BLOCK, GAP, Range, Reading, most
 from support.lazy_lane import LazyLane
 from support.placed import CPU, Training, adapted, differences, folder, model_at, run, train
 
@@ -79,7 +79,7 @@ def test_files_of_any_order_and_gaps_are_read_right(tmp_path):
     unit.pieces.reverse()
     backend = Late(CPU, Traffic(), Placement("disk"))
     backend.adopt(unit)
-    assert [r.start for r in backend._readings[unit].ranges] == [0, 69632, 0]
+    assert [r.start for r in backend._readings[unit].ranges] == [0, 2 * BLOCK, 0]
     for _ in range(3):
         bring(backend, unit)
         for piece in unit.pieces:
@@ -97,6 +97,18 @@ def test_tensors_that_follow_in_file_and_memory_are_copied_at_once(tmp_path):
     reading = Reading(pieces, Layout([piece.tensor for piece in pieces]))
     assert reading.ranges == [Range(tmp_path, 0, 4096, 1872, 0)]
     assert reading.parts == [(1000, 0, 868), (1868, 1024, 4)]
+
+
+@pytest.mark.parametrize("gap", [0, 7, GAP, GAP + 1, 8 * BLOCK, 15 * BLOCK])
+@pytest.mark.parametrize("size", [64, BLOCK, 5 * BLOCK + 2])
+def test_the_memory_that_is_read_into_is_large_enough_whatever_lies_between(tmp_path, size, gap):
+    """As the norms of wide layers do, and those in float32."""
+    for first in (0, 64, BLOCK - 2):
+        places = [first + number * (size + gap) for number in range(7)]
+        x = torch.empty(size // 2, dtype=torch.bfloat16)
+        unit = PlacedUnit("unit", nn.Identity(), 0)
+        unit.pieces = [Piece(f"{at}", f"{at}", x, tmp_path, (at, at + size)) for at in places]
+        assert Reading(unit.pieces, Layout([x] * 7)).size <= most(unit)
 
 
 @pytest.mark.parametrize("chunk", [BLOCK, 8 * BLOCK])
