@@ -60,7 +60,7 @@ class InUse:
 
     def forget_passes(self, but: int = 0) -> bool:
         """Forget all backward passes but the latest ones, for they may have failed; return whether there were any."""
-        passes = [key for key in self._used if key < 0]
+        passes = [key for key in list(self._used) if key < 0]  # other threads take theirs out meanwhile
         for key in passes[: len(passes) - but]:
             self._used.pop(key, None)
         return len(passes) > but
