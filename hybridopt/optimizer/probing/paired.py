@@ -155,7 +155,10 @@ class _Baton:
         except BaseException as error:
             lane.error, self._stop = error, True
         finally:
-            lane.pause()
+            try:
+                lane.pause()
+            except BaseException as error:  # the others must have their turn all the same
+                lane.error, self._stop = lane.error or error, True
             lane.over = True
             following = self._after(lane)
             (self._done if following is None else following.turn).release()
