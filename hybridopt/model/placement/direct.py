@@ -4,6 +4,7 @@ import mmap
 import os
 import sys
 import warnings
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -38,6 +39,7 @@ class DirectFile:
             raise HybridOptError(f"{path} cannot be read: {error}; restore it, or load the model anew") from error
         if DIRECT:
             self._try_direct()
+        self._end = weakref.finalize(self, os.close, self._file)
         if not self.direct:
             warnings.warn(
                 f"{path}: this file system cannot be read past the system's cache, which halves the speed of fast "
@@ -61,8 +63,8 @@ class DirectFile:
         self._file, self.direct = other, True
 
     def close(self) -> None:
-        """Give the file back to the system."""
-        os.close(self._file)
+        """Give the file back to the system, as the end of this object does."""
+        self._end()
 
     def read(self, start: int, memory: memoryview, least: int) -> None:
         """Read whole blocks.

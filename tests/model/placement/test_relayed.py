@@ -133,6 +133,18 @@ def test_a_file_that_is_cut_is_told_of(tmp_path):
         opened.read(0, memoryview(Arena(2 * BLOCK, HostLane()).map), BLOCK + 96)
 
 
+def test_files_are_closed_with_who_reads_them(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(BLOCK))
+    numbers = [DirectFile(tmp_path / "file")._file]
+    file = DirectFile(tmp_path / "file")
+    numbers.append(file._file)
+    file.close()
+    file.close()
+    for number in numbers:
+        with pytest.raises(OSError):
+            os.fstat(number)
+
+
 def test_a_file_system_without_direct_reads_is_read_through_its_cache(tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.write_bytes(os.urandom(BLOCK))
