@@ -81,6 +81,20 @@ def test_an_operation_makes_the_same_again(run, monkeypatch):
     assert found[0] == found[1] == found[2]
 
 
+def test_another_default_dtype_makes_other_quotients(monkeypatch):
+    monkeypatch.setattr(QuickFakes, "known", {})
+    before, found = torch.get_default_dtype(), []
+    try:
+        with QuickFakes():
+            x = torch.ones(3, dtype=torch.int64)
+            for dtype in (torch.float32, torch.float64, torch.float32):
+                torch.set_default_dtype(dtype)
+                found.append((x / x).dtype)
+    finally:
+        torch.set_default_dtype(before)
+    assert found == [torch.float32, torch.float64, torch.float32]
+
+
 def test_fewer_layers_are_told_by_more_where_that_was_seen_to_be_right(quick, monkeypatch):
     traces, ran, _ = quick
     assert ran == 2 * len(REQUESTS) - 1  # only the pass with chunks is one of a kind that was seen before

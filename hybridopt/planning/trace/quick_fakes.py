@@ -68,7 +68,7 @@ class QuickFakes(FakeTensorMode):
         """Return all that the result depends on; None where there is more to it than shapes and plain values."""
         if func not in self.repeats:
             self.repeats[func] = _repeats(func)
-        parts: list[Any] = [func]
+        parts: list[Any] = [func, torch.get_default_dtype()]  # of which quotients of integers are
         if self.repeats[func] and self._told(args, parts) and (not kwargs or self._told(list(kwargs.items()), parts)):
             return tuple(parts)
         return None
