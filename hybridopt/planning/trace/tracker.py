@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch._C import _get_dispatch_mode as active
-from torch._C._dynamo.eval_frame import _FrameAction as FrameAction
-from torch._C._dynamo.eval_frame import _FrameExecStrategy as FrameExecStrategy
-from torch._C._dynamo.eval_frame import set_code_exec_strategy
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
 from ...core.contracts import Room
 from ...core.registry import every
 from .moments import Event, Limit, Moment, Stage
+
+try:
+    from torch._C._dynamo import eval_frame as marks
+except ImportError:  # they are torch's own affair
+    marks = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from .quick_fakes import QuickFakes
@@ -25,6 +27,7 @@ __all__ = ["Tracker", "storages"]
 
 DEVICE = torch.ops.prim.device.default
 FAKE = torch._C._TorchDispatchModeKey.FAKE
+MARKABLE = hasattr(marks, "set_code_exec_strategy")
 
 
 class Tracker(TorchDispatchMode):
@@ -136,8 +139,8 @@ class Tracker(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Return False, so that torch wraps nothing around every operation: the code is marked instead."""
-        return False
+        """Return False, so that torch wraps nothing around every operation: the code is marked, where it can be."""
+        return not MARKABLE
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -165,7 +168,9 @@ class Tracker(TorchDispatchMode):
         return out
 
     # Whatever torch.compile is about, operations are counted as they come.
-    set_code_exec_strategy(__torch_dispatch__.__code__, FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP))
+    if MARKABLE:
+        skip = marks._FrameExecStrategy(marks._FrameAction.SKIP, marks._FrameAction.SKIP)
+        marks.set_code_exec_strategy(__torch_dispatch__.__code__, skip)
 
 
 def storages(tensor: Tensor) -> list[torch.UntypedStorage]:
