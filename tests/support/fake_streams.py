@@ -17,6 +17,9 @@ class Stream:
     def wait_event(self, event):
         self.asked.append(("wait", event))
 
+    def synchronize(self):
+        self.asked.append(("synchronize", None))
+
     def record_event(self):
         event = Event()
         event.record(self)

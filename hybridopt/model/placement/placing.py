@@ -95,6 +95,6 @@ def backend_for(placement: Placement, device: torch.device) -> type[PlacementBac
         if kind.serves(placement.base, device):
             return kind
     raise HybridOptError(
-        f"placement={placement.base!r} is not known for device={str(device)!r}: what the CPU computes with is in the "
-        "host's memory anyway; take placement='disk', or a GPU"
+        f"placement={placement.base!r} is not known for device={str(device)!r}: what the CPU computes with, and "
+        "GPUs of Apple, is in the host's memory anyway; take placement='disk' for the CPU, or another GPU"
     )

@@ -101,6 +101,7 @@ def test_page_locks_last_as_long_as_the_memory(cuda):
     assert cuda.locked == {address}
     del part
     assert not cuda.locked
+    assert ("synchronize", None) in cuda.streams[0].asked  # what was copied from it was copied before
 
 
 def test_stalls_are_timed_where_that_is_asked_for(cuda):

@@ -9,7 +9,7 @@ from torch import nn
 
 import hybridopt
 from hybridopt.core.contracts import PlacedUnit, Traffic
-from hybridopt.core.errors import HybridOptWarning
+from hybridopt.core.errors import HybridOptError, HybridOptWarning
 from hybridopt.model.placement import placing
 from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.placement import Placement
@@ -191,6 +191,24 @@ def test_what_is_given_up_stays_where_it_rests_and_takes_nothing_on_the_device()
     del model, found
     gc.collect()
     assert not lane.locked  # the page locks went with the last tensor
+
+
+def test_no_copy_goes_on_when_the_model_is_gone():
+    """Into memory that others are given by then."""
+    model = model_at("resident")
+    found = stand_in(model, backend=Lazy, ahead=1)
+    model(**batch(model))
+    lane = found.streamer.backend.lane
+    assert lane.waiting and all(copy.pairs[0][0].untyped_storage().nbytes() for copy in lane.waiting)
+    del model, found
+    gc.collect()
+    assert not lane.waiting and not lane.locked
+
+
+@pytest.mark.parametrize("base", ["host", "disk"])
+def test_gpus_of_apple_are_refused(base):
+    with pytest.raises(HybridOptError, match="is not known for device='mps'"):
+        placing.backend_for(Placement(base), torch.device("mps"))
 
 
 def test_a_refused_page_lock_is_told_with_its_price():

@@ -43,8 +43,8 @@ class Relayed(Staged):
 
     @staticmethod
     def serves(base: str, device: torch.device) -> bool:
-        """Serve weights on disk for accelerators."""
-        return base == "disk" and device.type != "cpu"
+        """Serve weights on disk for accelerators, but those of Apple, whose storages cannot be emptied."""
+        return base == "disk" and device.type not in ("cpu", "mps")
 
     @staticmethod
     def holds(units: Sequence[PlacedUnit]) -> int:

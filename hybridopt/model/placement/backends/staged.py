@@ -7,6 +7,7 @@ there again. With storages that tensors take turns in, gradients would be wrong 
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -43,8 +44,8 @@ class Staged(PlacementBackend):
 
     @staticmethod
     def serves(base: str, device: torch.device) -> bool:
-        """Serve weights on the host for accelerators."""
-        return base == "host" and device.type != "cpu"
+        """Serve weights on the host for accelerators, but those of Apple, which compute in that memory."""
+        return base == "host" and device.type not in ("cpu", "mps")
 
     @staticmethod
     def takes(unit: PlacedUnit) -> int:
@@ -127,6 +128,12 @@ class Staged(PlacementBackend):
         self._arenas.pop(unit, None)
         if sides is not None and sides.copied is not None:
             self.lane.finish(sides.copied)
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # the interpreter may be on its way out
+            for sides in self._sides.values():  # of a model that is gone: others are given its memory from now on
+                if sides.state == "coming" and sides.copied is not None:
+                    self.lane.finish(sides.copied)
 
     def _settle(self, unit: PlacedUnit, layout: Layout, resting: list[Tensor]) -> None:
         self._sides[unit] = Sides(layout, resting, self._device)

@@ -82,6 +82,7 @@ class CudaLane(Lane):
     def unpin(self, address: int) -> None:
         """Give the page lock up, unless CUDA itself is gone."""
         with suppress(RuntimeError, AttributeError, TypeError):  # the interpreter may be on its way out
+            self._side.synchronize()  # copies that nobody waits for any more may still read it
             torch.cuda.cudart().cudaHostUnregister(address)
 
     def stalled(self) -> float:
