@@ -16,9 +16,13 @@ from ...core.registry import every
 from .moments import Event, Limit, Moment, Stage
 
 try:
-    from torch._C._dynamo import eval_frame as marks
-except ImportError:  # they are torch's own affair
-    marks = None  # type: ignore[assignment]
+    from torch._C._dynamo.eval_frame import _FrameAction as FrameAction
+    from torch._C._dynamo.eval_frame import _FrameExecStrategy as FrameExecStrategy
+    from torch._C._dynamo.eval_frame import set_code_exec_strategy
+
+    MARKABLE = True
+except ImportError:  # how code is marked is torch's own affair
+    MARKABLE = False
 
 if TYPE_CHECKING:
     from .quick_fakes import QuickFakes
@@ -27,7 +31,6 @@ __all__ = ["Tracker", "storages"]
 
 DEVICE = torch.ops.prim.device.default
 FAKE = torch._C._TorchDispatchModeKey.FAKE
-MARKABLE = hasattr(marks, "set_code_exec_strategy")
 
 
 class Tracker(TorchDispatchMode):
@@ -169,8 +172,7 @@ class Tracker(TorchDispatchMode):
 
     # Whatever torch.compile is about, operations are counted as they come.
     if MARKABLE:
-        skip = marks._FrameExecStrategy(marks._FrameAction.SKIP, marks._FrameAction.SKIP)
-        marks.set_code_exec_strategy(__torch_dispatch__.__code__, skip)
+        set_code_exec_strategy(__torch_dispatch__.__code__, FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP))
 
 
 def storages(tensor: Tensor) -> list[torch.UntypedStorage]:
