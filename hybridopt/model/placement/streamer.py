@@ -1,6 +1,7 @@
 """The units of one model that are near, fetched when they are asked for, and before where the order is known."""
 
 import os
+import sys
 import threading
 import time
 import weakref
@@ -67,14 +68,14 @@ class Streamer(Carrying):
                 compute with the model at once.
         """
         with self._lock:
-            place = self._places[unit]
+            place = self._place(unit)
             visit = place, caller()
             if visit == self._last and self._is_ready(place):  # parts of a layer need it one after the other
                 return
             self.order.asked(place, BACKWARD if in_backward() else FORWARD if unit.module.training else EVALUATION)
             try:
                 self._mend()
-                self._use(place)
+                self._used.begin(place)
                 if self._slots.get(place, self) is not None:
                     self._bring(place)
                 self._slots.move_to_end(place)
@@ -145,14 +146,13 @@ class Streamer(Carrying):
             self.close()
             return Streamer(others, self.backend, self.placement, self.traffic)
 
-    def _use(self, place: int) -> None:
-        """Let a unit have its slot until this thread, or this backward pass, is done with it."""
-        if self._closed:
+    def _place(self, unit: PlacedUnit) -> int:
+        if self._closed or unit not in self._places:
             raise HybridOptError(
-                f"{self.units[place].name} is not placed any more: the backward pass of a loss that was computed "
-                "before cannot be run; compute the loss again"
+                f"{unit.name} is not placed any more: the backward pass of a loss that was computed before cannot be "
+                "run; compute the loss again"
             )
-        self._used.begin(place)
+        return self._places[unit]
 
     def _is_ready(self, place: int) -> bool:
         near = self._slots.get(place, self) is None
@@ -214,5 +214,5 @@ def _forget_threads() -> None:
         streamer._fetch_anew()
 
 
-if hasattr(os, "register_at_fork"):  # Windows has no forks
+if sys.platform != "win32":  # which has no forks
     os.register_at_fork(after_in_child=_forget_threads)

@@ -362,6 +362,16 @@ def test_a_closed_streamer_says_so():
         streamer.need(streamer.units[1])
 
 
+def test_a_unit_that_was_given_up_is_not_fetched_by_those_that_are_left():
+    streamer = fake_streamer()
+    visit(streamer, 0)
+    given_up, other = streamer.units[1], streamer.units[2]
+    left = streamer.without(given_up)
+    left.need(other)
+    with pytest.raises(HybridOptError, match=r"layers\.1 is not placed any more.*compute the loss again"):
+        left.need(given_up)
+
+
 def test_an_empty_visit_takes_less_than_a_millisecond():
     streamer = fake_streamer(80, 80)
     for place in range(80):
