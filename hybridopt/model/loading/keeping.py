@@ -36,7 +36,7 @@ def key_of(
         layers: names of the weights that are.
         device: on which they are.
     """
-    files = sorted({folder / "config.json", *(entry.file for entry in stored)})
+    files = sorted({folder.absolute() / "config.json", *(entry.file for entry in stored)})
     states = [(file, file.stat()) for file in files]
     library = "" if scheme is None or not scheme.library else f"{scheme.library} {version(scheme.library)}"
     return {

@@ -90,4 +90,4 @@ def _described(file: Path, names: Iterable[str]) -> Iterable[Stored]:
                     f"{file}: {name!r} is of dtype {view.get_dtype()}, which says little without its scales; take "
                     f"weights in one of {', '.join(DTYPES)}"
                 )
-            yield Stored(file, name, tuple(view.get_shape()), DTYPES[view.get_dtype()])
+            yield Stored(file.absolute(), name, tuple(view.get_shape()), DTYPES[view.get_dtype()])

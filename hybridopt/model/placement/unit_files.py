@@ -72,7 +72,7 @@ class UnitFiles:
     def __init__(self, root: str | os.PathLike, key: Mapping[str, Any]):
         self._key = {"format": FORMAT, **key}
         name = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()[:24]
-        self.folder = path_of(root, "cache") / name
+        self.folder = path_of(root, "cache").absolute() / name
         with self._errors("made"):
             self.folder.mkdir(parents=True, exist_ok=True)
 

@@ -46,7 +46,7 @@ class Mapped(PlacementBackend):
         self._files: dict[Path, MappedFile] = {}
         self._runs: dict[PlacedUnit, list[tuple[MappedFile, Extent]]] = {}
         self._sums: dict[PlacedUnit, list[LaterChecksum]] = {}
-        self._cache = None if options.cache is None else Path(options.cache)
+        self._cache = None if options.cache is None else Path(options.cache).absolute()
         self._copied: set[Piece] = set()  # near, and in memory of their own
         self._room = 0  # bytes that all units would take in a working file
         self._working: WorkingFile | None = None

@@ -36,7 +36,7 @@ class Relayed(Staged):
         self._mapped: dict[Path, MappedFile] = {}
         self._direct: dict[Path, DirectFile] = {}
         self._readings: dict[PlacedUnit, Reading] = {}
-        self._cache = None if options.cache is None else Path(options.cache)
+        self._cache = None if options.cache is None else Path(options.cache).absolute()
         self._room = 0  # bytes that all units would take in a working file
         self._working: WorkingFile | None = None
         self._relays: list[tuple[Arena, Moment]] = []  # the one that was used longest ago first
