@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from os import PathLike
 
 from ...core.errors import HybridOptError, check_choice, check_count
+from ...core.files.paths import path_of
 from ...core.sizes import parse_size
 
 __all__ = ["BASES", "Placement", "read_placement"]
@@ -58,8 +59,14 @@ class Placement:
                 f"fetched; give slots={self.ahead + 1} or ahead={self.slots - 1}",
                 "placement",
             )
+        if self.cache is not None:
+            path_of(self.cache, "cache")
         if not isinstance(self.paired, bool):
             raise HybridOptError(f"paired={self.paired!r:.100} is not allowed; give True or False", "placement")
+        if not (self.keep_cached is None or isinstance(self.keep_cached, bool)):
+            raise HybridOptError(
+                f"keep_cached={self.keep_cached!r:.100} is not allowed; give True, False or None", "placement"
+            )
         if self.write_every is not None:
             check_count("placement", "write_every", self.write_every, 1)
         if self.allow_writes is not None:

@@ -112,7 +112,7 @@ class _Room:
         lacking = _missing(weights.on_device(last), usable)
         if lacking:
             what = f"{self._sizes(last)}, and {TRAINING:.0%} of it are left to training"
-            raise self._short(what, "memory", lacking, self.device or 0)
+            raise self._short_near(what, lacking)
         self.check(last)
         raise AssertionError("what does not fit is refused")
 
@@ -129,11 +129,12 @@ class _Room:
         """Raise HybridOptError where the weights alone do not fit."""
         lacking = _missing(self.weights.on_device(placement), self.device)
         if lacking:
-            raise self._short(self._sizes(placement), "memory", lacking, self.device or 0)
+            raise self._short_near(self._sizes(placement), lacking)
         lacking = self._missing_beside(placement)
         if lacking:
             what = f"the layers that rest on the host are {gib(self.weights.beside(placement))}"
-            raise self._short(what, "host_memory", lacking, self.host or 0)
+            cure = "take placement='disk', more resident layers, or a quantization of fewer bits"
+            raise self._short(what, "host_memory", lacking, self.host or 0, cure)
 
     def _missing_beside(self, placement: Placement) -> int:
         return 0 if self.one else _missing(self.weights.beside(placement), self.host)
@@ -142,11 +143,13 @@ class _Room:
         whole, near = gib(self.weights.on_device(placement)), gib(self.weights.near)
         return f"slots={placement.slots} and resident={placement.resident} are {whole}, {near} of them other weights"
 
-    def _short(self, what: str, name: str, lacking: int, there: int) -> HybridOptError:
-        if name == "memory":
-            cure = "take fewer resident layers or slots, a quantization of fewer bits, or a device with more memory"
-        else:
-            cure = "take placement='disk', more resident layers, or a quantization of fewer bits"
+    def _short_near(self, what: str, lacking: int) -> HybridOptError:
+        name = "host_memory" if self.one and self.device == self.host else "memory"
+        cure = "take fewer resident layers or slots, a quantization of fewer bits, or a device with more memory"
+        return self._short(what, name, lacking, self.device or 0, cure)
+
+    @staticmethod
+    def _short(what: str, name: str, lacking: int, there: int, cure: str) -> HybridOptError:
         return HybridOptError(f"{what}: {gib(lacking)} are missing in {name}={gib(there)}; {cure}", "placement")
 
 
@@ -161,6 +164,10 @@ def _of_device(device: torch.device, memory: "str | int | Budget | None", host: 
 
 def _size(memory: str | int) -> int:
     if isinstance(memory, int) and not isinstance(memory, bool):
+        if memory <= 0:
+            raise HybridOptError(
+                f"host_memory={memory} is not allowed; give a number of bytes above zero, or '24GiB'", "placement"
+            )
         return memory
     return parse_size(memory, "host_memory")  # type: ignore[arg-type]  # it refuses what is no text
 

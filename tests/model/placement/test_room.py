@@ -46,6 +46,25 @@ def test_the_cpu_has_the_memory_of_the_host():
     assert (found.base, found.resident) == ("disk", 4)
 
 
+@pytest.mark.parametrize(
+    ("memory", "host", "words"),
+    [
+        ("64GiB", "4GiB", r"1\.00 GiB are missing in host_memory=4\.00 GiB; take fewer resident layers"),
+        (None, "4GiB", r"1\.00 GiB are missing in host_memory=4\.00 GiB"),
+        ("4GiB", "64GiB", r"missing in memory=3\.\d\d GiB"),
+    ],
+)
+def test_what_is_missing_on_the_cpu_is_said_of_the_limit_that_was_given(memory, host, words):
+    with pytest.raises(HybridOptError, match=words):
+        settled(Placement("disk"), LAYERS, CPU, memory, host)
+
+
+def test_values_of_a_placement_that_are_wrong_are_refused_at_once():
+    for wrong in ({"cache": 3}, {"cache": ""}, {"cache": b"layers"}, {"keep_cached": "no"}, {"keep_cached": 1}):
+        with pytest.raises(HybridOptError, match=next(iter(wrong))):
+            Placement("disk", **wrong)
+
+
 def test_what_is_not_told_is_asked_of_the_machine(monkeypatch):
     monkeypatch.setattr(room, "left", lambda root: 64 * GIB)
     monkeypatch.setattr(room, "free_bytes", lambda device: budget_of(8 * GIB))
@@ -71,6 +90,7 @@ def test_layers_of_different_sizes_count_by_the_largest():
         (Placement("disk"), "80GiB", "2GiB", "1.00 GiB are missing in host_memory"),
         (Placement("host"), "8", "10GiB", "unit"),
         (Placement("host"), "8GiB", "10", "host_memory"),
+        (Placement("host"), "8GiB", -1, "host_memory=-1 is not allowed"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_missing_bytes(placement, memory, host, words):
