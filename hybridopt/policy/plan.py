@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from ..core.contracts import Draw, Part, Population, ProbeScheme, Slot, Split
 from ..core.errors import HybridOptError, check_count
 from ..core.registry import title
@@ -16,6 +18,7 @@ from .treatment import Treatment
 
 __all__ = ["Entry", "Plan", "check_scheme", "check_treatment"]
 
+DTYPES = torch.float32, torch.bfloat16, torch.float16  # that users convert weights to
 LONGEST = 256  # windows looked at to find the largest
 
 
@@ -148,10 +151,16 @@ def check_treatment(p: Param, treatment: Treatment) -> None:
             f"parameter {p.name!r} is complex ({p.dtype}); train torch.view_as_real of it, or freeze it"
         )
     if treatment.store_for(p.codes or p.dtype) is None:
-        why = "its store keeps other dtypes" if treatment.store else "no store keeps it"
+        why = (
+            f"its store keeps other dtypes ({title(type(treatment.store))})"
+            if treatment.store
+            else "no store keeps it"
+        )
+        kept = [str(dtype).removeprefix("torch.") for dtype in DTYPES if treatment.store_for(dtype)]
+        cure = f"convert it to {' or '.join(kept)}, " if kept else ""
         raise HybridOptError(
             f"parameter {p.name!r} (role {p.role!r}, shape {p.shape}) has dtype {p.codes or p.dtype}: {why}; "
-            "convert it to float32, bfloat16 or float16, or freeze it"
+            f"{cure}{'leave the store out, ' if treatment.store else ''}or freeze it"
         )
     roles = (treatment.store and treatment.store.roles) or ROLES
     if p.role not in roles:
