@@ -49,7 +49,7 @@ class InUse:
         self._used.pop(thread, None)
         key = -1 - task
         if key not in self._used:
-            self.forget_passes(but=NESTED - 1)
+            self.forget_passes(but=NESTED * max(1, len(self._threads)) - 1)
             engine: Any = torch.autograd.Variable
             engine._execution_engine.queue_callback(partial(self._used.pop, key, None))
         self._used[key] = place
@@ -61,7 +61,7 @@ class InUse:
     def forget_passes(self, but: int = 0) -> bool:
         """Forget all backward passes but the latest ones, for they may have failed; return whether there were any."""
         passes = [key for key in list(self._used) if key < 0]  # other threads take theirs out meanwhile
-        for key in passes[: len(passes) - but]:
+        for key in passes[: max(0, len(passes) - but)]:
             self._used.pop(key, None)
         return len(passes) > but
 

@@ -1,11 +1,16 @@
 """The order of what is asked of a GPU, seen on streams that only remember."""
 
+import re
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from hybridopt.model.placement.arena import Arena
 from hybridopt.model.placement.backends.staged import Staged
 from hybridopt.model.placement.lanes.cuda import CudaLane
+from hybridopt.model.placement.lanes.host import HostLane
 from hybridopt.model.placement.sides import Sides
 from support.fake_streams import Fake, Stream, before
 from support.placed import adapted, model_at, stand_in, train
@@ -102,6 +107,22 @@ def test_page_locks_last_as_long_as_the_memory(cuda):
     del part
     assert not cuda.locked
     assert ("synchronize", None) in cuda.streams[0].asked  # what was copied from it was copied before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="flags of memory are Linux'")
+def test_page_locked_memory_is_not_there_in_forked_processes(cuda):
+    locked, plain = Arena(1 << 20, CudaLane(torch.device("cuda"))), Arena(1 << 20, HostLane())
+    assert locked.pinned and "dc" in _flags(locked.bytes.data_ptr())
+    assert not plain.pinned and "dc" not in _flags(plain.bytes.data_ptr())
+
+
+def _flags(address):
+    """Return what the system notes of the memory at an address: "dc" where a fork does not copy it."""
+    for each in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)[1:]:
+        start, end = (int(x, 16) for x in each.split()[0].split("-"))
+        if start <= address < end:
+            return re.search(r"VmFlags: (.*)", each)[1].split()
+    raise AssertionError(f"nothing is at {address:x}")
 
 
 def test_stalls_are_timed_where_that_is_asked_for(cuda):

@@ -6,13 +6,15 @@ import sys
 import threading
 import time
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from hybridopt.core.errors import HybridOptError
-from hybridopt.model.placement import carrying, outstanding
+from hybridopt.model.placement import carrying, in_use, outstanding
 from hybridopt.model.placement import streamer as module
+from hybridopt.model.placement.in_use import InUse
 from support.fake_backend import SIZE, Alone, Fake, fake_streamer
 
 THERE_AND_BACK = [0, 1, 2, 3, 4, 4, 3, 2, 1, 0]
@@ -302,6 +304,20 @@ def test_backward_passes_that_failed_give_way():
     streamer._used._used |= {-11: 0, -12: 1}
     visit(streamer, 2)
     check(streamer)
+
+
+def test_each_thread_may_be_in_a_pass_within_a_pass(monkeypatch):
+    used, now = InUse(), [(-1, 1)]
+    monkeypatch.setattr(in_use, "caller", lambda: now[0])
+    monkeypatch.setattr(
+        torch.autograd.Variable, "_execution_engine", SimpleNamespace(queue_callback=lambda call: None)
+    )
+    for place, now[0] in enumerate([(-1, 1), (-1, 2), (10, 1), (11, 2), (12, 1), (13, 2)]):
+        used.begin(place)
+    assert used.places == {2, 3, 4, 5}
+    now[0] = 14, 1
+    used.begin(6)  # more than can be: the oldest has failed
+    assert used.places == {3, 4, 5, 6}
 
 
 def test_many_threads_at_once_keep_to_the_slots():
