@@ -66,7 +66,7 @@ class Arena:
         size: in bytes.
         lane: on which they are to be copied; page-locks them.
         forked: are they there in forked processes as well? What is written after a fork while a device copies from it
-            must not be. What is page-locked never is: Linux would copy it at every fork, as for workers of loaders.
+            must not be. What is page-locked for a GPU never is.
 
     Raises:
         HybridOptError: there is no memory left.
@@ -83,7 +83,7 @@ class Arena:
             ) from error
         self.bytes = torch.frombuffer(self.map, dtype=torch.uint8)
         self.pinned = lane.pin(self.bytes)
-        if (self.pinned or not forked) and sys.platform == "linux":
+        if not (forked and (lane.forked or not self.pinned)) and sys.platform == "linux":
             self.map.madvise(DONTFORK)
         if self.pinned:
             self.map.unpin = lane.unpin, self.bytes.data_ptr()

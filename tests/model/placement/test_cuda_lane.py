@@ -113,7 +113,7 @@ def test_page_locks_last_as_long_as_the_memory(cuda):
 def test_page_locked_memory_is_not_there_in_forked_processes(cuda):
     locked, plain = Arena(1 << 20, CudaLane(torch.device("cuda"))), Arena(1 << 20, HostLane())
     assert locked.pinned and "dc" in _flags(locked.bytes.data_ptr())
-    assert not plain.pinned and "dc" not in _flags(plain.bytes.data_ptr())
+    assert "dc" not in _flags(plain.bytes.data_ptr())
 
 
 def _flags(address):

@@ -32,6 +32,8 @@ class CudaLane(Lane):
         device: a GPU.
     """
 
+    forked = False  # a forked process cannot use CUDA anyway
+
     def __init__(self, device: torch.device):
         index = torch.cuda.current_device() if device.index is None else device.index
         self._device = torch.device("cuda", index)  # "cuda" alone would be another one in other threads

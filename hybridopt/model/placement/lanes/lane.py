@@ -29,6 +29,9 @@ class Lane(Protocol):
     timed: bool = False
     """Keep the moments of waits, so that `stalled` can tell?"""
 
+    forked: bool = True
+    """Is page-locked memory there in forked processes? Where a driver holds it, Linux would copy it at every fork."""
+
     @abstractmethod
     def now(self) -> Moment:
         """Return the moment at which all is done that whoever computes has asked for so far."""
