@@ -72,7 +72,10 @@ class Place:
 
     def _check_resumable(self) -> None:
         if not self.started:
-            raise HybridOptError(f"--resume: {self.folder} holds no run that has begun; leave --resume out")
+            raise HybridOptError(
+                f"--resume: {self.folder.absolute()} holds no run that has begun; leave --resume out, or go to the "
+                "directory that the run was started in, from which its paths are taken"
+            )
         if self.finished:
             raise HybridOptError(
                 f"--resume: the run in {self.folder} is finished; to train on, give its result as MODEL and another -o"

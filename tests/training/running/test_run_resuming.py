@@ -136,7 +136,7 @@ def test_a_run_goes_on_with_its_own_weights_and_template(workshop, monkeypatch):
 
 
 def test_there_must_be_something_to_go_on_with(workshop):
-    with pytest.raises(HybridOptError, match="holds no run that has begun; leave --resume out"):
+    with pytest.raises(HybridOptError, match="^--resume: /.* holds no run that has begun; .* or go to the directory"):
         prepare(workshop.run(*STEPS), resume=True)
     train(prepare(workshop.run("train.max_steps=1")))
     with pytest.raises(HybridOptError, match="is finished; to train on, give its result as MODEL"):
