@@ -1,6 +1,6 @@
 """What would move, cast, load or merge weights that rest elsewhere is refused, or leaves them alone."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +10,7 @@ from ...core.contracts import PlacedUnit
 from ...core.errors import HybridOptError
 from ..adapters import bare
 from .copies import Copied, Overridden
+from .homes import home
 from .placement import Placement
 
 __all__ = ["Guarded", "guard", "not_trained"]
@@ -97,25 +98,31 @@ class _Apply:
 
 
 class _State(Copied):
-    """What is loaded into a model by `load_state_dict` finds all weights at rest; those on disk are not written."""
+    """What is loaded into a model by `load_state_dict` finds all weights at rest; the base is not written."""
 
     def __init__(self, model: nn.Module, placed: Guarded, first: Tensor):
         super().__init__(first, first=True)
         self._model, self._placed = model, placed
 
-    def __call__(self, module: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+    def __call__(self, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
         self._placed.rest()
         if self._placed.placement.base != "disk":
             return
         kept = {id(piece.tensor) for unit in self._placed.units for piece in unit.pieces}
         kept |= {id(p) for p in self._placed.aside}
-        names = (n for n, p in self._model.named_parameters() if id(p) in kept and f"{prefix}{n}" in state)
-        if (name := next(names, None)) is not None:
+        held = [(n, p) for n, p in self._model.named_parameters() if id(p) in kept and f"{prefix}{n}" in state]
+        fixed = [n for n, p in held if home(p) is None or not p.is_floating_point()]
+        if held and (self._placed.placement.cache is None or fixed):
             raise HybridOptError(
-                f"load_state_dict would write {name!r}, which rests in a file that is never written; load the model "
-                "without placement, or from a folder with those values",
+                f"load_state_dict would write {(fixed or [held[0][0]])[0]!r}, which rests in a file that is never "
+                "written; name a folder for such weights, placement=hybridopt.Placement('disk', cache='folder'), or "
+                "load the model without placement, or from a folder with those values",
                 "placement",
             )
+        for name, p in held:
+            if (values := state[f"{prefix}{name}"]).shape == p.shape and (found := home(p)) is not None:
+                found.assign(values.detach().to(p.dtype))
+                state[f"{prefix}{name}"] = p  # torch copies nothing onto itself
 
 
 class _Gradient:
