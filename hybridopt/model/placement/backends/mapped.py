@@ -1,5 +1,6 @@
 """The CPU computes with weights in the very files that hold them: pages are read ahead, and given back."""
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,7 @@ class Mapped(PlacementBackend):
         self._sums: dict[PlacedUnit, list[LaterChecksum]] = {}
         self._cache = None if options.cache is None else Path(options.cache).absolute()
         self._copied: set[Piece] = set()  # near, and in memory of their own
+        self._left: deque[tuple[MappedFile, Extent]] = deque()  # pages that nobody needs, not given back yet
         self._room = 0  # bytes that all units would take in a working file
         self._working: WorkingFile | None = None
         self._endurance = Endurance(options)
@@ -68,7 +70,8 @@ class Mapped(PlacementBackend):
         self._sums[unit] = [LaterChecksum(x.tensor, self._file(x), x.extent, x.checksum, x.crc32) for x in unit.pieces]
 
     def fetch(self, unit: PlacedUnit) -> None:
-        """Read the pages of a unit."""
+        """Read the pages of a unit, once those of units at rest were given back: beside the computation, too."""
+        self._give_back()
         for file in {file for file, _ in self._runs[unit]}:
             file.check()
         self._refuse_written(unit)
@@ -105,7 +108,7 @@ class Mapped(PlacementBackend):
         self._runs[unit] = self._runs_of(unit.pieces)
 
     def rest(self, unit: PlacedUnit) -> None:
-        """Give the pages of a unit back; HybridOptError where something was written to them."""
+        """Let the next fetch give the pages of a unit back; HybridOptError where something was written to them."""
         for piece in self._copied.intersection(unit.pieces):
             self._map(piece)
             self._copied.discard(piece)
@@ -113,15 +116,21 @@ class Mapped(PlacementBackend):
         if self._cached is None:
             total = sum(stop - start for own in self._runs.values() for _, (start, stop) in own)
             self._cached = keeps_cached(total, left(ROOT))
-        for file, run in self._runs[unit]:
-            file.drop(run, self._cached)
+        self._left.extend(self._runs[unit])
 
     def written(self, unit: PlacedUnit) -> bool:
         """Return whether a weight of a unit was written to, which is then in memory alone."""
         return any(file.written(run) for file, run in self._runs[unit])
 
     def release(self, unit: PlacedUnit) -> None:
-        """Do nothing: the tensors stay views of their files."""
+        """Give pages back; the tensors stay views of their files."""
+        self._give_back()
+
+    def _give_back(self) -> None:
+        while self._left:
+            file, run = self._left.popleft()
+            if not file.written(run):  # meanwhile; that is told when its unit is fetched
+                file.drop(run, bool(self._cached))
 
     def _map(self, piece: Piece) -> None:
         x = piece.tensor
