@@ -126,7 +126,7 @@ def limited(arm: Arm, small: Path, steps: int, room: int) -> dict:
     try:
         model, step = arm.start()
     except (RuntimeError, MemoryError, OSError) as error:
-        return {"ended": "load", "error": f"{type(error).__name__}: {error}"[:300]}
+        return {"ended": "load", "error": _told(error, arm)}
     traffic = placed(model).traffic if placed(model) else None
     times, reads = [], [0]
     try:
@@ -134,10 +134,15 @@ def limited(arm: Arm, small: Path, steps: int, room: int) -> dict:
             times.append(timed(step, number))
             reads.append(traffic.read if traffic else 0)
     except (RuntimeError, MemoryError, OSError) as error:
-        return {"ended": "step", "error": f"{type(error).__name__}: {error}"[:300]}
+        return {"ended": "step", "error": _told(error, arm)}
     moved = asdict(traffic) if traffic else {}
     last = {"last_read": reads[-1] - reads[-2]}  # the first steps learn the order, and watch what probes must know
     return {"ended": "", "seconds": [t for t, _ in times], "losses": [x for _, x in times], **moved, **last}
+
+
+def _told(error: Exception, arm: Arm) -> str:
+    """Return an error in words that are the same wherever the model lies."""
+    return f"{type(error).__name__}: {error}".replace(str(arm.folder), "MODEL")[:300]
 
 
 ARMS = {"peak": peak, "pairs": pairs, "visits": visits, "reads": reads, "limited": limited}
