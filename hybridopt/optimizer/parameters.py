@@ -172,7 +172,7 @@ class Parameters:
                 known[id(one.group)] = rates(one.group)
             lr, decay = known[id(one.group)]
             task = self._task(one, grad, lr, decay, sound)
-            if HOMES and (resting := home(p)) is not None:
+            if HOMES and p in HOMES and (resting := home(p)) is not None:
                 resting.later(deferred(task, p, self.compiles), one.group["step"])
                 continue
             live = shards.local(p) if one.sharded else p

@@ -108,8 +108,8 @@ def device_of(p: Tensor) -> torch.device:
 
 
 def devices_of(tensors: Sequence[Tensor]) -> list[torch.device]:
-    """Return what `device_of` does of each; without a call for each where nothing rests elsewhere."""
-    return [device_of(p) for p in tensors] if HOMES else [p.device for p in tensors]
+    """Return what `device_of` does of each, without a call for those that do not rest elsewhere."""
+    return [device_of(p) if HOMES and p in HOMES else p.device for p in tensors]
 
 
 def check_kept(name: str, p: Tensor, why: str) -> None:

@@ -94,7 +94,7 @@ def _buffers(root):
 
 
 def _marks(p):
-    still = plain(p) and not (HOMES and home(p))  # whoever fetches a weight moves it
+    still = plain(p) and not (HOMES and p in HOMES and home(p))  # whoever fetches a weight moves it
     marks = {"replaced": id(p), "moved": p.data_ptr() if still else 0, "written": _version(p)}
     return marks | {"given another gradient": (id(p.grad), 0 if p.grad is None else _version(p.grad))}
 
