@@ -29,7 +29,10 @@ ROWS = (
     "limit resident",
     "limit mezo",
 )
-QUIET = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait by turning take the helper's processor
+QUIET = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait by turning take the helper's processor
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 20),  # memory of tensors is given back: what malloc keeps is none of theirs
+}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
