@@ -16,7 +16,7 @@ from ..execution.probed import run_estimated
 from ..execution.run import WORTH_COMPILING, run
 from ..execution.state import allocate, basis
 from ..execution.task import Task
-from ..model.placement.homes import HOMES, device_of, home
+from ..model.placement.homes import device_of, home
 from ..policy.job import BASIS
 from .group_numbers import rates
 from .groups import Tags
@@ -172,7 +172,7 @@ class Parameters:
                 known[id(one.group)] = rates(one.group)
             lr, decay = known[id(one.group)]
             task = self._task(one, grad, lr, decay, sound)
-            if HOMES and p in HOMES and (resting := home(p)) is not None:
+            if (resting := home(p)) is not None:
                 resting.later(deferred(task, p, self.compiles), one.group["step"])
                 continue
             live = shards.local(p) if one.sharded else p

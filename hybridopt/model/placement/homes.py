@@ -16,9 +16,9 @@ from .placement import Placement
 if TYPE_CHECKING:
     from .placed import Placed
 
-__all__ = ["HOMES", "Home", "assign", "bring_home", "check_kept", "device_of", "devices_of", "forget", "home", "near"]
+__all__ = ["Home", "assign", "bring_home", "check_kept", "device_of", "devices_of", "forget", "home", "near"]
 
-HOMES = WeakIdKeyDictionary()  # by tensor: its Home
+_HOMES = WeakIdKeyDictionary()  # by tensor: its Home
 
 
 class Home:
@@ -85,19 +85,19 @@ class Home:
 def bring_home(unit: PlacedUnit, placed: "Placed") -> None:
     """Note where the tensors of a unit belong."""
     for piece in unit.pieces:
-        HOMES[piece.tensor] = Home(piece, unit, placed)
+        _HOMES[piece.tensor] = Home(piece, unit, placed)
 
 
 def forget(units: Iterable[PlacedUnit]) -> None:
     """Forget where the tensors of units belong: they are ordinary ones now."""
     for unit in units:
         for piece in unit.pieces:
-            HOMES.pop(piece.tensor, None)
+            _HOMES.pop(piece.tensor, None)
 
 
 def home(p: Tensor) -> Home | None:
     """Return where a tensor belongs; None of one that does not rest elsewhere."""
-    found: Home | None = HOMES.get(p) if HOMES else None
+    found: Home | None = _HOMES.get(p) if _HOMES else None
     return found if found is not None and found.lasts else None
 
 
@@ -109,7 +109,7 @@ def device_of(p: Tensor) -> torch.device:
 
 def devices_of(tensors: Sequence[Tensor]) -> list[torch.device]:
     """Return what `device_of` does of each, without a call for those that do not rest elsewhere."""
-    return [device_of(p) if HOMES and p in HOMES else p.device for p in tensors]
+    return [device_of(p) if _HOMES and p in _HOMES else p.device for p in tensors]
 
 
 def check_kept(name: str, p: Tensor, why: str) -> None:

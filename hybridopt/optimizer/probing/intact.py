@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
-from ...model.placement.homes import HOMES, home
+from ...model.placement.homes import home
 from .random_states import RandomStates
 from .watch import plain
 
@@ -94,7 +94,7 @@ def _buffers(root):
 
 
 def _marks(p):
-    still = plain(p) and not (HOMES and p in HOMES and home(p))  # whoever fetches a weight moves it
+    still = plain(p) and home(p) is None  # whoever fetches a weight moves it
     marks = {"replaced": id(p), "moved": p.data_ptr() if still else 0, "written": _version(p)}
     return marks | {"given another gradient": (id(p.grad), 0 if p.grad is None else _version(p.grad))}
 

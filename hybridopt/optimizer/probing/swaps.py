@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ...model.placement.homes import HOMES, home, near
+from ...model.placement.homes import home, near
 from .watch import Seen, Watch
 
 __all__ = ["Swaps"]
@@ -173,6 +173,6 @@ class Swaps:
             del self._data[name]
 
     def _copy(self, name):
-        p = near(self._params[name]) if HOMES else self._params[name]
+        p = near(self._params[name])
         copy = self._shift(name, p)
         return p.detach().clone() if copy is None and self._watched else copy  # all copies, for the watch to tell
