@@ -8,7 +8,7 @@ from ..policy.plan import Entry, Plan
 from .bytes.static import gradient_bytes, idle_windows
 from .request import Request
 
-__all__ = ["Work", "losses_of", "schemes_of", "work_of"]
+__all__ = ["Work", "losses_of", "probes_of", "schemes_of", "work_of"]
 
 TRIED = 3  # losses more of a conservative step: the step, its opposite, and none
 
@@ -65,7 +65,12 @@ def schemes_of(plan: Plan) -> set[ProbeScheme]:
 
 def losses_of(scheme: ProbeScheme) -> int:
     """Return the losses that are computed for one step."""
-    return scheme.samples * (1 + scheme.two_sided) + (not scheme.two_sided) + TRIED * scheme.conservative
+    return probes_of(scheme) + TRIED * scheme.conservative
+
+
+def probes_of(scheme: ProbeScheme) -> int:
+    """Return the losses of one step that are probes, and can be worked out side by side."""
+    return scheme.samples * (1 + scheme.two_sided) + (not scheme.two_sided)
 
 
 def _moved(plan: Plan, gradients: dict[str, int], still: frozenset[str]) -> int:

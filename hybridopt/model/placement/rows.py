@@ -8,6 +8,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
 from ..adapters import bare
+from ..embeddings import embedding_layer
 from ..quantization.owners import owner
 from .copies import Copied
 
@@ -20,11 +21,8 @@ def looked_up(model: nn.Module) -> nn.Embedding | None:
     It can if nothing else of the model uses the table, as a tied output layer does, and if the module does nothing but
     look rows up, with tensors of its own or codes.
     """
-    root: Any = bare(model)
-    try:
-        table = root.get_input_embeddings()
-    except (AttributeError, NotImplementedError):  # a model without, or one that does not say
-        return None
+    root = bare(model)
+    table = embedding_layer(root, "input")
     if not isinstance(table, nn.Embedding) or any(True for _ in table.buffers()):
         return None
     names = [name for name, p in root.named_parameters(remove_duplicate=False) if p is table.weight]

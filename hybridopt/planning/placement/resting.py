@@ -19,7 +19,7 @@ from ...model.roles import clean
 from ...policy.plan import Plan
 from ..request import Request
 from ..trace.moments import Stage
-from ..work import losses_of, schemes_of
+from ..work import losses_of, probes_of, schemes_of
 from .visits import Rounds, Visited, visited
 
 __all__ = ["Carried", "Resting", "resting"]
@@ -132,10 +132,7 @@ class Resting:
         """Return how many evaluations are alive at the same time."""
         if not self.placement.paired:
             return 1
-        return max(
-            (scheme.samples * (1 + scheme.two_sided) + (not scheme.two_sided) for scheme in schemes_of(self._plan)),
-            default=1,
-        )
+        return max(map(probes_of, schemes_of(self._plan)), default=1)
 
     def _first(self, request: Request) -> int:
         """Return the first unit that a backward pass comes to."""
