@@ -19,6 +19,7 @@ from .model.quantization.replacing import guard_
 from .model.quantization.targets import check, warn_of_read
 from .model.roles import head_modules
 from .model.unquantized import unquantized
+from .policy.end_rates import unused
 from .policy.output_layers import state_free
 from .policy.plan import Plan
 from .policy.routes import Ready, check_routes
@@ -118,7 +119,7 @@ def check_policy(model: nn.Module, ready: Ready, seed: int, changes: Changes) ->
     left = unquantized(model, changes.scheme, changes.layers, changes.kept)
     if left is not None and left.surprising:
         warnings.warn(f"{type(bare(model)).__name__}: {left}", HybridOptWarning, stacklevel=4)
-    if text := state_free(plan.entries):
+    for text in filter(None, (state_free(plan.entries), unused(ready, plan.entries))):
         warnings.warn(text, HybridOptWarning, stacklevel=4)
     return plan
 

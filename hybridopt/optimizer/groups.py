@@ -9,6 +9,7 @@ from torch import Tensor
 from ..core.errors import HybridOptError, check_choice
 from ..model.hessian_blocks import guess_partition
 from ..model.roles import ROLES, Param, clean, codes_dtype, guesses, uncontained
+from ..policy.end_rates import unused
 from ..policy.output_layers import state_free, unknown
 from ..policy.plan import Entry, Plan
 from ..policy.routes import Ready, pack_treatment
@@ -182,7 +183,7 @@ class Tags:
         guessed, self._guessed, tree, self._tree = self._guessed, [], self._tree, {}
         if self._named is False and not tree:
             return unknown(self.policy, [entry.param for entry in guessed], decays)
-        return state_free(guessed)
+        return state_free(guessed) or unused(self.policy, guessed)
 
     def _trained(self, params):
         """Return treatments by parameter name: as a plan has resolved them already, or by the policy."""

@@ -25,6 +25,7 @@ SHARED = {
     "codec": "how state is kept: fp32, bf16, int8 or companded8",
     "density": "share that is trained at a time, 0 to 1",
     "embeddings": PLACE,
+    "embeddings_lr_scale": "what the learning rate of embeddings and output layer is multiplied by",
     "eps": "added to the root of the second moment",
     "fo_lr": "learning rate of the first-order half, given with zo_lr in place of alpha",
     "full": "the rule of the state-full part",

@@ -67,7 +67,8 @@ def _way(treatment: Treatment | None, decays: bool) -> tuple[Any, ...]:
     """Return what of a treatment a parameter of another role might have otherwise."""
     if treatment is None:
         return ("frozen",)
-    return (treatment.tag, treatment.acting, treatment.source, *((treatment.weight_decay,) if decays else ()))
+    shared = (treatment.tag, treatment.acting, treatment.source, treatment.lr_scale)
+    return (*shared, *((treatment.weight_decay,) if decays else ()))
 
 
 def _other(ways: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
@@ -76,4 +77,7 @@ def _other(ways: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
 
 
 def _say(way: tuple[Any, ...]) -> str:
-    return str(way[0]) if len(way) < 4 else f"{way[0]} {'without' if way[3] == 0 else 'with'} weight decay"
+    tag, *rest = way
+    rate = f" at {rest[2]:g} times the learning rate" if rest and rest[2] != 1 else ""
+    decay = f" {'without' if rest[3] == 0 else 'with'} weight decay" if len(rest) > 3 else ""
+    return f"{tag}{rate}{decay}"

@@ -12,6 +12,7 @@ from ..model.quantization.scales import scales
 from ..model.quantization.sizes import weight_bytes
 from ..model.roles import clean
 from ..model.unquantized import Unquantized, unquantized
+from .lr_factors import lr_factors
 from .plan import Entry, Plan
 
 __all__ = ["Report", "Row"]
@@ -47,6 +48,7 @@ class Report:
         unquantized: what a quantized base keeps in floats; None: it is not quantized.
         rests: where weights of layers rest, "host" or "disk"; None: the model is not placed.
         moved: bytes that a step reads, copies to the device, and writes; None: not known.
+        lr_factors: what the learning rate is multiplied by, by role, where any is not trained at the rate itself.
     """
 
     rows: tuple[Row, ...]
@@ -55,6 +57,7 @@ class Report:
     unquantized: Unquantized | None = None
     rests: str | None = None
     moved: Mapping[str, int] | None = None
+    lr_factors: Mapping[str, tuple[float, ...]] | None = None
 
     @staticmethod
     def of(plan: Plan, model: nn.Module) -> "Report":
@@ -72,7 +75,8 @@ class Report:
         away = at_rest(model)
         rows = tuple(_row(*kind, plan, entries, weights, away) for kind, entries in sorted(kinds.items()))
         total = _row("total", "", plan, plan.entries, weights, away)
-        return Report(rows, total, unquantized=unquantized(model), rests=where_it_rests(model))
+        factors = lr_factors(plan.entries) or None
+        return Report(rows, total, unquantized=unquantized(model), rests=where_it_rests(model), lr_factors=factors)
 
     def __str__(self) -> str:
         """Return the table as text."""
@@ -87,7 +91,8 @@ class Report:
             "  ".join(_fit(c, w, i) for i, (c, w) in enumerate(zip(r, width, strict=True))) for r in (head, *body)
         ]
         rule = "-" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._left(), *self._moved(), *self._step()])
+        more = (*self._factors(), *self._left(), *self._moved(), *self._step())
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *more])
 
     __repr__ = __str__
 
@@ -97,7 +102,8 @@ class Report:
         left = {} if self.unquantized is None else {"unquantized": self.unquantized.as_dict()}
         rows = {"rows": [self._as_dict(r) for r in self.rows], "totals": self._as_dict(self.totals)}
         rests = {} if self.rests is None else {"rests": self.rests, "moved_per_step": dict(self.moved or {})}
-        return rows | left | rests | step
+        factors = {} if self.lr_factors is None else {"lr_factors": {k: list(v) for k, v in self.lr_factors.items()}}
+        return rows | factors | left | rests | step
 
     def _as_dict(self, row: Row) -> dict[str, Any]:
         return {k: v for k, v in asdict(row).items() if self.rests is not None or not k.startswith("rest")}
@@ -114,6 +120,11 @@ class Report:
         if self.moved is not None:
             told = ", ".join(f"{human(size)} {what}" for what, size in self.moved.items() if size)
             yield f"a step moves: {told or 'nothing'}"
+
+    def _factors(self) -> Iterator[str]:
+        if self.lr_factors is not None:
+            told = (f"{role} {' and '.join(f'{x:g}' for x in each)}" for role, each in self.lr_factors.items())
+            yield f"the learning rate is multiplied: {', '.join(told)}"
 
     def _left(self) -> Iterator[str]:
         if self.unquantized is not None and self.unquantized.much:

@@ -63,7 +63,11 @@ class Route:
 
     def fits(self, p: Param) -> bool:
         """Return whether role and name of `p` fit."""
-        return _any(p.role, self.role) and _any(p.name, self.name)
+        return self.takes(p.role) and _any(p.name, self.name)
+
+    def takes(self, role: str) -> bool:
+        """Return whether it is for parameters of this role, of some name."""
+        return _any(role, self.role)
 
 
 @dataclass(frozen=True)

@@ -112,11 +112,14 @@ def test_a_direction_fulfils_its_contract(name):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_places_are_the_last_options_of_a_policy(name):
+def test_what_policies_share_are_their_last_options(name):
     cls = POLICIES[name]
     options = [f.name for f in fields(cls)]
     assert NamedPolicy in cls.__mro__ and cls().options() == tuple(options)
-    assert (options[-5:] == PLACES) == (Places in cls.__mro__)
+    above = cls.__base__
+    own = options[len(fields(above)) :] if is_dataclass(above) else []  # a policy made of another has its own at last
+    shared = options[: len(options) - len(own)]
+    assert shared[-1] == "embeddings_lr_scale" and (shared[-6:-1] == PLACES) == (Places in cls.__mro__)
     assert Places in cls.__mro__ or not {"norms", "biases", "adapters"} & set(options)
     if FreePlaces in cls.__mro__:
         assert cls().roles() == dict.fromkeys(("embedding", "norm", "bias", "head", "adapter"), "free")

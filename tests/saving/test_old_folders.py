@@ -38,5 +38,6 @@ def test_what_they_say_is_written_again_in_the_same_words(name, tmp_path):
     kept = old.keys() - {"hybridopt", "base", "replayed"}  # the version, and what a second save holds as tensors
     added = {"solver": "exact", "spread": False} if old["policy"].get("part") == "policies.galore" else {}
     added |= {"store": None} if "codec" in old["policy"] else {}
+    added |= {"embeddings_lr_scale": 1.0} if "part" in old["policy"] else {}
     old["policy"] |= added  # options that policies have got since, at what they did then
     assert {key: new[key] for key in kept} == {key: old[key] for key in kept}

@@ -1,12 +1,13 @@
 """What all policies under their methods' names share, among it the options that most of them end with."""
 
 from abc import abstractmethod
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from inspect import get_annotations
 from typing import TypeVar, dataclass_transform
 
 from ...core.contracts import Ready
-from ...core.registry import make
+from ...core.registry import make, title
+from ..end_rates import scaled
 from ..routes import Route, place
 from ..treatment import Treatment
 
@@ -21,14 +22,28 @@ def _options(cls: type[T]) -> type[T]:
     return cls
 
 
+@_options
 class NamedPolicy(Ready[Route]):
     """A policy whose routes follow from its options; they are made with it, so that bad options show at once.
 
-    A subclass that has `store` among its options lets it be said how all of its weights are kept.
+    Every subclass that is a dataclass has the options here after its own: in its constructor, its saved form and its
+    lists. One that has `store` among its options lets it be said how all of its weights are kept.
     """
 
+    embeddings_lr_scale: float = 1.0
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        base = cls.__base__
+        if base is None or is_dataclass(base):
+            return  # which has the options here already
+        shared = get_annotations(base)
+        own = {name: kind for name, kind in get_annotations(cls).items() if name not in shared}
+        cls.__annotations__ = own | shared  # a base's fields would come first
+
     def __post_init__(self) -> None:
-        routes, asked = self.make_routes(), vars(self).get("store")
+        routes = scaled(self.make_routes(), self.embeddings_lr_scale, title(type(self)))
+        asked = vars(self).get("store")
         if asked is not None:
             store = make("stores", asked)
             routes = tuple(r if r.use is None else replace(r, use=replace(r.use, store=store)) for r in routes)
@@ -43,8 +58,7 @@ class NamedPolicy(Ready[Route]):
 class Places(NamedPolicy):
     """Options that most policies end with: where parameters of a role go, and one place for all that have no role.
 
-    "full" is state-full, "free" state-free, "split" as linear weights, "frozen" not at all. A subclass that is a
-    dataclass has these options after its own: in its constructor, its saved form and its lists.
+    "full" is state-full, "free" state-free, "split" as linear weights, "frozen" not at all.
     """
 
     embeddings: str = "full"
@@ -52,12 +66,6 @@ class Places(NamedPolicy):
     biases: str = "full"
     head: str = "full"
     adapters: str = "full"
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        shared = get_annotations(Places)
-        own = {name: kind for name, kind in get_annotations(cls).items() if name not in shared}
-        cls.__annotations__ = own | shared  # a base's fields would come first
 
     def roles(self) -> dict[str, str]:
         """Return the places by role, as `place` takes them."""

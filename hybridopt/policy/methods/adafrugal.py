@@ -1,22 +1,18 @@
 """AdaFRUGAL."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
-from ...core.contracts import Codec, Density, Rule, Split, Store
-from ...core.registry import make, unpack
+from ...core.contracts import Density
 from ...parts.gaps.stalling import Stalling
 from ...parts.schedules.linear import Linear
 from ..routes import Route
-from ._options import Places
 from .frugal import Frugal
 
 __all__ = ["AdaFrugal"]
 
-FALLING = Linear(0.25, 0.05, 10_000)
-
 
 @dataclass(frozen=True)
-class AdaFrugal(Places):
+class AdaFrugal(Frugal):
     """AdaFRUGAL (arXiv 2601.11568): FRUGAL with a density that falls, and windows that grow while the loss stalls.
 
     The loss is told by optimizer.observe(loss), step(closure) or HybridTrainer, or the first step is refused.
@@ -27,34 +23,16 @@ class AdaFrugal(Places):
     mean loss has stalled if it differs from the last one's by less than this share of it.
     """
 
-    density: Density = FALLING
+    density: Density = Linear(0.25, 0.05, 10_000)
     update_gap: int = 100
     longest_gap: int = 1000
     gap_factor: float = 1.5
     threshold: float = 0.005
-    split: str | Split = "columns"
-    order: str = "random"
-    full: str | Rule = "adamw"
-    free: str | Rule = "signsgd"
-    free_lr_scale: float = 1.0
-    lr_scale: float = 1.0
-    reset: bool = True
-    codec: str | Codec = "fp32"
-    store: str | Store | None = None
-    adapters = "split"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "density", unpack(self.density, "schedules"))
-        super().__post_init__()
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return FRUGAL's routes, with windows that follow the loss wherever something is split."""
-        shared = {field.name: vars(self)[field.name] for field in fields(Frugal)}
-        if not isinstance(self.split, str) and (self.density, self.update_gap) == (FALLING, 100):
-            shared |= {"density": 0.25, "update_gap": 200}  # which Frugal takes for not given
-        routes: tuple[Route, ...] = make("policies", "frugal", **shared).routes
         gap = Stalling(self.longest_gap, self.gap_factor, self.threshold)
         return tuple(
             replace(r, use=replace(r.use, gap=gap)) if r.use is not None and r.use.tag == "split" else r
-            for r in routes
+            for r in super().make_routes()
         )

@@ -61,7 +61,7 @@ class Frugal(Places):
         elif self.order != "random":
             raise HybridOptError(f"order={self.order!r} belongs to split='block', got split={self.split!r}", "frugal")
         if not isinstance(self.split, str):
-            if (self.density, self.update_gap) != (0.25, 200):
+            if (self.density, self.update_gap) != (type(self).density, type(self).update_gap):
                 raise HybridOptError(
                     f"give density and update_gap inside split={self.split!r}, not beside it", "frugal"
                 )
