@@ -1,55 +1,60 @@
-"""Pre-train a small Llama on real text with every ready policy: validation loss against bytes of optimizer state.
+"""Pre-train a small Llama on real text with every method: held-out loss against bytes of optimizer state.
 
-Each method tries the same number of learning rates with seed 0 (more only while the best one is the outermost), then
-runs the other seeds at the best. A run whose record is there is not made again.
+Of every method short runs find a learning rate and a factor on that of embeddings and output layer, full runs confirm
+the rate, and other seeds follow at the best. A run whose record is there is not made again, so a call goes on where
+the last one was ended, at whatever moment.
 """
 
 import argparse
 import math
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from ..shared.command_line import parser
 from ..shared.places import DATA
 from . import table
-from .bench import Bench
-from .budget import SIZES
+from .bench import Bench, records_at
 from .methods import ready
-from .search import records_at
+from .rows import STUDIES, rows
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     options = parser("pretrain", __doc__)
     options.add_argument("--methods", nargs="+", choices=ready(), default=list(ready()), help="methods to run")
-    options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds at the chosen rate")
-    options.add_argument("--tries", type=int, default=4, help="learning rates tried first, at least 1")
-    options.add_argument("--size", choices=SIZES, default="tiny", help="60m: FRUGAL's LLaMA-60M, for a GPU")
-    options.add_argument("--steps", type=int, help="optimizer steps of every run, if not the size's own")
+    own = [name for name in STUDIES if name != "60m"]
+    options.add_argument("--studies", nargs="+", choices=STUDIES, default=own, help="sizes of models and batches")
+    options.add_argument("--seeds", nargs="+", type=int, help="the search's, then those at the best, if not all")
+    options.add_argument("--tokens", type=int, help="tokens of every full run, if not the study's own")
     options.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
-    options.add_argument("--weights", choices=("float32", "bfloat16"), default="float32", help="dtype of the weights")
-    options.add_argument("--jobs", type=int, default=1, help="runs at a time, each a process of one thread")
+    options.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one thread")
     options.add_argument("--minutes", type=float, default=math.inf, help="start no run that would end later")
-    options.add_argument("--quick", action="store_true", help="20 steps, 2 tries, 1 seed, into a file of its own")
     options.add_argument("--data", type=Path, default=DATA, help="folder of the text")
     options.add_argument("--measure", action="store_true", help="only train, write no table")
     options.add_argument("--table", action="store_true", help="only write the table and the plot anew")
+    options.add_argument("--write", action="store_true", help="put the table into the docs, too")
     return options.parse_args(arguments)
 
 
 def bench_of(options: argparse.Namespace) -> Bench:
     """Return what is to be run."""
-    size = SIZES[options.size]
-    budget = replace(size, device=options.device, weights=options.weights, steps=options.steps or size.steps)
-    name = "pretrain" if options.size == "tiny" else f"pretrain_{options.size}"
+    budgets = {
+        name: replace(study.budget, device=options.device, tokens=options.tokens or study.budget.tokens)
+        for name, study in STUDIES.items()
+    }
     methods = {name: method for name, method in ready().items() if name in options.methods}
-    tries, seeds = options.tries, options.seeds
-    if options.quick:
-        name, budget, tries, seeds = f"{name}_quick", replace(budget, steps=20, update_gap=5), 2, [0]
-    return Bench(records_at(options.out / f"{name}.jsonl"), options.data, budget, methods, tries, seeds)
+    file = "pretrain" if options.device == "cpu" else "gpu_pretrain"
+    seeds = tuple(options.seeds) if options.seeds else None
+    made = rows(methods, options.studies, budgets, seeds)
+    return Bench(records_at(options.out / f"{file}.jsonl"), options.data, made)
+
+
+def pool_of(jobs: int) -> Executor:
+    """Return where runs take place: for one at a time a thread, so that nothing outlives this process."""
+    return ThreadPoolExecutor(1) if jobs == 1 else ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,10 +64,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     bench = bench_of(options)
     if not options.table:
-        with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        with pool_of(options.jobs) as pool:
             bench.measure(pool, options.jobs, options.minutes)
     if not options.measure:
-        print(table.publish(bench.records, ready(), bench.budget.shared()))
+        print(table.publish(bench.records))
+    if options.write:
+        table.BLOCK.write(bench.records.some())
     if bench.failed:
         raise SystemExit("\n".join(f"{name} failed: {why}" for name, why in bench.failed.items()))
 

@@ -1,10 +1,7 @@
-"""The rows of the pre-training table: every ready policy, with the learning rate that its search starts around."""
+"""The methods of the pre-training table in the order in which they are measured, each with where its search starts."""
 
 import warnings
 from dataclasses import dataclass, field, fields
-
-import torch
-from torch import nn
 
 import hybridopt
 from hybridopt.core.registry import find, names
@@ -18,45 +15,49 @@ EXCLUDED = {
     "ip_sgd": "its update is lomo's",
     "lezo": ZEROTH_ORDER,
     "mezo": ZEROTH_ORDER,
+    "sinkgd": "its update is that of FRUGAL at density 0 with Sinkhorn",
     "subzero": ZEROTH_ORDER,
 }
 
 
 @dataclass(frozen=True)
 class Method:
-    """What `wrap` is given (policy None: torch.optim.AdamW instead), and the centre of the learning rates tried."""
+    """What `wrap` is given, and the centre of the learning rates tried.
+
+    weights: dtype of the weights. falls: the density falls from 0.25 to 0.05 over the run (AdaFRUGAL).
+    """
 
     label: str
     centre: float
-    policy: str | None
+    policy: str
     options: dict = field(default_factory=dict)
+    weights: str = "float32"
+    falls: bool = False
 
-    def rates(self, tries: int) -> list[float]:
+    def rates(self, tries: int) -> tuple[float, ...]:
         """Return the learning rates tried first: neighbours on the ladder 1e-3, 3e-3, 1e-2 ... around the centre."""
         lowest = -((tries - 1) // 2)
-        return [rung(self.centre, lowest + i) for i in range(tries)]
+        return tuple(rung(self.centre, lowest + i) for i in range(tries))
 
     def settings(self, update_gap: int) -> dict:
         """Return the policy's name and options; the window is the run's wherever the policy has one."""
-        if self.policy is None:
-            return {"torch.optim": "AdamW"}
         gap = {"update_gap": update_gap} if "update_gap" in options_of(self.policy) else {}
-        return {"policy": self.policy} | gap | self.options
+        return {"policy": self.policy, "weights": self.weights, "falls": self.falls} | gap | self.options
 
-    def optimizer(self, model: nn.Module, lr: float, weight_decay: float, seed: int, update_gap: int):
-        """Return the optimizer; `model.hybrid` is there afterwards unless it is torch's own.
+    def wrap(self, model, seed: int, update_gap: int, steps: int) -> None:
+        """Attach the method to a model, as `model.hybrid`.
 
         Args:
             model: is wrapped.
-            lr: learning rate.
-            weight_decay: of all weights.
             seed: of the choice of subspaces.
             update_gap: steps of a window.
+            steps: of the run.
         """
-        if self.policy is None:
-            return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-        hybridopt.wrap(model, seed=seed, **self.settings(update_gap))
-        return model.hybrid.optimizer(lr=lr, weight_decay=weight_decay)
+        options = self.settings(update_gap)
+        del options["weights"], options["falls"]
+        if self.falls:
+            options["density"] = find("schedules", "linear")(0.25, 0.05, steps)
+        hybridopt.wrap(model, seed=seed, **options)
 
 
 def options_of(policy: str) -> set[str]:
@@ -68,7 +69,7 @@ def ready() -> dict[str, Method]:
     """Return every method whose policy can be imported, in KNOWN's order; a policy without a row gets a plain one."""
     there = [name for name in names("policies") if name not in EXCLUDED and importable(name)]
     unknown = [name for name in there if name not in {method.policy for method in KNOWN.values()}]
-    known = {name: method for name, method in KNOWN.items() if method.policy is None or method.policy in there}
+    known = {name: method for name, method in KNOWN.items() if method.policy in there}
     return known | {name: Method(name, 1e-3, name) for name in unknown}
 
 
@@ -82,30 +83,50 @@ def importable(policy: str) -> bool:
     return True
 
 
+def frugal(free: str, density: float, centre: float = 1e-3) -> Method:
+    """Return FRUGAL with a rule without state and a density."""
+    title = {"signsgd": "signSGD", "whiten": "whitening", "sinkhorn": "Sinkhorn"}[free]
+    return Method(f"FRUGAL ρ={density:g}, {title}", centre, "frugal", {"density": density, "free": free})
+
+
 QUARTER = {"density": 0.25}
-SHORT = {"value_blocks": "whole"}  # what Adam-mini's authors advise for short runs
 UNSCALED = {"scale_parameter": False}  # with it, and without momentum, the update is AdaLomo's
 TRAINED = {"embeddings": "full"}  # no pretrained embeddings here that BAdam could leave as they are
+ALIKE = {"scale": 1.0}  # so that the learning rate is that of the matrices, and the factor means what it means for all
+BF16 = "bfloat16"
 
 KNOWN = {
     "adamw": Method("AdamW", 1e-3, "adamw"),
-    "torch-adamw": Method("torch.optim.AdamW", 1e-3, None),
-    "adamw-int8": Method("AdamW, 8-bit state", 1e-3, "adamw", {"codec": "int8"}),
-    "frugal-columns": Method("FRUGAL ρ=0.25, columns", 1e-3, "frugal", QUARTER | {"split": "columns"}),
-    "frugal-block": Method("FRUGAL ρ=0.25, block", 1e-3, "frugal", QUARTER | {"split": "block"}),
-    "frugal-0": Method("FRUGAL ρ=0", 1e-3, "frugal", {"density": 0.0}),
-    "galore": Method("GaLore ρ=0.25", 1e-2, "galore", QUARTER),
-    "qgalore": Method("Q-GaLore, fp32 weights", 1e-2, "qgalore", QUARTER),
-    "apollo": Method("APOLLO", 1e-2, "apollo"),
-    "apollo_mini": Method("APOLLO-Mini", 1e-2, "apollo_mini"),
+    "frugal": frugal("signsgd", 0.25),
+    "frugal-0-whiten": frugal("whiten", 0.0),
+    "frugal-whiten": frugal("whiten", 0.25),
+    "frugal-sinkhorn": frugal("sinkhorn", 0.25),
+    "frugal-0-sinkhorn": frugal("sinkhorn", 0.0),
+    "galore": Method("GaLore ρ=0.25", 1e-3, "galore", QUARTER | ALIKE),
     "badam": Method("BAdam, one layer of four", 1e-3, "badam", TRAINED),
-    "muon": Method("Muon", 3e-3, "muon"),
-    "adam_mini": Method("Adam-mini", 1e-3, "adam_mini", SHORT),
-    "adafactor": Method("Adafactor, not scaled by weights", 1e-3, "adafactor", UNSCALED),
-    "came": Method("CAME", 3e-4, "came"),
-    "lion": Method("Lion", 3e-4, "lion"),
+    "adam_mini": Method("Adam-mini", 1e-3, "adam_mini"),
     "adalomo": Method("AdaLomo", 3e-2, "adalomo"),
-    "signsgd": Method("signSGD", 1e-3, "signsgd"),
+    "frugal-0": frugal("signsgd", 0.0, 3e-4),
+    "scale": Method("SCALE", 1e-3, "scale"),
+    "swan": Method("SWAN", 1e-3, "swan"),
+    "muon": Method("Muon", 3e-3, "muon"),
+    "apollo": Method("APOLLO", 3e-3, "apollo"),
+    "adafactor": Method("Adafactor, not scaled by weights", 1e-3, "adafactor", UNSCALED),
+    "came": Method("CAME, bias corrected", 1e-4, "came", {"bias_correction": True}),
+    "lion": Method("Lion", 1e-4, "lion"),
+    "adamw-int8": Method("AdamW, 8-bit state", 1e-3, "adamw", {"codec": "int8"}),
+    "adamw-split": Method(
+        "AdamW, 7 bytes (bf16_split, companded8)", 1e-3, "adamw", {"store": "bf16_split", "codec": "companded8"}, BF16
+    ),
+    "adamw-stochastic": Method(
+        "AdamW, 4 bytes (bf16_stochastic, int8)", 1e-3, "adamw", {"store": "bf16_stochastic", "codec": "int8"}, BF16
+    ),
+    "adafrugal": Method("AdaFRUGAL ρ=0.25 to 0.05, signSGD", 1e-3, "adafrugal", falls=True),
+    "signsgd": Method("signSGD", 3e-4, "signsgd"),
+    "adam_mini-whole": Method("Adam-mini, values in one block", 1e-3, "adam_mini", {"value_blocks": "whole"}),
+    "apollo_mini": Method("APOLLO-Mini", 1e-3, "apollo_mini"),
+    "qgalore": Method("Q-GaLore, fp32 weights", 1e-3, "qgalore", QUARTER | ALIKE),
     "sgd": Method("SGD with momentum", 1e-1, "sgd"),
     "lomo": Method("SGD (LOMO)", 3e-1, "lomo"),
 }
+DECISIVE = ("adamw", "frugal", "frugal-0-whiten", "frugal-whiten")

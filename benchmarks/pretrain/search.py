@@ -1,57 +1,135 @@
-"""The records of the pre-training runs, and what the search for a learning rate reads in them."""
+"""Which runs a method wants next: short ones at rates and factors, full ones at the best, then seeds.
 
-from pathlib import Path
+Pure functions of the losses so far, on windows that are never reported.
+"""
+
+import math
+from dataclasses import dataclass
 
 from ..shared.ladder import rung
-from ..shared.records import Records
-from .methods import Method
 
-Runs = dict[tuple[float, int], dict]  # records by learning rate and seed
-MOST = 4  # learning rates tried beyond the first ones, while the best is the outermost
+__all__ = ["Cell", "Plan", "at_edge", "best", "full", "short", "wanted"]
 
-
-def records_at(path: Path) -> Records:
-    """Return the records that lie in a file: a run of a method, a learning rate and a seed each."""
-    return Records(path, ("method", "lr", "seed"))
+Place = tuple[float, float]  # learning rate, factor
+WORSE = 0.05  # nats by which a higher rate has lost in a short run, so that no full one is spent on it
 
 
-def runs_of(records: Records, name: str) -> Runs:
-    """Return every record of one method."""
-    found = [record for record in records.all() if record["method"] == name]
-    return {(record["lr"], record["seed"]): record for record in sorted(found, key=lambda r: (r["lr"], r["seed"]))}
+@dataclass(frozen=True)
+class Cell:
+    """A run: learning rate, factor on that of embeddings and output layer, seed, steps."""
+
+    lr: float
+    factor: float
+    seed: int
+    steps: int
 
 
-def tried(runs: Runs) -> dict[float, float]:
-    """Return validation loss by learning rate, with seed 0; infinite where training diverged."""
-    return {lr: quality(record) for (lr, seed), record in sorted(runs.items()) if seed == 0}
+Found = dict[Cell, float]  # loss on the windows for choosing, infinite where training diverged
 
 
-def quality(record: dict) -> float:
-    """Return the validation loss, infinite where training diverged."""
-    loss = record["validation_loss"]
-    return float("inf") if loss is None else loss
+@dataclass(frozen=True)
+class Plan:
+    """How a method's learning rate and factor are found.
 
-
-def best(losses: dict[float, float]) -> float:
-    """Return the learning rate that did best; the lowest of equals."""
-    return min(losses, key=lambda lr: (losses[lr], lr))
-
-
-def at_edge(losses: dict[float, float]) -> bool:
-    """Tell whether the best learning rate is the lowest or the highest tried."""
-    return best(losses) in (min(losses), max(losses))
-
-
-def next_rates(method: Method, losses: dict[float, float], tries: int) -> list[float]:
-    """Return the learning rates to try next: the first ones, then one beyond the best while it is the outermost.
-
-    Args:
-        method: says where the search starts.
-        losses: of the learning rates tried so far.
-        tries: how many are tried first.
+    rates: tried first, with the first of `factors`; the other factors are tried at the best two of them. beyond: rates
+    tried beyond the first ones while the best is the outermost. finalists: rates that get a full run. brackets: full
+    runs one rung beyond, while the best is the outermost of them. seeds: at the best; the first is the search's.
     """
-    if first := [lr for lr in method.rates(tries) if lr not in losses]:
-        return first
-    if tries == 1 or not at_edge(losses) or len(losses) >= tries + MOST:
+
+    rates: tuple[float, ...]
+    factors: tuple[float, ...]
+    short_steps: int
+    full_steps: int
+    seeds: tuple[int, ...] = (0, 1, 2)
+    beyond: int = 3
+    finalists: int = 2
+    brackets: int = 2
+
+
+def wanted(found: Found, plan: Plan) -> list[Cell]:
+    """Return the runs that can start now, none of those that are there; empty when the plan is done."""
+    known = short(found, plan)
+    for places in (_rates(known, plan), _factors(known, plan), _beyond(known, plan)):
+        if new := [place for place in places if place not in known]:
+            return [Cell(*place, plan.seeds[0], plan.short_steps) for place in new]
+    if best(known) is None:
+        return []  # all diverged
+    ended = full(found, plan)
+    for places in (_finalists(known, plan), _brackets(known, ended, plan)):
+        if new := [place for place in places if place not in ended]:
+            return [Cell(*place, plan.seeds[0], plan.full_steps) for place in new]
+    if (chosen := best(ended)) is None:
         return []
-    return [rung(min(losses), -1) if best(losses) == min(losses) else rung(max(losses), 1)]
+    cells = [Cell(*chosen, seed, plan.full_steps) for seed in plan.seeds]
+    return [cell for cell in cells if cell not in found]
+
+
+def short(found: Found, plan: Plan) -> dict[Place, float]:
+    """Return the losses of the runs of the search."""
+    return _losses(found, plan.short_steps, plan.seeds[0])
+
+
+def full(found: Found, plan: Plan) -> dict[Place, float]:
+    """Return the losses of the full runs with the search's seed."""
+    return _losses(found, plan.full_steps, plan.seeds[0])
+
+
+def _losses(found: Found, steps: int, seed: int) -> dict[Place, float]:
+    return {(cell.lr, cell.factor): loss for cell, loss in found.items() if (cell.steps, cell.seed) == (steps, seed)}
+
+
+def best(losses: dict[Place, float]) -> Place | None:
+    """Return the place that did best, the lowest of equals; None where all diverged or there is none."""
+    ended = {place: loss for place, loss in losses.items() if loss < math.inf}
+    return min(ended, key=lambda place: (ended[place], place), default=None)
+
+
+def at_edge(losses: dict[Place, float]) -> bool:
+    """Tell whether the best learning rate is the lowest or the highest tried."""
+    rates = [lr for lr, _ in losses]
+    chosen = best(losses)
+    return chosen is not None and chosen[0] in (min(rates), max(rates))
+
+
+def _rates(known: dict[Place, float], plan: Plan) -> list[Place]:
+    return [(lr, plan.factors[0]) for lr in plan.rates] + _beyond_of(known, plan, plan.factors[:1])
+
+
+def _factors(known: dict[Place, float], plan: Plan) -> list[Place]:
+    first = {place: loss for place, loss in known.items() if place[1] == plan.factors[0] and loss < math.inf}
+    rates = sorted(first, key=lambda place: (first[place], place))[:2]
+    return [(lr, factor) for lr, _ in rates for factor in plan.factors]
+
+
+def _beyond(known: dict[Place, float], plan: Plan) -> list[Place]:
+    return _beyond_of(known, plan, plan.factors)
+
+
+def _beyond_of(known: dict[Place, float], plan: Plan, factors: tuple[float, ...]) -> list[Place]:
+    """Return the place one rung beyond the best, with its factor, while its rate is the outermost."""
+    places = {place: loss for place, loss in known.items() if place[1] in factors}
+    rates = {lr for lr, _ in known}
+    if not set(plan.rates) <= rates or not at_edge(places) or len(plan.rates) < 2:
+        return []
+    if len(rates) >= len(plan.rates) + plan.beyond or (chosen := best(places)) is None:
+        return []
+    return [(rung(chosen[0], -1 if chosen[0] == min(rates) else 1), chosen[1])]
+
+
+def _finalists(known: dict[Place, float], plan: Plan) -> list[Place]:
+    """Return the best place of each of the best rates."""
+    places = sorted((place for place in known if known[place] < math.inf), key=lambda place: (known[place], place))
+    leaders = [place for i, place in enumerate(places) if place[0] not in {lr for lr, _ in places[:i]}]
+    return leaders[: plan.finalists]
+
+
+def _brackets(known: dict[Place, float], ended: dict[Place, float], plan: Plan) -> list[Place]:
+    """Return the place one rung beyond the best full run, with its factor, while its rate is the outermost of them."""
+    if (chosen := best(ended)) is None or len({lr for lr, _ in ended}) >= plan.finalists + plan.brackets:
+        return []
+    lr, factor = chosen
+    if lr == min(rate for rate, _ in ended):
+        return [(rung(lr, -1), factor)]
+    above = (rung(lr, 1), factor)
+    hopeless = known.get(above, math.nan) > known.get(chosen, math.inf) + WORSE
+    return [] if lr != max(rate for rate, _ in ended) or hopeless else [above]

@@ -1,167 +1,200 @@
-"""From the records of the pre-training runs to the table, its JSON twin and the plot."""
+"""From the records of the pre-training runs to the page with tables, verdicts and plot, and the table of the docs."""
 
-from statistics import median
+from collections.abc import Mapping
+from pathlib import Path
 
 from hybridopt.core.registry import names
 
 from ..shared.files import write
 from ..shared.markdown import human, measured_with, spread
 from ..shared.markdown import table as markdown
-from ..shared.plots import Point, plot
+from ..shared.places import RESULTS
+from ..shared.plots import Point, plot_named
+from ..shared.readme_marks import Block
 from ..shared.records import Records
-from ..shared.timing import least
-from .methods import EXCLUDED, Method
-from .search import Runs, at_edge, best, runs_of, tried
+from .bench import records_at as records_in
+from .claims import verdicts
+from .methods import EXCLUDED, ready
+from .rows import STUDIES, rows
+from .summary import Summary, difference, summaries
 
-HEADER = [
-    "method",
-    "learning rate",
-    "validation loss",
-    "minus AdamW's",
-    "state",
-    "as planned",
-    "CPU s/step",
-    "of it update, ms",
-]
+__all__ = ["BLOCK", "FILE", "publish", "records_at", "table"]
+
+FILE = "pretrain.jsonl"
+HEADER = ["method", "rate", "factor", "loss", "minus AdamW's", "in %", "state", "runs", "how far"]
+DETAILS = ["method", "state as planned", "CPU ms a step", "of it update", "all places tried: rate x factor: loss"]
 
 
-def summary(runs: Runs, name: str, method: Method, budget: dict) -> dict | None:
-    """Return one row in numbers; None before there is a run at seed 0 that did not diverge.
-
-    Args:
-        runs: of the method.
-        name: of the method.
-        method: what it is.
-        budget: settings that all records must have; SystemExit where one has others.
-    """
-    for record in runs.values():
-        other = {key for key in budget if record["settings"].get(key) != budget[key]}
-        if other:
-            raise SystemExit(f"{name}: a record was made with another {', '.join(sorted(other))}; see --out")
-    losses = tried(runs)
-    if not losses or losses[best(losses)] == float("inf"):
-        return None
-    chosen = {seed: record for (lr, seed), record in runs.items() if lr == best(losses)}
-    one = chosen[0]
-    return {
-        "method": name,
-        "label": method.label,
-        "lr": best(losses),
-        "edge": at_edge(losses),
-        "losses": {seed: record["validation_loss"] for seed, record in chosen.items()},
-        "search": {f"{lr:g}": loss if loss < float("inf") else None for lr, loss in losses.items()},
-        "state_bytes": max(record["state_bytes"] for record in chosen.values()),
-        "planned_state_bytes": one["planned_state_bytes"],
-        "weight_bytes": one["weight_bytes"],
-        "peak_bytes": one["peak_bytes"],
-        **{key: least(list(runs.values()), key) for key in ("cpu_seconds_per_step", "update_cpu_seconds_per_step")},
-        "seconds_per_run": median(record["run_seconds"] for record in runs.values()),
-        "environment": one["environment"],
-        "settings": one["settings"],
-    }
+def records_at(path: Path = RESULTS / FILE) -> Records:
+    """Return the records that lie in a file."""
+    return records_in(path)
 
 
-def publish(records: Records, methods: dict[str, Method], budget: dict) -> str:
-    """Write .md and .png beside the records; return the table.
+def publish(records: Records) -> str:
+    """Write .md and .png beside the records; return the main table. SystemExit where there are none.
 
     Args:
-        records: of the runs.
-        methods: in the order of their rows.
-        budget: settings that all records must have.
+        records: of all runs.
     """
-    found = [summary(runs_of(records, name), name, method, budget) for name, method in methods.items()]
-    rows = [row for row in found if row]
-    if not rows:
-        raise SystemExit(f"no results in {records.path} yet: run without --table first")
-    base = next((row for row in rows if row["method"] == "adamw"), None)
-    table = markdown(HEADER, [cells(row, base) for row in rows])
-    parts = [title(rows), table, search_table(rows), measured_with(rows[0]["environment"])]
-    write(records.path.with_suffix(".md"), "\n".join(parts))
-    plot([point(row) for row in rows], records.path.with_suffix(".png"), "validation loss, nats per token")
-    return table
+    found = found_in(records.some())
+    if not found:
+        raise SystemExit(f"every run in {records.path} diverged")
+    write(records.path.with_suffix(".md"), page(found))
+    study = next(iter(found.values())).row.study
+    drawn = [point(row) for row in found.values() if row.loss is not None and row.row.study == study]
+    if drawn:
+        plot_named(drawn, records.path.with_suffix(".png"), "held-out loss, nats per token")
+    return "\n".join(f"{title(study)}{results(found, study)}" for study in studies(found))
 
 
-def numbers(row: dict) -> dict[int, float]:
-    """Return the losses by seed, without those of runs that diverged."""
-    return {seed: loss for seed, loss in row["losses"].items() if loss is not None}
+def found_in(records: list[dict]) -> dict[str, Summary]:
+    """Return the summaries of all rows that have records."""
+    return summaries(records, rows(ready(), list(STUDIES), {}))
 
 
-def gains(row: dict, base: dict | None) -> list[float]:
-    """Return loss minus the base's, seed by seed."""
-    if base is None or row is base:
-        return []
-    theirs = numbers(base)
-    return [loss - theirs[seed] for seed, loss in numbers(row).items() if seed in theirs]
+def table(records: list[dict]) -> str:
+    """Return the main table, the other studies' and the verdicts, as the docs have them."""
+    found = found_in(records)
+    parts = [results(found, "main"), *(title(s) + results(found, s) for s in studies(found) if s != "main")]
+    return "\n".join([*parts, claims(found)])
 
 
-def shown_spread(values: list[float], sign: str = "") -> str:
-    """Return mean and standard deviation; `sign` "+" for differences."""
-    if not values:
-        return "–"
-    middle, error = spread(values)
-    return f"{middle:{sign}.3f} ± {error:.3f}" if len(values) > 1 else f"{middle:{sign}.3f}"
+def studies(found: Mapping[str, Summary]) -> list[str]:
+    """Return the studies that have rows, in order."""
+    there = {row.row.study for row in found.values()}
+    return [study for study in STUDIES if study in there]
 
 
-def cells(row: dict, base: dict | None) -> list[str]:
-    """Return one line of the table; `base` is the row to compare with."""
-    planned = row["planned_state_bytes"]
-    diverged = len(row["losses"]) - len(numbers(row))
+def title(study: str) -> str:
+    """Return the line above a study's table."""
+    return f"{STUDIES[study].title}:\n\n"
+
+
+def results(found: Mapping[str, Summary], study: str) -> str:
+    """Return the table of a study: a line a row, those with full runs by their loss come before those without."""
+    mine = [row for row in found.values() if row.row.study == study]
+    base = found.get(f"{study}/adamw")
+    return markdown(HEADER, [cells(row, base) for row in mine])
+
+
+def cells(row: Summary, base: Summary | None) -> list[str]:
+    """Return one line of a table.
+
+    Args:
+        row: what it shows.
+        base: AdamW's, to compare with.
+    """
+    rate, factor = row.place
+    losses = list(row.numbers.values())
+    diverged = len(row.losses) - len(losses)
     return [
-        row["label"],
-        f"{row['lr']:g}" + (" (edge)" if row["edge"] else ""),
-        shown_spread(list(numbers(row).values())) + (f" ({diverged} diverged)" if diverged else ""),
-        shown_spread(gains(row, base), "+"),
-        human(row["state_bytes"]),
-        "–" if planned is None else human(planned),
-        f"{row['cpu_seconds_per_step']['median']:.3f}",
-        f"{1000 * row['update_cpu_seconds_per_step']['mean']:.1f}",
+        row.row.method.label,
+        f"{rate:g}" + (" (edge)" if row.fulls and row.edge else ""),
+        f"{factor:g}",
+        (shown(losses) if losses else "–") + (f" ({diverged} diverged)" if diverged else ""),
+        *gains(row, base),
+        human(row.state_bytes),
+        f"{row.told['short']} short, {row.told['full']} full",
+        row.stage,
     ]
 
 
-def point(row: dict) -> Point:
+def shown(values: list[float], sign: str = "") -> str:
+    """Return mean and standard deviation; `sign` "+" for differences."""
+    middle, error = spread(values)
+    return f"{middle:{sign}.3f}" + (f" ± {error:.3f}" if len(values) > 1 else "")
+
+
+def gains(row: Summary, base: Summary | None) -> tuple[str, str]:
+    """Return loss minus the base's, seed by seed, and the same in percent of the base's."""
+    if base is None or row is base or not difference(row, base)[2]:
+        return "–", "–"
+    pairs = [loss - base.numbers[seed] for seed, loss in row.numbers.items() if seed in base.numbers]
+    return shown(pairs, "+"), f"{difference(row, base)[0] / (base.loss or 1):+.1%}"
+
+
+def claims(found: Mapping[str, Summary]) -> str:
+    """Return the claims with their verdicts and numbers."""
+    return markdown(["claim", "verdict", "difference"], [list(one) for one in verdicts(found)])
+
+
+def point(row: Summary) -> Point:
     """Return the row's place in the plot."""
-    return Point(row["label"], row["state_bytes"], *spread(list(numbers(row).values())))
+    return Point(row.row.method.label, row.state_bytes, *spread(list(row.numbers.values())), not row.finished)
 
 
-def title(rows: list[dict]) -> str:
-    """Return what stands above the table."""
-    settings = rows[0]["settings"]
-    seeds = sorted({seed for row in rows for seed in row["losses"]})
-    tokens = settings["steps"] * settings["batch"] * settings["sequence"]
-    return f"""# A small Llama from random weights: validation loss against bytes of optimizer state
+def page(found: Mapping[str, Summary]) -> str:
+    """Return the whole page of results."""
+    first = next(iter(found.values()))
+    parts = [setting(first), *(f"## {title(s).strip().rstrip(':')}\n\n{results(found, s)}" for s in studies(found))]
+    parts += [f"## The claims\n\n{RULE}\n\n{claims(found)}"]
+    parts += [f"## What was tried\n\n{TRIED}\n\n{markdown(DETAILS, [details(row) for row in found.values()])}"]
+    return "\n".join([*parts, left_out(), measured_with(first.record["environment"])])
 
-Every run: hidden size {settings["hidden"]}, {settings["layers"]} layers, {settings["intermediate"]} inside the MLP,
-{rows[0]["weight_bytes"]:,} bytes of {settings["weights"]} weights; a BPE of {settings["vocabulary"]} tokens trained on
-the text ({", ".join(settings["train"])}); {settings["steps"]} steps of {settings["batch"]} x {settings["sequence"]}
-tokens ({tokens:,} in all), the same ones in the same order for every method; warmup {settings["warmup"]:.0%} and
-cosine to {settings["floor"]:.0%}, weight decay {settings["weight_decay"]:g}, no clipping, windows of
-{settings["update_gap"]} steps. The budget is small: the table compares methods at equal tokens far from convergence.
 
-- Loss in nats per token on {settings["validation"]} windows of {settings["held_out"]}, which no run trained on. The
-  learning rate was chosen on the same windows with seed 0, from as many values for every method, extended while the
-  best was the outermost ("edge": it still is).
-- Mean ± standard deviation over seeds {", ".join(map(str, seeds))}; differences are taken seed by seed.
-- State is the most that `optimizer.state` held in tensors; planned is what `model.hybrid.report()` said before.
-- CPU seconds are the median over steps in the least disturbed of a method's runs, on one thread; the update is the
-  mean over steps, so that it holds its share of choosing subspaces anew.
-{left_out()}"""
+RULE = """Differences are of reported losses, seed by seed, with the half-width of their 95 % interval (Student's t). A
+claim is decided when the whole interval lies on one side of its bound: a bound of 0 for "ahead" and "better", of 1 % of
+AdamW's loss otherwise. A single seed decides nothing."""
+TRIED = """Short runs, then (after "|") full ones, all with seed 0, and their loss on the windows for choosing."""
+
+
+def details(row: Summary) -> list[str]:
+    """Return one line on what was tried and what it took."""
+    planned = row.record["planned_state_bytes"]
+    tried = " | ".join(", ".join(place(p, losses[p]) for p in sorted(losses)) for losses in (row.search, row.fulls))
+    name = row.row.method.label + ("" if row.row.study == "main" else f" ({row.row.study})")
+    return [name, human(planned), f"{1e3 * row.step_seconds:.0f}", f"{1e3 * row.update_seconds:.1f}", tried]
+
+
+def place(where: tuple[float, float], loss: float) -> str:
+    """Return a rate and a factor with the loss there."""
+    return f"{where[0]:g} x {where[1]:g}: " + (f"{loss:.3f}" if loss < float("inf") else "diverged")
+
+
+def setting(row: Summary) -> str:
+    """Return what stands above the tables: how all runs were made, in the numbers of one."""
+    s, budget = row.record["settings"], row.row.budget
+    return f"""# A small Llama from random weights: held-out loss against bytes of optimizer state
+
+Every run of the main table: {row.record["parameters"]:,} parameters (hidden size {s["hidden"]}, {s["layers"]} layers,
+{s["intermediate"]} inside the MLP), float32 weights with bfloat16 autocast on {s["device"]}; a BPE of {s["vocabulary"]}
+tokens trained on the text ({", ".join(s["train"])}). A full run is {budget.full_steps} steps of {s["batch"]} x
+{s["sequence"]} tokens, {budget.full_steps * s["batch"] * s["sequence"]:,} in all and less than one epoch, the same
+ones in the same order for every method; a short one is {budget.short_steps} steps with a schedule of its own. Warm-up
+{s["warmup"]:.0%}, cosine to {s["floor"]:.0%}, clipped to a norm of {s["clip"]:g}, weight decay {s["weight_decay"]:g};
+windows (of FRUGAL, GaLore, BAdam and others) of {budget.update_gap(budget.full_steps)} steps in a full run.
+
+**How rates were chosen**, the same way for every method, on {s["choosing"]} windows from the first half of
+{s["held_out"]}; what is reported is the loss on {s["reporting"]} windows from its second half, which chose nothing:
+1. short runs, seed 0: four rates a factor of about three apart with factor 4 on the rate of embeddings and output
+   layer, one rate more (at most three) while the best is the outermost; then factors 1 and 10 at the two best rates,
+   and again a rate more while the best is the outermost;
+2. full runs, seed 0: the best place of each of the two best rates, then the next rate (at most two) with the same
+   factor while the best is the outermost ("edge": it still is), except for a higher one that lost by more than 0.05
+   in its short run;
+3. full runs with the other seeds at the best. Seeds decide the weights, the order of the text and the subspaces.
+
+Other studies start from the choice of the main table (8 M parameters: of 2 M, 16,384 tokens: of 4,096): short runs at
+that rate and its two neighbours with its factor, then all seeds at the best.
+
+- The factor multiplies the rate of embeddings and output layer, whatever scale a method has for its matrices. GaLore's
+  own scale is set to 1 here: its rate is that of the matrices, and the factor is between embeddings and matrices as for
+  all others. (With the default scale of 0.25 its embeddings train at 4 times the matrices' rate before any factor.)
+- ± is the standard deviation over seeds; differences are taken seed by seed. A row with fewer seeds than others, or
+  with a search alone, says so: its numbers are no result yet.
+- State is the most that `optimizer.state` held in tensors.
+- CPU times are of the least disturbed run, on one thread; the update is the mean over steps, with its share of choosing
+  subspaces anew.
+
+![held-out loss against bytes of optimizer state](pretrain.png)
+"""
 
 
 def left_out() -> str:
-    """Return a line on each reason for which ready policies have no row."""
+    """Return a line on each reason for which policies have no row."""
     there = {name: EXCLUDED[name] for name in names("policies") if name in EXCLUDED}
     groups = {why: [f"`{name}`" for name in there if there[name] == why] for why in there.values()}
-    return "".join(f"- Left out: {', '.join(group)}: {why}.\n" for why, group in groups.items())
+    return "\n".join(f"Left out: {', '.join(group)}: {why}." for why, group in groups.items()) + "\n"
 
 
-def search_table(rows: list[dict]) -> str:
-    """Return the learning rates tried, each with its validation loss; the best of a row is bold."""
-    lines = [[row["label"], ", ".join(shown(row, lr) for lr in row["search"])] for row in rows]
-    return "## Learning rates tried (seed 0, validation loss)\n\n" + markdown(["method", "tried"], lines)
-
-
-def shown(row: dict, lr: str) -> str:
-    """Return one learning rate that was tried."""
-    loss = row["search"][lr]
-    text = f"{lr}: " + ("diverged" if loss is None else f"{loss:.3f}")
-    return f"**{text}**" if float(lr) == row["lr"] else text
+BLOCK = Block("pretrain", "python -m benchmarks.pretrain --table --write", table)

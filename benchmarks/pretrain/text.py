@@ -13,32 +13,43 @@ from tokenizers import ByteLevelBPETokenizer
 
 @dataclass(frozen=True)
 class Text:
-    """Windows of token ids, [count, sequence]; validation comes from another document than training."""
+    """Windows of token ids, [count, sequence]: for training, and from the two halves of another document.
+
+    choosing: of its first half, by which learning rates are chosen. reporting: of its second, whose loss is reported.
+    """
 
     train: torch.Tensor
-    validation: torch.Tensor
+    choosing: torch.Tensor
+    reporting: torch.Tensor
 
     @property
     def digest(self) -> str:
         """Return twelve hex digits that change with any token."""
-        return sha256(self.train.numpy().tobytes() + self.validation.numpy().tobytes()).hexdigest()[:12]
+        parts = (self.train, self.choosing, self.reporting)
+        return sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()[:12]
 
 
-def load(train: list[Path], validation: Path, vocabulary: int, sequence: int, count: int) -> Text:
+def load(train: list[Path], held_out: Path, vocabulary: int, sequence: int, counts: tuple[int, int]) -> Text:
     """Train the tokenizer and cut all text into windows.
 
     Args:
         train: the files for training, and for the tokenizer.
-        validation: another file.
+        held_out: another file.
         vocabulary: tokens of the tokenizer.
         sequence: tokens of a window.
-        count: windows of validation, evenly spread.
+        counts: windows of the first and of the second half of `held_out`, evenly spread.
     """
     texts = [read(path) for path in train]
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(texts, vocab_size=vocabulary, show_progress=False)
-    held_out = windows(tokenizer, [read(validation)], sequence)
-    return Text(windows(tokenizer, texts, sequence), held_out[:: max(1, len(held_out) // count)][:count])
+    rows = windows(tokenizer, [read(held_out)], sequence)
+    halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    return Text(windows(tokenizer, texts, sequence), *(spread(*pair) for pair in zip(halves, counts, strict=True)))
+
+
+def spread(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """Return `count` windows, or all if there are fewer, evenly spread over `rows` [windows, sequence]."""
+    return rows[:: max(1, len(rows) // count)][:count]
 
 
 def read(path: Path) -> str:

@@ -61,11 +61,13 @@ class Schedule:
         return self.failed
 
     def _refill(self) -> None:
-        """Queue what can start now of every method that has nothing under way."""
+        """Queue what can start now of every method that has nothing under way; the first methods come first."""
         under_way = {run.name for run in [*self._queue, *self._busy.values()]}
         for name in self.names:
             if name not in under_way and name not in self.failed:
                 self._queue += self.wanted(name)
+        place = {name: i for i, name in enumerate(self.names)}
+        self._queue.sort(key=lambda run: place[run.name])
 
     def _start(self, pool: Executor, jobs: int, end: float) -> None:
         while self._queue and len(self._busy) < jobs and time.monotonic() + self._longest < end:

@@ -1,0 +1,107 @@
+"""The rows to be measured: a method in a study, a study being a budget and the methods that are worth it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..shared.ladder import rung
+from .budget import MAIN, SIZES, Budget
+from .methods import DECISIVE, Method
+from .search import Found, Plan, best, full
+
+__all__ = ["FIRST", "STUDIES", "Row", "Study", "rows"]
+
+FACTORS = (4.0, 1.0, 10.0)
+FIRST = 10  # rows of the main table that come before all other studies
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question: a budget, the methods it is asked of (none: all), and which study's choice its rates start from.
+
+    after: study whose learning rate and factor are taken over; the rates beside it are tried, the factor is not.
+    """
+
+    title: str
+    budget: Budget
+    methods: tuple[str, ...] = ()
+    after: str | None = None
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+AT_QUARTER = replace(MAIN, short=0.25)
+STUDIES = {
+    "main": Study("1 M parameters, 1,024 tokens a step", MAIN),
+    "2m": Study("2 M parameters, 1,024 tokens a step", SIZES["2m"], DECISIVE, "main"),
+    "4k": Study("1 M parameters, 4,096 tokens a step", replace(AT_QUARTER, batch=32), DECISIVE, "main"),
+    "8m": Study("8 M parameters, 1,024 tokens a step", SIZES["8m"], DECISIVE, "2m"),
+    "16k": Study(
+        "1 M parameters, 16,384 tokens a step, four times the tokens",
+        replace(AT_QUARTER, batch=128, tokens=4_096_000),
+        DECISIVE,
+        "4k",
+    ),
+    "60m": Study("LLaMA-60M, 16,384 tokens a step, on a GPU", SIZES["60m"], DECISIVE, seeds=(0, 1)),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method in a study."""
+
+    study: str
+    name: str
+    method: Method
+    budget: Budget
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    @property
+    def key(self) -> str:
+        """Return what tells it from other rows."""
+        return f"{self.study}/{self.name}"
+
+    def settings(self, steps: int) -> dict:
+        """Return everything besides the cell that decides a run, as JSON has it."""
+        return self.budget.shared() | {"options": self.method.settings(self.budget.update_gap(steps))}
+
+    def plan(self, found: Mapping[str, Found]) -> Plan | None:
+        """Return how its rate is found; None while the study that it starts from has no choice yet.
+
+        Args:
+            found: losses of the runs so far, by row.
+        """
+        steps = (self.budget.short_steps, self.budget.full_steps)
+        if (after := STUDIES[self.study].after) is None:
+            return Plan(self.method.rates(4), FACTORS, *steps, self.seeds)
+        older = Row(after, self.name, self.method, STUDIES[after].budget)
+        if (plan := older.plan(found)) is None:
+            return None
+        if (chosen := best(full(found.get(older.key, {}), plan))) is None:
+            return None
+        rates = tuple(rung(chosen[0], up) for up in (-1, 0, 1))
+        return Plan(rates, chosen[1:], *steps, self.seeds, beyond=1, finalists=1, brackets=0)
+
+
+def rows(
+    methods: Mapping[str, Method],
+    studies: Sequence[str],
+    budgets: Mapping[str, Budget],
+    seeds: tuple[int, ...] | None = None,
+) -> dict[str, Row]:
+    """Return rows by key, in the order in which they are measured: the first of the main table come first.
+
+    Args:
+        methods: by name, in order.
+        studies: names of those that are asked for.
+        budgets: in place of a study's own.
+        seeds: in place of a study's own.
+    """
+    made = [
+        Row(study, name, method, budgets.get(study, STUDIES[study].budget), seeds or STUDIES[study].seeds)
+        for study in studies
+        for name, method in methods.items()
+        if not STUDIES[study].methods or name in STUDIES[study].methods
+    ]
+    late = [row for row in made if row.study == "main"][FIRST:]
+    early = [row for row in made if row not in late and row.study in ("main", "2m", "4k")]
+    ordered = early + late + [row for row in made if row not in late and row not in early]
+    return {row.key: row for row in ordered}
