@@ -17,8 +17,8 @@ from pathlib import Path
 from ..shared.command_line import parser
 from ..shared.places import DATA
 from ..shared.schedule import bar
-from . import cache, table
-from .arms import ARMS
+from . import buried, cache, table
+from .arms import ALL, OF_TASK
 from .bench import Bench, Job
 from .model import Recipe
 from .search import records_at
@@ -28,13 +28,11 @@ from .task import TASKS
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     options = parser("addax", __doc__)
-    options.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="arms to run")
+    options.add_argument("--arms", nargs="+", choices=ALL, help="arms to run, by default all of the task")
     options.add_argument("--task", choices=TASKS, default="same", help="what the long ones are asked")
     options.add_argument("--seeds", nargs="+", type=int, default=list(range(5)), help="seeds at the chosen setting")
     options.add_argument("--tries", type=int, default=5, help="settings tried for each arm, at least 1")
-    options.add_argument(
-        "--steps", type=int, default=TASKS["same"].steps, help="optimizer steps of a run, MeZO's are more"
-    )
+    options.add_argument("--steps", type=int, help="optimizer steps of a run, MeZO's are more")
     options.add_argument("--jobs", type=int, default=1, help="runs at a time, each a process of one thread")
     options.add_argument("--minutes", type=float, default=math.inf, help="start no run that would end later")
     options.add_argument("--data", type=Path, default=DATA, help="folder of the text")
@@ -51,6 +49,8 @@ def prepare(options: argparse.Namespace, recipe: Recipe) -> Path:
             task = progress.add_task("the model that all runs begin with", total=steps)
             return lambda: progress.advance(task)
 
+        if options.task == "buried":
+            return buried.ready(options.data, buried.Reading(recipe), steps_bar, options.cache)
         return cache.ready(options.data, recipe, steps_bar, options.cache)
 
 
@@ -61,10 +61,11 @@ def file_of(options: argparse.Namespace) -> Path:
 
 def measure(options: argparse.Namespace) -> dict[str, str]:
     """Carry out what is missing; return which arms failed, and why."""
-    recipe = Recipe()
-    budget = replace(TASKS[options.task], steps=options.steps)
+    recipe = buried.Reading().base if options.task == "buried" else Recipe()
+    budget = TASKS[options.task]
+    budget = replace(budget, steps=options.steps or budget.steps)
     job = Job(options.data, prepare(options, recipe), file_of(options), recipe, budget)
-    bench = Bench(job, options.arms, options.tries, options.seeds)
+    bench = Bench(job, options.arms or list(OF_TASK[options.task]), options.tries, options.seeds)
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         bench.measure(pool, options.jobs, options.minutes)
     return bench.failed

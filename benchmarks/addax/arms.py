@@ -1,9 +1,10 @@
 """The rows of the Addax table: what each arm takes gradients and probes from, and where its search starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+from peft import LoraConfig
 from torch import nn
 
 import hybridopt
@@ -20,8 +21,8 @@ class Setting(NamedTuple):
 class Arm:
     """What `wrap` is given, the batches of a step, and the centre of the learning rates tried.
 
-    `first` and `zeroth` name the examples that gradients and probes come from ("all" | "short" | "long"; None: none);
-    `gradients` and `probes` are how many of them a step takes. alpha is the centre of its search, where the arm mixes.
+    `first` and `zeroth` name the examples that gradients and probes come from ("all" | "short" | "long" | "cut": all,
+    of long ones the end; None: none); `gradients` and `probes` are how many of them a step takes. alpha is the centre of its search, where the arm mixes.
     An arm that is `like` another takes that one's setting without a search of its own, since it computes the same, or
     more of it: `longer` times the steps.
     """
@@ -51,13 +52,17 @@ class Arm:
         if self.checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         mixture = {} if alpha is None else {"alpha": alpha}
-        hybridopt.wrap(model, seed=seed, **self.options, **mixture)
-        return model.hybrid.optimizer(lr=lr, nonfinite="skip", release=self.release)
+        options = {key: value for key, value in self.options.items() if key != "rank"}
+        if rank := self.options.get("rank"):
+            options["peft_config"] = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+        wrapped = hybridopt.wrap(model, seed=seed, **options, **mixture)
+        return wrapped.hybrid.optimizer(lr=lr, nonfinite="skip", release=self.release)
 
 
 SGD = {"policy": "ip_sgd"}
 MEZO = {"policy": "mezo"}
 ADDAX = {"policy": "addax"}
+LOW = {"rank": 4}  # of LoRA on all linear layers
 
 ARMS = {
     "mezo": Arm("MeZO", 3e-4, MEZO, zeroth="all", probes=16),
@@ -71,3 +76,16 @@ ARMS = {
     ),
     "adamw": Arm("AdamW", 3e-4, {"policy": "adamw"}, first="all", release="accumulate"),
 }
+
+BURIED = {  # of the task that was designed for Addax: DESIGN.md
+    "buried-mezo": replace(ARMS["mezo"], options=MEZO | LOW, centre=3e-3),
+    "buried-addax": replace(ARMS["addax"], options=ADDAX | LOW, centre=3e-2, alpha=3e-2),
+    "buried-ip-sgd": replace(ARMS["ip-sgd"], options=SGD | LOW, centre=3e-2),
+    "buried-ip-sgd-short": replace(ARMS["ip-sgd-short"], options=SGD | LOW, centre=3e-2),
+    "buried-ip-sgd-cut": Arm("IP-SGD on the short ones and the ends of the long", 3e-2, SGD | LOW, first="cut"),
+    "buried-ip-sgd-checkpointing": replace(
+        ARMS["ip-sgd-checkpointing"], options=SGD | LOW, centre=3e-2, like="buried-ip-sgd"
+    ),
+}
+OF_TASK = {"same": ARMS, "other": ARMS, "buried": BURIED}
+ALL = ARMS | BURIED

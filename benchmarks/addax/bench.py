@@ -14,7 +14,7 @@ import torch
 from ..shared.environment import environment
 from ..shared.records import Records
 from ..shared.schedule import Schedule
-from .arms import ARMS, Setting
+from .arms import ALL, Setting
 from .model import Recipe
 from .search import choice, next_settings, records_at, runs_of, tried
 from .task import Budget, Task, task_of
@@ -41,12 +41,12 @@ class Job:
 
     def settings(self, name: str) -> dict:
         """Return everything besides learning rate, alpha and seed that decides a run of an arm, as JSON has it."""
-        arm = {key: value for key, value in asdict(ARMS[name]).items() if key not in SEARCHED}
+        arm = {key: value for key, value in asdict(ALL[name]).items() if key not in SEARCHED}
         return json.loads(json.dumps({"model": self.model.name} | asdict(self.budget_of(name)) | {"arm": arm}))
 
     def budget_of(self, name: str) -> Budget:
         """Return the budget of one arm: some take longer."""
-        return replace(self.budget, steps=self.budget.steps * ARMS[name].longer)
+        return replace(self.budget, steps=self.budget.steps * ALL[name].longer)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def carry_out(run: Run, job: Job) -> dict:
         **run.setting._asdict(),
         "seed": run.seed,
         "settings": job.settings(run.name),
-        **train(ARMS[run.name], run.setting, run.seed, job.budget_of(run.name), task),
+        **train(ALL[run.name], run.setting, run.seed, job.budget_of(run.name), task),
         "zero_shot": zero_shot(job),
         "run_seconds": round(time.monotonic() - start, 1),
         "environment": environment(),
@@ -102,12 +102,12 @@ class Bench:
 
     def wanted(self, name: str) -> list[Run]:
         """Return the runs of one arm that can start now: settings to try with seed 0, then the seeds at the best."""
-        model, records = ARMS[name].like or name, self.job.records
+        model, records = ALL[name].like or name, self.job.records
         runs = runs_of(records, name)
         for record in runs.values():
             records.check(record, self.job.settings(name))
         theirs = tried(runs_of(records, model))
-        if more := next_settings(ARMS[model], theirs, self.tries):
+        if more := next_settings(ALL[model], theirs, self.tries):
             return [Run(name, setting, 0) for setting in more] if model == name else []
         best = choice(theirs)
         return [Run(name, best, seed) for seed in self.seeds if (best, seed) not in runs]

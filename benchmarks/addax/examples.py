@@ -13,6 +13,7 @@ SHORT = (" my thumbs are", (" down", " up"))
 LONG = {  # the question that long reviews end in: the short ones' with the same answers, or one of its own
     "same": (" all in all , my thumbs are", (" down", " up")),
     "other": (" all in all , there is", (" nothing", " something")),
+    "regret": (" all in all , i regret", (" something", " nothing")),
 }
 # What the warm start asks instead: the question of the task itself, and its answers, are new to the model.
 WARM = (
@@ -54,6 +55,13 @@ class Examples:
     def longest(self, count: int) -> "Examples":
         """Return the `count` longest: the batch that needs most memory."""
         return self[self.lengths.argsort(descending=True)[:count]]
+
+    def cut(self, most: int) -> "Examples":
+        """Return all examples, of those with more than `most` tokens only the last ones."""
+        rows = [
+            ids[max(0, length - most) : length] for ids, length in zip(self.ids, self.lengths.tolist(), strict=True)
+        ]
+        return Examples(padded(rows), self.lengths.clamp(max=most), self.labels, self.answers)
 
     def batches(self, size: int, seed: int) -> Iterator["Examples"]:
         """Yield batches without end, epoch after epoch, in an order that depends on `seed` alone."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from .data import Review
-from .examples import WARM, asking
+from .examples import WARM, Examples, asking
 from .model import Recipe, answer_loss, network
 
 Losses = Iterator[Callable[[], Tensor]]
@@ -76,7 +76,7 @@ def language_losses(model: nn.Module, windows: Tensor, size: int) -> Losses:
 
 
 def warm_losses(model: nn.Module, tokenizer, reviews: list[Review], recipe: Recipe) -> Losses:
-    """Yield losses of the warm start's questions in turn, without end.
+    """Return losses of the warm start's questions in turn, without end.
 
     Args:
         model: which computes them.
@@ -85,7 +85,18 @@ def warm_losses(model: nn.Module, tokenizer, reviews: list[Review], recipe: Reci
         recipe: says how long a text and how large a batch is.
     """
     asked = [asking(tokenizer, reviews, question, recipe.sequence) for question in WARM]
-    kinds = [examples.batches(recipe.warm_batch, seed) for seed, examples in enumerate(asked)]
+    return losses_in_turn(model, asked, recipe.warm_batch)
+
+
+def losses_in_turn(model: nn.Module, asked: list[Examples], size: int) -> Losses:
+    """Yield losses of one kind of examples after another, without end.
+
+    Args:
+        model: which computes them.
+        asked: the examples of each kind.
+        size: examples in a batch.
+    """
+    kinds = [examples.batches(size, seed) for seed, examples in enumerate(asked)]
     while True:
         for batches in kinds:
             yield lambda batch=next(batches): answer_loss(model, batch)

@@ -23,6 +23,8 @@ def pools_of(arm: Arm, budget: Budget, task: Task) -> Batches:
     """
     short, long = task.train.up_to(budget.threshold)
     pools = {None: None, "all": task.train, "short": short, "long": long}
+    if "cut" in (arm.first, arm.zeroth):
+        pools["cut"] = task.train.cut(budget.threshold)
     return pools[arm.first], pools[arm.zeroth]
 
 

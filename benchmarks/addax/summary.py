@@ -3,18 +3,18 @@
 from statistics import median
 
 from ..shared.records import Records
-from .arms import ARMS
+from .arms import ALL
 from .search import beyond, choice, runs_of, tried
 
 
 def rows(records: Records) -> list[dict]:
     """Return one row for every arm that has runs at its best setting."""
-    return [row for name in ARMS if (row := summary(records, name))]
+    return [row for name in ALL if (row := summary(records, name))]
 
 
 def summary(records: Records, name: str) -> dict | None:
     """Return one row: every seed of an arm at the setting that did best; None before there are such runs."""
-    arm, runs = ARMS[name], runs_of(records, name)
+    arm, runs = ALL[name], runs_of(records, name)
     found = tried(runs_of(records, arm.like or name))
     if not runs or not found:
         return None

@@ -6,7 +6,7 @@ from ..shared.files import write
 from ..shared.markdown import human, measured_with, spread
 from ..shared.markdown import table as markdown
 from ..shared.records import Records
-from . import text, verdict
+from . import regime, text, verdict
 from .plot import plot
 from .summary import memory, rows
 
@@ -32,9 +32,9 @@ def publish(records: Records) -> str:
     if not found:
         raise SystemExit(f"no results in {records.path} yet: run without --table first")
     by_name = {row["arm"]: row for row in found}
-    mezo = by_name.get("mezo")
+    mezo = by_name.get("mezo") or by_name.get("buried-mezo")
     table = markdown(HEADER, [zero_shot(found[0]), *(cells(row, mezo) for row in found)])
-    said = verdict.claims(by_name)
+    said = verdict.claims(by_name) or regime.claims(by_name)
     parts = [
         text.title(found),
         table,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from . import data
+from . import buried, data
 from .cache import load, load_tokenizer
 from .examples import LONG, SHORT, Examples, asking, joined
 from .model import Recipe
@@ -16,7 +16,8 @@ class Budget:
     """What every run shares. Half of each split is short reviews, half is long: bundles of them.
 
     threshold is L_T in tokens; bundle the least and the most reviews in one long text; positive the share of positive
-    long ones, and long what they are asked ("same" as the short ones, or "other").
+    long ones, and long what they are asked ("same" as the short ones, "other", or "regret"). after: the least and the
+    most words behind the one review that is buried in a long text, instead of bundles.
     """
 
     steps: int = 400
@@ -28,9 +29,14 @@ class Budget:
     bundle: tuple[int, int] = (3, 5)
     positive: float = 0.3
     long: str = "same"
+    after: tuple[int, int] | None = None
 
 
-TASKS = {"same": Budget(), "other": Budget(positive=0.5, long="other")}
+TASKS = {
+    "same": Budget(),
+    "other": Budget(positive=0.5, long="other"),
+    "buried": Budget(positive=0.5, long="regret", after=(66, 70)),
+}
 
 
 @dataclass(frozen=True)
@@ -55,21 +61,37 @@ def task_of(folder: Path, place: Path, recipe: Recipe, budget: Budget) -> Task:
     tokenizer = load_tokenizer(place)
     pools = {split: data.reviews(folder, split, recipe.fewest_words) for split in data.SST2}
     pools["train"] = pools["train"][recipe.warm_reviews :]
-    splits = [mixed(tokenizer, pool, getattr(budget, split), recipe, budget) for split, pool in pools.items()]
+    splits = []
+    for split, pool in pools.items():
+        half = getattr(budget, split) // 2
+        long = long_ones(pool, half, budget, buried.passages(folder, split) if budget.after else [])
+        splits.append(mixed(tokenizer, data.balanced(pool, half), long, recipe, budget))
     return Task(*splits, load(place, recipe))
 
 
-def mixed(tokenizer, pool: list[data.Review], count: int, recipe: Recipe, budget: Budget) -> Examples:
-    """Return half short reviews with as many of either label, half long ones.
+def long_ones(pool: list[data.Review], count: int, budget: Budget, passages: list[str]) -> list[data.Review]:
+    """Return the long texts of a split: bundles of reviews, or single ones among other words.
+
+    Args:
+        pool: the reviews.
+        count: of texts.
+        budget: says what they are.
+        passages: that the other words come from.
+    """
+    if budget.after is None:
+        return data.bundles(pool, count, budget.bundle, budget.positive, seed=0)
+    return buried.buried(pool, passages, count, buried.Reading(after=budget.after), seed=0)
+
+
+def mixed(tokenizer, short: list[data.Review], long: list[data.Review], recipe: Recipe, budget: Budget) -> Examples:
+    """Return short and long texts, each with its question.
 
     Args:
         tokenizer: of the model.
-        pool: the reviews.
-        count: of examples.
+        short: the short ones.
+        long: the long ones.
         recipe: says how many tokens an example has at most.
-        budget: says what long ones are.
+        budget: says what long ones are asked.
     """
-    half = count // 2
-    short = asking(tokenizer, data.balanced(pool, half), SHORT, recipe.sequence)
-    bundles = data.bundles(pool, half, budget.bundle, budget.positive, seed=0)
-    return joined(short, asking(tokenizer, bundles, LONG[budget.long], recipe.sequence))
+    parts = (short, SHORT), (long, LONG[budget.long])
+    return joined(*(asking(tokenizer, texts, question, recipe.sequence) for texts, question in parts))
