@@ -22,9 +22,9 @@ class Arm:
     """What `wrap` is given, the batches of a step, and the centre of the learning rates tried.
 
     `first` and `zeroth` name the examples that gradients and probes come from ("all" | "short" | "long" | "cut": all,
-    of long ones the end; None: none); `gradients` and `probes` are how many of them a step takes. alpha is the centre of its search, where the arm mixes.
-    An arm that is `like` another takes that one's setting without a search of its own, since it computes the same, or
-    more of it: `longer` times the steps.
+    of long ones the end; None: none); `gradients` and `probes` are how many of them a step takes. alpha is the centre
+    of its search, where the arm mixes. An arm that is `like` another takes that one's setting without a search of its
+    own, since it computes the same, or more of it: `longer` times the steps.
     """
 
     label: str
