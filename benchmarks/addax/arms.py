@@ -78,7 +78,7 @@ ARMS = {
 }
 
 BURIED = {  # of the task that was designed for Addax: DESIGN.md
-    "buried-mezo": replace(ARMS["mezo"], options=MEZO | LOW, centre=3e-3),
+    "buried-mezo": replace(ARMS["mezo"], options=MEZO | LOW, centre=3e-3, probes=10),
     "buried-addax": replace(ARMS["addax"], options=ADDAX | LOW, centre=3e-2, alpha=3e-2),
     "buried-ip-sgd": replace(ARMS["ip-sgd"], options=SGD | LOW, centre=3e-2),
     "buried-ip-sgd-short": replace(ARMS["ip-sgd-short"], options=SGD | LOW, centre=3e-2),

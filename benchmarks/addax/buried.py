@@ -28,7 +28,7 @@ class Reading:
     """
 
     base: Recipe = field(default_factory=lambda: Recipe(steps=400, warm_steps=600))
-    steps: int = 300
+    steps: int = 150
     batch: int = 16
     lr: float = 1e-3
     before: tuple[int, int] = (0, 10)

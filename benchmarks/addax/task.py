@@ -35,7 +35,7 @@ class Budget:
 TASKS = {
     "same": Budget(),
     "other": Budget(positive=0.5, long="other"),
-    "buried": Budget(positive=0.5, long="regret", after=(66, 70)),
+    "buried": Budget(300, evaluations=4, test=800, positive=0.5, long="regret", after=(66, 70)),
 }
 
 
