@@ -2,10 +2,13 @@
 
 import gc
 import os
-from tempfile import TemporaryDirectory
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 
 DATASETS = TemporaryDirectory(prefix="hybridopt-datasets-")  # the user's cache is left alone
 os.environ["HF_DATASETS_CACHE"] = DATASETS.name
+KERNELS = Path(gettempdir()) / f"hybridopt-test-kernels-{os.getuid()}"  # compiled once, and kept for the next run
+os.environ.setdefault("HYBRIDOPT_KERNELS", str(KERNELS))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 
 from ..core.contracts import Backend
 from ..core.errors import HybridOptError
@@ -14,8 +14,10 @@ __all__ = ["WORTH_COMPILING", "able", "backends", "choose", "run"]
 WORTH_COMPILING = 50_000_000  # elements of an optimizer on a CPU: below, compiling takes longer than it saves
 
 
-def run(tasks: Iterable[Task], compile: bool) -> None:
+def run(tasks: Iterable[Task], compile: bool | int) -> None:
     """Carry out all tasks, each by the first backend that fits it; with `compile` also by those that compile.
+
+    A number is that of the optimizer's elements: then those compile that are worth it for so many.
 
     Those that may turn out not to be sound are left to backends that heed it, or wait for the answer.
     """
@@ -32,12 +34,12 @@ def run(tasks: Iterable[Task], compile: bool) -> None:
         backend.run(chosen[backend])
 
 
-def choose(task: Task, compile: bool, device: str, alone: bool = False) -> tuple[Backend[Task], Task]:
+def choose(task: Task, compile: bool | int, device: str, alone: bool = False) -> tuple[Backend[Task], Task]:
     """Return the first backend that fits a task, and the task as it is given to it.
 
     Args:
         task: its tensors may be without memory.
-        compile: may it be one that compiles?
+        compile: may it be one that compiles? A number: if that is worth it for so many elements.
         device: the type of device that the task is for: "cpu", "cuda".
         alone: is it the only one, so that there is nothing to stack it with?
 
@@ -60,11 +62,11 @@ def choose(task: Task, compile: bool, device: str, alone: bool = False) -> tuple
     )
 
 
-@cache
-def able(compile: bool, device: str) -> tuple[Backend[Task], ...]:
+@lru_cache(maxsize=1024, typed=True)  # typed: 1 element is not True
+def able(compile: bool | int, device: str) -> tuple[Backend[Task], ...]:
     """Return the backends that work on a type of device, those that compile only with `compile`, in their order."""
     here = (b for b in backends() if b.devices is None or device in b.devices)
-    return tuple(b for b in here if compile or not b.compiles)
+    return tuple(b for b in here if not b.compiles or (compile is True or (compile and compile >= b.worth_from)))
 
 
 @cache

@@ -39,7 +39,7 @@ class Parameters:
     Args:
         optimizer: whose groups and state these are; held weakly.
         tags: the treatments of its groups.
-        compile: updates by torch.compile: True, False or "auto", as `HybridOptimizer` takes it.
+        compile: compiled updates: True, False or "auto", as `HybridOptimizer` takes it.
         measured: what probes have found for the next step.
         trainable: names that probes train although they have requires_grad=False.
         turns: what steps without an update were.
@@ -61,12 +61,18 @@ class Parameters:
         self.shifts = Shifts(self.windows, trainable)
         self._check_shared()
         check_resting(self.windows.all())
-        self._compiles = self._worth_compiling() if compile == "auto" else compile
+        self._compile = self._elements() if compile == "auto" else bool(compile)
 
     @property
     def compiles(self) -> bool:
-        """Whether updates are compiled; not under a mode that sees every operation, where torch.compile refuses."""
-        return bool(self._compiles) and not is_in_torch_dispatch_mode(include_infra_modes=False)
+        """Whether torch.compile is used; not under a mode that sees every operation, where it refuses."""
+        worth = self._compile is True or self._compile >= WORTH_COMPILING
+        return worth and not is_in_torch_dispatch_mode(include_infra_modes=False)
+
+    @property
+    def _compiling(self) -> bool | int:
+        """What `run` is told of compiling: a number of elements where that decides."""
+        return not is_in_torch_dispatch_mode(include_infra_modes=False) and self._compile
 
     def params(self) -> list[Work]:
         """Return all parameters, group by group."""
@@ -180,12 +186,12 @@ class Parameters:
             if one.probed:
                 run_estimated(task, self.compiles)
             elif copied:
-                run([task], self.compiles)
+                run([task], self._compiling)
             else:
                 tasks.append(task)
             if copied:
                 live.copy_(task.param.view(live.shape))
-        run(tasks, self.compiles)
+        run(tasks, self._compiling)
 
     def _estimate(self, one):
         """Return the gradient of a parameter with probes; None where this step leaves it alone."""
@@ -251,6 +257,7 @@ class Parameters:
                     "one name only; give it once, as model.named_parameters() does"
                 )
 
-    def _worth_compiling(self):
+    def _elements(self):
+        """Return of how many elements compiling depends; True on a GPU, where it is always worth its time."""
         params = [p for _, p in self.params()]
-        return any(device_of(p).type == "cuda" for p in params) or sum(p.numel() for p in params) >= WORTH_COMPILING
+        return any(device_of(p).type == "cuda" for p in params) or sum(p.numel() for p in params)

@@ -14,6 +14,7 @@ from hybridopt.execution import backends as folder
 from hybridopt.execution import run, slices
 from hybridopt.execution.backends import _compiled_kernels as kernels
 from hybridopt.execution.backends import compiled
+from hybridopt.execution.cpp import builder
 from hybridopt.execution.update import update
 from hybridopt.parts.stores._int8_weight import Int8Weight
 from hybridopt.planning.trace.tracker import Tracker
@@ -155,12 +156,16 @@ def test_a_backend_takes_the_temporaries_that_it_states(name, small):
 
 
 def test_the_order_and_what_goes_through_it(monkeypatch):
-    assert [b.name for b in run.able(True, "cpu")] == ["native", "banks", "compiled", "eager"]
+    assert [b.name for b in run.able(True, "cpu")] == ["cpp", "native", "banks", "compiled", "eager"]
+    for elements, more in [(1, []), (1 << 20, ["cpp"]), (run.WORTH_COMPILING, ["cpp", "compiled"])]:
+        assert [b.name for b in run.able(elements, "cpu") if b.compiles] == more
     assert [b.name for b in run.able(False, "cuda")] == ["native", "banks", "eager"]
     assert [b.name for b in run.able(True, "meta")] == ["banks", "compiled", "eager"]
     (task, *_), (blocks, *_) = (
         tasks_of(Cell(rule, "whole", codec, "bf16")) for rule, codec in [("adamw", "fp32"), ("adamw", "int8")]
     )
+    assert run.choose(task, True, "cpu")[0].name == "cpp" and run.choose(task, 1, "cpu")[0].name == "banks"
+    monkeypatch.setattr(builder, "available", lambda: False)
     assert run.choose(task, True, "cpu")[0].name == "banks"
     for compile, size, name in [(False, 1 << 16, "eager"), (True, 1 << 16, "eager"), (True, 64, "compiled")]:
         monkeypatch.setattr(compiled, "SMALLEST", size)
@@ -238,5 +243,5 @@ def test_a_backend_that_lacks_something_is_refused_by_name(dropped):
 
 
 def test_an_unknown_backend_lists_the_known_ones():
-    with pytest.raises(HybridOptError, match=f"backend='cpp' is not known; .*{', '.join(names('backends'))}"):
-        find("backends", "cpp")
+    with pytest.raises(HybridOptError, match=f"backend='metal' is not known; .*{', '.join(names('backends'))}"):
+        find("backends", "metal")

@@ -29,6 +29,9 @@ class Backend(Protocol[TaskT]):
     compiles: bool = False
     """Does it compile when it runs, and so wait for compile=True?"""
 
+    worth_from: int = 0
+    """Of one that compiles: elements of an optimizer on a CPU from which on compile="auto" is enough."""
+
     in_blocks: bool = False
     """Is it given `task.in_blocks()`, with a block of the codec in every row?"""
 

@@ -14,6 +14,7 @@ from ...core.numerics.host import on_host
 from ...core.numerics.host import put as send
 from ...core.numerics.rounding import Seed
 from ...policy.job import sliceable
+from ..run import WORTH_COMPILING
 from ..slices import Slice, rows_of, slices
 from ..state import basis
 from ..task import Task
@@ -41,6 +42,7 @@ class Compiled(Backend[Task]):
     name = "compiled"
     rank = 30
     compiles = True
+    worth_from = WORTH_COMPILING
     in_blocks = True
     heeds_sound = True
 

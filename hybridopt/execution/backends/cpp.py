@@ -1,0 +1,194 @@
+"""Updates on a CPU by C++ kernels that the project prints and compiles."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ...core.contracts import Backend
+from ...parts.codecs.bf16 import Bf16
+from ...parts.codecs.fp32 import Fp32
+from ...parts.codecs.int8 import Int8
+from ...parts.splits._lines import Lines
+from ...parts.stores.bf16_split import Bf16Split
+from ...parts.stores.bf16_stochastic import Bf16Stochastic
+from ...parts.stores.dense import Dense
+from ...parts.stores.nonnegative import Nonnegative
+from ...policy.job import Job
+from ..cpp import builder
+from ..cpp.call import call
+from ..printing.cpp_kernel import Layout
+from ..printing.traced import printable, traced
+from ..slices import update_in_slices
+from ..task import Task
+
+__all__ = ["Cpp"]
+
+NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+STORES = {  # by store and dtype
+    (Dense, "float32"): "float32",
+    (Dense, "bfloat16"): "bfloat16",
+    (Nonnegative, "float32"): "float32 nonnegative",
+    (Bf16Stochastic, "bfloat16"): "bfloat16 random",
+    (Bf16Split, "bfloat16"): "bfloat16 split",
+}
+LARGEST_BLOCK = 4096  # elements of a block of state: decoded, a few of them stay in a core's caches
+_places: Any = WeakTensorKeyDictionary()  # by the tensor of indices: its version, and what the kernel is told of it
+
+
+class Cpp(Backend[Task]):
+    """Update many parameters by one call of a kernel that reads and writes every number once.
+
+    Kernels are printed from the rules' own `update` and compiled once a machine. Operations are rounded one by one, as
+    eager ones are, and random rounding hashes the same counters. Without a compiler it fits nothing.
+    """
+
+    name = "cpp"
+    rank = 5
+    devices = frozenset({"cpu"})
+    compiles = True
+    worth_from = 1 << 20  # two seconds once a machine, and from then on a fraction of one in every process
+    in_blocks = True
+
+    def fits(self, task: Task) -> bool:
+        """Return whether there is a kernel for it, and a compiler to make it."""
+        if not task.plain or isinstance(task.lr, Tensor) or isinstance(task.decay, Tensor):
+            return False
+        if not (task.param.is_contiguous() and task.grad.is_contiguous()):
+            return False
+        return _layout_of(task) is not None and builder.available()
+
+    def run(self, tasks: Iterable[Task]) -> None:
+        """Carry out tasks, those of one kernel and the same numbers by one call."""
+        alike: dict[tuple, list[Task]] = {}
+        for task in tasks:
+            alike.setdefault((_layout_of(task), id(task.job.treatment), *task.alike), []).append(task)
+        builder.build(_text(key[0]) for key in alike)
+        for (layout, *_), same in alike.items():
+            kernel = builder.function(_text(layout))
+            if kernel is None:
+                for task in same:
+                    update_in_slices(task)
+            else:
+                _call(kernel, layout, same)
+            increment_version([task.param for task in same])
+
+    def tolerance(self, task: Task) -> float:
+        """Return 0 where every operation has one result; square roots of the CPU are not always rounded to nearest."""
+        layout = _layout_of(task)
+        roots = layout is not None and "uint8" in dict(layout.slots).values()
+        lines = [text for _, rule in task.job.rules if not rule.idle for _, text in traced(rule).lines]
+        return 64 * torch.finfo(torch.float32).eps if roots or any("sqrt_" in text for text in lines) else 0.0
+
+    def temporaries(self, tasks: Sequence[Task], measured: Callable[[], int]) -> int:
+        """Return what a kernel is told of chosen columns, a bit each, or rows, eight bytes each."""
+        return sum(8 * max(task.job.shape) for task in tasks if type(task.job.part) is Lines)
+
+
+def _layout_of(task: Task) -> Layout | None:
+    store: Any = task.store
+    return _layout(task.job, store, task.param.dtype, task.grad.dtype, task.rounded)
+
+
+@lru_cache(maxsize=1 << 14)
+def _layout(job: Job, store: Any, dtype: torch.dtype, grad: torch.dtype, rounded: tuple[str, ...]) -> Layout | None:
+    """Return the layout of the kernel for a job; None where there is none."""
+    kept = STORES.get((type(store), NAMES.get(dtype, "")))
+    slots = _slots(job)
+    part = _part(job)
+    if kept is None or grad not in NAMES or slots is None or part is None or job.arithmetic != torch.float32:
+        return None
+    rules = dict(job.rules)
+    if not all(rule.idle or printable(rule) for rule in rules.values()):
+        return None
+    block = job.treatment.codec.block if {"int8", "uint8"} & {kind for _, kind in slots} else 0
+    if block and not _blocks_fit(job, part, block):
+        return None
+    return Layout(part, rules.get("full"), rules.get("free"), kept, NAMES[grad], slots, block, rounded)
+
+
+def _slots(job: Job) -> tuple[tuple[str, str], ...] | None:
+    """Return the names of the state, and how each is kept; None where one is kept in another way."""
+    found = []
+    for name, kept in job.kept.items():
+        raw = kept.codec.raw(kept.slot)
+        codec = Fp32 if raw == {"": kept.slot} else type(kept.codec)
+        coded = "int8" if kept.slot.signed else "uint8"
+        kind = {Fp32: "float32", Bf16: "bfloat16", Int8: coded}.get(codec)
+        if kind is None or kept.slot.dtype != torch.float32 or kept.slot.shape != job.low or not kept.elementwise:
+            return None
+        found.append((name, kind))
+    return tuple(found)
+
+
+def _part(job: Job) -> str | None:
+    if job.part.covers or job.low is None:
+        return "flat"
+    if type(job.part) is not Lines:
+        return None
+    return "columns" if job.part.columns else "rows"
+
+
+def _blocks_fit(job: Job, part: str, block: int) -> bool:
+    """Return whether blocks of state can be done piece by piece."""
+    whole = part == "flat" or (part == "rows" and job.shape[-1] % block == 0)
+    return whole and block <= LARGEST_BLOCK
+
+
+@lru_cache(maxsize=1024)
+def _text(layout: Layout) -> str:
+    return layout.text()
+
+
+def _call(kernel: Callable[..., None], layout: Layout, tasks: list[Task]) -> None:
+    one = tasks[0]
+    now: Any = one.now()
+    rates = now.lr, now.lr * one.job.treatment.free_lr_scale, now.decay
+    told = [x for axis, rule in one.job.rules if not rule.idle for x in getattr(now, axis).values()]
+    tensors, sizes, keys = [], [], list[list[Any]]()
+    for task in tasks:
+        raw = [task.raw[name] for name in layout.state]
+        if layout.part != "flat":
+            raw.append(_chosen(task))
+        tensors.append([task.param, task.grad, *raw])
+        sizes.append(_sizes(task.job))
+        seeds = task.seeds() if layout.rounded else {}
+        keys.append([seeds[name].key for name in layout.rounded])
+    widest = max(*(width for _, width, _ in sizes), layout.block, 1) if layout.rounded else 0
+    call(kernel, tensors, sizes, keys, (*rates, *told), widest)
+
+
+@lru_cache(maxsize=1 << 14)
+def _sizes(job: Job) -> tuple[int, int, int]:
+    """Return rows, columns, and how many of them are chosen."""
+    width = job.shape[-1] if job.shape else 1
+    count = 0 if job.low is None or _part(job) == "flat" else job.low[-1 if job.part.columns else -2]
+    return prod(job.shape[:-1]), width, count
+
+
+def _chosen(task: Task) -> Tensor:
+    """Return which columns are chosen, a bit each, or at which place each row is; made anew when that changes."""
+    index = task.raw[task.job.basis["index"]]
+    known = _places.get(index)
+    if known is None or known[0] != (index._version, task.job.shape):
+        made = (_mask if task.job.part.columns else _rows)(index, task.job)
+        _places[index] = known = (index._version, task.job.shape), made
+    return known[1]
+
+
+def _mask(index: Tensor, job: Job) -> Tensor:
+    """Return a bit for every column, int16 [columns / 16, rounded up]."""
+    chosen = torch.zeros(-(-job.shape[-1] // 16) * 16, dtype=torch.int32).index_fill_(0, index, 1)
+    return (chosen.view(-1, 16) << torch.arange(16, dtype=torch.int32)).sum(1).to(torch.int16)
+
+
+def _rows(index: Tensor, job: Job) -> Tensor:
+    """Return the place of every row among the chosen ones, -1 for the others: int64 [rows of all matrices]."""
+    matrices, rows = prod(job.shape[:-2]), job.shape[-2]
+    place = torch.full((rows,), -1).index_copy_(0, index, torch.arange(len(index)))
+    return (place + (place >= 0) * (torch.arange(matrices)[:, None] * len(index))).flatten()

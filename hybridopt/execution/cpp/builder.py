@@ -1,0 +1,130 @@
+"""From the text of a kernel to a function that can be called: from the cache, or by the compiler."""
+
+import ctypes
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import HybridOptWarning
+from .cache import LIBRARY, SOURCE, Place, folder
+from .compiler import FLAGS, SKELETON, CompilerError, compiler, processor, wide
+
+__all__ = ["available", "build", "function"]
+
+ENTRY = "hybridopt_run"
+CURE = "install g++ (or name a compiler in CXX), or pass compile=False to be silent"
+_built: dict[str, Any] = {}  # by text: the library
+_failed: set[str] = set()
+_told: set[str] = set()
+_temporary: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def available() -> bool:
+    """Return whether there is a compiler that has not failed yet; warn once where there is none."""
+    if _failed:
+        return False
+    try:
+        compiler()
+    except CompilerError as error:
+        give_up(error)
+        return False
+    return True
+
+
+def give_up(error: Exception) -> None:
+    """Note that kernels cannot be made here, and warn once."""
+    _failed.add("")
+    _tell(f"updates are not compiled, and slower, with the same results up to rounding: {error}; {CURE}")
+
+
+def function(text: str) -> Callable[..., None] | None:
+    """Return what `build` has made of a text; None where that was not possible."""
+    return _built.get(text)
+
+
+def build(texts: Iterable[str]) -> None:
+    """Make the kernels of several texts at the same time, those that are not known yet.
+
+    Where one cannot be made it warns, once, and kernels are not `available` from then on.
+    """
+    new = [text for text in dict.fromkeys(texts) if text not in _built]
+    if not new or not available():
+        return
+    try:
+        with ThreadPoolExecutor(max(1, min(len(new), cpu_count() or 1))) as pool:
+            _built.update(zip(new, pool.map(_made, new), strict=True))
+    except (CompilerError, OSError, AttributeError) as error:
+        give_up(error)
+
+
+def _made(text: str) -> Callable[..., None]:
+    known = compiler()
+    inputs = {
+        "text": text,
+        "skeleton": skeleton(),
+        "flags": " ".join((*FLAGS, *wide())),
+        "compiler": f"{known.path}\n{known.version}",
+        "processor": processor(),
+    }
+    place = _place()
+    library = place.load(inputs) or _compiled(place, text, inputs)
+    run: Callable[..., None] = library[ENTRY]
+    run.argtypes, run.restype = [ctypes.c_void_p], None  # type: ignore[attr-defined]
+    return run
+
+
+def _compiled(place: Place, text: str, inputs: dict[str, str]) -> ctypes.CDLL:
+    begun = place.begin()
+    try:
+        (begun / SOURCE).write_text(text)
+        compiler().compile(begun / SOURCE, begun / LIBRARY)
+        place.put(begun, inputs)
+    finally:
+        shutil.rmtree(begun, ignore_errors=True)
+    library = place.load(inputs)
+    if library is None:
+        raise CompilerError(f"what was compiled cannot be loaded from {place.path}")
+    return library
+
+
+@cache
+def skeleton() -> str:
+    """Return the text of all files that kernels include."""
+    return "\n".join(path.read_text() for path in sorted(SKELETON.glob("*.h")))
+
+
+def _place() -> Place:
+    """Return the folder of kernels; one of this process alone, with a warning, where that cannot be used."""
+    try:
+        return _in_cache(folder())
+    except (OSError, RuntimeError) as error:  # the latter where there is no home
+        _tell(
+            f"compiled updates cannot be kept ({error}), and are compiled anew by every process; set "
+            "HYBRIDOPT_KERNELS to a folder that only you can write to"
+        )
+        return _of_this_process()
+
+
+@cache
+def _in_cache(path: Path) -> Place:
+    return Place(path)
+
+
+@cache
+def _of_this_process() -> Place:
+    _temporary.append(tempfile.TemporaryDirectory(prefix="hybridopt-kernels-", ignore_cleanup_errors=True))
+    return Place(Path(_temporary[-1].name))
+
+
+def _tell(text: str) -> None:
+    if text not in _told:
+        _told.add(text)
+        with suppress(UnicodeError):
+            warnings.warn(text, HybridOptWarning, stacklevel=2)

@@ -1,0 +1,67 @@
+"""The call of a kernel: addresses of tensors, their sizes, keys and numbers, as `skeleton/chunks.h` reads them."""
+
+import ctypes
+from array import array
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ...core.numerics.rounding import tables
+
+__all__ = ["call"]
+
+WIDEST = 1 << 16  # columns whose hashes are looked up; those of wider rows are worked out
+CPU = torch.device("cpu")
+
+
+class Given(ctypes.Structure):
+    """What a kernel is told; the struct of the same name."""
+
+    _fields_ = [
+        ("tasks", ctypes.c_int64),
+        ("at", ctypes.c_void_p),
+        ("tensors", ctypes.c_int64),
+        ("sizes", ctypes.c_void_p),
+        ("keys", ctypes.c_void_p),
+        ("of_keys", ctypes.c_int64),
+        ("numbers", ctypes.c_void_p),
+        ("columns", ctypes.c_void_p),
+        ("threads", ctypes.c_int64),
+    ]
+
+
+def call(
+    kernel: Callable[..., None],
+    tensors: Sequence[Sequence[Tensor]],
+    sizes: Sequence[tuple[int, int, int]],
+    keys: Sequence[Sequence[int]],
+    numbers: Sequence[float],
+    widest: int,
+) -> None:
+    """Call a kernel on a list of parameters that share it.
+
+    Args:
+        kernel: that `builder.function` has returned.
+        tensors: of every parameter, contiguous, in the order in which the kernel names them.
+        sizes: of every parameter rows, columns, and how many of them are chosen.
+        keys: of every parameter those of what is rounded at random, 63 bits each.
+        numbers: of the step.
+        widest: the most columns whose hashes it needs; 0 where nothing is rounded at random.
+    """
+    at = array("Q", [x.data_ptr() for some in tensors for x in some])
+    of_sizes, of_keys = array("q", [n for some in sizes for n in some]), array("Q", [k for some in keys for k in some])
+    floats = array("f", numbers)
+    columns = tables(widest, CPU)[1] if 0 < widest <= WIDEST else None
+    given = Given(
+        len(tensors),
+        at.buffer_info()[0],
+        len(tensors[0]),
+        of_sizes.buffer_info()[0],
+        of_keys.buffer_info()[0],
+        len(keys[0]),
+        floats.buffer_info()[0],
+        None if columns is None else columns.data_ptr(),
+        torch.get_num_threads(),
+    )
+    kernel(ctypes.byref(given))

@@ -1,0 +1,114 @@
+"""The C++ compiler of this machine: which it is, how it is called, and what a kernel that it made depends on."""
+
+import os
+import platform
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+__all__ = ["FLAGS", "Compiler", "CompilerError", "compiler", "processor"]
+
+NAMES = ("g++", "clang++", "c++")
+FLAGS = (
+    *("-std=c++17", "-O3", "-shared", "-fPIC", "-fopenmp", "-march=native", "-w"),
+    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing"),  # every sum as written
+)
+SECONDS = 60.0  # before a compiler counts as hanging
+SHOWN = 300  # characters of what a compiler complains of
+SKELETON = Path(__file__).parent / "skeleton"
+
+
+class CompilerError(Exception):
+    """No kernel was made: there is no compiler, or it failed, hung, or is too old."""
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A compiler.
+
+    Args:
+        path: of the program.
+        version: all that it says of itself.
+    """
+
+    path: str
+    version: str
+
+    def compile(self, source: Path, out: Path, flags: tuple[str, ...] = FLAGS) -> None:
+        """Make a shared library of a file.
+
+        Args:
+            source: the file, which includes those of the skeleton.
+            out: the library.
+            flags: of the compiler.
+
+        Raises:
+            CompilerError: that is not possible.
+        """
+        _called([self.path, *flags, *wide(), f"-I{SKELETON}", str(source), "-o", str(out)])
+        if not out.is_file():
+            raise CompilerError(f"{self.path} said that it has made {out.name}, and has not")
+
+
+def compiler() -> Compiler:
+    """Return the compiler: the environment's CXX, or the first of g++, clang++ and c++; CompilerError without one."""
+    return _compiler(os.environ.get("CXX", ""), os.environ.get("PATH", ""))
+
+
+@cache
+def _compiler(asked: str, _: str) -> Compiler:
+    found = [path for name in ((asked,) if asked else NAMES) if (path := shutil.which(name))]
+    if not found:
+        raise CompilerError(f"there is no C++ compiler: looked for {asked or ', '.join(NAMES)}")
+    return Compiler(found[0], _called([found[0], "--version"]))
+
+
+@cache
+def processor() -> str:
+    """Return what says which instructions this processor has: kernels of another one may not run here."""
+    with suppress(OSError):
+        wanted = ("flags", "features", "model name", "cpu part")
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").lower().splitlines()
+        told = {line for line in lines if line.split(":")[0].strip() in wanted}
+        if told:
+            return "\n".join([platform.machine(), *sorted(told)])
+    return "\n".join([platform.system(), platform.machine(), platform.processor()])
+
+
+@cache
+def wide() -> tuple[str, ...]:
+    """Return flags for the widest registers where the processor has them: compilers shy away from them."""
+    return ("-mprefer-vector-width=512",) if " avx512vl" in processor() else ()
+
+
+def _called(command: list[str]) -> str:
+    """Run a program, and return what it says; CompilerError where it fails or hangs."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except OSError as error:
+        raise CompilerError(f"{command[0]} cannot be started: {error}") from error
+    try:
+        said, _ = process.communicate(timeout=SECONDS)
+    except BaseException as error:
+        with suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)  # it has children of its own
+        process.communicate()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise CompilerError(f"{command[0]} has not ended after {SECONDS:g} s") from error
+        raise
+    text = said.decode(errors="replace").strip()
+    if process.returncode:
+        lines = [line for line in text.splitlines() if "error" in line.lower()] or text.splitlines()[-1:]
+        raise CompilerError(f"{command[0]} failed ({process.returncode}): {' '.join(lines)[:SHOWN]}")
+    return text

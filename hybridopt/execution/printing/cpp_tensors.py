@@ -1,0 +1,86 @@
+"""How a printed C++ kernel reads a piece of a tensor into float32 numbers, and writes it back."""
+
+from dataclasses import dataclass
+
+__all__ = ["Piece", "grad", "slot", "weight"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The lines by which a piece of one tensor, or of two that belong together, becomes float numbers and returns.
+
+    Args:
+        name: of the float numbers in the kernel.
+        before: lines that declare them and read them.
+        after: lines that write them; {bits} is the name of random bits that were made for them.
+        random: are random bits needed for writing?
+        block: numbers that are written together; 0: each by itself.
+    """
+
+    name: str
+    before: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    random: bool = False
+    block: int = 0
+
+
+def weight(kept: str, at: str, n: str) -> Piece:
+    """Return how the weight is read and written.
+
+    Args:
+        kept: "float32", "bfloat16", "bfloat16 random" or "bfloat16 split".
+        at: the first element, in C++.
+        n: how many there are.
+    """
+    raw = f"(u16*)task.at[PARAM] + {at}"
+    if kept == "float32":
+        return Piece("weight", (f"float* weight = (float*)task.at[PARAM] + {at};",))
+    made = "alignas(64) float weight[PIECE + SLACK];"
+    if kept == "bfloat16":
+        return Piece("weight", (made, f"bf16_in(weight, {raw}, {n});"), (f"bf16_nearest({raw}, weight, {n});",))
+    if kept == "bfloat16 random":
+        write = f"bf16_random({raw}, weight, {{bits}}, {n});"
+        return Piece("weight", (made, f"bf16_in(weight, {raw}, {n});"), (write,), random=True)
+    low = f"(i8*)task.at[LOW] + {at}"
+    return Piece(
+        "weight", (made, f"bf16_joined(weight, {raw}, {low}, {n});"), (f"bf16_parted({raw}, {low}, weight, {n});",)
+    )
+
+
+def grad(dtype: str, at: str, n: str) -> Piece:
+    """Return how the gradient is read.
+
+    Args:
+        dtype: "float32" or "bfloat16".
+        at: the first element, in C++.
+        n: how many there are.
+    """
+    if dtype == "float32":
+        return Piece("grad", (f"const float* grad = (const float*)task.at[GRAD] + {at};",))
+    made = "alignas(64) float grad[PIECE + SLACK];"
+    return Piece("grad", (made, f"bf16_in(grad, (const u16*)task.at[GRAD] + {at}, {n});"))
+
+
+def slot(name: str, kept: str, at: str, n: str, block: int) -> Piece:
+    """Return how a slot of the state is read and written.
+
+    Args:
+        name: of the slot.
+        kept: "float32", "bfloat16", "int8", or "uint8" for what is never negative.
+        at: the first element, in C++; of codes at the beginning of a block.
+        n: how many there are.
+        block: of the codes.
+    """
+    own, tensor = f"state_{name}", f"task.at[STATE_{name.upper()}]"
+    if kept == "float32":
+        return Piece(own, (f"float* {own} = (float*){tensor} + {at};",))
+    made = f"alignas(64) float {own}[PIECE + SLACK];"
+    if kept == "bfloat16":
+        raw = f"(u16*){tensor} + {at}"
+        write = f"bf16_random({raw}, {own}, {{bits}}, {n});"
+        return Piece(own, (made, f"bf16_in({own}, {raw}, {n});"), (write,), random=True)
+    code = {"int8": "i8", "uint8": "u8"}[kept]
+    raw, most = f"({code}*){tensor} + {at}", f"(float*)task.at[STATE_{name.upper()}_ABSMAX] + {at} / {block}"
+    read = f"int8_blocks_in<{code}>({own}, {raw}, {most}, {n}, {block});"
+    write = f"int8_blocks_out<{code}>({raw}, {most}, {own}, {{bits}}, {n}, {block});"
+    return Piece(own, (made, read), (write,), random=True, block=block)
