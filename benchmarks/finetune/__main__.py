@@ -18,6 +18,7 @@ from ..shared.places import DATA
 from . import table
 from .bench import Bench
 from .methods import METHODS, MODES, PLAN
+from .pages import BLOCKS
 from .search import Row, records_at
 from .tasks import tasks
 
@@ -33,6 +34,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.add_argument("--minutes", type=float, default=math.inf, help="start no run that would end later")
     options.add_argument("--data", type=Path, default=DATA, help="folder of all data")
     options.add_argument("--table", action="store_true", help="only write the tables and plots anew")
+    options.add_argument("--write", action="store_true", help="the same, and into the README and docs/benchmarks.md")
     return options.parse_args(arguments)
 
 
@@ -51,12 +53,15 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of the processes of the pool
     options = parse(arguments)
     bench = Bench(records_at(options.out / "finetune.jsonl"), options.data, tasks(), options.seeds)
-    if not options.table:
+    if not options.table and not options.write:
         end = time.monotonic() + 60 * options.minutes
         with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
             for rows in stages(options):
                 bench.measure(rows, pool, options.jobs, (end - time.monotonic()) / 60)
     print(table.publish(bench.records, bench.tasks))
+    if options.write:
+        for block in BLOCKS:
+            block.write(bench.records.all())
     if bench.failed:
         raise SystemExit("\n".join(f"{name} failed: {why}" for name, why in bench.failed.items()))
 

@@ -48,7 +48,7 @@ class Bench:
     def wanted(self, row: Row) -> list[Run]:
         """Return the runs of one row that can start now: learning rates, then one beyond the edge, then seeds."""
         task, method = self.tasks[row.task], METHODS[row.method]
-        runs, centre = by_row(self.records).get(row, []), method.centre(row.mode)
+        runs, centre = by_row(self.records.all()).get(row, []), method.centre(row.mode)
         for record in runs:
             self.records.check(record, settings_of(method, task, row.mode))
         if centre is None:

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,6 +45,7 @@ class Recipe:
     )
 
 
+@lru_cache(maxsize=1)
 def ready(folder: Path, recipe: Recipe, cache: Path = CACHE) -> Path:
     """Return the folder of the pre-trained model and its tokenizer; they are made first if they are not there.
 

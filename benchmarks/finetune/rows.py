@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, stdev
 
-from ..shared.records import Records
 from .methods import METHODS, MODES, PLAN
 from .search import Row, at_edge, best, by_row, tried
 from .task import Task
@@ -52,7 +51,7 @@ def reported(said: dict, accuracy: bool) -> float:
     return 100 * said["accuracy"] if accuracy else said["loss"]
 
 
-def measured(records: Records, tasks: dict[str, Task]) -> dict[Row, Measured]:
+def measured(records: list[dict], tasks: dict[str, Task]) -> dict[Row, Measured]:
     """Return every row of the plan whose first learning rates were tried, in the plan's order.
 
     Args:

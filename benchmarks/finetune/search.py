@@ -26,10 +26,10 @@ def records_at(path: Path) -> Records:
     return Records(path, ("task", "mode", "method", "lr", "seed"))
 
 
-def by_row(records: Records) -> dict[Row, list[dict]]:
+def by_row(records: list[dict]) -> dict[Row, list[dict]]:
     """Return the records of every row that has some, by learning rate and seed."""
     found: dict[Row, list[dict]] = {}
-    for record in sorted(records.all(), key=lambda record: (record["lr"], record["seed"])):
+    for record in sorted(records, key=lambda record: (record["lr"], record["seed"])):
         found.setdefault(Row(record["task"], record["mode"], record["method"]), []).append(record)
     return found
 

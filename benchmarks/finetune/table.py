@@ -1,12 +1,14 @@
 """From the records of the fine-tuning runs to the tables and the plot."""
 
 from collections.abc import Iterator
+from textwrap import fill
 
 from ..shared.files import write
 from ..shared.markdown import human, measured_with
 from ..shared.markdown import table as markdown
 from ..shared.records import Records
 from ..shared.timing import least
+from .budget import Budget
 from .figure import draw
 from .methods import METHODS, MODES
 from .questions import answers
@@ -24,7 +26,7 @@ def publish(records: Records, tasks: dict[str, Task]) -> str:
         records: of all runs.
         tasks: by name.
     """
-    rows = measured(records, tasks)
+    rows = measured(records.all(), tasks)
     if not rows:
         raise SystemExit(f"no row of {records.path} has three learning rates yet: run without --table first")
     sections = [section(name, task, rows) for name, task in tasks.items() if any(row.task == name for row in rows)]
@@ -37,12 +39,12 @@ def publish(records: Records, tasks: dict[str, Task]) -> str:
 
 TITLE = """# Fine-tuning: which learning rate, how good, how many bytes of state
 
-Every run of a task: the same steps, batches and schedule (linear warm-up over a tenth of the steps, linear decay, no
-weight decay, gradients clipped to norm 1), float32 weights, bfloat16 autocast, float32 state where nothing else is
-said. Each method tries three learning rates a factor of three apart with seed 0, more while the best one is the
-outermost; other examples than those reported choose it. Three seeds at the best: mean ± standard error, and
-differences seed by seed. State is the most that `optimizer.state` held in tensors. Windows (`update_gap`) are a
-quarter of the run where nothing else is said. LoRA: rank 16 on all linear layers, `lora_alpha` 32.
+All runs of a task have the same steps and batches: linear warm-up over a tenth of the steps, then linear decay; no
+weight decay; float32 weights, bfloat16 autocast, float32 state where nothing else is said. Each method tries three
+learning rates a factor of three apart with seed 0, more while the best one is the outermost; other examples than those
+reported choose it. Then other seeds run at the best: mean ± standard error, and differences seed by seed. State is the
+most that `optimizer.state` held in tensors. LoRA: rank 16 on all linear layers, `lora_alpha` 32. What was not measured
+yet has no row, and a mean of fewer than three seeds says so.
 """
 
 
@@ -84,7 +86,17 @@ def section(name: str, task: Task, rows: dict[Row, Measured]) -> str:
         markdown([cell.format(score=score) for cell in HEADER], lines),
         markdown(["method", "trained", "validation, seed 0"], list(searches(own))),
     )
-    return f"## {task.title}\n\n{task.about}\n\n{tables[0]}\n### Learning rates tried: {task.title}\n\n{tables[1]}"
+    about = fill(f"{' '.join(task.about.split())} {schedule(task.budget)}", 119)
+    return f"## {task.title}\n\n{about}\n\n{tables[0]}\n### Learning rates tried: {task.title}\n\n{tables[1]}"
+
+
+def schedule(budget: Budget) -> str:
+    """Return a sentence about what the runs of a task share."""
+    clipped = "not clipped" if budget.clip is None else f"clipped to norm {budget.clip:g}"
+    return (
+        f"{budget.steps} steps of {budget.batch} examples of at most {budget.max_length} tokens, windows "
+        f"(`update_gap`) of {budget.window} steps where nothing else is said, gradients {clipped}."
+    )
 
 
 def cells(found: Measured, base: Measured | None) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks.finetune import __main__ as command
-from benchmarks.finetune import bench, encoder, examples, methods, rows, search, table, train
+from benchmarks.finetune import bench, encoder, examples, language, methods, rows, search, table, train
 from benchmarks.finetune.bench import Bench
 from benchmarks.finetune.budget import Budget
 from benchmarks.finetune.examples import Examples, Splits
@@ -95,6 +95,24 @@ def test_only_answers_have_labels():
     assert set(made.labels[0, 6:].tolist()) == {-100} and not made.ids[0, 6:].any()
     batch = made.batch(torch.tensor([0]))
     assert batch["labels"].shape == batch["input_ids"].shape == (1, 6)
+
+
+def test_the_language_model_is_made_once_and_loads_as_it_was_made(tmp_path):
+    (tmp_path / "a.txt").write_text("the whale swam under a ship of stone " * 40)
+    (tmp_path / "b.jsonl").write_text(json.dumps({"question": "who wrote it", "n": 3}) + "\n")
+    sizes = {"hidden": 16, "layers": 1, "inner": 16, "heads": 2, "vocabulary": 290, "window": 8, "batch": 2}
+    recipe = language.Recipe(**sizes, steps=10, lr=1e-2, texts=("a.txt", "b.jsonl"))
+    place = language.ready(tmp_path, recipe, tmp_path / "cache")
+    before = (place / "model.safetensors").stat().st_mtime_ns
+    language.ready.cache_clear()
+    assert language.ready(tmp_path, recipe, tmp_path / "cache") == place
+    assert (place / "model.safetensors").stat().st_mtime_ns == before
+    tokenizer, model = language.load_tokenizer(place), language.load(place, recipe)
+    ids = torch.tensor([tokenizer.encode("the whale swam under").ids])
+    assert tokenizer.decode(ids[0].tolist()) == "the whale swam under" and ids.min() > language.END
+    fresh = language.network(recipe)
+    assert model(input_ids=ids, labels=ids).loss < fresh(input_ids=ids, labels=ids).loss
+    assert language.ready(tmp_path, replace(recipe, steps=1), tmp_path / "cache") != place
 
 
 def test_every_example_comes_once_an_epoch_and_the_seed_alone_decides_the_order():
@@ -188,8 +206,8 @@ def test_a_run_that_was_made_is_not_made_again_and_other_settings_are_refused(tm
     assert {record["seed"] for record in made} == {0, 1} and len({record["lr"] for record in made}) >= 3
     assert known.wanted(row) == [] and not known.failed
     lines = records.path.read_text().splitlines()
-    records.path.write_text("\n".join(lines[1:]) + "\n")
-    lost = json.loads(lines[0])
+    records.path.write_text("\n".join(lines[:-1]) + "\n")
+    lost = json.loads(lines[-1])
     assert [(run.lr, run.seed) for run in known.wanted(row)] == [(lost["lr"], lost["seed"])]
     changed = Bench(records, tmp_path, {"toy": replace(TASK, budget=replace(BUDGET, clip=9.0))}, [0])
     with pytest.raises(ValueError, match=r"clip.*9.0"):
@@ -266,7 +284,7 @@ def made_up(path):
 
 def test_rows_have_the_mean_its_standard_error_and_paired_differences(tmp_path, small):
     records = made_up(tmp_path / "finetune.jsonl")
-    base, other = rows.measured(records, {"toy": TASK}).values()
+    base, other = rows.measured(records.all(), {"toy": TASK}).values()
     assert (base.lr, other.lr, base.edge, other.edge) == (3e-3, 3e-2, False, False)
     assert rows.with_error(list(base.test.values()), True) == "72.0 ± 1.2"
     assert rows.with_error(rows.differences(other, base), True, sign=True) == "+8.3 ± 1.7"
@@ -286,7 +304,7 @@ def test_the_page_says_rates_scores_and_searches_and_is_made_of_records_alone(tm
 def test_a_row_without_three_rates_is_left_out_and_an_empty_table_says_so(tmp_path, small):
     records = records_at(tmp_path / "finetune.jsonl")
     records.put(fake("adamw", 1e-3, 0, 0.5))
-    assert rows.measured(records, {"toy": TASK}) == {}
+    assert rows.measured(records.all(), {"toy": TASK}) == {}
     with pytest.raises(SystemExit, match="no row of .* has three learning rates yet"):
         table.publish(records, {"toy": TASK})
 
@@ -300,7 +318,7 @@ def test_questions_compare_what_was_measured(tmp_path, monkeypatch):
             records.put(fake(name, lr, 0, accuracy - (lr != 3e-4) * 0.1))
         records.put(fake(name, 3e-4, 1, accuracy + 0.02))
     monkeypatch.setattr(rows, "PLAN", (("toy", "full", ("came", "came-corrected")),))
-    said = list(questions.answers(rows.measured(records, {"toy": TASK}), {"toy": TASK}))
+    said = list(questions.answers(rows.measured(records.all(), {"toy": TASK}), {"toy": TASK}))
     assert len(said) == 1 and "+10.0 ± 0.0 points, at 0.0003 and 0.0003." in said[0]
 
 

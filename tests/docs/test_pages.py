@@ -5,8 +5,11 @@ import re
 import pytest
 import yaml
 
+from benchmarks.finetune import pages as finetune
+from benchmarks.finetune.search import records_at as finetune_records
 from benchmarks.fit_70b import table as fit_70b
 from benchmarks.fits import table as fits
+from benchmarks.shared.places import RESULTS
 from hybridopt.core.registry import names
 from hybridopt.planning import Estimator, Request
 from hybridopt.planning.subject.source import subject_of
@@ -69,12 +72,11 @@ def test_the_table_of_addax_is_the_benchmarks():
         assert f"| {name} | {accuracy} | {gain} | {seconds} | {saved} | {taken} |" in MEASURED
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "benchmarks.md"], ids=lambda page: page.stem)
-def test_the_fine_tuning_table_is_the_benchmarks(page):
-    found = [row for row in rows("sst2.md", 10) if "±" in row[2]]
-    assert len(found) == 8
-    for name, _, test, gain, _, state, weights, _, cpu, _ in found:
-        assert f"| {name} | {test} | {gain} | {state} | {weights} | {cpu} |" in page.read_text()
+@pytest.mark.parametrize("block", finetune.BLOCKS, ids=lambda block: block.page.stem)
+def test_fine_tuning_on_pages_is_the_benchmarks(block):
+    records = finetune_records(RESULTS / "finetune.jsonl").all()
+    assert block.into(page := block.page.read_text(), records) == page, f"run: {finetune.COMMAND}"
+    assert len(page.partition("<!-- finetune")[2].partition("<!-- end of finetune")[0]) > 300
 
 
 def test_the_pre_training_table_is_the_benchmarks():

@@ -27,9 +27,8 @@ def splits(folder: Path, seed: int) -> Splits:
 
 TASK = Task(
     title="BoolQ",
-    about=f"""Is it so, by the passage? 150 steps of 16 pairs of question and passage (cut at 128 tokens) from 2,000
-pairs of BoolQ's val set; 500 others choose the learning rate, the remaining 770 are reported. Two thirds of the
-answers are yes, and an encoder of this size learns little more in so short a time. {ABOUT}""",
+    about=f"""Is it so, by the passage? Pairs of question and passage (cut) of BoolQ's val set: {TRAIN:,} to learn
+from, 500 others choose the learning rate, the remaining 770 are reported, of which two thirds are true. {ABOUT}""",
     budget=BUDGET,
     splits=splits,
     model=lambda folder, seed: classifier(2, seed),

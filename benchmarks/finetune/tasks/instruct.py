@@ -66,11 +66,11 @@ def model(folder: Path, seed: int) -> nn.Module:
 
 TASK = Task(
     title="Instructions",
-    about=f"""Answers to human-written instructions (Self-Instruct's seed and user-oriented tasks): 100 steps of 8 of
-247 instructions, {BUDGET.validation} others choose the learning rate, {REPORTED} are reported, by the loss on the
-tokens of the answers. The model is a Llama of 2.6 M parameters, pre-trained on a million tokens of Wikipedia, two
-novels, school maths and passages; all weights are trained ("full"). It is too small to answer well: what is measured
-is how fast it moves to a new kind of text.""",
+    about=f"""Answers to human-written instructions (Self-Instruct's seed and user-oriented tasks): 247 to learn from,
+{BUDGET.validation} others choose the learning rate, {REPORTED} are reported, by the loss on the tokens of the answers.
+The model is a Llama of 2.6 M parameters, pre-trained on a million tokens of Wikipedia, two novels, school maths and
+passages; all weights are trained ("full"). It is too small to answer well: what is measured is how fast it moves to a
+new kind of text.""",
     budget=BUDGET,
     splits=splits,
     model=model,

@@ -40,7 +40,7 @@ def shots(examples: Examples, seed: int) -> Examples:
 TASK = Task(
     title="Question types, 16 examples each",
     about=f"""Six types of questions (TREC, Li and Roth 2002), {SHOTS} of each to learn from, drawn anew for each
-seed: 60 steps of 16, ten epochs. 300 other questions choose the learning rate, TREC's 500 test questions are
+seed, ten epochs. 300 other questions choose the learning rate, TREC's 500 test questions are
 reported. {ABOUT}""",
     budget=BUDGET,
     splits=splits,

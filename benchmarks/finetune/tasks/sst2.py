@@ -28,7 +28,7 @@ def read(folder: Path, split: str) -> Examples:
 
 TASK = Task(
     title="SST-2",
-    about=f"""Sentiment of sentences: 150 steps of 16 phrases of SST-2's train set. 1,000 phrases held out of it choose
+    about=f"""Sentiment of sentences, learned from phrases of SST-2's train set. 1,000 phrases held out of it choose
 the learning rate, GLUE's dev set (872 sentences) is reported. {ABOUT}""",
     budget=BUDGET,
     splits=splits,
