@@ -6,7 +6,7 @@ from ..shared.files import write
 from ..shared.markdown import human, measured_with, spread
 from ..shared.markdown import table as markdown
 from ..shared.records import Records
-from . import regime, text, verdict
+from . import buried_text, regime, text, verdict
 from .plot import plot
 from .summary import memory, rows
 
@@ -36,7 +36,7 @@ def publish(records: Records) -> str:
     table = markdown(HEADER, [zero_shot(found[0]), *(cells(row, mezo) for row in found)])
     said = verdict.claims(by_name) or regime.claims(by_name)
     parts = [
-        text.title(found),
+        (buried_text if found[0]["settings"].get("after") else text).title(found),
         table,
         said and f"## What is reproduced\n\n{said}",
         search_table(found),
