@@ -120,7 +120,14 @@ def test_what_the_compiler_makes_of_it_is_within_the_bound(cell, small):
     "name", [name for name, one in BACKENDS.items() if one.devices is None or "cpu" in one.devices]
 )
 def test_a_backend_fits_something(name, small):
-    assert any(seen_by(BACKENDS[name], cell) for cell in cells(["adamw", "came"], SPLITS, CODECS, DTYPES))
+    some = [*cells(["adamw", "came"], SPLITS, CODECS, DTYPES), *cells(["adamw"], ["svd"], CODECS, DTYPES, still=True)]
+    assert any(seen_by(BACKENDS[name], cell) for cell in some)
+
+
+@pytest.mark.parametrize("name", ["subspace", "eager"])
+def test_a_subspace_outside_of_which_nothing_moves(name, small):
+    for cell in cells(RULES, ["svd"], CODECS, ["fp32", "fp64"], still=True):
+        assert check(BACKENDS[name], cell) or RULES[cell.full]().reads_param
 
 
 def test_the_last_backend_fits_everything(small):
@@ -156,11 +163,11 @@ def test_a_backend_takes_the_temporaries_that_it_states(name, small):
 
 
 def test_the_order_and_what_goes_through_it(monkeypatch):
-    assert [b.name for b in run.able(True, "cpu")] == ["cpp", "native", "banks", "compiled", "eager"]
+    assert [b.name for b in run.able(True, "cpu")] == ["cpp", "native", "banks", "compiled", "subspace", "eager"]
     for elements, more in [(1, []), (1 << 20, ["cpp"]), (run.WORTH_COMPILING, ["cpp", "compiled"])]:
         assert [b.name for b in run.able(elements, "cpu") if b.compiles] == more
-    assert [b.name for b in run.able(False, "cuda")] == ["native", "banks", "eager"]
-    assert [b.name for b in run.able(True, "meta")] == ["banks", "compiled", "eager"]
+    assert [b.name for b in run.able(False, "cuda")] == ["native", "banks", "subspace", "eager"]
+    assert [b.name for b in run.able(True, "meta")] == ["banks", "compiled", "subspace", "eager"]
     (task, *_), (blocks, *_) = (
         tasks_of(Cell(rule, "whole", codec, "bf16")) for rule, codec in [("adamw", "fp32"), ("adamw", "int8")]
     )

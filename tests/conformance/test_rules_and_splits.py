@@ -50,6 +50,17 @@ def test_a_split_loses_nothing_and_doubles_nothing(name, density, shape):
     assert x.equal(before), "a split changed its argument"
 
 
+@pytest.mark.parametrize("options", [{}, {"side": "left"}, {"bits": 4}, {"bits": 4, "threshold": 0.4}], ids=str)
+@pytest.mark.parametrize("shape", [(9, 5), (5, 9), (2, 6, 4)], ids=str)
+def test_the_product_of_its_factors_is_what_a_projection_adds(shape, options):
+    part = SPLITS["svd"](0.5, **options).at(draw(), shape)
+    grad = numbers(shape, dtype=torch.float32)
+    basis = sampled(part, grad)
+    low = part.down(grad, basis)
+    left, right = part.factors(shape, low, basis)
+    torch.testing.assert_close(left @ right, part.up_(torch.zeros_like(grad), low, basis))
+
+
 @pytest.mark.parametrize(("name", "density", "shape"), CELLS)
 def test_density_is_kept_and_tiny_is_at_least_one(name, density, shape):
     part = split_of(name, density).at(draw(), shape)

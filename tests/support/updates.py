@@ -21,20 +21,29 @@ DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16, 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is combined: names of parts, the weight's dtype or "codes"; nearest: no stochastic rounding."""
+    """What is combined: names of parts, the weight's dtype or "codes".
+
+    nearest: no stochastic rounding; still: nothing moves outside the state-full part.
+    """
 
     full: str
     split: str
     codec: str
     weight: str
     nearest: bool = False
+    still: bool = False
+
+    @property
+    def free(self):
+        """The name of the state-free rule."""
+        return "no_update" if self.still else "normalized_sgd" if self.codec == "bf16" else "signsgd"
 
     def treatment(self):
         """Make the treatment."""
         density = {} if self.split in ("whole", "empty") else {"density": 0.5, "update_gap": 2}
         return Treatment(
             make("rules", self.full),
-            make("rules", "normalized_sgd" if self.codec == "bf16" else "signsgd"),
+            make("rules", self.free),
             make("splits", self.split, **density),
             make("codecs", self.codec, **OPTIONS.get(self.codec, {})),
             make("stores", "dense") if self.nearest else None,
@@ -43,9 +52,10 @@ class Cell:
         )
 
 
-def cells(rules, splits, codecs, weights):
+def cells(rules, splits, codecs, weights, **options):
     """Every combination that a plan accepts."""
-    for cell in map(Cell, *zip(*product(rules, splits, codecs, weights), strict=True)):
+    for parts in product(rules, splits, codecs, weights):
+        cell = Cell(*parts, **options)
         if job_of(cell) is not None:
             yield cell
 

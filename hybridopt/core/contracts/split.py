@@ -87,6 +87,16 @@ class Part(Protocol):
             basis: the slots by name.
         """
 
+    def factors(self, full: Shape, x: Tensor, basis: State) -> tuple[Tensor, Tensor] | None:
+        """Return two matrices whose product `up_` adds, so that one call adds it to a weight; None: there are none.
+
+        Args:
+            full: shape of the tensor that is split.
+            x: state-full part, in the shape that `shape` says.
+            basis: the slots by name.
+        """
+        return None
+
     def first(self, like: Tensor, basis: State) -> Tensor | None:
         """Return the leading direction for a gradient of the shape of `like`, [..., side]; None without directions."""
         return None

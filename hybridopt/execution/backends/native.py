@@ -15,7 +15,7 @@ from ...parts.splits.whole import Whole
 from ...parts.stores.dense import Dense
 from ..task import Task
 
-__all__ = ["Native"]
+__all__ = ["Native", "plain"]
 
 
 class Native(Backend[Task]):
@@ -30,7 +30,7 @@ class Native(Backend[Task]):
         """Return whether a kernel of `KERNELS` does all of this task: whole, exact state, weights not rounded."""
         t = task.job.treatment
         known = type(t.full) in KERNELS and type(task.job.part) is Whole and type(t.codec) is Fp32
-        return known and t.lr_scale > 0 and not isinstance(task.lr, Tensor) and task.lr > 0 and _plain(task)
+        return known and t.lr_scale > 0 and not isinstance(task.lr, Tensor) and task.lr > 0 and plain(task)
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Carry out tasks, together those of one treatment and the same numbers."""
@@ -50,8 +50,8 @@ class Native(Backend[Task]):
         return 0
 
 
-def _plain(task):
-    """Return whether weight and gradient are plain, contiguous, and of the dtype in which the update computes."""
+def plain(task: Task) -> bool:
+    """Return whether weight and gradient are plain, contiguous, of the dtype of the arithmetic, and never rounded."""
     p = task.param
     same = p.dtype == task.grad.dtype == task.job.arithmetic and task.grad.is_contiguous() and p.is_contiguous()
     return same and isinstance(task.store, Dense) and task.plain

@@ -73,6 +73,16 @@ class Int4Basis(Wrapped):
         """
         return self.inner.up_(out, x, self._exact(out.shape, out.dtype, basis))
 
+    def factors(self, full: Shape, x: Tensor, basis: State) -> tuple[Tensor, Tensor] | None:
+        """Return the coordinates and the basis, which is there in full precision for a moment.
+
+        Args:
+            full: shape of the parameter.
+            x: coordinates.
+            basis: codes, scales and zero points.
+        """
+        return self.inner.factors(full, x, self._exact(full, x.dtype, basis))
+
     def first(self, like: Tensor, basis: State) -> Tensor:
         """Return the leading direction for a gradient of the shape of `like`, [..., side]."""
         return self.inner.first(like, self._exact(like.shape, basis["basis_scale"].dtype, basis))

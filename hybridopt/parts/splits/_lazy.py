@@ -82,6 +82,16 @@ class Lazy(Wrapped):
         """
         return self.inner.up_(out, x, basis)
 
+    def factors(self, full: Shape, x: Tensor, basis: State) -> tuple[Tensor, Tensor] | None:
+        """Return the factors of the part beneath.
+
+        Args:
+            full: shape of the parameter.
+            x: coordinates.
+            basis: as `sample` has left it.
+        """
+        return self.inner.factors(full, x, basis)
+
     def first(self, like: Tensor, basis: State) -> Tensor:
         """Return the leading direction for a gradient of the shape of `like`, [..., side]."""
         return self.inner.first(like, basis)

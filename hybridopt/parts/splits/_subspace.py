@@ -116,7 +116,8 @@ class Subspace(Projection):
 
     def rest(self, x: Tensor, basis: State) -> Tensor:
         """Return what of `x` lies outside the subspace."""
-        return x - self._lift(self.down(x, basis), basis)
+        left, right = self.factors(x.shape, self.down(x, basis), basis)
+        return x - left @ right
 
     def up_(self, out: Tensor, x: Tensor, basis: State) -> Tensor:
         """Add coordinates, back in the full shape, to `out`.
@@ -126,7 +127,19 @@ class Subspace(Projection):
             x: coordinates, [..., m, r] or [..., r, n].
             basis: "basis".
         """
-        return out.add_(self._lift(x, basis))
+        left, right = self.factors(out.shape, x, basis)
+        return out.add_(left @ right)
+
+    def factors(self, full: Shape, x: Tensor, basis: State) -> tuple[Tensor, Tensor]:
+        """Return x and Q^T, or Q and x.
+
+        Args:
+            full: not read.
+            x: coordinates, [..., m, r] or [..., r, n].
+            basis: "basis".
+        """
+        q = basis["basis"]
+        return (x, q.mT) if self.right else (q, x)
 
     def first(self, like: Tensor, basis: State) -> Tensor:
         """Return the leading direction, [..., side]."""
@@ -135,10 +148,6 @@ class Subspace(Projection):
     def projection(self) -> Part:
         """Return itself."""
         return self
-
-    def _lift(self, x: Tensor, basis: State) -> Tensor:
-        q = basis["basis"]
-        return x @ q.mT if self.right else q @ x
 
     def _iterated(self, grad: Tensor, old: Tensor, key: int, fresh: bool) -> Tensor:
         *stack, side, rank = old.shape
