@@ -6,6 +6,7 @@ from .core.lazy import offered
 
 if TYPE_CHECKING:
     from .core.errors import HybridOptError, HybridOptWarning
+    from .model.activations.schemes.wta_crs import WtaCrs
     from .model.loading.streaming import load
     from .model.losses.chunked import chunked_loss
     from .model.placement.placement import Placement
@@ -27,6 +28,7 @@ __all__ = [
     "Route",
     "Strategy",
     "Treatment",
+    "WtaCrs",
     "chunked_loss",
     "from_pretrained",
     "load",
@@ -47,6 +49,7 @@ _HOMES = {
     "from_pretrained": "reloading",
     "Strategy": "strategy",
     "wrap": "wrapping",
+    "WtaCrs": "model.activations.schemes.wta_crs",
 }
 __getattr__ = offered(__name__, _HOMES)
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .core.contracts import Adapters, Scheme
+from .core.contracts import Activations, Adapters, Scheme
 from .core.errors import HybridOptError
 from .core.files import tensors
+from .core.registry import unpack
 from .model.base_record import Base, Origin, without_values
 from .model.containers import as_given, check_container, uncompiled
 from .model.kept_codes import codes_record, layer_of_kept, restore_, unknown
@@ -82,6 +83,7 @@ class _Saved:
         delta: changed tensors of the base, by name.
         run: what was saved as the scalars of a run; None: nothing.
         library: of its adapters.
+        activations: what trained linear layers keep of their inputs; None: everything.
     """
 
     folder: Folder
@@ -90,6 +92,7 @@ class _Saved:
     delta: dict[str, Tensor]
     run: Trajectory | None
     library: Adapters
+    activations: Activations | None
 
     @property
     def scheme(self) -> Scheme:
@@ -116,7 +119,9 @@ def _read(folder: Folder, policy: str | Ready | None, options: dict[str, Any]) -
             f"{folder.directory} holds a whole model in floats, and policy {type(ready).__name__} trains the scales "
             "of a quantized one; load it with transformers and wrap it with quantization=..., or give policy=..."
         )
-    return _Saved(folder, config, ready, delta, run, library)
+    kept = config["activations"]
+    scheme = None if kept is None else unpack(kept, "activations")
+    return _Saved(folder, config, ready, delta, run, library, scheme)
 
 
 def _load(model, directory, policy, is_trainable, policy_options):
@@ -144,7 +149,9 @@ def _load(model, directory, policy, is_trainable, policy_options):
         _train_only(model, set(config["trainable"]))
     quantization = config["quantization"] if config["quantized"] else None
     origin = Origin(without_values(base, known), codes, quantization, tuple(config["quantized"]))
-    return attach_strategy(model, saved.ready, config["seed"], origin)
+    loaded = attach_strategy(model, saved.ready, config["seed"], origin)
+    loaded.__dict__["hybrid"].keep_activations(saved.activations)
+    return loaded
 
 
 def _check_writable(saved: _Saved, model: nn.Module, base: Base) -> None:

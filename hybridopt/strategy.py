@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .activated import Activated
 from .core.errors import HybridOptError
 from .model.base_record import Origin, remember
 from .model.containers import REPLICAS, original, uncompiled
@@ -31,12 +32,11 @@ from .policy.routes import Ready, check_routes
 from .saving.replay.recording import recorded
 from .saving.replay.trajectory import Trajectory
 from .saving.save import save, save_whole
-from .wrapped import WithOrigin
 
 __all__ = ["Strategy"]
 
 
-class Strategy(WithOrigin):
+class Strategy(Activated):
     """How a model is trained, as `model.hybrid`: tags, report, optimizer, saving.
 
     It holds names of parameters, never parameters, so it stays right when the model's parameters are replaced.
@@ -177,6 +177,7 @@ class Strategy(WithOrigin):
             )
         self._freeze(plan)
         self._optimizers.add(optimizer)
+        self._follow(optimizer)
         return optimizer
 
     @contextmanager
@@ -253,6 +254,7 @@ class Strategy(WithOrigin):
         for optimizer in self._optimizers:
             optimizer.unhook()
         self._thaw()
+        self.keep_activations(None)
         for holder in (self.model, original(self._given)):
             holder.__dict__.pop("hybrid", None)
         remember(self.model, self.origin)

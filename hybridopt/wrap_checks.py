@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .core.contracts import Scheme
+from .core.contracts import Activations, Scheme
 from .core.errors import HybridOptError, HybridOptWarning
+from .model.activations.linear import trained_layers
+from .model.activations.refusals import check_layers, check_not_repeated, check_trains, repeats
 from .model.adapters import adapted_layers, bare, check_attached, dtype_of_adapters, library_for
 from .model.containers import contained
 from .model.foreseen import Changes, foreseen
@@ -25,7 +27,7 @@ from .policy.plan import Plan
 from .policy.routes import Ready, check_routes
 from .strategy import Strategy
 
-__all__ = ["check_changes", "check_model", "check_policy", "inner_strategy"]
+__all__ = ["check_activations", "check_changes", "check_model", "check_policy", "inner_strategy"]
 
 
 def check_model(model: Any) -> None:
@@ -82,6 +84,23 @@ def check_changes(
         if layers:
             warn_of_read(model, scheme, kept, stacklevel=4)
     return Changes(scheme, layers, kept, ready.opens_scales, library, preview, dtype)
+
+
+def check_activations(model: nn.Module, scheme: Activations | None, plan: Plan, changes: Changes) -> None:
+    """Raise HybridOptError where inputs of trained linear layers cannot be kept as a scheme says.
+
+    Args:
+        model: as it is.
+        scheme: of what is kept; None: everything.
+        plan: the policy, resolved on the parameters that the model will have.
+        changes: what is going to be done to the model.
+    """
+    if scheme is None:
+        return
+    check_trains(plan.trained)
+    check_not_repeated(repeats(model))
+    then = model if changes.preview is None else changes.preview
+    check_layers(model, trained_layers(then, plan.trained))
 
 
 def _check_codes(model: nn.Module, adds_adapters: bool, scheme: Scheme | None) -> None:

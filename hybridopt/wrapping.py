@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .core.contracts import Activations
 from .core.errors import HybridOptWarning, check_count
+from .model.activations.scheme import check_named, read_activations
 from .model.adapters import bare, library_for
 from .model.base_record import Base, Origin, forget, merged, record, remember, remembered
 from .model.containers import as_given, check_container, compiled_in_place, uncompiled
@@ -29,7 +31,7 @@ from .optimizer.others import watch
 from .policy.plan import Plan
 from .policy.routes import Ready, read_policy
 from .strategy import Strategy
-from .wrap_checks import check_changes, check_model, check_policy, inner_strategy
+from .wrap_checks import check_activations, check_changes, check_model, check_policy, inner_strategy
 
 __all__ = ["attach_strategy", "wrap"]
 
@@ -42,6 +44,7 @@ def wrap(
     quantization: str | None = None,
     adapter_dtype: str | torch.dtype | None = None,
     placement: str | Placement | None = None,
+    activations: str | Activations | None = None,
     seed: int = 0,
     **policy_options: Any,
 ) -> nn.Module:
@@ -64,6 +67,8 @@ def wrap(
         placement: where the weights of layers rest between their uses, for a model that is in memory: "host" (a GPU
             computes), Placement("disk", cache=FOLDER), or "auto"; None: where they are, so that a model placed by
             `load` stays as it is.
+        activations: what trained linear layers, but the output layer, keep of their inputs for the backward pass:
+            "wta-crs" (three of ten rows, for gradients that are right on average) or WtaCrs(share=...); None: all.
         seed: of every random choice of training.
         policy_options: the named policy's, such as density, update_gap, split, free_lr_scale.
 
@@ -72,7 +77,7 @@ def wrap(
     """
     check_model(model)
     check_count("wrap", "seed", seed, 0)
-    wanted = read_placement(placement, "wrap")
+    wanted, scheme = read_placement(placement, "wrap"), read_activations(activations, "wrap")
     check_not_quantized(model, quantization)
     reshard_(model)
     if peft_config is not None or quantization is not None or wanted is not None:
@@ -81,7 +86,8 @@ def wrap(
     check_container(model, bool(peft_config or quantization or wanted or policy == "auto"))
     with uncompiled(model) as inner:
         resting = settle(inner, wanted)
-        wrapped = _wrap(inner, policy, peft_config, quantization, adapter_dtype, seed, policy_options, resting)
+        how = seed, policy_options, resting, scheme
+        wrapped = _wrap(inner, policy, peft_config, quantization, adapter_dtype, *how)
     if wrapped is not inner and compiled_in_place(inner):
         warnings.warn(
             f"adapters call the forward method of {type(inner).__name__}, and so go past what model.compile() has "
@@ -94,14 +100,15 @@ def wrap(
     return given
 
 
-def _wrap(model, policy, peft_config, quantization, adapter_dtype, seed, policy_options, resting):
+def _wrap(model, policy, peft_config, quantization, adapter_dtype, seed, policy_options, resting, scheme):
     """Wrap a model in no container; see `wrap`."""
     if policy == "auto":
-        return _wrap_auto(model, peft_config, quantization, adapter_dtype, seed, policy_options, resting)
+        return _wrap_auto(model, peft_config, quantization, adapter_dtype, seed, policy_options, resting, scheme)
     ready = read_policy(policy, policy_options)
     changes = check_changes(model, ready, peft_config, quantization, adapter_dtype)
     check_keeps_base(model, changes.adapters, peft_config, resting)
     plan = check_policy(model, ready, seed, changes)
+    check_activations(model, scheme, plan, changes)
     origin, now, lost = remembered(model), record(model), altered(model)
     base = merged(origin.base, now, unstored(model) | lost)
     lost = lost | {name for name, mark in now.items() if mark != base.get(name, mark)}
@@ -115,7 +122,9 @@ def _wrap(model, policy, peft_config, quantization, adapter_dtype, seed, policy_
         model = changes.adapters.attach(model, peft_config, dtype=changes.dtype)
     if changes.scheme is not None and changes.layers:
         origin = Origin({}, origin.codes, changes.scheme.name, tuple(changes.layers))
-    return attach_strategy(model, ready, seed, _renewed(model, origin, base, lost), plan)
+    wrapped = attach_strategy(model, ready, seed, _renewed(model, origin, base, lost), plan)
+    wrapped.__dict__["hybrid"].keep_activations(scheme)
+    return wrapped
 
 
 def _renewed(model: nn.Module, origin: Origin, base: Base, lost: set[str]) -> Origin:
@@ -134,9 +143,10 @@ def _renewed(model: nn.Module, origin: Origin, base: Base, lost: set[str]) -> Or
     return Origin(base, codes, *((origin.quantization, origin.quantized) if same else ()))
 
 
-def _wrap_auto(model, peft_config, quantization, adapter_dtype, seed, options, resting):
+def _wrap_auto(model, peft_config, quantization, adapter_dtype, seed, options, resting, scheme):
     from .auto import chosen, prepare_  # it imports the planner
 
+    check_named(scheme)
     if peft_config is not None:
         library_for(peft_config).check(model, peft_config)
     asked = {"peft_config": peft_config, "quantization": quantization, "adapter_dtype": adapter_dtype}

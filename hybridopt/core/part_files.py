@@ -21,6 +21,7 @@ PLACES = {kind: (f"{PACKAGE}.parts.{kind}.*",) for kind in PARTS} | {
     "releases": (f"{PACKAGE}.optimizer.releases.*",),
     "backends": (f"{PACKAGE}.execution.backends.*",),
     "placement_backends": (f"{PACKAGE}.model.placement.backends.*",),
+    "activations": (f"{PACKAGE}.model.activations.schemes.*",),
     "tasks": (f"{PACKAGE}.integrations.*.tasks.*",),
 }
 

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from .contracts import Adapters, Backend, Launcher, PlacementBackend, Release, Scheme, TrainingTask
+from .contracts import Activations, Adapters, Backend, Launcher, PlacementBackend, Release, Scheme, TrainingTask
 from .contracts.fulfilment import check_fulfils
 from .errors import HybridOptError, check_choice, known
 from .part_files import PARTS, PLACES, modules, names
@@ -27,10 +27,11 @@ __all__ = [
     "unpack",
 ]
 
-KINDS = (*PARTS, "policies")  # of plain data: what saved files and policies may name
+KINDS = (*PARTS, "policies", "activations")  # of plain data: what saved files and policies may name
 CONTRACTS = {"schemes": Scheme, "adapters": Adapters, "launchers": Launcher, "releases": Release, "backends": Backend}
-CONTRACTS |= {"tasks": TrainingTask, "placement_backends": PlacementBackend}
+CONTRACTS |= {"tasks": TrainingTask, "placement_backends": PlacementBackend, "activations": Activations}
 WORDS = {"policies": "policy", "schemes": "quantization"}  # for errors, where it is not the kind without its "s"
+WORDS |= {"activations": "activations"}
 
 
 def find(kind: str, name: str) -> type[Any]:

@@ -43,6 +43,7 @@ KEYS = (
     "whole",
     "name",
     "labels",
+    "activations",
 )
 
 
@@ -96,6 +97,8 @@ def _only_some(model: Any, strategy: Any, replayed: Mapping[str, object]) -> dic
     library = library_of(model)
     found: dict[str, Any] = {"replayed": sorted(replayed)} if replayed else {}
     found |= {"labels": labels} if (labels := labels_of(model)) else {}
+    kept = pack(strategy.activations)
+    found |= {"activations": kept} if isinstance(kept, dict) and "part" in kept else {}
     if library is not None:
         found["trainable"] = strategy.trainable()
     if library is not None and library.is_injected(model):
@@ -117,6 +120,7 @@ def read_config(path: Path) -> dict:
     taken["whole"] = plain_json.take(config, "whole", bool, CONFIG, False)
     taken["name"] = plain_json.take(config, "name", str | None, CONFIG, None)
     taken["labels"] = plain_json.take(config, "labels", list, CONFIG, [])
+    taken["activations"] = plain_json.take(config, "activations", dict, CONFIG, None)
     for key in (*lists, "replayed", "trainable", "labels"):
         if not all(isinstance(name, str) for name in taken[key] or ()):
             raise HybridOptError(f"{CONFIG}: {key!r} must be an array of strings, not {taken[key]!r}")

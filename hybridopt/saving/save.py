@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..core.contracts import Adapters
+from ..core.contracts import Activations, Adapters
 from ..core.errors import HybridOptError
 from ..core.files import plain_json, tensors
 from ..core.files.paths import path_of
@@ -37,6 +37,10 @@ class Savable(Protocol):
     seed: int
     base: Base
     quantized: tuple[str, ...]
+
+    @property
+    def activations(self) -> Activations | None:
+        """Return what trained linear layers keep of their inputs; None: everything."""
 
     def check_structure(self) -> None:
         """Raise HybridOptError if base tensors were added, removed or resized."""

@@ -5,6 +5,7 @@ import ast
 import pytest
 
 from hybridopt.core.contracts import (
+    Activations,
     Adapters,
     Backend,
     Clipping,
@@ -27,7 +28,7 @@ from support.paths import ROOT
 
 AXES = {"full": Rule, "free": Rule, "split": Split, "codec": Codec, "store": Store, "source": Source, "part": Part}
 CONTRACTS = (Rule, Split, Part, Source, Noise, Codec, Store, Schedule, Ready, Release, Backend)
-CONTRACTS += (Clipping, ReleasedParameters, Scheme, Adapters, Launcher)
+CONTRACTS += (Clipping, ReleasedParameters, Scheme, Adapters, Launcher, Activations)
 HOLDERS = {"treatment", "t", "job"}  # variables and attributes whose attributes of these names are parts
 PARTS = {*AXES, "rule", "noise", "policy", "ready"}
 FILES = sorted(f for folder in ("hybridopt", "integrations") for f in (ROOT / folder).rglob("*.py"))
@@ -55,6 +56,7 @@ BY_VARIABLE = {  # the name is no literal
     "a configuration": {"config", "s", "source", "CONFIG_MAPPING[kind]()"},
     "a library, a class, a loader": {"transformers", "torch", "nn.init", "cls", "loader", "type(module)"},
     "what a module returns": {"output"},
+    "an operation of a backward pass": {"node"},
 }
 
 

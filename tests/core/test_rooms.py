@@ -25,6 +25,7 @@ ROOMS = (  # a file imports from its own room and from those before it, within f
     "planning",
     "planned",
     "wrapped",
+    "activated",
     "strategy",
     "auto",
     "wrap_checks",

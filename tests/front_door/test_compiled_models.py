@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 import hybridopt
-from hybridopt import HybridOptError, HybridOptimizer, HybridOptWarning
+from hybridopt import HybridOptError, HybridOptimizer, HybridOptWarning, WtaCrs
 from hybridopt.model.containers import uncompiled
 from support.models import batch, tiny_llama
 from support.saved import bits, different, equal
@@ -301,3 +301,17 @@ def test_a_model_for_several_devices_is_wrapped_as_itself(around, tmp_path):
             hybridopt.wrap(model, **change)
     with pytest.raises(HybridOptError, match="DataParallel holds the parameters"):
         hybridopt.from_pretrained(model, tmp_path)
+
+
+def test_inputs_are_sampled_outside_of_what_is_compiled():
+    plain = nn.Sequential(nn.Linear(8, 8), nn.SiLU(), nn.Linear(8, 8), nn.SiLU(), nn.Linear(8, 2))
+    model = copy.deepcopy(plain)
+    x = torch.randn(20, 8)
+    for each in (
+        hybridopt.wrap(plain, activations=WtaCrs(0.5)),
+        hybridopt.wrap(whole(model), activations=WtaCrs(0.5)),
+    ):
+        each(x).sum().backward()
+    pairs = zip(plain.parameters(), model.parameters(), strict=True)
+    assert all(torch.allclose(p.grad, q.grad, rtol=1e-5, atol=1e-6) for p, q in pairs)
+    assert model.hybrid._kept._counts == plain.hybrid._kept._counts == {"0.weight": 1, "2.weight": 1}

@@ -3,6 +3,7 @@
 Imports torch, and of hybridopt nothing but errors, seeds and directions.
 """
 
+from .activations import Activations, Uniform
 from .adapters import Adapters
 from .backend import Backend
 from .codec import Codec
@@ -17,13 +18,14 @@ from .release import Clipping, Named, Release, ReleasedParameters
 from .rule import Rule
 from .schedule import GapSchedule, Schedule
 from .scheme import Make, Room, Scheme
-from .source import Noise, ProbeScheme, Source
+from .source import HowTrained, Noise, ProbeScheme, Source
 from .split import Part, Split
 from .store import Store
 from .task import TokenPiece, TrainingJob, TrainingTask
 from .values import Density, Draw, Numbers, Population, Shape, Slot, State, found, layer_of, portion, stream
 
 __all__ = [
+    "Activations",
     "Adapters",
     "BlockLayout",
     "Backend",
@@ -33,6 +35,7 @@ __all__ = [
     "Density",
     "Draw",
     "GapSchedule",
+    "HowTrained",
     "Launcher",
     "Make",
     "Merging",
@@ -64,6 +67,7 @@ __all__ = [
     "TrainingJob",
     "Traffic",
     "TrainingTask",
+    "Uniform",
     "computed",
     "found",
     "layer_of",

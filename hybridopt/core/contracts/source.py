@@ -11,7 +11,7 @@ from torch import Tensor
 from ..numerics.directions import Direction
 from .values import Draw, Shape, Slot, State
 
-__all__ = ["Noise", "ProbeScheme", "Source"]
+__all__ = ["HowTrained", "Noise", "ProbeScheme", "Source"]
 
 
 @dataclass(frozen=True)
@@ -95,3 +95,12 @@ class Source(Protocol):
     @abstractmethod
     def weights(self, slopes: Sequence[float]) -> tuple[float, ...]:
         """Return how much of each direction the gradient has, by the slopes along all of them."""
+
+
+class HowTrained(Protocol):
+    """How a parameter is trained, as far as a model is concerned."""
+
+    @property
+    @abstractmethod
+    def source(self) -> Source:
+        """Return what its gradient comes from."""

@@ -1,11 +1,11 @@
 """What cannot be done to weights that rest elsewhere, refused by name before anything is changed."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
-from ...core.contracts import Adapters
+from ...core.contracts import Adapters, HowTrained
 from ...core.errors import HybridOptError
 from ..roles import base_name, clean
 from .guards import not_trained
@@ -13,14 +13,6 @@ from .homes import check_kept
 from .placed import Placed, placed
 
 __all__ = ["check_keeps_base", "check_not_quantized", "check_trainable", "check_written"]
-
-
-class HowTrained(Protocol):
-    """How a parameter is trained, as far as it matters here."""
-
-    @property
-    def source(self) -> Any:
-        """Return what its gradient comes from."""
 
 
 def check_trainable(model: nn.Module, trained: Mapping[str, HowTrained]) -> None:

@@ -1,0 +1,35 @@
+"""A wrapped model whose trained linear layers keep a part of their inputs."""
+
+from torch.optim import Optimizer
+
+from .core.contracts import Activations
+from .model.activations.kept_inputs import KeptInputs
+from .model.activations.linear import put_, removed_
+from .wrapped import WithOrigin
+
+__all__ = ["Activated"]
+
+
+class Activated(WithOrigin):
+    """A model with its origin, and what its trained linear layers keep of their inputs; see WithOrigin."""
+
+    _kept: KeptInputs | None = None
+
+    @property
+    def activations(self) -> Activations | None:
+        """What trained linear layers keep of their inputs until the backward pass; None: everything."""
+        return None if self._kept is None else self._kept.scheme
+
+    def keep_activations(self, scheme: Activations | None) -> None:
+        """Let trained linear layers keep from now on what `scheme` says; None: everything."""
+        if self._kept is not None:
+            removed_(self.model, self._kept)
+        self._kept = None if scheme is None else KeptInputs(scheme, self.seed)
+        if self._kept is not None:
+            put_(self.model, self._kept)
+
+    def _follow(self, optimizer: Optimizer) -> None:
+        """Count the steps of a new optimizer, and look for linear layers that are new."""
+        if self._kept is not None:
+            put_(self.model, self._kept)
+            self._kept.follow(optimizer)

@@ -1,0 +1,26 @@
+"""Whether a tensor stays until the backward pass though no linear layer keeps it."""
+
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["kept_anyway"]
+
+VIEWS = ["AsStridedBackward0", "ReshapeAliasBackward0", "SqueezeBackward1", "TransposeBackward0"]
+VIEWS += ["UnsafeViewBackward0", "UnsqueezeBackward0", "ViewBackward0"]
+SAVED = ("_saved_result", "_saved_output")  # as torch's operations call their own result where they keep it
+
+
+def kept_anyway(x: Tensor) -> bool:
+    """Return whether the operation that made `x` keeps it for its own backward pass, as attention, relu and tanh do.
+
+    Then nothing is gained by keeping less of it elsewhere.
+    """
+    node: Any = x.grad_fn
+    while node is not None and node.name() in VIEWS:
+        node = node.next_functions[0][0]
+    return any(_same_memory(getattr(node, name, None), x) for name in SAVED)
+
+
+def _same_memory(saved: object, x: Tensor) -> bool:
+    return isinstance(saved, Tensor) and saved.untyped_storage()._cdata == x.untyped_storage()._cdata

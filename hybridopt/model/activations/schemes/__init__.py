@@ -1,0 +1,1 @@
+"""Schemes of kept inputs: one a file."""
