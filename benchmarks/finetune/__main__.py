@@ -10,7 +10,7 @@ import math
 import multiprocessing
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 from ..shared.command_line import parser
@@ -47,6 +47,13 @@ def stages(options: argparse.Namespace) -> list[list[Row]]:
     return found
 
 
+def pool_of(jobs: int) -> Executor:
+    """Return what carries out runs: processes of one thread each, or this process where one at a time will do."""
+    if jobs == 1:
+        return ThreadPoolExecutor(1)
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -55,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     bench = Bench(records_at(options.out / "finetune.jsonl"), options.data, tasks(), options.seeds)
     if not options.table and not options.write:
         end = time.monotonic() + 60 * options.minutes
-        with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        with pool_of(options.jobs) as pool:
             for rows in stages(options):
                 bench.measure(rows, pool, options.jobs, (end - time.monotonic()) / 60)
     print(table.publish(bench.records, bench.tasks))

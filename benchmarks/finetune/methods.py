@@ -114,7 +114,8 @@ METHODS = {
 }
 
 FRUGALS = ("adamw", "frugal", "frugal-tenth")
-ASKED = ("came", "came-corrected", "adam_mini", "badam", "badam-two")
+CAMES = ("came-corrected", "came")
+ASKED = (*CAMES, "adam_mini", "badam", "badam-two")
 OTHERS = ("signsgd", "galore", "muon", "adalomo")
 WINDOWS = ("badam-third", "badam-one", "adam_mini-whole")
 LOSSES = ("mezo", "fzoo", "lezo", "subzero", "zo_momentum", "zo_signsgd", "zo_adam", "zo_conservative")
@@ -123,6 +124,7 @@ DECISIVE = (*FRUGALS, "signsgd", "galore", "badam")
 
 # Which methods in which mode on which task, in the order in which they are run: what decides most comes first.
 PLAN = (
+    ("question_types", "full", CAMES),
     ("question_types", "full", FRUGALS),
     ("question_types", "full", ASKED),
     ("question_types", "lora", FRUGALS),
