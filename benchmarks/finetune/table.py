@@ -1,9 +1,11 @@
 """From the records of the fine-tuning runs to the tables and the plot."""
 
 from collections.abc import Iterator
+from statistics import geometric_mean
 from textwrap import fill
 
 from ..shared.files import write
+from ..shared.ladder import rung
 from ..shared.markdown import human, measured_with
 from ..shared.markdown import table as markdown
 from ..shared.records import Records
@@ -49,21 +51,38 @@ yet has no row, and a mean of fewer than three seeds says so.
 
 
 def start_from(rows: dict[Row, Measured], tasks: dict[str, Task]) -> str:
-    """Return the table of the best learning rate of every method on every task.
+    """Return the table of the best learning rate of every method on every task, and of the middle of them by mode.
 
     Args:
         rows: of all tables.
         tasks: by name.
     """
     columns = list(dict.fromkeys((row.task, row.mode) for row in rows))
-    header = ["method", *(f"{tasks[task].title}, {MODES[mode]}" for task, mode in columns)]
+    modes = [mode for mode in MODES if any(mode == column[1] for column in columns)]
+    header = [f"{MODES[mode]}: start from" for mode in modes] + [f"{tasks[t].title}, {MODES[m]}" for t, m in columns]
     lines = [
-        [METHODS[name].label, *(best_rate(rows.get(Row(*column, name))) for column in columns)]
+        [METHODS[name].label, *starts, *(best_rate(rows.get(Row(*column, name))) for column in columns)]
         for name in METHODS
-        if any(Row(*column, name) in rows for column in columns)
+        if set(starts := [middle(rows, mode, name) for mode in modes]) != {"–"}
     ]
-    note = "The best of those tried; (edge): the lowest or highest tried, so that the best may lie beyond.\n"
-    return f"## Best learning rates\n\n{note}\n{markdown(header, lines)}"
+    return f"## Best learning rates\n\n{RATES}\n{markdown(['method', *header], lines)}"
+
+
+RATES = """The best of those tried on each task; (edge): the lowest or highest tried, so that the best may lie beyond.
+"Start from" is their geometric mean over the tasks, on the ladder 1e-4, 3e-4, 1e-3: what `hybridopt policies` shows.
+"""
+
+
+def middle(rows: dict[Row, Measured], mode: str, name: str) -> str:
+    """Return the learning rate to start from: the geometric mean of the best ones over tasks, on the ladder.
+
+    Args:
+        rows: of all tables.
+        mode: one of MODES.
+        name: of the method.
+    """
+    rates = [found.lr for row, found in rows.items() if (row.mode, row.method) == (mode, name)]
+    return f"{rung(geometric_mean(rates)):g}" if rates else "–"
 
 
 def best_rate(found: Measured | None) -> str:

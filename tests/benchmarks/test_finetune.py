@@ -297,8 +297,18 @@ def test_the_page_says_rates_scores_and_searches_and_is_made_of_records_alone(tm
     page = records.path.with_suffix(".md").read_text()
     assert "| two | full | 0.03 | 80.3 ± 2.7 | +8.3 ± 1.7 | 0 B | 5.0 kB | 0.500 |" in page
     assert "| tiny | full | 0.001: 50.0, **0.003: 80.0**, 0.01: 70.0 |" in page
-    assert "| two | 0.03 |" in page and "About it." in page
+    assert "| two | 0.03 | 0.03 |" in page and "About it." in page
     assert records.path.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_rates_to_start_from_are_in_the_middle_of_the_tasks():
+    def found(task, lr):
+        row = Row(task, "full", "adamw")
+        return row, rows.Measured(row, lr, False, {}, {}, [], True)
+
+    known = dict([found("a", 1e-4), found("b", 1e-2), found("c", 3e-4)])
+    assert table.middle(known, "full", "adamw") == "0.001"
+    assert table.middle(known, "lora", "adamw") == "–"
 
 
 def test_a_row_without_three_rates_is_left_out_and_an_empty_table_says_so(tmp_path, small):
