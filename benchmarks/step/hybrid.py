@@ -18,11 +18,16 @@ OWN = {
     "frugal-rows": ("frugal", {"density": 0.25, "split": "rows"}),
     "frugal-0": ("frugal", {"density": 0.0}),
     "frugal-sinkhorn": ("frugal", {"density": 0.25, "free": "sinkhorn"}),
+    "frugal-column_norm": ("frugal", {"density": 0.25, "free": "column_norm"}),
     "frugal-whiten": ("frugal", {"density": 0.25, "free": "whiten"}),
     "frugal-block": ("frugal", {"density": 0.25, "split": "block"}),
     "adamw-int8": ("adamw", {"codec": "int8"}),
     "adamw-companded8": ("adamw", {"codec": "companded8"}),
     "adamw-bf16": ("adamw", {"codec": "bf16"}),
+}
+HALVES = {  # of bfloat16 weights alone
+    "adamw-split": ("adamw", {"store": "bf16_split"}),
+    "adamw-split-companded8": ("adamw", {"store": "bf16_split", "codec": "companded8"}),
 }
 NEAREST = "+nearest"
 
@@ -34,7 +39,7 @@ def rows(dtype: torch.dtype, compile: str | bool) -> dict[str, Make]:
     if dtype != torch.bfloat16:
         return found
     near = {f"hybridopt.{n}{NEAREST}": maker(*policy, compile, nearest=True) for n, policy in policies.items()}
-    return found | near
+    return found | near | {f"hybridopt.{name}": maker(*policy, compile) for name, policy in HALVES.items()}
 
 
 def maker(policy: str, options: dict, compile: str | bool, nearest: bool = False) -> Make:

@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.shared import timing
 from benchmarks.shared.llama import SETS
+from benchmarks.shared.tensor_bytes import bytes_of, state_tensors
 from benchmarks.step import goals, hybrid, measure, peers, rows
 from benchmarks.step import table as tables
 from benchmarks.step.__main__ import main
@@ -128,6 +129,19 @@ def test_every_policy_and_bf16_twice():
     assert {f"hybridopt.{name}" for name in names("policies")} <= known.keys()
     assert {f"hybridopt.{name}+nearest" for name in names("policies")} <= known.keys()
     assert not any("+nearest" in name for name in hybrid.rows(torch.float32, False))
+
+
+def test_what_keeps_a_remainder_is_measured_on_bfloat16_alone():
+    known = hybrid.rows(torch.bfloat16, False)
+    kept = {}
+    for name in ("hybridopt.adamw-split", "hybridopt.adamw-split-companded8"):
+        p = torch.nn.Parameter(torch.ones(64, 128, dtype=torch.bfloat16))
+        p.grad = torch.ones_like(p)
+        subject = known[name]({"a.weight": p})
+        subject.step()
+        kept[name] = bytes_of(state_tensors(subject.holds)) / p.numel()
+        assert name not in hybrid.rows(torch.float32, False) and f"{name}+nearest" not in known
+    assert list(kept.values()) == [9.0, 1 + 2 * (1 + 4 / 128)]
 
 
 def test_nearest_is_nearest():
