@@ -28,11 +28,11 @@ class Reading:
     """
 
     base: Recipe = field(default_factory=lambda: Recipe(steps=400, warm_steps=600))
-    steps: int = 150
+    steps: int = 120
     batch: int = 16
     lr: float = 1e-3
     before: tuple[int, int] = (0, 10)
-    after: tuple[int, int] = (66, 70)
+    after: tuple[int, int] = (42, 46)
 
 
 def passages(folder: Path, share: str) -> list[str]:

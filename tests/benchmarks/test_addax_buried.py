@@ -15,7 +15,7 @@ from benchmarks.addax.task import Budget, task_of
 
 RECIPE = Recipe(hidden=16, layers=1, intermediate=32, heads=2, vocabulary=700, warm_reviews=40, fewest_words=2)
 READING = buried.Reading(RECIPE, steps=2, batch=4)
-BUDGET = Budget(steps=4, evaluations=2, train=24, validation=8, test=16, long="regret", after=(66, 70))
+BUDGET = Budget(steps=4, evaluations=2, train=24, validation=8, test=16, long="regret", after=(42, 46), threshold=48)
 WORDS = ["river", "castle", "treaty", "engine", "county"]
 QUESTIONS = [*asked.WARM, asked.SHORT, asked.LONG["regret"]]
 REVIEWS = [(f"film {('dreary', 'lovely')[i % 2]} plot{i}", i % 2) for i in range(120)]
@@ -68,7 +68,7 @@ def test_a_review_lies_among_words_that_say_nothing_of_it():
         words = text.split()
         place = words.index("film")
         assert words[place + 1] == ("dreary", "lovely")[label]
-        assert 0 <= place <= 10 and 66 <= len(words) - place - 3 <= 70
+        assert 0 <= place <= 10 and 42 <= len(words) - place - 3 <= 46
         assert set(words[:place] + words[place + 3 :]) <= {"river", "castle", "treaty"}
 
 
@@ -77,15 +77,15 @@ def test_what_is_cut_has_nothing_of_the_review(task):
     assert len(long) == 12
     ends, whole = long.cut(BUDGET.threshold), task.train.cut(1000)
     assert torch.equal(whole.ids, task.train.ids) and torch.equal(whole.lengths, task.train.lengths)
-    assert ends.lengths.tolist() == [72] * 12 and torch.equal(ends.labels, long.labels)
+    assert ends.lengths.tolist() == [48] * 12 and torch.equal(ends.labels, long.labels)
     for one, end, length in zip(long.ids, ends.ids, long.lengths.tolist(), strict=True):
-        assert torch.equal(one[length - 72 : length], end)
+        assert torch.equal(one[length - 48 : length], end)
 
 
 def test_ends_hold_no_word_of_a_review(task, base):
     tokenizer = cache.load_tokenizer(base)
     for examples in (task.train, task.validation, task.test):
-        ends = examples.up_to(72)[1].cut(72)
+        ends = examples.up_to(48)[1].cut(48)
         assert not any("film" in tokenizer.decode(row.tolist()) for row in ends.ids)
         assert all(tokenizer.decode(row.tolist()).endswith("i regret") for row in ends.ids)
 
@@ -107,9 +107,9 @@ def test_the_model_learns_from_passages_and_reviews_of_its_own(folder, base, mon
 def test_arms_train_adapters_of_the_rank_and_see_what_they_may(task):
     seen = {name: next(iter(stepping.steps_of(arm, 0, BUDGET, task))) for name, arm in arms.BURIED.items()}
     first, zeroth = seen["buried-addax"]
-    assert int(first.lengths.max()) <= 72 < int(zeroth.lengths.min()) and (len(first), len(zeroth)) == (4, 6)
+    assert int(first.lengths.max()) <= 48 < int(zeroth.lengths.min()) and (len(first), len(zeroth)) == (4, 6)
     assert len(seen["buried-mezo"][1]) == 10 and seen["buried-mezo"][0] is None
-    assert int(seen["buried-ip-sgd-cut"][0].lengths.max()) == 72
+    assert int(seen["buried-ip-sgd-cut"][0].lengths.max()) == 48
     model = network(RECIPE)
     arms.BURIED["buried-addax"].optimizer(model, 0.1, 0.1, 0)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -185,4 +185,4 @@ def test_from_texts_to_the_table(folder, base, tmp_path):
     said = tables.publish(search.records_at(job.file))
     assert all(f"| {arm.label} |" in said for arm in arms.BURIED.values()) and "not of the regime" in said
     written = job.file.with_suffix(".md").read_text()
-    assert "Addax on a task designed for it" in written and "66 to 70 of them behind it" in written
+    assert "Addax on a task designed for it" in written and "42 to 46 of them behind it" in written
