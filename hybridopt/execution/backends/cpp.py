@@ -159,7 +159,7 @@ def _call(kernel: Callable[..., None], layout: Layout, tasks: list[Task]) -> Non
         sizes.append(_sizes(task.job))
         seeds = task.seeds() if layout.rounded else {}
         keys.append([seeds[name].key for name in layout.rounded])
-    widest = max(*(width for _, width, _ in sizes), layout.block, 1) if layout.rounded else 0
+    widest = max(width for _, width, _ in sizes) if layout.rounded else 0
     call(kernel, tensors, sizes, keys, (*rates, *told), widest)
 
 

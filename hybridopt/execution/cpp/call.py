@@ -11,7 +11,7 @@ from ...core.numerics.rounding import tables
 
 __all__ = ["call"]
 
-WIDEST = 1 << 16  # columns whose hashes are looked up; those of wider rows are worked out
+LEAST, WIDEST = 1 << 12, 1 << 16  # columns whose hashes are looked up; those of wider rows are worked out
 CPU = torch.device("cpu")
 
 
@@ -27,6 +27,7 @@ class Given(ctypes.Structure):
         ("of_keys", ctypes.c_int64),
         ("numbers", ctypes.c_void_p),
         ("columns", ctypes.c_void_p),
+        ("known", ctypes.c_int64),
         ("threads", ctypes.c_int64),
     ]
 
@@ -47,12 +48,12 @@ def call(
         sizes: of every parameter rows, columns, and how many of them are chosen.
         keys: of every parameter those of what is rounded at random, 63 bits each.
         numbers: of the step.
-        widest: the most columns whose hashes it needs; 0 where nothing is rounded at random.
+        widest: columns of the widest.
     """
     at = array("Q", [x.data_ptr() for some in tensors for x in some])
     of_sizes, of_keys = array("q", [n for some in sizes for n in some]), array("Q", [k for some in keys for k in some])
     floats = array("f", numbers)
-    columns = tables(widest, CPU)[1] if 0 < widest <= WIDEST else None
+    columns = tables(min(max(widest, LEAST), WIDEST), CPU)[1]
     given = Given(
         len(tensors),
         at.buffer_info()[0],
@@ -61,7 +62,8 @@ def call(
         of_keys.buffer_info()[0],
         len(keys[0]),
         floats.buffer_info()[0],
-        None if columns is None else columns.data_ptr(),
+        columns.data_ptr(),
+        len(columns),
         torch.get_num_threads(),
     )
     kernel(ctypes.byref(given))

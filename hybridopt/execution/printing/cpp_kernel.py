@@ -64,7 +64,7 @@ static void of_row(const Task& task, const Given& given, i64 row) {
     }
 }
 """
-PIECE, DIRECT = 512, 2048  # elements at a time: what is decoded stays in the first cache
+PIECE, WIDE, DIRECT = 512, 1024, 2048  # elements at a time: what is decoded stays in the first cache
 CHUNK = 1 << 15  # elements that a thread takes at a time
 RATES = ("lr", "free_lr", "decay")
 
@@ -119,7 +119,9 @@ class Layout:
         if self.block:
             return self.block * max(1, PIECE // self.block)
         direct = {"float32", self.weight.split()[0], self.grad, *dict(self.slots).values()} == {"float32"}
-        return DIRECT if direct and self.part == "flat" else PIECE
+        if self.part == "columns":  # mostly whole rows: loops end in single elements
+            return DIRECT if direct else WIDE
+        return DIRECT if direct else PIECE
 
     @property
     def _chunk(self) -> int:
@@ -133,6 +135,7 @@ class Layout:
     def _loops(self) -> list[str]:
         """Return the loops of both rules; numbers of the state-free one come after those of the other."""
         result = "max_({x}, 0.f)" if self.weight == "float32 nonnegative" else "{x}"
+        roots = [name for name, kept in self.slots if kept == "uint8"]
         skipped: tuple[str, ...] = ()
         out = []
         for axis, rate in (("full", "lr"), ("free", "free_lr")):
@@ -140,7 +143,7 @@ class Layout:
             rule = None if here is None else traced(here)
             own = () if rule is None else tuple(f"n_{name}" for name in rule.numbers)
             if getattr(self, axis) is not None:
-                out.append(loop(f"{axis}_loop", rule, rate, [*RATES, *skipped, *own], result))
+                out.append(loop(f"{axis}_loop", rule, rate, [*RATES, *skipped, *own], result, roots))
             skipped = ("",) * len(own)
         return out
 
@@ -163,73 +166,54 @@ class Layout:
     # ---- chosen columns
 
     def _columns(self) -> str:
-        weight, grad = self._weight("at", "n"), cpp_tensors.grad(self.grad, "at", "n")
-        state = self._slots("own", "count")
-        lines = [*weight.before, *grad.before]
-        lines += [
-            "const int count = chosen(mask, n);",
-            "alignas(64) float low[PIECE + SLACK], low_grad[PIECE + SLACK];",
-        ]
+        weight, grad = self._weight("at", "n", "bits"), cpp_tensors.grad(self.grad, "at", "n")
+        state = self._slots("own", "count", "task.count")
+        lines = [*weight.before, *grad.before, "const int count = chosen(mask, n);"]
+        lines.append("alignas(64) float low[PIECE + SLACK], low_grad[PIECE + SLACK];")
         lines += ["compress(low, weight, mask, n);", "compress(low_grad, grad, mask, n);"]
         lines += [line for one in state for line in one.before]
         lines.append(self._call("full", "count", "low", "low_grad", state))
         lines.append(self._call("free", "n", "weight", "grad", ()))
         lines.append("expand(weight, low, mask, n);")
-        if self._random_weight:
-            lines += ["alignas(64) u32 bits[PIECE + SLACK], low_bits[PIECE + SLACK];"]
-            lines += [self._bits("bits", "", "at", "n", "task.width")]
-            lines += [self._bits("low_bits", "low", "own", "count", "task.count")]
-            lines += ["expand((float*)bits, (const float*)low_bits, mask, n);"]
-            lines += [line.format(bits="bits") for line in weight.after]
-        else:
-            lines += weight.after
-        lines += self._kept(state, "own", "count", "task.count")
+        if self._random:  # each by the bits of its own part
+            lines.append("alignas(64) u32 bits[PIECE + SLACK], low_bits[PIECE + SLACK];")
+            lines.append(f"random_bits(bits, {self._seeded('', 'at', 'n', 'task.width')});")
+            lines.append(f"random_bits(low_bits, {self._seeded('low', 'own', 'count', 'task.count')});")
+            lines.append("expand((float*)bits, (const float*)low_bits, mask, n);")
+        lines += [*weight.after, *(line for one in state for line in one.after), "return count;"]
         head = "static int piece(const Task& task, const Given& given, i64 at, int n, i64 own, const u16* mask)"
-        return _function(head, [*lines, "return count;"]) + OF_COLUMNS + BY_ROWS
+        return _function(head, lines) + OF_COLUMNS + BY_ROWS
 
     # ---- lines
 
     @property
-    def _random_weight(self) -> bool:
+    def _random(self) -> bool:
         return self.weight == "bfloat16 random"
 
-    def _weight(self, at: str, n: str) -> Piece:
-        return cpp_tensors.weight(self.weight.removesuffix(" nonnegative"), at, n)
+    def _weight(self, at: str, n: str, random: str) -> Piece:
+        return cpp_tensors.weight(self.weight.removesuffix(" nonnegative"), at, n, random)
 
-    def _slots(self, at: str, n: str) -> list[Piece]:
-        return [cpp_tensors.slot(name, kept, at, n, self.block) for name, kept in self.slots]
+    def _slots(self, at: str, n: str, width: str) -> list[Piece]:
+        wide = str(self.block) if self.block else width
+        keys = {name: self.rounded.index(name) if name in self.rounded else 0 for name, _ in self.slots}
+        return [cpp_tensors.slot(name, kept, at, n, wide, keys[name]) for name, kept in self.slots]
+
+    def _seeded(self, seed: str, at: str, n: str, width: str) -> str:
+        return cpp_tensors.seeded(at, n, width, self.rounded.index(seed))
 
     def _function(self, head: str, axis: str, own: str, seed: str) -> str:
         """Return the function of a piece in which every element goes by one rule."""
-        weight, grad = self._weight("at", "n"), cpp_tensors.grad(self.grad, "at", "n")
-        state = self._slots(own, "n") if axis == "full" else []
+        random = self._seeded(seed, own, "n", "task.width") if self._random else ""
+        weight, grad = self._weight("at", "n", random), cpp_tensors.grad(self.grad, "at", "n")
+        state = self._slots(own, "n", "task.width") if axis == "full" else []
         reads = grad.before if self._rule(axis) else ()
         lines = [*weight.before, *reads, *(line for one in state for line in one.before)]
         lines.append(self._call(axis, "n", "weight", "grad", state))
-        if self._random_weight:
-            lines += ["alignas(64) u32 bits[PIECE + SLACK];", self._bits("bits", seed, own, "n", "task.width")]
-        lines += [line.format(bits="bits") for line in weight.after]
-        return _function(head, [*lines, *self._kept(state, own, "n", "task.width")])
+        return _function(head, [*lines, *weight.after, *(line for one in state for line in one.after)])
 
     def _call(self, axis: str, n: str, weight: str, grad: str, state: Sequence[Piece]) -> str:
         grads = (grad,) if self._rule(axis) else ()
         return f"{axis}_loop({', '.join([n, weight, *grads, *(one.name for one in state), 'given.numbers'])});"
-
-    def _kept(self, state: list[Piece], at: str, n: str, width: str) -> list[str]:
-        """Return the lines that write the state."""
-        lines = []
-        for one in state:
-            bits = f"bits_of_{one.name}"
-            if one.random:
-                lines.append(f"alignas(64) u32 {bits}[PIECE + SLACK];")
-                wide = str(one.block) if one.block else width
-                lines.append(self._bits(bits, one.name.removeprefix("state_"), at, n, wide))
-            lines += [line.format(bits=bits) for line in one.after]
-        return lines
-
-    def _bits(self, out: str, seed: str, at: str, n: str, width: str) -> str:
-        key = f"task.keys[{self.rounded.index(seed)}]"
-        return f"random_bits({out}, {at}, {n}, {width}, {key}, given.columns);"
 
 
 def _function(head: str, lines: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Piece", "grad", "slot", "weight"]
+__all__ = ["Piece", "grad", "seeded", "slot", "weight"]
 
 
 @dataclass(frozen=True)
@@ -12,25 +12,22 @@ class Piece:
     Args:
         name: of the float numbers in the kernel.
         before: lines that declare them and read them.
-        after: lines that write them; {bits} is the name of random bits that were made for them.
-        random: are random bits needed for writing?
-        block: numbers that are written together; 0: each by itself.
+        after: lines that write them.
     """
 
     name: str
     before: tuple[str, ...]
     after: tuple[str, ...] = ()
-    random: bool = False
-    block: int = 0
 
 
-def weight(kept: str, at: str, n: str) -> Piece:
+def weight(kept: str, at: str, n: str, random: str = "") -> Piece:
     """Return how the weight is read and written.
 
     Args:
         kept: "float32", "bfloat16", "bfloat16 random" or "bfloat16 split".
         at: the first element, in C++.
         n: how many there are.
+        random: where random bits come from: `seeded`, or the name of some that were made.
     """
     raw = f"(u16*)task.at[PARAM] + {at}"
     if kept == "float32":
@@ -39,8 +36,10 @@ def weight(kept: str, at: str, n: str) -> Piece:
     if kept == "bfloat16":
         return Piece("weight", (made, f"bf16_in(weight, {raw}, {n});"), (f"bf16_nearest({raw}, weight, {n});",))
     if kept == "bfloat16 random":
-        write = f"bf16_random({raw}, weight, {{bits}}, {n});"
-        return Piece("weight", (made, f"bf16_in(weight, {raw}, {n});"), (write,), random=True)
+        read, write = f"bf16_in(weight, {raw}, {n});", f"bf16_random({raw}, weight, Made{{{random}}}, {n});"
+        if "," in random:
+            write = f"bf16_random_rows<PIECE>({raw}, weight, {random});"
+        return Piece("weight", (made, read), (write,))
     low = f"(i8*)task.at[LOW] + {at}"
     return Piece(
         "weight", (made, f"bf16_joined(weight, {raw}, {low}, {n});"), (f"bf16_parted({raw}, {low}, weight, {n});",)
@@ -61,7 +60,19 @@ def grad(dtype: str, at: str, n: str) -> Piece:
     return Piece("grad", (made, f"bf16_in(grad, (const u16*)task.at[GRAD] + {at}, {n});"))
 
 
-def slot(name: str, kept: str, at: str, n: str, block: int) -> Piece:
+def seeded(at: str, n: str, width: str, key: int) -> str:
+    """Return the arguments of a function that rounds at random.
+
+    Args:
+        at: the first element, in C++.
+        n: how many there are.
+        width: of its rows.
+        key: the number of the key.
+    """
+    return f"{at}, {n}, {width}, task.keys[{key}], given.columns"
+
+
+def slot(name: str, kept: str, at: str, n: str, width: str, key: int) -> Piece:
     """Return how a slot of the state is read and written.
 
     Args:
@@ -69,7 +80,8 @@ def slot(name: str, kept: str, at: str, n: str, block: int) -> Piece:
         kept: "float32", "bfloat16", "int8", or "uint8" for what is never negative.
         at: the first element, in C++; of codes at the beginning of a block.
         n: how many there are.
-        block: of the codes.
+        width: of its rows, or the elements of a block of codes.
+        key: the number of the key by which it is rounded at random; any number where it is not.
     """
     own, tensor = f"state_{name}", f"task.at[STATE_{name.upper()}]"
     if kept == "float32":
@@ -77,10 +89,10 @@ def slot(name: str, kept: str, at: str, n: str, block: int) -> Piece:
     made = f"alignas(64) float {own}[PIECE + SLACK];"
     if kept == "bfloat16":
         raw = f"(u16*){tensor} + {at}"
-        write = f"bf16_random({raw}, {own}, {{bits}}, {n});"
-        return Piece(own, (made, f"bf16_in({own}, {raw}, {n});"), (write,), random=True)
+        write = f"bf16_random_rows<PIECE>({raw}, {own}, {seeded(at, n, width, key)});"
+        return Piece(own, (made, f"bf16_in({own}, {raw}, {n});"), (write,))
     code = {"int8": "i8", "uint8": "u8"}[kept]
-    raw, most = f"({code}*){tensor} + {at}", f"(float*)task.at[STATE_{name.upper()}_ABSMAX] + {at} / {block}"
-    read = f"int8_blocks_in<{code}>({own}, {raw}, {most}, {n}, {block});"
-    write = f"int8_blocks_out<{code}>({raw}, {most}, {own}, {{bits}}, {n}, {block});"
-    return Piece(own, (made, read), (write,), random=True, block=block)
+    raw, most = f"({code}*){tensor} + {at}", f"(float*)task.at[STATE_{name.upper()}_ABSMAX] + {at} / {width}"
+    read = f"int8_blocks_in<{code}>({own}, {raw}, {most}, {n}, {width});"
+    write = f"int8_blocks_out<{code}>({raw}, {most}, {own}, {seeded(at, n, width, key)});"
+    return Piece(own, (made, read), (write,))

@@ -1,6 +1,6 @@
 // bfloat16 to float32 and back: to nearest, or up and down at random. Each has a scalar twin, `*_one`.
 #pragma once
-#include "language.h"
+#include "hashes.h"
 
 INLINE float bf16_in_one(u16 x) { return float_of((u32)x << 16); }
 
@@ -91,20 +91,19 @@ static void bf16_nearest(u16* RESTRICT out, const float* RESTRICT x, int n) {
     for (; i < n; ++i) out[i] = bf16_nearest_one(x[i]);
 }
 
-// bits: of `random_bits`, one an element.
-static void bf16_random(u16* RESTRICT out, const float* RESTRICT x, const u32* RESTRICT bits, int n) {
+template <class Bits>
+static void bf16_random(u16* RESTRICT out, const float* RESTRICT x, Bits bits, int n) {
     int i = 0;
 #if LANES == 16
     const __m512i least = _mm512_set1_epi32((int)LEAST), range = _mm512_set1_epi32((int)(MOST - LEAST));
+    const __m512i whole = _mm512_set1_epi32(0x7fffffff);
     for (; i + 16 <= n; i += 16) {
-        const __m512i u = _mm512_loadu_si512(x + i);
-        const __m512i from = _mm512_sub_epi32(_mm512_and_si512(u, _mm512_set1_epi32(0x7fffffff)), least);
-        const __mmask16 odd = _mm512_cmpge_epu32_mask(from, range) & _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x7fffffff));
-        if (__builtin_expect(odd != 0, 0)) {
-            for (int j = i; j < i + 16; ++j) out[j] = bf16_random_one(x[j], bits[j]);
+        const __m512i u = _mm512_loadu_si512(x + i), from = _mm512_sub_epi32(_mm512_and_si512(u, whole), least);
+        const __mmask16 some = _mm512_test_epi32_mask(u, whole);
+        if (__builtin_expect(_mm512_mask_cmpge_epu32_mask(some, from, range) != 0, 0)) {
+            for (int j = i; j < i + 16; ++j) out[j] = bf16_random_one(x[j], bits.one(j));
         } else {
-            const __m512i add = _mm512_maskz_loadu_epi32(_mm512_test_epi32_mask(u, _mm512_set1_epi32(0x7fffffff)), bits + i);
-            bf16_store(out + i, _mm512_add_epi32(u, add));
+            bf16_store(out + i, _mm512_mask_add_epi32(u, some, u, bits.lanes(i)));
         }
     }
 #elif LANES == 8
@@ -118,17 +117,33 @@ static void bf16_random(u16* RESTRICT out, const float* RESTRICT x, const u32* R
             const __m256i none = _mm256_cmpeq_epi32(a, zero);
             const __m256i inside = _mm256_and_si256(_mm256_cmpgt_epi32(a, least), _mm256_cmpgt_epi32(most, a));
             usual &= _mm256_movemask_epi8(_mm256_or_si256(inside, none)) == -1;
-            const __m256i b = _mm256_loadu_si256((const __m256i*)(bits + i + 8 * h));
-            sum[h] = _mm256_add_epi32(u, _mm256_andnot_si256(none, b));
+            sum[h] = _mm256_add_epi32(u, _mm256_andnot_si256(none, bits.lanes(i + 8 * h)));
         }
         if (__builtin_expect(usual, 1)) {
             bf16_store(out + i, sum[0], sum[1]);
         } else {
-            for (int j = i; j < i + 16; ++j) out[j] = bf16_random_one(x[j], bits[j]);
+            for (int j = i; j < i + 16; ++j) out[j] = bf16_random_one(x[j], bits.one(j));
         }
     }
 #endif
-    for (; i < n; ++i) out[i] = bf16_random_one(x[i], bits[i]);
+    for (; i < n; ++i) out[i] = bf16_random_one(x[i], bits.one(i));
+}
+
+// The same for elements at ... at + n - 1 of a matrix with `width` columns. SIZE: the most elements.
+template <int SIZE>
+static void bf16_random_rows(u16* RESTRICT out, const float* RESTRICT x, i64 at, int n, i64 width, u64 key, Columns columns) {
+    if (width < 64 || width > columns.known) {  // rows too short for lanes
+        alignas(64) u32 bits[SIZE];
+        random_bits(bits, at, n, width, key, columns);
+        bf16_random(out, x, Made{bits}, n);
+        return;
+    }
+    i64 row = at / width, column = at - row * width;
+    for (int done = 0; done < n; ++row, column = 0) {
+        const int some = (int)(width - column < n - done ? width - column : n - done);
+        bf16_random(out + done, x + done, OfRow{columns.of + column, row_hash(row, key)}, some);
+        done += some;
+    }
 }
 
 // A weight of 24 bits: its bfloat16 and eight bits of what that leaves (core/numerics/split_floats.py).

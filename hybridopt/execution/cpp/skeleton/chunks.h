@@ -1,7 +1,7 @@
 // A list of parameters, cut into chunks for threads. Every element belongs to one chunk, whatever the threads.
 #pragma once
 #include <omp.h>
-#include "language.h"
+#include "hashes.h"
 
 struct Task {  // one parameter, as execution/cpp/call.py lays it out
     void* const* at;   // its tensors: weight, gradient, state and what else the kernel names
@@ -18,7 +18,7 @@ struct Given {  // what a call is told
     const u64* keys;   // [tasks, of_keys]
     i64 of_keys;
     const float* numbers;
-    const u32* columns;  // hashes of columns
+    Columns columns;
     i64 threads;
 };
 

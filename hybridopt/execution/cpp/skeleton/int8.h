@@ -1,6 +1,6 @@
 // State of 8 bits with the largest size of every block beside it (parts/codecs/int8.py), one block a call.
 #pragma once
-#include "language.h"
+#include "hashes.h"
 
 static const float TINY = 1.17549435e-38f;
 
@@ -15,33 +15,14 @@ INLINE float level_of(float x, float scale, u32 bits, bool is_signed) {
     return x > 0.f ? min_(max_(level, 1.f), 255.f) : 0.f;
 }
 
-INLINE float largest(const float* x, int n) {  // NaN, where there is one
-    int i = 0;
-    float most = 0.f;
-#if LANES == 16
-    __m512 found = _mm512_setzero_ps();
-    __mmask16 bad = 0;
-    for (; i + 16 <= n; i += 16) {
-        const __m512 a = _mm512_loadu_ps(x + i);
-        bad |= _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
-        found = _mm512_max_ps(found, _mm512_abs_ps(a));
+INLINE float largest(const float* x, int n) {  // size; NaN where there is one, whose bits are the largest
+    u32 most = 0;
+#pragma omp simd reduction(max : most)
+    for (int i = 0; i < n; ++i) {
+        const u32 size = bits_of(x[i]) & 0x7fffffffu;
+        most = size > most ? size : most;
     }
-    most = bad ? __builtin_nanf("") : _mm512_reduce_max_ps(found);
-#elif LANES == 8
-    __m256 found = _mm256_setzero_ps(), bad = _mm256_setzero_ps();
-    const __m256 size = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-    for (; i + 8 <= n; i += 8) {
-        const __m256 a = _mm256_loadu_ps(x + i);
-        bad = _mm256_or_ps(bad, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
-        found = _mm256_max_ps(found, _mm256_and_ps(a, size));
-    }
-    float each[8];
-    _mm256_storeu_ps(each, found);
-    for (int j = 0; j < 8; ++j) most = max_(most, each[j]);
-    if (_mm256_movemask_ps(bad)) most = __builtin_nanf("");
-#endif
-    for (; i < n; ++i) most = max_(most, abs_(x[i]));
-    return most;
+    return float_of(most);
 }
 
 // Code: i8 for signed slots, u8 for others, which are kept as their square roots.
@@ -70,21 +51,17 @@ static void int8_in(float* RESTRICT out, const Code* RESTRICT codes, float most,
 
 INLINE int code_of(float level) { return level == level ? (int)level : 0; }
 
-// x: is overwritten for slots that are not signed. bits: of `random_bits`. Returns what becomes the block's scale.
-template <class Code>
-static float int8_out(Code* RESTRICT codes, float* RESTRICT x, const u32* RESTRICT bits, int n) {
+// x: the square root for slots that are not signed. Returns what becomes the block's scale.
+template <class Code, class Bits>
+static float int8_out(Code* RESTRICT codes, const float* RESTRICT x, Bits bits, int n) {
     const bool is_signed = (Code)-1 < 0;
-    if (!is_signed) {
-#pragma omp simd
-        for (int i = 0; i < n; ++i) x[i] = sqrt_(x[i]);
-    }
     const float most = largest(x, n), scale = (is_signed ? 127.f : 255.f) / max_(most, TINY);
     int i = 0;
 #if LANES == 16
     const __m512 by = _mm512_set1_ps(scale), part = _mm512_set1_ps(1.f / 65536), zero = _mm512_setzero_ps();
     for (; i + 16 <= n; i += 16) {
         const __m512 a = _mm512_loadu_ps(x + i);
-        const __m512 off = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(bits + i)), part);
+        const __m512 off = _mm512_mul_ps(_mm512_cvtepi32_ps(bits.lanes(i)), part);
         const __m512 sum = _mm512_add_ps(_mm512_mul_ps(a, by), off);
         const __mmask16 number = _mm512_cmp_ps_mask(sum, sum, _CMP_ORD_Q);
         __m512i code = _mm512_maskz_cvt_roundps_epi32(number, sum, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
@@ -102,7 +79,7 @@ static float int8_out(Code* RESTRICT codes, float* RESTRICT x, const u32* RESTRI
     const __m256 top = _mm256_set1_ps(is_signed ? 127.f : 255.f), least = _mm256_set1_ps(is_signed ? -127.f : 1.f);
     for (; i + 8 <= n; i += 8) {
         const __m256 a = _mm256_loadu_ps(x + i);
-        const __m256 off = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i*)(bits + i))), part);
+        const __m256 off = _mm256_mul_ps(_mm256_cvtepi32_ps(bits.lanes(i)), part);
         const __m256 sum = _mm256_add_ps(_mm256_mul_ps(a, by), off);
         __m256 keep = _mm256_cmp_ps(sum, sum, _CMP_ORD_Q);
         if (!is_signed) keep = _mm256_and_ps(keep, _mm256_cmp_ps(a, zero, _CMP_GT_OQ));
@@ -113,18 +90,20 @@ static float int8_out(Code* RESTRICT codes, float* RESTRICT x, const u32* RESTRI
         for (int j = 0; j < 8; ++j) codes[i + j] = (Code)each[j];
     }
 #endif
-    for (; i < n; ++i) codes[i] = (Code)code_of(level_of(x[i], scale, bits[i], is_signed));
+    for (; i < n; ++i) codes[i] = (Code)code_of(level_of(x[i], scale, bits.one(i), is_signed));
     return most;
 }
 
-// Several blocks in a row, the last of which may be shorter.
+// Blocks in a row from the one that begins at element `at`; the last may be shorter.
 template <class Code>
 static void int8_blocks_in(float* out, const Code* codes, const float* most, int n, int block) {
     for (int i = 0; i < n; i += block) int8_in<Code>(out + i, codes + i, *most++, n - i < block ? n - i : block);
 }
 
 template <class Code>
-static void int8_blocks_out(Code* codes, float* most, float* x, const u32* bits, int n, int block) {
-    for (int i = 0; i < n; i += block)
-        *most++ = int8_out<Code>(codes + i, x + i, bits + i, n - i < block ? n - i : block);
+static void int8_blocks_out(Code* codes, float* most, const float* x, i64 at, int n, int block, u64 key, Columns columns) {
+    for (int i = 0; i < n; i += block) {
+        const OfRow bits{columns.of, row_hash((at + i) / block, key)};
+        *most++ = int8_out<Code>(codes + i, x + i, bits, n - i < block ? n - i : block);
+    }
 }

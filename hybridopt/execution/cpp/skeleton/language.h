@@ -15,6 +15,7 @@
 #define LANES 1
 #endif
 #define INLINE static inline __attribute__((always_inline, unused))
+#define INLINE_MEMBER inline __attribute__((always_inline))
 #define RESTRICT __restrict
 
 typedef int64_t i64;
@@ -26,6 +27,11 @@ typedef int8_t i8;
 
 INLINE float fma_(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 INLINE float div_(float a, float b) { return a / b; }
+// a / b for many a, without the slow division: `inverse` is 1 / b. Rounded to nearest as that is, down to 1e-30.
+INLINE float over_(float a, float b, float inverse) {
+    const float near = a * inverse, exact = __builtin_fmaf(__builtin_fmaf(-near, b, a), inverse, near);
+    return exact == exact ? exact : near;  // of infinity the difference is no number
+}
 INLINE float sqrt_(float x) { return __builtin_sqrtf(x); }
 INLINE float abs_(float x) { return __builtin_fabsf(x); }
 INLINE float sign_(float x) { return (x > 0.f ? 1.f : 0.f) - (x < 0.f ? 1.f : 0.f); }
