@@ -208,9 +208,10 @@ PARTS = (
         "pretrain",
         "a Llama of 60M parameters from random weights",
         "benchmarks.pretrain",
-        "--size 60m --device cuda --data {data} --methods adamw frugal-columns --tries 1 --seeds 0 --steps 300 "
+        "--studies 60m --device cuda --data {data} --methods adamw frugal --at 1e-3 4 --seeds 0 --tokens 4915200 "
         "--measure --minutes {minutes}",
-        "--steps 10 --methods adamw --tries 1 --seeds 0 --data {data} --measure --minutes {minutes}",
+        "--studies main --methods adamw --at 1e-3 4 --seeds 0 --tokens 10240 --data {data} --measure "
+        "--minutes {minutes}",
         limit=90,
         needs=8 * needs.GIB,
         text=True,

@@ -89,7 +89,7 @@ def pretrain(rows: Rows, machine: Machine) -> list[Line]:
     """Return the table of losses."""
     found = []
     for row in rows["pretrain"]:
-        loss = row["validation_loss"]
+        loss = row["reporting_loss"]
         took = row["seconds_per_step"]["median"]
         cells = (row["method"], f"{row['lr']:g}", "diverged" if loss is None else f"{loss:.3f}", f"{1e3 * took:.0f}")
         found.append(Line(cells))
@@ -120,6 +120,6 @@ VIEWS = {
     "placement": View(PLACEMENT, placement),
     "memory large": View(MEMORY, memory("memory large")),
     "70B full": View(SEVENTY, seventy("70B full")),
-    "pretrain": View(("method", "lr", "validation loss", "ms/step"), pretrain),
+    "pretrain": View(("method", "lr", "held-out loss", "ms/step"), pretrain),
     "noise": View(("call", "dtype", "times p.add_(z)"), noise),
 }

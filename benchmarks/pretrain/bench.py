@@ -13,14 +13,11 @@ from ..shared.environment import environment
 from ..shared.markdown import human
 from ..shared.records import Records
 from ..shared.schedule import Schedule
-from .budget import Budget
 from .rows import Row
 from .search import Cell, Found, wanted
-from .text import Text
 from .train import cell_of
 from .train import run as train
 
-TEXT: dict[Budget, Text] = {}  # of this process
 IDENTITY = ("study", "method", "lr", "factor", "seed", "steps")
 
 
@@ -89,14 +86,12 @@ def carry_out(run: Run, rows: dict[str, Row], data: Path, records: Records) -> d
     """
     torch.set_num_threads(1)
     row, start = rows[run.name], time.monotonic()
-    if row.budget not in TEXT:
-        TEXT[row.budget] = row.budget.text(data)
     record = {
         "study": row.study,
         "method": row.name,
         **asdict(run.cell),
         "settings": row.settings(run.cell.steps),
-        **train(row.method, run.cell, row.budget, TEXT[row.budget]),
+        **train(row.method, run.cell, row.budget, row.budget.text(data)),
         "run_seconds": round(time.monotonic() - start, 1),
         "environment": environment(device=row.budget.device),
     }

@@ -1,6 +1,6 @@
 """What every run of one table shares: the model, the text and the schedule, in several sizes."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from .text import Text, load
@@ -54,13 +54,19 @@ class Budget:
 
     def text(self, folder: Path) -> Text:
         """Read and tokenise the text that lies in `folder`."""
-        train = [folder / name for name in self.train]
+        train = tuple(folder / name for name in self.train)
         held_out = folder / self.held_out
         return load(train, held_out, self.vocabulary, self.sequence, (self.choosing, self.reporting))
 
     def shared(self) -> dict:
         """Return what every run shares, as JSON has it."""
         return asdict(self) | {"train": list(self.train)}
+
+    @staticmethod
+    def from_settings(settings: dict) -> "Budget":
+        """Return the budget with which a record was made."""
+        own = {field.name: settings[field.name] for field in fields(Budget)}
+        return Budget(**own | {"train": tuple(own["train"])})
 
 
 MAIN = Budget()

@@ -7,17 +7,14 @@ import hybridopt
 from hybridopt.core.registry import find, names
 
 from ..shared.ladder import rung
+from .search import Cell
 
-# What is no row of a table of pre-training from random weights by backpropagation, and why.
-ZEROTH_ORDER = "needs probes of the loss instead of gradients, and a pretrained model"
+# What is no row of a table of pre-training from random weights, and why; nor are policies that probe the loss.
 EXCLUDED = {
-    "addax": ZEROTH_ORDER,
     "ip_sgd": "its update is lomo's",
-    "lezo": ZEROTH_ORDER,
-    "mezo": ZEROTH_ORDER,
     "sinkgd": "its update is that of FRUGAL at density 0 with Sinkhorn",
-    "subzero": ZEROTH_ORDER,
 }
+PROBES = "needs probes of the loss instead of gradients, and a pretrained model"
 
 
 @dataclass(frozen=True)
@@ -44,20 +41,19 @@ class Method:
         gap = {"update_gap": update_gap} if "update_gap" in options_of(self.policy) else {}
         return {"policy": self.policy, "weights": self.weights, "falls": self.falls} | gap | self.options
 
-    def wrap(self, model, seed: int, update_gap: int, steps: int) -> None:
+    def wrap(self, model, cell: Cell, update_gap: int) -> None:
         """Attach the method to a model, as `model.hybrid`.
 
         Args:
             model: is wrapped.
-            seed: of the choice of subspaces.
+            cell: the factor on the rate of embeddings and output layer, the seed of subspaces, and the run's steps.
             update_gap: steps of a window.
-            steps: of the run.
         """
-        options = self.settings(update_gap)
+        options = self.settings(update_gap) | {"embeddings_lr_scale": cell.factor}
         del options["weights"], options["falls"]
         if self.falls:
-            options["density"] = find("schedules", "linear")(0.25, 0.05, steps)
-        hybridopt.wrap(model, seed=seed, **options)
+            options["density"] = find("schedules", "linear")(0.25, 0.05, cell.steps)
+        hybridopt.wrap(model, seed=cell.seed, **options)
 
 
 def options_of(policy: str) -> set[str]:
@@ -67,10 +63,18 @@ def options_of(policy: str) -> set[str]:
 
 def ready() -> dict[str, Method]:
     """Return every method whose policy can be imported, in KNOWN's order; a policy without a row gets a plain one."""
-    there = [name for name in names("policies") if name not in EXCLUDED and importable(name)]
+    there = [name for name in names("policies") if importable(name) and left_out(name) is None]
     unknown = [name for name in there if name not in {method.policy for method in KNOWN.values()}]
     known = {name: method for name, method in KNOWN.items() if method.policy in there}
     return known | {name: Method(name, 1e-3, name) for name in unknown}
+
+
+def left_out(policy: str) -> str | None:
+    """Return why a policy has no row; None where it has one."""
+    if policy in EXCLUDED:
+        return EXCLUDED[policy]
+    probed = any(route.use is not None and route.use.probed for route in find("policies", policy)().routes)
+    return PROBES if probed else None
 
 
 def importable(policy: str) -> bool:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..shared.ladder import rung
 from .budget import MAIN, SIZES, Budget
 from .methods import DECISIVE, Method
-from .search import Found, Plan, best, full
+from .search import Found, Place, Plan, best, full
 
 __all__ = ["FIRST", "STUDIES", "Row", "Study", "rows"]
 
@@ -46,13 +47,19 @@ STUDIES = {
 
 @dataclass(frozen=True)
 class Row:
-    """A method in a study."""
+    """A method in a study.
+
+    brackets: full runs that confirm the rate, at most. at: learning rate and factor of all runs, where none is to be
+    searched.
+    """
 
     study: str
     name: str
     method: Method
     budget: Budget
     seeds: tuple[int, ...] = (0, 1, 2)
+    brackets: int = 3
+    at: Place | None = None
 
     @property
     def key(self) -> str:
@@ -69,23 +76,23 @@ class Row:
         Args:
             found: losses of the runs so far, by row.
         """
+        if self.at is not None:
+            (rate, factor), length = self.at, self.budget.full_steps
+            return Plan((rate,), (factor,), length, length, self.seeds, beyond=0, brackets=0)
         steps = (self.budget.short_steps, self.budget.full_steps)
         if (after := STUDIES[self.study].after) is None:
-            return Plan(self.method.rates(4), FACTORS, *steps, self.seeds)
+            return Plan(self.method.rates(4), FACTORS, *steps, self.seeds, brackets=self.brackets)
         older = Row(after, self.name, self.method, STUDIES[after].budget)
         if (plan := older.plan(found)) is None:
             return None
         if (chosen := best(full(found.get(older.key, {}), plan))) is None:
             return None
         rates = tuple(rung(chosen[0], up) for up in (-1, 0, 1))
-        return Plan(rates, chosen[1:], *steps, self.seeds, beyond=1, finalists=1, brackets=0)
+        return Plan(rates, chosen[1:], *steps, self.seeds, beyond=1, brackets=0)
 
 
 def rows(
-    methods: Mapping[str, Method],
-    studies: Sequence[str],
-    budgets: Mapping[str, Budget],
-    seeds: tuple[int, ...] | None = None,
+    methods: Mapping[str, Method], studies: Sequence[str], budgets: Mapping[str, Budget], **changes: Any
 ) -> dict[str, Row]:
     """Return rows by key, in the order in which they are measured: the first of the main table come first.
 
@@ -93,13 +100,13 @@ def rows(
         methods: by name, in order.
         studies: names of those that are asked for.
         budgets: in place of a study's own.
-        seeds: in place of a study's own.
+        **changes: fields of all rows, such as their seeds.
     """
     made = [
-        Row(study, name, method, budgets.get(study, STUDIES[study].budget), seeds or STUDIES[study].seeds)
-        for study in studies
+        replace(Row(study, name, method, budgets.get(study, asked.budget), asked.seeds), **changes)
+        for study, asked in ((study, STUDIES[study]) for study in studies)
         for name, method in methods.items()
-        if not STUDIES[study].methods or name in STUDIES[study].methods
+        if not asked.methods or name in asked.methods
     ]
     late = [row for row in made if row.study == "main"][FIRST:]
     early = [row for row in made if row not in late and row.study in ("main", "2m", "4k")]

@@ -1,4 +1,4 @@
-"""Which runs a method wants next: short ones at rates and factors, full ones at the best, then seeds.
+"""Which runs a method wants next: short ones at rates and factors, full ones at the best, then beside it.
 
 Pure functions of the losses so far, on windows that are never reported.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..shared.ladder import rung
 
-__all__ = ["Cell", "Plan", "at_edge", "best", "full", "short", "wanted"]
+__all__ = ["Cell", "Found", "Place", "Plan", "at_edge", "best", "edge", "full", "short", "wanted"]
 
 Place = tuple[float, float]  # learning rate, factor
 WORSE = 0.05  # nats by which a higher rate has lost in a short run, so that no full one is spent on it
@@ -32,8 +32,8 @@ class Plan:
     """How a method's learning rate and factor are found.
 
     rates: tried first, with the first of `factors`; the other factors are tried at the best two of them. beyond: rates
-    tried beyond the first ones while the best is the outermost. finalists: rates that get a full run. brackets: full
-    runs one rung beyond, while the best is the outermost of them. seeds: at the best; the first is the search's.
+    tried beyond the first ones while the best is the outermost. seeds: of full runs at the best; the first is the
+    search's. brackets: full runs at most that confirm the rate, one rung beside the best, while it is the outermost.
     """
 
     rates: tuple[float, ...]
@@ -42,8 +42,7 @@ class Plan:
     full_steps: int
     seeds: tuple[int, ...] = (0, 1, 2)
     beyond: int = 3
-    finalists: int = 2
-    brackets: int = 2
+    brackets: int = 3
 
 
 def wanted(found: Found, plan: Plan) -> list[Cell]:
@@ -52,16 +51,17 @@ def wanted(found: Found, plan: Plan) -> list[Cell]:
     for places in (_rates(known, plan), _factors(known, plan), _beyond(known, plan)):
         if new := [place for place in places if place not in known]:
             return [Cell(*place, plan.seeds[0], plan.short_steps) for place in new]
-    if best(known) is None:
+    if (chosen := best(known)) is None:
         return []  # all diverged
     ended = full(found, plan)
-    for places in (_finalists(known, plan), _brackets(known, ended, plan)):
-        if new := [place for place in places if place not in ended]:
-            return [Cell(*place, plan.seeds[0], plan.full_steps) for place in new]
+    if chosen not in ended:
+        return [Cell(*chosen, plan.seeds[0], plan.full_steps)]
     if (chosen := best(ended)) is None:
         return []
     cells = [Cell(*chosen, seed, plan.full_steps) for seed in plan.seeds]
-    return [cell for cell in cells if cell not in found]
+    if new := [cell for cell in cells if cell not in found]:
+        return new
+    return [Cell(*place, plan.seeds[0], plan.full_steps) for place in _brackets(known, ended, plan)]
 
 
 def short(found: Found, plan: Plan) -> dict[Place, float]:
@@ -116,20 +116,26 @@ def _beyond_of(known: dict[Place, float], plan: Plan, factors: tuple[float, ...]
     return [(rung(chosen[0], -1 if chosen[0] == min(rates) else 1), chosen[1])]
 
 
-def _finalists(known: dict[Place, float], plan: Plan) -> list[Place]:
-    """Return the best place of each of the best rates."""
-    places = sorted((place for place in known if known[place] < math.inf), key=lambda place: (known[place], place))
-    leaders = [place for i, place in enumerate(places) if place[0] not in {lr for lr, _ in places[:i]}]
-    return leaders[: plan.finalists]
+def edge(found: Found, plan: Plan) -> bool:
+    """Tell whether the chosen rate is the outermost of those tried; of full runs, once some have confirmed it."""
+    known, ended = short(found, plan), full(found, plan)
+    return bool(_next(known, ended)) if len(ended) > 1 else at_edge(known)
 
 
 def _brackets(known: dict[Place, float], ended: dict[Place, float], plan: Plan) -> list[Place]:
-    """Return the place one rung beyond the best full run, with its factor, while its rate is the outermost of them."""
-    if (chosen := best(ended)) is None or len({lr for lr, _ in ended}) >= plan.finalists + plan.brackets:
+    return _next(known, ended) if len(ended) <= plan.brackets else []
+
+
+def _next(known: dict[Place, float], ended: dict[Place, float]) -> list[Place]:
+    """Return the place one rung beyond the best full run, with its factor, while its rate is the outermost of them.
+
+    Not a higher one that has lost in short runs, whatever the factor.
+    """
+    if (chosen := best(ended)) is None:
         return []
-    lr, factor = chosen
-    if lr == min(rate for rate, _ in ended):
+    (lr, factor), rates = chosen, [rate for rate, _ in ended]
+    if lr == min(rates):
         return [(rung(lr, -1), factor)]
-    above = (rung(lr, 1), factor)
-    hopeless = known.get(above, math.nan) > known.get(chosen, math.inf) + WORSE
-    return [] if lr != max(rate for rate, _ in ended) or hopeless else [above]
+    above = rung(lr, 1)
+    gaps = [known[above, f] - known[lr, f] for _, f in known if (above, f) in known and known.get((lr, f), 9e9) < 9e9]
+    return [] if lr != max(rates) or min(gaps, default=0) > WORSE else [(above, factor)]

@@ -8,7 +8,7 @@ from statistics import mean
 from ..shared.timing import least
 from .bench import losses_of
 from .rows import Row
-from .search import Cell, Place, at_edge, best, full, short, wanted
+from .search import Cell, Found, Place, Plan, best, edge, full, short, wanted
 from .train import cell_of
 
 __all__ = ["Summary", "difference", "summaries"]
@@ -21,8 +21,9 @@ class Summary:
     """One row in numbers.
 
     place: learning rate and factor, of full runs if there is one, else of the search. edge: no lower or no higher
-    rate was tried in full. losses: on the reported windows, by seed; None where training diverged. open: runs that
-    are still wanted, None where it is not known how many. records: the runs at `place`.
+    rate was tried in full (of studies that take over a rate: in short). losses: on the reported windows, by seed; None
+    where training diverged. search, fulls: losses on the windows for choosing, seed 0. record: of one run at `place`.
+    told: how many runs there are of each length.
     """
 
     row: Row
@@ -55,7 +56,9 @@ class Summary:
             return "finished"
         if not self.fulls:
             return "search only"
-        return f"unfinished: {len(self.numbers)} of {len(self.row.seeds)} seeds"
+        if len(self.numbers) < len(self.row.seeds):
+            return f"unfinished: {len(self.numbers)} of {len(self.row.seeds)} seeds"
+        return "rate not confirmed in full yet"
 
 
 def summaries(records: list[dict], rows: Mapping[str, Row]) -> dict[str, Summary]:
@@ -70,44 +73,30 @@ def summaries(records: list[dict], rows: Mapping[str, Row]) -> dict[str, Summary
     for key, row in rows.items():
         mine = {cell_of(r): r for r in records if f"{r['study']}/{r['method']}" == key}
         plan = row.plan(found)
-        if plan is None or not mine:
-            continue
-        losses = found[key]
-        searched, ended = short(losses, plan), full(losses, plan)
-        if (place := best(ended) or best(searched)) is None:
-            continue
-        steps = plan.full_steps if ended else plan.short_steps
-        chosen = {
-            cell: record for cell, record in mine.items() if (cell.lr, cell.factor, cell.steps) == (*place, steps)
-        }
-        made[key] = _summary(row, place, searched, ended, chosen, list(mine.values()), not wanted(losses, plan))
+        if plan is not None and mine and (summary := _summary(row, plan, found[key], mine)) is not None:
+            made[key] = summary
     return made
 
 
-def _summary(
-    row: Row,
-    place: Place,
-    searched: dict[Place, float],
-    ended: dict[Place, float],
-    chosen: Mapping[Cell, dict],
-    mine: list[dict],
-    finished: bool,
-) -> Summary:
-    record = next(iter(chosen.values()))
-    update = least(mine, "update_cpu_seconds_per_step")["mean"]
-    step = least(mine, "cpu_seconds_per_step")["median"]
+def _summary(row: Row, plan: Plan, losses: Found, mine: Mapping[Cell, dict]) -> Summary | None:
+    """Return the summary of a row by its records; None where all diverged."""
+    searched, ended = short(losses, plan), full(losses, plan)
+    if (place := best(ended) or best(searched)) is None:
+        return None
+    steps = plan.full_steps if ended else plan.short_steps
+    chosen = {cell: record for cell, record in mine.items() if (cell.lr, cell.factor, cell.steps) == (*place, steps)}
     return Summary(
         row=row,
         place=place,
-        edge=at_edge(ended),
+        edge=edge(losses, plan),
         losses={cell.seed: one["reporting_loss"] for cell, one in chosen.items()} if ended else {},
         search=searched,
         fulls=ended,
-        finished=finished,
-        record=record,
+        finished=not wanted(losses, plan),
+        record=next(iter(chosen.values())),
         state_bytes=max(one["state_bytes"] for one in chosen.values()),
-        update_seconds=update,
-        step_seconds=step,
+        update_seconds=least(list(mine.values()), "update_cpu_seconds_per_step")["mean"],
+        step_seconds=least(list(mine.values()), "cpu_seconds_per_step")["median"],
         told={"short": len(searched), "full": len(mine) - len(searched)},
     )
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -29,8 +30,9 @@ class Text:
         return sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()[:12]
 
 
-def load(train: list[Path], held_out: Path, vocabulary: int, sequence: int, counts: tuple[int, int]) -> Text:
-    """Train the tokenizer and cut all text into windows.
+@cache
+def load(train: tuple[Path, ...], held_out: Path, vocabulary: int, sequence: int, counts: tuple[int, int]) -> Text:
+    """Train the tokenizer and cut all text into windows, once in a process.
 
     Args:
         train: the files for training, and for the tokenizer.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_with_min_lr_schedule_with_warmup
 
-from hybridopt.optimizer.optimizer import HybridOptimizer
+from hybridopt import HybridOptimizer
 
 from ..shared.tensor_bytes import bytes_of, state_tensors
 from ..shared.timing import clock, summary
@@ -18,7 +18,6 @@ from .methods import Method
 from .search import Cell
 from .text import Text, batches
 
-ENDS = ("embedding", "head")  # roles whose learning rate has the factor
 KEPT = 20  # losses of a run that its record holds
 
 
@@ -41,31 +40,20 @@ def build(budget: Budget, seed: int) -> nn.Module:
     return model.to(budget.device)
 
 
-def optimizer_of(method: Method, model: nn.Module, cell: Cell, budget: Budget) -> HybridOptimizer:
-    """Wrap the model and return its optimizer, embeddings and output layer at `factor` times the learning rate.
+def prepared(method: Method, cell: Cell, budget: Budget) -> tuple[nn.Module, HybridOptimizer]:
+    """Return a new model that is wrapped, and its optimizer.
 
     Args:
         method: what trains.
-        model: is wrapped.
-        cell: learning rate, factor, seed and steps.
-        budget: clipping, decay and windows.
+        cell: learning rate, factor on that of embeddings and output layer, seed and steps.
+        budget: model, clipping, decay and windows.
     """
-    method.wrap(model, cell.seed, budget.update_gap(cell.steps), cell.steps)
-    ends = {entry.param.name for entry in model.hybrid.resolved().entries if entry.param.role in ENDS}
-    groups = [
-        {"params": [(n, p) for n, p in model.named_parameters() if n in ends], "lr": cell.lr * cell.factor},
-        {"params": [(n, p) for n, p in model.named_parameters() if n not in ends]},
-    ]
-    return HybridOptimizer(
-        groups,
-        lr=cell.lr,
-        weight_decay=budget.weight_decay,
-        policy=model.hybrid.policy,
-        seed=cell.seed,
-        nonfinite="skip",
-        clip=budget.clip,
-        module=model,
+    model = build(budget, cell.seed).to(getattr(torch, method.weights))
+    method.wrap(model, cell, budget.update_gap(cell.steps))
+    optimizer = model.hybrid.optimizer(
+        lr=cell.lr, weight_decay=budget.weight_decay, nonfinite="skip", clip=budget.clip
     )
+    return model, optimizer
 
 
 def run(method: Method, cell: Cell, budget: Budget, text: Text) -> dict:
@@ -77,8 +65,7 @@ def run(method: Method, cell: Cell, budget: Budget, text: Text) -> dict:
         budget: model and schedule.
         text: token ids.
     """
-    model = build(budget, cell.seed).to(getattr(torch, method.weights))
-    optimizer = optimizer_of(method, model, cell, budget)
+    model, optimizer = prepared(method, cell, budget)
     planned = model.hybrid.report().totals.state_bytes
     order = batches(text.train, budget.batch, cell.steps, cell.seed)
     steps = list(train(model, optimizer, budget, cell.steps, order))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 __all__ = ["Box", "placed"]
 
-LETTER, LINE = 0.56, 1.25  # width and height of a letter, in font sizes
+LETTER, LINE = 0.62, 1.25  # width and height of a letter, in font sizes
 REACH = 12  # rings of places that are tried around a point
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
@@ -52,7 +52,7 @@ def _around(point: tuple[float, float], name: str, size: float) -> list[Box]:
     found = []
     for ring in range(REACH):
         for right, up in SIDES:
-            gap = size * (0.7 + 0.6 * ring)
+            gap = size * (0.8 + 0.6 * ring)
             left = x + right * gap - (1 - right) / 2 * wide
             bottom = y + up * gap - (1 - up) / 2 * high
             found.append(Box(left, bottom, left + wide, bottom + high))

@@ -1,4 +1,4 @@
-"""The pre-training benchmark on a small synthetic text: data, search, runs, table."""
+"""The pre-training benchmark on a small synthetic text: data, methods, runs; the bench resumes."""
 
 import json
 import math
@@ -9,13 +9,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.pretrain import methods, search, train
-from benchmarks.pretrain import table as tables
+from benchmarks.pretrain import __main__ as command
+from benchmarks.pretrain import methods, rows, train
 from benchmarks.pretrain import text as data
-from benchmarks.pretrain.bench import Bench, Run
+from benchmarks.pretrain.bench import Bench, carry_out, records_at
 from benchmarks.pretrain.budget import SIZES, Budget
-from benchmarks.pretrain.methods import KNOWN, Method
+from benchmarks.pretrain.methods import DECISIVE, KNOWN, Method
+from benchmarks.pretrain.search import Cell
 from benchmarks.shared.ladder import rung
+from hybridopt.core.errors import HybridOptWarning
 from hybridopt.core.registry import find, names
 
 BUDGET = Budget(
@@ -26,9 +28,11 @@ BUDGET = Budget(
     vocabulary=280,
     sequence=16,
     batch=4,
-    steps=12,
-    update_gap=4,
-    validation=8,
+    tokens=12 * 64,
+    short=0.25,
+    choosing=8,
+    reporting=6,
+    autocast=False,
     train=("train.txt", "more.jsonl"),
     held_out="other.txt",
 )
@@ -53,14 +57,18 @@ def text(folder):
     return BUDGET.text(folder)
 
 
+def cell(lr, factor=1.0, seed=0, steps=BUDGET.full_steps):
+    return Cell(lr, factor, seed, steps)
+
+
 # ---- data
 
 
-def test_validation_is_the_other_document(text, folder):
-    assert text.train.shape[1] == text.validation.shape[1] == BUDGET.sequence
-    assert len(text.validation) == BUDGET.validation
-    rows = {tuple(row) for row in text.train.tolist()}
-    assert not any(tuple(row) in rows for row in text.validation.tolist())
+def test_rates_are_chosen_on_other_windows_than_those_reported(text, folder):
+    assert text.train.shape[1] == text.choosing.shape[1] == text.reporting.shape[1] == BUDGET.sequence
+    assert (len(text.choosing), len(text.reporting)) == (BUDGET.choosing, BUDGET.reporting)
+    parts = [{tuple(row) for row in part.tolist()} for part in (text.train, text.choosing, text.reporting)]
+    assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
     assert BUDGET.text(folder).digest == text.digest
 
 
@@ -70,9 +78,9 @@ def test_of_json_lines_the_strings_are_read(folder):
 
 def test_missing_or_short_text_is_an_error(folder):
     with pytest.raises(SystemExit, match="absent.txt"):
-        data.load([folder / "train.txt"], folder / "absent.txt", 280, 16, 8)
+        data.load((folder / "train.txt",), folder / "absent.txt", 280, 16, (8, 8))
     with pytest.raises(SystemExit, match="fewer than one window"):
-        data.load([folder / "train.txt"], folder / "other.txt", 280, 10**6, 8)
+        data.load((folder / "train.txt",), folder / "other.txt", 280, 10**6, (8, 8))
     with pytest.raises(SystemExit, match="3 windows"):
         next(data.shuffled(3, 4, 0))
 
@@ -87,97 +95,109 @@ def test_the_order_depends_on_the_seed_alone_and_no_window_comes_twice_in_an_epo
 # ---- methods
 
 
-def test_every_ready_policy_has_a_row_or_a_reason():
-    policies = {method.policy for method in methods.ready().values()} | set(methods.EXCLUDED)
-    assert set(names("policies")) <= policies
+def test_every_policy_has_a_row_or_a_reason():
+    policies = {method.policy for method in methods.ready().values()}
+    assert set(names("policies")) == policies | {name for name in names("policies") if methods.left_out(name)}
+    assert methods.left_out("mezo") == methods.left_out("zo_adam") == methods.PROBES
+    assert set(DECISIVE) <= set(KNOWN)
 
 
 @pytest.mark.parametrize("name", methods.ready())
 def test_the_options_of_a_row_are_its_policys(name):
     settings = methods.ready()[name].settings(7)
-    if (policy := settings.pop("policy", None)) is not None:
-        made = find("policies", policy)(**settings)
-        assert made.routes and getattr(made, "update_gap", 7) == 7
+    made = find("policies", settings.pop("policy"))
+    own = {key: value for key, value in settings.items() if key not in ("weights", "falls")}
+    assert made(**own).routes and getattr(made(**own), "update_gap", 7) == 7
 
 
 def test_a_policy_without_a_row_gets_a_plain_one_and_a_broken_one_none(monkeypatch):
-    there = ("adamw", "brand_new", "broken")
-    monkeypatch.setattr(methods, "names", lambda kind: there)
-    monkeypatch.setattr(methods, "find", lambda kind, name: {"adamw": 1, "brand_new": 1}[name])
+    kinds = {"adamw": find("policies", "adamw"), "brand_new": find("policies", "lion")}
+    monkeypatch.setattr(methods, "names", lambda kind: ("adamw", "brand_new", "broken"))
+    monkeypatch.setattr(methods, "find", lambda kind, name: kinds[name])
     with pytest.warns(UserWarning, match="broken has no row: KeyError"):
         ready = methods.ready()
-    assert list(ready) == ["adamw", "torch-adamw", "adamw-int8", "brand_new"]
+    assert list(ready) == ["adamw", "adamw-int8", "adamw-split", "adamw-stochastic", "brand_new"]
     assert ready["brand_new"].policy == "brand_new"
 
 
 def test_rates_are_neighbours_on_the_ladder_around_the_centre():
-    method = Method("", 1e-3, None)
-    assert method.rates(4) == [3e-4, 1e-3, 3e-3, 1e-2]
-    assert method.rates(1) == [1e-3]
+    assert Method("", 1e-3, "adamw").rates(4) == (3e-4, 1e-3, 3e-3, 1e-2)
     assert rung(0.3, 1) == 1.0 and rung(1e-5, -1) == 3e-6
     assert {method.centre for method in KNOWN.values()} == {rung(m.centre) for m in KNOWN.values()}
-
-
-# ---- search
-
-
-def losses_of(first, last, best):
-    """Losses on the ladder between two rungs, with the least at `best`."""
-    rungs = [rung(first, i) for i in range(20)]
-    return {lr: abs(math.log(lr / best)) for lr in rungs if lr <= last}
-
-
-def test_the_search_goes_on_beyond_the_edge_until_the_best_lies_inside():
-    method = Method("", 1e-3, None)
-    assert search.next_rates(method, {1e-3: 1.0}, 4) == [3e-4, 3e-3, 1e-2]
-    assert search.next_rates(method, losses_of(3e-4, 1e-2, 1e-2), 4) == [3e-2]
-    assert search.next_rates(method, losses_of(3e-4, 1e-2, 3e-4), 4) == [1e-4]
-    assert search.next_rates(method, losses_of(3e-4, 1e-2, 1e-3), 4) == []
-    assert search.next_rates(method, losses_of(3e-4, 1.0, 1.0), 4) == []  # four more were tried
-    assert search.next_rates(method, {1e-3: 1.0}, 1) == []
-
-
-def test_a_rate_that_diverged_is_never_the_best_while_another_is_not():
-    runs = {(lr, 0): {"validation_loss": loss} for lr, loss in {1e-3: 2.0, 3e-3: None}.items()}
-    assert search.best(search.tried(runs)) == 1e-3
-    assert search.best({1e-3: math.inf, 3e-3: math.inf}) == 1e-3
 
 
 # ---- runs
 
 
-def test_adamw_is_torchs_and_learns(text):
-    ours, theirs = (train.run(KNOWN[name], 1e-2, 0, BUDGET, text) for name in ("adamw", "torch-adamw"))
-    assert ours["validation_loss"] == pytest.approx(theirs["validation_loss"], rel=1e-5)
-    assert ours["losses"] == pytest.approx(theirs["losses"], abs=2e-4)
-    assert ours["losses"][-1] < ours["losses"][0] - 1
+def test_adamw_is_torchs_with_its_clipping_and_groups(text):
+    ours = train.run(KNOWN["adamw"], cell(1e-2, 4.0), BUDGET, text)
+    model = train.build(BUDGET, 0)
+    ends = {model.model.embed_tokens.weight, model.lm_head.weight}
+    rest = [p for p in model.parameters() if p not in ends]
+    theirs = torch.optim.AdamW([{"params": list(ends), "lr": 4e-2}, {"params": rest}], lr=1e-2, weight_decay=0)
+    theirs.observe = lambda loss: None
+    clip = torch.nn.utils.clip_grad_norm_
+    theirs.register_step_pre_hook(lambda *_: clip(model.parameters(), BUDGET.clip) and None)
+    order = data.batches(text.train, BUDGET.batch, BUDGET.full_steps, 0)
+    losses = [step["loss"] for step in train.train(model, theirs, BUDGET, BUDGET.full_steps, order)]
+    assert ours["losses"] == pytest.approx(losses, abs=2e-4) and losses[-1] < losses[0] - 1
+    assert ours["reporting_loss"] == pytest.approx(train.evaluate(model, text.reporting, BUDGET), rel=1e-4)
     assert ours["state_bytes"] == ours["planned_state_bytes"] == 2 * ours["weight_bytes"]
-    assert ours["text"] == theirs["text"] and ours["steps_done"] == BUDGET.steps
 
 
 def test_the_state_is_what_was_planned(text):
-    measured = train.run(KNOWN["frugal-columns"], 1e-3, 0, BUDGET, text)
+    measured = train.run(KNOWN["frugal"], cell(1e-3), BUDGET, text)
     assert 0 < measured["state_bytes"] == measured["planned_state_bytes"] < 2 * measured["weight_bytes"]
 
 
-def test_a_run_that_diverges_ends_early_and_has_no_loss(text):
-    measured = train.run(KNOWN["torch-adamw"], 1e30, 0, BUDGET, text)
-    assert measured["validation_loss"] is None and measured["steps_done"] < BUDGET.steps
-    json.dumps(measured["validation_loss"], allow_nan=False)
+def test_the_factor_is_of_embeddings_and_output_layer_alone():
+    model = train.build(BUDGET, 0)
+    KNOWN["frugal-0-whiten"].wrap(model, cell(1e-3, 10.0), 5)
+    scales = {e.param.name: e.treatment.lr_scale for e in model.hybrid.resolved().entries}
+    assert {name for name, scale in scales.items() if scale == 10} == {"model.embed_tokens.weight", "lm_head.weight"}
+    assert {scale for name, scale in scales.items()} == {1.0, 10.0}
+
+
+def test_a_short_run_reports_nothing_and_bfloat16_weights_are_bfloat16(text):
+    measured = train.run(KNOWN["adamw-split"], cell(1e-3, steps=BUDGET.short_steps), BUDGET, text)
+    assert measured["reporting_loss"] is None and measured["choosing_loss"] > 0
+    assert measured["weight_bytes"] == 2 * measured["parameters"]
+
+
+def test_adafrugals_density_falls_over_the_run():
+    model = train.build(BUDGET, 0)
+    KNOWN["adafrugal"].wrap(model, cell(1e-3, steps=40), 5)
+    density = model.hybrid.policy.density
+    assert (density(0), density(40)) == pytest.approx((0.25, 0.05))
+
+
+def test_a_run_that_diverges_ends_early_and_has_no_loss(text, monkeypatch):
+    whole, told = train.loss_of, []
+    monkeypatch.setattr(
+        train, "loss_of", lambda *of: whole(*of) * (math.nan if told.append(1) or len(told) > 3 else 1)
+    )
+    with pytest.warns(HybridOptWarning, match="not finite"):
+        measured = train.run(KNOWN["adamw"], cell(1e-3), BUDGET, text)
+    assert measured["choosing_loss"] is measured["reporting_loss"] is None and measured["steps_done"] == 4
     json.dumps(measured["final_loss"], allow_nan=False)
 
 
 def test_the_rate_warms_up_and_ends_at_the_floor(text):
     model = train.build(BUDGET, 0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer.observe = lambda loss: None
     rates = []
-    for _ in train.train(model, optimizer, BUDGET, data.batches(text.train, 2, BUDGET.steps, 0)):
+    for _ in train.train(model, optimizer, BUDGET, 12, data.batches(text.train, 2, 12, 0)):
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[0] == 0 and max(rates) == 1 and 0.1 < rates[-1] < 0.2
     assert optimizer.param_groups[0]["lr"] == pytest.approx(BUDGET.floor)
 
 
-def test_the_60m_preset_is_frugals_llama():
+def test_windows_are_a_twentieth_of_a_run_and_never_longer_than_a_quarter():
+    assert [Budget().update_gap(steps) for steps in (1000, 125, 60, 3)] == [50, 25, 15, 1]
+
+
+def test_the_60m_model_is_frugals_llama():
     with torch.device("meta"):
         model = train.build(replace(SIZES["60m"], device="meta"), 0)
     linear = sum(p.numel() for name, p in model.named_parameters() if "_proj" in name)
@@ -187,9 +207,9 @@ def test_the_60m_preset_is_frugals_llama():
 # ---- bench
 
 
-def bench(folder, out, methods=("torch-adamw",), tries=2, seeds=(0, 1)):
-    records = search.records_at(out / "pretrain.jsonl")
-    return Bench(records, folder, BUDGET, {name: KNOWN[name] for name in methods}, tries, list(seeds))
+def bench(folder, out, methods=("adamw",), seeds=(0, 1)):
+    made = {m: rows.Row("main", m, KNOWN[m], BUDGET, seeds, brackets=0) for m in methods}
+    return Bench(records_at(out / "pretrain.jsonl"), folder, {row.key: row for row in made.values()})
 
 
 def measure(bench, minutes=math.inf):
@@ -197,65 +217,54 @@ def measure(bench, minutes=math.inf):
         bench.measure(pool, 1, minutes)
 
 
-def made(bench):
-    """The records by learning rate and seed, as they stand in the file, of methods that have some."""
-    return {name: runs for name in KNOWN if (runs := search.runs_of(bench.records, name))}
-
-
-def test_the_bench_runs_every_seed_and_resumes(folder, tmp_path):
-    first = bench(folder, tmp_path, tries=1)
+def test_a_bench_that_was_stopped_goes_on_where_it_was(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "FACTORS", (4.0,))
+    monkeypatch.setattr(Method, "rates", lambda self, tries: (1e-3, 3e-3))
+    first = bench(folder, tmp_path)
+    run = first.wanted("main/adamw")[1]
+    carry_out(run, first.rows, folder, first.records)  # and then it was killed
+    kept = first.records.all()
+    assert [w.cell.lr for w in first.wanted("main/adamw")] == [1e-3]
     measure(first)
-    done = made(first)["torch-adamw"]
-    assert set(done) == {(1e-3, 0), (1e-3, 1)}
-    again = bench(folder, tmp_path, tries=1, seeds=(0, 1, 2))
-    assert again.wanted("torch-adamw") == [Run("torch-adamw", 1e-3, 2)]
-    measure(again)
-    more = made(again)["torch-adamw"]
-    assert len(more) == 3 and done == {run: more[run] for run in done} and not again.wanted("torch-adamw")
-    again.budget = Budget()
-    with pytest.raises(ValueError, match="choose another folder"):
-        again.wanted("torch-adamw")
+    assert kept[0] in first.records.all() and not first.wanted("main/adamw")
+    more = bench(folder, tmp_path, seeds=(0, 1, 2))
+    assert [w.cell.seed for w in more.wanted("main/adamw")] == [2]
+    made = [(r["lr"], r["factor"], r["seed"], r["steps"]) for r in first.records.all()]
+    assert len(made) == len(set(made))
+    more.rows = {key: replace(row, budget=replace(BUDGET, clip=2.0)) for key, row in more.rows.items()}
+    with pytest.raises(ValueError, match="clip"):
+        more.wanted("main/adamw")
 
 
-def test_a_method_that_raises_is_dropped_and_the_others_go_on(folder, tmp_path):
-    broken = bench(folder, tmp_path, ["torch-adamw"], tries=1, seeds=[0])
-    broken.methods = {"bad": Method("", 1e-3, "adamw", {"no_such_option": 1})} | broken.methods
+def test_runs_at_a_given_place_are_full_ones_without_a_search(folder, tmp_path):
+    row = rows.Row("60m", "adamw", KNOWN["adamw"], BUDGET, seeds=(0, 1), at=(1e-3, 4.0))
+    there = Bench(records_at(tmp_path / "gpu_pretrain.jsonl"), folder, {row.key: row})
+    (first,) = there.wanted(row.key)
+    assert first.cell == cell(1e-3, 4.0)
+    carry_out(first, there.rows, folder, there.records)
+    assert [run.cell for run in there.wanted(row.key)] == [cell(1e-3, 4.0, seed=1)]
+    assert there.records.all()[0]["reporting_loss"] > 0
+
+
+def test_a_method_that_raises_is_dropped(folder, tmp_path):
+    broken = bench(folder, tmp_path)
+    broken.rows = {"main/bad": rows.Row("main", "bad", Method("", 1e-3, "adamw", {"no_such": 1}), BUDGET)}
     measure(broken)
-    assert "no_such_option" in broken.failed["bad"]
-    assert {name: set(runs) for name, runs in made(broken).items()} == {"torch-adamw": {(1e-3, 0)}}
+    assert "no_such" in broken.failed["main/bad"] and not broken.records.all()
 
 
 def test_no_run_starts_when_the_time_is_over(folder, tmp_path):
     late = bench(folder, tmp_path)
     measure(late, minutes=0)
-    assert not made(late)
+    assert not late.records.all()
 
 
-# ---- table
-
-
-def record(name, lr, seed, loss, state=8):
-    times = {"median": 0.5, "mean": 0.25}
-    measured = {"validation_loss": loss, "state_bytes": state, "planned_state_bytes": state, "weight_bytes": 4}
-    measured |= {"cpu_seconds_per_step": times, "update_cpu_seconds_per_step": times, "run_seconds": 1.0}
-    rest = {"settings": BUDGET.settings(KNOWN[name]), "environment": {"torch": "2"}, "peak_bytes": None}
-    return {"method": name, "lr": lr, "seed": seed} | measured | rest
-
-
-def test_the_table_compares_seed_by_seed_at_the_best_rate(tmp_path, monkeypatch):
-    records, drawn = search.records_at(tmp_path / "pretrain.jsonl"), []
-    monkeypatch.setattr(tables, "plot", lambda points, *_: drawn.extend(points))
-    runs = [record("adamw", lr, 0, loss) for lr, loss in {1e-3: 3.2, 3e-3: 3.0, 1e-2: None}.items()]
-    runs += [record("adamw", 3e-3, 1, 3.4), record("adamw", 1e-3, 1, 9.0)]
-    runs += [record("frugal-0", 1e-3, seed, loss, state=0) for seed, loss in {0: 3.1, 1: 3.6}.items()]
-    for one in runs:
-        records.put(one)
-    table = tables.publish(records, KNOWN, BUDGET.shared())
-    assert "| AdamW | 0.003 | 3.200 ± 0.283 | – | 8 B | 8 B | 0.500 | 250.0 |" in table
-    assert "| FRUGAL ρ=0 | 0.001 (edge) | 3.350 ± 0.354 | +0.150 ± 0.071 | 0 B | 0 B |" in table
-    assert [(point.label, point.x) for point in drawn] == [("AdamW", 8), ("FRUGAL ρ=0", 0)]
-    written = (tmp_path / "pretrain.md").read_text()
-    assert table in written and "**0.003: 3.000**, 0.01: diverged" in written
-    assert len([line for line in table.splitlines() if line.startswith("|")]) == 2 + 2
-    with pytest.raises(SystemExit, match="another steps"):
-        tables.publish(records, KNOWN, BUDGET.shared() | {"steps": 1})
+def test_the_command_goes_through_the_decisive_rows_first(tmp_path):
+    asked = command.parse(["--out", str(tmp_path), "--studies", "main", "8m", "2m", "--tokens", "2048"])
+    made = command.bench_of(asked)
+    keys = list(made.rows)
+    assert keys[:4] == [f"main/{name}" for name in DECISIVE]
+    assert keys.index("2m/adamw") < keys.index("main/muon") < keys.index("8m/adamw")
+    assert {row.budget.tokens for row in made.rows.values()} == {2048}
+    cuda = command.bench_of(command.parse(["--out", str(tmp_path), "--studies", "60m", "--device", "cuda"]))
+    assert cuda.records.path.name == "gpu_pretrain.jsonl" and set(cuda.rows) == {f"60m/{name}" for name in DECISIVE}
