@@ -10,7 +10,7 @@ from ..shared.files import write
 from ..shared.markdown import human, measured_with, spread
 from ..shared.markdown import table as markdown
 from ..shared.places import RESULTS
-from ..shared.plots import Point, plot_named
+from ..shared.plots import Point, plot
 from ..shared.readme_marks import Block
 from ..shared.records import Records
 from .bench import records_at as records_in
@@ -47,7 +47,7 @@ def publish(records: Records) -> str:
     mine = [row for row in found.values() if row.row.study == study]
     drawn = [row for row in mine if row.loss is not None]
     what = "held-out loss, nats per token" if drawn else "loss of the best short run, nats per token"
-    plot_named([point(row) for row in drawn or mine], records.path.with_suffix(".png"), what)
+    plot([point(row) for row in drawn or mine], records.path.with_suffix(".png"), what)
     return "\n".join(f"{title(study)}{results(found, study)}" for study in studies(found))
 
 

@@ -42,9 +42,7 @@ def pyplot():
     return matplotlib.pyplot
 
 
-def plot_named(
-    points: list[Point], path: Path, ylabel: str, xlabel: str = "bytes of optimizer state, log scale"
-) -> None:
+def plot(points: list[Point], path: Path, ylabel: str, xlabel: str = "bytes of optimizer state, log scale") -> None:
     """Draw points with error bars, names beside them, and the frontier: what no method with as few bytes is below.
 
     A size of 0 stands left of a break in the axis, under a tick named 0. Points that are not finished are hollow.
@@ -98,31 +96,6 @@ def name_points(figure, axes, points: list[Point], places: list[float]) -> None:
             line = axes.transData.inverted().transform([near, (x, y)])
             axes.plot(line[:, 0], line[:, 1], color=EDGE, linewidth=0.5, zorder=0)
         axes.text(*text, point.label, fontsize=SIZE, ha="center", va="center")
-
-
-def plot(points: list[Point], path: Path, ylabel: str, xlabel: str = "bytes of optimizer state, log scale") -> None:
-    """Draw points with error bars; a size of 0 stands left of a break in the axis, under a tick named 0.
-
-    Args:
-        points: one a method.
-        path: the image.
-        ylabel: what the y axis shows.
-        xlabel: what the x axis shows.
-    """
-    plt = pyplot()
-    figure, axes = plt.subplots(figsize=(9, 5))
-    axes.set_xscale("log")
-    zero = zero_place(points)
-    places = [point.x or zero for point in points]
-    for index, (point, x) in enumerate(zip(points, places, strict=True)):
-        marker = MARKERS[index % len(MARKERS)]
-        axes.errorbar(x, point.y, point.error, fmt=marker, capsize=4, alpha=0.85, label=point.label)
-    bytes_axis(axes, places, zero if 0 in [point.x for point in points] else None)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
 
 
 def zero_place(points: list[Point]) -> float:

@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 
 from benchmarks.shared.label_places import Box, placed
-from benchmarks.shared.plots import Point, frontier, plot_named
+from benchmarks.shared.plots import Point, frontier, plot
 
 FRAME = Box(0, 0, 1000, 600)
 
@@ -42,6 +42,6 @@ def test_overlaps_are_areas():
 
 def test_a_plot_is_drawn_with_no_bytes_and_a_single_point(tmp_path):
     pytest.importorskip("matplotlib")
-    plot_named([point(0, 4.0)], tmp_path / "one.png", "loss")
-    plot_named([point(0, 4.0), Point("half", 9, 3.0, 0.1, open=True)], tmp_path / "two.png", "loss")
+    plot([point(0, 4.0)], tmp_path / "one.png", "loss")
+    plot([point(0, 4.0), Point("half", 9, 3.0, 0.1, open=True)], tmp_path / "two.png", "loss")
     assert (tmp_path / "one.png").stat().st_size > 1000 and (tmp_path / "two.png").stat().st_size > 1000

@@ -85,7 +85,7 @@ def test_every_claim_is_on_rows_that_there_are():
 
 def test_page_plot_and_docs_are_made_of_the_records(records, tmp_path, monkeypatch):
     kept, drawn = records_at(tmp_path / "pretrain.jsonl"), []
-    monkeypatch.setattr(tables, "plot_named", lambda points, *_: drawn.extend(points))
+    monkeypatch.setattr(tables, "plot", lambda points, *_: drawn.extend(points))
     for one in [*records, *journal_of_another_study(records)]:
         kept.put(one)
     tables.publish(kept)

@@ -58,3 +58,10 @@ def test_no_run_is_begun_that_would_end_too_late(capsys):
         bench.schedule("first").measure(pool, 1, minutes=0.4)  # the first run says that it took half a minute
     assert bench.done == [Run("first", 0)]
     assert "no time for the 1 runs that wait: run again" in capsys.readouterr().out
+
+
+def test_what_follows_of_the_first_comes_before_what_waits_of_others():
+    bench = Bench()
+    with ThreadPoolExecutor(1) as pool:
+        bench.schedule("first", "other").measure(pool, 1)
+    assert [run.name for run in bench.done] == ["first"] * 3 + ["other"] * 3
