@@ -9,11 +9,8 @@ from benchmarks.finetune import pages as finetune
 from benchmarks.finetune.search import records_at as finetune_records
 from benchmarks.fit_70b import table as fit_70b
 from benchmarks.fits import table as fits
-<<<<<<< HEAD
-from benchmarks.shared.places import RESULTS
-=======
 from benchmarks.pretrain import table as pretrain
->>>>>>> bc9c475 (The pre-training table: other windows to choose by, factors, seeds, verdicts, a frontier with names, and its GPU script)
+from benchmarks.shared.places import RESULTS
 from hybridopt.core.registry import names
 from hybridopt.planning import Estimator, Request
 from hybridopt.planning.subject.source import subject_of
