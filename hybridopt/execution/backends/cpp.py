@@ -23,6 +23,7 @@ from ...policy.job import Job
 from ..cpp import builder
 from ..cpp.call import call
 from ..printing.cpp_kernel import Layout
+from ..printing.cpp_rounds import RoundsLayout
 from ..printing.traced import printable, traced
 from ..slices import update_in_slices
 from ..task import Task
@@ -81,24 +82,32 @@ class Cpp(Backend[Task]):
     def tolerance(self, task: Task) -> float:
         """Return 0 where every operation has one result; square roots of the CPU are not always rounded to nearest."""
         layout = _layout_of(task)
+        if task.job.rounds:
+            return 64 * torch.finfo(torch.float32).eps
         roots = layout is not None and "uint8" in dict(layout.slots).values()
         lines = [text for _, rule in task.job.rules if not rule.idle for _, text in traced(rule).lines]
         return 64 * torch.finfo(torch.float32).eps if roots or any("sqrt_" in text for text in lines) else 0.0
 
     def temporaries(self, tasks: Sequence[Task], measured: Callable[[], int]) -> int:
         """Return what a kernel is told of chosen columns, a bit each, or rows, eight bytes each."""
-        return sum(8 * max(task.job.shape) for task in tasks if type(task.job.part) is Lines)
+        found = sum(8 * max(task.job.shape) for task in tasks if type(task.job.part) is Lines)
+        layouts = [(_layout_of(task), task.job.shape) for task in tasks if task.job.rounds]
+        return found + sum(4 * layout.room(*shape) for layout, shape in layouts if isinstance(layout, RoundsLayout))
 
 
-def _layout_of(task: Task) -> Layout | None:
+def _layout_of(task: Task) -> Layout | RoundsLayout | None:
     store: Any = task.store
     return _layout(task.job, store, task.param.dtype, task.grad.dtype, task.rounded)
 
 
 @lru_cache(maxsize=1 << 14)
-def _layout(job: Job, store: Any, dtype: torch.dtype, grad: torch.dtype, rounded: tuple[str, ...]) -> Layout | None:
+def _layout(
+    job: Job, store: Any, dtype: torch.dtype, grad: torch.dtype, rounded: tuple[str, ...]
+) -> Layout | RoundsLayout | None:
     """Return the layout of the kernel for a job; None where there is none."""
     kept = STORES.get((type(store), NAMES.get(dtype, "")))
+    if job.rounds:
+        return _in_rounds(job, kept, NAMES.get(grad), rounded)
     slots = _slots(job)
     part = _part(job)
     if kept is None or grad not in NAMES or slots is None or part is None or job.arithmetic != torch.float32:
@@ -112,10 +121,42 @@ def _layout(job: Job, store: Any, dtype: torch.dtype, grad: torch.dtype, rounded
     return Layout(part, rules.get("full"), rules.get("free"), kept, NAMES[grad], slots, block, rounded)
 
 
-def _slots(job: Job) -> tuple[tuple[str, str], ...] | None:
+def _in_rounds(job: Job, weight: str | None, grad: str | None, rounded: tuple[str, ...]) -> RoundsLayout | None:
+    """Return the layout of the kernel of a matrix that one rule looks at in rounds; None where there is none.
+
+    Args:
+        job: the update.
+        weight: how the weight is kept.
+        grad: dtype of the gradient.
+        rounded: names of the seeds.
+    """
+    matrix = len(job.shape) == 2 and job.shape[1] > 1 and job.arithmetic == torch.float32
+    slots, whole = _slots(job, True), tuple(name for name, kept in job.kept.items() if not kept.elementwise)
+    exact = all(job.kept[name].codec.raw(job.kept[name].slot) == {"": job.kept[name].slot} for name in whole)
+    if not matrix or len(job.rules) != 1 or weight is None or grad is None or slots is None or not exact:
+        return None
+    (axis, rule), (rows, width) = job.rules[0], job.shape
+    block = job.treatment.codec.block if {"int8", "uint8"} & {kind for _, kind in slots} else 0
+    if block and (width % block or block > LARGEST_BLOCK):
+        return None
+    one = 1 if rows == 1 else None
+    made = (
+        RoundsLayout(rule, axis, x, weight, grad, slots, whole, block, rounded) for x in _sizes_of(one, rows, width)
+    )
+    return next((layout for layout in made if layout.rounds is not None), None)
+
+
+def _sizes_of(one: int | None, rows: int, width: int) -> tuple[tuple[int | None, int | None], ...]:
+    """Return for which sizes a kernel is tried: any, then those that a rule may be made for."""
+    return (one, None), (rows, None), (one, width)
+
+
+def _slots(job: Job, elements: bool = False) -> tuple[tuple[str, str], ...] | None:
     """Return the names of the state, and how each is kept; None where one is kept in another way."""
     found = []
     for name, kept in job.kept.items():
+        if elements and not kept.elementwise:
+            continue
         raw = kept.codec.raw(kept.slot)
         codec = Fp32 if raw == {"": kept.slot} else type(kept.codec)
         coded = "int8" if kept.slot.signed else "uint8"
@@ -141,11 +182,11 @@ def _blocks_fit(job: Job, part: str, block: int) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _text(layout: Layout) -> str:
+def _text(layout: Layout | RoundsLayout) -> str:
     return layout.text()
 
 
-def _call(kernel: Callable[..., None], layout: Layout, tasks: list[Task]) -> None:
+def _call(kernel: Callable[..., None], layout: Layout | RoundsLayout, tasks: list[Task]) -> None:
     one = tasks[0]
     now: Any = one.now()
     rates = now.lr, now.lr * one.job.treatment.free_lr_scale, now.decay

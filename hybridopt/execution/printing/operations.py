@@ -38,6 +38,17 @@ def _subtracted(x: str, y: str, alpha: float = 1) -> str:
     return f"{x} - {y}" if alpha == 1 else f"fma_({number(-alpha)}, {y}, {x})"
 
 
+def _clamped(x: str, low: Any = None, high: Any = None) -> str:
+    out = x if low is None else f"max_({x}, {number(low)})"
+    return out if high is None else f"min_({out}, {number(high)})"
+
+
+def _power(x: str, exponent: Any) -> str:
+    if exponent not in (2, 0.5):
+        raise NotImplementedError(f"the power {exponent}")
+    return f"{x} * {x}" if exponent == 2 else f"sqrt_({x})"
+
+
 def _same(x: str, **_: object) -> str:
     return x
 
@@ -48,6 +59,9 @@ OPERATIONS: dict[str, Text] = {  # by the operation's name without its overload;
     "add": _added,
     "addcmul": _addcmul,
     "alias": _same,
+    "clamp": lambda x, low=None, high=None: _clamped(x, low, high),
+    "clamp_max": lambda x, high: _clamped(x, None, high),
+    "clamp_min": lambda x, low: _clamped(x, low),
     "clone": _same,
     "copy": lambda x, y: y,
     "detach": _same,
@@ -62,6 +76,10 @@ OPERATIONS: dict[str, Text] = {  # by the operation's name without its overload;
     "minimum": lambda x, y: f"min_({x}, {y})",
     "mul": lambda x, y: f"{x} * {y}",
     "neg": lambda x: f"-{x}",
+    "pow": _power,
+    "reciprocal": lambda x: f"div_(1.0, {x})",
+    "rsqrt": lambda x: f"div_(1.0, sqrt_({x}))",
+    "rsub": lambda x, y, alpha=1: _subtracted(y, x, alpha),
     "sign": lambda x: f"sign_({x})",
     "sqrt": lambda x: f"sqrt_({x})",
     "square": lambda x: f"{x} * {x}",

@@ -14,10 +14,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ...core.contracts import Rule
 from .operations import OPERATIONS, number
 
-__all__ = ["Traced", "printable", "traced"]
+__all__ = ["Traced", "operation", "printable", "traced"]
 
 SIDE = 8  # of the matrices that are traced: sizes do not matter
-NUMBERS = frozenset({"add", "sub", "mul", "div", "eq", "ge", "gt", "le", "lt", "maximum", "minimum", "where"})
+NUMBERS = frozenset({"add", "sub", "mul", "div", "eq", "ge", "gt", "le", "lt", "maximum", "minimum", "rsub", "where"})
 SILENT = ("alpha", "value")  # keywords that say something about the arithmetic
 
 
@@ -110,6 +110,38 @@ def _text(node: Node, known: dict[Node, str]) -> str:
     given = [known[x] if isinstance(x, Node) else number(cast(float, x)) if name in NUMBERS else x for x in node.args]
     more = {key: value for key, value in node.kwargs.items() if key in SILENT}
     return OPERATIONS[name](*given, **more)
+
+
+def operation(node: Node, name: str, known: Any, numbers: Callable[[Any], Any]) -> tuple[str, tuple[str, ...]]:
+    """Return the text of an operation, and the names that it reads.
+
+    Args:
+        node: of a graph.
+        name: of the operation.
+        known: the name of every node.
+        numbers: says what a number is called (`.text`), and what it is (`.value`).
+
+    Raises:
+        NotImplementedError: it has no text.
+    """
+    if name not in OPERATIONS:
+        raise NotImplementedError(name)
+    given = [known[x] if isinstance(x, Node) else _number(x, name, numbers) for x in node.args]
+    more = {key: _number(x, "", numbers) for key, x in node.kwargs.items() if key in SILENT}
+    reads = [known[x] for x in node.all_input_nodes]
+    return OPERATIONS[name](*given, **more), tuple(reads)
+
+
+def _number(x: Any, name: str, numbers: Callable[[Any], Any]) -> Any:
+    """Return a number as its text where the operation takes that, else as it is, which must not follow from a size."""
+    if x is None or isinstance(x, bool | str):
+        return x
+    found = numbers(x)
+    if name in NUMBERS:
+        return found.text
+    if found.text != number(found.value):
+        raise NotImplementedError(f"{name} with a number that follows from the size")
+    return x
 
 
 def _name(node: Node) -> str:

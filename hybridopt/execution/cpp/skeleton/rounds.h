@@ -1,0 +1,101 @@
+// Rules that look at their whole matrix in rounds before they move it.
+#pragma once
+#include <cstdlib>
+#include "chunks.h"
+
+static const i64 SMALL = 1 << 20;  // elements of a matrix of which one thread makes all rounds, while it is in its caches
+static const i64 PARTS = 16;       // of a larger one, with sums of their own: the same for any number of threads
+
+struct Room {  // numbers that are there for the length of a call
+    float* at;
+    explicit Room(i64 size) : at((float*)aligned_alloc(64, (size * 4 + 127) / 64 * 64)) {}
+    ~Room() { free(at); }
+    Room(const Room&) = delete;
+};
+
+// K, which is printed: ROUNDS; room(task) and sums(i, task), in numbers; found(i, task, room): where the sums lie;
+// look(i, task, given, room, first row, last row, sums), settle and update the same way.
+template <class K>
+static void all_rounds(const Task& task, const Given& given, float* room) {
+    for (int i = 0; i < K::ROUNDS; ++i) {
+        float* sums = K::found(i, task, room);
+        memset(sums, 0, K::sums(i, task) * 4);
+        K::look(i, task, given, room, 0, task.rows, sums);
+        K::settle(i, task, given, room, 0, task.rows);
+    }
+    K::update(task, given, room, 0, task.rows);
+}
+
+template <class K>
+static void rounds_of_all_threads(const Task& task, const Given& given, int threads) {
+    i64 most = 0;
+    for (int i = 0; i < K::ROUNDS; ++i) most = most < K::sums(i, task) ? K::sums(i, task) : most;
+    Room room(K::room(task)), parts(most * PARTS);
+    const i64 parted = task.rows < PARTS ? task.rows : PARTS;
+    for (int i = 0; i < K::ROUNDS; ++i) {
+        const i64 size = K::sums(i, task);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
+        for (i64 part = 0; part < parted; ++part) {
+            float* sums = parts.at + part * size;
+            memset(sums, 0, size * 4);
+            K::look(i, task, given, room.at, task.rows * part / parted, task.rows * (part + 1) / parted, sums);
+        }
+        float* sums = K::found(i, task, room.at);
+        memset(sums, 0, size * 4);
+        for (i64 part = 0; part < parted; ++part)
+            for (i64 j = 0; j < size; ++j) sums[j] += parts.at[part * size + j];
+        K::settle(i, task, given, room.at, 0, task.rows);
+    }
+    const i64 pieces = parted * 4 < task.rows ? parted * 4 : task.rows;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
+    for (i64 piece = 0; piece < pieces; ++piece)
+        K::update(task, given, room.at, task.rows * piece / pieces, task.rows * (piece + 1) / pieces);
+}
+
+template <class K>
+static void in_rounds(const Given& given) {
+    i64 most = 0, next = 0;
+    for (i64 t = 0; t < given.tasks; ++t) {
+        const Task task = task_of(given, t);
+        if (task.rows * task.width > SMALL) continue;
+        most = most < K::room(task) ? K::room(task) : most;
+    }
+    const int threads = (int)given.threads;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        Room room(most);
+        for (;;) {
+            i64 mine;
+#pragma omp atomic capture
+            mine = next++;
+            if (mine >= given.tasks) break;
+            const Task task = task_of(given, mine);
+            if (task.rows * task.width <= SMALL) all_rounds<K>(task, given, room.at);
+        }
+    }
+    for (i64 t = 0; t < given.tasks; ++t) {
+        const Task task = task_of(given, t);
+        if (task.rows * task.width > SMALL) rounds_of_all_threads<K>(task, given, threads);
+    }
+}
+
+// Rules of which every row goes by itself: a thread takes some rows, and makes all rounds of those.
+static const i64 AT_ONCE = 1 << 14;  // elements
+
+template <class K>
+static void in_rows(const Given& given) {
+    i64 all = 0;
+    for (i64 t = 0; t < given.tasks; ++t) all += K::room(task_of(given, t));
+    Room room(all);
+    in_chunks(given, [](const Task& task) { return task.rows; },
+              [](const Task& task) { return task.width < AT_ONCE ? AT_ONCE / task.width : (i64)1; },
+              [&](const Task& task, i64 first, i64 last) {
+                  float* own = room.at;
+                  for (i64 t = 0; given.at + given.tensors * t != task.at; ++t) own += K::room(task_of(given, t));
+                  for (int i = 0; i < K::ROUNDS; ++i) {
+                      K::look(i, task, given, own, first, last, nullptr);
+                      K::settle(i, task, given, own, first, last);
+                  }
+                  K::update(task, given, own, first, last);
+              });
+}

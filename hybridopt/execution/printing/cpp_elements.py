@@ -1,0 +1,150 @@
+"""The C++ text of a `look` or an `update`: loops over the elements of each row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .cpp_loops import literals
+from .cpp_tensors import Piece
+from .rounds_traced import Elements, Line
+
+__all__ = ["Told", "look_lines", "update_lines"]
+
+COLUMNS = "for (i64 column = 0; column < width; column += PIECE) {"
+PIECE = (
+    "const int n = (int)(width - column < PIECE ? width - column : PIECE);",
+    "const i64 at = row * width + column;",
+)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the lines may read.
+
+    Args:
+        numbers: at which place the kernel is told every number of the step.
+        places: where settled vectors lie: "r_", "c_" and "o_" with their names.
+        pieces: how elements are read: "g", "p" and "s_<slot>".
+    """
+
+    numbers: dict[str, int]
+    places: dict[str, str]
+    pieces: dict[str, Piece]
+
+    def before(self, read: set[str]) -> list[str]:
+        """Return lines before all rows: numbers, and where vectors lie."""
+        out = [f"const float {x} = given.numbers[{i}];" for x, i in self.numbers.items() if x in read]
+        for x, place in self.places.items():
+            if x in read and x.startswith("o_"):
+                out.append(f"const float {x} = *({place});")
+            elif x in read:
+                out.append(f"const float* RESTRICT at_{x} = {place};")
+        return out
+
+    def of_row(self, read: set[str]) -> list[str]:
+        """Return lines at the beginning of every row."""
+        return [f"const float {x} = at_{x}[row];" for x in self.places if x in read and x.startswith("r_")]
+
+    def of_piece(self, read: set[str]) -> list[str]:
+        """Return lines that read the elements of a piece."""
+        return [line for x, piece in self.pieces.items() if x in read for line in piece.before]
+
+    def of_element(self, read: set[str]) -> list[str]:
+        """Return lines that name what is read of one element."""
+        own = [f"const float {x} = {piece.name}[i];" for x, piece in self.pieces.items() if x in read]
+        columns = [x for x in self.places if x in read and x.startswith("c_")]
+        return own + [f"const float {x} = at_{x}[column + i];" for x in columns]
+
+
+def look_lines(look: Elements, told: Told, rows: dict[str, str], sums: dict[str, str]) -> list[str]:
+    """Return the body of a `look` at the rows from `first` to `last`.
+
+    Args:
+        look: what is done.
+        told: what is read.
+        rows: where every vector that is found by row lies, by name.
+        sums: where every sum is added up, by name.
+    """
+    lines = {line.name: line for line in look.lines}
+    depth = _depths(look.lines)
+    totals = {value: sums[name] for name, value in look.sums.items() if value in lines}
+    read = {x for line in look.lines for x in line.reads}
+    out = [*told.before(read)]
+    out += [f"float* RESTRICT to_{x} = {place};" for x, place in totals.items() if lines[x].sums == "col"]
+    ones = [x for x in totals if lines[x].sums == "one"]
+    out += [f"float {x} = 0.f;" for x in ones]
+    body = [*told.of_row(read), *_scalars(look.lines, depth, 0)]
+    for level in range(max(depth.values(), default=0) + 1):
+        summed = [line for line in look.lines if line.sums and _source(line, depth) == level]
+        if summed:
+            body += _pass(look.lines, summed, told, lines)
+        body += _scalars(look.lines, depth, level + 1)
+    body += [f"({rows[name]})[row] = {literals(value)};" for name, value in look.rows.items()]
+    out += ["for (i64 row = first; row < last; ++row) {", *_deeper(body), "}"]
+    return out + [f"*({totals[x]}) += {x};" for x in ones]
+
+
+def update_lines(update: Elements, told: Told, rate: str, result: str, after: Sequence[str]) -> list[str]:
+    """Return the body of an `update` of the rows from `first` to `last`.
+
+    Args:
+        update: what is done.
+        told: what is read.
+        rate: the number that the direction is multiplied with.
+        result: what becomes of the new weight {x}.
+        after: lines that write a piece.
+    """
+    scalar = [line for line in update.lines if line.kind in ("row", "one")]
+    inner = [line for line in update.lines if line.kind in ("matrix", "col")]
+    read = {x for line in update.lines for x in line.reads} | {"p", rate, "decay", update.direction}
+    read |= {f"s_{slot}" for slot in update.state} | {*update.state.values()}
+    each = [*told.of_element(read), *(_assigned(line) for line in inner)]
+    each += [f"{told.pieces[f's_{slot}'].name}[i] = {literals(value)};" for slot, value in update.state.items()]
+    each.append(f"weight[i] = {result.format(x=f'p * decay - {literals(update.direction)} * {rate}')};")
+    piece = [*PIECE, *told.of_piece(read), "#pragma omp simd", "for (int i = 0; i < n; ++i) {", *_deeper(each), "}"]
+    body = [*told.of_row(read), *map(_assigned, scalar), COLUMNS, *_deeper([*piece, *after]), "}"]
+    return [*told.before(read), "for (i64 row = first; row < last; ++row) {", *_deeper(body), "}"]
+
+
+def _source(line: Line, depth: dict[str, int]) -> int:
+    return max((depth.get(x, 0) for x in line.reads), default=0)
+
+
+def _depths(lines: Sequence[Line]) -> dict[str, int]:
+    """Return how many passes over its row come before a line can be worked out."""
+    depth: dict[str, int] = {}
+    for line in lines:
+        depth[line.name] = _source(line, depth) + (line.sums == "row")
+    return depth
+
+
+def _scalars(lines: Sequence[Line], depth: dict[str, int], level: int) -> list[str]:
+    """Return the lines about a whole row that can be worked out after so many passes."""
+    some = [x for x in lines if x.kind in ("row", "one") and not x.sums and depth[x.name] == level]
+    return [_assigned(line) for line in some]
+
+
+def _pass(lines: Sequence[Line], summed: list[Line], told: Told, known: dict[str, Line]) -> list[str]:
+    """Return one pass over a row: sums, and what they need of every element."""
+    wanted = {x for line in summed for x in line.reads}
+    inner: list[Line] = []
+    for line in reversed(lines):
+        if line.name in wanted and line.kind in ("matrix", "col") and not line.sums:
+            inner.insert(0, line)
+            wanted |= set(line.reads)
+    by_row = [line.name for line in summed if line.sums == "row"]
+    reduced = [line.name for line in summed if line.sums != "col"]
+    each = [*told.of_element(wanted), *map(_assigned, inner)]
+    for line in summed:
+        to = f"to_{line.name}[column + i]" if line.sums == "col" else line.name
+        each.append(f"{to} += {literals(line.text)};")
+    simd = "#pragma omp simd" + (f" reduction(+ : {', '.join(reduced)})" if reduced else "")
+    piece = [*PIECE, *told.of_piece(wanted), simd, "for (int i = 0; i < n; ++i) {", *_deeper(each), "}"]
+    return [*(f"float {x} = 0.f;" for x in by_row), COLUMNS, *_deeper(piece), "}"]
+
+
+def _assigned(line: Line) -> str:
+    return f"const auto {line.name} = {literals(line.text)};"
+
+
+def _deeper(lines: Sequence[str]) -> list[str]:
+    return [f"    {line}" for line in lines]

@@ -1,0 +1,227 @@
+"""The whole text of the C++ kernel of a rule with rounds: its methods, printed for the skeleton's `rounds.h`."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ...core.contracts import Rule
+from . import cpp_tensors
+from .cpp_elements import Told, look_lines, update_lines
+from .cpp_kernel import RATES
+from .cpp_room import Room, sized
+from .cpp_settling import settle_lines
+from .cpp_tensors import Piece
+from .rounds_traced import Elements, Rounds, rounds_of
+
+__all__ = ["RoundsLayout"]
+
+HEAD = """\
+// Printed from {title}.
+#include "rounds.h"
+#include "hashes.h"
+#include "bf16.h"
+#include "int8.h"
+#include "columns.h"
+
+enum {{ {tensors} }};
+static const int PIECE = {piece};
+
+"""
+SIZES = """\
+    const i64 rows = task.rows, width = task.width;
+    const float rows_ = (float)rows, width_ = (float)width;
+"""
+RULE = """\
+namespace {{  // or all kernels of a process would share its tables
+struct Rule {{
+    static const int ROUNDS = {rounds};
+    static i64 room(const Task& task) {{
+        const i64 rows = task.rows, width = task.width;
+        return {room};
+    }}
+    static i64 sums(int i, const Task& task) {{
+        const i64 rows = task.rows, width = task.width, size[] = {{{sums}}};
+        return size[i];
+    }}
+    static float* found(int i, const Task& task, float* room) {{
+        const i64 rows = task.rows, width = task.width;
+        float* at[] = {{{found}}};
+        return at[i];
+    }}
+    static void look(int i, const Task& task, const Given& given, float* room, i64 first, i64 last, float* sums) {{
+        static void (*const all[])(const Task&, const Given&, float*, i64, i64, float*) = {{{looks}}};
+        all[i](task, given, room, first, last, sums);
+    }}
+    static void settle(int i, const Task& task, const Given& given, float* room, i64 first, i64 last) {{
+        static void (*const all[])(const Task&, const Given&, float*, i64, i64) = {{{settles}}};
+        all[i](task, given, room, first, last);
+    }}
+    static void update(const Task& task, const Given& given, float* room, i64 first, i64 last) {{
+        update_all(task, given, room, first, last);
+    }}
+}};
+}}  // namespace
+
+extern "C" void hybridopt_run(const Given* given) {{ {schedule}<Rule>(*given); }}
+"""
+SETTLE = "const Task& task, const Given& given, float* room, i64 first, i64 last"
+LOOK = f"{SETTLE}, float* sums"
+PIECE, DIRECT = 512, 2048
+
+
+@dataclass(frozen=True)
+class RoundsLayout:
+    """What a kernel's text depends on.
+
+    Args:
+        rule: with rounds, for all elements.
+        axis: "full" or "free": which of the numbers is its rate.
+        fixed: rows and columns that it is made for; None: any.
+        weight: how weights are kept, as `cpp_kernel.Layout` has it.
+        grad: dtype of the gradient.
+        slots: the names of the state that goes with the elements, and how each is kept.
+        settled: the names of the state that `settle` moves, in float32.
+        block: elements that share a scale; 0 where none do.
+        rounded: names of the seeds in the order of their keys.
+    """
+
+    rule: Rule
+    axis: str
+    fixed: tuple[int | None, int | None]
+    weight: str
+    grad: str
+    slots: tuple[tuple[str, str], ...]
+    settled: tuple[str, ...]
+    block: int
+    rounded: tuple[str, ...]
+    part = "flat"
+
+    @cached_property
+    def rounds(self) -> Rounds | None:
+        """Return what the rule does; None where it cannot be printed."""
+        rule: Any = self.rule
+        found = rounds_of(rule, tuple(name for name, _ in self.slots), self.fixed)
+        return None if found is None or any(line.sums for line in found.update.lines) else found
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Return the names of the raw tensors of the state, in order."""
+        beside = {"int8": ("", "_absmax"), "uint8": ("", "_absmax")}
+        raw = tuple(name + suffix for name, kept in self.slots for suffix in beside.get(kept, ("",)))
+        return (*raw, *self.settled, *(("weight.low",) if self.weight == "bfloat16 split" else ()))
+
+    def text(self) -> str:
+        """Return the text that the compiler is given."""
+        return _Text(self).whole()
+
+    def room(self, rows: int, width: int) -> int:
+        """Return how many numbers a kernel keeps for a matrix of this size, its sums included."""
+        text = _Text(self)
+        text.whole()
+        by_row, by_column, single = text.room.size
+        return by_row * rows + by_column * width + single
+
+
+class _Text:
+    """The text of a kernel, method by method."""
+
+    def __init__(self, layout: RoundsLayout):
+        assert layout.rounds is not None
+        self.layout, self.rounds, self.room = layout, layout.rounds, Room()
+        self.numbers = {name: i for i, name in enumerate((*RATES, *(f"n_{x}" for x in self.rounds.numbers)))}
+        states = {f"s_{name}": f"(float*)task.at[{_tensor(name)}]" for name in layout.settled}
+        self.places: dict[str, str] = states
+        self.found: list[tuple[str, str]] = []
+
+    def whole(self) -> str:
+        layout = self.layout
+        tensors = ["PARAM", "GRAD", *(_tensor(name) for name in layout.state if name != "weight.low")]
+        tensors += ["LOW"] * (layout.weight == "bfloat16 split")
+        title = f"{type(layout.rule).__name__}: weights {layout.weight}, gradients {layout.grad}"
+        out = [HEAD.format(title=title, tensors=", ".join(tensors), piece=self._piece)]
+        for i in range(len(self.rounds.looks)):
+            out += [self._look(i), self._settle(i)]
+        out.append(self._update())
+        count = range(len(self.rounds.looks))
+        named = {kind: ", ".join(f"{kind[:-1]}_{i}" for i in count) for kind in ("looks", "settles")}
+        sums, found = (", ".join(some) for some in zip(*self.found, strict=True))
+        schedule = "in_rows" if self.rounds.by_rows else "in_rounds"
+        sizes = {"rounds": len(count), "room": self.room.text, "sums": sums, "found": found}
+        out.append(RULE.format(schedule=schedule, **sizes, **named))
+        return "\n".join(out)
+
+    @property
+    def _piece(self) -> int:
+        layout = self.layout
+        if layout.block:
+            return layout.block * max(1, PIECE // layout.block)
+        kinds = {"float32", layout.weight.split()[0], layout.grad, *dict(layout.slots).values()}
+        return DIRECT if kinds == {"float32"} else PIECE
+
+    def _look(self, i: int) -> str:
+        look, settle = self.rounds.looks[i], self.rounds.settles[i]
+        told = Told(self.numbers, dict(self.places), self._pieces())
+        rows = {name: self.room.add(f"look {i} row {name}", settle.given[f"l_{name}"]) for name in look.rows}
+        self.places |= {f"l_{name}": place for name, place in rows.items()}
+        sums = self._sums(i, look)
+        lines = look_lines(look, told, rows, sums)
+        head = f"static void look_{i}({LOOK})"
+        return _function(head, lines)
+
+    def _sums(self, i: int, look: Elements) -> dict[str, str]:
+        """Find the places of sums, beside each other in the room; return where a `look` adds them up."""
+        known = {line.name: line for line in look.lines}
+        wide = [name for name, value in look.sums.items() if value in known and known[value].sums == "col"]
+        single = [name for name, value in look.sums.items() if value in known and known[value].sums == "one"]
+        self.places |= {f"m_{name}": f"={value}" for name, value in look.sums.items() if value not in known}
+        at = {name: f"sums + {k} * width" for k, name in enumerate(wide)}
+        at |= {name: f"sums + {len(wide)} * width + {k}" for k, name in enumerate(single)}
+        begin = f"room + ({self.room.text})"
+        for name in wide + single:
+            self.places[f"m_{name}"] = self.room.add(f"look {i} sum {name}", "width" if name in wide else "1")
+        self.found.append((sized((0, len(wide), len(single))), begin))
+        return at
+
+    def _settle(self, i: int) -> str:
+        lines = settle_lines(self.rounds.settles[i], self.room, self.places, self.numbers)
+        return _function(f"static void settle_{i}({SETTLE})", lines)
+
+    def _update(self) -> str:
+        layout, pieces = self.layout, self._pieces()
+        result = "max_({x}, 0.f)" if layout.weight == "float32 nonnegative" else "{x}"
+        rate = "lr" if layout.axis == "full" else "free_lr"
+        moved = [pieces[f"s_{name}"] for name, _ in layout.slots if name in self.rounds.update.state]
+        after = [
+            line
+            for seed, piece in [("", pieces["p"]), *((x.name[6:], x) for x in moved)]
+            for line in self._kept(seed, piece)
+        ]
+        told = Told(self.numbers, dict(self.places), pieces)
+        lines = update_lines(self.rounds.update, told, rate, result, after)
+        return _function(f"static void update_all({SETTLE})", lines)
+
+    def _kept(self, seed: str, piece: Piece) -> list[str]:
+        """Return the lines that write a piece of one tensor."""
+        if not piece.random:
+            return list(piece.after)
+        bits, width = f"bits_of_{piece.name}", str(piece.block) if piece.block else "width"
+        key = f"task.keys[{self.layout.rounded.index(seed)}]"
+        made = [
+            f"alignas(64) u32 {bits}[PIECE + SLACK];",
+            f"random_bits({bits}, at, n, {width}, {key}, given.columns);",
+        ]
+        return made + [line.format(bits=bits) for line in piece.after]
+
+    def _pieces(self) -> dict[str, Piece]:
+        layout = self.layout
+        own = {f"s_{name}": cpp_tensors.slot(name, kept, "at", "n", layout.block) for name, kept in layout.slots}
+        weight = cpp_tensors.weight(layout.weight.removesuffix(" nonnegative"), "at", "n")
+        return {"g": cpp_tensors.grad(layout.grad, "at", "n"), "p": weight, **own}
+
+
+def _tensor(name: str) -> str:
+    return f"STATE_{name.upper()}"
+
+
+def _function(head: str, lines: list[str]) -> str:
+    return f"{head} {{\n{SIZES}" + "".join(f"    {line}\n" for line in lines) + "}\n"

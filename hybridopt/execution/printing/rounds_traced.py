@@ -1,0 +1,287 @@
+"""From the methods of a rule with rounds to lists of what is done to elements, rows, columns and single numbers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, cast
+
+from torch.fx import Node
+
+from ...core.contracts import Rule
+from ...core.errors import HybridOptError
+from .graphs import Graph, Number, graph_of
+from .settling import Settling, settling
+from .traced import operation
+
+__all__ = ["Elements", "Line", "Rounds", "rounds_of"]
+
+SIZES = (5, 7), (11, 13), (17, 19)  # rows and columns of what is traced: numbers that differ are explained by them
+KINDS = {"matrix": 3, "row": 1, "col": 2, "one": 0}  # which of both dimensions there are, as bits
+SAME = frozenset({"alias", "clone", "detach", "expand", "lift_fresh", "contiguous"})
+MADE = {"ones_like": 1.0, "zeros_like": 0.0, "new_zeros": 0.0, "zeros": 0.0, "ones": 1.0}
+
+
+@dataclass(frozen=True)
+class Line:
+    """An assignment.
+
+    Args:
+        name: of what is assigned.
+        kind: "matrix", a number for every element; "row", "col" or "one".
+        text: in the language of `operations`; of a sum what is added up.
+        reads: names that the text reads.
+        sums: "row": `text` is added up along each row; "col": down each column; "one": over all; "": no sum.
+    """
+
+    name: str
+    kind: str
+    text: str
+    reads: tuple[str, ...]
+    sums: str = ""
+
+
+@dataclass(frozen=True)
+class Elements:
+    """What a `look` or an `update` does.
+
+    Args:
+        lines: in order.
+        rows: by name what `look` finds by row.
+        sums: by name what it adds up over rows: a line with `sums` "col" or "one", or a number.
+        direction: of `update`.
+        state: of `update`, the new value by slot.
+    """
+
+    lines: tuple[Line, ...]
+    rows: dict[str, str] = field(default_factory=dict)
+    sums: dict[str, str] = field(default_factory=dict)
+    direction: str = ""
+    state: dict[str, str] = field(default_factory=dict)
+
+    def needed(self, read: set[str]) -> "Elements":
+        """Return a `look` that finds only what `settle` reads: "l_" and "m_" with their names."""
+        rows = {name: value for name, value in self.rows.items() if f"l_{name}" in read}
+        sums = {name: value for name, value in self.sums.items() if f"m_{name}" in read}
+        wanted, lines = {*rows.values(), *sums.values()}, list[Line]()
+        for line in reversed(self.lines):
+            if line.name in wanted:
+                wanted |= set(line.reads)
+                lines.insert(0, line)
+        return replace(self, lines=tuple(lines), rows=rows, sums=sums)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """All methods of a rule.
+
+    Names read are "g", "p", "s_<slot>", "n_<number>", and "r_", "c_" or "o_" of what was settled by row, by column or
+    for all.
+
+    Args:
+        looks: one a round.
+        settles: one a round.
+        update: the last step.
+        numbers: names of the rule's numbers.
+        settled: kinds ("row", "col", "one") of what earlier rounds have settled, by name.
+    """
+
+    looks: tuple[Elements, ...]
+    settles: tuple[Settling, ...]
+    update: Elements
+    numbers: tuple[str, ...]
+    settled: dict[str, str]
+
+    @property
+    def by_rows(self) -> bool:
+        """Return whether every row goes by itself, so that all can be done with it at once."""
+        return not any(look.sums for look in self.looks) and all(one.by_rows for one in self.settles)
+
+
+@lru_cache(maxsize=1024)
+def rounds_of(rule: Any, elementwise: tuple[str, ...], fixed: tuple[int | None, int | None]) -> Rounds | None:
+    """Return what a rule does; None where that cannot be said in the language of `operations`.
+
+    Args:
+        rule: with looks of at least 1.
+        elementwise: the slots that go with the elements.
+        fixed: rows and columns that the rule is made for; None: any, of more than one.
+    """
+    try:
+        return _traced(cast(Rule, rule), elementwise, _sizes(fixed))
+    except (NotImplementedError, HybridOptError):
+        return None
+
+
+def _sizes(fixed):
+    return tuple((fixed[0] or m, fixed[1] or n) for m, n in SIZES)
+
+
+def _traced(rule: Rule, elementwise: tuple[str, ...], sizes) -> Rounds:
+    methods = [_Method(rule, elementwise, size) for size in sizes]
+    looks, settles = [], []
+    for i in range(rule.looks or 0):
+        look = _elements([one.look(i) for one in methods])
+        settles.append(settling([one.settle(i) for one in methods], sizes))
+        looks.append(look.needed(settles[-1].read))
+        for one in methods:
+            one.settled.update(settles[-1].kinds)
+    update = _elements([one.update() for one in methods])
+    return Rounds(tuple(looks), tuple(settles), update, methods[0].numbers, methods[0].settled)
+
+
+class _Method:
+    """The methods of a rule for one size, as graphs."""
+
+    def __init__(self, rule: Rule, elementwise: tuple[str, ...], size: tuple[int, int]):
+        self.rule, self.elementwise, self.size = rule, elementwise, size
+        self.slots, self.numbers = rule.slots(size), tuple(rule.numbers(1))
+        self.settled: dict[str, str] = {}
+        self.found: tuple[dict, dict] = ({}, {})
+
+    def look(self, i: int) -> Graph:
+        """Trace round `i`."""
+
+        def look(at):
+            rows, sums = self.rule.look(i, at["g"], self._state(at, True), self._param(at), self._now(at))
+            self.found = ({k: tuple(x.shape) for k, x in rows.items()}, {k: tuple(x.shape) for k, x in sums.items()})
+            return {("row", k): x for k, x in rows.items()} | {("sum", k): x for k, x in sums.items()}
+
+        return graph_of(look, self._elements(), self.size)
+
+    def settle(self, i: int) -> Graph:
+        """Trace the end of round `i`."""
+        rows, sums = self.found
+        shapes = {f"l_{k}": shape for k, shape in rows.items()} | {f"m_{k}": shape for k, shape in sums.items()}
+        whole = {f"s_{k}": slot.shape for k, slot in self.slots.items() if k not in self.elementwise}
+
+        def settle(at):
+            by_row, added = ({k: at[head + k] for k in some} for head, some in (("l_", rows), ("m_", sums)))
+            by_row, rest = self.rule.settle(i, by_row, added, self._state(at, False), self._now(at))
+            return {("row", k): x for k, x in by_row.items()} | {("rest", k): x for k, x in rest.items()}
+
+        return graph_of(settle, shapes | whole | self._told(), self.size)
+
+    def update(self) -> Graph:
+        """Trace `update`."""
+
+        def update(at):
+            out = self.rule.update(at["g"], self._state(at, True), self._param(at), self._now(at))
+            return {("direction", ""): out}
+
+        return graph_of(update, self._elements(), self.size)
+
+    def _elements(self):
+        own = {f"s_{k}": self.size for k in self.elementwise}
+        return {"g": self.size, "p": self.size} | own | self._told()
+
+    def _told(self):
+        m, n = self.size
+        shapes = {"row": (m, 1), "col": (1, n), "one": (1, 1)}
+        settled = {f"{kind[0]}_{name}": shapes[kind] for name, kind in self.settled.items()}
+        return {f"n_{name}": () for name in self.numbers} | settled
+
+    def _now(self, at):
+        settled = {name: at[f"{kind[0]}_{name}"] for name, kind in self.settled.items()}
+        return {"key": 0, **{name: at[f"n_{name}"] for name in self.numbers}, **settled}
+
+    def _state(self, at, elementwise):
+        return {k: at[f"s_{k}"] for k in self.slots if (k in self.elementwise) == elementwise}
+
+    def _param(self, at):
+        return at["p"] if self.rule.reads_param else None
+
+
+# ---- look and update
+
+
+def _elements(graphs: list[Graph]) -> Elements:
+    """Return what a method does, from its graphs for several sizes, which differ in numbers alone."""
+    one = _Lines(graphs)
+    rows, sums, direction = {}, {}, ""
+    for (role, name), node in graphs[0].outputs.items():
+        value, kind = one.known[node]
+        if role == "row":
+            rows[name] = _of_kind(value, kind, ("row", "one"))
+        elif role == "sum":
+            sums[name] = _of_kind(value, kind, ("col", "one"))
+        else:
+            direction = value
+    made = [one.made_by(value) for value in sums.values()]
+    if any(line is not None and line.sums not in ("col", "one") for line in made):
+        raise NotImplementedError("what is added up over rows is worked out further")
+    return Elements(tuple(one.lines), rows, sums, direction, one.state)
+
+
+def _of_kind(value, kind, allowed):
+    if kind not in allowed:
+        raise NotImplementedError(kind)
+    return value
+
+
+class _Lines:
+    """The lines of a graph, node by node."""
+
+    def __init__(self, graphs: list[Graph]):
+        self.lines: list[Line] = []
+        self.state: dict[str, str] = {}
+        self.known: dict[Node, tuple[str, str]] = {}
+        for name, node in graphs[0].inputs.items():
+            self.known[node] = name, _kind_of_input(name)
+        for op, (node, *_), numbers in Graph.together(graphs):
+            self._add(op, node, numbers)
+
+    def made_by(self, name: str) -> Line | None:
+        """Return the line that assigns a name; None for numbers and inputs."""
+        return next((line for line in self.lines if line.name == name), None)
+
+    def _add(self, op: str, node: Any, numbers: Callable[[Any], Number]) -> None:
+        if op == "copy_":
+            target, value = node.args[:2]
+            self.state[self.known[target][0].removeprefix("s_")] = self.known[value][0]
+        elif op in SAME:
+            self.known[node] = self.known[node.args[0]]
+        elif op in MADE or op in ("full", "full_like", "new_full", "scalar_tensor"):
+            self.known[node] = _made(op, node, numbers), "one"
+        elif op in ("sum", "mean", "linalg_vector_norm"):
+            self._reduce(op, node)
+        else:
+            text, reads = operation(node, op, {k: v[0] for k, v in self.known.items()}, numbers)
+            bits = 0
+            for x in node.all_input_nodes:
+                bits |= KINDS[self.known[x][1]]
+            self._line(node, next(k for k, v in KINDS.items() if v == bits), text, reads)
+
+    def _reduce(self, op: str, node: Any) -> None:
+        value, kind = self.known[node.args[0]]
+        dims = node.args[2 if op == "linalg_vector_norm" else 1] if len(node.args) > 1 else None
+        if kind != "matrix" or (op == "linalg_vector_norm" and node.args[1:2] not in ((), (2,), (2.0,))):
+            raise NotImplementedError(op)
+        over = {(d + 2) % 2 for d in ((0, 1) if dims is None or dims == [] else dims)}
+        result = {frozenset({1}): "row", frozenset({0}): "col", frozenset({0, 1}): "one"}[frozenset(over)]
+        if op != "sum" and result != "row":
+            raise NotImplementedError(f"{op} down the columns")
+        text = f"{value} * {value}" if op == "linalg_vector_norm" else value
+        self._line(node, result, text, (value,), sums=result)
+        name = self.known[node][0]
+        if op == "mean":
+            self._line(node, result, f"div_({name}, width_)", (name,))
+        elif op == "linalg_vector_norm":
+            self._line(node, result, f"sqrt_({name})", (name,))
+
+    def _line(self, node, kind, text, reads, sums=""):
+        name = f"x{len(self.lines)}"
+        self.lines.append(Line(name, kind, text, tuple(reads), sums))
+        self.known[node] = name, kind
+
+
+def _made(op, node, numbers) -> str:
+    if op in MADE:
+        return str(MADE[op])
+    place = {"full": 1, "full_like": 1, "new_full": 2, "scalar_tensor": 0}[op]
+    return numbers(node.args[place]).text
+
+
+def _kind_of_input(name: str) -> str:
+    if name in ("g", "p"):
+        return "matrix"
+    return {"s": "matrix", "n": "one", "r": "row", "c": "col", "o": "one"}[name[0]]
