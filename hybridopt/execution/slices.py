@@ -11,9 +11,9 @@ from ..core.numerics.rounding import Seeding
 from ..policy.job import Job, declare, of_blocks, sliceable, with_elements
 from .state import seeds
 from .task import Task
-from .update import join, look, settle, update, write
+from .update import Now, join, look, settle, update, write
 
-__all__ = ["ELEMENTS", "Slice", "elements", "rows_of", "slices", "update_in_slices"]
+__all__ = ["ELEMENTS", "Slice", "cut", "elements", "rows_of", "slices", "some_rows", "update_in_slices"]
 
 ELEMENTS = {"cpu": 1 << 17}  # 512 KiB of float32: a few temporaries fit into a core's caches
 ELSEWHERE = 1 << 24  # on an accelerator a slice only bounds memory: of about ten temporaries
@@ -53,17 +53,17 @@ def update_in_slices(task: Task) -> None:
     flat = not (job.rounds or job.basis or task.random)
     job = replace(job, shape=(param.numel(), 1)) if flat else job
     step = rows_of(size, job.shape[-1], store.block)
-    for matrix, pieces in slices(param, task.grad, task.raw, job, task.key, step):
+    for matrix, pieces in slices(param, task.grad, task.raw, job, task.key, step, 0 if flat else task.row):
         one = now
         for i in range(job.rounds):
-            found = join([look(i, *s.given, matrix, _cut(one, s)) for s in pieces], 0)
+            found = join([look(i, *s.given, matrix, cut(one, s)) for s in pieces], 0)
             one = settle(i, found, pieces[0].raw, matrix, one)
         for s in pieces:
-            write(*s.given, matrix, store, _cut(one, s))
+            write(*s.given, matrix, store, cut(one, s))
 
 
 def slices(
-    param: Tensor, grad: Tensor, raw: State, job: Job, key: int, step: int
+    param: Tensor, grad: Tensor, raw: State, job: Job, key: int, step: int, before: int = 0
 ) -> Iterator[tuple[Job, list[Slice]]]:
     """Cut a matrix, or every matrix of a stack, into slices of rows.
 
@@ -74,12 +74,14 @@ def slices(
         job: what is done to it.
         key: of the parameter in this step, for the seeds of the slices.
         step: rows of a slice.
+        before: rows of the whole that come before, on other ranks.
 
     Yields:
         For every matrix the job of one matrix and its slices.
     """
     if len(job.shape) < 3:
-        yield job, list(_rows(param, grad, raw, job, key, step))
+        rows, width = _matrix(job)
+        yield job, list(_rows(param.view(rows, width), grad.reshape(rows, width), raw, job, key, step, before))
         return
     matrix = replace(job, shape=job.shape[-2:])
     own = {k: slot.shape for k, slot in declare(matrix).items()}
@@ -87,7 +89,7 @@ def slices(
     params, grads = param.view(-1, *matrix.shape), grad.reshape(-1, *matrix.shape)
     for i in range(len(params)):
         mine = {k: x if tuple(x.shape) == own[k] else x[i] for k, x in raw.items()}
-        yield matrix, list(_rows(params[i], grads[i], mine, matrix, key, step, before=i * matrix.shape[0]))
+        yield matrix, list(_rows(params[i], grads[i], mine, matrix, key, step, before + i * matrix.shape[0]))
 
 
 def rows_of(size: int, width: int, block: int) -> int:
@@ -102,21 +104,45 @@ def rows_of(size: int, width: int, block: int) -> int:
     return max(1, size // width // unit) * unit
 
 
-def _rows(param, grad, raw, job, key, step, before=0):
-    """Yield the slices of a matrix; state with an entry for every element is cut with it."""
-    rows, width = job.shape if len(job.shape) > 1 else (1, *job.shape)
-    param, grad = param.view(rows, width), grad.reshape(rows, width)
-    cuts = {k: raw[k].view(rows, -1) for k in with_elements(job) if k in raw}
+def some_rows(param: Tensor, grad: Tensor, raw: State, job: Job, key: int, before: int) -> list[Slice]:
+    """Cut some rows of a matrix into slices whose `row` is that in the whole matrix; without rows there is one slice.
+
+    Args:
+        param: these rows of the weight, [rows, width].
+        grad: of the gradient.
+        raw: their state; what does not go with the elements is whole.
+        job: of the whole matrix.
+        key: of the parameter in this step.
+        before: rows of the matrix that come before.
+    """
+    step = max(1, elements(param) // max(1, param.shape[-1]))
+    found = list(_rows(param, grad, raw, job, key, step, before))
+    return [replace(one, row=one.row + before) for one in found]
+
+
+def _matrix(job):
+    """Return the shape of the one matrix of a job."""
+    return job.shape if len(job.shape) > 1 else (1, *job.shape)
+
+
+def _rows(param, grad, raw, job, key, step, before):
+    """Yield the slices of rows; state with an entry for every element is cut with it."""
+    rows = len(param)
+    cuts = {k: _by_rows(raw[k], rows) for k in with_elements(job) if k in raw}
     scales = [k for k in of_blocks(job) if k in raw]  # which stay vectors, as their codec wants them
-    for row in range(0, rows, step):
+    for row in range(0, max(1, rows), step):
         cut = slice(row, row + step)
         part = {k: cuts[k][cut] if k in cuts else x for k, x in raw.items()}
         part |= {k: part[k].flatten() for k in scales}
         yield Slice(param[cut], grad[cut], part, seeds(job, key, before + row), row)
 
 
-def _cut(now, s):
-    """Return `now` with the seeds and the rows of a slice."""
+def _by_rows(x, rows):
+    return x.view(rows, -1) if rows else x.view(0, *(x.shape[1:] or (1,)))
+
+
+def cut(now: Now, s: Slice) -> Now:
+    """Return the numbers of a step with the seeds and the rows of a slice."""
     last = s.row + len(s.param)
     rows = {axis: {name: x[s.row : last] for name, x in found.items()} for axis, found in now.rows.items()}
     return replace(now, seeds=s.seeds, rows=rows)

@@ -30,9 +30,10 @@ class Task:
         lr: the learning rate of its param group.
         decay: the factor of the weight, 1 - lr * weight decay.
         age: how many steps its state has seen, this one included.
-        stream: what its random numbers depend on: seed, name, and the place of its shard.
+        stream: what its random numbers depend on: seed and name.
         step: the step, from 0; random numbers of a step depend on it, too.
         sound: bool [] on the parameter's device: where it is False, nothing may change. None: it is True.
+        before: elements of the parameter that come before these, on other ranks, where it is sharded.
     """
 
     param: Tensor
@@ -46,11 +47,17 @@ class Task:
     stream: tuple
     step: int
     sound: Tensor | None = None
+    before: int = 0
 
     @property
     def plain(self) -> bool:
         """Return whether the weight is an ordinary tensor: no DTensor, no codes."""
         return type(self.param) in PLAIN
+
+    @property
+    def row(self) -> int:
+        """Return the row of the parameter, as the job sees it, that its first row is."""
+        return self.before // self.job.shape[-1] if self.before and len(self.job.shape) > 1 else 0
 
     @property
     def random(self) -> bool:
@@ -89,7 +96,7 @@ class Task:
 
     def seeds(self) -> dict[str, Seed]:
         """Return the seeds for all that this step rounds at random, in the whole parameter."""
-        return seeds(self.job, self.key)
+        return seeds(self.job, self.key, self.row)
 
     def now(self) -> Now:
         """Return the numbers of the step as plain floats, and the seeds."""

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.errors import HybridOptError
 
-__all__ = ["NONFINITE", "check_dense", "first_not_finite", "norm", "not_finite", "sums", "total", "whole"]
+__all__ = ["NONFINITE", "check_dense", "first_not_finite", "norm", "norms", "not_finite", "sums", "total", "whole"]
 
 NONFINITE = ("raise", "skip", "ignore")
 Named = list[tuple[str, Tensor]]
@@ -51,13 +52,35 @@ def sums(grads: Named) -> list[Tensor]:
     found = [
         grad.sum(dtype=None if grad.is_cpu else torch.promote_types(grad.dtype, torch.float32)) for _, grad in grads
     ]
-    return [(whole(x) if hasattr(x, "full_tensor") else x).float() for x in found]
+    return [x.float() for x in _joined(found)]
+
+
+def norms(grads: Named) -> list[Tensor]:
+    """Return the 2-norm of every gradient, of all its shards together: shape [], float32, or float64 for float64."""
+    return _joined([_norm(grad) for _, grad in grads])
 
 
 def norm(grad: Tensor) -> Tensor:
     """Return the 2-norm of a gradient, of all its shards together: shape [], float32, or float64 for float64."""
-    dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
-    return whole(torch.linalg.vector_norm(grad, dtype=dtype))
+    return whole(_norm(grad))
+
+
+def _norm(grad):
+    return torch.linalg.vector_norm(grad, dtype=torch.float64 if grad.dtype == torch.float64 else torch.float32)
+
+
+def _joined(numbers: list[Any]) -> list[Tensor]:
+    """Return numbers that were worked out on shards as numbers of the whole: one reduction for all of them."""
+    out, alike = list(numbers), dict[tuple, list[int]]()
+    for i, x in enumerate(numbers):
+        if hasattr(x, "full_tensor"):
+            alike.setdefault((x.device_mesh, x.placements, x.dtype), []).append(i)
+    for (mesh, placements, _), places in alike.items():
+        mine = torch.stack([numbers[i].to_local() for i in places])
+        found = whole(type(numbers[places[0]]).from_local(mine, mesh, placements, run_check=False))
+        for i, x in zip(places, found.unbind(), strict=True):
+            out[i] = x
+    return out
 
 
 def total(norms: Iterable[Tensor]) -> Tensor | None:

@@ -45,6 +45,7 @@ class Tags:
         self._contained = False
         self._tree: dict[int, str] = {}
         self._guessed: list[Entry] = []  # until the optimizer is made
+        self.owners: dict[str, int] = {}  # ranks that update whole sharded parameters, for the life of the run
         self.order: dict[str, int] = {}  # places of names in the model, where groups do not tell; see `ordered`
         self._named: bool | None = None
         self._count = 0

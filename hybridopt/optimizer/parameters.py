@@ -10,10 +10,13 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ..core.contracts import State
 from ..core.errors import HybridOptError
-from ..execution import shards
 from ..execution.probe_gradient import ProbeGradient
 from ..execution.probed import run_estimated
 from ..execution.run import WORTH_COMPILING, run
+from ..execution.sharded.rounds import run_rounds
+from ..execution.sharded.rows import Rows, elements_before, local
+from ..execution.sharded.ways import ROUNDS, WHOLE, made
+from ..execution.sharded.whole import Whole, run_whole
 from ..execution.state import allocate, basis
 from ..execution.task import Task
 from ..model.placement.homes import device_of, home
@@ -168,6 +171,9 @@ class Parameters:
             sound: bool [] on their device: where it is False, no weight and no state changes. None: it is True.
         """
         tasks: list[Task] = []
+        rounds: list[tuple[Task, Rows]] = []
+        wholes: list[Whole] = []
+        copies: list[tuple[Tensor, Tensor]] = []
         known: dict[int, tuple] = {}
         for name, p in work:
             one = self.windows.of(name, p)
@@ -177,11 +183,22 @@ class Parameters:
             if id(one.group) not in known:
                 known[id(one.group)] = rates(one.group)
             lr, decay = known[id(one.group)]
-            task = self._task(one, grad, lr, decay, sound)
+            if one.share is not None and one.share.way == WHOLE:
+                whole = self._whole(one, grad, (lr, decay, sound))
+                wholes.append(whole)
+                copies.append((local(p), whole.param))
+                continue
+            task = self._task(one, p.detach(), grad, (lr, decay, sound))
             if (resting := home(p)) is not None:
                 resting.later(deferred(task, p, self.compiles), one.group["step"])
                 continue
-            live = shards.local(p) if one.sharded else p
+            if one.share is not None and one.share.way == ROUNDS:
+                rounds.append((task, one.share.rows))
+                copies.append((local(p), task.param))
+                continue
+            live = p if one.share is None else local(p)
+            if not live.numel():
+                continue
             copied = task.param.data_ptr() != live.data_ptr()
             if one.probed:
                 run_estimated(task, self.compiles)
@@ -192,6 +209,11 @@ class Parameters:
             if copied:
                 live.copy_(task.param.view(live.shape))
         run(tasks, self._compiling)
+        run_rounds(rounds)
+        run_whole(wholes, lambda some: run(some, self._compiling))
+        for live, param in copies:
+            if live.data_ptr() != param.data_ptr():
+                live.copy_(param.view(live.shape))
 
     def _estimate(self, one):
         """Return the gradient of a parameter with probes; None where this step leaves it alone."""
@@ -209,42 +231,77 @@ class Parameters:
             if state := self._optimizer.state.get(mine[name]):
                 state["step"] -= 1
 
-    def _task(self, one, grad, lr, decay, sound):
-        """Make the task that updates a parameter, and count its state's age."""
-        own, group, param = one.own, one.group, one.p.detach()
+    def _task(self, one: Resolved, param: Tensor, grad: Tensor, numbers: tuple) -> Task:
+        """Make the task that updates a parameter, or this rank's rows of it, and count its state's age.
+
+        numbers: learning rate, decay and `sound`.
+        """
+        own, group, share, before = one.own, one.group, one.share, 0
         assert one.store is not None  # the optimizer has looked
-        if one.sharded:
-            param, grad = shards.local(param), shards.local(grad)
-        param, grad = param.reshape(own.shape).contiguous(), grad.reshape(own.shape).contiguous()
+        shape = own.shape
+        if share is not None and share.way != WHOLE:
+            param, grad, before = local(param), local(grad), elements_before(share.rows, one.job.shape)
+            shape = (share.rows.count, *own.shape[1:]) if share.way == ROUNDS else shape
+        param, grad = param.reshape(shape).contiguous(), grad.reshape(shape).contiguous()
         raw, age = self._raw(one, grad) if one.slots else {}, group["step"] + 1
         if raw:
-            state = self._optimizer.state[one.p]
-            age = state["step"] = state["step"] + 1
-        stream = (group["seed"], one.name, *one.place)
-        return Task(param, grad, raw, own, one.store, lr, decay, age, stream, group["step"], sound)
+            age = self._count(one)
+        lr, decay, sound = numbers
+        stream = group["seed"], one.name
+        return Task(param, grad, raw, own, one.store, lr, decay, age, stream, group["step"], sound, before)
 
-    def _raw(self, one: Resolved, grad: Tensor) -> State:
-        """Return the raw state tensors; missing ones are made, and the split's are drawn."""
+    def _whole(self, one: Resolved, grad: Tensor, numbers: tuple) -> Whole:
+        """Return a sharded parameter that one rank updates, which makes its task when it has all rows.
+
+        numbers: learning rate, decay and `sound`.
+        """
+        share = one.share
+        assert share is not None
+        if not share.owns and one.slots:
+            self._raw(one, None)
+            self._count(one)
+        param, own = local(one.p.detach()).contiguous(), local(grad).contiguous()
+        return Whole(param, own, share, tuple(one.p.shape), lambda p, grad: self._task(one, p, grad, numbers))
+
+    def _count(self, one: Resolved) -> int:
+        """Count a step of a parameter's state; return its age."""
+        state = self._optimizer.state[one.p]
+        state["step"] += 1
+        return state["step"]
+
+    def _raw(self, one: Resolved, grad: Tensor | None) -> State:
+        """Return the raw state tensors; missing ones are made, and the split's are drawn.
+
+        grad: None where another rank draws them.
+        """
         wanted, state = one.slots, self._optimizer.state[one.p]
         if not state:
             state.update(step=0, window=one.window)
         missing = wanted.keys() - state.keys()
         if missing:
-            made = [k for k in wanted if k in missing]
-            state.update({k: shards.like(allocate(wanted[k], one.p.device), one.p, one.whole[k]) for k in made})
-        raw = {k: shards.local(state[k]) if one.sharded else state[k] for k in wanted}
+            new = [k for k in wanted if k in missing]
+            state.update({k: self._made(one, k) for k in new})
+        raw = {k: state[k] if one.share is None else local(state[k]) for k in wanted}
         fresh = bool(missing) and any(k.startswith(BASIS) for k in missing)
         if fresh or state["window"] != one.window:
             draw = replace(self.windows.draw(one.group, one.name, one.window), fresh=fresh)
-            one.own.part.sample(grad, basis(one.own, raw), draw)
+            if grad is not None:
+                one.own.part.sample(grad, basis(one.own, raw), draw)
             state["window"] = one.window
         return raw
+
+    def _made(self, one: Resolved, key: str) -> Tensor:
+        """Make a raw state tensor of zeros."""
+        if one.share is None:
+            return allocate(one.slots[key], one.p.device)
+        return made(key, one.job, one.share, one.p.device)
 
     def allocate(self) -> None:
         """Make all state that is missing, as a step with gradients of 0 would."""
         for one in self.windows.all():
             if one.slots and not one.idle and not one.empty:
-                self._raw(one, torch.zeros(one.own.shape, device=one.p.device))
+                elsewhere = one.share is not None and one.share.way == WHOLE and not one.share.owns
+                self._raw(one, None if elsewhere else torch.zeros(one.own.shape, device=one.p.device))
 
     def _check_shared(self):
         """Raise HybridOptError for a probed tensor with two names: it would be shifted by one, and updated by both."""

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..core.contracts import Slot, Store
-from ..execution import shards
+from ..execution.sharded import ways
+from ..execution.sharded.ways import Share
 from ..model.roles import codes_dtype
 from ..policy.job import Job, declare
 
@@ -26,14 +27,12 @@ class Resolved:
         end: the step after its last.
         gap: the split's `update_gap`: steps of the first window, 0 for only one.
         job: the update of the whole parameter.
-        own: the update of the rows that this rank holds; `job` itself unless the parameter is sharded.
-        slots: the raw state tensors that this rank keeps, by name, declared for `own`.
-        whole: the same for `job`.
+        own: what is carried out on this rank: `job` itself, or the update of its rows of a sharded parameter.
+        slots: the raw state tensors that are kept, by name; of a sharded parameter as this rank keeps them.
         store: what writes the weight; None if none keeps its dtype, as after a conversion by others.
         dtype: of the parameter when this was worked out.
-        sharded: is it a DTensor?
-        place: which shard this rank holds; () for a plain tensor.
-        empty: does this rank hold no element?
+        share: what this rank does for a sharded parameter; None for a plain tensor.
+        empty: has it no element?
         backward: does it take a gradient from the backward pass?
         probed: does it take one from probes of the loss?
         idle: is it left alone in this window?
@@ -49,11 +48,9 @@ class Resolved:
     job: Job
     own: Job
     slots: dict[str, Slot]
-    whole: dict[str, Slot]
     store: Store | None
     dtype: torch.dtype
-    sharded: bool
-    place: tuple[int, ...]
+    share: Share | None
     empty: bool
     backward: bool
     probed: bool
@@ -65,7 +62,9 @@ class Resolved:
         return self.begin <= self.group["step"] < self.end and self.p.dtype is self.dtype
 
 
-def resolve(name: str, p: Tensor, group: dict, window: tuple[int, int, int], job: Job) -> Resolved:
+def resolve(
+    name: str, p: Tensor, group: dict, window: tuple[int, int, int], job: Job, share: Share | None = None
+) -> Resolved:
     """Work out what the updates of one parameter share in one window.
 
     Args:
@@ -74,11 +73,9 @@ def resolve(name: str, p: Tensor, group: dict, window: tuple[int, int, int], job
         group: its param group.
         window: that it is in: its number, its first step, and the step after its last.
         job: its update in the window that it is in.
-
-    Raises:
-        HybridOptError: if the parameter is sharded, and its rows cannot be updated without the others.
+        share: what this rank does for it, where it is sharded.
     """
-    own, source, split = shards.cut(name, job, p), job.treatment.source, job.treatment.split
+    own, source, split = ways.own(job, share) if share else job, job.treatment.source, job.treatment.split
     return Resolved(
         name=name,
         p=p,
@@ -89,13 +86,11 @@ def resolve(name: str, p: Tensor, group: dict, window: tuple[int, int, int], job
         gap=split.update_gap,
         job=job,
         own=own,
-        slots=declare(own),
-        whole=declare(job),
+        slots=ways.kept(job, share) if share else declare(job),
         store=job.treatment.store_for(codes_dtype(p) or p.dtype),
         dtype=p.dtype,
-        sharded=hasattr(p, "to_local"),
-        place=shards.place(p),
-        empty=not shards.local(p).numel(),
+        share=share,
+        empty=not p.numel(),
         backward=source.backward,
         probed=source.scheme is not None,
         idle=job.idle,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.contracts import Slot
 from ..core.errors import HybridOptError, check_count, check_number, shown
-from ..execution.shards import local
+from ..execution.sharded.rows import local
 from ..policy.job import BASIS, Job
 from .gradients import whole
 from .group_numbers import check_numbers

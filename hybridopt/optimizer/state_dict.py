@@ -7,6 +7,7 @@ import torch
 
 from ..core.contracts import Release
 from ..core.errors import HybridOptError, HybridOptWarning, shown
+from . import sharded_state
 from . import state_matching as loading
 from .groups import Tags
 from .loss_windows import LossWindows
@@ -73,6 +74,7 @@ class Persistent(torch.optim.Optimizer):
 
         def add(_: torch.optim.Optimizer, saved: dict) -> None:
             loading.complete(saved, self.param_groups)
+            sharded_state.write(saved, self.param_groups, self._parameters.windows)
             saved.update(more)
 
         hook = self.register_state_dict_post_hook(add, prepend=True)

@@ -7,8 +7,10 @@ from typing import Any
 from torch import Tensor, contiguous_format
 
 from ..core.errors import HybridOptError, check_count, shown, written
+from ..execution.sharded.ways import WHOLE
 from ..policy.job import BASIS, WEIGHT, declare
 from .groups import named
+from .sharded_state import read
 from .state_checks import (
     CURE,
     MOST_STEPS,
@@ -155,14 +157,18 @@ def _state(windows, group, name, p, state, finite):
         raise HybridOptError(f"{where} is {shown(state)}; {CURE}")
     check_count(where, "step", state.get("step"), 0, MOST_STEPS)  # a step that was interrupted counts for some alone
     job = _job(windows, group, name, p, state.get("window"))
-    wanted = declare(job)
+    wanted, share = declare(job), windows.of(name, p).share
+    state = {
+        k: read(k, v, job, share) if isinstance(v, Tensor) and k in wanted else v for k, v in sorted(state.items())
+    }
     for key in sorted(set(state) - {"step", "window"}):
         if key not in wanted:
             raise HybridOptError(f"{where} has an unknown entry {key!r}; known: {sorted(wanted)}")
         check_tensor(name, key, state[key], wanted[key], p, finite)
     _check_complete(where, job, set(wanted), set(state) - {"step", "window"})
     check_basis(name, job, state, state["window"])
-    return {k: _own(v, p) if isinstance(v, Tensor) else v for k, v in state.items()}
+    elsewhere = share is not None and share.way == WHOLE and not share.owns
+    return {k: _own(v, p, elsewhere) if isinstance(v, Tensor) else v for k, v in state.items()}
 
 
 def _job(windows, group, name, p, window):
@@ -191,5 +197,7 @@ def _check_complete(where, job, wanted, there):
         raise HybridOptError(f"{where} lacks {sorted(wanted - there)}; {CURE}")
 
 
-def _own(value, p):
+def _own(value, p, elsewhere):
+    if elsewhere:
+        return value.detach().to("meta")
     return value.detach().clone(memory_format=contiguous_format).to(p.device)

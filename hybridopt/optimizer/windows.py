@@ -5,10 +5,13 @@ import sys
 from torch import Tensor
 
 from ..core.contracts import Draw, Population
+from ..execution.sharded.rows import is_sharded
+from ..execution.sharded.ways import Share
 from ..policy.job import BASIS, WEIGHT, Job, arithmetic, declare, seen_as
 from .groups import Tags, named
 from .loss_windows import LossWindows
 from .resolved import Resolved, resolve
+from .shares import shares
 
 __all__ = ["Windows", "carried_over"]
 
@@ -51,6 +54,7 @@ class Windows:
         self._marks: list[tuple] = []
         self._populations: dict[tuple, Population] = {}
         self._frozen: frozenset[str] = frozenset()
+        self._shared: dict[str, Share] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -132,6 +136,24 @@ class Windows:
         window = step // source.update_gap if source.update_gap else 0
         return Draw(group["seed"], name, window, step, self._population("source", source))
 
+    def share(self, group: dict, name: str, p: Tensor) -> Share | None:
+        """Return what this rank does for a sharded parameter, in all windows alike; None for a plain tensor.
+
+        Args:
+            group: its param group.
+            name: its name.
+            p: the parameter.
+
+        Raises:
+            HybridOptError: it is sharded in a way in which it cannot be trained.
+        """
+        if not is_sharded(p):
+            return None
+        if not self._shared:
+            sharded = [(g, n, x) for g in self.sections for n, x in named(g) if is_sharded(x)]
+            self._shared = shares(sharded, self._tags, lambda g, n, x: self.job_at(g, n, x, self.number(g, n)))
+        return self._shared[name]
+
     def _job(self, group, name, p, draw):
         t = self._tags.treatment(group)
         shape = seen_as(self._tags.roles[name], tuple(p.shape), t)
@@ -148,7 +170,8 @@ class Windows:
         if known is None or known.p is not p or not known.holds:
             window = self.number(group, name)
             span = self._span(group, window, self._tags.treatment(group).split.ahead(group["seed"], name))
-            known = self._known[name] = resolve(name, p, group, (window, *span), self.job_at(group, name, p, window))
+            job = self.job_at(group, name, p, window)
+            known = self._known[name] = resolve(name, p, group, (window, *span), job, self.share(group, name, p))
         return known
 
     def _span(self, group, window, ahead=0):

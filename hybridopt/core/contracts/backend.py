@@ -38,6 +38,9 @@ class Backend(Protocol[TaskT]):
     heeds_sound: bool = False
     """Does it leave everything as it is where the task's `sound` turns out to be False on the device?"""
 
+    heeds_row: bool = False
+    """Does it round rows at random as the task's `row` says, where they are not the first of their parameter?"""
+
     largest_stacked: int = 0
     """Elements of the largest parameter that it updates together with others; 0: it stacks none."""
 

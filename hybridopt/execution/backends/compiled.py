@@ -44,6 +44,7 @@ class Compiled(Backend[Task]):
     compiles = True
     worth_from = WORTH_COMPILING
     in_blocks = True
+    heeds_row = True
     heeds_sound = True
 
     def fits(self, task: Task) -> bool:
@@ -149,7 +150,7 @@ def _together(crew, keys):
 
 
 def _whole(task):
-    return Slice(task.param, task.grad, task.raw, {}, 0)
+    return Slice(task.param, task.grad, task.raw, task.seeds() if task.row and task.rounded else {}, 0)
 
 
 def _pieces(task):
@@ -162,7 +163,9 @@ def _pieces(task):
     if small or not (large or blocks or job.separate) or not sliceable(job) or job.rounds:
         return [_whole(task)]
     step = rows_of(size, job.shape[-1], task.store.block)
-    return [piece for _, cut in slices(task.param, task.grad, task.raw, job, task.key, step) for piece in cut]
+    return [
+        piece for _, cut in slices(task.param, task.grad, task.raw, job, task.key, step, task.row) for piece in cut
+    ]
 
 
 def _elementwise(job):

@@ -30,7 +30,7 @@ def update_all(
     with_gradient = {n for n, _ in parameters.waiting()}
     grads = [(n, p.grad) for n, p in work if n in with_gradient and p.grad is not None]
     gradients.check_dense(grads)
-    norms = [gradients.norm(g) for _, g in grads] if clip.limit is not None else []
+    norms = gradients.norms(grads) if clip.limit is not None else []
     if not _sound(grads, norms, nonfinite, parameters.step):
         return False, None
     norm = gradients.total(norms)

@@ -1,0 +1,88 @@
+"""What ranks tell each other: sums, bytes, and that one of them has failed; errors of torch are put into words."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from ...core.errors import HybridOptError
+from .rows import Rows
+
+__all__ = ["add_", "exchange", "failures", "meeting", "whole"]
+
+
+@contextmanager
+def meeting(what: str) -> Iterator[None]:
+    """Turn what torch raises, where another rank has stopped, into a HybridOptError; `what`: what ranks met for."""
+    try:
+        yield
+    except HybridOptError:
+        raise
+    except RuntimeError as error:
+        raise HybridOptError(
+            f"rank {distributed.get_rank()} could not meet the others to {what}: one of them has stopped, has raised "
+            "an error, or takes longer than the timeout of init_process_group. Look at the errors of the other ranks, "
+            f"then start all of them again from the last checkpoint ({type(error).__name__}: {str(error)[:300]})"
+        ) from error
+
+
+def add_(x: Tensor, rows: Rows) -> None:
+    """Add up a tensor over the ranks that share rows, in place; all get the same bits."""
+    with meeting("add up what rules find out of their rows"):
+        near = x.to(rows.device)
+        distributed.all_reduce(near, group=rows.group)
+        if near is not x:
+            x.copy_(near)
+
+
+def exchange(parts: Sequence[Sequence[Tensor]], sizes: Sequence[int], rows: Rows) -> list[Tensor]:
+    """Send tensors to every rank and return the bytes that came from each, uint8 [size].
+
+    Args:
+        parts: for every rank what it gets, contiguous.
+        sizes: for every rank how many bytes come from it.
+        rows: says who the ranks are.
+    """
+    sent = [_bytes(some, rows.device) for some in parts]
+    came = torch.empty(sum(sizes), dtype=torch.uint8, device=rows.device)
+    with meeting("send and get rows of whole matrices"):
+        lengths = [len(x) for x in sent]
+        distributed.all_to_all_single(came, torch.cat(sent), list(sizes), lengths, group=rows.group)
+    return list(came.split(list(sizes)))
+
+
+def failures(mine: str | None, rows: Rows) -> list[tuple[int, str]]:
+    """Return the ranks that have failed, with what each says; all have to ask. `mine`: what this one says."""
+    said: list[Any] = [None] * rows.ranks
+    with meeting("say what went wrong"):
+        distributed.all_gather_object(said, mine, group=rows.group)
+    return [(distributed.get_global_rank(rows.group, i), str(text)) for i, text in enumerate(said) if text is not None]
+
+
+def whole(x: Tensor, sizes: Sequence[int], rows: Rows) -> Tensor:
+    """Return the tensor whose parts all ranks give, one after the other along dimension 0.
+
+    Args:
+        x: this rank's part.
+        sizes: the rows of every rank's part.
+        rows: says who the ranks are.
+    """
+    near = x.contiguous().to(rows.device)
+    width = near.shape[1:]
+    found = [near.new_empty((size, *width)) for size in sizes]
+    most = max(sizes)
+    with meeting("see a whole tensor"):
+        padded = near.new_zeros((most, *width))
+        padded[: len(near)] = near
+        got = [torch.empty_like(padded) for _ in sizes]
+        distributed.all_gather(got, padded, group=rows.group)
+    for out, one in zip(found, got, strict=True):
+        out.copy_(one[: len(out)])
+    return torch.cat(found).to(x.device)
+
+
+def _bytes(tensors: Sequence[Tensor], device: str) -> Tensor:
+    flat = [x.reshape(-1).contiguous().view(torch.uint8).to(device) for x in tensors if x.numel()]
+    return torch.cat(flat) if flat else torch.empty(0, dtype=torch.uint8, device=device)

@@ -1,0 +1,155 @@
+"""Updates that need a whole parameter: each is made by one rank, to which the others send their rows.
+
+All ranks work at the same time, each at a parameter of its own: one exchange brings every rank the rows of weights and
+gradients, one brings the new weights back. State stays with the rank that updates, whole. Per parameter a rank of n
+sends and gets 1/n of its bytes of weight and gradient, and of new weight; to gather everything on all ranks would cost
+n times as much at the getting end, and every update n times over.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.errors import HybridOptError
+from ..task import Task
+from .meeting import exchange, failures
+from .rows import Rows
+from .ways import Share
+
+__all__ = ["Whole", "run_whole"]
+
+MOST = 1 << 24  # bytes that a rank gets at one time, but for a single parameter that has more
+FLAG = 8  # bytes that say whether a rank has failed
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """A parameter that one rank updates.
+
+    Args:
+        param: this rank's rows of the weight, contiguous.
+        grad: the same rows of the gradient.
+        share: who updates it, and who has which rows.
+        shape: of the whole parameter.
+        task: makes the task of the whole weight and gradient, on the rank that updates.
+    """
+
+    param: Tensor
+    grad: Tensor
+    share: Share
+    shape: tuple[int, ...]
+    task: Callable[[Tensor, Tensor], Task]
+
+
+def run_whole(work: Sequence[Whole], run: Callable[[list[Task]], None]) -> None:
+    """Let every rank update the parameters that it owns; `run` carries tasks out.
+
+    Ranks must come with the same parameters in the same order. Raises HybridOptError on all ranks if one fails.
+    """
+    groups: dict[int, list[Whole]] = {}
+    for one in work:
+        groups.setdefault(id(one.share.rows.group), []).append(one)
+    for same in groups.values():
+        rows = same[0].share.rows
+        for batch in _batches(same, rows.ranks):
+            _together(batch, rows, run)
+
+
+def _batches(work: Sequence[Whole], ranks: int) -> Iterator[list[list[Whole]]]:
+    """Yield what is done at one time: a list of parameters for every rank, in the same order on all ranks."""
+    waiting: list[list[Whole]] = [[] for _ in range(ranks)]
+    for one in work:
+        waiting[one.share.owner].append(one)
+    while any(waiting):
+        batch = []
+        for mine in waiting:
+            many, size = 0, 0
+            while many < len(mine) and (many == 0 or size + _size(mine[many]) <= MOST):
+                size += _size(mine[many])
+                many += 1
+            batch.append(mine[:many])
+            del mine[:many]
+        yield batch
+
+
+def _size(one):
+    return _row(one) * one.share.rows.total
+
+
+def _row(one):
+    """Return the bytes of weight and gradient of one row."""
+    width = torch.Size(one.shape[1:]).numel()
+    return width * (one.param.element_size() + one.grad.element_size())
+
+
+def _together(batch: list[list[Whole]], rows: Rows, run: Callable[[list[Task]], None]) -> None:
+    mine = batch[rows.rank]
+    sizes = [sum(_row(one) * _count(one, rank) for one in mine) for rank in range(rows.ranks)]
+    came = exchange([[x for one in some for x in (one.param, one.grad)] for some in batch], sizes, rows)
+    wholes = _assembled(mine, came)
+    said = _update(mine, wholes, run)
+    flag = torch.full((FLAG,), said is not None, dtype=torch.uint8, device=rows.device)
+    back = [
+        [flag, *[_part(x, one, rank) for one, (x, _) in zip(mine, wholes, strict=True)]] for rank in range(rows.ranks)
+    ]
+    sizes = [FLAG + sum(x.param.numel() * x.param.element_size() for x in some) for some in batch]
+    got = exchange(back, sizes, rows)
+    if any(bool(x[0]) for x in got):
+        _raise(said, rows)
+    for some, data in zip(batch, got, strict=True):
+        _take(some, data[FLAG:])
+
+
+def _count(one, rank):
+    first, end = one.share.rows.cut(rank)
+    return end - first
+
+
+def _part(x, one, rank):
+    first, end = one.share.rows.cut(rank)
+    return x[first:end]
+
+
+def _assembled(mine, came):
+    """Return (weight, gradient) of every parameter from the bytes of every rank."""
+    wholes = [(one.param.new_empty(one.shape), one.grad.new_empty(one.shape)) for one in mine]
+    for rank, data in enumerate(came):
+        at = 0
+        for one, pair in zip(mine, wholes, strict=True):
+            for x in pair:
+                at = _fill(_part(x, one, rank), data, at)
+    return wholes
+
+
+def _fill(x, data, at):
+    """Fill a tensor from bytes, from a place on; return the place after it."""
+    end = at + x.numel() * x.element_size()
+    if x.numel():
+        x.view(-1).view(torch.uint8).copy_(data[at:end])
+    return end
+
+
+def _update(mine, wholes, run) -> str | None:
+    """Update what this rank owns; return what went wrong, as the others still wait for their rows."""
+    try:
+        run([one.task(*pair) for one, pair in zip(mine, wholes, strict=True)])
+    except Exception as error:
+        return str(error) if isinstance(error, HybridOptError) else f"{type(error).__name__}: {error}"
+    return None
+
+
+def _raise(said: Any, rows: Rows) -> None:
+    rank, text = failures(said, rows)[0]
+    raise HybridOptError(
+        f"rank {rank}, which updates some parameters for all, has failed, so that this step is done in part: {text}. "
+        "Start again from the last checkpoint"
+    )
+
+
+def _take(some, data):
+    at = 0
+    for one in some:
+        at = _fill(one.param, data, at)
