@@ -105,7 +105,7 @@ def check_tensor(name: str, key: str, value: object, slot: Slot, p: Tensor, fini
         )
     if value.layout != torch.strided or value.is_meta or value.is_quantized:
         raise HybridOptError(f"{what} is not dense, or has no values ({value.layout}, {value.device}); {CURE}")
-    _check_sharding(what, value, slot, p)
+    _check_sharding(what, value, p)
     if not value.is_floating_point():
         return
     if finite and not bool(whole(value.isfinite().all())):
@@ -131,17 +131,9 @@ def check_basis(name: str, job: Job, state: Mapping[str, Tensor], window: int) -
         raise HybridOptError(f"the saved state of {name!r} does not fit its split ({BASIS}...): {flaw}")
 
 
-def _check_sharding(what: str, value: Tensor, slot: Slot, p: Tensor) -> None:
-    sharded = hasattr(value, "to_local")
-    if hasattr(p, "to_local"):
-        if not sharded and tuple(slot.shape) == tuple(p.shape) != tuple(local(p).shape):
-            raise HybridOptError(
-                f"{what} is a whole tensor, and the parameter is sharded: load it with "
-                "torch.distributed.checkpoint.state_dict.set_optimizer_state_dict(options=StateDictOptions("
-                "full_state_dict=True))"
-            )
-    elif hasattr(value, "__tensor_flatten__"):
-        cure = "full_tensor()" if sharded else "dequantize() or another conversion"
+def _check_sharding(what: str, value: Tensor, p: Tensor) -> None:
+    if not hasattr(p, "to_local") and hasattr(value, "__tensor_flatten__"):
+        cure = "full_tensor()" if hasattr(value, "to_local") else "dequantize() or another conversion"
         raise HybridOptError(f"{what} is a {type(value).__name__}, and the parameter a plain tensor: take its {cure}")
 
 

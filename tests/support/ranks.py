@@ -11,7 +11,7 @@ from torch import distributed
 
 __all__ = ["Ranks"]
 
-PRELOADED = ["torch", "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict", "hybridopt", "peft"]
+PRELOADED = ["torch", "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict", "hybridopt"]
 PATIENCE = 30  # seconds, for a collective
 
 

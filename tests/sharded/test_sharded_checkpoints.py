@@ -1,0 +1,81 @@
+"""torch.distributed.checkpoint of sharded runs: 2 ranks, then 3, then one process, as if nothing had happened."""
+
+import warnings
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from hybridopt import HybridOptimizer
+from hybridopt.execution.backends.native import Native
+from hybridopt.parts.codecs.int8 import Int8
+from support.ranks import Ranks
+from support.sharding import Odd, kept, sharded, trained, weights
+
+pytestmark = pytest.mark.slow
+
+CELLS = {
+    "adamw": {"policy": "adamw", "weight_decay": 0.1},
+    "adamw-int8": {"policy": "adamw", "codec": Int8(16, 0)},
+    "frugal": {"density": 0.5, "update_gap": 2},
+    "randk": {"split": "randk", "density": 0.5, "update_gap": 4},
+    "badam": {"policy": "badam", "update_gap": 20},
+    "galore": {"policy": "galore", "density": 0.5, "update_gap": 4},
+    "muon": {"policy": "muon"},
+    "adam_mini": {"policy": "adam_mini"},
+    "adafactor": {"policy": "adafactor"},
+    "apollo": {"policy": "apollo"},
+    "came": {"policy": "came"},
+}
+STEPS = 3  # of each part of a run
+BOUND = 1e-5
+
+
+def part(options, number, folder, ranks=True):
+    """Load part `number` of a run, if it is not the first, train, and save; return the weights and all state."""
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    model = sharded(Odd()) if ranks else Odd()
+    with warnings.catch_warnings(), patch.object(Native, "fits", lambda self, task: False):
+        warnings.simplefilter("ignore")
+        optimizer = HybridOptimizer(model.named_parameters(), 0.05, module=model, **options)
+        if number:
+            state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+            checkpoint.load(state, checkpoint_id=f"{folder}/{number}")
+            set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        trained(model, options, STEPS, number * STEPS, optimizer)
+        state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+        checkpoint.save(state, checkpoint_id=f"{folder}/{number + 1}")
+    return weights(model), kept(model, optimizer)
+
+
+@pytest.fixture(scope="module")
+def two():
+    made = Ranks(2)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def three():
+    made = Ranks(3)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_run_goes_on_with_other_ranks(name, two, three, tmp_path):
+    options = CELLS[name]
+    two.run(part, options, 0, str(tmp_path))
+    three.run(part, options, 1, str(tmp_path))
+    found, state = part(options, 2, str(tmp_path), ranks=False)
+    model = Odd()
+    with patch.object(Native, "fits", lambda self, task: False):
+        optimizer = trained(model, options, 3 * STEPS)
+    expected, before = kept(model, optimizer), weights(Odd())
+    assert state.keys() == expected.keys()
+    for n, x in weights(model).items():
+        assert (x - found[n]).abs().max() <= BOUND * (x - before[n]).abs().max(), n
+    for n, x in expected.items():
+        torch.testing.assert_close(torch.as_tensor(state[n]), torch.as_tensor(x), rtol=1e-3, atol=1e-6)
