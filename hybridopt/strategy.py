@@ -115,7 +115,7 @@ class Strategy(Activated):
 
     def optimizer(
         self,
-        lr: float | Tensor | None = None,
+        lr: float | Tensor | str | None = None,
         weight_decay: float = 0.0,
         nonfinite: str = "raise",
         release: str | None = None,
@@ -130,7 +130,8 @@ class Strategy(Activated):
         next call, and the hooks of optimizers made before are removed. See `HybridOptimizer` for the arguments.
 
         Args:
-            lr: learning rate; None: what policy="auto" has chosen, or else the policy's own, or 1e-3.
+            lr: learning rate; "pretrain", "full" or "lora": where the policy is started from in such training. None:
+                what the policy's options say, or else "lora" with adapters and "full" without.
             weight_decay: decoupled; norms and biases are exempt in most policies.
             nonfinite: what an infinite or NaN gradient does: "raise" an error, "skip" the step, or "ignore".
             release: "accumulate" or "fused"; None: what policy="auto" has chosen, or else "accumulate".
@@ -148,7 +149,6 @@ class Strategy(Activated):
         self.check_structure()
         self.check_adapters()
         if self.choice is not None:
-            lr = self.choice.way.lr if lr is None else lr
             release = self.choice.request.release if release is None else release
         plan = self.resolved()
         if not plan.trained:

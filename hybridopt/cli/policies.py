@@ -13,7 +13,7 @@ Name = Annotated[str | None, typer.Argument(help="One policy, told at length; al
 
 
 def policies(name: Name = None) -> None:
-    """List every policy with its options and their defaults, or tell one at length: options, meaning, tags."""
+    """List every policy with its options and their defaults, or tell one at length: meaning, rates, tags."""
     Console().print(*([_all()] if name is None else _one(name)), sep="\n")
 
 
@@ -21,13 +21,14 @@ def _all() -> Table:
     from dataclasses import fields
 
     from ..core.registry import find, names
-    from ..policy.described import default
+    from ..policy.described import default, started_from
 
-    table = Table("policy", "what it does", "options", show_lines=True)
+    table = Table("policy", "what it does", "start from", "options", show_lines=True)
     for name in names("policies"):
         policy = find("policies", name)
         options = "\n".join(f"{field.name}={default(field)}" for field in fields(policy))
-        table.add_row(name, (policy.__doc__ or "").strip().partition("\n")[0], escape(options))
+        rates = "\n".join(f"{use} {rate}" for use, rate, _ in started_from(name) if rate)
+        table.add_row(name, (policy.__doc__ or "").strip().partition("\n")[0], rates, escape(options))
     return table
 
 
@@ -38,8 +39,11 @@ def _one(name: str) -> list[str | Table]:
     options = Table("option", "default", "what it is")
     for each in found["options"]:
         options.add_row(*map(escape, each))
+    rates = Table("learning rate", "to start from", "where it comes from")
+    for use, rate, source in found["rates"]:
+        rates.add_row(f'lr="{use}"', rate, escape(source))
     tags = Table("role", "trained")
     for role, tag in found["tags"].items():
         tags.add_row(role, tag)
     text = [escape(found[key]) for key in ("summary", "notes") if found[key]]
-    return [f"[bold]{name}[/bold]", *text, options, *([tags] if found["tags"] else [])]
+    return [f"[bold]{name}[/bold]", *text, options, rates, *([tags] if found["tags"] else [])]

@@ -15,11 +15,10 @@ from ..policy.plan import Entry, Plan
 from ..policy.routes import Ready, pack_treatment
 from ..policy.treatment import Treatment
 from .group_numbers import check_options
+from .known import Known, members
 from .sections import joined, sections
 
-__all__ = ["Known", "Tags", "named", "trainable_of"]
-
-Known = str | Param | Entry  # of a parameter: its role, that and its blocks, or its treatment, too
+__all__ = ["Tags", "named", "trainable_of"]
 
 
 class Tags:
@@ -66,7 +65,7 @@ class Tags:
         self._tree = dict(tree)
         given = list(given)
         self.keeps_groups = bool(given) and isinstance(given[0], dict)
-        pairs = [pair for one in given for pair in (_pairs(one) if isinstance(one, dict) else (one,))]
+        pairs = [pair for one in given for pair in (members(one) if isinstance(one, dict) else (one,))]
         names = [pair[0] for pair in pairs if isinstance(pair, tuple) and pair and isinstance(pair[0], str)]
         self._contained = uncontained(names) != names
 
@@ -210,12 +209,6 @@ class Tags:
         while self._treatments.setdefault(label, treatment) != treatment:
             label += "'"
         return label
-
-
-def _pairs(group: Mapping) -> Iterable:
-    """Return what a group has as its parameters; nothing where that can be read only once, or is wrong."""
-    params = group.get("params")
-    return params if isinstance(params, list | tuple) else ()
 
 
 def _clock(groups: list[dict]) -> int:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..core.errors import HybridOptError, HybridOptWarning
 from ..policy.plan import Entry, check_scheme
-from ..policy.routes import Ready, check_routes, learning_rate, read_policy
+from ..policy.routes import Ready, check_routes, read_policy
+from ..policy.start_rates import learning_rate
 from . import conflicts
 from .clip import Clip
 from .first_rate import FirstRate
@@ -19,9 +20,9 @@ from .following import Following
 from .forms import Forms
 from .gradients import norm, total
 from .group_numbers import check_numbers
-from .groups import Known, Tags, named, trainable_of
+from .groups import Tags, named, trainable_of
 from .hooks import Hooks
-from .known import in_model
+from .known import Known, in_model, params_of
 from .loss_windows import windows_of
 from .options import check_options
 from .probe_face import Probing
@@ -41,7 +42,9 @@ class HybridOptimizer(Probing, Following, Persistent):
 
     Args:
         params: what torch optimizers take: tensors, (name, tensor) pairs, or group dicts (with own lr, weight_decay).
-        lr: learning rate, a number or a tensor of one element; None: the one that the policy's options say, or 1e-3.
+        lr: learning rate, a number or a tensor of one element; "pretrain", "full" or "lora": where the policy is
+            started from, for random weights, all weights of a trained model, or adapters. None: what the policy's
+            options say, or else "lora" with adapters and "full" without; 1e-3 by own routes.
         weight_decay: decoupled; norms and biases are exempt in most policies, a group's own value always counts.
         policy: a name, a Policy, or a path to a policy .json.
         seed: of every random choice; the global generators are never touched.
@@ -72,7 +75,7 @@ class HybridOptimizer(Probing, Following, Persistent):
     def __init__(
         self,
         params: Iterable,
-        lr: float | Tensor | None = None,
+        lr: float | Tensor | str | None = None,
         weight_decay: float = 0.0,
         policy: str | Ready = "frugal",
         seed: int = 0,
@@ -87,9 +90,10 @@ class HybridOptimizer(Probing, Following, Persistent):
     ):
         check_options(params, nonfinite, release, compile)
         policy = read_policy(policy, policy_options)
-        lr = learning_rate(policy, lr)
-        check_numbers({"lr": lr, "weight_decay": weight_decay})
         found, tree = in_model(module) if roles is None else (roles, {})
+        params = params if isinstance(params, Tensor) else list(params)
+        lr = learning_rate(policy, lr, params_of(params, found))
+        check_numbers({"lr": lr, "weight_decay": weight_decay})
         self._tags = Tags(policy, seed, found)
         self.compile, self.nonfinite, self._alive = compile, nonfinite, Alive()
         self._turns, self._told = Turns(), set()
@@ -99,7 +103,6 @@ class HybridOptimizer(Probing, Following, Persistent):
         self._start()
         self._probing = ProbeState(module)
         self._trainable, self._tree = trainable_of(roles or {}), Tree(module)
-        params = params if isinstance(params, Tensor) else list(params)
         self._tags.begin(params, tree)
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         self._tags.keeps_groups = True  # a group that is added is the user's

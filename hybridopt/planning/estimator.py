@@ -12,6 +12,7 @@ from ..model.losses.chunked import chunked_loss
 from ..model.roles import Param, clean, params
 from ..policy.plan import Plan
 from ..policy.routes import check_routes
+from ..policy.start_rates import start_rate, use_of, width_of
 from .bytes.temporaries import Temporaries
 from .costs import Costs, Known
 from .estimate import OVERHEAD, Estimate, estimate_of
@@ -74,6 +75,11 @@ class Estimator:
     def carried(self, request: Request) -> Carried | None:
         """Return what rests elsewhere and what a step moves, without a simulated pass; None where nothing does."""
         return self._cost(request).carried(request)
+
+    def start_rate(self, request: Request) -> tuple[float, str]:
+        """Return a learning rate to start a way to train from, and where it comes from, in words."""
+        found = self._known(request).params
+        return start_rate(request.ready, use_of(found), width_of(found))
 
     def _cost(self, request: Request) -> Costs:
         key = request.policy, repr(sorted(request.options.items())), request.seed, request.weights, request.placement

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
+from ..core.contracts import USES, Rate
 from ..core.errors import HybridOptError
 from ..core.registry import find
 from ..model.roles import Param
 from .plan import Plan
 from .routes import Ready, read_policy
 
-__all__ = ["default", "described"]
+__all__ = ["default", "described", "started_from"]
 
 SHAPES = {"norm": (64,), "bias": (64,), "conv": (64, 64, 3, 3)}  # all others are matrices
 PLACE = "where these parameters go: full, split, free or frozen"
@@ -67,7 +68,20 @@ def described(name: str) -> dict[str, Any]:
     options = [
         (field.name, default(field), meanings.get(field.name) or SHARED.get(field.name, "")) for field in fields(kind)
     ]
-    return {"name": name, "summary": summary, "notes": notes, "options": options, "tags": _tags(name)}
+    told = {"options": options, "rates": started_from(name), "tags": _tags(name)}
+    return {"name": name, "summary": summary, "notes": notes, **told}
+
+
+def started_from(name: str) -> list[tuple[str, str, str]]:
+    """Return the learning rates that a policy is started from by default: use, rate, and where it comes from."""
+    rates = read_policy(name, {}).start_from
+    return [(use, *_rate(None if rates is None else vars(rates)[use])) for use in USES]
+
+
+def _rate(rate: Rate | None) -> tuple[str, str]:
+    if rate is None:
+        return "", "nothing is known"
+    return f"{rate.value:g}", rate.source + (f", at width {rate.width}" if rate.width else "")
 
 
 def default(field: Any) -> str:

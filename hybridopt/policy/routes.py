@@ -8,8 +8,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ..core.contracts import Ready
 from ..core.contracts.check import missing
 from ..core.errors import HybridOptError, check_choice, known, shown
@@ -29,7 +27,6 @@ __all__ = [
     "Route",
     "assign",
     "check_routes",
-    "learning_rate",
     "pack_routes",
     "pack_treatment",
     "place",
@@ -138,14 +135,6 @@ def read_policy(policy: "str | PathLike[str] | Ready[Route]", options: dict[str,
             f"options {sorted(options)} belong to policies by name; put them into the Policy's treatments"
         )
     return ready
-
-
-def learning_rate(policy: Ready[Route], lr: float | Tensor | None) -> float | Tensor:
-    """Return the learning rate asked for, or the policy's own, or 1e-3; HybridOptError where the first two differ."""
-    own = policy.lr
-    if lr is not None and own is not None and float(lr) != own:
-        raise HybridOptError(f"lr={lr!r}, but zo_lr and fo_lr of the policy say {own!r}; leave one of them out")
-    return (1e-3 if own is None else own) if lr is None else lr
 
 
 def assign(policy: Ready[Route], params: Iterable[Param]) -> dict[str, Treatment | None]:

@@ -165,7 +165,9 @@ def test_a_policy_that_lacks_something_is_refused_by_name():
         routes = Own.routes
 
     weights = [("w", torch.nn.Parameter(torch.ones(3)))]
-    with pytest.raises(HybridOptError, match=r"it lacks lr, opens_scales, options; .*subclasses .*contracts\.Ready"):
+    with pytest.raises(
+        HybridOptError, match=r"it lacks lr, start_from, opens_scales, options; .*subclasses .*contracts\.Ready"
+    ):
         HybridOptimizer(weights, policy=Own())
     assert HybridOptimizer(weights, policy=Whole()).param_groups[0]["tag"] == "state-full"
 

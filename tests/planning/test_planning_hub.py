@@ -85,9 +85,9 @@ def test_the_command_to_train_names_what_can_be_loaded(cache):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 1}))
     room = budget("rtx 4090")
     found = plan("some/model", Request(policy="adamw", seq_len=8, device="cpu"))
-    known = Choice(WAYS[0], found, True, place="some/model")
+    known = Choice(WAYS[0], found, True, 1e-4, place="some/model")
     assert known.command(room) == "hybridopt train some/model DATA --gpu 'rtx 4090'"
-    assert Choice(WAYS[0], found, True).command(budget(2**30)) == "hybridopt train MODEL DATA --gpu 1073741824B"
+    assert Choice(WAYS[0], found, True, 1e-4).command(budget(2**30)) == "hybridopt train MODEL DATA --gpu 1073741824B"
     console = Console(width=80, file=io.StringIO())
     console.print(table.choices_table([known], room), crop=False)
     told = console.file.getvalue()

@@ -220,12 +220,12 @@ def test_the_lines_to_paste_run(way):
     """On a tiny model; they give the policy, adapters, quantization and release that were planned."""
     request = Request(**way.settings, **SIZE).but(checkpointing=True)
     names = {"model": tiny_llama().bfloat16(), "hybridopt": hybridopt}
-    exec(calls(request, way.lr), names)  # the package's own text
+    exec(calls(request, 1e-4), names)  # the package's own text
     model, optimizer = names["model"], names["optimizer"]
     assert model.hybrid.policy == request.ready and model.hybrid.quantization == request.quantization
     assert optimizer.release == request.release and bool(request.lora) == hasattr(model, "peft_config")
     assert model.is_gradient_checkpointing
-    assert ("hybridopt.load(folder" in calls(request, way.lr)) == bool(way.quantization)
+    assert ("hybridopt.load(folder" in calls(request, 1e-4)) == bool(way.quantization)
 
 
 @pytest.mark.parametrize("scheme", ["nf4", "int8", "int8-trainable"])
@@ -233,7 +233,7 @@ def test_the_lines_say_how_to_read_a_model_quantized(scheme, tmp_path):
     """The line that is commented out runs, with the rest without quantization."""
     way = next(way for way in WAYS if way.quantization == scheme)
     tiny_llama().bfloat16().save_pretrained(tmp_path)
-    code = calls(Request(**way.settings, **SIZE), way.lr)
+    code = calls(Request(**way.settings, **SIZE), 1e-4)
     code = code.replace("# model =", "model =").replace(f', quantization="{scheme}")\nopt', ")\nopt")
     names = {"folder": tmp_path, "hybridopt": hybridopt}
     exec(code, names)  # the package's own text

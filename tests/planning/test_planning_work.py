@@ -91,7 +91,7 @@ def test_tables_and_data_tell_it(estimator):
     assert (told["forward_passes"], told["backward_passes"], told["relative_work"]) == (2, 1, 1.3333)
     assert told["update_bytes_moved"] == found.work.update
     room = budget(2 * found.peak_bytes, 0)
-    choices = [Choice(WAYS[0], found, True)] * 3
+    choices = [Choice(WAYS[0], found, True, 1e-4)] * 3
     for width, passes in ((80, True), (40, False)):
         console = Console(width=width, file=io.StringIO())
         console.print(table.choices_table(choices, room), crop=False)

@@ -14,6 +14,7 @@ from .merging import Merging
 from .parameter import BlockLayout, ParameterInfo
 from .placement import Piece, PlacedUnit, PlacementBackend, Traffic
 from .policy import Ready
+from .rates import USES, Rate, StartFrom
 from .release import Clipping, Named, Release, ReleasedParameters
 from .rule import Rule
 from .schedule import GapSchedule, Schedule
@@ -49,6 +50,7 @@ __all__ = [
     "PlacedUnit",
     "PlacementBackend",
     "Population",
+    "Rate",
     "ProbeScheme",
     "Ready",
     "Release",
@@ -61,6 +63,7 @@ __all__ = [
     "Slot",
     "Source",
     "Split",
+    "StartFrom",
     "State",
     "Store",
     "TokenPiece",
@@ -68,6 +71,7 @@ __all__ = [
     "Traffic",
     "TrainingTask",
     "Uniform",
+    "USES",
     "computed",
     "found",
     "layer_of",

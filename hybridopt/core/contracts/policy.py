@@ -3,6 +3,8 @@
 from dataclasses import fields, is_dataclass
 from typing import Protocol, TypeVar
 
+from .rates import StartFrom
+
 __all__ = ["Ready"]
 
 R = TypeVar("R")
@@ -19,6 +21,9 @@ class Ready(Protocol[R]):
 
     lr: float | None = None
     """The learning rate that its options say; None: they say none."""
+
+    start_from: StartFrom | None = None
+    """The learning rates to start from where none is given; None: nothing is known, and 1e-3 is taken."""
 
     opens_scales: bool = False
     """Does it train the scales of quantized weights? Then they are opened for training."""

@@ -23,6 +23,7 @@ class Choice:
         way: the way.
         estimate: of the variant of the way that was chosen.
         fits: whether it fits into the memory asked for, beside the margin that is kept free.
+        lr: a learning rate to start from.
         change: where it does not, the least harmful change with which it would, for people; None: no single one.
         tight: whether it fits only into that margin.
         causal: whether the model is trained to continue texts.
@@ -32,6 +33,7 @@ class Choice:
     way: Way
     estimate: Estimate
     fits: bool
+    lr: float
     change: str | None = None
     tight: bool = False
     causal: bool = True
@@ -45,7 +47,7 @@ class Choice:
     @property
     def script(self) -> str:
         """Return a whole program: imports, loading, `code`, and a loop over a text file or own batches."""
-        return script(self.request, self.way.lr, self.estimate.model.partition(" (")[0], self.causal)
+        return script(self.request, self.lr, self.estimate.model.partition(" (")[0], self.causal)
 
     def command(self, room: Budget) -> str:
         """Return the command that trains the model on such a GPU."""
@@ -55,7 +57,7 @@ class Choice:
     @property
     def code(self) -> str:
         """Return the lines of Python that set the way up, for a loaded model."""
-        return calls(self.request, self.way.lr)
+        return calls(self.request, self.lr)
 
     def as_dict(self, room: Budget, host: Host | None = None, flops: Flops | None = None) -> dict[str, Any]:
         """Return the choice as plain data.

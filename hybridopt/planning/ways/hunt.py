@@ -93,7 +93,8 @@ class Hunt:
         source = self.estimator.source
         fits = not found.missing(self.room) and not found.missing_on_host(self.host)
         self._near |= {_twin(way)} if fits else set()
-        return Choice(way, found, fits, causal=source.causal, place=source.place)
+        rate, _ = self.estimator.start_rate(found.request)
+        return Choice(way, found, fits, rate, causal=source.causal, place=source.place)
 
     def change(self, choice: Choice) -> str | None:
         """Return the least harmful change that makes a choice fit, as text; None if no single change does."""

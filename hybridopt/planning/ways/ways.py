@@ -23,7 +23,6 @@ class Way:
         options: of the policy.
         lora: rank of LoRA adapters; None: no adapters.
         quantization: scheme of the base; None: not quantized.
-        lr: a learning rate to start from.
         placement: where layers rest; None: on the device.
     """
 
@@ -33,7 +32,6 @@ class Way:
     options: Mapping[str, Any] = field(default_factory=dict)
     lora: int | None = None
     quantization: str | None = None
-    lr: float = 1e-5
     placement: Placement | None = None
 
     @property
@@ -61,21 +59,20 @@ WAYS = (
     Way("FRUGAL, a quarter, 8-bit state", "frugal", "state in 8 bits", {"density": 0.25, "codec": "int8"}),
     Way("FRUGAL, 5 %, 8-bit state", "frugal", "95 % by signSGD, in turns", {"density": 0.05, "codec": "int8"}),
     Way("Adam-mini", "adam_mini", "one second moment for each head or neuron"),
-    Way("AdaLomo", "adalomo", "no first moment, factored second moments", lr=5e-4),
+    Way("AdaLomo", "adalomo", "no first moment, factored second moments"),
     Way(f"FRUGAL, 5 %, {TRAINED.title} weights", "frugal", "weights in 8 bits, trained with stochastic rounding",
         {"density": 0.05, "codec": "int8"}, quantization=TRAINED.name),
-    Way("AdamW on LoRA", "adamw", "only adapters are trained", lora=16, lr=1e-4),
+    Way("AdamW on LoRA", "adamw", "only adapters are trained", lora=16),
     Way(f"AdamW on LoRA, {EIGHT.title} base", "adamw", "the frozen base is rounded to 8 bits", lora=16,
-        quantization=EIGHT.name, lr=1e-4),
+        quantization=EIGHT.name),
     Way(f"AdamW on LoRA, {FOUR.title} base", "adamw", "the frozen base is rounded to 4 bits (QLoRA)", lora=16,
-        quantization=FOUR.name, lr=1e-4),
+        quantization=FOUR.name),
     Way(f"FRUGAL on LoRA, {FOUR.title} base", "frugal", "a quarter of the adapters by AdamW with 8-bit state",
-        {"density": 0.25, "codec": "int8"}, lora=16, quantization=FOUR.name, lr=1e-4),
-    Way("MeZO", "mezo", "no gradients: random directions, many more steps", lr=1e-6),
-    Way(f"MeZO on LoRA, {EIGHT.title} base", "mezo", "no gradients, only adapters", {"eps": 1e-2}, 16, EIGHT.name,
-        1e-4),
+        {"density": 0.25, "codec": "int8"}, lora=16, quantization=FOUR.name),
+    Way("MeZO", "mezo", "no gradients: random directions, many more steps"),
+    Way(f"MeZO on LoRA, {EIGHT.title} base", "mezo", "no gradients, only adapters", {"eps": 1e-2}, 16, EIGHT.name),
     Way(f"MeZO on LoRA, {FOUR.title} base", "mezo", "no gradients, only adapters, 4-bit base", {"eps": 1e-2}, 16,
-        FOUR.name, 1e-4),
+        FOUR.name),
 )  # fmt: skip
 
 # Of each way the first variant that fits is taken: none of them changes what is learned, and each costs something:

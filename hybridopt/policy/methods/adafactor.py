@@ -2,14 +2,19 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Codec
+from ...core.contracts import Codec, StartFrom, computed
 from ...core.registry import make
 from ...parts.rules.adafactor import Adafactor
 from ..routes import Route
 from ..treatment import Treatment
 from ._options import Places
+from ._rates import PRETRAIN, beside_adamw, guessed, paper
 
 __all__ = ["AdafactorPolicy"]
+
+OWN = StartFrom(*3 * (paper(1.0, "for its own step sizes"),))
+SCALED = StartFrom(paper(1e-2, "relative to each matrix"), *2 * (guessed(1e-3, "a tenth of that of pre-training"),))
+UNSCALED = beside_adamw(1, "as in pre-training", pretrain=PRETRAIN(3e-3))
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,11 @@ class AdafactorPolicy(Places):
     scale_parameter: bool = True
     relative_step: bool = False
     codec: str | Codec = "fp32"
+
+    @computed
+    def start_from(self) -> StartFrom:
+        """Return the rates to start from, which depend on what steps are relative to."""
+        return OWN if self.relative_step else SCALED if self.scale_parameter else UNSCALED
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-full, but for quantized weights, which are frozen."""

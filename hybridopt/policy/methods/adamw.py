@@ -8,6 +8,7 @@ from ...parts.rules.adamw import AdamW
 from ..routes import Route, place
 from ..treatment import Treatment
 from ._options import NamedPolicy
+from ._rates import ADAMW
 
 __all__ = ["AdamWPolicy"]
 
@@ -20,6 +21,7 @@ class AdamWPolicy(NamedPolicy):
     eps: float = 1e-8
     codec: str | Codec = "fp32"
     store: str | Store | None = None
+    start_from = ADAMW
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-full, but for quantized weights, which are frozen."""

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import computed
+from ...core.contracts import StartFrom, computed
 from ...core.errors import HybridOptError, check_number
 from ...parts.sources.mix import Mix
 from ...parts.sources.spsa import SPSA
 from ..routes import Route
 from ._options import FreePlaces
+from ._rates import ADDAX, guessed
 from ._zeroth import along
 
 __all__ = ["Addax"]
@@ -31,6 +32,7 @@ class Addax(FreePlaces):
     clip: float | None = None
     zo_lr: float | None = None
     fo_lr: float | None = None
+    start_from = StartFrom(None, ADDAX(0.01, scaled=False), guessed(0.01, "as for all weights"))
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-free, but for quantized weights, which are frozen."""

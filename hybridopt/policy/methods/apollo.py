@@ -10,6 +10,7 @@ from ..routes import Route
 from ..treatment import Treatment
 from ._matrices import matrices
 from ._options import Places
+from ._rates import PRETRAIN, beside_adamw
 
 __all__ = ["ApolloPolicy"]
 
@@ -33,6 +34,7 @@ class ApolloPolicy(Places):
     codec: str | Codec = "fp32"
     store: str | Store | None = None
     adapters = "split"
+    start_from = beside_adamw(3, "as in pre-training", pretrain=PRETRAIN(1e-2))
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes: linear weights, convolutions and adapters by APOLLO, everything else by AdamW."""

@@ -8,6 +8,7 @@ from ...parts.rules.came import CAME
 from ..routes import Route
 from ..treatment import Treatment
 from ._options import Places
+from ._rates import PRETRAIN, beside_adamw
 
 __all__ = ["CAMEPolicy"]
 
@@ -26,6 +27,7 @@ class CAMEPolicy(Places):
     clip_threshold: float = 1.0
     bias_correction: bool = False
     codec: str | Codec = "fp32"
+    start_from = beside_adamw(0.7, "as the paper has 0.5 to 0.9 times", pretrain=PRETRAIN(1e-4))
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-full, but for quantized weights, which are frozen."""

@@ -3,14 +3,21 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.contracts import Codec, Density, Rule, Split, Store
+from ...core.contracts import Codec, Density, Rule, Split, StartFrom, Store, computed
 from ...core.errors import HybridOptError
 from ...core.registry import make, unpack
 from ..routes import Route
 from ..treatment import Treatment
 from ._options import Places
+from ._rates import PRETRAIN, SST2, beside_adamw
 
 __all__ = ["Frugal"]
+
+SLOW = 0.1  # free_lr_scale of the paper's fine-tuning
+RATES = beside_adamw(1, "as both parts have steps as long", pretrain=PRETRAIN(3e-3))
+RATES_OF_SLOW = beside_adamw(
+    5, "as free_lr_scale=0.1 wants", pretrain=PRETRAIN(3e-3), full=SST2(5.5e-4), lora=SST2(3e-3)
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,11 @@ class Frugal(Places):
     def __post_init__(self) -> None:
         object.__setattr__(self, "density", unpack(self.density, "schedules"))
         super().__post_init__()
+
+    @computed
+    def start_from(self) -> StartFrom:
+        """Return the rates to start from, which are larger where the state-free part is slow."""
+        return RATES_OF_SLOW if self.free_lr_scale <= SLOW else RATES
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes: linear weights, convolutions and adapters are split, everything else is state-full."""

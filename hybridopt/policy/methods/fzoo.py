@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from ...core.contracts import StartFrom
 from ...parts.sources.fzoo import FZOO
 from ..routes import Route
 from ._options import FreePlaces
+from ._rates import guessed, paper
 from ._zeroth import along
 
 __all__ = ["FZOOPolicy"]
@@ -20,6 +22,7 @@ class FZOOPolicy(FreePlaces):
 
     eps: float = 1e-4
     samples: int = 8
+    start_from = StartFrom(None, paper(5e-5), guessed(5e-5, "as for all weights"))
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-free, but for quantized weights, which are frozen."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ...parts.sources.spsa import SPSA
 from ..routes import Route
 from ._options import FreePlaces
+from ._rates import MEZO
 from ._zeroth import along
 
 __all__ = ["MeZO"]
@@ -25,6 +26,7 @@ class MeZO(FreePlaces):
     kind: str = "rademacher"
     clip: float | None = None
     pool: int | None = None
+    start_from = MEZO
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-free, but for quantized weights, which are frozen."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ...core.contracts import StartFrom
 from ...parts.rules.sgd import SGD
 from ...parts.sources.spsa import SPSA
 from ...parts.splits.empty import Empty
@@ -9,6 +10,7 @@ from ...parts.stores.nonnegative import Nonnegative
 from ..routes import Route, place
 from ..treatment import Treatment
 from ._options import Places
+from ._rates import guessed, paper
 
 __all__ = ["QZO"]
 
@@ -29,6 +31,7 @@ class QZO(Places):
     embeddings = norms = biases = head = "frozen"
     adapters = "free"
     opens_scales = True
+    start_from = StartFrom(None, paper(1e-7), guessed(1e-7, "as for scales alone"))
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes: scales by SPSA, everything that is not quantized as the options say."""

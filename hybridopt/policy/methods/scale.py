@@ -8,6 +8,7 @@ from ...parts.splits.whole import Whole
 from ..routes import Route
 from ._matrices import without_state
 from ._options import Places
+from ._rates import beside_adamw
 
 __all__ = ["SCALEPolicy"]
 
@@ -29,6 +30,7 @@ class SCALEPolicy(Places):
     store: str | Store | None = None
     embeddings = "free"
     adapters = "split"
+    start_from = beside_adamw(1, "as its steps are as long")
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes: matrices without state, the output layer with momentum, norms and biases by AdamW."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Codec
+from ...core.contracts import Codec, StartFrom
 from ...core.registry import make
 from ...parts.rules.momentum import Momentum
 from ...parts.rules.sgd import SGD
@@ -11,6 +11,7 @@ from ...parts.splits.whole import Whole
 from ..routes import Route, place
 from ..treatment import Treatment
 from ._options import Places
+from ._rates import PRETRAIN, guessed
 
 __all__ = ["SGDPolicy"]
 
@@ -26,6 +27,9 @@ class SGDPolicy(Places):
     momentum: float = 0.9
     nesterov: bool = False
     codec: str | Codec = "fp32"
+    start_from = StartFrom(
+        PRETRAIN(0.3, scaled=False), *2 * (guessed(5.5e-4, "a tenth of LOMO's, as momentum adds ten gradients"),)
+    )
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-full where there is momentum, else state-free."""

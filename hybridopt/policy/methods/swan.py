@@ -7,6 +7,7 @@ from ...parts.rules.whiten import Whiten
 from ..routes import Route
 from ._matrices import without_state
 from ._options import Places
+from ._rates import beside_adamw
 
 __all__ = ["SWANPolicy"]
 
@@ -29,6 +30,7 @@ class SWANPolicy(Places):
     codec: str | Codec = "fp32"
     store: str | Store | None = None
     adapters = "split"
+    start_from = beside_adamw(1, "as its steps are as long")
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes: linear weights, convolutions and adapters without state, everything else by AdamW."""

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Codec
+from ...core.contracts import Codec, StartFrom
 from ...core.registry import make
 from ...parts.rules.adamw import AdamW
 from ...parts.sources.spsa import SPSA
 from ...parts.splits.whole import Whole
 from ..routes import Route
 from ._options import Places
+from ._rates import paper
 from ._zeroth import along
 
 __all__ = ["ZOAdam"]
@@ -28,6 +29,7 @@ class ZOAdam(Places):
     samples: int = 1
     kind: str = "rademacher"
     codec: str | Codec = "fp32"
+    start_from = StartFrom(None, paper(1e-5, "the middle of its grid"), paper(1e-4, "of its grid"))
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything goes by AdamW, but for quantized weights, which are frozen."""

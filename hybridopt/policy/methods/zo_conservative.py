@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ...parts.sources.spsa import SPSA
 from ..routes import Route
 from ._options import FreePlaces
+from ._rates import AS_MEZO
 from ._zeroth import along
 
 __all__ = ["ZOConservative"]
@@ -20,6 +21,7 @@ class ZOConservative(FreePlaces):
 
     eps: float = 1e-3
     kind: str = "rademacher"
+    start_from = AS_MEZO
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-free, but for quantized weights, which are frozen."""

@@ -9,6 +9,7 @@ from ...parts.sources.spsa import SPSA
 from ...parts.splits.whole import Whole
 from ..routes import Route
 from ._options import Places
+from ._rates import AS_MEZO
 from ._zeroth import along
 
 __all__ = ["ZOMomentum"]
@@ -27,6 +28,7 @@ class ZOMomentum(Places):
     samples: int = 1
     kind: str = "rademacher"
     codec: str | Codec = "fp32"
+    start_from = AS_MEZO
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything has momentum, but for quantized weights, which are frozen."""

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from ...core.contracts import StartFrom
 from ...parts.rules.signsgd import SignSGD
 from ...parts.sources.spsa import SPSA
 from ..routes import Route
 from ._options import FreePlaces
+from ._rates import paper
 from ._zeroth import along
 
 __all__ = ["ZOSignSGD"]
@@ -22,6 +24,7 @@ class ZOSignSGD(FreePlaces):
     eps: float = 1e-3
     samples: int = 1
     kind: str = "rademacher"
+    start_from = StartFrom(None, paper(1e-5, "the middle of its grid"), paper(1e-4, "of its grid"))
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-free, but for quantized weights, which are frozen."""

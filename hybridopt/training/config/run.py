@@ -109,7 +109,7 @@ class Train:
         max_steps: steps at most; None: as epochs say.
         batch: sequences of a forward pass.
         accumulate: passes of a step.
-        lr: learning rate; "auto": what the chosen way starts from.
+        lr: learning rate; "auto": where the policy is started from, as `hybridopt policies` says.
         schedule: of the learning rate: "cosine", "linear", "constant", ... as transformers names them.
         warmup: share of the steps in which the rate rises.
         weight_decay: decoupled, as AdamW's.

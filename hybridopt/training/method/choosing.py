@@ -10,10 +10,9 @@ from ...optimizer.releases import release_class
 from ...planning import Estimate, Request, search
 from ...planning.ways.placed import placed_ways, rests_as
 from ...planning.ways.ways import WAYS
-from ..config.run import AUTO, LoraSettings, Method, Run
+from ..config.run import AUTO, Method, Run
 from .changes import change_of
 from .planner import Planner
-from .rates import first_rate
 from .shape import Chosen, Shape
 
 __all__ = ["Chosen", "Shape", "choose", "least_change"]
@@ -102,7 +101,7 @@ def _searched(planner: Planner, others: int) -> Chosen:
         raise _nothing(planner, min((choice.estimate for choice in found), key=lambda e: e.peak_bytes))
     best = fitting[0]
     told = [f"Method: {best.way.title}, the first of the ways that fit (given up: {best.way.why})"]
-    return replace(_chosen(planner, best.estimate, told, best.way.lr), others=tuple(fitting[1:]))
+    return replace(_chosen(planner, best.estimate, told), others=tuple(fitting[1:]))
 
 
 def _asked(planner: Planner) -> dict[str, Any]:
@@ -157,20 +156,16 @@ def _tight(estimate: Estimate, room: Budget) -> str:
 # ---- what is written back
 
 
-def _chosen(planner: Planner, estimate: Estimate, told: list[str], lr: float | None = None) -> Chosen:
+def _chosen(planner: Planner, estimate: Estimate, told: list[str]) -> Chosen:
     request = estimate.request
     run = planner.run_of(request)
     told = [*planner.told, *told]
     if run.train.lr == AUTO:
-        rate, why = (lr, "where this way starts from") if lr else first_rate(run.method.policy, *_how(run.method))
+        rate, why = planner.estimator.start_rate(request)
         run = replace(run, train=replace(run.train, lr=rate))
-        told.append(f"train.lr={rate:g}: {why}; it is not tuned for your data")
+        told.append(f"train.lr={rate:g} {why}; it is not tuned for your data")
     told += _notes(planner, request)
     return Chosen(run, planner.shown(estimate), planner.room, told)
-
-
-def _how(method: Method) -> tuple[Any, bool]:
-    return method.options, isinstance(method.lora, LoraSettings)
 
 
 def _notes(planner: Planner, request: Request) -> list[str]:

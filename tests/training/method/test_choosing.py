@@ -9,7 +9,6 @@ from peft import LoraConfig
 from transformers import LlamaConfig
 
 from hybridopt import HybridOptError
-from hybridopt.core.registry import names
 from hybridopt.planning import Request, plan
 from hybridopt.planning.estimate import OVERHEAD
 from hybridopt.training.config.reading import read_run
@@ -17,7 +16,6 @@ from hybridopt.training.config.run import LoraSettings, PlacementSettings
 from hybridopt.training.config.writing import to_yaml
 from hybridopt.training.method import planner, room
 from hybridopt.training.method.choosing import Shape, choose, least_change
-from hybridopt.training.method.rates import first_rate
 from support.models import tiny_llama
 
 pytestmark = pytest.mark.slow
@@ -56,11 +54,11 @@ def test_with_much_room_all_weights_are_trained_and_nothing_is_left_open(config)
     chosen = choose(run("gpu: 24GiB"), config, SHAPE, others=1)
     assert chosen.fits and chosen.run.method.policy == "adamw" and chosen.run.method.lora is None
     train = chosen.run.train
-    assert (train.lr, train.checkpointing, train.dtype) == (1e-5, False, "fp32")
+    assert (train.lr, train.checkpointing, train.dtype) == (1e-4, False, "fp32")
     assert read_run(to_yaml(chosen.run)) == chosen.run
     assert chosen.estimate.peak_bytes == plan(config, Request("adamw", **SIZE)).peak_bytes
     assert [choice.way.title for choice in chosen.others] == ["AdamW, 8-bit state"]
-    assert "Method: AdamW" in chosen.told[1] and "train.lr=1e-05" in chosen.told[2]
+    assert "Method: AdamW" in chosen.told[1] and "train.lr=0.0001 for all weights, measured in" in chosen.told[2]
 
 
 def test_what_a_run_says_of_its_method_is_kept_to(config):
@@ -168,35 +166,6 @@ def test_weights_in_float16_are_trained_in_bfloat16(config):
     assert made._dtype(Half()) == "bf16" and "float16" in made.told[0]
     made.run = run("train: {dtype: fp32}")
     assert made._dtype(Half()) == "fp32"
-
-
-# ---- learning rates
-
-
-@pytest.mark.parametrize("policy", names("policies"))
-def test_every_policy_has_a_rate_to_start_from(policy):
-    for has_adapters in (False, True):
-        rate, why = first_rate(policy, {}, has_adapters)
-        assert 0 < rate <= 1 and why
-
-
-@pytest.mark.parametrize(
-    ("policy", "options", "has_adapters", "rate"),
-    [
-        ("adamw", {}, False, 1e-5),
-        ("adamw", {}, True, 1e-4),
-        ("adam-mini", {}, False, 1e-5),
-        ("adalomo", {}, False, 5e-4),
-        ("mezo", {}, False, 1e-6),
-        ("mezo", {}, True, 1e-4),
-        ("frugal", {"free_lr_scale": 0.1}, False, 5e-5),
-        ("adafactor", {"relative_step": True}, False, 1.0),
-        ("adafactor", {"scale_parameter": False}, False, 1e-5),
-        ("addax", {"zo_lr": 1e-5, "fo_lr": 1e-3}, False, 1e-5 + 1e-3),
-    ],
-)
-def test_rates_are_those_of_the_papers_and_the_plan(policy, options, has_adapters, rate):
-    assert first_rate(policy, options, has_adapters)[0] == pytest.approx(rate)
 
 
 # ---- layers that rest elsewhere
