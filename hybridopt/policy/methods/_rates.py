@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...core.contracts import Rate, StartFrom
 
-__all__ = ["ADAMW", "ADDAX", "AS_MEZO", "MEZO", "PRETRAIN", "SST2", "beside_adamw", "guessed", "paper"]
+__all__ = ["ADAMW", "ADDAX", "AS_MEZO", "MEZO", "PRETRAIN", "FINETUNE", "beside_adamw", "guessed", "paper"]
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Results:
 
 
 PRETRAIN = Results("benchmarks/results/pretrain.md", 128)
-SST2 = Results("benchmarks/results/sst2.md", 384)
+FINETUNE = Results("benchmarks/results/finetune.md", 384)
 ADDAX = Results("benchmarks/results/addax.md", 128)
 
-FULL = SST2(1e-4)
+FULL = FINETUNE(1e-4)
 ADAMW = StartFrom(PRETRAIN(3e-3), FULL, FULL.times(10, "derived: ten times that of all weights"))
 
 

@@ -9,14 +9,14 @@ from ...core.registry import make, unpack
 from ..routes import Route
 from ..treatment import Treatment
 from ._options import Places
-from ._rates import PRETRAIN, SST2, beside_adamw
+from ._rates import FINETUNE, PRETRAIN, beside_adamw
 
 __all__ = ["Frugal"]
 
 SLOW = 0.1  # free_lr_scale of the paper's fine-tuning
 RATES = beside_adamw(1, "as both parts have steps as long", pretrain=PRETRAIN(3e-3))
 RATES_OF_SLOW = beside_adamw(
-    5, "as free_lr_scale=0.1 wants", pretrain=PRETRAIN(3e-3), full=SST2(5.5e-4), lora=SST2(3e-3)
+    5, "as free_lr_scale=0.1 wants", pretrain=PRETRAIN(3e-3), full=FINETUNE(5.5e-4), lora=FINETUNE(3e-3)
 )
 
 

@@ -10,7 +10,7 @@ from ...parts.splits.svd import Svd
 from ..routes import Route
 from ..treatment import Treatment
 from ._options import Places
-from ._rates import PRETRAIN, SST2, beside_adamw
+from ._rates import FINETUNE, PRETRAIN, beside_adamw
 
 __all__ = ["QGaLore"]
 
@@ -41,7 +41,7 @@ class QGaLore(Places):
         4,
         "as its updates are a quarter as long",
         pretrain=PRETRAIN(3e-2),
-        full=SST2(1e-3).times(1, "derived: GaLore's"),
+        full=FINETUNE(1e-3).times(1, "derived: GaLore's"),
     )
 
     def __post_init__(self) -> None:
