@@ -35,7 +35,7 @@ class Budget:
 TASKS = {
     "same": Budget(),
     "other": Budget(positive=0.5, long="other"),
-    "buried": Budget(250, 5, validation=200, test=600, threshold=48, positive=0.5, long="regret", after=(42, 46)),
+    "buried": Budget(200, 4, validation=200, test=500, threshold=48, positive=0.5, long="regret", after=(42, 46)),
 }
 
 
