@@ -90,6 +90,7 @@ def prepared(source: Subject, request: Request) -> tuple[nn.Module, torch.optim.
             checkpoint_(model, request.reentrant)
         lora = {"peft_config": LoraConfig(r=request.lora, target_modules="all-linear")} if request.lora else {}
         how = {**lora, **request.options, "quantization": request.quantization}
+        how["activations"] = request.activations
         model = hybridopt.wrap(model, policy=request.policy, **how)
     return model.train(), model.hybrid.optimizer(lr=1e-6, release=request.release)
 

@@ -15,7 +15,7 @@ from ..core.budget import MARGIN, Budget, budget, check_margin
 from ..core.errors import HybridOptError
 from ..core.part_files import names
 from ..core.silence import without_messages
-from .plan_checks import Beside, beside_asked, check_asked, placement_asked
+from .plan_checks import Beside, beside_asked, check_activations, check_asked, placement_asked
 
 if TYPE_CHECKING:
     from ..planning.subject.model import Subject
@@ -51,6 +51,7 @@ Batch = Annotated[int, typer.Option(help="Sequences of a pass.")]
 Passes = Annotated[int, typer.Option("--micro-batches", help="Passes of a step.")]
 Checkpointing = Annotated[bool | None, typer.Option("--checkpointing/--no-checkpointing", help="Of activations.")]
 Chunk = Annotated[int | None, typer.Option(help="Tokens a piece, where hybridopt.chunked_loss is used.")]
+Kept = Annotated[str | None, typer.Option(help="Of trained linear layers' inputs: wta-crs, or wta-crs:share=0.2.")]
 Dtype = Annotated[str, typer.Option(help="Of weights that are not quantized: bf16, fp16, fp32.")]
 AdapterDtype = Annotated[str | None, typer.Option(help="Of adapters: float32 (PEFT's own choice), bfloat16, float16.")]
 Placed = Annotated[str | None, typer.Option(help="Where layers rest between uses: device, host, disk, auto.")]
@@ -81,6 +82,7 @@ def plan(
     micro_batches: Passes = 1,
     checkpointing: Checkpointing = None,
     chunk: Chunk = None,
+    activations: Kept = None,
     dtype: Dtype = "bf16",
     adapter_dtype: AdapterDtype = None,
     gpu: Gpu = None,
@@ -105,11 +107,12 @@ def plan(
     size = {"batch": batch, "micro_batches": micro_batches, "dtype": dtype, "device": device}
     size |= {} if adapter_dtype is None else {"adapter_dtype": adapter_dtype}
     asked: dict[str, Any] = {"lora": lora, "quantization": quantization, "release": release}
-    asked |= {"checkpointing": checkpointing, "chunk": chunk}
+    asked |= {"checkpointing": checkpointing, "chunk": chunk, "activations": activations}
     asked = {name: value for name, value in asked.items() if value is not None}
     rests = placement_asked(placement, {"slots": slots, "resident": resident}, device)
     beside = beside_asked(room, host, bus, disk, tflops)
     options = _options(option or [], {"density": density, "codec": codec, "update_gap": update_gap})
+    check_activations(activations, policy, room is not None and not options)
     check_asked(model, policy, options, {"seq_len": seq_len, **size}, asked)
     with _quickly():
         subject = _subject(model)

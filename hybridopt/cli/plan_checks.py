@@ -15,7 +15,7 @@ from ..core.part_options import options as options_of
 if TYPE_CHECKING:
     from ..model.placement.placement import Placement
 
-__all__ = ["Beside", "beside_asked", "check_asked", "placement_asked"]
+__all__ = ["Beside", "beside_asked", "check_activations", "check_asked", "placement_asked"]
 
 
 class Beside(NamedTuple):
@@ -67,6 +67,21 @@ def placement_asked(base: str | None, counts: Mapping[str, int | None], device: 
             "--placement disk"
         )
     return found if found is None else found.but(**given)
+
+
+def check_activations(activations: str | None, policy: str | None, searches: bool) -> None:
+    """Raise HybridOptError for activations where a way to train is searched for, which keep all or compute anew.
+
+    Args:
+        activations: as they were given; None: nothing was said.
+        policy: a name or a path; None: nothing was said.
+        searches: is a way searched for where no policy is named?
+    """
+    if activations is not None and policy is None and searches:
+        raise HybridOptError(
+            f"plan: --activations {activations} goes with a policy, and --gpu without one searches for a way; give "
+            "--policy, too"
+        )
 
 
 def check_asked(

@@ -8,6 +8,9 @@ from torch import nn
 from ..core.budget import Budget
 from ..core.errors import HybridOptError
 from ..core.host import Host
+from ..model.activations.kept_inputs import KeptInputs
+from ..model.activations.linear import put_, trained_layers
+from ..model.activations.refusals import check_layers
 from ..model.losses.chunked import chunked_loss
 from ..model.roles import Param, clean, params
 from ..policy.plan import Plan
@@ -129,7 +132,8 @@ class Estimator:
         depth = self.source.depth
         one, other = order.short(depth)
         long = self._short(request, other, backward)
-        key = order, backward, request.checkpointing, request.checkpointing and request.reentrant
+        again = request.checkpointing, request.checkpointing and request.reentrant
+        key = order, backward, *again, request.activations
         if self._tells.get(key):
             return shortened(long, depth, order), long
         short = self._short(request, one, backward)
@@ -156,6 +160,9 @@ class Estimator:
         model = self._skeleton(request, depth)
         plan = resolved(params(model), request, check=False)
         freeze_(model, plan)
+        if (scheme := request.kept) is not None:
+            check_layers(model, trained_layers(model, plan.trained))
+            put_(model, KeptInputs(scheme, request.seed))
         shifted = None if backward else Temporaries(plan, request.device == "cuda").drawing.alone
         told = inputs(model, request.batch, request.seq_len)
         with nullcontext() if request.chunk is None else chunked_loss(model, request.chunk):

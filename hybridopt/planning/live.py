@@ -72,4 +72,5 @@ def _request(model: nn.Module, strategy: Any, batch: Mapping[str, Tensor] | None
         rests.rest()  # then every tensor has memory of its own
         where |= {"device": "cpu" if rests.device.type == "cpu" else "cuda", "placement": rests.placement}
     kept = {"lora": lora_rank(model), "quantization": strategy.quantization, "seed": strategy.seed}
+    kept["activations"] = strategy.activations
     return Request(policy=strategy.policy, **sizes, **where, **kept, **how)

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from ..core.contracts import Scheme
+from ..core.contracts import Activations, Scheme
 from ..core.errors import HybridOptError, check_choice
 from ..core.registry import names, pack
+from ..model.activations.scheme import read_activations
 from ..model.adapters import dtype_of_adapters
 from ..model.placement.placement import Placement, read_placement
 from ..model.quantization.known import frozen_names, named
@@ -47,6 +48,7 @@ class Request:
         peft_config: the adapters themselves, where they are others than `lora` stands for.
         adapter_dtype: what adapters are kept in, "float32", "bfloat16" or "float16"; None: what their library makes.
         placement: where the weights of layers rest between their uses, as `load` takes it; None: on the device.
+        activations: what trained linear layers keep of their inputs, as `wrap` takes it; None: everything.
 
     Raises:
         HybridOptError: a value is not allowed, or values exclude one another.
@@ -68,6 +70,7 @@ class Request:
     peft_config: Any = field(default=None, compare=False)
     adapter_dtype: str | None = None
     placement: Placement | None = None
+    activations: str | Activations | None = None
 
     def __post_init__(self) -> None:
         for name in COUNTS:
@@ -81,6 +84,7 @@ class Request:
         dtype = dtype_of_adapters("plan", self.adapter_dtype)
         object.__setattr__(self, "adapter_dtype", dtype and str(dtype).removeprefix("torch."))
         object.__setattr__(self, "placement", read_placement(self.placement, "plan"))
+        object.__setattr__(self, "activations", self.kept)
         scheme = self.scheme
         if scheme is not None:
             object.__setattr__(self, "quantization", scheme.name)
@@ -90,6 +94,11 @@ class Request:
                 f"take quantization={frozen_names()}"
             )
         read_policy(self.policy, dict(self.options))  # bad names and options show now
+        if self.activations is not None and (self.checkpointing or self.probes):
+            other = "checkpointing" if self.checkpointing else f"policy={self.policy!r}, without backward passes"
+            raise HybridOptError(
+                f"activations={self.activations!r} is not allowed with {other}; leave one of both out", "plan"
+            )
 
     @property
     def scheme(self) -> Scheme | None:
@@ -100,6 +109,11 @@ class Request:
     def ready(self) -> Ready:
         """Return the policy itself, made of its name and options."""
         return read_policy(self.policy, dict(self.options))
+
+    @property
+    def kept(self) -> Activations | None:
+        """Return what trained linear layers keep of their inputs; None: everything."""
+        return read_activations(self.activations, "plan")
 
     @property
     def probes(self) -> bool:
@@ -124,14 +138,15 @@ class Request:
     @property
     def structure(self) -> tuple:
         """Return the values on which forward and backward pass depend; where they are equal, activations are."""
-        return *self.weights, self.seq_len, self.batch, self.checkpointing, self.chunk
+        return *self.weights, self.seq_len, self.batch, self.checkpointing, self.chunk, self.activations
 
     def as_dict(self) -> dict[str, Any]:
         """Return the request as plain data; a policy that is no name is given by the name of its class."""
         name = self.policy if isinstance(self.policy, str) else type(self.policy).__name__
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "peft_config"}
         placed = None if self.placement is None else asdict(self.placement)
-        return own | {"policy": name, "options": {k: pack(v) for k, v in self.options.items()}, "placement": placed}
+        told = {"options": {k: pack(v) for k, v in self.options.items()}, "placement": placed}
+        return own | told | {"policy": name, "activations": pack(self.activations)}
 
     def but(self, **changes: Any) -> "Request":
         """Return a copy with some values changed."""

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ..core.sizes import human
+from ..model.activations.scheme import written
 from .placement.words import placed_rows, shown_placement
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def title(estimate: "Estimate") -> str:
     passes = f" x {r.micro_batches}" if r.micro_batches > 1 else ""
     how = f"{r.as_dict()['policy']}{lora}{base}, {r.release} release{', checkpointing' * r.checkpointing}"
     how += f", {shown_placement(r.placement)}" if r.placement else ""
+    how += f", activations {written(r.kept)}" if r.kept else ""
     how += f", loss by {r.chunk} tokens" if r.chunk else ""
     return f"{estimate.model}: {how}, {r.batch} x {r.seq_len} tokens{passes}"
 

@@ -15,6 +15,7 @@ LLAMA, BERT = (Subject(name, SOURCES[name].settings | SMALL) for name in ("llama
 GPT2 = Subject("gpt2", SOURCES["gpt2"].settings | SMALL_GPT2)
 SIZE = {"seq_len": 48, "batch": 2, "device": "cpu"}
 NF4, INT8 = {"lora": 8, "quantization": "nf4"}, {"lora": 8, "quantization": "int8"}
+SAMPLED = {"activations": "wta-crs"}
 FUSED, AGAIN = {"release": "fused"}, {"checkpointing": True}
 CELLS = [  # every policy, base, release and both ways of keeping activations, in pairs
     (LLAMA, {"policy": "adamw", "dtype": "fp32", **FUSED}),
@@ -34,6 +35,9 @@ CELLS = [  # every policy, base, release and both ways of keeping activations, i
     (LLAMA, {"policy": "frugal", "quantization": "int8-trainable", **AGAIN}),
     (GPT2, {"policy": "signsgd", **NF4, **FUSED}),
     (BERT, {"policy": "frugal", **AGAIN, **FUSED}),
+    (LLAMA, {"policy": "adamw", **SAMPLED}),
+    (LLAMA, {"policy": "frugal", **NF4, **FUSED, **SAMPLED}),
+    (GPT2, {"policy": "frugal", "quantization": "int8-trainable", "micro_batches": 2, **SAMPLED}),
 ]
 STEPS = {"badam": 6}
 
@@ -56,6 +60,15 @@ def test_a_live_model_is_planned_like_its_config():
     live = plan_live(model, seq_len=48, batch_size=2, release="fused")
     assert live.parts == Estimator(LLAMA).estimate(request).parts
     assert live.request.as_dict()["policy"] == "Frugal" and live.request.lora == 8
+
+
+def test_a_live_model_that_samples_is_planned_like_its_config():
+    request = Request(policy="frugal", lora=8, **SAMPLED, **SIZE)
+    model, _ = prepared(LLAMA, request)
+    live = plan_live(model, seq_len=48, batch_size=2)
+    assert live.parts == Estimator(LLAMA).estimate(request).parts
+    assert live.request.as_dict()["activations"] == {"part": "activations.wta_crs", "share": 0.3}
+    assert live.activations_bytes < 0.8 * Estimator(LLAMA).estimate(request.but(activations=None)).activations_bytes
 
 
 @pytest.mark.parametrize("how", [{"policy": "frugal", **INT8}, {"policy": "qzo", "quantization": "int8"}], ids=names)

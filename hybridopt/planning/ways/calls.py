@@ -2,6 +2,7 @@
 
 from textwrap import indent
 
+from ...model.activations.scheme import written
 from ...model.adapters import usual_library
 from ...model.placement.placement import Placement
 from ..request import DTYPES, Request
@@ -141,6 +142,8 @@ def _wrap(request: Request) -> str:
         parts.append(f"peft_config={own if request.peft_config is None else 'peft_config'}")
         if request.adapter_dtype:
             parts.append(f"adapter_dtype={_text(request.adapter_dtype)}")
+    if request.kept:
+        parts.append(f"activations={_text(written(request.kept))}")
     if request.quantization:
         parts.append(f"quantization={_text(request.quantization)}")
     return f"model = hybridopt.wrap(model, {', '.join(parts)})"

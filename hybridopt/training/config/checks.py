@@ -21,6 +21,7 @@ def check(run: Run, tree: Node) -> None:
     for key, text in _wrong(run, tree):
         raise HybridOptError(f"{_place(tree, key)}: {text}")
     _check_options(run.method, _place(tree, "method.options"))
+    _check_activations(run, _place(tree, "method.activations"))
 
 
 def _wrong(run: Run, tree: Node) -> Iterator[tuple[str, str]]:
@@ -30,6 +31,9 @@ def _wrong(run: Run, tree: Node) -> Iterator[tuple[str, str]]:
     method = run.method
     if method.policy == AUTO and method.options:
         yield "method.options", "method.options belong to a policy, and method.policy=auto chooses one; name it"
+    if method.policy == AUTO and method.activations is not None:
+        text = "method.activations goes with a policy, and method.policy=auto chooses one; name it"
+        yield "method.activations", text
     for name in CHOSEN:
         key, default = f"method.{name}", vars(Method())[name]
         if method.policy == AUTO and _given(tree, key) and vars(method)[name] == default:
@@ -65,6 +69,23 @@ def _check_options(method: Method, place: str) -> None:
         read_policy(method.policy, dict(method.options))
     except HybridOptError as error:
         raise HybridOptError(f"{place}: method.options: {error}") from None
+
+
+def _check_activations(run: Run, place: str) -> None:
+    """Raise HybridOptError for activations that are not known, or cannot be where layers are computed again."""
+    if run.method.activations is None:
+        return
+    from ...model.activations.scheme import read_activations  # which imports torch
+
+    try:
+        read_activations(run.method.activations, "method")
+    except HybridOptError as error:
+        raise HybridOptError(f"{place}: {error}") from None
+    if run.train.checkpointing is True:
+        raise HybridOptError(
+            f"{place}: method.activations={run.method.activations} is not allowed with train.checkpointing=true, as "
+            "layers that are computed again would draw other rows; leave one of both out"
+        )
 
 
 def _given(tree: Node, key: str) -> bool:

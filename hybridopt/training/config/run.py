@@ -65,6 +65,7 @@ class Method:
         quantization: scheme of the base, such as "nf4"; None: not quantized.
         release: how gradients are released: "accumulate" or "fused".
         placement: where the weights of layers rest between their uses; None: on the device.
+        activations: what trained linear layers keep of their inputs: "wta-crs", "wta-crs:share=0.2"; None: everything.
     """
 
     policy: Annotated[str, OneOf(policies, ".json", "or the path of a .json")] = AUTO
@@ -73,6 +74,7 @@ class Method:
     quantization: Annotated[str | None, OneOf(schemes)] = None
     release: Annotated[str, OneOf(releases)] = "accumulate"
     placement: Annotated[PlacementSettings | None, Short("base")] = None
+    activations: Annotated[str | None, Text()] = None
 
 
 @dataclass(frozen=True)

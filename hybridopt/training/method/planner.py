@@ -71,6 +71,7 @@ class Planner:
             release=method.release,
             checkpointing=self.run.train.checkpointing is True,
             placement=self.placement,
+            activations=method.activations,
             **self.size,
         )
 
@@ -86,6 +87,8 @@ class Planner:
 
     def checkpoints(self, request: Request) -> bool:
         """Return whether checkpointing can be of any use: the model has it, and there is a backward pass."""
+        if request.activations is not None:
+            return False  # layers that are computed again would draw other rows
         return not request.probes and checkpoints(self.estimator.source)
 
     def run_of(self, request: Request) -> Run:

@@ -38,7 +38,7 @@ def load_model(run: Run, folder: Path, task: TrainingTask, config: Any) -> Any:
     model = load(folder, **vars(how)) if causal else load_with_head(folder, config, how, seed)
     torch.manual_seed(seed)  # adapters begin with random numbers
     config = None if method.lora is None else adapters(method.lora, task.head)
-    return wrap(model, method.policy, peft_config=config, seed=seed, **method.options)
+    return wrap(model, method.policy, peft_config=config, activations=method.activations, seed=seed, **method.options)
 
 
 def config_of(model: str) -> Any:
