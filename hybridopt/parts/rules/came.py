@@ -19,15 +19,15 @@ class CAME(Rule):
     betas: of the momentum, the second moment and the confidence. eps: added to the squares of the gradient and of the
     residual. clip_threshold: the largest root mean square of an update before momentum.
 
-    As in the paper, nothing corrects the start from zero: the confidence makes first steps of 11 lr, which shrink to
-    0.25 lr over 1 / (1 - betas[2]) steps, so warm up. bias_correction=True divides every mean by 1 - beta ** step, as
-    Adam does: 1.1 lr at first, the same 0.25 lr in the end. The learning rates of the paper are for False.
+    bias_correction divides every mean by 1 - beta ** step, as Adam does: steps of 1.1 lr at first, 0.25 lr in the end.
+    False is the paper's: nothing corrects the start from zero, and the confidence makes first steps of 11 lr, which
+    shrink to the same 0.25 lr over 1 / (1 - betas[2]) steps, so that short runs want a rate 30 times lower.
     """
 
     betas: tuple[float, float, float] = (0.9, 0.999, 0.9999)
     eps: tuple[float, float] = (1e-30, 1e-16)
     clip_threshold: float = 1.0
-    bias_correction: bool = False
+    bias_correction: bool = True
     looks = 3
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class CAME(Rule):
         return {"exp_avg": Slot(shape), **second, **(confidence if shape[-2] > 1 else {})}
 
     def numbers(self, step: int) -> dict[str, float]:
-        """Return the bias corrections, all 1 as in the paper unless asked for."""
+        """Return the bias corrections, all 1 where they are switched off, as in the paper."""
         names = ("momentum", "second", "confidence")
         return {k: 1 - b**step if self.bias_correction else 1.0 for k, b in zip(names, self.betas, strict=True)}
 
