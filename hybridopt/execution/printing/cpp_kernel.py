@@ -1,12 +1,11 @@
 """The whole text of a C++ kernel: a rule's loop, put into the skeleton of `execution/cpp/skeleton`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...core.contracts import Rule
-from . import cpp_tensors
+from . import cpp_parts, cpp_structs
 from .cpp_loops import loop
-from .cpp_tensors import Piece
 from .traced import traced
 
 __all__ = ["Layout"]
@@ -14,59 +13,17 @@ __all__ = ["Layout"]
 HEAD = """\
 // Printed from {title}.
 #include "chunks.h"
-#include "hashes.h"
-#include "bf16.h"
-#include "int8.h"
 #include "columns.h"
 
 enum {{ {tensors} }};
-static const int PIECE = {piece};
-static const i64 CHUNK = {chunk};
-
+static const int BLOCK = {block};  // elements that share a scale
+static const int PIECE = {piece};  // elements at a time
+static const i64 CHUNK = {chunk};  // elements that a thread takes at a time
 """
-FLAT = """\
-extern "C" void hybridopt_run(const Given* given) {
-    in_chunks(*given, [](const Task& task) { return task.rows * task.width; }, [](const Task&) { return CHUNK; },
-              [&](const Task& task, i64 first, i64 last) {
-                  for (i64 at = first; at < last; at += PIECE)
-                      piece(task, *given, at, (int)(last - at < PIECE ? last - at : PIECE));
-              });
-}
-"""
-BY_ROWS = """\
-extern "C" void hybridopt_run(const Given* given) {
-    in_chunks(*given, [](const Task& task) { return task.rows; },
-              [](const Task& task) { return task.width < CHUNK ? CHUNK / task.width : (i64)1; },
-              [&](const Task& task, i64 first, i64 last) {
-                  for (i64 row = first; row < last; ++row) of_row(task, *given, row);
-              });
-}
-"""
-OF_COLUMNS = """\
-static void of_row(const Task& task, const Given& given, i64 row) {
-    const u16* mask = (const u16*)task.at[CHOSEN];
-    i64 own = row * task.count;
-    for (i64 column = 0; column < task.width; column += PIECE) {
-        const int n = (int)(task.width - column < PIECE ? task.width - column : PIECE);
-        own += piece(task, given, row * task.width + column, n, own, mask + column / 16);
-    }
-}
-"""
-OF_ROWS = """\
-static void of_row(const Task& task, const Given& given, i64 row) {
-    const i64 place = ((const i64*)task.at[CHOSEN])[row];  // among the chosen rows; -1 for the others
-    for (i64 column = 0; column < task.width; column += PIECE) {
-        const int n = (int)(task.width - column < PIECE ? task.width - column : PIECE);
-        if (place < 0)
-            other(task, given, row * task.width + column, n);
-        else
-            piece(task, given, row * task.width + column, n, place * task.width + column);
-    }
-}
-"""
-PIECE, WIDE, DIRECT = 512, 1024, 2048  # elements at a time: what is decoded stays in the first cache
+PIECE = 2048  # elements at a time: what waits for being written stays in the first cache
 CHUNK = 1 << 15  # elements that a thread takes at a time
 RATES = ("lr", "free_lr", "decay")
+CODES = ("int8", "uint8")
 
 
 @dataclass(frozen=True)
@@ -97,9 +54,8 @@ class Layout:
     @property
     def state(self) -> tuple[str, ...]:
         """Return the names of the raw tensors of the state, in order."""
-        beside = {"int8": ("", "_absmax"), "uint8": ("", "_absmax")}
-        raw = tuple(name + suffix for name, kept in self.slots for suffix in beside.get(kept, ("",)))
-        return (*raw, "weight.low") if self.weight == "bfloat16 split" else raw
+        raw = [name + x for name, kept in self.slots for x in (("", "_absmax") if kept in CODES else ("",))]
+        return (*raw, "weight.low") if self.weight == "bfloat16 split" else tuple(raw)
 
     @property
     def title(self) -> str:
@@ -111,21 +67,13 @@ class Layout:
         """Return the text that the compiler is given."""
         tensors = ["PARAM", "GRAD", *(f"STATE_{name.upper()}" for name in self.state if name != "weight.low")]
         tensors += ["LOW"] * (self.weight == "bfloat16 split") + ["CHOSEN"] * (self.part != "flat")
-        head = HEAD.format(title=self.title, tensors=", ".join(tensors), piece=self._piece, chunk=self._chunk)
-        return "\n".join([head, *self._loops(), getattr(self, f"_{self.part}")()])
+        piece = self.block * max(1, PIECE // self.block) if self.block else PIECE
+        chunk = piece * max(1, CHUNK // piece)
+        head = HEAD.format(title=self.title, tensors=", ".join(tensors), block=self.block, piece=piece, chunk=chunk)
+        printed: dict[str, Callable[[], str]] = {"flat": self._flat, "rows": self._rows, "columns": self._columns}
+        return "\n".join([head, *self._loops(), printed[self.part]()])
 
-    @property
-    def _piece(self) -> int:
-        if self.block:
-            return self.block * max(1, PIECE // self.block)
-        direct = {"float32", self.weight.split()[0], self.grad, *dict(self.slots).values()} == {"float32"}
-        if self.part == "columns":  # mostly whole rows: loops end in single elements
-            return DIRECT if direct else WIDE
-        return DIRECT if direct else PIECE
-
-    @property
-    def _chunk(self) -> int:
-        return self._piece * max(1, CHUNK // self._piece)
+    # ---- loops
 
     def _rule(self, axis: str) -> Rule | None:
         """Return the rule of an axis; None where there is none, or weights only decay."""
@@ -142,79 +90,91 @@ class Layout:
             here = self._rule(axis)
             rule = None if here is None else traced(here)
             own = () if rule is None else tuple(f"n_{name}" for name in rule.numbers)
+            each = "in_order" if self.part == "columns" and axis == "free" else "in_lanes"
             if getattr(self, axis) is not None:
-                out.append(loop(f"{axis}_loop", rule, rate, [*RATES, *skipped, *own], result, roots))
+                out.append(loop(f"{axis}_loop", rule, rate, [*RATES, *skipped, *own], result, roots, each))
             skipped = ("",) * len(own)
         return out
 
-    # ---- one rule for all
+    # ---- parts
 
     def _flat(self) -> str:
-        axis = "full" if self.full is not None else "free"
-        return (
-            self._function("static void piece(const Task& task, const Given& given, i64 at, int n)", axis, "at", "")
-            + FLAT
-        )
-
-    # ---- chosen rows
+        axis = "free" if self.full is None else "full"
+        seeds = [""] * self._random + [name for name, kept in self.slots if kept == "bfloat16"]
+        if not seeds:
+            return cpp_parts.flat(self._span(axis, "at", ""))
+        bits = [
+            f"random_bits(bits_{seed or 'weight'}, at, n, task.width, {self._key(seed)}, given.columns);"
+            for seed in seeds
+        ]
+        made = [f"alignas(64) u32 bits_{seed or 'weight'}[PIECE];" for seed in seeds] + bits
+        made += self._span(axis, "at", "made")
+        return cpp_parts.flat(made) if self.block else cpp_parts.flat_in_rows(made, self._span(axis, "at", "row"))
 
     def _rows(self) -> str:
-        head = "static void {}(const Task& task, const Given& given, i64 at, int n{})"
-        chosen = self._function(head.format("piece", ", i64 own"), "full", "own", "low")
-        return chosen + self._function(head.format("other", ""), "free", "at", "") + OF_ROWS + BY_ROWS
-
-    # ---- chosen columns
+        return cpp_parts.rows(self._span("full", "own", "place", "low"), self._span("free", "at", "row"))
 
     def _columns(self) -> str:
-        weight, grad = self._weight("at", "n", "bits"), cpp_tensors.grad(self.grad, "at", "n")
-        state = self._slots("own", "count", "task.count")
-        lines = [*weight.before, *grad.before, "const int count = chosen(mask, n);"]
-        lines.append("alignas(64) float low[PIECE + SLACK], low_grad[PIECE + SLACK];")
-        lines += ["compress(low, weight, mask, n);", "compress(low_grad, grad, mask, n);"]
-        lines += [line for one in state for line in one.before]
-        lines.append(self._call("full", "count", "low", "low_grad", state))
-        lines.append(self._call("free", "n", "weight", "grad", ()))
-        lines.append("expand(weight, low, mask, n);")
-        if self._random:  # each by the bits of its own part
-            lines.append("alignas(64) u32 bits[PIECE + SLACK], low_bits[PIECE + SLACK];")
-            lines.append(f"random_bits(bits, {self._seeded('', 'at', 'n', 'task.width')});")
-            lines.append(f"random_bits(low_bits, {self._seeded('low', 'own', 'count', 'task.count')});")
-            lines.append("expand((float*)bits, (const float*)low_bits, mask, n);")
-        lines += [*weight.after, *(line for one in state for line in one.after), "return count;"]
-        head = "static int piece(const Task& task, const Given& given, i64 at, int n, i64 own, const u16* mask)"
-        return _function(head, lines) + OF_COLUMNS + BY_ROWS
+        bits = self._bits("row", "", "count", "(own - row * task.count)")
+        state = [cpp_structs.slot(name, kept, "own", bits(name)) for name, kept in self.slots]
+        full = self._call("full", "count", "Floats{low}", "Floats{low_grad}", state)
+        mixed = f"Mixed{{{self._bits('row', '')('')}, {bits('low')}}}" if self._random else ""
+        weight, grad = cpp_structs.weight(self._kept, "at", mixed), cpp_structs.grad(self.grad, "at")
+        free = self._call("free", "n", f"with_chosen({weight}, low, mask, &next)", grad, ())
+        return cpp_parts.columns(weight, grad, full, free)
 
     # ---- lines
+
+    @property
+    def _kept(self) -> str:
+        return self.weight.removesuffix(" nonnegative")
 
     @property
     def _random(self) -> bool:
         return self.weight == "bfloat16 random"
 
-    def _weight(self, at: str, n: str, random: str) -> Piece:
-        return cpp_tensors.weight(self.weight.removesuffix(" nonnegative"), at, n, random)
+    def _key(self, seed: str) -> str:
+        return f"task.keys[{self.rounded.index(seed)}]" if seed in self.rounded else "0"
 
-    def _slots(self, at: str, n: str, width: str) -> list[Piece]:
-        wide = str(self.block) if self.block else width
-        keys = {name: self.rounded.index(name) if name in self.rounded else 0 for name, _ in self.slots}
-        return [cpp_tensors.slot(name, kept, at, n, wide, keys[name]) for name, kept in self.slots]
+    def _bits(self, kind: str, done: str, n: str = "n", column: str = "column") -> Callable[[str], str]:
+        """Return a function from a seed to its random bits: those that were "made", or those of a row, by its name."""
 
-    def _seeded(self, seed: str, at: str, n: str, width: str) -> str:
-        return cpp_tensors.seeded(at, n, width, self.rounded.index(seed))
+        def bits(seed: str) -> str:
+            if kind == "made":
+                return f"Made{{bits_{seed or 'weight'}{done}}}"
+            return f"of_row(given.columns, {kind}, {column}{done}, {n}, {self._key(seed)})"
 
-    def _function(self, head: str, axis: str, own: str, seed: str) -> str:
-        """Return the function of a piece in which every element goes by one rule."""
-        random = self._seeded(seed, own, "n", "task.width") if self._random else ""
-        weight, grad = self._weight("at", "n", random), cpp_tensors.grad(self.grad, "at", "n")
-        state = self._slots(own, "n", "task.width") if axis == "full" else []
-        reads = grad.before if self._rule(axis) else ()
-        lines = [*weight.before, *reads, *(line for one in state for line in one.before)]
-        lines.append(self._call(axis, "n", "weight", "grad", state))
-        return _function(head, [*lines, *weight.after, *(line for one in state for line in one.after)])
+        return bits
 
-    def _call(self, axis: str, n: str, weight: str, grad: str, state: Sequence[Piece]) -> str:
+    def _span(self, axis: str, own: str, kind: str, seed: str = "") -> list[str]:
+        """Return the lines that move n elements from `at` on, block by block where the state has some.
+
+        Args:
+            axis: whose rule moves them.
+            own: where their state begins.
+            kind: where random bits come from, as `_bits` takes it.
+            seed: by which weights are rounded.
+        """
+        coded = [(name, kept) for name, kept in self.slots if kept in CODES and axis == "full"]
+        done, n = (" + done", "some") if coded else ("", "n")
+        bits = self._bits(kind, done, n)
+        state = [cpp_structs.slot(name, kept, own + done, bits(name)) for name, kept in self.slots]
+        weight, grad = (
+            cpp_structs.weight(self._kept, f"at{done}", bits(seed)),
+            cpp_structs.grad(self.grad, f"at{done}"),
+        )
+        call = self._call(axis, n, weight, grad, state if axis == "full" else ())
+        if not coded:
+            return [call]
+        before, after = [], []
+        for name, kept in coded:
+            before += [f"alignas(64) float waiting_{name}[BLOCK];", cpp_structs.most(name, f"{own}{done}")]
+            by = f"of_row(given.columns, ({own}{done}) / BLOCK, 0, some, {self._key(name)})"
+            raw = cpp_structs.raw(name, kept, own + done)
+            after.append(f"encode({raw}, most_{name}, waiting_{name}, some, {by});")
+        inner = ["const int some = n - done < BLOCK ? n - done : BLOCK;", *before, call, *after]
+        return ["for (int done = 0; done < n; done += BLOCK) {", *(f"    {line}" for line in inner), "}"]
+
+    def _call(self, axis: str, n: str, weight: str, grad: str, state: Sequence[str]) -> str:
         grads = (grad,) if self._rule(axis) else ()
-        return f"{axis}_loop({', '.join([n, weight, *grads, *(one.name for one in state), 'given.numbers'])});"
-
-
-def _function(head: str, lines: list[str]) -> str:
-    return f"{head} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n\n"
+        return f"{axis}_loop({', '.join([n, weight, *grads, *state, 'given.numbers'])});"

@@ -1,4 +1,4 @@
-"""The loop of a rule over numbers in float32, as the text of a C++ function."""
+"""The loop of a rule over some elements, as the text of a C++ function."""
 
 import re
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ OVER = re.compile(r"div_\((\w+), (n_\w+)\)")  # by a number of the step: the sam
 NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d*)?(?:e[+-]?\d+)?)(?![\w.])")
 WORDS = {"inf": "HUGE_VALF", "nan": "NAN"}
 LOOP = """\
-static void {name}({arguments}) {{
-{numbers}#pragma omp simd
-    for (int i = 0; i < n; ++i) {{
-{body}    }}
+template <class Weight{types}>
+INLINE void {name}({arguments}) {{
+{numbers}    {each}(n, [&](int i, auto some) ALWAYS {{
+{body}    }});
 }}
 """
 
@@ -32,8 +32,11 @@ def loop(
     numbers: Sequence[str],
     result: str = "{x}",
     roots: Sequence[str] = (),
+    each: str = "in_lanes",
 ) -> str:
     """Return the function that moves the state and the weight of n elements.
+
+    It is told weight, gradient and state as structs of `skeleton/tensors.h`, whatever they are kept in.
 
     Args:
         name: of the function.
@@ -42,26 +45,30 @@ def loop(
         numbers: the names of all numbers of the step, in the order in which the kernel is told them.
         result: what becomes of the new weight {x}, such as "max_({x}, 0.f)".
         roots: slots of which the square root is kept, which the rule often has at hand.
+        each: "in_lanes", or "in_order" where what is written depends on what was before.
     """
     slots = () if rule is None else rule.slots
-    pointers = ["float* RESTRICT weight", *([] if rule is None else ["const float* RESTRICT grad"])]
-    arguments = ["int n", *pointers, *(f"float* RESTRICT state_{slot}" for slot in slots)]
-    body = ["const float p = weight[i];"]
+    body = ["const F p = weight.in(i, some);"]
     if rule is None:
-        body.append(f"weight[i] = {result.format(x='p * decay')};")
+        body.append(f"weight.out(i, {result.format(x='p * decay')}, some);")
     else:
-        body.append("const float g = grad[i];")
-        body += [f"const float s_{slot} = state_{slot}[i];" for slot in slots]
+        body.append("const F g = grad.in(i, some);")
+        body += [f"const F s_{slot} = state_{slot}.in(i, some);" for slot in slots]
         body += [f"const auto {x} = {OVER.sub(_over, literals(text))};" for x, text in rule.lines]
-        body += [f"state_{slot}[i] = {_kept(slot, roots).format(x=value)};" for slot, value in rule.state.items()]
-        body.append(f"weight[i] = {result.format(x=f'p * decay - {rule.direction} * {rate}')};")
+        body += [f"state_{slot}.out(i, {_kept(slot, rule, roots)}, some);" for slot in slots]
+        body.append(f"weight.out(i, {result.format(x=f'p * decay - {rule.direction} * {rate}')}, some);")
     words = set(re.findall(r"\w+", " ".join(body)))
     told = [(x, f"numbers[{i}]") for i, x in enumerate(numbers) if x in words]
-    told += [(f"over_{x}", f"1.f / {x}") for x, _ in told if f"over_{x}" in words]
+    told += [(f"over_{x}", f"div_(1.f, {x})") for x, _ in told if f"over_{x}" in words]
+    tensors = ["grad"] * (rule is not None) + [f"state_{slot}" for slot in slots]
     return LOOP.format(
         name=name,
-        arguments=", ".join([*arguments, "const float* numbers"]),
-        numbers="".join(f"    const float {x} = {value};\n" for x, value in told),  # of their own: never reloaded
+        types="".join(f", class {x.title()}" for x in tensors),
+        arguments=", ".join(
+            ["int n", "Weight weight", *(f"{x.title()} {x}" for x in tensors), "const float* numbers"]
+        ),
+        numbers="".join(f"    const F {x} = {value};\n" for x, value in told),  # of their own: never reloaded
+        each=each,
         body="".join(f"        {line}\n" for line in body),
     )
 
@@ -70,5 +77,6 @@ def _over(found: re.Match[str]) -> str:
     return f"over_({found[1]}, {found[2]}, over_{found[2]})"
 
 
-def _kept(slot: str, roots: Sequence[str]) -> str:
-    return "sqrt_({x})" if slot in roots else "{x}"
+def _kept(slot: str, rule: Traced, roots: Sequence[str]) -> str:
+    value = rule.state.get(slot, f"s_{slot}")
+    return f"sqrt_({value})" if slot in roots else value

@@ -1,91 +1,110 @@
 // Chosen columns of a row, packed together and spread again. mask: a bit a column, sixteen in a word.
 #pragma once
-#include "language.h"
+#include "tensors.h"
 
-static const int SLACK = 16;  // floats that may be written, and read, behind the packed ones
+static const int SLACK = 16;  // numbers that may be written, and read, behind packed ones
 
-INLINE int chosen(const u16* mask, int n) {  // of the first n columns; bits behind them are 0
-    int count = 0;
-    for (int i = 0; i < n; i += 16) count += __builtin_popcount(mask[i >> 4]);
-    return count;
-}
-
-static int compress_one_by_one(float* RESTRICT out, const float* RESTRICT x, const u16* mask, int from, int n) {
-    int count = 0;
-    for (int i = from; i < n; ++i) {
-        out[count] = x[i];
-        count += mask[i >> 4] >> (i & 15) & 1;
-    }
-    return count;
-}
-
-static int expand_one_by_one(float* RESTRICT x, const float* RESTRICT packed, const u16* mask, int from, int n) {
-    int count = 0;
-    for (int i = from; i < n; ++i) {
-        const bool mine = mask[i >> 4] >> (i & 15) & 1;
-        x[i] = mine ? packed[count] : x[i];
-        count += mine;
-    }
-    return count;
-}
-
-#if LANES == 8
-struct Lanes {  // for eight columns: where each chosen one comes from, and where each column finds its own
+#if LANES == 16
+typedef __mmask16 Picked;
+INLINE Picked picked(const u16* mask, int i) { return mask[i >> 4]; }
+INLINE F packed(F x, Picked mine) { return _mm512_maskz_compress_ps(mine, x.v); }
+INLINE F spread(F x, F own, Picked mine) { return _mm512_mask_expand_ps(x.v, mine, own.v); }
+INLINE U spread(U x, U own, Picked mine) { return _mm512_mask_expand_epi32(x, mine, own); }
+#elif LANES == 8
+struct Lanes {  // of eight columns: where each chosen one comes from, and where each column finds its own
     alignas(32) int from[256][8], to[256][8];
     Lanes() {
         for (int mask = 0; mask < 256; ++mask) {
             int count = 0;
             for (int i = 0; i < 8; ++i) {
                 from[mask][i] = 0;
-                to[mask][i] = count;
+                to[mask][i] = count & 7;
                 if (mask >> i & 1) from[mask][count++] = i;
             }
         }
     }
 };
 static const Lanes LANE;
+typedef int Picked;
+INLINE Picked picked(const u16* mask, int i) { return mask[i >> 4] >> (i & 8) & 255; }
+INLINE F packed(F x, Picked mine) {
+    return _mm256_permutevar8x32_ps(x.v, _mm256_load_si256((const __m256i*)LANE.from[mine]));
+}
+INLINE U spread(U x, U own, Picked mine) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i there = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(mine), bit), bit);
+    const __m256i at = _mm256_load_si256((const __m256i*)LANE.to[mine]);
+    return _mm256_blendv_epi8(x, _mm256_permutevar8x32_epi32(own, at), there);
+}
+INLINE F spread(F x, F own, Picked mine) { return floats_of(spread(bits_of(x), bits_of(own), mine)); }
+#else
+typedef int Picked;
+INLINE Picked picked(const u16* mask, int i) { return mask[i >> 4] >> (i & 15) & 1; }
+INLINE F packed(F x, Picked) { return x; }
+INLINE F spread(F x, F own, Picked mine) { return mine ? own : x; }
+INLINE U spread(U x, U own, Picked mine) { return mine ? own : x; }
 #endif
 
-// Pack the chosen columns of x[0 ... n - 1] into out, which has SLACK floats more than those; return how many.
-static int compress(float* RESTRICT out, const float* RESTRICT x, const u16* mask, int n) {
-    int i = 0, count = 0;
-#if LANES == 16
-    for (; i + 16 <= n; i += 16) {
-        const u16 m = mask[i >> 4];
-        _mm512_storeu_ps(out + count, _mm512_maskz_compress_ps(m, _mm512_loadu_ps(x + i)));
-        count += __builtin_popcount(m);
-    }
-#elif LANES == 8
-    for (; i + 8 <= n; i += 8) {
-        const int m = mask[i >> 4] >> (i & 8) & 255;
-        const __m256i from = _mm256_load_si256((const __m256i*)LANE.from[m]);
-        _mm256_storeu_ps(out + count, _mm256_permutevar8x32_ps(_mm256_loadu_ps(x + i), from));
-        count += __builtin_popcount(m);
-    }
-#endif
-    return count + compress_one_by_one(out + count, x, mask, i, n);
+// Call work(i, lanes) as `in_lanes` does, one after the other.
+template <class Work>
+INLINE void in_order(int n, Work work) {
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) work(i, All());
+    if (i < n) work(i, First(n - i));
 }
 
-// Put the packed numbers, behind which SLACK floats may be read, into the chosen columns of x.
-static void expand(float* RESTRICT x, const float* RESTRICT packed, const u16* mask, int n) {
-    int i = 0, count = 0;
-#if LANES == 16
-    for (; i + 16 <= n; i += 16) {
-        const u16 m = mask[i >> 4];
-        const __m512 before = _mm512_loadu_ps(x + i), own = _mm512_loadu_ps(packed + count);
-        _mm512_storeu_ps(x + i, _mm512_mask_expand_ps(before, m, own));
-        count += __builtin_popcount(m);
+// Pack the chosen ones of n columns into out, which has SLACK floats more than those; return how many.
+template <class Tensor>
+static int pack(float* out, Tensor x, const u16* mask, int n) {
+    int count = 0;
+    in_order(n, [&](int i, auto some) ALWAYS {
+        const Picked mine = picked(mask, i);
+        store(out + count, packed(x.in(i, some), mine), All());
+        count += __builtin_popcount(mine);
+    });
+    return count;
+}
+
+// Random bits of a row, of which chosen columns have their own, by their place among those.
+struct Mixed {
+    OfRow others, own;
+    template <class Some>
+    ALWAYS U lanes(int i, Some some, int count, Picked mine) const {
+        return spread(others.lanes(i, some), own.lanes(count, All()), mine);
     }
-#elif LANES == 8
-    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    for (; i + 8 <= n; i += 8) {
-        const int m = mask[i >> 4] >> (i & 8) & 255;
-        const __m256i to = _mm256_load_si256((const __m256i*)LANE.to[m]);
-        const __m256 own = _mm256_permutevar8x32_ps(_mm256_loadu_ps(packed + count), to);
-        const __m256i mine = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(m), bit), bit);
-        _mm256_storeu_ps(x + i, _mm256_blendv_ps(_mm256_loadu_ps(x + i), own, _mm256_castsi256_ps(mine)));
-        count += __builtin_popcount(m);
+};
+
+// A weight of which chosen columns are worked out already, in `own`; written one after the other.
+template <class Tensor>
+struct Chosen {
+    Tensor weight;
+    const float* own;
+    const u16* mask;
+    int* count;
+    template <class Some> ALWAYS F in(int i, Some some) const { return weight.in(i, some); }
+    template <class Some>
+    ALWAYS void out(int i, F x, Some some) const {
+        const Picked mine = picked(mask, i);
+        weight.out(i, spread(x, F(load(own + *count, All())), mine), some);
+        *count += __builtin_popcount(mine);
     }
-#endif
-    expand_one_by_one(x, packed + count, mask, i, n);
+};
+template <>
+struct Chosen<Bf16Random<Mixed>> {
+    Bf16Random<Mixed> weight;
+    const float* own;
+    const u16* mask;
+    int* count;
+    template <class Some> ALWAYS F in(int i, Some some) const { return weight.in(i, some); }
+    template <class Some>
+    ALWAYS void out(int i, F x, Some some) const {
+        const Picked mine = picked(mask, i);
+        const U bits = weight.bits.lanes(i, some, *count, mine);
+        store(weight.at + i, bf16_random(spread(x, F(load(own + *count, All())), mine), bits), some);
+        *count += __builtin_popcount(mine);
+    }
+};
+template <class Tensor>
+INLINE Chosen<Tensor> with_chosen(Tensor weight, const float* own, const u16* mask, int* count) {
+    return Chosen<Tensor>{weight, own, mask, count};
 }

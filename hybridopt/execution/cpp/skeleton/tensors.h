@@ -1,0 +1,122 @@
+// How the numbers of a tensor are read into floats and written back.
+#pragma once
+#include "hashes.h"
+
+struct Floats {
+    float* at;
+    template <class Some> ALWAYS F in(int i, Some some) const { return load(at + i, some); }
+    template <class Some> ALWAYS void out(int i, F x, Some some) const { store(at + i, x, some); }
+};
+
+INLINE F bf16_in(U x) { return floats_of(left<16>(x)); }
+
+INLINE U bf16_nearest(F x) {
+    const U u = bits_of(x), odd = and_(right<16>(u), all(1));
+    const U sum = plus_(plus_(u, all(0x7fffu)), odd);
+    return right<16>(choose_(above(and_(u, all(0x7fffffffu)), 0x7f800000u), all(0xffffffffu), sum));  // NaN as torch's
+}
+
+INLINE F eight_bits(F x) {
+    const F big = x * F(65537.f);
+    return big - (big - x);
+}
+
+// As core/numerics/rounding.py rounds on a CPU, for whatever size.
+INLINE F by_comparing(F x, U bits) {
+    const F near = eight_bits(x), off = x - near;
+    const F other = eight_bits(near + abs_(near) * sign_(off) * F(0.625f / 128));
+    const F gap = abs_(other - near), down = float_from(bits) * F(1.f / 65536);
+    const F same = choose_(off >= F(0.f), F(1.f), F(0.f)) - choose_(x >= F(0.f), F(1.f), F(0.f));
+    const F outward = choose_(abs_(off) >= (F(1.f) - down) * gap, other, near);
+    const F inward = choose_(abs_(off) > down * gap, other, near);
+    const F rounded = choose_(same == F(0.f), outward, inward);
+    return choose_(off == F(0.f), x, choose_(abs_(x) >= F(1e30f), x, rounded));
+}
+
+// Adding bits and cutting is the same from 1e-30 to 1e30, and for 0.
+INLINE U bf16_random(F x, U bits) {
+    const U u = bits_of(x), size = and_(u, all(0x7fffffffu));
+    if (__builtin_expect(outside(size, 0x0da24260u, 0x7149f2cau), 0)) {
+        const Mask odd = above(size, 0x7149f2c9u) | (above(size, 0u) & !above(size, 0x0da2425fu));
+        if (any(odd)) return bf16_nearest(by_comparing(x, bits));
+    }
+    return right<16>(plus_(u, bits));
+}
+
+struct Bf16 {  // written to nearest
+    u16* at;
+    template <class Some> ALWAYS F in(int i, Some some) const { return bf16_in(load(at + i, some)); }
+    template <class Some> ALWAYS void out(int i, F x, Some some) const { store(at + i, bf16_nearest(x), some); }
+};
+
+template <class Bits>
+struct Bf16Random {  // written up or down at random
+    u16* at;
+    Bits bits;
+    template <class Some> ALWAYS F in(int i, Some some) const { return bf16_in(load(at + i, some)); }
+    template <class Some> ALWAYS void out(int i, F x, Some some) const {
+        store(at + i, bf16_random(x, bits.lanes(i, some)), some);
+    }
+};
+template <class Bits>
+INLINE Bf16Random<Bits> bf16_by(u16* at, Bits bits) { return Bf16Random<Bits>{at, bits}; }
+
+struct Bf16Split {  // 24 bits: a bfloat16 and eight bits of what that leaves (core/numerics/split_floats.py)
+    u16* high;
+    i8* low;
+    template <class Some>
+    ALWAYS F in(int i, Some some) const {
+        return floats_of(plus_(left<16>(load(high + i, some)), left<8>(load(low + i, some))));
+    }
+    template <class Some>
+    ALWAYS void out(int i, F x, Some some) const {
+        const U u = bits_of(x), size = and_(u, all(0x7fffffffu));
+        const Mask beyond = above(size, 0x7f7fffffu), nan = above(size, 0x7f800000u);
+        const U kept = right_signed<8>(plus_(choose_(beyond, all(0), u), all(0x80u)));
+        const U upper = right_signed<8>(plus_(kept, all(0x80u)));
+        store(high + i, choose_(beyond, choose_(nan, all(0xffffu), right<16>(u)), upper), some);
+        store_bytes(low + i, kept, some);  // less 256 upper: the lower eight bits are the same
+    }
+};
+
+// State of 8 bits with the largest size of every block beside it (parts/codecs/int8.py): i8 for signed slots, u8 for
+// others, which are kept as their square roots. What is written waits in floats for the largest.
+template <class Code>
+struct Codes {
+    static constexpr bool SIGNED = (Code)-1 < 0;
+    static constexpr float TOP = SIGNED ? 127.f : 255.f;
+    const Code* codes;
+    float scale;
+    float* waiting;
+    template <class Some>
+    ALWAYS F in(int i, Some some) const {
+        const F x = float_from(load(codes + i, some)) * F(scale);
+        return SIGNED ? x : x * x;
+    }
+    template <class Some> ALWAYS void out(int i, F x, Some some) const { store(waiting + i, x, some); }
+};
+template <class Code>
+INLINE Codes<Code> codes_of(const Code* codes, const float* most, float* waiting) {
+    return Codes<Code>{codes, *most / Codes<Code>::TOP, waiting};
+}
+
+// Write the floats that wait as codes, and the largest of them.
+template <class Code, class Bits>
+static void encode(Code* codes, float* most, const float* waiting, int n, Bits bits) {
+    u32 found = 0;  // NaN has the largest bits
+#pragma omp simd reduction(max : found)
+    for (int i = 0; i < n; ++i) {
+        u32 size;
+        memcpy(&size, waiting + i, 4);
+        size &= 0x7fffffffu;
+        found = size > found ? size : found;
+    }
+    *most = float_of(found);
+    const float top = Codes<Code>::TOP;
+    const F scale = top / (*most < 1.17549435e-38f ? 1.17549435e-38f : *most);
+    in_lanes(n, [&](int i, auto some) ALWAYS {
+        const F x = load(waiting + i, some);
+        const F level = fma_(float_from(bits.lanes(i, some)), F(1.f / 65536), x * scale);  // the product is exact
+        store_levels(codes + i, level, Codes<Code>::SIGNED ? level == level : x > F(0.f), some);
+    });
+}

@@ -1,0 +1,114 @@
+"""The functions of a printed C++ kernel that find the elements of each part, and the entry."""
+
+from collections.abc import Sequence
+
+__all__ = ["columns", "flat", "flat_in_rows", "rows"]
+
+FLAT = """\
+static void piece(const Task& task, const Given& given, i64 at, int n) {{
+{lines}}}
+
+extern "C" void hybridopt_run(const Given* given) {{
+    in_chunks(*given, [](const Task& task) {{ return task.rows * task.width; }}, [](const Task&) {{ return CHUNK; }},
+              [&](const Task& task, i64 first, i64 last) {{
+                  for (i64 at = first; at < last; at += PIECE)
+                      piece(task, *given, at, (int)(last - at < PIECE ? last - at : PIECE));
+              }});
+}}
+"""
+IN_ROWS = """\
+if (task.width < 64) {{  // too short to begin anew in each
+{made}    return;
+}}
+in_rows(at, n, task.width, [&](i64 at, int n, i64 row, i64 column) ALWAYS {{
+{by_row}}});
+"""
+BY_ROWS = """
+extern "C" void hybridopt_run(const Given* given) {
+    in_chunks(*given, [](const Task& task) { return task.rows; },
+              [](const Task& task) { return task.width < CHUNK ? CHUNK / task.width : (i64)1; },
+              [&](const Task& task, i64 first, i64 last) {
+                  for (i64 row = first; row < last; ++row) whole_row(task, *given, row);
+              });
+}
+"""
+ROWS = """\
+static void whole_row(const Task& task, const Given& given, i64 row) {{
+    const i64 place = ((const i64*)task.at[CHOSEN])[row];  // among the chosen rows; -1 for the others
+    for (i64 column = 0; column < task.width; column += PIECE) {{
+        const int n = (int)(task.width - column < PIECE ? task.width - column : PIECE);
+        const i64 at = row * task.width + column;
+        if (place < 0) {{
+{free}        }} else {{
+            const i64 own = place * task.width + column;
+{full}        }}
+    }}
+}}
+"""
+COLUMNS = """\
+static int piece(const Task& task, const Given& given, i64 row, i64 column, int n, i64 own) {{
+    const u16* mask = (const u16*)task.at[CHOSEN] + column / 16;
+    const i64 at = row * task.width + column;
+    alignas(64) float low[PIECE + SLACK], low_grad[PIECE + SLACK];
+    const int count = pack(low, {weight}, mask, n);
+    pack(low_grad, {grad}, mask, n);
+    {full}
+    int next = 0;
+    {free}
+    return count;
+}}
+
+static void whole_row(const Task& task, const Given& given, i64 row) {{
+    i64 own = row * task.count;
+    for (i64 column = 0; column < task.width; column += PIECE) {{
+        const int n = (int)(task.width - column < PIECE ? task.width - column : PIECE);
+        own += piece(task, given, row, column, n, own);
+    }}
+}}
+"""
+
+
+def flat(lines: Sequence[str]) -> str:
+    """Return the functions for elements that lie in a row.
+
+    lines: which move n of them from `at` on.
+    """
+    return FLAT.format(lines=_deeper(lines))
+
+
+def flat_in_rows(made: Sequence[str], by_row: Sequence[str]) -> str:
+    """Return the same for random bits by row.
+
+    Args:
+        made: lines that make all random bits of a piece before.
+        by_row: lines for what lies in one row.
+    """
+    return flat(IN_ROWS.format(made=_deeper(made), by_row=_deeper(by_row)).splitlines())
+
+
+def rows(full: Sequence[str], free: Sequence[str]) -> str:
+    """Return the functions for chosen rows and the others.
+
+    Args:
+        full: lines for a chosen row, whose state begins at `own`.
+        free: lines for any other.
+    """
+    return ROWS.format(full=_deeper(full, 12), free=_deeper(free, 12)) + BY_ROWS
+
+
+def columns(weight: str, grad: str, full: str, free: str) -> str:
+    """Return the functions for chosen columns and the others.
+
+    Args:
+        weight: the struct of the weight.
+        grad: the struct of the gradient.
+        full: the line that moves `count` packed elements, `low` and `low_grad`.
+        free: the line that moves all, and takes the packed ones in.
+    """
+    # what is read of a weight does not depend on its random bits, and `count` is not known yet
+    plain = weight.split(", Mixed")[0].replace("bf16_by(", "Bf16{") + "}" if ", Mixed" in weight else weight
+    return COLUMNS.format(weight=plain, grad=grad, full=full, free=free) + BY_ROWS
+
+
+def _deeper(lines: Sequence[str], by: int = 4) -> str:
+    return "".join(f"{' ' * by}{line}\n" for line in lines)

@@ -1,0 +1,69 @@
+"""How a printed C++ kernel is told where numbers lie, and how: the structs of `execution/cpp/skeleton/tensors.h`."""
+
+__all__ = ["grad", "most", "raw", "slot", "weight"]
+
+KINDS = {"float32": "float", "bfloat16": "u16", "int8": "i8", "uint8": "u8"}
+
+
+def weight(kept: str, at: str, bits: str) -> str:
+    """Return the struct of the weight.
+
+    Args:
+        kept: "float32", "bfloat16", "bfloat16 random" or "bfloat16 split".
+        at: the first element, in C++.
+        bits: what makes its random bits, where it is rounded by some.
+    """
+    own = f"({KINDS[kept.split()[0]]}*)task.at[PARAM] + {at}"
+    return {
+        "float32": f"Floats{{{own}}}",
+        "bfloat16": f"Bf16{{{own}}}",
+        "bfloat16 random": f"bf16_by({own}, {bits})",
+        "bfloat16 split": f"Bf16Split{{{own}, (i8*)task.at[LOW] + {at}}}",
+    }[kept]
+
+
+def grad(dtype: str, at: str) -> str:
+    """Return the struct of the gradient.
+
+    Args:
+        dtype: "float32" or "bfloat16".
+        at: the first element, in C++.
+    """
+    name = {"float32": "Floats", "bfloat16": "Bf16"}[dtype]
+    return f"{name}{{({KINDS[dtype]}*)task.at[GRAD] + {at}}}"
+
+
+def raw(name: str, kept: str, at: str) -> str:
+    """Return the address of an element of a slot.
+
+    Args:
+        name: of the slot.
+        kept: "float32", "bfloat16", "int8", or "uint8" for what is never negative.
+        at: the element, in C++.
+    """
+    return f"({KINDS[kept]}*)task.at[STATE_{name.upper()}] + {at}"
+
+
+def most(name: str, at: str) -> str:
+    """Return the line that finds the scale of the block that begins at an element of a slot.
+
+    Args:
+        name: of the slot.
+        at: the element, in C++.
+    """
+    return f"float* most_{name} = (float*)task.at[STATE_{name.upper()}_ABSMAX] + ({at}) / BLOCK;"
+
+
+def slot(name: str, kept: str, at: str, bits: str) -> str:
+    """Return the struct of a slot; codes have the line of `most` before it, and `encode` what waits after it.
+
+    Args:
+        name: of the slot.
+        kept: "float32", "bfloat16", "int8", or "uint8" for what is never negative.
+        at: the first element, in C++.
+        bits: what makes its random bits, where it is rounded by some.
+    """
+    own = raw(name, kept, at)
+    if kept == "float32":
+        return f"Floats{{{own}}}"
+    return f"bf16_by({own}, {bits})" if kept == "bfloat16" else f"codes_of({own}, most_{name}, waiting_{name})"
