@@ -27,8 +27,8 @@ class Run:
     heads: int = 4
     sequence: int = 64
     batch: int = 16
-    steps: int = 400
-    warmup: int = 40
+    steps: int = 150
+    warmup: int = 15
     lr: float = 3e-3
     parameters: float | None = None
 
