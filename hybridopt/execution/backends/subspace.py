@@ -18,13 +18,13 @@ from ..state import basis
 from ..task import Task
 from .native import plain
 
-__all__ = ["Subspace"]
+__all__ = ["ByCoordinates"]
 
 MOST = 1 << 17  # coordinates that are there at a time, unless one parameter has more
 DENSE = Dense()
 
 
-class Subspace(Backend[Task]):
+class ByCoordinates(Backend[Task]):
     """Update the coordinates of a gradient as weights of their own, and add what becomes of them to the weight.
 
     Coordinates begin at zero and are whole parameters, so that any backend updates them, torch's fused kernel among

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .cpp_loops import literals
 from .cpp_tensors import Piece
-from .rounds_traced import Elements, Line
+from .rounds_traced import ElementLine, Elements
 
 __all__ = ["Told", "look_lines", "update_lines"]
 
@@ -76,7 +76,7 @@ def look_lines(look: Elements, told: Told, rows: dict[str, str], sums: dict[str,
     for level in range(max(depth.values(), default=0) + 1):
         summed = [line for line in look.lines if line.sums and _source(line, depth) == level]
         if summed:
-            body += _pass(look.lines, summed, told, lines)
+            body += _pass(look.lines, summed, told)
         body += _scalars(look.lines, depth, level + 1)
     body += [f"({rows[name]})[row] = {literals(value)};" for name, value in look.rows.items()]
     out += ["for (i64 row = first; row < last; ++row) {", *_deeper(body), "}"]
@@ -105,11 +105,11 @@ def update_lines(update: Elements, told: Told, rate: str, result: str, after: Se
     return [*told.before(read), "for (i64 row = first; row < last; ++row) {", *_deeper(body), "}"]
 
 
-def _source(line: Line, depth: dict[str, int]) -> int:
+def _source(line: ElementLine, depth: dict[str, int]) -> int:
     return max((depth.get(x, 0) for x in line.reads), default=0)
 
 
-def _depths(lines: Sequence[Line]) -> dict[str, int]:
+def _depths(lines: Sequence[ElementLine]) -> dict[str, int]:
     """Return how many passes over its row come before a line can be worked out."""
     depth: dict[str, int] = {}
     for line in lines:
@@ -117,16 +117,18 @@ def _depths(lines: Sequence[Line]) -> dict[str, int]:
     return depth
 
 
-def _scalars(lines: Sequence[Line], depth: dict[str, int], level: int) -> list[str]:
+def _scalars(lines: Sequence[ElementLine], depth: dict[str, int], level: int) -> list[str]:
     """Return the lines about a whole row that can be worked out after so many passes."""
     some = [x for x in lines if x.kind in ("row", "one") and not x.sums and depth[x.name] == level]
     return [_assigned(line) for line in some]
 
 
-def _pass(lines: Sequence[Line], summed: list[Line], told: Told, known: dict[str, Line]) -> list[str]:
+def _pass(
+    lines: Sequence[ElementLine], summed: list[ElementLine], told: Told, known: dict[str, ElementLine]
+) -> list[str]:
     """Return one pass over a row: sums, and what they need of every element."""
     wanted = {x for line in summed for x in line.reads}
-    inner: list[Line] = []
+    inner: list[ElementLine] = []
     for line in reversed(lines):
         if line.name in wanted and line.kind in ("matrix", "col") and not line.sums:
             inner.insert(0, line)
@@ -142,7 +144,7 @@ def _pass(lines: Sequence[Line], summed: list[Line], told: Told, known: dict[str
     return [*(f"float {x} = 0.f;" for x in by_row), COLUMNS, *_deeper(piece), "}"]
 
 
-def _assigned(line: Line) -> str:
+def _assigned(line: ElementLine) -> str:
     return f"const auto {line.name} = {literals(line.text)};"
 
 

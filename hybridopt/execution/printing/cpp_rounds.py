@@ -11,7 +11,7 @@ from .cpp_kernel import RATES
 from .cpp_room import Room, sized
 from .cpp_settling import settle_lines
 from .cpp_tensors import Piece
-from .rounds_traced import Elements, Rounds, rounds_of
+from .rounds_traced import Elements, RoundsOfRule, rounds_of
 
 __all__ = ["RoundsLayout"]
 
@@ -97,7 +97,7 @@ class RoundsLayout:
     part = "flat"
 
     @cached_property
-    def rounds(self) -> Rounds | None:
+    def rounds(self) -> RoundsOfRule | None:
         """Return what the rule does; None where it cannot be printed."""
         rule: Any = self.rule
         found = rounds_of(rule, tuple(name for name, _ in self.slots), self.fixed)
@@ -191,31 +191,19 @@ class _Text:
         result = "max_({x}, 0.f)" if layout.weight == "float32 nonnegative" else "{x}"
         rate = "lr" if layout.axis == "full" else "free_lr"
         moved = [pieces[f"s_{name}"] for name, _ in layout.slots if name in self.rounds.update.state]
-        after = [
-            line
-            for seed, piece in [("", pieces["p"]), *((x.name[6:], x) for x in moved)]
-            for line in self._kept(seed, piece)
-        ]
+        after = [line for piece in (pieces["p"], *moved) for line in piece.after]
+        roots = {name for name, kept in layout.slots if kept == "uint8"}
         told = Told(self.numbers, dict(self.places), pieces)
-        lines = update_lines(self.rounds.update, told, rate, result, after)
+        lines = update_lines(self.rounds.update.rooted(roots), told, rate, result, after)
         return _function(f"static void update_all({SETTLE})", lines)
-
-    def _kept(self, seed: str, piece: Piece) -> list[str]:
-        """Return the lines that write a piece of one tensor."""
-        if not piece.random:
-            return list(piece.after)
-        bits, width = f"bits_of_{piece.name}", str(piece.block) if piece.block else "width"
-        key = f"task.keys[{self.layout.rounded.index(seed)}]"
-        made = [
-            f"alignas(64) u32 {bits}[PIECE + SLACK];",
-            f"random_bits({bits}, at, n, {width}, {key}, given.columns);",
-        ]
-        return made + [line.format(bits=bits) for line in piece.after]
 
     def _pieces(self) -> dict[str, Piece]:
         layout = self.layout
-        own = {f"s_{name}": cpp_tensors.slot(name, kept, "at", "n", layout.block) for name, kept in layout.slots}
-        weight = cpp_tensors.weight(layout.weight.removesuffix(" nonnegative"), "at", "n")
+        keys = {name: i for i, name in enumerate(layout.rounded)}
+        wide = str(layout.block) if layout.block else "width"
+        own = {f"s_{x}": cpp_tensors.slot(x, kept, "at", "n", wide, keys.get(x, 0)) for x, kept in layout.slots}
+        random = cpp_tensors.seeded("at", "n", "width", keys[""]) if layout.weight == "bfloat16 random" else ""
+        weight = cpp_tensors.weight(layout.weight.removesuffix(" nonnegative"), "at", "n", random)
         return {"g": cpp_tensors.grad(layout.grad, "at", "n"), "p": weight, **own}
 
 

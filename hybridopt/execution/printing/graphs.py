@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from .operations import number
 
-__all__ = ["Graph", "Number", "graph_of", "name_of", "shape_of"]
+__all__ = ["Graph", "GraphNumber", "graph_of", "name_of", "shape_of"]
 
 FORMULAS: dict[str, Callable[[int, int], float]] = {  # of rows and columns, as the language writes them
     "rows_": lambda m, n: m,
@@ -28,7 +28,7 @@ FORMULAS: dict[str, Callable[[int, int], float]] = {  # of rows and columns, as 
 
 
 @dataclass(frozen=True)
-class Number:
+class GraphNumber:
     """A number of a graph: its text, and its value in the first of the sizes."""
 
     text: str
@@ -52,7 +52,7 @@ class Graph:
     size: tuple[int, int]
 
     @staticmethod
-    def together(graphs: "list[Graph]") -> Iterator[tuple[str, tuple[Node, ...], Callable[[Any], Number]]]:
+    def together(graphs: "list[Graph]") -> Iterator[tuple[str, tuple[Node, ...], Callable[[Any], GraphNumber]]]:
         """Yield operation, its nodes, and what says of a number in the first one how it follows from the size.
 
         Raises:
@@ -73,21 +73,21 @@ class _Explained:
     def __init__(self, same: tuple[Node, ...], sizes: list[tuple[int, int]]):
         self._same, self._sizes = same, sizes
 
-    def __call__(self, value: Any) -> Number:
+    def __call__(self, value: Any) -> GraphNumber:
         """Return the text of a number that is an argument of the first node."""
         for xs in _arguments(self._same):
             if xs[0] is value or (isinstance(value, int | float) and xs[0] == value and not isinstance(xs[0], Node)):
                 return self._explain(xs)
         raise NotImplementedError(value)
 
-    def _explain(self, xs: tuple) -> Number:
+    def _explain(self, xs: tuple) -> GraphNumber:
         if not all(isinstance(x, int | float) for x in xs):
             raise NotImplementedError(xs)
         if all(x == xs[0] for x in xs):
-            return Number(number(xs[0]), xs[0])
+            return GraphNumber(number(xs[0]), xs[0])
         for text, formula in FORMULAS.items():
             if all(math.isclose(formula(*size), x, rel_tol=1e-12) for size, x in zip(self._sizes, xs, strict=True)):
-                return Number(text, xs[0])
+                return GraphNumber(text, xs[0])
         raise NotImplementedError(f"{xs} for {self._sizes}")
 
 

@@ -1,6 +1,6 @@
 """From the methods of a rule with rounds to lists of what is done to elements, rows, columns and single numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, cast
@@ -9,11 +9,11 @@ from torch.fx import Node
 
 from ...core.contracts import Rule
 from ...core.errors import HybridOptError
-from .graphs import Graph, Number, graph_of
+from .graphs import Graph, GraphNumber, graph_of
 from .settling import Settling, settling
 from .traced import operation
 
-__all__ = ["Elements", "Line", "Rounds", "rounds_of"]
+__all__ = ["Elements", "ElementLine", "RoundsOfRule", "rounds_of"]
 
 SIZES = (5, 7), (11, 13), (17, 19)  # rows and columns of what is traced: numbers that differ are explained by them
 KINDS = {"matrix": 3, "row": 1, "col": 2, "one": 0}  # which of both dimensions there are, as bits
@@ -22,7 +22,7 @@ MADE = {"ones_like": 1.0, "zeros_like": 0.0, "new_zeros": 0.0, "zeros": 0.0, "on
 
 
 @dataclass(frozen=True)
-class Line:
+class ElementLine:
     """An assignment.
 
     Args:
@@ -52,17 +52,21 @@ class Elements:
         state: of `update`, the new value by slot.
     """
 
-    lines: tuple[Line, ...]
+    lines: tuple[ElementLine, ...]
     rows: dict[str, str] = field(default_factory=dict)
     sums: dict[str, str] = field(default_factory=dict)
     direction: str = ""
     state: dict[str, str] = field(default_factory=dict)
 
+    def rooted(self, slots: Collection[str]) -> "Elements":
+        """Return an `update` that keeps the square roots of these slots."""
+        return replace(self, state={k: f"sqrt_({x})" if k in slots else x for k, x in self.state.items()})
+
     def needed(self, read: set[str]) -> "Elements":
         """Return a `look` that finds only what `settle` reads: "l_" and "m_" with their names."""
         rows = {name: value for name, value in self.rows.items() if f"l_{name}" in read}
         sums = {name: value for name, value in self.sums.items() if f"m_{name}" in read}
-        wanted, lines = {*rows.values(), *sums.values()}, list[Line]()
+        wanted, lines = {*rows.values(), *sums.values()}, list[ElementLine]()
         for line in reversed(self.lines):
             if line.name in wanted:
                 wanted |= set(line.reads)
@@ -71,7 +75,7 @@ class Elements:
 
 
 @dataclass(frozen=True)
-class Rounds:
+class RoundsOfRule:
     """All methods of a rule.
 
     Names read are "g", "p", "s_<slot>", "n_<number>", and "r_", "c_" or "o_" of what was settled by row, by column or
@@ -98,7 +102,7 @@ class Rounds:
 
 
 @lru_cache(maxsize=1024)
-def rounds_of(rule: Any, elementwise: tuple[str, ...], fixed: tuple[int | None, int | None]) -> Rounds | None:
+def rounds_of(rule: Any, elementwise: tuple[str, ...], fixed: tuple[int | None, int | None]) -> RoundsOfRule | None:
     """Return what a rule does; None where that cannot be said in the language of `operations`.
 
     Args:
@@ -116,7 +120,7 @@ def _sizes(fixed):
     return tuple((fixed[0] or m, fixed[1] or n) for m, n in SIZES)
 
 
-def _traced(rule: Rule, elementwise: tuple[str, ...], sizes) -> Rounds:
+def _traced(rule: Rule, elementwise: tuple[str, ...], sizes) -> RoundsOfRule:
     methods = [_Method(rule, elementwise, size) for size in sizes]
     looks, settles = [], []
     for i in range(rule.looks or 0):
@@ -126,7 +130,7 @@ def _traced(rule: Rule, elementwise: tuple[str, ...], sizes) -> Rounds:
         for one in methods:
             one.settled.update(settles[-1].kinds)
     update = _elements([one.update() for one in methods])
-    return Rounds(tuple(looks), tuple(settles), update, methods[0].numbers, methods[0].settled)
+    return RoundsOfRule(tuple(looks), tuple(settles), update, methods[0].numbers, methods[0].settled)
 
 
 class _Method:
@@ -222,7 +226,7 @@ class _Lines:
     """The lines of a graph, node by node."""
 
     def __init__(self, graphs: list[Graph]):
-        self.lines: list[Line] = []
+        self.lines: list[ElementLine] = []
         self.state: dict[str, str] = {}
         self.known: dict[Node, tuple[str, str]] = {}
         for name, node in graphs[0].inputs.items():
@@ -230,11 +234,11 @@ class _Lines:
         for op, (node, *_), numbers in Graph.together(graphs):
             self._add(op, node, numbers)
 
-    def made_by(self, name: str) -> Line | None:
+    def made_by(self, name: str) -> ElementLine | None:
         """Return the line that assigns a name; None for numbers and inputs."""
         return next((line for line in self.lines if line.name == name), None)
 
-    def _add(self, op: str, node: Any, numbers: Callable[[Any], Number]) -> None:
+    def _add(self, op: str, node: Any, numbers: Callable[[Any], GraphNumber]) -> None:
         if op == "copy_":
             target, value = node.args[:2]
             self.state[self.known[target][0].removeprefix("s_")] = self.known[value][0]
@@ -270,7 +274,7 @@ class _Lines:
 
     def _line(self, node, kind, text, reads, sums=""):
         name = f"x{len(self.lines)}"
-        self.lines.append(Line(name, kind, text, tuple(reads), sums))
+        self.lines.append(ElementLine(name, kind, text, tuple(reads), sums))
         self.known[node] = name, kind
 
 

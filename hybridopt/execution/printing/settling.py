@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from .graphs import Graph, Number, shape_of
+from .graphs import Graph, GraphNumber, shape_of
 from .traced import operation
 
 __all__ = ["Settling", "Vector", "settling"]
@@ -120,7 +120,7 @@ class _Vectors:
             return str(totals[0])
         raise NotImplementedError(f"vectors of {totals} for {self._sizes}")
 
-    def _add(self, op: str, same: tuple[Node, ...], numbers: Callable[[Any], Number]) -> None:
+    def _add(self, op: str, same: tuple[Node, ...], numbers: Callable[[Any], GraphNumber]) -> None:
         node: Any = same[0]
         if op == "copy_":
             target, value = node.args[:2]
