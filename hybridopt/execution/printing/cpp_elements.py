@@ -123,9 +123,7 @@ def _scalars(lines: Sequence[ElementLine], depth: dict[str, int], level: int) ->
     return [_assigned(line) for line in some]
 
 
-def _pass(
-    lines: Sequence[ElementLine], summed: list[ElementLine], told: Told, known: dict[str, ElementLine]
-) -> list[str]:
+def _pass(lines: Sequence[ElementLine], summed: list[ElementLine], told: Told) -> list[str]:
     """Return one pass over a row: sums, and what they need of every element."""
     wanted = {x for line in summed for x in line.reads}
     inner: list[ElementLine] = []
