@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdlib>
 #include "chunks.h"
+#define RESTRICT __restrict
 
 static const i64 SMALL = 1 << 20;  // elements of a matrix of which one thread makes all rounds, while it is in its caches
 static const i64 PARTS = 16;       // of a larger one, with sums of their own: the same for any number of threads
