@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.contracts import Release
+from .agreement import Agreement
 from .changing import check, joined, rebound, say, say_untrained
 from .forms import Forms
 from .groups import Tags, named
@@ -37,6 +38,7 @@ class Following:
     _alive: Alive
     _check_observed: Callable[[], None]
     _backward: Callable[[dict], Sequence[Tensor]]
+    _agreement: Agreement
     _forms: Forms
     _hooked: bool
     _hooks: Hooks
@@ -63,6 +65,7 @@ class Following:
             with self._lock:  # backward runs a thread for each device
                 if not self._looked:
                     self._look()
+                    self._agreement.check(self._parameters)
                     if self._release.frees_gradients:
                         self._check_observed()
         self._release.gradient_ready(self._parameters, name, p, self.nonfinite)

@@ -120,4 +120,4 @@ def _moved(windows, group, name, p, state):
 def _fitted(x, p, dtype):
     """Return a tensor of the state; numbers are converted, codes and indices are not."""
     numbers = dtype.is_floating_point and x.is_floating_point()
-    return x.to(x.device if hasattr(x, "to_local") else p.device, dtype if numbers else x.dtype)
+    return x.to(x.device if hasattr(x, "to_local") or x.is_meta else p.device, dtype if numbers else x.dtype)

@@ -14,6 +14,7 @@ from ..policy.plan import Entry, check_scheme
 from ..policy.routes import Ready, check_routes, read_policy
 from ..policy.start_rates import learning_rate
 from . import conflicts
+from .agreement import Agreement
 from .clip import Clip
 from .first_rate import FirstRate
 from .following import Following
@@ -129,6 +130,8 @@ class HybridOptimizer(Probing, Following, Persistent):
     def _start(self):
         """Make what a copy of the optimizer does not share."""
         self._release, self._norm, self._stale = release_class(self.release)(self._clip), None, None
+        told = {"release": self.release, "nonfinite": self.nonfinite, "clip": self._clip}
+        self._agreement = Agreement(told)
         self._hooks, self._hooked, self._reach, self._first_rate = Hooks(self), False, Reach(), FirstRate()
         self._forms, self._lock, self._looked, self._told_later = Forms(), Lock(), False, False
 
@@ -171,6 +174,7 @@ class HybridOptimizer(Probing, Following, Persistent):
         if not self._release.midway:
             self._look()
         self._looked = False
+        self._agreement.check(self._parameters)
         self._check_observed()
         self._watch()
         if not self._probing.ready(self._parameters):

@@ -13,10 +13,10 @@ from ..core.errors import HybridOptError
 from ..execution.probe_gradient import ProbeGradient
 from ..execution.probed import run_estimated
 from ..execution.run import WORTH_COMPILING, run
-from ..execution.sharded.rounds import run_rounds
-from ..execution.sharded.rows import Rows, elements_before, local
+from ..execution.sharded.rows import elements_before, local
+from ..execution.sharded.waiting import Waiting
 from ..execution.sharded.ways import ROUNDS, WHOLE, made
-from ..execution.sharded.whole import Whole, run_whole
+from ..execution.sharded.whole import Whole
 from ..execution.state import allocate, basis
 from ..execution.task import Task
 from ..model.placement.homes import device_of, home
@@ -171,9 +171,7 @@ class Parameters:
             sound: bool [] on their device: where it is False, no weight and no state changes. None: it is True.
         """
         tasks: list[Task] = []
-        rounds: list[tuple[Task, Rows]] = []
-        wholes: list[Whole] = []
-        copies: list[tuple[Tensor, Tensor]] = []
+        waiting = Waiting()  # for other ranks
         known: dict[int, tuple] = {}
         for name, p in work:
             one = self.windows.of(name, p)
@@ -184,17 +182,14 @@ class Parameters:
                 known[id(one.group)] = rates(one.group)
             lr, decay = known[id(one.group)]
             if one.share is not None and one.share.way == WHOLE:
-                whole = self._whole(one, grad, (lr, decay, sound))
-                wholes.append(whole)
-                copies.append((local(p), whole.param))
+                waiting.add_whole(self._whole(one, grad, (lr, decay, sound)), local(p))
                 continue
             task = self._task(one, p.detach(), grad, (lr, decay, sound))
             if (resting := home(p)) is not None:
                 resting.later(deferred(task, p, self.compiles), one.group["step"])
                 continue
             if one.share is not None and one.share.way == ROUNDS:
-                rounds.append((task, one.share.rows))
-                copies.append((local(p), task.param))
+                waiting.add_rounds(task, one.share.rows, local(p))
                 continue
             live = p if one.share is None else local(p)
             if not live.numel():
@@ -209,11 +204,7 @@ class Parameters:
             if copied:
                 live.copy_(task.param.view(live.shape))
         run(tasks, self._compiling)
-        run_rounds(rounds)
-        run_whole(wholes, lambda some: run(some, self._compiling))
-        for live, param in copies:
-            if live.data_ptr() != param.data_ptr():
-                live.copy_(param.view(live.shape))
+        waiting.carry_out(lambda some: run(some, self._compiling))
 
     def _estimate(self, one):
         """Return the gradient of a parameter with probes; None where this step leaves it alone."""

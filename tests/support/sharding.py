@@ -42,7 +42,8 @@ def place(x, p):
         return x
     from torch.distributed.tensor import DTensor
 
-    ranks, rank = p.device_mesh.size(), p.device_mesh.get_local_rank()
+    last = p.device_mesh.ndim - 1
+    ranks, rank = p.device_mesh.size(last), p.device_mesh.get_local_rank(last)
     each = -(-len(x) // ranks)
     own = x[rank * each : (rank + 1) * each].contiguous()
     return DTensor.from_local(own, p.device_mesh, p.placements, run_check=False, shape=x.shape, stride=x.stride())

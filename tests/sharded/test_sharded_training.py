@@ -1,0 +1,83 @@
+"""Whole training runs under FSDP2: wrapped before or after, mixed precision, offload, both releases, LoRA, nf4."""
+
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig
+
+import hybridopt
+from support.models import tiny_llama
+from support.ranks import Ranks
+
+pytestmark = pytest.mark.slow
+
+LORA = {"r": 3, "target_modules": ["q_proj", "down_proj"]}
+CELLS = {
+    "before-adafactor": {"policy": "adafactor"},
+    "after-adafactor": {"policy": "adafactor", "after": True},
+    "before-muon-fused": {"policy": "muon", "release": "fused"},
+    "before-adalomo-mixed": {"policy": "adalomo", "mixed": True},
+    "before-apollo-offload": {"policy": "apollo", "offload": True},
+    "after-galore-offload-mixed": {"policy": "galore", "update_gap": 2, "after": True, "offload": True, "mixed": True},
+    "lora-muon": {"policy": "muon", "lora": True},
+    "lora-adam_mini-fused": {"policy": "adam_mini", "lora": True, "release": "fused"},
+    "nf4-lora-frugal": {"policy": "frugal", "lora": True, "nf4": True},
+}
+STEPS = 3
+
+
+def run(after=False, mixed=False, offload=False, lora=False, nf4=False, release="accumulate", ranks=True, **options):
+    """Train on batches that all ranks share, so that the mean of their gradients is that of one process."""
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+
+    told = {"mp_policy": MixedPrecisionPolicy(torch.bfloat16)} if mixed else {}
+    told |= {"offload_policy": CPUOffloadPolicy(pin_memory=False)} if offload else {}
+
+    def cut(model):
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        for layer in base.model.layers if ranks else ():
+            fully_shard(layer, **told)
+        return fully_shard(model, **told) if ranks else model
+
+    torch.manual_seed(0)
+    model = tiny_llama()
+    given = {"peft_config": LoraConfig(**LORA)} if lora else {}
+    given |= {"quantization": "nf4"} if nf4 else {}
+    torch.manual_seed(1)
+    model = hybridopt.wrap(cut(model), **given, **options) if after else cut(hybridopt.wrap(model, **given, **options))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimizer = model.hybrid.optimizer(lr=1e-2, release=release)
+        for step in range(STEPS):
+            tokens = torch.randint(0, 32, (2, 12), generator=torch.Generator().manual_seed(step))
+            with torch.autocast("cpu", torch.bfloat16, enabled=mixed and not ranks):
+                loss = model(input_ids=tokens, labels=tokens).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    return {n: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach() for n, p in trainable}, float(loss)
+
+
+@pytest.fixture(scope="module")
+def two():
+    made = Ranks(2)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_trains_as_one_process_does(name, two):
+    expected, loss = run(ranks=False, **CELLS[name])
+    (found, one), (other, also) = two.run(cell, name)
+    assert one == also and found.keys() == expected.keys() == other.keys()
+    loose = {"rtol": 0.1, "atol": 2e-2} if CELLS[name].get("mixed") else {"rtol": 2e-3, "atol": 2e-4}
+    for n, x in expected.items():
+        assert found[n].equal(other[n])
+        torch.testing.assert_close(found[n], x, **loose)
+    assert abs(one - loss) < (0.05 if CELLS[name].get("mixed") else 1e-3)
+
+
+def cell(name):
+    return run(**CELLS[name])
