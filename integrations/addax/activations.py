@@ -68,7 +68,7 @@ def measure(model: nn.Module, loss_at: LossAt, longest: int) -> LengthCosts:
     with _undisturbed(model):
         now = _checkpointing(model)
         plain = Cost.measured(passes.plain, longest)
-        can = now or getattr(model, "supports_gradient_checkpointing", False)
+        can = now or (getattr(model, "supports_gradient_checkpointing", False) and not _samples(model))
         checkpointed = Cost.measured(passes.checkpointed, longest) if can else None
         probe = Cost.measured(passes.forward, longest)
     gradient = checkpointed if now and checkpointed is not None else plain
@@ -210,6 +210,12 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
+
+
+def _samples(model: nn.Module) -> bool:
+    """Return whether trained linear layers keep a part of their inputs, which goes with no checkpointing."""
+    strategy: Any = vars(model).get("hybrid")
+    return strategy is not None and strategy.activations is not None
 
 
 def _checkpointing(model: nn.Module) -> list[nn.Module]:

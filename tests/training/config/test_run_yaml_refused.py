@@ -79,6 +79,12 @@ BASE = "model: org/name\ndata: rows.jsonl\n"
         ("method: {policy: frugal, options: {density: 7}}", "density=7"),
         ("method: {policy: none.json}", "none.json is missing"),
         ("method: {options: {density: 0.5}}", "method.options belong to a policy"),
+        ("method: {activations: wta-crs}", "method.activations goes with a policy"),
+        ("method: {policy: frugal, activations: wta}", "activations='wta' is not known; did you mean 'wta-crs'"),
+        (
+            "method: {policy: frugal, activations: wta-crs}\ntrain: {checkpointing: true}",
+            "method.activations=wta-crs is not allowed with train.checkpointing=true",
+        ),
         ("method: {lora: null}", "method.lora=null beside method.policy=auto .*leave it out"),
         ("method: {release: accumulate}", "method.release=accumulate beside method.policy=auto"),
         ("train: {dtype: fp16}", "train.dtype=fp16: .* write train.dtype: bf16, or fp32"),

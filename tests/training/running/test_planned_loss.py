@@ -20,6 +20,7 @@ RUNS = {
     "sft": ("messages", ()),
     "sft on lora": ("messages", ("method.lora=4",)),
     "sft fused": ("messages", ("method={policy: lomo, release: fused}", "train.clip=null")),
+    "sft on sampled inputs": ("messages", ("method={policy: adamw, activations: wta-crs}",)),
     "dpo": ("preference", ()),
     "dpo on lora": ("preference", ("method.lora=4",)),
     "dpo on int8-trainable": ("preference", ("method.policy=frugal", "method.quantization=int8-trainable")),
@@ -37,6 +38,7 @@ def test_the_planned_peak_is_the_measured_one(name, workshop, monkeypatch):
         model = load_model(prepared.run, Path(run.model), prepared.task, prepared.config)
         job = replace(prepared.rehearsal.job, model=model, folder=str(workshop.folder / "out"))
         trainer = prepared.task.trainer(job)
+        assert (model.hybrid.activations is not None) == ("sampled" in name)
         with Tracker([*model.parameters(), *model.buffers()], "cpu") as tracker:
             trainer.train()
     estimate = prepared.chosen.estimate
