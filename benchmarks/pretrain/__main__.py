@@ -1,8 +1,8 @@
 """Pre-train a small Llama on real text with every method: held-out loss against bytes of optimizer state.
 
-Of every method short runs find a learning rate and a factor on that of embeddings and output layer; full runs follow
-there with several seeds, then others at the rates beside it, which confirm it. A run whose record is there is not made
-again, so a call goes on where the last one was ended, at whatever moment.
+Of every method short runs find a learning rate and a factor on that of embeddings and output layer; full runs confirm
+the rate, and other seeds follow at the best. A run whose record is there is not made again, so a call goes on where
+the last one was ended, at whatever moment.
 """
 
 import argparse

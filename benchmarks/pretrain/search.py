@@ -1,4 +1,4 @@
-"""Which runs a method wants next: short ones at rates and factors, full ones at the best, then beside it.
+"""Which runs a method wants next: short ones at rates and factors, full ones at the best, then seeds.
 
 Pure functions of the losses so far, on windows that are never reported.
 """
@@ -11,7 +11,7 @@ from ..shared.ladder import rung
 __all__ = ["Cell", "Found", "Place", "Plan", "at_edge", "best", "edge", "full", "short", "wanted"]
 
 Place = tuple[float, float]  # learning rate, factor
-WORSE = 0.05  # nats by which a higher rate has lost in a short run, so that no full one is spent on it
+WORSE, FAR = 0.05, 0.5  # nats by which a lower and a higher rate lose in short runs, so that neither gets a full one
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Plan:
     """How a method's learning rate and factor are found.
 
     rates: tried first, with the first of `factors`; the other factors are tried at the best two of them. beyond: rates
-    tried beyond the first ones while the best is the outermost. seeds: of full runs at the best; the first is the
-    search's. brackets: full runs at most that confirm the rate, one rung beside the best, while it is the outermost.
+    tried beyond the first ones while the best is the outermost. brackets: full runs at most that confirm the rate, one
+    rung beside the best, while it is the outermost. seeds: of full runs at the best; the first is the search's.
     """
 
     rates: tuple[float, ...]
@@ -56,12 +56,12 @@ def wanted(found: Found, plan: Plan) -> list[Cell]:
     ended = full(found, plan)
     if chosen not in ended:
         return [Cell(*chosen, plan.seeds[0], plan.full_steps)]
+    if beside := _brackets(known, ended, plan):
+        return [Cell(*place, plan.seeds[0], plan.full_steps) for place in beside]
     if (chosen := best(ended)) is None:
         return []
     cells = [Cell(*chosen, seed, plan.full_steps) for seed in plan.seeds]
-    if new := [cell for cell in cells if cell not in found]:
-        return new
-    return [Cell(*place, plan.seeds[0], plan.full_steps) for place in _brackets(known, ended, plan)]
+    return [cell for cell in cells if cell not in found]
 
 
 def short(found: Found, plan: Plan) -> dict[Place, float]:
@@ -129,13 +129,21 @@ def _brackets(known: dict[Place, float], ended: dict[Place, float], plan: Plan) 
 def _next(known: dict[Place, float], ended: dict[Place, float]) -> list[Place]:
     """Return the place one rung beyond the best full run, with its factor, while its rate is the outermost of them.
 
-    Not a higher one that has lost in short runs, whatever the factor.
+    Higher rates come first, since short runs favour lower ones: a lower one that has lost there is left out, a higher
+    one only if it was far behind.
     """
     if (chosen := best(ended)) is None:
         return []
     (lr, factor), rates = chosen, [rate for rate, _ in ended]
-    if lr == min(rates):
-        return [(rung(lr, -1), factor)]
-    above = rung(lr, 1)
-    gaps = [known[above, f] - known[lr, f] for _, f in known if (above, f) in known and known.get((lr, f), 9e9) < 9e9]
-    return [] if lr != max(rates) or min(gaps, default=0) > WORSE else [(above, factor)]
+    above, below = rung(lr, 1), rung(lr, -1)
+    if lr == max(rates) and _behind(known, above, lr) <= FAR:
+        return [(above, factor)]
+    return [(below, factor)] if lr == min(rates) and _behind(known, below, lr) <= WORSE else []
+
+
+def _behind(known: dict[Place, float], rate: float, other: float) -> float:
+    """Return by what a rate has lost to another one in short runs with the same factor, at the least; 0 if unknown."""
+    pairs = [
+        (known[rate, factor], known[other, factor]) for lr, factor in known if lr == rate and (other, factor) in known
+    ]
+    return min((one - two for one, two in pairs if two < math.inf), default=0.0)

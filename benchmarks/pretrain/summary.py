@@ -20,10 +20,10 @@ STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # 95 % of Student's t are withi
 class Summary:
     """One row in numbers.
 
-    place: learning rate and factor, of full runs if there is one, else of the search. edge: no lower or no higher
-    rate was tried in full (of studies that take over a rate: in short). losses: on the reported windows, by seed; None
-    where training diverged. search, fulls: losses on the windows for choosing, seed 0. record: of one run at `place`.
-    told: how many runs there are of each length.
+    place: learning rate and factor, of full runs if there is one, else of the search. edge: the rate is the outermost
+    that was tried, and nothing speaks against the one beyond. losses: on the reported windows, by seed; None where
+    training diverged. search, fulls: losses on the windows for choosing, seed 0. finished: nothing more is wanted.
+    confirmed: no full runs at rates beside it are. record: of one run at `place`. told: how many runs of each length.
     """
 
     row: Row
@@ -33,6 +33,7 @@ class Summary:
     search: dict[Place, float]
     fulls: dict[Place, float]
     finished: bool
+    confirmed: bool
     record: dict
     state_bytes: int
     update_seconds: float
@@ -56,9 +57,8 @@ class Summary:
             return "finished"
         if not self.fulls:
             return "search only"
-        if len(self.numbers) < len(self.row.seeds):
-            return f"unfinished: {len(self.numbers)} of {len(self.row.seeds)} seeds"
-        return "rate not confirmed in full yet"
+        told = f"unfinished: {len(self.numbers)} of {len(self.row.seeds)} seeds"
+        return told if self.confirmed else f"{told}, rate not confirmed"
 
 
 def summaries(records: list[dict], rows: Mapping[str, Row]) -> dict[str, Summary]:
@@ -93,6 +93,7 @@ def _summary(row: Row, plan: Plan, losses: Found, mine: Mapping[Cell, dict]) -> 
         search=searched,
         fulls=ended,
         finished=not wanted(losses, plan),
+        confirmed=not any(cell.seed == plan.seeds[0] for cell in wanted(losses, plan)),
         record=next(iter(chosen.values())),
         state_bytes=max(one["state_bytes"] for one in chosen.values()),
         update_seconds=least(list(mine.values()), "update_cpu_seconds_per_step")["mean"],

@@ -191,10 +191,10 @@ clipped to a norm of {s["clip"]:g}, no weight decay; windows (of FRUGAL, GaLore,
 1. short runs, seed 0: four rates a factor of about three apart with factor 4 on the rate of embeddings and output
    layer, one rate more (at most three) while the best is the outermost; then factors 1 and 10 at the two best rates,
    and again a rate more while the best is the outermost;
-2. full runs at the best with all seeds, which decide the weights, the order of the text and the subspaces;
-3. full runs with seed 0 at the next lower rate, and at the next higher one unless it lost by more than 0.05 in its
-   short runs, and so on (at most three) while the best of the full runs is the outermost of them ("edge": it still
-   is); where another rate is better in full, all seeds follow there.
+2. full runs, seed 0: at the best; then at the next higher rate with the same factor unless it lost by more than 0.5 in
+   its short runs, and at the next lower one unless it lost by more than 0.05 there (short runs favour low rates), and
+   so on (at most three) while the best of the full runs is the outermost of them ("edge": it still is);
+3. full runs with the other seeds at the best. Seeds decide the weights, the order of the text and the subspaces.
 
 Other studies start from the choice of the main table (8 M parameters: of 2 M, 16,384 tokens: of 4,096): short runs at
 that rate and its two neighbours with its factor, then all seeds at the best.
