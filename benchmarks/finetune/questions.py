@@ -36,7 +36,7 @@ QUESTIONS = (
     ),
     Question(
         "CAME with and without `bias_correction`",
-        "Without it the first steps are 11 times as long as the learning rate says.",
+        "Without it, as in the paper, first steps are 11 times as long as the learning rate says.",
         (("came-corrected", "came"), ("came", "adamw"), ("came-corrected", "adamw")),
     ),
     Question(
