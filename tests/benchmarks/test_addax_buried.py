@@ -144,8 +144,18 @@ def rows(**other):
 
 def test_the_regime_is_found_where_everything_holds():
     said = regime.claims(rows())
-    assert said.count("| supported |") == 8 and "Addax does there what it should.**" in said
-    assert regime.claims({name: one for name, one in rows().items() if name != "buried-mezo"}) == ""
+    assert said.count("| supported |") == 8 and "of the regime, and Addax does there what it should.**" in said
+    assert regime.claims({"mezo": row(0.6)}) == ""
+
+
+def test_what_is_not_run_is_open():
+    said = regime.claims({name: one for name, one in rows().items() if name != "buried-mezo"})
+    assert said.count("| open |") == 1 and "not run yet: mezo" in said
+    assert "The task is of the regime; no claim that is decided failed.**" in said
+    one = row(0.7)
+    one["test"] = {0: one["test"][0]}
+    said = regime.claims(rows(ip_sgd_cut=one))
+    assert said.count("| open |") == 2 and "open (and what long ones that were cut lack" in said
 
 
 @pytest.mark.parametrize(
@@ -173,7 +183,7 @@ def test_without_a_premise_the_claims_decide_nothing(other):
 )
 def test_a_claim_that_does_not_hold_is_named(other, lacking):
     said = regime.claims(rows(**other))
-    assert said.count("**not supported**") == 1 and f"not shown: {lacking}.**" in said
+    assert said.count("**not supported**") == 1 and f"not shown: {lacking}: " in said
 
 
 def test_from_texts_to_the_table(folder, base, tmp_path):
