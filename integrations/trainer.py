@@ -27,6 +27,7 @@ from .trainer_batches import PreparedBatches
 from .trainer_checkpoints import ResumeCheck, Resuming
 from .trainer_checks import check, check_arguments, check_assignment, check_options
 from .trainer_log import with_probes, with_true_norm
+from .trainer_windows import WindowsCheck
 from .transformers import HybridOptimizerFactory
 
 __all__ = ["HybridTrainer", "HybridTrainerMixin"]
@@ -91,6 +92,7 @@ class HybridTrainerMixin(Resuming, PreparedBatches):
                 "one of them out"
             )
         self.add_callback(ResumeCheck())
+        self.add_callback(WindowsCheck())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the policy's optimizer; an optimizer, or its class, that the Trainer was given comes first.

@@ -79,6 +79,10 @@ class Estimator:
         """Return what rests elsewhere and what a step moves, without a simulated pass; None where nothing does."""
         return self._cost(request).carried(request)
 
+    def plan(self, request: Request) -> Plan:
+        """Return the policy of a way to train, resolved on the model's parameters."""
+        return resolved(self._known(request).params, request)
+
     def start_rate(self, request: Request) -> tuple[float, str]:
         """Return a learning rate to start a way to train from, and where it comes from, in words."""
         found = self._known(request).params
@@ -88,8 +92,7 @@ class Estimator:
         key = request.policy, repr(sorted(request.options.items())), request.seed, request.weights, request.placement
         if key not in self._costs:
             known = self._known(request)
-            plan = resolved(known.params, request)
-            self._costs[key] = known.costs(plan, request)
+            self._costs[key] = known.costs(self.plan(request), request)
         return self._costs[key]
 
     def _known(self, request: Request) -> Known:

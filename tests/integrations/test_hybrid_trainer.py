@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import socket
+import warnings
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,14 @@ def trainer(folder, model=None, kind=HybridTrainer, data=None, **changes):
 
 def logged(run, key):
     return [entry[key] for entry in run.state.log_history if key in entry]
+
+
+def test_windows_longer_than_the_run_are_told_when_it_begins(tmp_path):
+    for gap, told in ((200, 1), (2, 0)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            trainer(tmp_path, save_strategy="no", policy="frugal", policy_options={"update_gap": gap}).train()
+        assert sum(f"update_gap={gap}: in {STEPS} steps" in str(w.message) for w in said) == told
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -46,6 +46,8 @@ def _wrong(run: Run, tree: Node) -> Iterator[tuple[str, str]]:
             "train.dtype=fp16: gradients of such weights vanish or overflow unless losses are scaled, which is not "
             "done here; write train.dtype: bf16, or fp32",
         )
+    if run.train.lr_batch is not None and run.train.lr == AUTO:
+        yield "train.lr_batch", "train.lr_batch says for which batch train.lr is right; give train.lr, too"
     rests = method.placement
     if rests is not None and rests.ahead >= rests.slots:
         text = (

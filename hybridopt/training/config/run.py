@@ -112,6 +112,7 @@ class Train:
         batch: sequences of a forward pass.
         accumulate: passes of a step.
         lr: learning rate; "auto": where the policy is started from, as `hybridopt policies` says.
+        lr_batch: examples of a step for which `lr` is right; this run's rate follows from it. None: as `lr` says.
         schedule: of the learning rate: "cosine", "linear", "constant", ... as transformers names them.
         warmup: share of the steps in which the rate rises.
         weight_decay: decoupled, as AdamW's.
@@ -132,6 +133,7 @@ class Train:
     batch: Annotated[int, Count(1, 2**20)] = 1
     accumulate: Annotated[int, Count(1, 2**20)] = 16
     lr: Annotated[float | str, Number(open_low=True)] = AUTO
+    lr_batch: Annotated[int | None, Count(1, 2**31)] = None
     schedule: Annotated[str, OneOf(lambda: SCHEDULES)] = "cosine"
     warmup: Annotated[float, Number(0, 1, open_high=True)] = 0.03
     weight_decay: Annotated[float, Number()] = 0.0

@@ -13,6 +13,7 @@ from ...planning.ways.ways import WAYS
 from ..config.run import AUTO, Method, Run
 from .changes import change_of
 from .planner import Planner
+from .settling import with_rate, with_windows
 from .shape import Chosen, Shape
 
 __all__ = ["Chosen", "Shape", "choose", "least_change"]
@@ -160,11 +161,9 @@ def _chosen(planner: Planner, estimate: Estimate, told: list[str]) -> Chosen:
     request = estimate.request
     run = planner.run_of(request)
     told = [*planner.told, *told]
-    if run.train.lr == AUTO:
-        rate, why = planner.estimator.start_rate(request)
-        run = replace(run, train=replace(run.train, lr=rate))
-        told.append(f"train.lr={rate:g} {why}; it is not tuned for your data")
-    told += _notes(planner, request)
+    run, rate = with_rate(run, planner.estimator, request)
+    run, windows = with_windows(run, planner.estimator, request, planner.shape.steps)
+    told += [*rate, *windows, *_notes(planner, request)]
     return Chosen(run, planner.shown(estimate), planner.room, told)
 
 

@@ -1,6 +1,7 @@
 """The method of a run, planned for the sequences that it really has."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 from ...core.contracts import TrainingTask
@@ -52,13 +53,14 @@ def chosen_for(run: Run, task: TrainingTask, config: Any, rehearsal: Rehearsal, 
         run: what is asked.
         task: what is learnt.
         config: of the model with the task's output layer.
-        rehearsal: says how long sequences are.
+        rehearsal: says how long sequences and the run are.
         must_fit: whether a method is refused that does not fit.
 
     Raises:
         HybridOptError: nothing that is asked for fits, with the least change.
     """
-    return choose(run, config, shape_for(run, task, rehearsal.longest), must_fit)
+    shape = replace(shape_for(run, task, rehearsal.longest), steps=rehearsal.steps)
+    return choose(run, config, shape, must_fit)
 
 
 def shape_for(run: Run, task: TrainingTask, longest: int) -> Shape:

@@ -1,6 +1,7 @@
 """The method of a run: what is asked is planned as it is, what is open is chosen, and what does not fit is told."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -166,6 +167,40 @@ def test_weights_in_float16_are_trained_in_bfloat16(config):
     assert made._dtype(Half()) == "bf16" and "float16" in made.told[0]
     made.run = run("train: {dtype: fp32}")
     assert made._dtype(Half()) == "fp32"
+
+
+# ---- what the length of a run and its batch decide
+
+
+def test_windows_that_are_longer_than_the_run_are_shortened_unless_it_says_how_long(config):
+    text = "gpu: 24GiB\nmethod: {policy: frugal, options: {density: 0.5%s}}"
+    short = replace(SHAPE, steps=60)
+    chosen = choose(run(text % ""), config, short)
+    assert chosen.run.method.options == {"density": 0.5, "update_gap": 10}
+    assert any(line.startswith("method.options.update_gap=10 in place of 200: in 60 steps") for line in chosen.told)
+    chosen = choose(run(text % ", update_gap: 90"), config, short)
+    assert chosen.run.method.options == {"density": 0.5, "update_gap": 90}
+    assert any("update_gap=90: in 60 steps" in line and "update_gap=10" in line for line in chosen.told)
+    for same in (SHAPE, replace(SHAPE, steps=201)):
+        chosen = choose(run(text % ""), config, same)
+        assert chosen.run.method.options == {"density": 0.5} and not any("gap" in line for line in chosen.told)
+
+
+@pytest.mark.parametrize(("policy", "rate"), [("adamw", 2e-4), ("lomo", 4e-4)])
+def test_a_rate_that_is_right_for_another_batch_is_converted_once(config, policy, rate):
+    text = f"gpu: 24GiB\nmethod: {policy}\ntrain: {{lr: 1.0e-4, lr_batch: 16, batch: 4, accumulate: 16}}"
+    chosen = choose(run(text), config, SHAPE)
+    assert (chosen.run.train.lr, chosen.run.train.lr_batch) == (rate, None)
+    assert any(f"train.lr={rate:g} for 64 examples a step" in line for line in chosen.told)
+    again = choose(chosen.run, config, SHAPE)
+    assert again.run.train.lr == rate and not any("train.lr" in line for line in again.told)
+
+
+def test_a_batch_without_a_rate_or_a_law_is_refused(config):
+    with pytest.raises(HybridOptError, match=r"train\.lr_batch says for which batch train\.lr is right"):
+        run("train: {lr_batch: 16}")
+    with pytest.raises(HybridOptError, match=r"train\.lr_batch=16: this policy takes no gradients"):
+        choose(run("gpu: 24GiB\nmethod: mezo\ntrain: {lr: 1.0e-4, lr_batch: 16}"), config, SHAPE)
 
 
 # ---- layers that rest elsewhere

@@ -1,0 +1,87 @@
+"""Windows that are too long for a run: a part that is chosen once for all, and blocks that never have their turn."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..core.errors import check_count
+from .plan import Entry, Plan
+
+__all__ = ["Late", "late_windows"]
+
+WINDOWS = 6  # that a run should have, as in benchmarks/finetune
+
+
+@dataclass(frozen=True)
+class Late:
+    """Windows that are too long for a run.
+
+    Args:
+        gap: steps of a window.
+        better: steps with which the run has windows enough.
+        why: what goes wrong, in words.
+        then: what happens with `better`, in words.
+    """
+
+    gap: int
+    better: int
+    why: str
+    then: str
+
+    def __str__(self) -> str:
+        """Return the sentence that people are told, with the cure."""
+        return f"update_gap={self.gap}: {self.why}; with update_gap={self.better} {self.then}"
+
+
+def late_windows(plan: Plan, steps: int) -> list[Late]:
+    """Return what of a policy does not come to pass in so many steps, each only once.
+
+    Args:
+        plan: the policy, resolved on a model.
+        steps: of the whole run.
+    """
+    check_count("", "steps", steps, 1)
+    if steps == 1:
+        return []  # in which nothing could be chosen anew
+    split: dict[object, list[Entry]] = {}
+    for entry in plan.entries:
+        if entry.treatment is not None:
+            split.setdefault(entry.treatment.split, []).append(entry)
+    found = [late for entries in split.values() for late in _of_split(plan, entries, steps)]
+    return list(dict.fromkeys([*found, *_of_sources(plan, steps)]))
+
+
+def _of_split(plan: Plan, entries: list[Entry], steps: int) -> Iterator[Late]:
+    """Yield what is late of parameters that share a split."""
+    treatment = entries[0].treatment
+    assert treatment is not None
+    gap = treatment.split.update_gap
+    if not gap or treatment.tag != "split":
+        return
+    if not treatment.split.by_turns:
+        if gap >= steps:
+            yield _once(gap, steps, "the state-full part is chosen once, and never changes")
+        return
+    windows, waiting, needed = math.ceil(steps / gap), entries, 0
+    late: list[Entry] = []
+    while waiting and needed <= len(entries):  # in every window one block has its turn, or more
+        waiting = [entry for entry in waiting if plan.job(entry, needed).part.empty]
+        needed += 1
+        late = waiting if needed == windows else late
+    if late:
+        rest = "stand still" if treatment.free.idle else "are trained without state alone"
+        why = f"after {steps:,} steps {len(late)} of {len(entries)} tensors have had no turn: they {rest}"
+        yield Late(gap, max(1, steps // needed), why, f"{'all have one' if steps >= needed else 'more have one'}")
+
+
+def _of_sources(plan: Plan, steps: int) -> Iterator[Late]:
+    """Yield what is late of subspaces that directions of probes are drawn in."""
+    for treatment in plan.trained.values():
+        gap = treatment.source.update_gap
+        if gap >= steps:
+            yield _once(gap, steps, "all directions lie in one subspace")
+
+
+def _once(gap: int, steps: int, what: str) -> Late:
+    better = max(1, steps // WINDOWS)
+    return Late(gap, better, f"in {steps:,} steps {what}", f"it is chosen {math.ceil(steps / better)} times")

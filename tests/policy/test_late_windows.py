@@ -1,0 +1,55 @@
+"""Windows longer than a run are no silent matter: what of a policy does not come to pass is said, with the cure."""
+
+import pytest
+
+from hybridopt import HybridOptError
+from hybridopt.model.roles import params
+from hybridopt.policy.late_windows import late_windows
+from hybridopt.policy.plan import Plan
+from hybridopt.policy.routes import read_policy
+from support.models import tiny_llama
+
+
+@pytest.fixture(scope="module")
+def found():
+    return params(tiny_llama())
+
+
+def late(found, steps, policy, **options):
+    return late_windows(Plan.of(found, read_policy(policy, options)), steps)
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "gap"),
+    [("frugal", {}, 200), ("galore", {}, 200), ("adafrugal", {}, 100), ("subzero", {}, 1000)]
+    + [("frugal", {"split": "svd", "update_gap": 50}, 50), ("frugal", {"split": "randk"}, 200)],
+)
+def test_a_choice_that_is_made_once_is_told_with_the_cure(found, policy, options, gap):
+    (told,) = late(found, gap, policy, **options)
+    assert (told.gap, told.better) == (gap, gap // 6) and f"update_gap={gap}: in {gap:,} steps" in str(told)
+    assert late(found, gap + 1, policy, **options) == []
+    assert late(found, gap, policy, **options | {"update_gap": told.better}) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "rest"), [("badam", {}, "stand still"), ("frugal", {"split": "block"}, "alone")]
+)
+def test_blocks_without_a_turn_are_counted(found, policy, options, rest):
+    plan = Plan.of(found, read_policy(policy, options))
+    split = [e for e in plan.entries if e.treatment is not None and e.treatment.split.by_turns]
+    gap = split[0].treatment.split.update_gap
+    never = [e for e in split if all(plan.job(e, window).part.empty for window in range(1))]
+    (told,) = late_windows(plan, gap)
+    assert never and f"{len(never)} of {len(split)} tensors" in told.why and rest in told.why
+    assert late(found, gap, policy, **options, update_gap=told.better) == []
+    assert late(found, gap, policy, **options, update_gap=2 * told.better) != []
+
+
+@pytest.mark.parametrize("policy", ["adamw", "mezo", "lezo", "signsgd", "adalomo"])
+def test_policies_without_windows_have_nothing_to_say(found, policy):
+    assert late(found, 2, policy) == [] == late(found, 1, "frugal")
+
+
+def test_steps_are_a_whole_number(found):
+    with pytest.raises(HybridOptError, match="steps=0 is not allowed"):
+        late(found, 0, "frugal")
