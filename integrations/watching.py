@@ -14,6 +14,7 @@ from transformers import TrainingArguments as Arguments
 from hybridopt.training.watching import memory
 from hybridopt.training.watching.gradients import GradientWatch
 from hybridopt.training.watching.log import LogFile
+from hybridopt.training.watching.noise import NoiseWatch
 from hybridopt.training.watching.screen import Screen
 from hybridopt.training.watching.speed import Stopwatch
 
@@ -69,6 +70,7 @@ class Watching(TrainerCallback):
         self.trainer, self.log, self.screen, self._clock = trainer, log, screen, clock
         self._watch = Stopwatch(clock=clock)
         self._gradients = GradientWatch()
+        self._noise = NoiseWatch(self._gradients.norm)
         self._fixed: dict[str, int] = {}  # bytes of the weights
         self._most: dict[str, int] = {}  # bytes of gradients and state at their largest
         self._waiting: dict[str, Any] = {}  # what is logged of a step before its loss is
@@ -90,6 +92,7 @@ class Watching(TrainerCallback):
             **self._fixed,
             **self._most,
             **seconds,
+            **_some(noise_examples=self._noise.found()),
         }
 
     def on_train_begin(self, args: Arguments, state: State, control: Control, **kwargs: Any) -> None:
@@ -110,6 +113,7 @@ class Watching(TrainerCallback):
         bytes_now = memory.measured(kwargs["model"])
         self._fixed = {key: bytes_now[key] for key in FIXED}
         self._gradients.begin(_bare(kwargs["optimizer"]))
+        self._noise.begin(args.per_device_train_batch_size, args.gradient_accumulation_steps, state.max_steps)
         if self.screen is not None:
             self.screen.expect(state.max_steps)
 
@@ -118,12 +122,14 @@ class Watching(TrainerCallback):
         self._gradients.count()
 
     def on_substep_end(self, _args: Arguments, state: State, _control: Control, **_: Any) -> None:
-        """Count the gradients that are held until the last of several passes, if others are freed at once."""
+        """Take norms, and count gradients that are held until the last of several passes, if others are freed."""
+        self._noise.passed(state.global_step)
         if self._gradients.freed_at_once:
             self._gradients.count()
 
     def on_step_end(self, _args: Arguments, state: State, _control: Control, **_: Any) -> None:
         """Note that a step is done."""
+        self._noise.stepped()
         self._watch.mark()
         if self.screen is not None:
             self.screen.step(state.global_step)

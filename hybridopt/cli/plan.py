@@ -15,7 +15,7 @@ from ..core.budget import MARGIN, Budget, budget, check_margin
 from ..core.errors import HybridOptError
 from ..core.part_files import names
 from ..core.silence import without_messages
-from .plan_checks import Beside, beside_asked, check_activations, check_asked, placement_asked
+from .plan_checks import Beside, beside_asked, check_activations, check_asked, placement_asked, rate_asked
 
 if TYPE_CHECKING:
     from ..planning.subject.model import Subject
@@ -63,6 +63,8 @@ Disk = Annotated[str | None, typer.Option(help="That is read, as 6GB/s; else as 
 Tflops = Annotated[float | None, typer.Option(help="That the GPU reaches in training; else a share of its maker's.")]
 Gpu = Annotated[str | None, typer.Option(help="A card (4090, 'a100 80', h100), auto for this machine's, or 24GiB.")]
 Margin = Annotated[float, typer.Option(help="Share of the GPU's memory that is kept free.")]
+Rate = Annotated[float | None, typer.Option(help="Of --policy, right for --lr-batch: what is it for this batch?")]
+RateBatch = Annotated[int | None, typer.Option("--lr-batch", help="Sequences of a step for which --lr is right.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Device = Annotated[str, typer.Option(help="cuda, or cpu: whose kernels count.")]
 
@@ -94,6 +96,8 @@ def plan(
     bus: Bus = None,
     disk: Disk = None,
     tflops: Tflops = None,
+    lr: Rate = None,
+    lr_batch: RateBatch = None,
     json_: Json = False,
     device: Device = "cuda",
 ) -> None:
@@ -114,6 +118,7 @@ def plan(
     options = _options(option or [], {"density": density, "codec": codec, "update_gap": update_gap})
     check_activations(activations, policy, room is not None and not options)
     check_asked(model, policy, options, {"seq_len": seq_len, **size}, asked)
+    rate = rate_asked(lr, lr_batch, policy)
     with _quickly():
         subject = _subject(model)
         size["seq_len"] = _tokens(subject) if seq_len is None else seq_len
@@ -122,7 +127,7 @@ def plan(
             fits = _search(subject, room, beside, size, asked, json_)
         else:
             settings = {"policy": policy or "frugal", "options": options, "placement": rests, **size, **asked}
-            fits = _one(subject, room, beside, settings, json_)
+            fits = _one(subject, room, beside, settings, rate, json_)
     if not fits:
         raise typer.Exit(1)
 
@@ -145,7 +150,14 @@ def _tokens(model: "Subject") -> int:
     return tokens(model)
 
 
-def _one(model: "Subject", room: Budget | None, beside: Beside, settings: dict[str, Any], as_json: bool) -> bool:
+def _one(
+    model: "Subject",
+    room: Budget | None,
+    beside: Beside,
+    settings: dict[str, Any],
+    rate: tuple[float, int] | None,
+    as_json: bool,
+) -> bool:
     """Print the estimate of one request, against the memory of a GPU if given; return whether it fits."""
     from rich.console import Console
 
@@ -154,10 +166,13 @@ def _one(model: "Subject", room: Budget | None, beside: Beside, settings: dict[s
     estimator = Estimator(model)
     request = estimator.settled(Request(**settings), room, beside.host)
     estimate = estimator.estimate(request)
+    lr, why = estimator.rate(request, rate)
     if as_json:
-        print(json.dumps({"model_source": model.source, **estimate.as_dict(room, *beside)}))
+        told = {"lr": lr, "lr_source": why, "model_source": model.source}
+        print(json.dumps(told | estimate.as_dict(room, *beside)))
     else:
         Console().print(table.estimate_table(estimate, room, *beside))
+        Console().print(f"lr={lr:g} to start from: {why}", highlight=False, markup=False)
     lacking = estimate.missing_on_host(beside.host)
     return not lacking and (room is None or not estimate.missing(room.usable))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.budget import AUTO, Budget
 from ..core.card_speeds import Flops, sustained
-from ..core.errors import HybridOptError, check_choice, check_number
+from ..core.errors import HybridOptError, check_choice, check_count, check_number
 from ..core.host import Host, host
 from ..core.host_memory import left
 from ..core.part_files import names
@@ -15,7 +15,7 @@ from ..core.part_options import options as options_of
 if TYPE_CHECKING:
     from ..model.placement.placement import Placement
 
-__all__ = ["Beside", "beside_asked", "check_activations", "check_asked", "placement_asked"]
+__all__ = ["Beside", "beside_asked", "check_activations", "check_asked", "placement_asked", "rate_asked"]
 
 
 class Beside(NamedTuple):
@@ -114,6 +114,25 @@ def check_asked(
         if value is not None:
             check_size(name, value)
     check_name(model)
+
+
+def rate_asked(lr: float | None, batch: int | None, policy: str | None) -> tuple[float, int] | None:
+    """Return a learning rate and the batch for which it is right; None where nothing was said.
+
+    Args:
+        lr: the rate.
+        batch: sequences of a step.
+        policy: whose rate it is; None: nothing was said.
+    """
+    if lr is None and batch is None:
+        return None
+    if lr is None or batch is None or policy is None:
+        given = {"--lr": lr, "--lr-batch": batch, "--policy": policy}
+        missing = ", ".join(name for name, value in given.items() if value is None)
+        raise HybridOptError(f"plan: a rate is right for a policy and a batch; give {missing}, too")
+    check_number("plan", "lr", lr, 1e-12, 1e6)
+    check_count("plan", "lr_batch", batch, 1, 2**31)
+    return lr, batch
 
 
 def _check_policy(policy: str | None, options: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from ..model.activations.linear import put_, trained_layers
 from ..model.activations.refusals import check_layers
 from ..model.losses.chunked import chunked_loss
 from ..model.roles import Param, clean, params
+from ..policy.batch_rates import lr_for_batch
 from ..policy.plan import Plan
 from ..policy.routes import check_routes
 from ..policy.start_rates import start_rate, use_of, width_of
@@ -87,6 +88,23 @@ class Estimator:
         """Return a learning rate to start a way to train from, and where it comes from, in words."""
         found = self._known(request).params
         return start_rate(request.ready, use_of(found), width_of(found))
+
+    def rate(self, request: Request, known: tuple[float, int] | None = None) -> tuple[float, str]:
+        """Return a learning rate for a way to train and its batch, and where it comes from, in words.
+
+        Args:
+            request: the way to train.
+            known: a rate, and the examples of a step for which it is right; None: what the policy is started from.
+
+        Raises:
+            HybridOptError: nothing is known of the policy's rates and batches.
+        """
+        if known is None:
+            return self.start_rate(request)
+        lr, before = known
+        batch = request.batch * request.micro_batches
+        found = float(f"{lr_for_batch(lr, before, batch, request.ready):.3g}")
+        return found, f"for {batch} examples a step, as {lr:g} is for {before}, where the gradient is mostly noise"
 
     def _cost(self, request: Request) -> Costs:
         key = request.policy, repr(sorted(request.options.items())), request.seed, request.weights, request.placement

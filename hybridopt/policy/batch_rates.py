@@ -12,7 +12,7 @@ from ..model.roles import Param
 from .routes import Route, assign, read_policy
 from .treatment import Treatment
 
-__all__ = ["follows_size", "gradient_noise", "lr_for_batch"]
+__all__ = ["follows_size", "gradient_noise", "lr_for_batch", "told_of_noise"]
 
 MOST = 1e12  # examples or tokens
 
@@ -69,6 +69,30 @@ def follows_size(policy: Ready[Route]) -> bool:
             "this policy takes no gradients from backward passes; nothing is known of its rates and batches"
         )
     return all(rule.proportional for rule in rules)
+
+
+def told_of_noise(lr: float, batch: float, noise: float, policy: Ready[Route]) -> str:
+    """Return what a measured noise scale says of the batch and of the learning rate, in words.
+
+    Args:
+        lr: that was trained with.
+        batch: examples of a step.
+        noise: the gradient's noise scale, in examples.
+        policy: that was trained by.
+
+    Raises:
+        HybridOptError: it takes no gradients from backward passes.
+    """
+    twice = lr_for_batch(lr, batch, 2 * batch, policy, noise)
+    half = lr_for_batch(lr, batch, batch / 2, policy, noise)
+    if batch < noise:
+        where = f"above the {batch:g} of a step, so that larger batches save steps"
+    else:
+        where = f"below the {batch:g} of a step, so that larger batches save little"
+    return (
+        f"The gradient's noise scale is about {noise:.2g} examples, {where}. Where lr={lr:g} is right, try "
+        f"{twice:.2g} with twice the batch, and {half:.2g} with half of it"
+    )
 
 
 def _linear(policy: Ready[Route]) -> list[Treatment]:

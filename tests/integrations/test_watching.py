@@ -68,6 +68,7 @@ class Shown:
 
 
 def run(folder, screen=None, resume=None, model=None, callbacks=(), clock=None, **changes):
+    data = changes.pop("data", rows())
     mixin = {key: changes.pop(key) for key in ("policy", "policy_options", "optimizer_options") if key in changes}
     settings = {
         "max_steps": STEPS,
@@ -79,7 +80,7 @@ def run(folder, screen=None, resume=None, model=None, callbacks=(), clock=None, 
     trainer = HybridTrainer(
         tiny_llama() if model is None else model,
         arguments(folder, **settings),
-        train_dataset=rows(),
+        train_dataset=data,
         eval_dataset=rows(),
         data_collator=padded,
         callbacks=list(callbacks),
@@ -226,3 +227,13 @@ def test_tokens_are_those_that_are_no_padding():
     assert tokens_in({"input_ids": ids, "position_ids": ids}) == 6
     assert tokens_in({"fo": {"attention_mask": mask}, "zo": {"input_ids": ids}}) == 11
     assert tokens_in([{"prompt": "a"}]) is None and tokens_in({"pixel_values": ids}) is None
+
+
+def test_the_norms_of_micro_batches_are_those_of_their_mean_losses(tmp_path):
+    model, (row, *_) = tiny_llama(), rows()
+    model(**padded([row])).loss.backward()
+    square = sum(p.grad.square().sum().item() for p in model.parameters())
+    model.zero_grad()
+    passes = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "learning_rate": 0.0}
+    _, watching, _ = run(tmp_path, model=model, data=[row] * 4, max_steps=2, max_grad_norm=1e-3, **passes)
+    assert watching._noise._squares == {batch: pytest.approx([square] * 2, rel=1e-4) for batch in (1, 3)}

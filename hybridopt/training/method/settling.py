@@ -7,7 +7,6 @@ from typing import Any
 from ...core.errors import HybridOptError
 from ...core.registry import find, names
 from ...planning import Estimator, Request
-from ...policy.batch_rates import lr_for_batch
 from ...policy.late_windows import late_windows
 from ..config.run import AUTO, Run
 
@@ -33,17 +32,12 @@ def with_rate(run: Run, estimator: Estimator, request: Request) -> tuple[Run, li
         run = replace(run, train=replace(train, lr=rate))
         told.append(f"train.lr={rate:g} {why}; it is not tuned for your data")
     elif train.lr_batch is not None:
-        batch = train.batch * train.accumulate
         try:
-            rate = lr_for_batch(float(train.lr), train.lr_batch, batch, request.ready)
+            rate, why = estimator.rate(request, (float(train.lr), train.lr_batch))
         except HybridOptError as error:
             raise HybridOptError(f"train.lr_batch={train.lr_batch}: {error}; leave it out") from None
-        rate = float(f"{rate:.3g}")
         run = replace(run, train=replace(train, lr=rate, lr_batch=None))
-        told.append(
-            f"train.lr={rate:g} for {batch} examples a step, as train.lr={float(train.lr):g} is for {train.lr_batch}: "
-            "try it first, it holds where the gradient is mostly noise"
-        )
+        told.append(f"train.lr={rate:g} {why}: try it first")
     return run, told
 
 

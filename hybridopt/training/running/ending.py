@@ -4,6 +4,8 @@ from shlex import quote
 
 from ...core.devices import device_here
 from ...core.sizes import gib, human
+from ...policy.batch_rates import told_of_noise
+from ...policy.routes import read_policy
 from .prepare import Prepared
 from .telling import many
 from .train import Result
@@ -21,6 +23,7 @@ def ending(prepared: Prepared, result: Result) -> list[str]:
     return [
         *_losses(prepared, result),
         *_memory(result, on_gpu=device_here() == "cuda"),
+        *_noise(prepared, result),
         f"Everything lies in {result.folder}",
         *result.made,
         "",
@@ -53,6 +56,14 @@ def _memory(result: Result, on_gpu: bool) -> list[str]:
         f"Peak memory: {human(peak)} resident, Python and all libraries included; {human(result.planned_bytes)} "
         "planned for the tensors of a step"
     ]
+
+
+def _noise(prepared: Prepared, result: Result) -> list[str]:
+    noise, train, method = result.measured.get("noise_examples"), prepared.run.train, prepared.run.method
+    if noise is None:
+        return []
+    batch = train.batch * train.accumulate
+    return [told_of_noise(float(train.lr), batch, noise, read_policy(method.policy, dict(method.options)))]
 
 
 def _commands(prepared: Prepared, result: Result) -> list[str]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from ...optimizer.gradients import norm, total
 from ...optimizer.optimizer import HybridOptimizer
 from ...optimizer.releases import release_class
 from .memory import gradient_bytes
@@ -35,6 +36,12 @@ class GradientWatch:
     def count(self) -> None:
         """Count the gradients that are there now."""
         self.largest = max(self.largest, gradient_bytes(self._parameters))
+
+    def norm(self) -> float | None:
+        """Return the 2-norm of all gradients that are there now; None where there are none, or are freed at once."""
+        there = [] if self.freed_at_once else [p.grad for p in self._parameters if p.grad is not None]
+        found = total(map(norm, there))
+        return None if found is None else float(found)
 
     def take(self) -> int:
         """Return the largest sum of bytes, and begin anew."""
