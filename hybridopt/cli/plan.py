@@ -172,7 +172,7 @@ def _one(
         print(json.dumps(told | estimate.as_dict(room, *beside)))
     else:
         Console().print(table.estimate_table(estimate, room, *beside))
-        Console().print(f"lr={lr:g} to start from: {why}", highlight=False, markup=False)
+        Console().print(f"lr={lr:g} to start from: {why}", soft_wrap=True, highlight=False, markup=False)
     lacking = estimate.missing_on_host(beside.host)
     return not lacking and (room is None or not estimate.missing(room.usable))
 

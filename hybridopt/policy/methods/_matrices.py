@@ -1,37 +1,31 @@
 """Routes of methods that are made for matrices: everything else by AdamW."""
 
 from dataclasses import replace
-from typing import Protocol
 
-from ...core.contracts import Codec, Rule
+from ...core.contracts import Codec, Rule, Store
 from ...core.registry import make
 from ...parts.rules.adamw import AdamW
 from ...parts.splits.empty import Empty
 from ..routes import Route
 from ..treatment import Treatment
-from ._options import Places
+from ._options import Places, shared_options
 
 __all__ = ["WithoutState", "matrices", "without_state"]
 
 
-class WithoutState(Protocol):
-    """The options of a policy that trains matrices without state and everything else by AdamW."""
+@shared_options
+class WithoutState(Places):
+    """Options of policies that train matrices without state and everything else by AdamW, before those of `Places`.
 
-    @property
-    def lr_scale(self) -> float:
-        """On the matrices' updates alone."""
+    lr_scale is on the matrices' updates alone; betas and eps are AdamW's, and codec keeps its state.
+    """
 
-    @property
-    def betas(self) -> tuple[float, float]:
-        """AdamW's."""
-
-    @property
-    def eps(self) -> float:
-        """AdamW's."""
-
-    @property
-    def codec(self) -> str | Codec:
-        """What keeps AdamW's state."""
+    lr_scale: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    codec: str | Codec = "fp32"
+    store: str | Store | None = None
+    adapters = "split"
 
 
 def matrices(policy: Places, body: Treatment, rest: AdamW) -> tuple[Route, ...]:

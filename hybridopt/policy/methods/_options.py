@@ -11,18 +11,18 @@ from ..end_rates import scaled
 from ..routes import Route, place
 from ..treatment import Treatment
 
-__all__ = ["FreePlaces", "NamedPolicy", "Places"]
+__all__ = ["FreePlaces", "NamedPolicy", "Places", "shared_options"]
 
 T = TypeVar("T")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
-def _options(cls: type[T]) -> type[T]:
+def shared_options(cls: type[T]) -> type[T]:
     """Tell type checkers that the annotated attributes of `cls` are options of the dataclasses that subclass it."""
     return cls
 
 
-@_options
+@shared_options
 class NamedPolicy(Ready[Route]):
     """A policy whose routes follow from its options; they are made with it, so that bad options show at once.
 
@@ -54,7 +54,7 @@ class NamedPolicy(Ready[Route]):
         """Return the routes; HybridOptError for options that make no sense."""
 
 
-@_options
+@shared_options
 class Places(NamedPolicy):
     """Options that most policies end with: where parameters of a role go, and one place for all that have no role.
 
@@ -82,7 +82,7 @@ class Places(NamedPolicy):
         return place(body, **self.roles(), **more)
 
 
-@_options
+@shared_options
 class FreePlaces(Places):
     """`Places` that are state-free unless something else is said."""
 

@@ -2,19 +2,17 @@
 
 from dataclasses import dataclass, replace
 
-from ...core.contracts import Codec, Store
 from ...parts.rules.column_norm import ColumnNorm
 from ...parts.splits.whole import Whole
 from ..routes import Route
-from ._matrices import without_state
-from ._options import Places
+from ._matrices import WithoutState, without_state
 from ._rates import beside_adamw
 
 __all__ = ["SCALEPolicy"]
 
 
 @dataclass(frozen=True)
-class SCALEPolicy(Places):
+class SCALEPolicy(WithoutState):
     """SCALE (Glentis et al. 2025): gradients of every output brought to one size; momentum in the output layer.
 
     Embeddings too are trained so, without state; norms and biases by AdamW. head: "full" has momentum, "free" none.
@@ -23,13 +21,7 @@ class SCALEPolicy(Places):
     """
 
     momentum: float = 0.9
-    lr_scale: float = 1.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    codec: str | Codec = "fp32"
-    store: str | Store | None = None
     embeddings = "free"
-    adapters = "split"
     start_from = beside_adamw(1, "as its steps are as long")
 
     def make_routes(self) -> tuple[Route, ...]:

@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Codec, Store
 from ...parts.rules.sinkhorn import Sinkhorn
 from ..routes import Route
-from ._matrices import without_state
-from ._options import Places
+from ._matrices import WithoutState, without_state
 from ._rates import beside_adamw
 
 __all__ = ["SinkGDPolicy"]
 
 
 @dataclass(frozen=True)
-class SinkGDPolicy(Places):
+class SinkGDPolicy(WithoutState):
     """SinkGD (Scetbon et al. 2025): gradients of matrices with rows and columns brought to one size, without state.
 
     Embeddings, norms, biases and the output layer by AdamW. rounds: of rows and columns. lr_scale: on the matrices'
@@ -22,12 +20,6 @@ class SinkGDPolicy(Places):
     """
 
     rounds: int = 5
-    lr_scale: float = 1.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    codec: str | Codec = "fp32"
-    store: str | Store | None = None
-    adapters = "split"
     start_from = beside_adamw(1, "as its steps are as long")
 
     def make_routes(self) -> tuple[Route, ...]:

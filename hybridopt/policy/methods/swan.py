@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 
-from ...core.contracts import Codec, Store
 from ...parts.rules.whiten import Whiten
 from ..routes import Route
-from ._matrices import without_state
-from ._options import Places
+from ._matrices import WithoutState, without_state
 from ._rates import beside_adamw
 
 __all__ = ["SWANPolicy"]
 
 
 @dataclass(frozen=True)
-class SWANPolicy(Places):
+class SWANPolicy(WithoutState):
     """SWAN (Ma et al. 2024): gradients of matrices, rows standardised and then whitened, without state.
 
     Embeddings, norms, biases and the output layer by AdamW. rows: "standard", "rms" or "none"; ns_steps, dtype: of the
@@ -24,12 +22,6 @@ class SWANPolicy(Places):
     rows: str = "standard"
     ns_steps: int = 5
     dtype: str = "auto"
-    lr_scale: float = 1.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    codec: str | Codec = "fp32"
-    store: str | Store | None = None
-    adapters = "split"
     start_from = beside_adamw(1, "as its steps are as long")
 
     def make_routes(self) -> tuple[Route, ...]:
