@@ -50,9 +50,9 @@ class Told:
 
     def of_element(self, read: set[str]) -> list[str]:
         """Return lines that name what is read of one element."""
-        own = [f"const float {x} = {piece.name}[i];" for x, piece in self.pieces.items() if x in read]
+        own = [f"const F {x} = load({piece.name} + i, some);" for x, piece in self.pieces.items() if x in read]
         columns = [x for x in self.places if x in read and x.startswith("c_")]
-        return own + [f"const float {x} = at_{x}[column + i];" for x in columns]
+        return own + [f"const F {x} = load(at_{x} + column + i, some);" for x in columns]
 
 
 def look_lines(look: Elements, told: Told, rows: dict[str, str], sums: dict[str, str]) -> list[str]:
@@ -98,9 +98,12 @@ def update_lines(update: Elements, told: Told, rate: str, result: str, after: Se
     read = {x for line in update.lines for x in line.reads} | {"p", rate, "decay", update.direction}
     read |= {f"s_{slot}" for slot in update.state} | {*update.state.values()}
     each = [*told.of_element(read), *(_assigned(line) for line in inner)]
-    each += [f"{told.pieces[f's_{slot}'].name}[i] = {literals(value)};" for slot, value in update.state.items()]
-    each.append(f"weight[i] = {result.format(x=f'p * decay - {literals(update.direction)} * {rate}')};")
-    piece = [*PIECE, *told.of_piece(read), "#pragma omp simd", "for (int i = 0; i < n; ++i) {", *_deeper(each), "}"]
+    states = [(told.pieces[f"s_{slot}"].name, value) for slot, value in update.state.items()]
+    each += [f"store({name} + i, {literals(value)}, some);" for name, value in states]
+    new = result.format(x=f"p * decay - {literals(update.direction)} * {rate}")
+    each.append(f"store(weight + i, {new}, some);")
+    loop = ["in_lanes(n, [&](int i, auto some) ALWAYS {", *_deeper(each), "});"]
+    piece = [*PIECE, *told.of_piece(read), *loop]
     body = [*told.of_row(read), *map(_assigned, scalar), COLUMNS, *_deeper([*piece, *after]), "}"]
     return [*told.before(read), "for (i64 row = first; row < last; ++row) {", *_deeper(body), "}"]
 
@@ -131,15 +134,26 @@ def _pass(lines: Sequence[ElementLine], summed: list[ElementLine], told: Told) -
         if line.name in wanted and line.kind in ("matrix", "col") and not line.sums:
             inner.insert(0, line)
             wanted |= set(line.reads)
-    by_row = [line.name for line in summed if line.sums == "row"]
-    reduced = [line.name for line in summed if line.sums != "col"]
-    each = [*told.of_element(wanted), *map(_assigned, inner)]
+    return [
+        *(f"float {line.name} = 0.f;" for line in summed if line.sums == "row"),
+        COLUMNS,
+        *_deeper([*PIECE, *told.of_piece(wanted), *_summed_up(summed, inner, told.of_element(wanted))]),
+        "}",
+    ]
+
+
+def _summed_up(summed: list[ElementLine], inner: list[ElementLine], named: list[str]) -> list[str]:
+    """Return the loop over a piece, with several sums side by side, as each must wait for its own last addition."""
+    reduced = [line for line in summed if line.sums != "col"]
+    each = [*named, *map(_assigned, inner)]
+    each += [f"{x.name}_of[k] = {x.name}_of[k] + kept({literals(x.text)}, some);" for x in reduced]
     for line in summed:
-        to = f"to_{line.name}[column + i]" if line.sums == "col" else line.name
-        each.append(f"{to} += {literals(line.text)};")
-    simd = "#pragma omp simd" + (f" reduction(+ : {', '.join(reduced)})" if reduced else "")
-    piece = [*PIECE, *told.of_piece(wanted), simd, "for (int i = 0; i < n; ++i) {", *_deeper(each), "}"]
-    return [*(f"float {x} = 0.f;" for x in by_row), COLUMNS, *_deeper(piece), "}"]
+        if line.sums == "col":
+            to = f"to_{line.name} + column + i"
+            each.append(f"store({to}, load({to}, some) + {literals(line.text)}, some);")
+    out = [f"F {line.name}_of[SUMS] = {{0.f, 0.f, 0.f, 0.f}};" for line in reduced]
+    out += ["in_sums(n, [&](int i, int k, auto some) ALWAYS {", *_deeper(each), "});"]
+    return out + [f"{line.name} += total({line.name}_of);" for line in reduced]
 
 
 def _assigned(line: ElementLine) -> str:

@@ -2,7 +2,41 @@
 #pragma once
 #include <cstdlib>
 #include "chunks.h"
+#include "memory.h"
 #define RESTRICT __restrict
+#define SUMS 4  // of a loop, side by side: an addition waits for the one before
+
+INLINE F kept(F x, All) { return x; }
+#if LANES > 1
+INLINE F kept(F x, First some) {  // zeros where there is no lane
+    float each[LANES] = {0.f};
+    store(each, x, some);
+    return load(each, All());
+}
+#endif
+
+INLINE float total(const F* sums) {
+    float each[LANES], all = 0.f;
+    store(each, (sums[0] + sums[1]) + (sums[2] + sums[3]), All());
+    for (int i = 0; i < LANES; ++i) all += each[i];
+    return all;
+}
+
+// Call work(i, sum, lanes) for i = 0, LANES, 2 LANES ... below n; sum: which of SUMS may be added to.
+template <class Work>
+INLINE void in_sums(int n, Work work) {
+    int i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        work(i, 0, All());
+        work(i + LANES, 1, All());
+        work(i + 2 * LANES, 2, All());
+        work(i + 3 * LANES, 3, All());
+    }
+    for (; i + LANES <= n; i += LANES) work(i, 0, All());
+#if LANES > 1
+    if (i < n) work(i, 0, First(n - i));
+#endif
+}
 
 static const i64 SMALL = 1 << 20;  // elements of a matrix of which one thread makes all rounds, while it is in its caches
 static const i64 PARTS = 16;       // of a larger one, with sums of their own: the same for any number of threads
@@ -81,7 +115,9 @@ static void in_rounds(const Given& given) {
 }
 
 // Rules of which every row goes by itself: a thread takes some rows, and makes all rounds of those.
-static const i64 AT_ONCE = 1 << 14;  // elements
+static const i64 TAKEN = 1 << 15, AT_ONCE = 1 << 12;  // elements that a thread takes, and of which it makes all rounds
+
+INLINE i64 rows_of(const Task& task, i64 elements) { return task.width < elements ? elements / task.width : 1; }
 
 template <class K>
 static void in_rows(const Given& given) {
@@ -89,14 +125,18 @@ static void in_rows(const Given& given) {
     for (i64 t = 0; t < given.tasks; ++t) all += K::room(task_of(given, t));
     Room room(all);
     in_chunks(given, [](const Task& task) { return task.rows; },
-              [](const Task& task) { return task.width < AT_ONCE ? AT_ONCE / task.width : (i64)1; },
+              [](const Task& task) { return rows_of(task, TAKEN); },
               [&](const Task& task, i64 first, i64 last) {
                   float* own = room.at;
                   for (i64 t = 0; given.at + given.tensors * t != task.at; ++t) own += K::room(task_of(given, t));
-                  for (int i = 0; i < K::ROUNDS; ++i) {
-                      K::look(i, task, given, own, first, last, nullptr);
-                      K::settle(i, task, given, own, first, last);
+                  const i64 some = rows_of(task, AT_ONCE);
+                  for (i64 row = first; row < last; row += some) {
+                      const i64 end = row + some < last ? row + some : last;
+                      for (int i = 0; i < K::ROUNDS; ++i) {
+                          K::look(i, task, given, own, row, end, nullptr);
+                          K::settle(i, task, given, own, row, end);
+                      }
+                      K::update(task, given, own, row, end);
                   }
-                  K::update(task, given, own, first, last);
               });
 }
