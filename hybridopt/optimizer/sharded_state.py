@@ -22,13 +22,15 @@ State = dict[str, Any]
 def write(saved: State, live: Iterable[dict], windows: Windows) -> None:
     """Cut the state that one rank keeps for all over the ranks, as torch.distributed.checkpoint wants it.
 
-    All ranks have to come here. What the optimizer itself keeps stays as it is.
+    Everything is in the same order on all ranks, as those who read it gather one tensor after the other. All ranks have to come here. What the optimizer itself keeps stays as it is.
 
     Args:
         saved: the state dict; changed in place.
         live: the param groups of the optimizer, in the same order.
         windows: know who keeps what.
     """
+    states = saved["state"]
+    saved["state"] = {i: states[i] for group in saved["param_groups"] for i in group["params"] if i in states}
     for group, mine in zip(saved["param_groups"], live, strict=True):
         for index, (name, p) in zip(group["params"], named(mine), strict=True):
             share, state = windows.of(name, p).share, saved["state"].get(index)
