@@ -19,7 +19,15 @@ def kept_anyway(x: Tensor) -> bool:
     node: Any = x.grad_fn
     while node is not None and node.name() in VIEWS:
         node = node.next_functions[0][0]
-    return any(_same_memory(getattr(node, name, None), x) for name in SAVED)
+    return any(_same_memory(_saved(node, name), x) for name in SAVED)
+
+
+def _saved(node: Any, name: str) -> object:
+    """Return what an operation has saved under a name; None where hooks of others have it, and do not give it back."""
+    try:
+        return getattr(node, name, None)
+    except Exception:  # whatever such a hook raises
+        return None
 
 
 def _same_memory(saved: object, x: Tensor) -> bool:

@@ -119,6 +119,13 @@ def test_checkpointing_costs_less_and_counts_where_it_is_on():
     assert not plain.is_gradient_checkpointing and switched.is_gradient_checkpointing
 
 
+def test_sampled_inputs_cost_less_and_are_not_checkpointed():
+    plain, sampled = tiny_llama(layers=4), hybridopt.wrap(tiny_llama(layers=4), policy="addax", activations="wta-crs")
+    one, other = measure(plain, loss_of(plain), 64), measure(sampled, loss_of(sampled), 64)
+    assert other.checkpointed is None
+    assert other.gradient(4, 64) < 0.97 * one.gradient(4, 64)
+
+
 def test_measuring_changes_nothing():
     model = tiny_resnet().eval()
     model.norm.train()
