@@ -13,7 +13,7 @@ from ..model.activations.linear import put_, trained_layers
 from ..model.activations.refusals import check_layers
 from ..model.losses.chunked import chunked_loss
 from ..model.roles import Param, clean, params
-from ..policy.batch_rates import lr_for_batch
+from ..policy.batch_rates import rounded_lr
 from ..policy.plan import Plan
 from ..policy.routes import check_routes
 from ..policy.start_rates import start_rate, use_of, width_of
@@ -103,7 +103,7 @@ class Estimator:
             return self.start_rate(request)
         lr, before = known
         batch = request.batch * request.micro_batches
-        found = float(f"{lr_for_batch(lr, before, batch, request.ready):.3g}")
+        found = rounded_lr(lr, before, batch, request.ready)
         return found, f"for {batch} examples a step, as {lr:g} is for {before}, where the gradient is mostly noise"
 
     def _cost(self, request: Request) -> Costs:

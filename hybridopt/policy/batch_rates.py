@@ -12,7 +12,7 @@ from ..model.roles import Param
 from .routes import Route, assign, read_policy
 from .treatment import Treatment
 
-__all__ = ["follows_size", "gradient_noise", "lr_for_batch", "told_of_noise"]
+__all__ = ["follows_size", "gradient_noise", "lr_for_batch", "rounded_lr", "told_of_noise"]
 
 MOST = 1e12  # examples or tokens
 
@@ -55,6 +55,18 @@ def lr_for_batch(
         return lr * (new / old if far else (1 + 1 / old) / (1 + 1 / new))
     root = math.sqrt(new / old)
     return lr * (root if far else root * (1 + old) / (1 + new))
+
+
+def rounded_lr(lr: float, batch: float, new_batch: float, policy: Ready[Route]) -> float:
+    """Return `lr_for_batch` with three digits, as nobody knows more of them.
+
+    Args:
+        lr: a good learning rate at `batch`.
+        batch: examples or tokens of a step.
+        new_batch: those of a step with the rate that is asked for.
+        policy: that trains.
+    """
+    return float(f"{lr_for_batch(lr, batch, new_batch, policy):.3g}")
 
 
 def follows_size(policy: Ready[Route]) -> bool:

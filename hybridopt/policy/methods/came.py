@@ -22,8 +22,8 @@ RATES_OF_LONG_STEPS = beside_adamw(
 class CAMEPolicy(Places):
     """CAME on everything (Luo et al. 2023): momentum, weighted down where updates stray from it.
 
-    lr: about AdamW's. bias_correction: False is the paper's and their package's: first steps are 11 times as long as lr
-    says. betas, eps, clip_threshold: of the rule; codec keeps the momentum.
+    lr: about AdamW's. bias_correction: False is the paper's and their package's, whose first steps are 11 times as
+    long as lr says. betas, eps, clip_threshold: of the rule; codec keeps the momentum.
     embeddings, norms, biases, head, adapters: full, free (signSGD) or frozen.
     """
 

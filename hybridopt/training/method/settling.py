@@ -10,7 +10,7 @@ from ...planning import Estimator, Request
 from ...policy.late_windows import late_windows
 from ..config.run import AUTO, Run
 
-__all__ = ["with_rate", "with_windows"]
+__all__ = ["GAP", "with_rate", "with_windows"]
 
 GAP = "update_gap"
 

@@ -6,7 +6,10 @@ from shlex import quote
 from typing import Any
 
 from ...core.errors import HybridOptError, shown
+from ...policy.batch_rates import rounded_lr
+from ...policy.routes import read_policy
 from ..config.run import AUTO, Method, Run
+from ..method.settling import GAP
 from .place import Place
 
 __all__ = ["check_data", "data_notes", "resumed"]
@@ -26,6 +29,7 @@ def resumed(asked: Run, place: Place) -> Run:
         HybridOptError: something is asked for that was otherwise, naming the key and both values.
     """
     before, _ = place.before
+    asked = _settled(asked, before)
     key, now, then = next(_differences(asked, before), (None, None, None))
     if key is not None:
         raise HybridOptError(
@@ -35,6 +39,18 @@ def resumed(asked: Run, place: Place) -> Run:
     data = replace(before.data, train=asked.data.train, eval=asked.data.eval)
     train = replace(before.train, **{key: getattr(asked.train, key) for key in ("keep", "log_every", "report_to")})
     return replace(before, gpu=asked.gpu, margin=asked.margin, output=asked.output, data=data, train=train)
+
+
+def _settled(asked: Run, before: Run) -> Run:
+    """Return what is asked for with what its length and batch decided when the run began."""
+    method, train = asked.method, asked.train
+    if GAP in before.method.options and method.policy == before.method.policy:
+        method = replace(method, options={GAP: before.method.options[GAP], **method.options})
+    if train.lr_batch is not None:
+        policy = read_policy(before.method.policy, dict(before.method.options))
+        rate = rounded_lr(float(train.lr), train.lr_batch, train.batch * train.accumulate, policy)
+        train = replace(train, lr=rate, lr_batch=None)
+    return replace(asked, method=method, train=train)
 
 
 def data_notes(files: Sequence[Any]) -> list[dict[str, Any]]:
