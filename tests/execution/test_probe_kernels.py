@@ -13,6 +13,7 @@ from hybridopt.core.numerics.directions import Direction
 from hybridopt.execution import probe_gradient, probed, slices
 from hybridopt.execution.backends import _compiled_kernels as kernels
 from hybridopt.execution.backends import compiled
+from hybridopt.execution.cpp import builder
 from hybridopt.execution.probe_gradient import ProbeGradient
 from hybridopt.optimizer.releases import fused
 from hybridopt.planning.trace.tracker import Tracker
@@ -36,6 +37,7 @@ def away(functions, monkeypatch):
     """Let the CPU be taken for an accelerator."""
     for module in (probed, compiled, kernels):
         monkeypatch.setattr(module, "on_host", lambda device: False)
+    monkeypatch.setattr(builder, "available", lambda: False)  # there are no C++ kernels on an accelerator
     monkeypatch.setattr(kernels, "_compile", lambda function, param: function)
     monkeypatch.setattr(kernels, "_kernels", {})
     monkeypatch.setattr(compiled, "AWAY", 1000)

@@ -38,6 +38,7 @@ STORES = {  # by store and dtype
     (Bf16Stochastic, "bfloat16"): "bfloat16 random",
     (Bf16Split, "bfloat16"): "bfloat16 split",
 }
+WIDEST = 1 << 15  # chosen columns with state in blocks, which are packed at once
 LARGEST_BLOCK = 4096  # elements of a block of state: decoded, a few of them stay in a core's caches
 _places: Any = WeakTensorKeyDictionary()  # by the tensor of indices: its version, and what the kernel is told of it
 
@@ -59,6 +60,8 @@ class Cpp(Backend[Task]):
     def fits(self, task: Task) -> bool:
         """Return whether there is a kernel for it, and a compiler to make it."""
         if not task.plain or isinstance(task.lr, Tensor) or isinstance(task.decay, Tensor):
+            return False
+        if not isinstance(task.grad, Tensor):  # of probes, in slices
             return False
         if not (task.param.is_contiguous() and task.grad.is_contiguous()):
             return False
@@ -177,8 +180,8 @@ def _part(job: Job) -> str | None:
 
 def _blocks_fit(job: Job, part: str, block: int) -> bool:
     """Return whether blocks of state can be done piece by piece."""
-    whole = part == "flat" or (part == "rows" and job.shape[-1] % block == 0)
-    return whole and block <= LARGEST_BLOCK
+    width = 0 if part == "flat" or job.low is None else job.low[-1]
+    return width % block == 0 and width <= WIDEST and block <= LARGEST_BLOCK
 
 
 @lru_cache(maxsize=1024)

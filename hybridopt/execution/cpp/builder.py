@@ -7,19 +7,22 @@ import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from os import cpu_count
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from ...core.errors import HybridOptWarning
 from .cache import LIBRARY, SOURCE, Place, folder
 from .compiler import FLAGS, SKELETON, CompilerError, compiler, processor, wide
 
-__all__ = ["available", "build", "function"]
+__all__ = ["Built", "available", "build", "function", "give_up", "trial"]
 
 ENTRY = "hybridopt_run"
 CURE = "install g++ (or name a compiler in CXX), or pass compile=False to be silent"
+TRIAL = '#include "chunks.h"\nextern "C" void hybridopt_run(const Given*) {}\n'
 _built: dict[str, Any] = {}  # by text: the library
 _failed: set[str] = set()
 _told: set[str] = set()
@@ -64,20 +67,56 @@ def build(texts: Iterable[str]) -> None:
         give_up(error)
 
 
+@dataclass(frozen=True)
+class Built:
+    """How making a kernel went.
+
+    Args:
+        seconds: that it took.
+        why: it was not possible; "" if it was.
+        compiler: that was called.
+        kept: the folder of kernels; None where they cannot be kept.
+    """
+
+    seconds: float = 0.0
+    why: str = ""
+    compiler: str = ""
+    kept: Path | None = None
+
+
+def trial() -> Built:
+    """Compile a small kernel anew, and look whether kernels can be kept."""
+    start = perf_counter()
+    try:
+        path = compiler().path
+        with tempfile.TemporaryDirectory(prefix="hybridopt-kernels-") as at:
+            _compiled(Place(Path(at)), TRIAL, _inputs(TRIAL))
+    except (CompilerError, OSError) as error:
+        return Built(perf_counter() - start, str(error))
+    seconds = perf_counter() - start
+    with suppress(OSError, RuntimeError):
+        return Built(seconds, compiler=path, kept=_in_cache(folder()).path)
+    return Built(seconds, compiler=path)
+
+
 def _made(text: str) -> Callable[..., None]:
+    inputs, place = _inputs(text), _place()
+    library = place.load(inputs) or _compiled(place, text, inputs)
+    run: Callable[..., None] = library[ENTRY]
+    run.argtypes, run.restype = [ctypes.c_void_p], None  # type: ignore[attr-defined]
+    return run
+
+
+def _inputs(text: str) -> dict[str, str]:
+    """Return all that the kernel of a text depends on."""
     known = compiler()
-    inputs = {
+    return {
         "text": text,
         "skeleton": skeleton(),
         "flags": " ".join((*FLAGS, *wide())),
         "compiler": f"{known.path}\n{known.version}",
         "processor": processor(),
     }
-    place = _place()
-    library = place.load(inputs) or _compiled(place, text, inputs)
-    run: Callable[..., None] = library[ENTRY]
-    run.argtypes, run.restype = [ctypes.c_void_p], None  # type: ignore[attr-defined]
-    return run
 
 
 def _compiled(place: Place, text: str, inputs: dict[str, str]) -> ctypes.CDLL:

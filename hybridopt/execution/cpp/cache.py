@@ -86,7 +86,8 @@ class Place:
         except OSError:  # there is one: of another process, which was faster, or one that `load` does not take
             if self.load(inputs) is None:
                 shutil.rmtree(at, ignore_errors=True)
-                os.rename(begun, at)
+                with suppress(OSError):  # a third one was faster: what is there counts
+                    os.rename(begun, at)
 
 
 def _own(path: Path, kind) -> bool:

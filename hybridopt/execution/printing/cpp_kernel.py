@@ -24,6 +24,7 @@ PIECE = 2048  # elements at a time: what waits for being written stays in the fi
 CHUNK = 1 << 15  # elements that a thread takes at a time
 RATES = ("lr", "free_lr", "decay")
 CODES = ("int8", "uint8")
+OWN_COLUMN = "(own - row * task.count)"  # among the chosen ones
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,12 @@ class Layout:
         return cpp_parts.rows(self._span("full", "own", "place", "low"), self._span("free", "at", "row"))
 
     def _columns(self) -> str:
-        bits = self._bits("row", "", "count", "(own - row * task.count)")
-        state = [cpp_structs.slot(name, kept, "own", bits(name)) for name, kept in self.slots]
-        full = self._call("full", "count", "Floats{low}", "Floats{low_grad}", state)
+        bits = self._bits("row", "", "count", OWN_COLUMN)
         mixed = f"Mixed{{{self._bits('row', '')('')}, {bits('low')}}}" if self._random else ""
         weight, grad = cpp_structs.weight(self._kept, "at", mixed), cpp_structs.grad(self.grad, "at")
+        full = self._span("full", "own", "row", packed=True)
         free = self._call("free", "n", f"with_chosen({weight}, low, mask, &next)", grad, ())
-        return cpp_parts.columns(weight, grad, full, free)
+        return cpp_parts.columns(weight, grad, full, free, whole=bool(self.block))
 
     # ---- lines
 
@@ -146,7 +146,7 @@ class Layout:
 
         return bits
 
-    def _span(self, axis: str, own: str, kind: str, seed: str = "") -> list[str]:
+    def _span(self, axis: str, own: str, kind: str, seed: str = "", packed: bool = False) -> list[str]:
         """Return the lines that move n elements from `at` on, block by block where the state has some.
 
         Args:
@@ -154,15 +154,19 @@ class Layout:
             own: where their state begins.
             kind: where random bits come from, as `_bits` takes it.
             seed: by which weights are rounded.
+            packed: is it about `count` elements that were packed, `low` and `low_grad`?
         """
         coded = [(name, kept) for name, kept in self.slots if kept in CODES and axis == "full"]
-        done, n = (" + done", "some") if coded else ("", "n")
-        bits = self._bits(kind, done, n)
+        all_ = "count" if packed else "n"
+        done, n = (" + done", "some") if coded else ("", all_)
+        bits = self._bits(kind, done, n, OWN_COLUMN if packed else "column")
         state = [cpp_structs.slot(name, kept, own + done, bits(name)) for name, kept in self.slots]
-        weight, grad = (
-            cpp_structs.weight(self._kept, f"at{done}", bits(seed)),
-            cpp_structs.grad(self.grad, f"at{done}"),
-        )
+        weight, grad = f"Floats{{low{done}}}", f"Floats{{low_grad{done}}}"
+        if not packed:
+            weight, grad = (
+                cpp_structs.weight(self._kept, f"at{done}", bits(seed)),
+                cpp_structs.grad(self.grad, f"at{done}"),
+            )
         call = self._call(axis, n, weight, grad, state if axis == "full" else ())
         if not coded:
             return [call]
@@ -172,8 +176,8 @@ class Layout:
             by = f"of_row(given.columns, ({own}{done}) / BLOCK, 0, some, {self._key(name)})"
             raw = cpp_structs.raw(name, kept, own + done)
             after.append(f"encode({raw}, most_{name}, waiting_{name}, some, {by});")
-        inner = ["const int some = n - done < BLOCK ? n - done : BLOCK;", *before, call, *after]
-        return ["for (int done = 0; done < n; done += BLOCK) {", *(f"    {line}" for line in inner), "}"]
+        inner = [f"const int some = {all_} - done < BLOCK ? {all_} - done : BLOCK;", *before, call, *after]
+        return [f"for (int done = 0; done < {all_}; done += BLOCK) {{", *(f"    {line}" for line in inner), "}"]
 
     def _call(self, axis: str, n: str, weight: str, grad: str, state: Sequence[str]) -> str:
         grads = (grad,) if self._rule(axis) else ()

@@ -49,19 +49,18 @@ COLUMNS = """\
 static int piece(const Task& task, const Given& given, i64 row, i64 column, int n, i64 own) {{
     const u16* mask = (const u16*)task.at[CHOSEN] + column / 16;
     const i64 at = row * task.width + column;
-    alignas(64) float low[PIECE + SLACK], low_grad[PIECE + SLACK];
+    alignas(64) float low[{size} + SLACK], low_grad[{size} + SLACK];
     const int count = pack(low, {weight}, mask, n);
     pack(low_grad, {grad}, mask, n);
-    {full}
-    int next = 0;
+{full}    int next = 0;
     {free}
     return count;
 }}
 
 static void whole_row(const Task& task, const Given& given, i64 row) {{
     i64 own = row * task.count;
-    for (i64 column = 0; column < task.width; column += PIECE) {{
-        const int n = (int)(task.width - column < PIECE ? task.width - column : PIECE);
+    for (i64 column = 0; column < task.width; column += {step}) {{
+        const int n = (int)(task.width - column < {step} ? task.width - column : {step});
         own += piece(task, given, row, column, n, own);
     }}
 }}
@@ -96,18 +95,21 @@ def rows(full: Sequence[str], free: Sequence[str]) -> str:
     return ROWS.format(full=_deeper(full, 12), free=_deeper(free, 12)) + BY_ROWS
 
 
-def columns(weight: str, grad: str, full: str, free: str) -> str:
+def columns(weight: str, grad: str, full: Sequence[str], free: str, whole: bool) -> str:
     """Return the functions for chosen columns and the others.
 
     Args:
         weight: the struct of the weight.
         grad: the struct of the gradient.
-        full: the line that moves `count` packed elements, `low` and `low_grad`.
+        full: lines that move `count` packed elements, `low` and `low_grad`.
         free: the line that moves all, and takes the packed ones in.
+        whole: are all columns of a row done at once, so that its blocks are whole?
     """
     # what is read of a weight does not depend on its random bits, and `count` is not known yet
     plain = weight.split(", Mixed")[0].replace("bf16_by(", "Bf16{") + "}" if ", Mixed" in weight else weight
-    return COLUMNS.format(weight=plain, grad=grad, full=full, free=free) + BY_ROWS
+    size, step = ("task.count", "task.width") if whole else ("PIECE", "PIECE")
+    lines = {"weight": plain, "grad": grad, "full": _deeper(full), "free": free}
+    return COLUMNS.format(size=size, step=step, **lines) + BY_ROWS
 
 
 def _deeper(lines: Sequence[str], by: int = 4) -> str:

@@ -32,6 +32,7 @@ from hybridopt.core import host_memory
 from hybridopt.core.numerics import direction_kernels
 from hybridopt.core.sizes import GIB
 from hybridopt.execution.backends import _compiled_kernels as kernels
+from hybridopt.execution.cpp import builder
 from support.paths import ROOT
 
 CHECKS = {check.name: check for check in checks()}
@@ -50,6 +51,7 @@ def traced(monkeypatch):
     monkeypatch.setattr(kernels, "_compile", lambda function, param: made["change"](function))
     monkeypatch.setattr(direction_kernels, "_compile", lambda function: made["change"](function))
     monkeypatch.setattr("hybridopt.cli.doctor.compare.compiles", lambda device: True)
+    monkeypatch.setattr(builder, "available", lambda: False)
     return made
 
 

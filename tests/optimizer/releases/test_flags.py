@@ -8,6 +8,7 @@ import torch
 from hybridopt import HybridOptError, HybridOptWarning
 from hybridopt.execution.backends import _compiled_kernels as kernels
 from hybridopt.execution.backends import compiled
+from hybridopt.execution.cpp import builder
 from hybridopt.optimizer.releases import _flags, fused
 from support.training import assert_same, clock, gradient, optimize, snapshot, state_of, tensors, values
 
@@ -34,6 +35,7 @@ def waits(monkeypatch):
     monkeypatch.setattr(fused, "reading_waits", lambda device: True)
     monkeypatch.setattr(kernels, "_compile", lambda function, param: function)
     monkeypatch.setattr(kernels, "_kernels", {})
+    monkeypatch.setattr(builder, "available", lambda: False)
     monkeypatch.setattr(compiled, "SMALLEST", 1)
 
 

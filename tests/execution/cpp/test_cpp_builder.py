@@ -1,0 +1,159 @@
+"""Whatever is wrong with compiler or cache: the same results by today's way, and one warning with the cure."""
+
+import json
+import os
+import stat
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from hybridopt import HybridOptimizer, HybridOptWarning
+from hybridopt.cli.doctor.checks.cpp import cpp
+from hybridopt.execution.cpp import builder, compiler
+from hybridopt.execution.cpp.cache import LIBRARY, RECORD, Place, key_of
+
+TEXT = 'extern "C" void hybridopt_run(const void*) {}\n'
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    """Nothing is known, and the cache is a folder of the test's own."""
+    monkeypatch.setenv("HYBRIDOPT_KERNELS", str(tmp_path / "kernels"))
+    for name, value in {"_built": {}, "_failed": set(), "_told": set()}.items():
+        monkeypatch.setattr(builder, name, value)
+    monkeypatch.setattr(compiler, "wide", lambda: ())
+    return tmp_path
+
+
+def program(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o700)
+    return str(path)
+
+
+def stepped(compile):
+    """The weight after a step."""
+    p = torch.nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4))
+    optimizer = HybridOptimizer([("w", p)], lr=0.1, policy="lion", compile=compile)
+    p.grad = torch.linspace(1, -2, 12).view(3, 4)
+    optimizer.step()
+    return p.detach(), optimizer, p
+
+
+BAD = {
+    "none": ("", "there is no C\\+\\+ compiler"),
+    "fails": ('[ "$1" = --version ] || { echo "x.cpp:1: error: no such thing"; exit 1; }', "failed.*no such thing"),
+    "old": ('[ "$1" = --version ] || { echo "unrecognized option -std=c++17"; exit 4; }', "failed.*unrecognized"),
+    "hangs": ('[ "$1" = --version ] || sleep 60', "has not ended after 0.3 s"),
+    "lies": ("exit 0", "said that it has made"),
+    "makes nonsense": (
+        'while [ "$1" != -o ] && [ $# -gt 1 ]; do shift; done; [ $# -lt 2 ] || echo nonsense > "$2"',
+        "cannot be loaded",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_compiler_that_makes_no_kernels(case, fresh, monkeypatch):
+    text, said = BAD[case]
+    monkeypatch.setattr(compiler, "SECONDS", 0.3 if case == "hangs" else 60)
+    monkeypatch.setenv("CXX", program(fresh / "cxx", text) if text else str(fresh / "missing"))
+    with pytest.warns(HybridOptWarning, match=f"{said}.*install g\\+\\+.*compile=False") as told:
+        weight, optimizer, p = stepped(True)
+    assert len([one for one in told if one.category is HybridOptWarning]) == 1
+    assert weight.equal(stepped(False)[0]) and not builder.available()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
+        assert builder.trial().why
+    assert cpp(builder.trial()).cure and not list((fresh / "kernels").glob(".begun-*"))
+
+
+def test_a_kernel_is_made_once_and_found_again(fresh, monkeypatch):
+    builder.build([TEXT, TEXT])
+    assert builder.function(TEXT) is not None
+    (at,) = (fresh / "kernels").iterdir()
+    assert stat.S_IMODE((fresh / "kernels").stat().st_mode) == 0o700
+    monkeypatch.setattr(compiler.Compiler, "compile", lambda *_: pytest.fail("compiled again"))
+    monkeypatch.setattr(builder, "_built", {})
+    builder.build([TEXT])
+    assert builder.function(TEXT) is not None
+    inputs = json.loads((at / RECORD).read_text())["inputs"]
+    assert key_of(inputs) == at.name
+    for name in inputs:
+        assert Place(fresh / "kernels").load(inputs | {name: "another"}) is None
+    assert cpp(builder.Built(1.0, compiler="g++", kept=fresh)).state == "ok"
+
+
+def damaged(at, how):
+    library = at / LIBRARY
+    if how in ("half", "changed"):
+        whole = library.read_bytes()
+        library.unlink()  # this process has it mapped
+        library.write_bytes(whole[:1000] if how == "half" else whole + b"\0")
+    elif how == "no record":
+        (at / RECORD).unlink()
+    elif how == "half a record":
+        (at / RECORD).write_text('{"inputs": ')
+    elif how == "open to others":
+        library.chmod(0o777)
+    else:
+        library.rename(at / "elsewhere.so")
+        library.symlink_to(at / "elsewhere.so")
+
+
+@pytest.mark.parametrize("how", ["half", "changed", "no record", "half a record", "open to others", "a link"])
+def test_what_was_not_made_here_is_not_loaded_but_made_anew(how, fresh, monkeypatch):
+    builder.build([TEXT])
+    (at,) = (fresh / "kernels").iterdir()
+    inputs = json.loads((at / RECORD).read_text())["inputs"]
+    damaged(at, how)
+    place = Place(fresh / "kernels")
+    assert place.load(inputs) is None
+    monkeypatch.setattr(builder, "_built", {})
+    builder.build([TEXT])
+    assert builder.function(TEXT) is not None and place.load(inputs) is not None
+    assert [path.name for path in (fresh / "kernels").iterdir()] == [at.name]
+
+
+def test_several_processes_make_the_same_kernel(fresh):
+    place, inputs = Place(fresh / "kernels"), {"text": "x"}
+
+    def put(number):
+        begun = place.begin()
+        (begun / LIBRARY).write_bytes(b"library %d" % number)
+        place.put(begun, inputs)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, range(16)))
+    at = fresh / "kernels" / key_of(inputs)
+    assert json.loads((at / RECORD).read_text())["inputs"] == inputs and (at / LIBRARY).is_file()
+
+
+@pytest.mark.parametrize("how", ["a file", "open to others", "no home"])
+def test_a_folder_that_cannot_be_used_is_left_alone(how, fresh, monkeypatch):
+    folder = fresh / "kernels"
+    if how == "a file":
+        folder.write_text("mine")
+    elif how == "open to others":
+        folder.mkdir()
+        folder.chmod(0o777)
+    else:
+        monkeypatch.delenv("HYBRIDOPT_KERNELS")
+        monkeypatch.setattr(builder, "folder", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    builder._of_this_process.cache_clear()
+    with pytest.warns(HybridOptWarning, match="compiled anew by every process; set HYBRIDOPT_KERNELS"):
+        builder.build([TEXT])
+    assert builder.function(TEXT) is not None and builder.available()
+    assert cpp(builder.trial()).state == "warn"
+    assert how != "open to others" or not list(folder.iterdir())
+
+
+def test_what_was_left_behind_is_removed(fresh):
+    place = Place(fresh / "kernels")
+    old, new = place.begin(), place.begin()
+    os.utime(old, (0, 0))
+    place.begin()
+    assert not old.exists() and new.exists()

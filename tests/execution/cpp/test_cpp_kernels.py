@@ -1,0 +1,121 @@
+"""Printed C++ kernels on whole optimizers: the bits of eager updates, whatever the shapes, threads and gradients."""
+
+import pytest
+import torch
+
+from hybridopt import HybridOptimizer, Policy, Route, Treatment
+from hybridopt.execution.backends.cpp import Cpp
+from hybridopt.execution.cpp import builder
+from hybridopt.parts import AdamW, Bf16, Columns, Fp32, Int8, Lion, Momentum, NoUpdate, Rows, SignSGD, Whole
+from support.updates import DTYPES, cells, tasks_of
+
+SHAPES = [(7,), (1,), (5, 9), (33, 17), (3, 4, 6), (0, 4), (2, 2500), (90, 500), (64, 1)]
+WAYS = {  # every way to round by random bits, and none
+    "columns": (Treatment(Lion(), SignSGD(), Columns(0.3, 2)), torch.bfloat16),
+    "rows": (Treatment(Momentum(), NoUpdate(), Rows(0.3, 2)), torch.float32),
+    "whole": (Treatment(Lion(), codec=Bf16(), weight_decay=0.1), torch.bfloat16),
+    "codes": (Treatment(Lion(), SignSGD(), Columns(0.5, 2), Int8(block=16, exact_below=0)), torch.bfloat16),
+}
+CODED = [(5, 32), (33, 64), (90, 512)]
+
+
+class Training:
+    """Steps of an optimizer on parameters of some shapes, by gradients that follow from the step."""
+
+    def __init__(self, way, compile, **options):
+        treatment, dtype = WAYS[way]
+        random = torch.Generator().manual_seed(0)
+        shapes = CODED if way == "codes" else SHAPES
+        values = [torch.randn(shape, generator=random).to(dtype) for shape in shapes]
+        self.params = {f"layers.{i}.weight": torch.nn.Parameter(x) for i, x in enumerate(values)}
+        self.random = torch.Generator().manual_seed(1)
+        policy = Policy((Route(treatment),))
+        self.optimizer = HybridOptimizer(self.params.items(), lr=1e-2, policy=policy, compile=compile, **options)
+
+    def step(self, count=1, spoil=lambda grads: None):
+        for _ in range(count):
+            for p in self.params.values():
+                p.grad = torch.randn(p.shape, generator=self.random).to(p.dtype)
+            spoil([p.grad for p in self.params.values()])
+            self.optimizer.step()
+        return self
+
+    def tensors(self):
+        states = [x for state in self.optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor)]
+        return [*(p.detach() for p in self.params.values()), *states]
+
+
+def assert_same(one, other):
+    pairs = list(zip(one.tensors(), other.tensors(), strict=True))
+    assert len(pairs) > len(one.params)
+    for a, b in pairs:
+        assert a.dtype == b.dtype and torch.allclose(a.double(), b.double(), 0, 0, equal_nan=True)
+
+
+@pytest.fixture
+def all_by_cpp(monkeypatch):
+    """Every task fits, and none is left to others."""
+    fits = Cpp.fits
+    monkeypatch.setattr(Cpp, "fits", lambda self, task: fits(self, task) or pytest.fail(f"left to others: {task.job}"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.usefixtures("all_by_cpp")
+def test_all_shapes_windows_and_threads_give_the_bits_of_eager_updates(way):
+    eager, fast = Training(way, False).step(5), Training(way, True)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 1, 3, 1):
+            torch.set_num_threads(count)
+            fast.step()
+    finally:
+        torch.set_num_threads(threads)
+    assert builder.available()
+    assert_same(fast, eager)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_gradients_that_are_no_numbers_do_what_they_do_to_eager_updates(way):
+    def spoil(grads):
+        for i, grad in enumerate(grads):
+            if grad.numel() > i:
+                grad.view(-1)[i] = (float("nan"), float("inf"), -float("inf"), 0.0)[i % 4]
+
+    fast, eager = (Training(way, compile, nonfinite="ignore") for compile in (True, False))
+    fast.step(2, spoil), eager.step(2, spoil)
+    for a, b in zip(list(fast.params.values()), list(eager.params.values()), strict=True):
+        assert torch.allclose(a.detach().double(), b.detach().double(), 0, 0, equal_nan=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_goes_on_from_what_it_has_saved(way):
+    whole, first = Training(way, True).step(5), Training(way, True).step(2)
+    second = Training(way, True).step(2)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    assert_same(second.step(3), whole)
+
+
+def test_what_is_covered():
+    """What is missing here takes another way: state in blocks that reach over the rows of chosen columns, fp16."""
+    backend, exact = Cpp(), ("fp32", "bf16")
+    rules, splits = ("adamw", "lion", "momentum", "sgd", "signsgd"), ("whole", "empty", "columns", "rows", "block")
+    for cell in cells(rules, splits, ("fp32", "int8"), exact):
+        assert all(backend.fits(task.in_blocks()) for task in tasks_of(cell)), cell
+    for cell in cells(rules, ("whole",), ("bf16",), exact):
+        assert all(backend.fits(task) for task in tasks_of(cell)), cell
+    for cell in cells(rules, ("columns", "svd", "randk"), ("fp32",), DTYPES):
+        fits = cell.split == "columns" and cell.weight in exact
+        assert [backend.fits(task) for task in tasks_of(cell)] == [fits] * 3, cell
+
+
+@pytest.mark.parametrize("codec", [Fp32(), Int8()])
+def test_a_large_optimizer_uses_them_unasked_and_a_small_one_does_not(codec, monkeypatch):
+    ran = []
+    monkeypatch.setattr(Cpp, "run", lambda self, tasks: ran.extend(tasks))
+    for rows, there in ((1024, True), (1000, False)):
+        p = torch.nn.Parameter(torch.zeros(rows, 1024))
+        p.grad = torch.zeros_like(p)
+        policy = Policy((Route(Treatment(AdamW(), split=Whole(), codec=codec)),))
+        HybridOptimizer([("w", p)], lr=1e-3, policy=policy).step()
+        assert bool(ran) == there
+        ran.clear()

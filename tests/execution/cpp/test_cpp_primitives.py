@@ -1,0 +1,167 @@
+"""The skeleton's primitives, in each of their three ways, give the bits of their twins in Python."""
+
+import ctypes
+from array import array
+
+import pytest
+import torch
+
+from hybridopt.core.contracts import Slot
+from hybridopt.core.numerics.rounding import Seed, random_bits, stochastic_bf16, tables
+from hybridopt.core.numerics.split_floats import joined, parted
+from hybridopt.execution.cpp import builder, call
+from hybridopt.parts.codecs.int8 import Int8
+
+WAYS = ["", "#define HYBRIDOPT_AVX2\n", "#define HYBRIDOPT_PORTABLE\n"]
+TEXT = """
+#include "chunks.h"
+#include "columns.h"
+#include "int8.h"
+// tasks: which primitive; sizes: n, width, first element
+extern "C" void hybridopt_run(const Given* given) {
+    void* const* at = given->at;
+    const int n = (int)given->sizes[0];
+    const i64 width = given->sizes[1], first = given->sizes[2];
+    float* x = (float*)at[0];
+    const u64 key = given->keys[0];
+    switch (given->tasks) {
+        case 0: return bf16_in(x, (u16*)at[1], n);
+        case 1: return bf16_nearest((u16*)at[1], x, n);
+        case 2: return bf16_random_rows<4096>((u16*)at[1], x, first, n, width, key, given->columns);
+        case 3: return random_bits((u32*)at[1], first, n, width, key, given->columns);
+        case 4: return bf16_joined(x, (u16*)at[1], (i8*)at[2], n);
+        case 5: return bf16_parted((u16*)at[1], (i8*)at[2], x, n);
+        case 6: return int8_blocks_in(x, (i8*)at[1], (float*)at[2], n, (int)width);
+        case 7: return int8_blocks_in(x, (u8*)at[1], (float*)at[2], n, (int)width);
+        case 8: return int8_blocks_out((i8*)at[1], (float*)at[2], x, first, n, (int)width, key, given->columns);
+        case 9: return int8_blocks_out((u8*)at[1], (float*)at[2], x, first, n, (int)width, key, given->columns);
+        case 10: pack((float*)at[1], Floats{x}, (u16*)at[2], n); return;
+        case 11:
+            int next = 0;
+            const auto spread = with_chosen(Floats{x}, (float*)at[1], (u16*)at[2], &next);
+            return in_order(n, [&](int i, auto some) { spread.out(i, spread.in(i, some), some); });
+    }
+}
+"""
+KEY = 0x5DEECE66D1234567
+
+
+@pytest.fixture(scope="module")
+def made():
+    texts = [way + TEXT for way in WAYS]
+    builder.build(texts)
+    return {way: builder.function(text) for way, text in zip(WAYS, texts, strict=True)}
+
+
+@pytest.fixture(params=range(3), ids=["native", "avx2", "portable"])
+def run(request, made):
+    def run(which, tensors, n, width=1, first=0):
+        at, sizes = array("Q", [x.data_ptr() for x in tensors]), array("q", [n, width, first])
+        keys, columns = array("Q", [KEY]), tables(4096, torch.device("cpu"))[1]
+        addresses = (x.buffer_info()[0] for x in (at, sizes, keys))
+        at_, sizes_, keys_ = addresses
+        known = len(columns) - 16
+        given = call.Given(which, at_, len(tensors), sizes_, keys_, 1, None, columns.data_ptr(), known, 1)
+        made[WAYS[request.param]](ctypes.byref(given))
+
+    return run
+
+
+def numbers(n):
+    """Of all sizes, the first ones special."""
+    special = [
+        0.0,
+        -0.0,
+        float("inf"),
+        -float("inf"),
+        float("nan"),
+        1e-38,
+        1e-41,
+        -3e-31,
+        1e-30,
+        2e30,
+        1e30,
+        1.0,
+        65504.0,
+    ]
+    x = torch.randn(n, generator=torch.Generator().manual_seed(n)) * 10 ** torch.linspace(-32, 31, n)
+    x[: len(special)] = torch.tensor(special)[:n]
+    return x
+
+
+def bits(x):
+    """Its bits, where every NaN is the same one."""
+    kind = {2: torch.int16, 4: torch.int32}[x.element_size()]
+    return torch.where(x.isnan(), 0, x.view(kind))
+
+
+@pytest.mark.parametrize("n", [1, 7, 16, 37, 1000])
+def test_bfloat16_in_and_to_nearest(run, n):
+    x, out, back = numbers(n), torch.zeros(n + 1, dtype=torch.bfloat16), torch.zeros(n + 1)
+    run(1, (x, out), n)
+    assert bits(out[:n]).equal(bits(x.to(torch.bfloat16))) and out[n] == 0
+    run(0, (back, out), n)
+    assert bits(back[:n]).equal(bits(out[:n].float())) and back[n] == 0
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (40, 3), (5, 63), (7, 64), (3, 100), (1, 1000), (2, 5000)])
+def test_random_bits_and_rounding_by_them(run, rows, width):
+    x = numbers(rows * width).view(rows, width)
+    first, n = (x.numel() // 3, x.numel() - x.numel() // 3)
+    n = min(n, 4096)
+    wanted = random_bits(x, KEY).flatten()[first : first + n]
+    found = torch.zeros(n, dtype=torch.int32)
+    run(3, (x, found), n, width, first)
+    assert found.equal(wanted)
+    out = torch.zeros(n, dtype=torch.bfloat16)
+    run(2, (x.flatten()[first:].contiguous(), out), n, width, first)
+    assert bits(out).equal(bits(stochastic_bf16(x, KEY).flatten()[first : first + n]))
+
+
+@pytest.mark.parametrize("n", [1, 16, 37, 1000])
+def test_weights_of_24_bits(run, n):
+    x, high, low, back = (
+        numbers(n),
+        torch.zeros(n, dtype=torch.bfloat16),
+        torch.zeros(n, dtype=torch.int8),
+        torch.zeros(n),
+    )
+    run(5, (x, high, low), n)
+    wanted = parted(x)
+    assert bits(high).equal(bits(wanted[0])) and low.equal(wanted[1])
+    run(4, (back, high, low), n)
+    assert bits(back).equal(bits(joined(*wanted)))
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(("n", "block"), [(5, 16), (64, 16), (100, 32), (1000, 256)])
+def test_state_of_eight_bits(run, signed, n, block):
+    codec, slot = Int8(block=block, exact_below=0), Slot((n,), signed=signed)
+    x = torch.randn(n, generator=torch.Generator().manual_seed(1))
+    x[: block // 2] = 0
+    x = x if signed else x.square()
+    wanted, found = ({k: torch.zeros(s.shape, dtype=s.dtype) for k, s in codec.raw(slot).items()} for _ in range(2))
+    codec.store(wanted, x, slot, Seed(KEY))
+    kept = x if signed else x.sqrt()  # the kernels' callers have it at hand
+    run(8 if signed else 9, (kept, found[""], found["_absmax"]), n, block)
+    assert found[""].equal(wanted[""]) and found["_absmax"].equal(wanted["_absmax"])
+    out = torch.zeros(n)
+    run(6 if signed else 7, (out, found[""], found["_absmax"]), n, block)
+    assert out.equal(codec.load(wanted, slot))
+
+
+@pytest.mark.parametrize("n", [1, 8, 16, 37, 200])
+def test_columns_are_packed_and_spread(run, n):
+    chosen = torch.rand(n, generator=torch.Generator().manual_seed(n)) < 0.4
+    lanes = torch.zeros(-(-n // 16) * 16, dtype=torch.int32)
+    lanes[:n] = chosen
+    mask = (lanes.view(-1, 16) << torch.arange(16)).sum(1).to(torch.int16)
+    x, count = torch.randn(n), int(chosen.sum())
+    packed = torch.zeros(n + 16)
+    run(10, (x, packed, mask), n)
+    assert packed[:count].equal(x[chosen])
+    own = torch.randn(n + 16)
+    wanted = x.clone()
+    wanted[chosen] = own[:count]
+    run(11, (x, own, mask), n)
+    assert x.equal(wanted)
