@@ -22,6 +22,7 @@ from .model.placement.refusals import check_not_quantized, check_written
 from .model.quantization.known import named
 from .model.quantization.replacing import quantize_
 from .model.roles import base_name, clean, of_base
+from .model.sharding import check_plain, is_sharded, reshard_, sharded_tensors, write_
 from .policy.routes import Ready
 from .saving.completeness import check_complete
 from .saving.configuration import policy_of, read_config
@@ -53,6 +54,8 @@ def from_pretrained(
 
     Args:
         model: the same base model as before training, unwrapped; quantized the same way if it was given quantized.
+            One that is sharded (`fully_shard`) takes changed weights, of which each rank reads its part, but no
+            adapters; all ranks have to call this.
         directory: what `save_pretrained` wrote; every file is verified against the manifest first.
         policy: another policy to go on with; None takes the saved one.
         is_trainable: False loads the adapters for inference.
@@ -105,10 +108,18 @@ class _Saved:
         return {*self.delta, *(() if self.run is None else self.run.traces)}
 
 
-def _read(folder: Folder, policy: str | Ready | None, options: dict[str, Any]) -> _Saved:
+def _delta(folder: Folder, sharded: bool) -> dict[str, Tensor]:
+    """Return the changed tensors of the base; for a sharded model without values, which are read when written."""
+    if DELTA not in folder.names:
+        return {}
+    path, what = folder.path(DELTA), "changed base tensors"
+    return {name: x.to("meta") for name, x in tensors.each(path, what)} if sharded else tensors.load(path, what)
+
+
+def _read(folder: Folder, policy: str | Ready | None, options: dict[str, Any], sharded: bool) -> _Saved:
     config = read_config(folder.path(CONFIG))
     ready = policy_of(policy, options, config)
-    delta = tensors.load(folder.path(DELTA), "changed base tensors") if DELTA in folder.names else {}
+    delta = _delta(folder, sharded)
     run = replay_file.read(folder.path(REPLAY)) if REPLAY in folder.names else None
     library = library_in(folder, config)
     check_names(run, config, delta)
@@ -127,7 +138,11 @@ def _read(folder: Folder, policy: str | Ready | None, options: dict[str, Any]) -
 def _load(model, directory, policy, is_trainable, policy_options):
     """Load a folder onto a model in no container; see `from_pretrained`."""
     with open_folder(Path(directory)) as folder:
-        saved = _read(folder, policy, policy_options)
+        reshard_(model)
+        sharded = bool(sharded_tensors(model))
+        saved = _read(folder, policy, policy_options, sharded)
+        if sharded and saved.run is not None:
+            check_plain(model, "the folder holds a run to be rebuilt; load it onto the plain model, then shard it")
         config, delta = saved.config, saved.delta
         check_bare(model, config)
         names = check_quantization(model, config)
@@ -140,6 +155,9 @@ def _load(model, directory, policy, is_trainable, policy_options):
         stored = list(delta)  # what is rebuilt from a log starts from the base's own values
         delta = delta if saved.run is None else delta | rebuilt(saved.run, base_tensors(model))
         model, held = _with_adapters(saved, model, names, is_trainable)
+        if sharded:
+            _write_shards(model, folder, delta)
+            delta = {}
     if scaled_layers(delta) or saved.ready.opens_scales:
         open_scales_(model)
     known = {base_name(n) for n in (*stored, *held)}
@@ -215,6 +233,14 @@ def _train_only(model: nn.Module, names: set[str]) -> None:
     for name, p in model.named_parameters():
         if not own(name):
             p.requires_grad_(clean(name) in names)
+
+
+def _write_shards(model, folder, delta):
+    """Write changed tensors, one at a time, to what this rank has of them."""
+    live = base_tensors(model)
+    for name, value in tensors.each(folder.path(DELTA), "changed base tensors") if delta else ():
+        target = live[base_name(name)]
+        write_(target, value) if is_sharded(target) else assign(target, value)
 
 
 def _write(model, delta, unfrozen):

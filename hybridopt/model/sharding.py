@@ -3,11 +3,13 @@
 import sys
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..core.errors import HybridOptError
+from ..core.meeting import meeting
 
-__all__ = ["check_plain", "is_sharded", "reshard_", "sharded_tensors", "whole"]
+__all__ = ["check_not_packed", "check_plain", "is_sharded", "reshard_", "sharded_tensors", "whole", "write_"]
 
 
 def is_sharded(x: Tensor) -> bool:
@@ -20,7 +22,18 @@ def whole(x: Any) -> Tensor:
     if not is_sharded(x):
         return x
     kind = x.device_mesh.device_type
-    return (x if x.device.type == kind else x.to(kind)).full_tensor()  # offloaded shards meet where ranks do
+    with meeting("see a whole tensor"):
+        return (x if x.device.type == kind else x.to(kind)).full_tensor()  # offloaded shards meet where ranks do
+
+
+@torch.no_grad()
+def write_(x: Tensor, values: Tensor) -> None:
+    """Write a whole tensor that every rank has to this rank's part of a sharded one; nothing is sent."""
+    from torch.distributed.tensor import distribute_tensor
+
+    live: Any = x.detach()
+    cut = distribute_tensor(values, live.device_mesh, live.placements, src_data_rank=None)
+    live.to_local().copy_(cut.to_local())
 
 
 def sharded_tensors(model: nn.Module) -> list[Tensor]:
@@ -34,6 +47,17 @@ def reshard_(model: nn.Module) -> None:
     for module in model.modules() if fsdp is not None else ():
         if isinstance(module, fsdp.FSDPModule):
             module.reshard()
+
+
+def check_not_packed(model: nn.Module) -> None:
+    """Raise HybridOptError for a quantized weight that is sharded: its rows are not those of its codes."""
+    for name, p in model.named_parameters():
+        if is_sharded(p) and not p.is_floating_point():
+            raise HybridOptError(
+                f"parameter {name!r} is quantized ({p.dtype}), and fully_shard has cut its codes, whose scales are of "
+                "the whole: leave quantized weights on every rank, fully_shard(..., ignored_params={p for p in "
+                "model.parameters() if not p.is_floating_point()})"
+            )
 
 
 def check_plain(model: nn.Module, what: str) -> None:

@@ -10,7 +10,7 @@ from torch import distributed
 
 from ..core.contracts import stream
 from ..core.errors import HybridOptError
-from ..execution.sharded.meeting import meeting
+from ..core.meeting import meeting
 from .parameters import Parameters
 
 __all__ = ["Agreement"]

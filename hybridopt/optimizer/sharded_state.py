@@ -22,7 +22,8 @@ State = dict[str, Any]
 def write(saved: State, live: Iterable[dict], windows: Windows) -> None:
     """Cut the state that one rank keeps for all over the ranks, as torch.distributed.checkpoint wants it.
 
-    Everything is in the same order on all ranks, as those who read it gather one tensor after the other. All ranks have to come here. What the optimizer itself keeps stays as it is.
+    Everything is in the same order on all ranks, as those who read it gather one tensor after the other. All ranks
+    have to come here. What the optimizer itself keeps stays as it is.
 
     Args:
         saved: the state dict; changed in place.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, distributed
 
 from ..core.errors import HybridOptError
+from ..core.meeting import meeting
 from ..model.sharding import is_sharded, whole
 
 __all__ = ["Whole", "together"]
@@ -76,7 +77,8 @@ class _Ranks:
     def _say(self, words: tuple | None) -> tuple:
         """Return on every rank what the leader has said."""
         said = [words]
-        distributed.broadcast_object_list(said, self.leader, self.group)
+        with meeting("save"):
+            distributed.broadcast_object_list(said, self.leader, self.group)
         return said[0] or (DONE, None)
 
 

@@ -3,6 +3,7 @@
 import itertools
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -136,17 +137,50 @@ def checks(rank, folder):
     step(alone)
     expected = whole(alone)
     assert all(torch.equal(p, expected[n]) for n, p in again.named_parameters())
-    with pytest.raises(HybridOptError, match=r"sharded.*plain model, then shard it"):
-        hybridopt.from_pretrained(sharded(odd()), folder / "odd")
+    onto = hybridopt.from_pretrained(sharded(odd()), folder / "odd")
+    assert all(torch.equal(x, expected[n]) for n, x in whole(onto).items())
+    onto.hybrid.save_pretrained(folder / "again")
+    names = ("hybridopt_delta.safetensors", "hybridopt_config.json")
+    assert all((folder / "odd" / n).read_bytes() == (folder / "again" / n).read_bytes() for n in names)
+    alone.hybrid.save_pretrained(folder / f"alone-{rank}")
+    assert all((folder / "odd" / n).read_bytes() == (folder / f"alone-{rank}" / n).read_bytes() for n in names)
+    with_adapters = hybridopt.wrap(odd(), peft_config=LoraConfig(r=2, target_modules=["0"]))
+    with_adapters.hybrid.save_pretrained(folder / f"lora-{rank}")
+    with pytest.raises(HybridOptError, match=r"sharded.*holds adapters; load it onto the plain model, then shard it"):
+        hybridopt.from_pretrained(sharded(odd()), folder / f"lora-{rank}")
     for options in ({"peft_config": LoraConfig(r=2, target_modules=["0"])}, {"quantization": "nf4"}):
         with pytest.raises(HybridOptError, match=r"'0.weight' is sharded.*wrap first, then fully_shard"):
             hybridopt.wrap(sharded(odd()), **options)
+    interrupted(model, rank, folder / "odd")
     (folder / "file").touch()
     distributed.barrier()
     text = "cannot save to" if rank == 0 else "rank 0, which writes for all, could not save: cannot save to"
     with pytest.raises(HybridOptError, match=text):
         model.hybrid.save_pretrained(folder / "file" / "below")
     model.hybrid.save_pretrained(folder / "odd")
+
+
+def interrupted(model, rank, folder):
+    """A save that fails on the writing rank, between two tensors, leaves the version before, on all ranks."""
+    from hybridopt.saving import ranks
+
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    step(model)
+    calls, gather = [], ranks._Ranks._gathered
+
+    def fails(self, x):
+        calls.append(x)
+        if len(calls) > 2:
+            raise OSError("the disk is full")
+        return gather(self, x)
+
+    with (
+        patch.object(ranks._Ranks, "_gathered", fails),
+        pytest.raises((HybridOptError, OSError), match="disk is full"),
+    ):
+        model.hybrid.save_pretrained(folder)
+    assert bool(calls) == (rank == 0)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def process(rank, folder):

@@ -19,7 +19,10 @@ pytestmark = pytest.mark.slow
 
 DIFFERENT = {
     "seed": ({"seed": 1}, "seed of parameter 'embed.weight' is 1 on rank 0 and 2 on rank 1"),
-    "policy": ({"policy": "adamw"}, "treatment of parameter 'embed.weight' is .*rules.adamw.* on rank 0 and .*rules.lion.*"),
+    "policy": (
+        {"policy": "adamw"},
+        "treatment of parameter 'embed.weight' is .*rules.adamw.* on rank 0 and .*rules.lion.*",
+    ),
     "lr": ({"lr": 0.1}, "lr of parameter 'embed.weight' is 0.1 on rank 0 and 0.2 on rank 1"),
     "decay": ({"weight_decay": 0.1}, "weight_decay of parameter 'embed.weight' is 0.1 on rank 0 and 0.2 on rank 1"),
     "clip": ({"clip": 1.0}, "clip is Clip.limit=1.0.* on rank 0 and Clip.limit=2.0.* on rank 1"),

@@ -27,6 +27,12 @@ CELLS = {
 STEPS = 3
 
 
+def codes(module):
+    """Quantized weights stay whole on every rank."""
+    packed = {p for p in module.parameters() if not p.is_floating_point()}
+    return {"ignored_params": packed} if packed else {}
+
+
 def run(after=False, mixed=False, offload=False, lora=False, nf4=False, release="accumulate", ranks=True, **options):
     """Train on batches that all ranks share, so that the mean of their gradients is that of one process."""
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
@@ -37,8 +43,8 @@ def run(after=False, mixed=False, offload=False, lora=False, nf4=False, release=
     def cut(model):
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         for layer in base.model.layers if ranks else ():
-            fully_shard(layer, **told)
-        return fully_shard(model, **told) if ranks else model
+            fully_shard(layer, **told, **codes(layer))
+        return fully_shard(model, **told, **codes(model)) if ranks else model
 
     torch.manual_seed(0)
     model = tiny_llama()
@@ -77,6 +83,19 @@ def test_trains_as_one_process_does(name, two):
         assert found[n].equal(other[n])
         torch.testing.assert_close(found[n], x, **loose)
     assert abs(one - loss) < (0.05 if CELLS[name].get("mixed") else 1e-3)
+
+
+def packed():
+    from torch.distributed.fsdp import fully_shard
+
+    model = hybridopt.wrap(tiny_llama(), peft_config=LoraConfig(**LORA), quantization="nf4")
+    model = fully_shard(model)
+    with pytest.raises(hybridopt.HybridOptError, match=r"q_proj.*is quantized .torch.uint8.*ignored_params="):
+        model.hybrid.optimizer(lr=1e-2)
+
+
+def test_sharded_codes_are_refused(two):
+    two.run(packed)
 
 
 def cell(name):

@@ -1,31 +1,15 @@
-"""What ranks tell each other: sums, bytes, and that one of them has failed; errors of torch are put into words."""
+"""What ranks tell each other: sums, bytes, and that one of them has failed."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
-from ...core.errors import HybridOptError
+from ...core.meeting import meeting
 from .rows import Rows
 
-__all__ = ["add_", "exchange", "failures", "meeting", "whole"]
-
-
-@contextmanager
-def meeting(what: str) -> Iterator[None]:
-    """Turn what torch raises, where another rank has stopped, into a HybridOptError; `what`: what ranks met for."""
-    try:
-        yield
-    except HybridOptError:
-        raise
-    except RuntimeError as error:
-        raise HybridOptError(
-            f"rank {distributed.get_rank()} could not meet the others to {what}: one of them has stopped, has raised "
-            "an error, or takes longer than the timeout of init_process_group. Look at the errors of the other ranks, "
-            f"then start all of them again from the last checkpoint ({type(error).__name__}: {str(error)[:300]})"
-        ) from error
+__all__ = ["add_", "exchange", "failures"]
 
 
 def add_(x: Tensor, rows: Rows) -> None:
@@ -59,28 +43,6 @@ def failures(mine: str | None, rows: Rows) -> list[tuple[int, str]]:
     with meeting("say what went wrong"):
         distributed.all_gather_object(said, mine, group=rows.group)
     return [(distributed.get_global_rank(rows.group, i), str(text)) for i, text in enumerate(said) if text is not None]
-
-
-def whole(x: Tensor, sizes: Sequence[int], rows: Rows) -> Tensor:
-    """Return the tensor whose parts all ranks give, one after the other along dimension 0.
-
-    Args:
-        x: this rank's part.
-        sizes: the rows of every rank's part.
-        rows: says who the ranks are.
-    """
-    near = x.contiguous().to(rows.device)
-    width = near.shape[1:]
-    found = [near.new_empty((size, *width)) for size in sizes]
-    most = max(sizes)
-    with meeting("see a whole tensor"):
-        padded = near.new_zeros((most, *width))
-        padded[: len(near)] = near
-        got = [torch.empty_like(padded) for _ in sizes]
-        distributed.all_gather(got, padded, group=rows.group)
-    for out, one in zip(found, got, strict=True):
-        out.copy_(one[: len(out)])
-    return torch.cat(found).to(x.device)
 
 
 def _bytes(tensors: Sequence[Tensor], device: str) -> Tensor:
