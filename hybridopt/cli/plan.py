@@ -15,7 +15,15 @@ from ..core.budget import MARGIN, Budget, budget, check_margin
 from ..core.errors import HybridOptError
 from ..core.part_files import names
 from ..core.silence import without_messages
-from .plan_checks import Beside, beside_asked, check_activations, check_asked, placement_asked, rate_asked
+from .plan_checks import (
+    Beside,
+    beside_asked,
+    check_activations,
+    check_asked,
+    check_beside,
+    placement_asked,
+    rate_asked,
+)
 
 if TYPE_CHECKING:
     from ..planning.subject.model import Subject
@@ -116,13 +124,16 @@ def plan(
     rests = placement_asked(placement, {"slots": slots, "resident": resident}, device)
     beside = beside_asked(room, host, bus, disk, tflops)
     options = _options(option or [], {"density": density, "codec": codec, "update_gap": update_gap})
-    check_activations(activations, policy, room is not None and not options)
+    searches = policy is None and room is not None and not options
+    check_activations(activations, policy, searches)
+    if rests is None and not searches:
+        check_beside({"--host": host, "--bus": bus, "--disk": disk})
     check_asked(model, policy, options, {"seq_len": seq_len, **size}, asked)
     rate = rate_asked(lr, lr_batch, policy)
     with _quickly():
         subject = _subject(model)
         size["seq_len"] = _tokens(subject) if seq_len is None else seq_len
-        if policy is None and room is not None and not options:
+        if searches:
             asked |= {} if rests is None else {"placement": rests}
             fits = _search(subject, room, beside, size, asked, json_)
         else:

@@ -15,7 +15,15 @@ from ..core.part_options import options as options_of
 if TYPE_CHECKING:
     from ..model.placement.placement import Placement
 
-__all__ = ["Beside", "beside_asked", "check_activations", "check_asked", "placement_asked", "rate_asked"]
+__all__ = [
+    "Beside",
+    "beside_asked",
+    "check_activations",
+    "check_asked",
+    "check_beside",
+    "placement_asked",
+    "rate_asked",
+]
 
 
 class Beside(NamedTuple):
@@ -81,6 +89,19 @@ def check_activations(activations: str | None, policy: str | None, searches: boo
         raise HybridOptError(
             f"plan: --activations {activations} goes with a policy, and --gpu without one searches for a way; give "
             "--policy, too"
+        )
+
+
+def check_beside(given: Mapping[str, str | None]) -> None:
+    """Raise HybridOptError for what is said of the machine around a GPU where no layer rests there.
+
+    given: by option, what was given; None: nothing was said.
+    """
+    said = " ".join(f"{option} {value}" for option, value in given.items() if value is not None)
+    if said:
+        raise HybridOptError(
+            f"plan: {said} is about layers that rest beside the GPU, and here none does; give --placement host, disk "
+            "or auto, too, or leave it out"
         )
 
 

@@ -357,6 +357,8 @@ def test_auto_is_what_load_would_choose():
     [
         (["--placement", "nvme"], "did you mean|Known"),
         (["--slots", "2"], "give --placement"),
+        (["--gpu", "2GiB", "--host", "1GiB"], "--host 1GiB is about layers that rest beside the GPU"),
+        (["--bus", "25GB/s", "--disk", "6GB/s"], "--bus 25GB/s --disk 6GB/s is about layers"),
         (["--placement", "host", "--slots", "1"], "slots=1"),
         (["--placement", "host", "--device", "cpu"], "--placement disk"),
         (["--placement", "host", "--bus", "25GB"], "bus='25GB' is no speed"),

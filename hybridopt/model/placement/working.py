@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import weakref
 from pathlib import Path
 
 import torch
@@ -44,6 +45,7 @@ class WorkingFile(MappedFile):
                     "folder on another drive as Placement(cache=...)"
                 )
             self._own = tempfile.TemporaryFile(dir=folder, buffering=0)
+            weakref.finalize(self, self._own.close).atexit = False  # a helper may write until the very end
             self._own.truncate(size)
         except OSError as error:
             raise HybridOptError(

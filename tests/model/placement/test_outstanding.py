@@ -1,5 +1,9 @@
 """Updates that are made when weights are near: each once in every stay, in order, and written when it is time."""
 
+import gc
+import os
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -167,6 +171,21 @@ def test_no_more_is_written_than_a_drive_endures():
     assert spent == [each.units[0].nbytes] * 2
     each.catch_up()  # whoever asks for the values gets them
     assert [[piece.tensor.tolist() for piece in unit.pieces] for unit in each.units] == [after([1])] * 3
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_a_file_that_is_gone_was_closed(tmp_path):
+    file = WorkingFile(tmp_path, 4096)
+    number, told = file._own.fileno(), []
+    hook, sys.unraisablehook = sys.unraisablehook, told.append
+    try:
+        del file
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+    assert not told
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
 
 
 def test_a_working_file_holds_what_is_written_and_leaves_nothing(tmp_path):
