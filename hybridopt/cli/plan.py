@@ -133,7 +133,7 @@ def plan(
     with _quickly():
         subject = _subject(model)
         size["seq_len"] = _tokens(subject) if seq_len is None else seq_len
-        if searches:
+        if searches and room is not None:
             asked |= {} if rests is None else {"placement": rests}
             fits = _search(subject, room, beside, size, asked, json_)
         else:
