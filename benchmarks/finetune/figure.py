@@ -13,14 +13,16 @@ COLOURS = {"full": "#1f77b4", "lora": "#d1620c", "lora-nf4": "#2a7f3f"}
 
 
 def draw(rows: dict[Row, Measured], tasks: dict[str, Task], path: Path) -> None:
-    """Draw all rows with runs at their best learning rate.
+    """Draw all rows with two seeds or more at their best learning rate.
 
     Args:
         rows: of all tables.
         tasks: by name.
         path: the image.
     """
-    shown = {name: [found for row, found in rows.items() if row.task == name and found.runs] for name in tasks}
+    shown = {
+        name: [found for row, found in rows.items() if row.task == name and len(found.runs) > 1] for name in tasks
+    }
     shown = {name: found for name, found in shown.items() if found}
     plt = pyplot()
     figure, panels = plt.subplots(len(shown), 1, figsize=(11, 7 * len(shown)), squeeze=False)

@@ -58,12 +58,11 @@ def start_from(rows: dict[Row, Measured], tasks: dict[str, Task]) -> str:
         tasks: by name.
     """
     columns = list(dict.fromkeys((row.task, row.mode) for row in rows))
-    modes = [mode for mode in MODES if any(mode == column[1] for column in columns)]
-    header = [f"{MODES[mode]}: start from" for mode in modes] + [f"{tasks[t].title}, {MODES[m]}" for t, m in columns]
+    header = ["full: start from", "LoRA: start from", *(f"{tasks[t].title}, {MODES[m]}" for t, m in columns)]
     lines = [
         [METHODS[name].label, *starts, *(best_rate(rows.get(Row(*column, name))) for column in columns)]
         for name in METHODS
-        if set(starts := [middle(rows, mode, name) for mode in modes]) != {"–"}
+        if set(starts := [middle(rows, lora, name) for lora in (False, True)]) != {"–"}
     ]
     return f"## Best learning rates\n\n{RATES}\n{markdown(['method', *header], lines)}"
 
@@ -73,15 +72,15 @@ RATES = """The best of those tried on each task; (edge): the lowest or highest t
 """
 
 
-def middle(rows: dict[Row, Measured], mode: str, name: str) -> str:
+def middle(rows: dict[Row, Measured], lora: bool, name: str) -> str:
     """Return the learning rate to start from: the geometric mean of the best ones over tasks, on the ladder.
 
     Args:
         rows: of all tables.
-        mode: one of MODES.
+        lora: of adapters, or else of all weights.
         name: of the method.
     """
-    rates = [found.lr for row, found in rows.items() if (row.mode, row.method) == (mode, name)]
+    rates = [found.lr for row, found in rows.items() if row.method == name and (row.mode != "full") == lora]
     return f"{rung(geometric_mean(rates)):g}" if rates else "–"
 
 

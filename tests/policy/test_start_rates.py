@@ -75,7 +75,7 @@ def test_adapters_that_stand_still_are_no_reason():
 
 
 def test_options_choose_the_record_and_rates_of_their_own_come_first():
-    assert read_policy("frugal", {"free_lr_scale": 0.1}).start_from.full.value == 5.5e-4
+    assert read_policy("frugal", {"free_lr_scale": 0.1}).start_from.full.value == 1e-3
     assert read_policy("adafrugal", {"free_lr_scale": 0.1}).start_from.lora.value == 3e-3
     assert read_policy("adafactor", {"relative_step": True}).start_from.full.value == 1
     assert read_policy("adafactor", {"scale_parameter": False}).start_from.full.value == 1e-4

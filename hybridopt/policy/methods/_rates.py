@@ -36,8 +36,7 @@ PRETRAIN = Results("benchmarks/results/pretrain_128k.md", 128)  # until pretrain
 FINETUNE = Results("benchmarks/results/finetune.md", 384)
 ADDAX = Results("benchmarks/results/addax.md", 128)
 
-FULL = FINETUNE(1e-4)
-ADAMW = StartFrom(PRETRAIN(3e-3), FULL, FULL.times(10, "derived: ten times that of all weights"))
+ADAMW = StartFrom(PRETRAIN(3e-3), FINETUNE(1e-4), FINETUNE(3e-3))
 
 
 def beside_adamw(

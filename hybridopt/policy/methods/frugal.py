@@ -14,9 +14,11 @@ from ._rates import FINETUNE, PRETRAIN, beside_adamw
 __all__ = ["Frugal"]
 
 SLOW = 0.1  # free_lr_scale of the paper's fine-tuning
-RATES = beside_adamw(1, "as both parts have steps as long", pretrain=PRETRAIN(3e-3))
+RATES = beside_adamw(
+    1, "as both parts have steps as long", pretrain=PRETRAIN(3e-3), full=FINETUNE(3e-4), lora=FINETUNE(3e-3)
+)
 RATES_OF_SLOW = beside_adamw(
-    5, "as free_lr_scale=0.1 wants", pretrain=PRETRAIN(3e-3), full=FINETUNE(5.5e-4), lora=FINETUNE(3e-3)
+    5, "as free_lr_scale=0.1 wants", pretrain=PRETRAIN(3e-3), full=FINETUNE(1e-3), lora=FINETUNE(3e-3)
 )
 
 
