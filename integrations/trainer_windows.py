@@ -8,14 +8,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hybridopt.core.errors import HybridOptWarning
 from hybridopt.model.containers import contained
-from hybridopt.policy.late_windows import late_windows
+from hybridopt.policy.late_windows import late_windows, slow_densities
 from hybridopt.strategy import Strategy
 
 __all__ = ["WindowsCheck"]
 
 
 class WindowsCheck(TrainerCallback):
-    """Warns when training begins, as the number of steps is known then, of choices that it does not reach."""
+    """Warns when training begins, as the number of steps is known then, of what it does not reach."""
 
     def on_train_begin(
         self,
@@ -29,5 +29,6 @@ class WindowsCheck(TrainerCallback):
         found = {} if model is None else contained(model).__dict__
         strategy = found.get("hybrid")
         if isinstance(strategy, Strategy) and state.max_steps > 0:
-            for late in late_windows(strategy.resolved(), state.max_steps):
-                warnings.warn(str(late), HybridOptWarning, stacklevel=2)
+            plan, steps = strategy.resolved(), state.max_steps
+            for text in (*map(str, late_windows(plan, steps)), *slow_densities(plan, steps)):
+                warnings.warn(text, HybridOptWarning, stacklevel=2)

@@ -1,14 +1,17 @@
-"""Windows that are too long for a run: a part that is chosen once for all, and blocks that never have their turn."""
+"""What is too long for a run: windows of a part that is chosen once for all, turns of blocks, falls of density."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..core.contracts import Schedule
 from ..core.errors import check_count
 from .plan import Entry, Plan
 
-__all__ = ["Late", "late_windows"]
+__all__ = ["Late", "late_windows", "slow_densities"]
 
+END = 2**31  # steps, that no run has
+HALF = 0.5  # of the way, which a density that changes should go
 WINDOWS = 6  # that a run should have, as in benchmarks/finetune
 
 
@@ -49,6 +52,24 @@ def late_windows(plan: Plan, steps: int) -> list[Late]:
             split.setdefault(entry.treatment.split, []).append(entry)
     found = [late for entries in split.values() for late in _of_split(plan, entries, steps)]
     return list(dict.fromkeys([*found, *_of_sources(plan, steps)]))
+
+
+def slow_densities(plan: Plan, steps: int) -> list[str]:
+    """Return sentences on densities that change too slowly to be anywhere near their end after so many steps.
+
+    Args:
+        plan: the policy, resolved on a model.
+        steps: of the whole run.
+    """
+    check_count("", "steps", steps, 1)
+    found = []
+    for density in dict.fromkeys(treatment.split.density for treatment in plan.trained.values()):
+        if callable(density) and Schedule in type(density).__mro__:  # functions may not like steps that no run has
+            start, now, end = (density(step) for step in (0, steps, END))
+            if abs(now - start) < HALF * abs(end - start):
+                why = f"in {steps:,} steps it goes from {start:.3g} to {now:.3g} only, not to {end:.3g}"
+                found.append(f"density={density!r}: {why}; give the schedule the steps of the run")
+    return found
 
 
 def _of_split(plan: Plan, entries: list[Entry], steps: int) -> Iterator[Late]:

@@ -4,7 +4,8 @@ import pytest
 
 from hybridopt import HybridOptError
 from hybridopt.model.roles import params
-from hybridopt.policy.late_windows import late_windows
+from hybridopt.parts import Linear
+from hybridopt.policy.late_windows import late_windows, slow_densities
 from hybridopt.policy.plan import Plan
 from hybridopt.policy.routes import read_policy
 from support.models import tiny_llama
@@ -43,6 +44,16 @@ def test_blocks_without_a_turn_are_counted(found, policy, options, rest):
     assert never and f"{len(never)} of {len(split)} tensors" in told.why and rest in told.why
     assert late(found, gap, policy, **options, update_gap=told.better) == []
     assert late(found, gap, policy, **options, update_gap=2 * told.better) != []
+
+
+def test_a_density_that_hardly_falls_is_told(found):
+    def told(steps, policy, **options):
+        return slow_densities(Plan.of(found, read_policy(policy, options)), steps)
+
+    (text,) = told(60, "adafrugal")
+    assert "density=Linear(start=0.25, end=0.05, steps=10000): in 60 steps it goes from 0.25 to 0.249 only" in text
+    assert told(5000, "adafrugal") == told(60, "adafrugal", density=Linear(0.25, 0.05, 60)) == told(60, "frugal") == []
+    assert told(60, "frugal", density=lambda step: 0.25) == []
 
 
 @pytest.mark.parametrize("policy", ["adamw", "mezo", "lezo", "signsgd", "adalomo"])

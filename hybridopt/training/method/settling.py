@@ -7,7 +7,7 @@ from typing import Any
 from ...core.errors import HybridOptError
 from ...core.registry import find, names
 from ...planning import Estimator, Request
-from ...policy.late_windows import late_windows
+from ...policy.late_windows import late_windows, slow_densities
 from ..config.run import AUTO, Run
 
 __all__ = ["GAP", "with_rate", "with_windows"]
@@ -50,15 +50,17 @@ def with_windows(run: Run, estimator: Estimator, request: Request, steps: int | 
         request: the way to train.
         steps: of the run; None: not known.
     """
-    late = [] if steps is None else late_windows(estimator.plan(request), steps)
-    if not late:
+    if steps is None:
         return run, []
-    method = run.method
+    plan, method = estimator.plan(request), run.method
+    late, slow = late_windows(plan, steps), [f"method.options.{text}" for text in slow_densities(plan, steps)]
+    if not late:
+        return run, slow
     if GAP in _open(method.policy, method.options):
         gap = min(each.better for each in late)
         run = replace(run, method=replace(method, options={**method.options, GAP: gap}))
-        return run, [f"method.options.{GAP}={gap} in place of {late[0].gap}: {late[0].why}"]
-    return run, [f"method.options.{each}" for each in late]
+        return run, [f"method.options.{GAP}={gap} in place of {late[0].gap}: {late[0].why}", *slow]
+    return run, [*(f"method.options.{each}" for each in late), *slow]
 
 
 def _open(policy: str, options: Mapping[str, Any]) -> set[str]:
