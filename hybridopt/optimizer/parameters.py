@@ -233,7 +233,7 @@ class Parameters:
         if share is not None and share.way != WHOLE:
             param, grad, before = local(param), local(grad), elements_before(share.rows, one.job.shape)
             shape = (share.rows.count, *own.shape[1:]) if share.way == ROUNDS else shape
-        param, grad = param.reshape(shape).contiguous(), grad.reshape(shape).contiguous()
+        param, grad = _shaped(param, shape), _shaped(grad, shape)
         raw, age = self._raw(one, grad) if one.slots else {}, group["step"] + 1
         if raw:
             age = self._count(one)
@@ -309,3 +309,8 @@ class Parameters:
         """Return of how many elements compiling depends; True on a GPU, where it is always worth its time."""
         params = [p for _, p in self.params()]
         return any(device_of(p).type == "cuda" for p in params) or sum(p.numel() for p in params)
+
+
+def _shaped(x, shape):
+    """Return a tensor in a shape, contiguous: mostly it is so already, and asking is cheaper than doing."""
+    return x if x.shape == shape and x.is_contiguous() else x.reshape(shape).contiguous()

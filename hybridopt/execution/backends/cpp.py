@@ -20,6 +20,7 @@ from ...parts.stores.bf16_stochastic import Bf16Stochastic
 from ...parts.stores.dense import Dense
 from ...parts.stores.nonnegative import Nonnegative
 from ...policy.job import Job
+from .. import state
 from ..cpp import builder
 from ..cpp.call import call
 from ..printing.cpp_kernel import Layout
@@ -61,7 +62,7 @@ class Cpp(Backend[Task]):
         """Return whether there is a kernel for it, and a compiler to make it."""
         if not task.plain or isinstance(task.lr, Tensor) or isinstance(task.decay, Tensor):
             return False
-        if not isinstance(task.grad, Tensor):  # of probes, in slices
+        if not isinstance(task.grad, Tensor) or (task.before and task.rounded):  # of probes; rows that others count
             return False
         if not (task.param.is_contiguous() and task.grad.is_contiguous()):
             return False
@@ -100,14 +101,14 @@ class Cpp(Backend[Task]):
 
 def _layout_of(task: Task) -> Layout | RoundsLayout | None:
     store: Any = task.store
-    return _layout(task.job, store, task.param.dtype, task.grad.dtype, task.rounded)
+    return _layout(task.job, store, task.param.dtype, task.grad.dtype)
 
 
 @lru_cache(maxsize=1 << 14)
-def _layout(
-    job: Job, store: Any, dtype: torch.dtype, grad: torch.dtype, rounded: tuple[str, ...]
-) -> Layout | RoundsLayout | None:
+def _layout(job: Job, store: Any, dtype: torch.dtype, grad: torch.dtype) -> Layout | RoundsLayout | None:
     """Return the layout of the kernel for a job; None where there is none."""
+    random = store.random or job.treatment.codec.random
+    rounded = state.rounded(job, store.random) if random else ()
     kept = STORES.get((type(store), NAMES.get(dtype, "")))
     if job.rounds:
         return _in_rounds(job, kept, NAMES.get(grad), rounded)

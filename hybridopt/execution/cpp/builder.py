@@ -24,6 +24,7 @@ ENTRY = "hybridopt_run"
 CURE = "install g++ (or name a compiler in CXX), or pass compile=False to be silent"
 TRIAL = '#include "chunks.h"\nextern "C" void hybridopt_run(const Given*) {}\n'
 _built: dict[str, Any] = {}  # by text: the library
+_found: set[str] = set()  # something, once there is a compiler
 _failed: set[str] = set()
 _told: set[str] = set()
 _temporary: list[tempfile.TemporaryDirectory[str]] = []
@@ -31,14 +32,13 @@ _temporary: list[tempfile.TemporaryDirectory[str]] = []
 
 def available() -> bool:
     """Return whether there is a compiler that has not failed yet; warn once where there is none."""
-    if _failed:
-        return False
-    try:
-        compiler()
-    except CompilerError as error:
-        give_up(error)
-        return False
-    return True
+    if not (_failed or _found):
+        try:
+            compiler()
+            _found.add("")
+        except CompilerError as error:
+            give_up(error)
+    return not _failed
 
 
 def give_up(error: Exception) -> None:

@@ -21,7 +21,7 @@ TEXT = 'extern "C" void hybridopt_run(const void*) {}\n'
 def fresh(monkeypatch, tmp_path):
     """Nothing is known, and the cache is a folder of the test's own."""
     monkeypatch.setenv("HYBRIDOPT_KERNELS", str(tmp_path / "kernels"))
-    for name, value in {"_built": {}, "_failed": set(), "_told": set()}.items():
+    for name, value in {"_built": {}, "_failed": set(), "_found": set(), "_told": set()}.items():
         monkeypatch.setattr(builder, name, value)
     monkeypatch.setattr(compiler, "wide", lambda: ())
     return tmp_path

@@ -1,5 +1,7 @@
 """Printed C++ kernels on whole optimizers: the bits of eager updates, whatever the shapes, threads and gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from hybridopt import HybridOptimizer, Policy, Route, Treatment
 from hybridopt.execution.backends.cpp import Cpp
 from hybridopt.execution.cpp import builder
 from hybridopt.parts import AdamW, Bf16, Columns, Fp32, Int8, Lion, Momentum, NoUpdate, Rows, SignSGD, Whole
-from support.updates import DTYPES, cells, tasks_of
+from support.updates import DTYPES, Cell, cells, tasks_of
 
 SHAPES = [(7,), (1,), (5, 9), (33, 17), (3, 4, 6), (0, 4), (2, 2500), (90, 500), (64, 1)]
 WAYS = {  # every way to round by random bits, and none
@@ -106,6 +108,14 @@ def test_what_is_covered():
     for cell in cells(rules, ("columns", "svd", "randk"), ("fp32",), DTYPES):
         fits = cell.split == "columns" and cell.weight in exact
         assert [backend.fits(task) for task in tasks_of(cell)] == [fits] * 3, cell
+
+
+def test_rows_of_a_shard_that_are_rounded_at_random_are_left_to_others():
+    """Their random bits go by the rows of the whole, which kernels do not know."""
+    backend = Cpp()
+    for weight, there in (("bf16", False), ("fp32", True)):
+        (task, *_) = tasks_of(Cell("lion", "whole", "fp32", weight))
+        assert backend.fits(task) and backend.fits(replace(task, before=64)) == there
 
 
 @pytest.mark.parametrize("codec", [Fp32(), Int8()])
