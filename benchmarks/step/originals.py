@@ -149,6 +149,20 @@ def torchao(params: Params, llama: Llama) -> Subject:
     return of(AdamW8bit(params.values(), lr=LR))
 
 
+def optimi(params: Params, llama: Llama) -> Subject:
+    """Return optimi's AdamW, with its Kahan summation of bf16 weights."""
+    from optimi import AdamW
+
+    return of(AdamW(params.values(), lr=LR, weight_decay=0))
+
+
+def deepspeed(params: Params, llama: Llama) -> Subject:
+    """Return DeepSpeed's AdamW for a CPU, with state in float32; making it compiles its kernel if none is kept."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    return of(DeepSpeedCPUAdam(params.values(), lr=LR, weight_decay=0))
+
+
 def divide(params: Params) -> tuple[list, list]:
     """Return the matrices of the layers, and everything else."""
     inner = [p for name, p in params.items() if ".layers." in name and p.ndim == 2]

@@ -45,6 +45,8 @@ PEERS = {
     "apollo-torch-mini": Peer("apollo_torch", partial(originals.apollo, rank=1, scale=128, scale_type="tensor")),
     "bitsandbytes.adamw8bit": Peer("bitsandbytes", originals.bitsandbytes),
     "torchao.adamw8bit": Peer("torchao", originals.torchao),
+    "optimi.adamw": Peer("optimi", originals.optimi),
+    "deepspeed.cpu-adam": Peer("deepspeed", originals.deepspeed),
 }
 
 

@@ -18,7 +18,7 @@ from .measure import Bench, Make
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 COMPILE = {"auto": "auto", "true": True, "false": False}
 PACKAGES = ("torch", "transformers", "bitsandbytes", "torchao", "lomo-optim", "adam-mini", "came-pytorch")
-PACKAGES += ("galore-torch", "apollo-torch")
+PACKAGES += ("galore-torch", "apollo-torch", "torch-optimi", "deepspeed")
 
 
 def records_at(folder: Path) -> Records:

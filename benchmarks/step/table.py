@@ -29,8 +29,8 @@ SHORT = ["row", "ms", "ratio", "quartiles", "target", "missed", "no check", "fir
 NOTE = """Every step is measured between two steps of torch's AdamW(fused=True) on the same weights and gradients;
 "times fused AdamW" is the median of its time over the mean of both neighbours. hybridopt checks that gradients are
 finite (its default); one column shows it without. In bf16, hybridopt rounds weights at random, rows with +nearest to
-nearest; other packages do as they do. "First step" holds compilation (with whatever torch's compile cache already
-had). State is what the optimizer's tensors take. Share of bandwidth: the bytes of reading gradients and of reading
+nearest; other packages do as they do. "First step" holds making the optimizer and compilation (with whatever
+compile caches already had). State is what the optimizer's tensors take. Share of bandwidth: the bytes of reading gradients and of reading
 and writing weights and state once, over the time, over the copy bandwidth measured beside each row. Temporary: the
 most that one step allocates on top, by torch's allocator.
 """
