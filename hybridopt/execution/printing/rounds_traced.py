@@ -8,7 +8,6 @@ from typing import Any, cast
 from torch.fx import Node
 
 from ...core.contracts import Rule
-from ...core.errors import HybridOptError
 from .graphs import Graph, GraphNumber, graph_of
 from .settling import Settling, settling
 from .traced import operation
@@ -112,7 +111,7 @@ def rounds_of(rule: Any, elementwise: tuple[str, ...], fixed: tuple[int | None, 
     """
     try:
         return _traced(cast(Rule, rule), elementwise, _sizes(fixed))
-    except (NotImplementedError, HybridOptError):
+    except Exception:  # whatever a rule does that tracing does not take, such as reading a value: it goes another way
         return None
 
 

@@ -56,18 +56,18 @@ class Odd(Rule):
     looks = 1
 
     def look(self, i, grad, state, param, now):
-        scale = {"number": grad.shape[-1] ** 0.3, "branch": 1.0, "sum": 1.0}[self.kind]
+        scale = {"number": grad.shape[-1] ** 0.3, "branch": 1.0, "sum": 1.0, "value": 1.0}[self.kind]
         seen = grad * scale if self.kind == "number" or grad.shape[-1] > 10 else grad.abs()
         total = seen.sum((-2, -1), keepdim=True)
         return {}, {"total": total.abs() if self.kind == "sum" else total}
 
     def settle(self, i, rows, sums, state, now):
-        return {}, {"total": sums["total"]}
+        return {}, {"total": sums["total"] * (sums["total"].item() if self.kind == "value" else 1.0)}
 
     def update(self, grad, state, param, now):
         return grad * now["total"]
 
 
-@pytest.mark.parametrize("kind", ["number", "branch", "sum"])
+@pytest.mark.parametrize("kind", ["number", "branch", "sum", "value"])
 def test_what_cannot_be_said_is_none(kind):
     assert rounds_of(Odd(kind), (), ANY) is None
