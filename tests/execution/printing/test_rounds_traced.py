@@ -57,7 +57,7 @@ class Odd(Rule):
 
     def look(self, i, grad, state, param, now):
         scale = {"number": grad.shape[-1] ** 0.3, "branch": 1.0, "sum": 1.0, "value": 1.0}[self.kind]
-        seen = grad * scale if self.kind == "number" or grad.shape[-1] > 10 else grad.abs()
+        seen = grad.abs() if self.kind == "branch" and grad.shape[-1] < 10 else grad * scale
         total = seen.sum((-2, -1), keepdim=True)
         return {}, {"total": total.abs() if self.kind == "sum" else total}
 
