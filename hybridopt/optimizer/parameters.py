@@ -16,7 +16,7 @@ from ..execution.run import WORTH_COMPILING, run
 from ..execution.sharded.rows import elements_before, local
 from ..execution.sharded.waiting import Waiting
 from ..execution.sharded.ways import ROUNDS, WHOLE, made
-from ..execution.sharded.whole import Whole
+from ..execution.sharded.whole import Gathered
 from ..execution.state import allocate, basis
 from ..execution.task import Task
 from ..model.placement.homes import device_of, home
@@ -241,7 +241,7 @@ class Parameters:
         stream = group["seed"], one.name
         return Task(param, grad, raw, own, one.store, lr, decay, age, stream, group["step"], sound, before)
 
-    def _whole(self, one: Resolved, grad: Tensor, numbers: tuple) -> Whole:
+    def _whole(self, one: Resolved, grad: Tensor, numbers: tuple) -> Gathered:
         """Return a sharded parameter that one rank updates, which makes its task when it has all rows.
 
         numbers: learning rate, decay and `sound`.
@@ -252,7 +252,7 @@ class Parameters:
             self._raw(one, None)
             self._count(one)
         param, own = local(one.p.detach()).contiguous(), local(grad).contiguous()
-        return Whole(param, own, share, tuple(one.p.shape), lambda p, grad: self._task(one, p, grad, numbers))
+        return Gathered(param, own, share, tuple(one.p.shape), lambda p, grad: self._task(one, p, grad, numbers))
 
     def _count(self, one: Resolved) -> int:
         """Count a step of a parameter's state; return its age."""

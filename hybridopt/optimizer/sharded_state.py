@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..execution.sharded.meeting import exchange
-from ..execution.sharded.rows import Rows, is_sharded
+from ..execution.sharded.rows import RankRows, is_sharded
 from ..execution.sharded.ways import WHOLE, Share, spread
 from ..model.sharding import whole
 from ..policy.job import Job, with_elements
@@ -58,7 +58,7 @@ def read(key: str, value: Tensor, job: Job, share: Share | None) -> Tensor:
     return value if is_sharded(value) or not value.ndim else _rows(value, share.rows)
 
 
-def _rows(value: Tensor, rows: Rows) -> Tensor:
+def _rows(value: Tensor, rows: RankRows) -> Tensor:
     first, end = rows.cut(rows.rank, len(value))
     return spread(value[first:end].contiguous(), tuple(value.shape), rows)
 

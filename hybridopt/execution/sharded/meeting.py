@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, distributed
 
 from ...core.meeting import meeting
-from .rows import Rows
+from .rows import RankRows
 
 __all__ = ["add_", "exchange", "failures"]
 
 
-def add_(x: Tensor, rows: Rows) -> None:
+def add_(x: Tensor, rows: RankRows) -> None:
     """Add up a tensor over the ranks that share rows, in place; all get the same bits."""
     with meeting("add up what rules find out of their rows"):
         near = x.to(rows.device)
@@ -21,7 +21,7 @@ def add_(x: Tensor, rows: Rows) -> None:
             x.copy_(near)
 
 
-def exchange(parts: Sequence[Sequence[Tensor]], sizes: Sequence[int], rows: Rows) -> list[Tensor]:
+def exchange(parts: Sequence[Sequence[Tensor]], sizes: Sequence[int], rows: RankRows) -> list[Tensor]:
     """Send tensors to every rank and return the bytes that came from each, uint8 [size].
 
     Args:
@@ -37,7 +37,7 @@ def exchange(parts: Sequence[Sequence[Tensor]], sizes: Sequence[int], rows: Rows
     return list(came.split(list(sizes)))
 
 
-def failures(mine: str | None, rows: Rows) -> list[tuple[int, str]]:
+def failures(mine: str | None, rows: RankRows) -> list[tuple[int, str]]:
     """Return the ranks that have failed, with what each says; all have to ask. `mine`: what this one says."""
     said: list[Any] = [None] * rows.ranks
     with meeting("say what went wrong"):

@@ -18,7 +18,7 @@ from ..state import seeds
 from ..task import Task
 from ..update import Looked, Now, join, look, settle, write
 from .meeting import add_
-from .rows import Rows
+from .rows import RankRows
 
 __all__ = ["run_rounds"]
 
@@ -37,7 +37,7 @@ class _Work:
     """
 
     task: Task
-    rows: Rows
+    rows: RankRows
     pieces: list[Slice]
     now: Now
 
@@ -47,9 +47,9 @@ class _Work:
         return self.task.job
 
 
-def run_rounds(work: Iterable[tuple[Task, Rows]]) -> None:
+def run_rounds(work: Iterable[tuple[Task, RankRows]]) -> None:
     """Carry out tasks of rows, each with who has which; ranks must come with the same tasks in the same order."""
-    groups: dict[int, list[tuple[Task, Rows]]] = {}
+    groups: dict[int, list[tuple[Task, RankRows]]] = {}
     for task, rows in work:
         if task.sound is None or bool(task.sound):
             groups.setdefault(id(rows.group), []).append((task, rows))
@@ -58,9 +58,9 @@ def run_rounds(work: Iterable[tuple[Task, Rows]]) -> None:
             _together([_begun(task, rows) for task, rows in batch])
 
 
-def _batches(work: Sequence[tuple[Task, Rows]]) -> Iterator[list[tuple[Task, Rows]]]:
+def _batches(work: Sequence[tuple[Task, RankRows]]) -> Iterator[list[tuple[Task, RankRows]]]:
     """Cut work so that what goes round at one time is bounded; alike on all ranks, as only whole shapes count."""
-    batch: list[tuple[Task, Rows]] = []
+    batch: list[tuple[Task, RankRows]] = []
     size = 0
     for task, rows in work:
         job = task.job

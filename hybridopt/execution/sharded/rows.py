@@ -10,11 +10,11 @@ from torch import Tensor
 from ...core.contracts import Shape
 from ...core.errors import HybridOptError
 
-__all__ = ["Rows", "cuts", "elements_before", "is_sharded", "local", "part_of", "rows_of"]
+__all__ = ["RankRows", "cuts", "elements_before", "is_sharded", "local", "part_of", "rows_of"]
 
 
 @dataclass(frozen=True)
-class Rows:
+class RankRows:
     """The first dimension of a parameter, cut for the ranks of a group as torch cuts it.
 
     Args:
@@ -77,7 +77,7 @@ def is_sharded(x: Tensor) -> bool:
     return hasattr(x, "to_local")
 
 
-def rows_of(name: str, p: Tensor) -> Rows | None:
+def rows_of(name: str, p: Tensor) -> RankRows | None:
     """Return which rows of a parameter this rank holds; None for a plain tensor.
 
     Raises:
@@ -97,7 +97,7 @@ def rows_of(name: str, p: Tensor) -> Rows | None:
     _check_plain(name, p)
     along = cut[0] if cut else None
     ranks, rank = (1, 0) if along is None else (mesh.size(along), mesh.get_local_rank(along))
-    return Rows(p.shape[0] if p.ndim else 1, ranks, rank, mesh, placements, along)
+    return RankRows(p.shape[0] if p.ndim else 1, ranks, rank, mesh, placements, along)
 
 
 def _check_plain(name: str, p: Tensor) -> None:
@@ -110,7 +110,7 @@ def _check_plain(name: str, p: Tensor) -> None:
         )
 
 
-def part_of(rows: Rows, shape: Shape, rank: int) -> Shape:
+def part_of(rows: RankRows, shape: Shape, rank: int) -> Shape:
     """Return the shape that a rank has of a tensor whose first dimension is cut as torch cuts it.
 
     Args:
@@ -122,6 +122,6 @@ def part_of(rows: Rows, shape: Shape, rank: int) -> Shape:
     return (end - first, *shape[1:])
 
 
-def elements_before(rows: Rows, shape: Shape) -> int:
+def elements_before(rows: RankRows, shape: Shape) -> int:
     """Return how many elements of a tensor of `shape` lie on ranks before this one."""
     return rows.span[0] * math.prod(shape[1:])

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ..task import Task
 from .rounds import run_rounds
-from .rows import Rows
-from .whole import Whole, run_whole
+from .rows import RankRows
+from .whole import Gathered, run_whole
 
 __all__ = ["Waiting"]
 
@@ -16,11 +16,11 @@ class Waiting:
     """Sharded parameters of one step; what is not contiguous is updated in a copy, which is written back."""
 
     def __init__(self) -> None:
-        self._rounds: list[tuple[Task, Rows]] = []
-        self._wholes: list[Whole] = []
+        self._rounds: list[tuple[Task, RankRows]] = []
+        self._wholes: list[Gathered] = []
         self._copies: list[tuple[Tensor, Tensor]] = []
 
-    def add_rounds(self, task: Task, rows: Rows, live: Tensor) -> None:
+    def add_rounds(self, task: Task, rows: RankRows, live: Tensor) -> None:
         """Take a task whose rules look at the whole matrix in rounds.
 
         Args:
@@ -31,7 +31,7 @@ class Waiting:
         self._rounds.append((task, rows))
         self._copies.append((live, task.param))
 
-    def add_whole(self, whole: Whole, live: Tensor) -> None:
+    def add_whole(self, whole: Gathered, live: Tensor) -> None:
         """Take a parameter that one rank updates; `live`: this rank's rows of the weight."""
         self._wholes.append(whole)
         self._copies.append((live, whole.param))

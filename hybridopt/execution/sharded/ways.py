@@ -11,7 +11,7 @@ from ...parts.splits.empty import Empty
 from ...parts.splits.whole import Whole
 from ...policy.job import Job, declare, sliceable, with_elements
 from ..state import allocate
-from .rows import Rows, part_of
+from .rows import RankRows, part_of
 
 __all__ = ["LOCAL", "ROUNDS", "WHOLE", "Share", "kept", "made", "own", "way_of"]
 
@@ -31,7 +31,7 @@ class Share:
     """
 
     way: str
-    rows: Rows
+    rows: RankRows
     owner: int = 0
 
     @property
@@ -40,7 +40,7 @@ class Share:
         return self.way == WHOLE and self.rows.rank == self.owner
 
 
-def way_of(job: Job, store: Store | None, rows: Rows, draw: Draw) -> str:
+def way_of(job: Job, store: Store | None, rows: RankRows, draw: Draw) -> str:
     """Return how a parameter is updated, in all windows alike, so that its state may stay where it is.
 
     Args:
@@ -89,7 +89,7 @@ def made(name: str, job: Job, share: Share, device: torch.device) -> Tensor:
     return spread(x, declare(job)[name].shape, share.rows) if name in with_elements(job) else x
 
 
-def spread(x: Tensor, shape: tuple[int, ...], rows: Rows) -> Tensor:
+def spread(x: Tensor, shape: tuple[int, ...], rows: RankRows) -> Tensor:
     """Return the DTensor of which `x` is this rank's part.
 
     Args:
@@ -119,7 +119,7 @@ def _parts(job: Job, draw: Draw) -> list[Part]:
     return [job.part, *some]
 
 
-def _way(job: Job, store: Store | None, rows: Rows) -> str:
+def _way(job: Job, store: Store | None, rows: RankRows) -> str:
     """Return the way with the least traffic in which one window's update gives what one process gives."""
     if rows.ranks == 1:
         return LOCAL
@@ -129,7 +129,7 @@ def _way(job: Job, store: Store | None, rows: Rows) -> str:
     return LOCAL if sliceable(job.in_blocks) and _alike(job, store, rows) else WHOLE
 
 
-def _alike(job: Job, store: Store | None, rows: Rows) -> bool:
+def _alike(job: Job, store: Store | None, rows: RankRows) -> bool:
     """Return whether rows of a rank see the same split, state, blocks and random numbers as those of one process."""
     part = job.part
     if part.by_gradient or (store is not None and store.block > 1):
@@ -141,7 +141,7 @@ def _alike(job: Job, store: Store | None, rows: Rows) -> bool:
     return _same_blocks(job, rows)
 
 
-def _same_blocks(job: Job, rows: Rows) -> bool:
+def _same_blocks(job: Job, rows: RankRows) -> bool:
     """Return whether blocks of the codec end where ranks do, and codes and their scales are cut at the same rows."""
     if not job.treatment.codec.block or job.low is None:
         return True

@@ -16,17 +16,17 @@ from torch import Tensor
 from ...core.errors import HybridOptError
 from ..task import Task
 from .meeting import exchange, failures
-from .rows import Rows
+from .rows import RankRows
 from .ways import Share
 
-__all__ = ["Whole", "run_whole"]
+__all__ = ["Gathered", "run_whole"]
 
 MOST = 1 << 24  # bytes that a rank gets at one time, but for a single parameter that has more
 FLAG = 8  # bytes that say whether a rank has failed
 
 
 @dataclass(frozen=True, eq=False)
-class Whole:
+class Gathered:
     """A parameter that one rank updates.
 
     Args:
@@ -44,12 +44,12 @@ class Whole:
     task: Callable[[Tensor, Tensor], Task]
 
 
-def run_whole(work: Sequence[Whole], run: Callable[[list[Task]], None]) -> None:
+def run_whole(work: Sequence[Gathered], run: Callable[[list[Task]], None]) -> None:
     """Let every rank update the parameters that it owns; `run` carries tasks out.
 
     Ranks must come with the same parameters in the same order. Raises HybridOptError on all ranks if one fails.
     """
-    groups: dict[int, list[Whole]] = {}
+    groups: dict[int, list[Gathered]] = {}
     for one in work:
         groups.setdefault(id(one.share.rows.group), []).append(one)
     for same in groups.values():
@@ -58,9 +58,9 @@ def run_whole(work: Sequence[Whole], run: Callable[[list[Task]], None]) -> None:
             _together(batch, rows, run)
 
 
-def _batches(work: Sequence[Whole], ranks: int) -> Iterator[list[list[Whole]]]:
+def _batches(work: Sequence[Gathered], ranks: int) -> Iterator[list[list[Gathered]]]:
     """Yield what is done at one time: a list of parameters for every rank, in the same order on all ranks."""
-    waiting: list[list[Whole]] = [[] for _ in range(ranks)]
+    waiting: list[list[Gathered]] = [[] for _ in range(ranks)]
     for one in work:
         waiting[one.share.owner].append(one)
     while any(waiting):
@@ -85,7 +85,7 @@ def _row(one):
     return width * (one.param.element_size() + one.grad.element_size())
 
 
-def _together(batch: list[list[Whole]], rows: Rows, run: Callable[[list[Task]], None]) -> None:
+def _together(batch: list[list[Gathered]], rows: RankRows, run: Callable[[list[Task]], None]) -> None:
     mine = batch[rows.rank]
     sizes = [sum(_row(one) * _count(one, rank) for one in mine) for rank in range(rows.ranks)]
     came = exchange([[x for one in some for x in (one.param, one.grad)] for some in batch], sizes, rows)
@@ -141,7 +141,7 @@ def _update(mine, wholes, run) -> str | None:
     return None
 
 
-def _raise(said: Any, rows: Rows) -> None:
+def _raise(said: Any, rows: RankRows) -> None:
     rank, text = failures(said, rows)[0]
     raise HybridOptError(
         f"rank {rank}, which updates some parameters for all, has failed, so that this step is done in part: {text}. "
