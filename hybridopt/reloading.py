@@ -1,5 +1,6 @@
 """`from_pretrained`: restore a saved folder on its base model."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .core.contracts import Activations, Adapters, Scheme
-from .core.errors import HybridOptError
+from .core.errors import HybridOptError, HybridOptWarning
 from .core.files import tensors
 from .core.registry import unpack
 from .model.base_record import Base, Origin, without_values
@@ -130,9 +131,23 @@ def _read(folder: Folder, policy: str | Ready | None, options: dict[str, Any], s
             f"{folder.directory} holds a whole model in floats, and policy {type(ready).__name__} trains the scales "
             "of a quantized one; load it with transformers and wrap it with quantization=..., or give policy=..."
         )
-    kept = config["activations"]
-    scheme = None if kept is None else unpack(kept, "activations")
-    return _Saved(folder, config, ready, delta, run, library, scheme)
+    return _Saved(folder, config, ready, delta, run, library, _activations(config["activations"]))
+
+
+def _activations(kept: dict[str, Any] | None) -> Activations | None:
+    """Return what trained linear layers keep of their inputs; None: everything, also for a scheme that has to be told.
+
+    kept: as it was saved.
+    """
+    if kept is None or "custom" not in kept:
+        return None if kept is None else unpack(kept, "activations")
+    warnings.warn(
+        f"this was trained with activations={kept['custom']!r}, which is no part of hybridopt: inputs are kept now; "
+        "call model.hybrid.keep_activations(...) before training goes on",
+        HybridOptWarning,
+        stacklevel=5,
+    )
+    return None
 
 
 def _load(model, directory, policy, is_trainable, policy_options):

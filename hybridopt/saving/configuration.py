@@ -97,8 +97,7 @@ def _only_some(model: Any, strategy: Any, replayed: Mapping[str, object]) -> dic
     library = library_of(model)
     found: dict[str, Any] = {"replayed": sorted(replayed)} if replayed else {}
     found |= {"labels": labels} if (labels := labels_of(model)) else {}
-    kept = pack(strategy.activations)
-    found |= {"activations": kept} if isinstance(kept, dict) and "part" in kept else {}
+    found |= {} if strategy.activations is None else {"activations": pack(strategy.activations)}
     if library is not None:
         found["trainable"] = strategy.trainable()
     if library is not None and library.is_injected(model):

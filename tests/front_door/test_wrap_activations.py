@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from dataclasses import dataclass
 from hashlib import sha256
 
 import pytest
@@ -13,7 +14,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import hybridopt
-from hybridopt import HybridOptError, WtaCrs
+from hybridopt import HybridOptError, HybridOptWarning, WtaCrs
+from hybridopt.core.contracts import Activations
 from support.models import batch, tiny_bert, tiny_gpt2, tiny_llama
 from support.saved import anatomy, bits, equal
 
@@ -208,6 +210,32 @@ def test_a_folder_brings_the_scheme_back(tmp_path):
     assert hybridopt.from_pretrained(tiny_llama(), tmp_path).hybrid.activations == WtaCrs(0.2)
     wrapped(activations=None).hybrid.save_pretrained(tmp_path / "plain")
     assert hybridopt.from_pretrained(tiny_llama(), tmp_path / "plain").hybrid.activations is None
+
+
+@dataclass(frozen=True)
+class Doubles(Activations):
+    """Keeps all rows, and doubles the gradients."""
+
+    def exact(self, rows, inputs, outputs):
+        return False
+
+    def keep(self, x, uniform):
+        return (x.clone(),)
+
+    def product(self, kept, gradient):
+        return 2 * gradient.t().mm(kept[0])
+
+
+def test_a_scheme_of_ones_own_is_taken_and_has_to_be_told_again(tmp_path):
+    exact, model = gradients(tiny_llama()), wrapped(activations=Doubles())
+    found, name = gradients(model), "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(found[name], 2 * exact[name])
+    model.hybrid.save_pretrained(tmp_path)
+    with pytest.warns(HybridOptWarning, match="activations='Doubles', which is no part"):
+        loaded = hybridopt.from_pretrained(tiny_llama(), tmp_path)
+    assert torch.equal(gradients(loaded)[name], exact[name])
+    loaded.hybrid.keep_activations(Doubles())
+    assert torch.equal(gradients(loaded)[name], found[name])
 
 
 def test_a_folder_names_no_other_part_as_activations(tmp_path):
