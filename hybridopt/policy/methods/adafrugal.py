@@ -19,7 +19,7 @@ class AdaFrugal(Frugal):
 
     density: by default from 0.25 to 0.05 in 10,000 steps; give Linear(0.25, 0.05, the run's steps). update_gap: steps
     of the first window. split: columns, rows, randk or block; svd and random as parts, with spread=False. free: the
-    rule of the rest, without state. free_lr_scale: 1.0 for pre-training, 0.1 for fine-tuning. threshold: a window's
+    rule of the rest, without state. free_lr_scale: 1.0 takes AdamW's rate, as in frugal. threshold: a window's
     mean loss has stalled if it differs from the last one's by less than this share of it.
     """
 

@@ -15,10 +15,10 @@ __all__ = ["Frugal"]
 
 SLOW = 0.1  # free_lr_scale of the paper's fine-tuning
 RATES = beside_adamw(
-    1, "as both parts have steps as long", pretrain=PRETRAIN(3e-3), full=FINETUNE(3e-4), lora=FINETUNE(3e-3)
+    1, "as both parts have steps as long", pretrain=PRETRAIN(3e-3), full=FINETUNE(1e-4), lora=FINETUNE(3e-3)
 )
 RATES_OF_SLOW = beside_adamw(
-    5, "as free_lr_scale=0.1 wants", pretrain=PRETRAIN(3e-3), full=FINETUNE(1e-3), lora=FINETUNE(3e-3)
+    3, "as free_lr_scale=0.1 wants", pretrain=PRETRAIN(3e-3), full=FINETUNE(1e-3), lora=FINETUNE(3e-3)
 )
 
 
@@ -28,7 +28,7 @@ class Frugal(Places):
 
     density: state-full share of the elements, 0 to 1, or a schedule by step. update_gap: steps between two choices.
     split: block, columns, rows, randk, svd, random. order: of blocks, random, ascending, descending, mirror.
-    full, free: the two rules. free_lr_scale: 1.0 for pre-training, 0.1 for fine-tuning (the paper's settings).
+    full, free: the two rules. free_lr_scale: 1.0 takes AdamW's rate; the paper fine-tunes with 0.1 and a larger one.
     reset: forget the state at each choice. codec: fp32, bf16, int8.
     embeddings, norms, biases, head, adapters: full, split, free or frozen.
     """
