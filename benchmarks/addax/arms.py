@@ -79,7 +79,7 @@ ARMS = {
 
 BURIED = {  # of the task that was designed for Addax: DESIGN.md
     "buried-mezo": replace(ARMS["mezo"], options=MEZO | LOW, centre=1e-1, probes=10),
-    "buried-addax": replace(ARMS["addax"], options=ADDAX | LOW, centre=3e-1, alpha=1e-1),
+    "buried-addax": replace(ARMS["addax"], options=ADDAX | LOW, centre=3e-1, alpha=1e-2),
     "buried-ip-sgd": replace(ARMS["ip-sgd"], options=SGD | LOW, centre=1e-1),
     "buried-ip-sgd-short": replace(ARMS["ip-sgd-short"], options=SGD | LOW, centre=1e-1),
     "buried-ip-sgd-cut": Arm("IP-SGD on the short ones and the ends of the long", 1e-1, SGD | LOW, first="cut"),
