@@ -24,8 +24,8 @@ runs, and what was changed after them. In short:
   task's. {trained(sgd.options)}
 - Of each step: MeZO probes {mezo.probes} examples; Addax {addax.probes} long ones, with gradients of {addax.gradients}
   short ones; the rest take gradients of {sgd.gradients}. Directions are Rademacher, eps 1e-3.
-- {settings["train"]} training examples, constant learning rate, fp32. Learning rates (and α) were tried with seed 0, as
-  listed below, and chosen by the best accuracy on {settings["validation"]} validation examples; the arm with
+- {settings["train"]} training examples, constant learning rate, fp32. Learning rates (and α) were tried with seed 0,
+  as listed below, and chosen by the best accuracy on {settings["validation"]} validation examples; the arm with
   checkpointing computes what IP-SGD computes and takes its rate. Test accuracy is that of the weights that did best on
   validation, on {settings["test"]} test examples. Mean ± standard deviation over seeds
   {", ".join(map(str, seeds))}; a seed draws batches and directions, and differences are taken seed by seed.
