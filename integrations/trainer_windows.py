@@ -25,7 +25,15 @@ class WindowsCheck(TrainerCallback):
         model: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
-        """Look at the policy of the model that is trained, if it has one."""
+        """Look at the policy of the model that is trained, if it has one.
+
+        Args:
+            args: the Trainer's.
+            state: the Trainer's; tells how many steps there will be.
+            control: the Trainer's.
+            model: that is trained.
+            kwargs: the Trainer's.
+        """
         found = {} if model is None else contained(model).__dict__
         strategy = found.get("hybrid")
         if isinstance(strategy, Strategy) and state.max_steps > 0:
