@@ -8,7 +8,7 @@ import torch
 from hybridopt import HybridOptimizer, Policy, Route, Treatment
 from hybridopt.execution.backends.cpp import Cpp
 from hybridopt.execution.cpp import builder
-from hybridopt.parts import AdamW, Bf16, Columns, Fp32, Int8, Lion, Momentum, NoUpdate, Rows, SignSGD, Whole
+from hybridopt.parts import Bf16, Columns, Fp32, Int8, Lion, Momentum, NoUpdate, Rows, SignSGD, Whole
 from support.updates import DTYPES, Cell, cells, tasks_of
 
 SHAPES = [(7,), (1,), (5, 9), (33, 17), (3, 4, 6), (0, 4), (2, 2500), (90, 500), (64, 1)]
@@ -125,7 +125,7 @@ def test_a_large_optimizer_uses_them_unasked_and_a_small_one_does_not(codec, mon
     for rows, there in ((1024, True), (1000, False)):
         p = torch.nn.Parameter(torch.zeros(rows, 1024))
         p.grad = torch.zeros_like(p)
-        policy = Policy((Route(Treatment(AdamW(), split=Whole(), codec=codec)),))
+        policy = Policy((Route(Treatment(Lion(), split=Whole(), codec=codec)),))
         HybridOptimizer([("w", p)], lr=1e-3, policy=policy).step()
         assert bool(ran) == there
         ran.clear()
