@@ -11,7 +11,13 @@ from torch import distributed
 
 __all__ = ["Ranks"]
 
-PRELOADED = ["torch", "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict", "hybridopt"]
+PRELOADED = [
+    "torch",
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+    "torch.distributed.checkpoint.state_dict",
+    "hybridopt.optimizer.optimizer",
+]
 PATIENCE = 30  # seconds, for a collective
 
 
