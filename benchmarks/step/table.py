@@ -30,9 +30,9 @@ NOTE = """Every step is measured between two steps of torch's AdamW(fused=True) 
 "times fused AdamW" is the median of its time over the mean of both neighbours. hybridopt checks that gradients are
 finite (its default); one column shows it without. In bf16, hybridopt rounds weights at random, rows with +nearest to
 nearest; other packages do as they do. "First step" holds making the optimizer and compilation (with whatever
-compile caches already had). State is what the optimizer's tensors take. Share of bandwidth: the bytes of reading gradients and of reading
-and writing weights and state once, over the time, over the copy bandwidth measured beside each row. Temporary: the
-most that one step allocates on top, by torch's allocator.
+compile caches already had). State is what the optimizer's tensors take. Share of bandwidth: the bytes of reading
+gradients and of reading and writing weights and state once, over the time, over the copy bandwidth measured beside
+each row. Temporary: the most that one step allocates on top, by torch's allocator.
 """
 
 
