@@ -32,7 +32,7 @@ def test_plenty_of_memory_gives_adamw_on_everything():
     optimizer = wrapped.hybrid.optimizer()
     assert set(wrapped.hybrid.tags.values()) == {"state-full"}
     assert optimizer.release == wrapped.hybrid.choice.request.release
-    assert optimizer.param_groups[0]["lr"] == wrapped.hybrid.choice.lr == 1e-4
+    assert optimizer.param_groups[0]["lr"] == wrapped.hybrid.choice.lr == wrapped.hybrid.policy.start_from.full.value
     assert wrapped.hybrid.optimizer(lr=0.5, release="accumulate").param_groups[0]["lr"] == 0.5
 
 

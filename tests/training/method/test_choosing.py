@@ -12,6 +12,7 @@ from transformers import LlamaConfig
 from hybridopt import HybridOptError
 from hybridopt.planning import Request, plan
 from hybridopt.planning.estimate import OVERHEAD
+from hybridopt.policy.routes import read_policy
 from hybridopt.training.config.reading import read_run
 from hybridopt.training.config.run import LoraSettings, PlacementSettings
 from hybridopt.training.config.writing import to_yaml
@@ -55,11 +56,15 @@ def test_with_much_room_all_weights_are_trained_and_nothing_is_left_open(config)
     chosen = choose(run("gpu: 24GiB"), config, SHAPE, others=1)
     assert chosen.fits and chosen.run.method.policy == "adamw" and chosen.run.method.lora is None
     train = chosen.run.train
-    assert (train.lr, train.checkpointing, train.dtype) == (1e-4, False, "fp32")
+    rate = read_policy("adamw", {}).start_from.full
+    assert (train.lr, train.checkpointing, train.dtype) == (rate.value, False, "fp32")
     assert read_run(to_yaml(chosen.run)) == chosen.run
     assert chosen.estimate.peak_bytes == plan(config, Request("adamw", **SIZE)).peak_bytes
     assert [choice.way.title for choice in chosen.others] == ["AdamW, 8-bit state"]
-    assert "Method: AdamW" in chosen.told[1] and "train.lr=0.0001 for all weights, measured in" in chosen.told[2]
+    assert (
+        "Method: AdamW" in chosen.told[1]
+        and f"train.lr={rate.value:g} for all weights, {rate.source}" in chosen.told[2]
+    )
 
 
 def test_what_a_run_says_of_its_method_is_kept_to(config):
@@ -83,7 +88,8 @@ def test_a_method_that_is_given_is_planned_as_it_is(config):
     lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], task_type="CAUSAL_LM")
     asked = Request("frugal", {"density": 0.5}, lora=4, peft_config=lora, **SIZE)
     assert chosen.estimate.peak_bytes == plan(config, asked).peak_bytes
-    assert chosen.run.method == run(text).method and chosen.run.train.lr == 1e-4
+    assert chosen.run.method == run(text).method
+    assert chosen.run.train.lr == read_policy("frugal", {"density": 0.5}).start_from.lora.value
 
 
 def test_checkpointing_is_on_where_it_is_needed_and_open(config):
