@@ -313,4 +313,5 @@ class Parameters:
 
 def _shaped(x, shape):
     """Return a tensor in a shape, contiguous: mostly it is so already, and asking is cheaper than doing."""
-    return x if x.shape == shape and x.is_contiguous() else x.reshape(shape).contiguous()
+    there = isinstance(x, Tensor) and x.shape == shape and x.is_contiguous()  # a gradient of probes is none yet
+    return x if there else x.reshape(shape).contiguous()
