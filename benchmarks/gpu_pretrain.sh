@@ -5,7 +5,7 @@
 # gpu_pretrain.jsonl, so whatever ends it costs only the run under way, and a second call goes on.
 #
 #   bash benchmarks/gpu_pretrain.sh          on a machine with a CUDA GPU
-#   bash benchmarks/gpu_pretrain.sh --dry    the same rows on a CPU with the small model, in less than three minutes
+#   bash benchmarks/gpu_pretrain.sh --dry    the same rows on a CPU: a short run of the small model each, no search
 #
 # Table and plot: python -m benchmarks.pretrain --table --device cuda --out FOLDER, anywhere.
 # MINUTES: for everything (8). DATA: folder of the text. PYTHON: the interpreter (python3). KEEP: compiled kernels.
@@ -15,7 +15,7 @@ source benchmarks/gpu_packages.sh
 
 where="--studies 60m --device cuda --minutes ${MINUTES:-8} --out ${OUT:-benchmarks/results}"
 # what is tried goes beside no real results
-[ "${1:-}" = --dry ] && where="--studies main --device cpu --seeds 0 1 --minutes ${MINUTES:-2} --out ${OUT:-$site/dry}"
+[ "${1:-}" = --dry ] && where="--studies main --device cpu --at 1e-3 4 --seeds 0 --minutes ${MINUTES:-2} --out ${OUT:-$site/dry}"
 # shellcheck disable=SC2086 # several words
 "$python" -m benchmarks.pretrain $where --fit --measure --methods adamw frugal frugal-0-whiten frugal-whiten \
   ${DATA:+--data "$DATA"}

@@ -12,8 +12,11 @@ from benchmarks.pretrain.fitting import fitted, full_runs
 from benchmarks.pretrain.methods import KNOWN
 from benchmarks.pretrain.rows import STUDIES, Row
 from benchmarks.pretrain.search import Cell, wanted
+from hybridopt.core.registry import find, names
+from hybridopt.policy.routes import read_policy
 
 DONE, BEGUN = ("8 short, 4 full", "finished"), ("8 short, 1 full", "unfinished: 1 of 3 seeds, rate not confirmed")
+PAGE = "measured in benchmarks/results/pretrain.md"
 TIMES = {"median": 0.07, "mean": 0.02}
 
 
@@ -133,3 +136,16 @@ class Many:
 
     def numel(self):
         return self.tokens
+
+
+def test_rates_to_start_from_are_those_that_full_runs_confirmed():
+    found = tables.found_in(tables.records_at().all())
+    own = [name for name in names("policies") if "start_from" in vars(find("policies", name))]
+    rates = {name: read_policy(name, {}).start_from.pretrain for name in own}
+    named = [name for name, rate in rates.items() if rate and PAGE in rate.source]
+    assert {"adamw", "frugal"} <= set(named)
+    for name in named:
+        row, rate = found[f"main/{name}"], rates[name]
+        assert row.confirmed and not row.edge
+        assert rate.value == row.place[0]
+        assert row.place[1] == 1 or f"embeddings_lr_scale={row.place[1]:g}" in rate.source

@@ -35,7 +35,8 @@ def test_every_policy_says_where_it_is_started_from_and_by_what(policy):
         if rate is None:
             assert use == "pretrain"
             continue
-        kind, _, table = rate.source.partition("measured in ")
+        kind, _, told = rate.source.partition("measured in ")
+        table = told.partition(", with ")[0]
         assert kind == "" or kind.startswith(("derived: ", "the paper's"))
         assert not table or (ROOT / table).is_file()
         assert start_rate(read_policy(policy, {}), use)[0] == rate.value

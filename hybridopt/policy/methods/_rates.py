@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 from ...core.contracts import Rate, StartFrom
 
-__all__ = ["ADAMW", "ADDAX", "AS_MEZO", "MEZO", "PRETRAIN", "FINETUNE", "beside_adamw", "guessed", "paper"]
+__all__ = [
+    "ADAMW",
+    "ADDAX",
+    "AS_MEZO",
+    "MEZO",
+    "PRETRAIN",
+    "PRETRAIN_128K",
+    "FINETUNE",
+    "beside_adamw",
+    "guessed",
+    "paper",
+]
 
 
 @dataclass(frozen=True)
@@ -22,21 +33,24 @@ class Results:
     path: str
     width: int
 
-    def __call__(self, value: float, scaled: bool = True) -> Rate:
+    def __call__(self, value: float, scaled: bool = True, ends: float = 1.0) -> Rate:
         """Return a rate that was the best there.
 
         Args:
             value: the rate.
             scaled: is it smaller for wider models?
+            ends: the embeddings_lr_scale that it was best with.
         """
-        return Rate(value, f"measured in {self.path}", self.width if scaled else None)
+        beside = "" if ends == 1 else f", with embeddings_lr_scale={ends:g}"
+        return Rate(value, f"measured in {self.path}{beside}", self.width if scaled else None)
 
 
-PRETRAIN = Results("benchmarks/results/pretrain_128k.md", 128)  # until pretrain.md has the method
+PRETRAIN = Results("benchmarks/results/pretrain.md", 128)
+PRETRAIN_128K = Results("benchmarks/results/pretrain_128k.md", 128)  # of methods that the other has not confirmed yet
 FINETUNE = Results("benchmarks/results/finetune.md", 384)
 ADDAX = Results("benchmarks/results/addax.md", 128)
 
-ADAMW = StartFrom(PRETRAIN(3e-3), FINETUNE(1e-4), FINETUNE(3e-3))
+ADAMW = StartFrom(PRETRAIN(3e-3, ends=10), FINETUNE(1e-4), FINETUNE(3e-3))
 
 
 def beside_adamw(

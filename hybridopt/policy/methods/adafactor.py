@@ -8,13 +8,13 @@ from ...parts.rules.adafactor import Adafactor
 from ..routes import Route
 from ..treatment import Treatment
 from ._options import Places
-from ._rates import PRETRAIN, beside_adamw, guessed, paper
+from ._rates import PRETRAIN_128K, beside_adamw, guessed, paper
 
 __all__ = ["AdafactorPolicy"]
 
 OWN = StartFrom(*3 * (paper(1.0, "for its own step sizes"),))
 SCALED = StartFrom(paper(1e-2, "relative to each matrix"), *2 * (guessed(1e-3, "a tenth of that of pre-training"),))
-UNSCALED = beside_adamw(1, "as in pre-training", pretrain=PRETRAIN(3e-3))
+UNSCALED = beside_adamw(1, "as in pre-training", pretrain=PRETRAIN_128K(3e-3))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from ...parts.rules.adalomo import AdaLomo
 from ..routes import Route
 from ..treatment import Treatment
 from ._options import Places
-from ._rates import PRETRAIN, paper
+from ._rates import PRETRAIN_128K, paper
 
 __all__ = ["AdaLomoPolicy"]
 
@@ -24,7 +24,7 @@ class AdaLomoPolicy(Places):
     eps: tuple[float, float] = (1e-30, 1e-3)
     clip_threshold: float = 1.0
     decay_rate: float = -0.8
-    start_from = StartFrom(PRETRAIN(0.1, scaled=False), paper(5e-4), paper(5e-4))
+    start_from = StartFrom(PRETRAIN_128K(0.1, scaled=False), paper(5e-4), paper(5e-4))
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-full, but for quantized weights, which are frozen."""

@@ -8,7 +8,7 @@ from ...parts.rules.adam_mini import AdamMini
 from ..routes import Route, place
 from ..treatment import Treatment
 from ._options import NamedPolicy
-from ._rates import FINETUNE, PRETRAIN, beside_adamw
+from ._rates import FINETUNE, PRETRAIN_128K, beside_adamw
 
 __all__ = ["AdamMiniPolicy"]
 
@@ -29,7 +29,7 @@ class AdamMiniPolicy(NamedPolicy):
     value_blocks: str = "neuron"
     codec: str | Codec = "fp32"
     store: str | Store | None = None
-    start_from = beside_adamw(1, "as on all weights", pretrain=PRETRAIN(1e-3), full=FINETUNE(3e-4))
+    start_from = beside_adamw(1, "as on all weights", pretrain=PRETRAIN_128K(1e-3), full=FINETUNE(3e-4))
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-full, but for quantized weights, which are frozen."""

@@ -10,7 +10,7 @@ from ..routes import Route
 from ..treatment import Treatment
 from ._matrices import matrices
 from ._options import Places
-from ._rates import PRETRAIN, beside_adamw
+from ._rates import PRETRAIN_128K, beside_adamw
 
 __all__ = ["ApolloMini"]
 
@@ -31,7 +31,7 @@ class ApolloMini(Places):
     codec: str | Codec = "fp32"
     store: str | Store | None = None
     adapters = "split"
-    start_from = beside_adamw(1, "as in pre-training", pretrain=PRETRAIN(3e-3))
+    start_from = beside_adamw(1, "as in pre-training", pretrain=PRETRAIN_128K(3e-3))
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes: linear weights, convolutions and adapters by APOLLO-Mini, everything else by AdamW."""

@@ -11,7 +11,7 @@ from ...parts.splits.whole import Whole
 from ..routes import PLACES, Route
 from ..treatment import Treatment
 from ._options import NamedPolicy
-from ._rates import FINETUNE, PRETRAIN, beside_adamw
+from ._rates import FINETUNE, PRETRAIN_128K, beside_adamw
 
 __all__ = ["BAdam"]
 
@@ -34,7 +34,7 @@ class BAdam(NamedPolicy):
     codec: str | Codec = "fp32"
     embeddings: str = "frozen"
     head: str = "full"
-    start_from = beside_adamw(3, "as on all weights", pretrain=PRETRAIN(1e-3), full=FINETUNE(3e-4))
+    start_from = beside_adamw(3, "as on all weights", pretrain=PRETRAIN_128K(1e-3), full=FINETUNE(3e-4))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "density", unpack(self.density, "schedules"))

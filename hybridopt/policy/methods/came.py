@@ -8,13 +8,13 @@ from ...parts.rules.came import CAME
 from ..routes import Route
 from ..treatment import Treatment
 from ._options import Places
-from ._rates import FINETUNE, PRETRAIN, beside_adamw
+from ._rates import FINETUNE, PRETRAIN_128K, beside_adamw
 
 __all__ = ["CAMEPolicy"]
 
 RATES = beside_adamw(1, "as its steps are as long", full=FINETUNE(3e-4))
 RATES_OF_LONG_STEPS = beside_adamw(
-    0.03, "as short runs want with first steps of 11 times", pretrain=PRETRAIN(1e-4), full=FINETUNE(1e-5)
+    0.03, "as short runs want with first steps of 11 times", pretrain=PRETRAIN_128K(1e-4), full=FINETUNE(1e-5)
 )
 
 

@@ -9,16 +9,16 @@ from ...core.registry import make, unpack
 from ..routes import Route
 from ..treatment import Treatment
 from ._options import Places
-from ._rates import FINETUNE, PRETRAIN, beside_adamw
+from ._rates import FINETUNE, PRETRAIN, PRETRAIN_128K, beside_adamw
 
 __all__ = ["Frugal"]
 
 SLOW = 0.1  # free_lr_scale of the paper's fine-tuning
 RATES = beside_adamw(
-    1, "as both parts have steps as long", pretrain=PRETRAIN(3e-3), full=FINETUNE(1e-4), lora=FINETUNE(3e-3)
+    1, "as both parts have steps as long", pretrain=PRETRAIN(3e-3, ends=10), full=FINETUNE(1e-4), lora=FINETUNE(3e-3)
 )
 RATES_OF_SLOW = beside_adamw(
-    3, "as free_lr_scale=0.1 wants", pretrain=PRETRAIN(3e-3), full=FINETUNE(1e-3), lora=FINETUNE(3e-3)
+    3, "as free_lr_scale=0.1 wants", pretrain=PRETRAIN_128K(3e-3), full=FINETUNE(1e-3), lora=FINETUNE(3e-3)
 )
 
 

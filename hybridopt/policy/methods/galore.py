@@ -10,7 +10,7 @@ from ...parts.splits.svd import Svd
 from ..routes import Route
 from ..treatment import Treatment
 from ._options import Places
-from ._rates import FINETUNE, PRETRAIN, beside_adamw
+from ._rates import FINETUNE, PRETRAIN_128K, beside_adamw
 
 __all__ = ["GaLore"]
 
@@ -36,7 +36,9 @@ class GaLore(Places):
     solver: str = "subspace"
     spread: bool = True
     adapters = "split"
-    start_from = beside_adamw(4, "as its updates are a quarter as long", pretrain=PRETRAIN(3e-2), full=FINETUNE(1e-3))
+    start_from = beside_adamw(
+        4, "as its updates are a quarter as long", pretrain=PRETRAIN_128K(3e-2), full=FINETUNE(1e-3)
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "density", unpack(self.density, "schedules"))

@@ -8,7 +8,7 @@ from ...parts.splits.empty import Empty
 from ..routes import Route
 from ..treatment import Treatment
 from ._options import FreePlaces
-from ._rates import ADDAX, PRETRAIN, guessed
+from ._rates import ADDAX, PRETRAIN_128K, guessed
 
 __all__ = ["IPSGD"]
 
@@ -22,7 +22,7 @@ class IPSGD(FreePlaces):
     """
 
     start_from = StartFrom(
-        PRETRAIN(0.3, scaled=False), ADDAX(5.5e-3, scaled=False), guessed(5.5e-3, "as for all weights")
+        PRETRAIN_128K(0.3, scaled=False), ADDAX(5.5e-3, scaled=False), guessed(5.5e-3, "as for all weights")
     )
 
     def make_routes(self) -> tuple[Route, ...]:

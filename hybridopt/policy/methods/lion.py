@@ -8,7 +8,7 @@ from ...parts.rules.lion import Lion
 from ..routes import Route
 from ..treatment import Treatment
 from ._options import Places
-from ._rates import PRETRAIN, beside_adamw
+from ._rates import PRETRAIN_128K, beside_adamw
 
 __all__ = ["LionPolicy"]
 
@@ -24,7 +24,7 @@ class LionPolicy(Places):
     betas: tuple[float, float] = (0.9, 0.99)
     codec: str | Codec = "fp32"
     store: str | Store | None = None
-    start_from = beside_adamw(0.1, "as in pre-training", pretrain=PRETRAIN(3e-4))
+    start_from = beside_adamw(0.1, "as in pre-training", pretrain=PRETRAIN_128K(3e-4))
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-full, but for quantized weights, which are frozen."""

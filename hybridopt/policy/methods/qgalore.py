@@ -10,7 +10,7 @@ from ...parts.splits.svd import Svd
 from ..routes import Route
 from ..treatment import Treatment
 from ._options import Places
-from ._rates import FINETUNE, PRETRAIN, beside_adamw
+from ._rates import FINETUNE, PRETRAIN_128K, beside_adamw
 
 __all__ = ["QGaLore"]
 
@@ -40,7 +40,7 @@ class QGaLore(Places):
     start_from = beside_adamw(
         4,
         "as its updates are a quarter as long",
-        pretrain=PRETRAIN(3e-2),
+        pretrain=PRETRAIN_128K(3e-2),
         full=FINETUNE(1e-3).times(1, "derived: GaLore's"),
     )
 

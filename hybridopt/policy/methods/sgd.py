@@ -11,7 +11,7 @@ from ...parts.splits.whole import Whole
 from ..routes import Route, place
 from ..treatment import Treatment
 from ._options import Places
-from ._rates import PRETRAIN, guessed
+from ._rates import PRETRAIN_128K, guessed
 
 __all__ = ["SGDPolicy"]
 
@@ -28,7 +28,7 @@ class SGDPolicy(Places):
     nesterov: bool = False
     codec: str | Codec = "fp32"
     start_from = StartFrom(
-        PRETRAIN(0.3, scaled=False), *2 * (guessed(5.5e-4, "a tenth of LOMO's, as momentum adds ten gradients"),)
+        PRETRAIN_128K(0.3, scaled=False), *2 * (guessed(5.5e-4, "a tenth of LOMO's, as momentum adds ten gradients"),)
     )
 
     def make_routes(self) -> tuple[Route, ...]:
