@@ -23,7 +23,7 @@ from ...policy.job import Job
 from .. import state
 from ..cpp import builder
 from ..cpp.call import call
-from ..printing.cpp_kernel import Layout
+from ..printing.cpp_kernel import KernelLayout
 from ..printing.cpp_rounds import RoundsLayout
 from ..printing.traced import printable, traced
 from ..slices import update_in_slices
@@ -99,13 +99,13 @@ class Cpp(Backend[Task]):
         return found + sum(4 * layout.room(*shape) for layout, shape in layouts if isinstance(layout, RoundsLayout))
 
 
-def _layout_of(task: Task) -> Layout | RoundsLayout | None:
+def _layout_of(task: Task) -> KernelLayout | RoundsLayout | None:
     store: Any = task.store
     return _layout(task.job, store, task.param.dtype, task.grad.dtype)
 
 
 @lru_cache(maxsize=1 << 14)
-def _layout(job: Job, store: Any, dtype: torch.dtype, grad: torch.dtype) -> Layout | RoundsLayout | None:
+def _layout(job: Job, store: Any, dtype: torch.dtype, grad: torch.dtype) -> KernelLayout | RoundsLayout | None:
     """Return the layout of the kernel for a job; None where there is none."""
     random = store.random or job.treatment.codec.random
     rounded = state.rounded(job, store.random) if random else ()
@@ -122,7 +122,7 @@ def _layout(job: Job, store: Any, dtype: torch.dtype, grad: torch.dtype) -> Layo
     block = job.treatment.codec.block if {"int8", "uint8"} & {kind for _, kind in slots} else 0
     if block and not _blocks_fit(job, part, block):
         return None
-    return Layout(part, rules.get("full"), rules.get("free"), kept, NAMES[grad], slots, block, rounded)
+    return KernelLayout(part, rules.get("full"), rules.get("free"), kept, NAMES[grad], slots, block, rounded)
 
 
 def _in_rounds(job: Job, weight: str | None, grad: str | None, rounded: tuple[str, ...]) -> RoundsLayout | None:
@@ -186,11 +186,11 @@ def _blocks_fit(job: Job, part: str, block: int) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _text(layout: Layout | RoundsLayout) -> str:
+def _text(layout: KernelLayout | RoundsLayout) -> str:
     return layout.text()
 
 
-def _call(kernel: Callable[..., None], layout: Layout | RoundsLayout, tasks: list[Task]) -> None:
+def _call(kernel: Callable[..., None], layout: KernelLayout | RoundsLayout, tasks: list[Task]) -> None:
     one = tasks[0]
     now: Any = one.now()
     rates = now.lr, now.lr * one.job.treatment.free_lr_scale, now.decay

@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any
 
 from ...core.errors import HybridOptWarning
-from .cache import LIBRARY, SOURCE, Place, folder
+from .cache import LIBRARY, SOURCE, KernelFolder, folder
 from .compiler import FLAGS, SKELETON, CompilerError, compiler, processor, wide
 
 __all__ = ["Built", "available", "build", "function", "give_up", "trial"]
@@ -90,7 +90,7 @@ def trial() -> Built:
     try:
         path = compiler().path
         with tempfile.TemporaryDirectory(prefix="hybridopt-kernels-") as at:
-            _compiled(Place(Path(at)), TRIAL, _inputs(TRIAL))
+            _compiled(KernelFolder(Path(at)), TRIAL, _inputs(TRIAL))
     except (CompilerError, OSError) as error:
         return Built(perf_counter() - start, str(error))
     seconds = perf_counter() - start
@@ -119,7 +119,7 @@ def _inputs(text: str) -> dict[str, str]:
     }
 
 
-def _compiled(place: Place, text: str, inputs: dict[str, str]) -> ctypes.CDLL:
+def _compiled(place: KernelFolder, text: str, inputs: dict[str, str]) -> ctypes.CDLL:
     begun = place.begin()
     try:
         (begun / SOURCE).write_text(text)
@@ -139,7 +139,7 @@ def skeleton() -> str:
     return "\n".join(path.read_text() for path in sorted(SKELETON.glob("*.h")))
 
 
-def _place() -> Place:
+def _place() -> KernelFolder:
     """Return the folder of kernels; one of this process alone, with a warning, where that cannot be used."""
     try:
         return _in_cache(folder())
@@ -152,14 +152,14 @@ def _place() -> Place:
 
 
 @cache
-def _in_cache(path: Path) -> Place:
-    return Place(path)
+def _in_cache(path: Path) -> KernelFolder:
+    return KernelFolder(path)
 
 
 @cache
-def _of_this_process() -> Place:
+def _of_this_process() -> KernelFolder:
     _temporary.append(tempfile.TemporaryDirectory(prefix="hybridopt-kernels-", ignore_cleanup_errors=True))
-    return Place(Path(_temporary[-1].name))
+    return KernelFolder(Path(_temporary[-1].name))
 
 
 def _tell(text: str) -> None:

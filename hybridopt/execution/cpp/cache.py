@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["Place", "folder", "key_of"]
+__all__ = ["KernelFolder", "folder", "key_of"]
 
 LIBRARY, RECORD, SOURCE = "kernel.so", "record.json", "kernel.cpp"
 LARGEST = 1 << 26  # bytes of a library that is read
@@ -32,7 +32,7 @@ def key_of(inputs: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
 
 
-class Place:
+class KernelFolder:
     """A folder of kernels that nobody else can write to.
 
     Args:

@@ -15,8 +15,8 @@ LEAST, WIDEST = 1 << 12, 1 << 16  # columns whose hashes are looked up; those of
 CPU = torch.device("cpu")
 
 
-class Given(ctypes.Structure):
-    """What a kernel is told; the struct of the same name."""
+class CallArguments(ctypes.Structure):
+    """What a kernel is told; the struct `Given` of `chunks.h`."""
 
     _fields_ = [
         ("tasks", ctypes.c_int64),
@@ -54,7 +54,7 @@ def call(
     of_sizes, of_keys = array("q", [n for some in sizes for n in some]), array("Q", [k for some in keys for k in some])
     floats = array("f", numbers)
     columns = tables(min(max(widest, LEAST), WIDEST), CPU)[1]
-    given = Given(
+    given = CallArguments(
         len(tensors),
         at.buffer_info()[0],
         len(tensors[0]),

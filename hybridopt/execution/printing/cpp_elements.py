@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .cpp_loops import literals
-from .cpp_tensors import Piece
+from .cpp_tensors import FloatPiece
 from .rounds_traced import ElementLine, Elements
 
 __all__ = ["Told", "look_lines", "update_lines"]
@@ -28,7 +28,7 @@ class Told:
 
     numbers: dict[str, int]
     places: dict[str, str]
-    pieces: dict[str, Piece]
+    pieces: dict[str, FloatPiece]
 
     def before(self, read: set[str]) -> list[str]:
         """Return lines before all rows: numbers, and where vectors lie."""

@@ -8,7 +8,7 @@ from . import cpp_parts, cpp_structs
 from .cpp_loops import loop
 from .traced import traced
 
-__all__ = ["Layout"]
+__all__ = ["KernelLayout"]
 
 HEAD = """\
 // Printed from {title}.
@@ -28,7 +28,7 @@ OWN_COLUMN = "(own - row * task.count)"  # among the chosen ones
 
 
 @dataclass(frozen=True)
-class Layout:
+class KernelLayout:
     """What a kernel's text depends on.
 
     Args:

@@ -10,7 +10,7 @@ from .cpp_elements import Told, look_lines, update_lines
 from .cpp_kernel import RATES
 from .cpp_room import Room, sized
 from .cpp_settling import settle_lines
-from .cpp_tensors import Piece
+from .cpp_tensors import FloatPiece
 from .rounds_traced import Elements, RoundsOfRule, rounds_of
 
 __all__ = ["RoundsLayout"]
@@ -77,7 +77,7 @@ class RoundsLayout:
         rule: with rounds, for all elements.
         axis: "full" or "free": which of the numbers is its rate.
         fixed: rows and columns that it is made for; None: any.
-        weight: how weights are kept, as `cpp_kernel.Layout` has it.
+        weight: how weights are kept, as `cpp_kernel.KernelLayout` has it.
         grad: dtype of the gradient.
         slots: the names of the state that goes with the elements, and how each is kept.
         settled: the names of the state that `settle` moves, in float32.
@@ -197,7 +197,7 @@ class _Text:
         lines = update_lines(self.rounds.update.rooted(roots), told, rate, result, after)
         return _function(f"static void update_all({SETTLE})", lines)
 
-    def _pieces(self) -> dict[str, Piece]:
+    def _pieces(self) -> dict[str, FloatPiece]:
         layout = self.layout
         keys = {name: i for i, name in enumerate(layout.rounded)}
         wide = str(layout.block) if layout.block else "width"

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Piece", "grad", "seeded", "slot", "weight"]
+__all__ = ["FloatPiece", "grad", "seeded", "slot", "weight"]
 
 
 @dataclass(frozen=True)
-class Piece:
+class FloatPiece:
     """The lines by which a piece of one tensor, or of two that belong together, becomes float numbers and returns.
 
     Args:
@@ -20,7 +20,7 @@ class Piece:
     after: tuple[str, ...] = ()
 
 
-def weight(kept: str, at: str, n: str, random: str = "") -> Piece:
+def weight(kept: str, at: str, n: str, random: str = "") -> FloatPiece:
     """Return how the weight is read and written.
 
     Args:
@@ -31,22 +31,22 @@ def weight(kept: str, at: str, n: str, random: str = "") -> Piece:
     """
     raw = f"(u16*)task.at[PARAM] + {at}"
     if kept == "float32":
-        return Piece("weight", (f"float* weight = (float*)task.at[PARAM] + {at};",))
+        return FloatPiece("weight", (f"float* weight = (float*)task.at[PARAM] + {at};",))
     made = "alignas(64) float weight[PIECE + SLACK];"
     if kept == "bfloat16":
-        return Piece("weight", (made, f"bf16_in(weight, {raw}, {n});"), (f"bf16_nearest({raw}, weight, {n});",))
+        return FloatPiece("weight", (made, f"bf16_in(weight, {raw}, {n});"), (f"bf16_nearest({raw}, weight, {n});",))
     if kept == "bfloat16 random":
         read, write = f"bf16_in(weight, {raw}, {n});", f"bf16_random({raw}, weight, Made{{{random}}}, {n});"
         if "," in random:
             write = f"bf16_random_rows<PIECE>({raw}, weight, {random});"
-        return Piece("weight", (made, read), (write,))
+        return FloatPiece("weight", (made, read), (write,))
     low = f"(i8*)task.at[LOW] + {at}"
-    return Piece(
+    return FloatPiece(
         "weight", (made, f"bf16_joined(weight, {raw}, {low}, {n});"), (f"bf16_parted({raw}, {low}, weight, {n});",)
     )
 
 
-def grad(dtype: str, at: str, n: str) -> Piece:
+def grad(dtype: str, at: str, n: str) -> FloatPiece:
     """Return how the gradient is read.
 
     Args:
@@ -55,9 +55,9 @@ def grad(dtype: str, at: str, n: str) -> Piece:
         n: how many there are.
     """
     if dtype == "float32":
-        return Piece("grad", (f"const float* grad = (const float*)task.at[GRAD] + {at};",))
+        return FloatPiece("grad", (f"const float* grad = (const float*)task.at[GRAD] + {at};",))
     made = "alignas(64) float grad[PIECE + SLACK];"
-    return Piece("grad", (made, f"bf16_in(grad, (const u16*)task.at[GRAD] + {at}, {n});"))
+    return FloatPiece("grad", (made, f"bf16_in(grad, (const u16*)task.at[GRAD] + {at}, {n});"))
 
 
 def seeded(at: str, n: str, width: str, key: int) -> str:
@@ -72,7 +72,7 @@ def seeded(at: str, n: str, width: str, key: int) -> str:
     return f"{at}, {n}, {width}, task.keys[{key}], given.columns"
 
 
-def slot(name: str, kept: str, at: str, n: str, width: str, key: int) -> Piece:
+def slot(name: str, kept: str, at: str, n: str, width: str, key: int) -> FloatPiece:
     """Return how a slot of the state is read and written.
 
     Args:
@@ -85,14 +85,14 @@ def slot(name: str, kept: str, at: str, n: str, width: str, key: int) -> Piece:
     """
     own, tensor = f"state_{name}", f"task.at[STATE_{name.upper()}]"
     if kept == "float32":
-        return Piece(own, (f"float* {own} = (float*){tensor} + {at};",))
+        return FloatPiece(own, (f"float* {own} = (float*){tensor} + {at};",))
     made = f"alignas(64) float {own}[PIECE + SLACK];"
     if kept == "bfloat16":
         raw = f"(u16*){tensor} + {at}"
         write = f"bf16_random_rows<PIECE>({raw}, {own}, {seeded(at, n, width, key)});"
-        return Piece(own, (made, f"bf16_in({own}, {raw}, {n});"), (write,))
+        return FloatPiece(own, (made, f"bf16_in({own}, {raw}, {n});"), (write,))
     code = {"int8": "i8", "uint8": "u8"}[kept]
     raw, most = f"({code}*){tensor} + {at}", f"(float*)task.at[STATE_{name.upper()}_ABSMAX] + {at} / {width}"
     read = f"int8_blocks_in<{code}>({own}, {raw}, {most}, {n}, {width});"
     write = f"int8_blocks_out<{code}>({raw}, {most}, {own}, {seeded(at, n, width, key)});"
-    return Piece(own, (made, read), (write,))
+    return FloatPiece(own, (made, read), (write,))

@@ -12,7 +12,7 @@ import torch
 from hybridopt import HybridOptimizer, HybridOptWarning
 from hybridopt.cli.doctor.checks.cpp import cpp
 from hybridopt.execution.cpp import builder, compiler
-from hybridopt.execution.cpp.cache import LIBRARY, RECORD, Place, key_of
+from hybridopt.execution.cpp.cache import LIBRARY, RECORD, KernelFolder, key_of
 
 TEXT = 'extern "C" void hybridopt_run(const void*) {}\n'
 
@@ -83,7 +83,7 @@ def test_a_kernel_is_made_once_and_found_again(fresh, monkeypatch):
     inputs = json.loads((at / RECORD).read_text())["inputs"]
     assert key_of(inputs) == at.name
     for name in inputs:
-        assert Place(fresh / "kernels").load(inputs | {name: "another"}) is None
+        assert KernelFolder(fresh / "kernels").load(inputs | {name: "another"}) is None
     assert cpp(builder.Built(1.0, compiler="g++", kept=fresh)).state == "ok"
 
 
@@ -110,7 +110,7 @@ def test_what_was_not_made_here_is_not_loaded_but_made_anew(how, fresh, monkeypa
     (at,) = (fresh / "kernels").iterdir()
     inputs = json.loads((at / RECORD).read_text())["inputs"]
     damaged(at, how)
-    place = Place(fresh / "kernels")
+    place = KernelFolder(fresh / "kernels")
     assert place.load(inputs) is None
     monkeypatch.setattr(builder, "_built", {})
     builder.build([TEXT])
@@ -119,7 +119,7 @@ def test_what_was_not_made_here_is_not_loaded_but_made_anew(how, fresh, monkeypa
 
 
 def test_several_processes_make_the_same_kernel(fresh):
-    place, inputs = Place(fresh / "kernels"), {"text": "x"}
+    place, inputs = KernelFolder(fresh / "kernels"), {"text": "x"}
 
     def put(number):
         begun = place.begin()
@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_used_is_left_alone(how, fresh, monkeypatch):
 
 
 def test_what_was_left_behind_is_removed(fresh):
-    place = Place(fresh / "kernels")
+    place = KernelFolder(fresh / "kernels")
     old, new = place.begin(), place.begin()
     os.utime(old, (0, 0))
     place.begin()

@@ -61,7 +61,7 @@ def run(request, made):
         addresses = (x.buffer_info()[0] for x in (at, sizes, keys))
         at_, sizes_, keys_ = addresses
         known = len(columns) - 16
-        given = call.Given(which, at_, len(tensors), sizes_, keys_, 1, None, columns.data_ptr(), known, 1)
+        given = call.CallArguments(which, at_, len(tensors), sizes_, keys_, 1, None, columns.data_ptr(), known, 1)
         made[WAYS[request.param]](ctypes.byref(given))
 
     return run
