@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from ..core.contracts import stream
 from ..core.errors import HybridOptError
@@ -39,9 +39,7 @@ class Agreement:
             return
         shares = [one.share for one in parameters.windows.all() if one.share is not None]
         if shares:
-            rows = shares[0].rows
-            group = rows.mesh.get_group() if rows.mesh.ndim == 1 else distributed.group.WORLD
-            _compare(self._facts(parameters), group, rows.device)
+            _compare(self._facts(parameters), shares[0].rows.mesh)
         self._seen = parameters
 
     def _facts(self, parameters: Parameters) -> Facts:
@@ -55,24 +53,42 @@ class Agreement:
         return facts
 
 
-def _compare(mine: Facts, group: Any, device: str) -> None:
+def _compare(mine: Facts, mesh: Any) -> None:
     """Compare facts by a number first, as all are the same in nearly every run."""
-    number = torch.tensor([stream(json.dumps(mine, sort_keys=True))], dtype=torch.int64, device=device)
-    ranks = distributed.get_world_size(group)
+    number = torch.tensor([stream(json.dumps(mine, sort_keys=True))], dtype=torch.int64, device=mesh.device_type)
     with meeting("compare what they train"):
-        numbers = [torch.empty_like(number) for _ in range(ranks)]
-        distributed.all_gather(numbers, number, group=group)
-    if len({int(x) for x in numbers}) == 1:
+        numbers = _numbers(number, mesh)
+    if len(set(numbers)) == 1:
         return
-    all_of: list[Any] = [None] * ranks
     with meeting("say what they train"):
-        distributed.all_gather_object(all_of, dict(mine), group=group)
-    first = all_of[0]
-    for i, other in enumerate(all_of):
+        (a, first), *others = sorted(_said((distributed.get_rank(), dict(mine)), mesh), key=lambda each: each[0])
+    for b, other in others:
         for key in (k for k in [*first, *other] if first.get(k) != other.get(k)):
-            a, b = (distributed.get_global_rank(group, x) for x in (0, i))
             raise HybridOptError(
                 f"ranks do not train the same: {key} is {first.get(key, 'missing')} on rank {a} and "
                 f"{other.get(key, 'missing')} on rank {b}; nothing was changed. Give all ranks the same model, "
                 "policy, options and seed, in the same versions"
             )
+
+
+def _groups(mesh: Any) -> list[Any]:
+    """Return the groups by which all ranks of a mesh hear of each other, one after the other; of no other ranks."""
+    return [mesh.get_group(axis) for axis in range(mesh.ndim)]
+
+
+def _numbers(number: Tensor, mesh: Any) -> list[int]:
+    for group in _groups(mesh):
+        parts = [torch.empty_like(number) for _ in range(distributed.get_world_size(group))]
+        distributed.all_gather(parts, number, group=group)
+        number = torch.cat(parts)
+    return [int(x) for x in number]
+
+
+def _said(mine: tuple[int, Facts], mesh: Any) -> list[tuple[int, Facts]]:
+    """Return what every rank of a mesh says, with the rank."""
+    said = [mine]
+    for group in _groups(mesh):
+        parts: list[Any] = [None] * distributed.get_world_size(group)
+        distributed.all_gather_object(parts, said, group=group)
+        said = [each for part in parts for each in part]
+    return said

@@ -130,6 +130,33 @@ def unpickled(x):
     return pickle.loads(x)
 
 
+def some_ranks():
+    """Rank 0 trains on a mesh of two dimensions, and rank 1 is no part of it."""
+    from torch.distributed.device_mesh import DeviceMesh
+
+    mesh = DeviceMesh("cpu", [[0]], mesh_dim_names=("replicas", "shards"))
+    if distributed.get_rank() == 0:
+        trained(sharded(Odd(), mesh=mesh), {"policy": "adafactor"}, 1)
+
+
+def replicas(seeds):
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicas", "shards"))
+    with pytest.raises(HybridOptError) as error:
+        trained(sharded(Odd(), mesh=mesh), {"seed": seeds[distributed.get_rank()]}, 1)
+    return str(error.value)
+
+
+def test_ranks_of_other_meshes_are_not_waited_for(two):
+    two.run(some_ranks)
+
+
+def test_replicas_that_disagree_are_told(two):
+    for text in two.run(replicas, (3, 4)):
+        assert "seed of parameter 'embed.weight' is 3 on rank 0 and 4 on rank 1" in text
+
+
 def other_layouts():
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
