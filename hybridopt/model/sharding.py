@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from ..core.errors import HybridOptError
 from ..core.meeting import meeting
 
-__all__ = ["check_not_packed", "check_plain", "is_sharded", "reshard_", "sharded_tensors", "whole", "write_"]
+__all__ = ["check_not_packed", "check_plain", "class_of", "is_sharded"]
+__all__ += ["reshard_", "sharded_tensors", "whole", "write_"]
 
 
 def is_sharded(x: Tensor) -> bool:
@@ -39,6 +40,16 @@ def write_(x: Tensor, values: Tensor) -> None:
 def sharded_tensors(model: nn.Module) -> list[Tensor]:
     """Return the sharded parameters and buffers of a model, in the same order on all ranks."""
     return [x for x in (*model.parameters(), *model.buffers()) if is_sharded(x)]
+
+
+def class_of(module: nn.Module) -> type[nn.Module]:
+    """Return the class of a module as it was made: `fully_shard` gives those that it is called on one of their own."""
+    kind = type(module)
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+    made: type[nn.Module] = kind
+    if fsdp is not None and kind.__bases__[0] is fsdp.FSDPModule and len(kind.__bases__) == 2:
+        made = kind.__bases__[1]
+    return made
 
 
 def reshard_(model: nn.Module) -> None:

@@ -5,6 +5,8 @@ import warnings
 import pytest
 import torch
 from peft import LoraConfig
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 import hybridopt
 from support.models import tiny_llama
@@ -64,7 +66,7 @@ def run(after=False, mixed=False, offload=False, lora=False, nf4=False, release=
             optimizer.step()
             optimizer.zero_grad()
     trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    return {n: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach() for n, p in trainable}, float(loss)
+    return {n: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach() for n, p in trainable}, loss.item()
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,30 @@ def packed():
 
 def test_sharded_codes_are_refused(two):
     two.run(packed)
+
+
+def sampled(ranks=True):
+    """Train linear layers that keep a part of their inputs, each sharded by itself before it is wrapped."""
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)), Conv1D(8, 8), nn.Linear(8, 2))
+    for layer in model if ranks else ():
+        fully_shard(layer)
+    model = hybridopt.wrap(fully_shard(model) if ranks else model, policy="sgd", activations="wta-crs")
+    optimizer = model.hybrid.optimizer(lr=1e-2)
+    for step in range(2):
+        model(torch.randn(20, 8, generator=torch.Generator().manual_seed(step))).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {n: (p.full_tensor() if ranks else p).detach() for n, p in model.named_parameters()}
+
+
+def test_sampled_inputs_are_those_of_one_process(two):
+    expected = sampled(ranks=False)
+    for found in two.run(sampled):
+        for n, x in expected.items():
+            torch.testing.assert_close(found[n], x, rtol=1e-4, atol=1e-5)
 
 
 def cell(name):

@@ -7,13 +7,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...core.contracts import Shape
+from ..sharding import class_of
 
 __all__ = ["is_linear", "is_named", "matrix", "matrix_shape", "place", "target"]
 
 
 def is_linear(layer: nn.Module) -> bool:
     """Return whether `layer` is torch's Linear or transformers' Conv1D itself, no subclass of them."""
-    return type(layer) is nn.Linear or _is_conv1d(layer)
+    return class_of(layer) is nn.Linear or _is_conv1d(layer)
 
 
 def matrix(layer: Any) -> Tensor:
@@ -53,4 +54,4 @@ def is_named(parameter: str, names: Collection[str]) -> bool:
 def _is_conv1d(layer: nn.Module) -> bool:
     """Return whether `layer` is transformers' Conv1D, which keeps its weight as [in, out]."""
     library = sys.modules.get("transformers.pytorch_utils")
-    return library is not None and type(layer) is library.Conv1D
+    return library is not None and class_of(layer) is library.Conv1D
