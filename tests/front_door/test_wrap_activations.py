@@ -319,6 +319,24 @@ def test_gradients_under_autocast_are_those_of_plain_layers():
     }
 
 
+def test_a_scheme_that_is_told_later_draws_the_same():
+    found = []
+    for later in (False, True):
+        model = wrapped(activations=None if later else "wta-crs")
+        optimizer = model.hybrid.optimizer(lr=1e-3)
+        if later:
+            model.hybrid.keep_activations("wta-crs")
+        for seed in range(2):
+            found.append(gradients(model, seed))
+            optimizer.step()
+    assert found[0].keys() == same(found[0], found[2]) and found[1].keys() == same(found[1], found[3])
+
+
+def test_tensors_on_meta_pass():
+    model = wrapped(lambda: nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))).to("meta")
+    assert model(torch.empty(20, 8, device="meta")).shape == (20, 2)
+
+
 def test_adapters_that_come_later_are_sampled_once_there_is_an_optimizer():
     model = wrapped(**LORA)
     model.add_adapter("other", LoraConfig(r=4, target_modules=["down_proj"]))

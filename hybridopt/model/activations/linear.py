@@ -103,7 +103,8 @@ def _plain(layer: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
 def _cast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the operands of a layer as torch.autocast has them."""
     kind = x.device.type
-    if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
+    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # tensors on meta never are
+    if not cast or x.dtype == torch.float64:
         return x, weight, bias
     dtype = torch.get_autocast_dtype(kind)
     return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
