@@ -29,7 +29,7 @@ runs, and what was changed after them. In short:
   checkpointing computes what IP-SGD computes and takes its rate. Test accuracy is that of the weights that did best on
   validation, on {settings["test"]} test examples. Mean ± standard deviation over seeds
   {", ".join(map(str, seeds))}; a seed draws batches and directions, and differences are taken seed by seed.
-- CPU seconds are processor time of the steps alone, on one thread, median over seeds, on a machine shared with others.
+- CPU seconds are processor time of the steps alone, on one thread, median over seeds.
   Saved for backward: what autograd keeps from forward to backward. A step takes: the most allocated within a step
   beyond weights and state. Both on the longest batch there is.
 """

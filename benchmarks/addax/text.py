@@ -57,7 +57,7 @@ def measured(settings: dict, seeds: list[int]) -> str:
   {settings["evaluations"]} times a run and before it; {settings["test"]} test examples from GLUE's dev set, whose
   sentences each come in several long ones. Mean ± standard deviation over seeds {", ".join(map(str, seeds))}; a seed
   draws batches and directions, and differences are taken seed by seed.
-- CPU seconds are processor time of the steps alone, on one thread, median over seeds, on a machine shared with others.
+- CPU seconds are processor time of the steps alone, on one thread, median over seeds.
 - Saved for backward: bytes that autograd keeps from forward to backward (of a checkpointed layer only its input). A
   step takes: the most allocated within a step beyond weights and state. Both on the longest batch there is.
 - The criteria of the verdicts and the task with the same question came first. What is in brackets, the task with
