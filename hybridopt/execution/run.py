@@ -48,7 +48,7 @@ def choose(task: Task, compile: bool | int, device: str, alone: bool = False) ->
     """
     blocks: Task | None = None
     for backend in able(compile, device):
-        if (alone and backend.largest_stacked) or (task.row and task.rounded and not backend.heeds_row):
+        if (alone and backend.largest_stacked) or (task.before and task.rounded and not backend.heeds_row):
             continue
         if backend.in_blocks and blocks is None:
             blocks = task if task.job.in_blocks is task.job else task.in_blocks()  # mostly there are none

@@ -53,7 +53,8 @@ def update_in_slices(task: Task) -> None:
     flat = not (job.rounds or job.basis or task.random)
     job = replace(job, shape=(param.numel(), 1)) if flat else job
     step = rows_of(size, job.shape[-1], store.block)
-    for matrix, pieces in slices(param, task.grad, task.raw, job, task.key, step, 0 if flat else task.row):
+    first = task.row if task.before and not flat else 0
+    for matrix, pieces in slices(param, task.grad, task.raw, job, task.key, step, first):
         one = now
         for i in range(job.rounds):
             found = join([look(i, *s.given, matrix, cut(one, s)) for s in pieces], 0)

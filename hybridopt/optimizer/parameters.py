@@ -233,10 +233,14 @@ class Parameters:
         if share is not None and share.way != WHOLE:
             param, grad, before = local(param), local(grad), elements_before(share.rows, one.job.shape)
             shape = (share.rows.count, *own.shape[1:]) if share.way == ROUNDS else shape
-        param, grad = _shaped(param, shape), _shaped(grad, shape)
+        if param.shape != shape or not param.is_contiguous():
+            param = param.reshape(shape).contiguous()
+        if one.probed or grad.shape != shape or not grad.is_contiguous():  # of probes: no tensor yet
+            grad = grad.reshape(shape).contiguous()
         raw, age = self._raw(one, grad) if one.slots else {}, group["step"] + 1
         if raw:
-            age = self._count(one)
+            state = self._optimizer.state[one.p]
+            state["step"] = age = state["step"] + 1
         lr, decay, sound = numbers
         stream = group["seed"], one.name
         return Task(param, grad, raw, own, one.store, lr, decay, age, stream, group["step"], sound, before)
@@ -250,15 +254,9 @@ class Parameters:
         assert share is not None
         if not share.owns and one.slots:
             self._raw(one, None)
-            self._count(one)
+            self._optimizer.state[one.p]["step"] += 1
         param, own = local(one.p.detach()).contiguous(), local(grad).contiguous()
         return Gathered(param, own, share, tuple(one.p.shape), lambda p, grad: self._task(one, p, grad, numbers))
-
-    def _count(self, one: Resolved) -> int:
-        """Count a step of a parameter's state; return its age."""
-        state = self._optimizer.state[one.p]
-        state["step"] += 1
-        return state["step"]
 
     def _raw(self, one: Resolved, grad: Tensor | None) -> State:
         """Return the raw state tensors; missing ones are made, and the split's are drawn.
@@ -309,9 +307,3 @@ class Parameters:
         """Return of how many elements compiling depends; True on a GPU, where it is always worth its time."""
         params = [p for _, p in self.params()]
         return any(device_of(p).type == "cuda" for p in params) or sum(p.numel() for p in params)
-
-
-def _shaped(x, shape):
-    """Return a tensor in a shape, contiguous: mostly it is so already, and asking is cheaper than doing."""
-    there = isinstance(x, Tensor) and x.shape == shape and x.is_contiguous()  # a gradient of probes is none yet
-    return x if there else x.reshape(shape).contiguous()

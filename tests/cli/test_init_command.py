@@ -36,7 +36,7 @@ def test_what_is_printed_is_a_run_with_everything_settled(place):
     assert done.exit_code == 0, done.output
     run = read_run(done.stdout)
     assert (run.task, run.data.format, run.data.max_length, run.gpu) == ("sft", "messages", 256, "24GiB")
-    assert (run.method.policy, run.train.batch, run.train.lr, run.train.dtype) == ("adamw", 2, 1e-5, "fp32")
+    assert (run.method.policy, run.train.batch, run.train.lr, run.train.dtype) == ("adamw", 2, 1e-4, "fp32")
     assert run.data.train == (str(place / "chats.jsonl"),)
     assert "# Other ways that fit" in done.stdout and "2 x 256 tokens" in done.stdout
     assert "Method: AdamW" in done.stderr and "read as messages" in done.stderr
@@ -50,7 +50,7 @@ def test_a_method_that_is_given_stays(place):
     done = init(place / "model", place / "chats.jsonl", "--gpu", "1GiB", "--set", "method={policy: frugal, lora: 4}")
     assert done.exit_code == 0, done.output
     run = read_run(done.stdout)
-    assert run.method.policy == "frugal" and run.method.lora.r == 4 and run.train.lr == 1e-4
+    assert run.method.policy == "frugal" and run.method.lora.r == 4 and run.train.lr == 3e-3
     assert "Other ways" not in done.stdout
 
 

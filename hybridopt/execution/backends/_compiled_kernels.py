@@ -62,7 +62,7 @@ class Stage:
 def alike(task: Task) -> tuple:
     """Return what must be equal in tasks that share a kernel and are done by one call of it with the same numbers."""
     ones = tuple(n == 1 for n in task.param.shape)
-    return _general(task.job), task.store, tuple(task.raw), task.rounded, bool(task.row), ones, *task.alike
+    return _general(task.job), task.store, tuple(task.raw), task.rounded, bool(task.before), ones, *task.alike
 
 
 def broken(job: Job) -> bool:

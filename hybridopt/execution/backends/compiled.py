@@ -150,7 +150,7 @@ def _together(crew, keys):
 
 
 def _whole(task):
-    return Slice(task.param, task.grad, task.raw, task.seeds() if task.row and task.rounded else {}, 0)
+    return Slice(task.param, task.grad, task.raw, task.seeds() if task.before and task.rounded else {}, 0)
 
 
 def _pieces(task):

@@ -37,7 +37,7 @@ class ByCoordinates(Backend[Task]):
     def fits(self, task: Task) -> bool:
         """Return whether it is a weight, not rounded, of which nothing moves outside a subspace."""
         job = task.job
-        inside = job.part.projection() is not None and job.treatment.free.idle and not job.beside
+        inside = job.treatment.free.idle and not job.beside and job.part.projection() is not None
         return inside and not job.treatment.full.reads_param and plain(task)
 
     def run(self, tasks: Iterable[Task]) -> None:

@@ -38,8 +38,10 @@ class Waiting:
 
     def carry_out(self, run: Callable[[list[Task]], None]) -> None:
         """Carry out everything; ranks must have taken the same, in the same order. `run` carries out plain tasks."""
-        run_rounds(self._rounds)
-        run_whole(self._wholes, run)
+        if self._rounds:
+            run_rounds(self._rounds)
+        if self._wholes:
+            run_whole(self._wholes, run)
         for live, param in self._copies:
             if live.data_ptr() != param.data_ptr():
                 live.copy_(param.view(live.shape))
