@@ -13,7 +13,7 @@ from benchmarks.addax import bench, cache, data, pretraining, search, stepping, 
 from benchmarks.addax import examples as asked
 from benchmarks.addax import model as models
 from benchmarks.addax import table as tables
-from benchmarks.addax.arms import ARMS, Arm, Setting
+from benchmarks.addax.arms import ALL, ARMS, Arm, Setting
 from benchmarks.addax.task import Budget, task_of
 from benchmarks.addax.verdict import Pairs
 from benchmarks.shared.markdown import human
@@ -334,7 +334,7 @@ def test_from_text_to_table_and_no_run_twice(folder, place, tmp_path):
 
 
 def test_an_arm_that_raises_is_dropped_and_the_others_go_on(folder, place, tmp_path, monkeypatch):
-    monkeypatch.setitem(ARMS, "mezo", replace(ARMS["mezo"], options={"policy": "no_such_policy"}))
+    monkeypatch.setitem(ALL, "mezo", replace(ARMS["mezo"], options={"policy": "no_such_policy"}))
     one = whole(folder, place, tmp_path, seeds=[0], tries=3)
     one.arms = ["mezo", "ip-sgd-short"]
     made = {(run["arm"], run["lr"], run["seed"]) for run in map(json.loads, measure(one))}
