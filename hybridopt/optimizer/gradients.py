@@ -69,7 +69,7 @@ def norm(grad: Tensor) -> Tensor:
 def _norm(grad):
     halves = grad.is_cpu and grad.element_size() == 2 and grad.is_contiguous() and not hasattr(grad, "full_tensor")
     if halves and grad.numel() > PIECE:  # read as float32 number by number they would take twice as long
-        room = torch.empty(PIECE, device=grad.device)
+        room = torch.empty(PIECE, dtype=torch.float32, device=grad.device)
         pieces = (room[: len(piece)].copy_(piece) for piece in grad.view(-1).split(PIECE))
         return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(piece) for piece in pieces]))
     return torch.linalg.vector_norm(grad, dtype=torch.float64 if grad.dtype == torch.float64 else torch.float32)

@@ -101,7 +101,7 @@ class Draw:
 
     def generator(self, *more: object) -> torch.Generator:
         """Return a CPU generator of this parameter's own stream; `more` names a stream beside it."""
-        return torch.Generator().manual_seed(stream(self.seed, self.name, *more))
+        return torch.Generator("cpu").manual_seed(stream(self.seed, self.name, *more))
 
     def turn(self, total: int, count: int) -> Tensor:
         """Return `count` of `total` positions, so that every position has its turn before any has its second.
@@ -109,6 +109,7 @@ class Draw:
         Shape [count], int64. One random order serves ceil(total / count) windows, then a new one is drawn.
         """
         windows = -(-total // count)
-        order = torch.randperm(total, generator=self.generator("turn", self.window // windows, total))
+        drawn = self.generator("turn", self.window // windows, total)
+        order = torch.randperm(total, generator=drawn, device="cpu")
         start = self.window % windows * count
-        return order[(torch.arange(start, start + count)) % total].sort().values
+        return order[torch.arange(start, start + count, device="cpu") % total].sort().values

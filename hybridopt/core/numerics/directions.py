@@ -190,7 +190,7 @@ def _rounded(terms: Terms) -> list[tuple[float, Direction]]:
         if not isinstance(direction, Direction):
             raise HybridOptError(f"combine_: {direction!r} is no direction; give terms (scale, Direction)")
         _check_finite("scale", scale)
-    scales = torch.tensor([float(scale) for scale, _ in terms], dtype=torch.float32).tolist()
+    scales = torch.tensor([float(scale) for scale, _ in terms], dtype=torch.float32, device="cpu").tolist()
     if not all(map(math.isfinite, scales)):
         _check_finite("scale", next(scale for scale in scales if not math.isfinite(scale)))
     return [(scale, direction) for scale, (_, direction) in zip(scales, terms, strict=True) if scale]

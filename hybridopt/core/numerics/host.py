@@ -22,7 +22,7 @@ def put(numbers: Sequence[Any] | float, dtype: torch.dtype, device: torch.device
         dtype: of the tensor.
         device: where it is used.
     """
-    x = torch.tensor(numbers, dtype=dtype)
+    x = torch.tensor(numbers, dtype=dtype, device="cpu")
     return x if on_host(device) else _pinned(x).to(device, non_blocking=True)
 
 

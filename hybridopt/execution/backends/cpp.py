@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...core.contracts import Backend
 from ...parts.codecs.bf16 import Bf16
@@ -19,15 +18,16 @@ from ...parts.stores.bf16_split import Bf16Split
 from ...parts.stores.bf16_stochastic import Bf16Stochastic
 from ...parts.stores.dense import Dense
 from ...parts.stores.nonnegative import Nonnegative
-from ...policy.job import Job
+from ...policy.job import Job, declare
 from .. import state
 from ..cpp import builder
 from ..cpp.call import call
+from ..cpp.chosen import chosen
 from ..printing.cpp_kernel import KernelLayout
 from ..printing.cpp_rounds import RoundsLayout
 from ..printing.traced import printable, traced
 from ..slices import update_in_slices
-from ..task import Task
+from ..task import PLAIN, Task
 
 __all__ = ["Cpp"]
 
@@ -41,7 +41,6 @@ STORES = {  # by store and dtype
 }
 WIDEST = 1 << 15  # chosen columns with state in blocks, which are packed at once
 LARGEST_BLOCK = 4096  # elements of a block of state: decoded, a few of them stay in a core's caches
-_places: Any = WeakTensorKeyDictionary()  # by the tensor of indices: its version, and what the kernel is told of it
 
 
 class Cpp(Backend[Task]):
@@ -64,9 +63,7 @@ class Cpp(Backend[Task]):
             return False
         if not isinstance(task.grad, Tensor) or (task.before and task.rounded):  # of probes; rows that others count
             return False
-        if not (task.param.is_contiguous() and task.grad.is_contiguous()):
-            return False
-        return _layout_of(task) is not None and builder.available()
+        return _layout_of(task) is not None and builder.available() and _in_memory(task)
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Carry out tasks, those of one kernel and the same numbers by one call."""
@@ -171,6 +168,31 @@ def _slots(job: Job, elements: bool = False) -> tuple[tuple[str, str], ...] | No
     return tuple(found)
 
 
+def _in_memory(task: Task) -> bool:
+    """Return whether all tensors lie in memory as a kernel reads them, which takes addresses and asks nothing more.
+
+    A state may have been changed by hand, and gradients may stand for numbers that are elsewhere.
+    """
+    where = task.param.device
+    if not (_plain(task.param, where) and _plain(task.grad, where)):
+        return False
+    for name, count, dtype in _declared(task.job):
+        x = task.raw[name]
+        if x.dtype is not dtype or x.numel() != count or not _plain(x, where):
+            return False
+    return True
+
+
+def _plain(x: Tensor, where: torch.device) -> bool:
+    memory = type(x) in PLAIN and x.is_contiguous() and x.device == where
+    return memory and not x.is_neg() and not x._is_zerotensor()
+
+
+@lru_cache(maxsize=1 << 14)
+def _declared(job: Job) -> tuple[tuple[str, int, torch.dtype], ...]:
+    return tuple((name, prod(slot.shape), slot.dtype) for name, slot in declare(job).items())
+
+
 def _part(job: Job) -> str | None:
     if job.part.covers or job.low is None:
         return "flat"
@@ -200,7 +222,7 @@ def _call(kernel: Callable[..., None], layout: KernelLayout | RoundsLayout, task
     for task in tasks:
         raw = [task.raw[name] for name in names]
         if layout.part != "flat":
-            raw.append(_chosen(task))
+            raw.append(chosen(task.raw[task.job.basis["index"]], task.job))
         tensors.append([task.param, task.grad, *raw])
         sizes.append(_sizes(task.job))
         seeds = task.seeds() if layout.rounded else {}
@@ -215,26 +237,3 @@ def _sizes(job: Job) -> tuple[int, int, int]:
     width = job.shape[-1] if job.shape else 1
     count = 0 if job.low is None or _part(job) == "flat" else job.low[-1 if job.part.columns else -2]
     return prod(job.shape[:-1]), width, count
-
-
-def _chosen(task: Task) -> Tensor:
-    """Return which columns are chosen, a bit each, or at which place each row is; made anew when that changes."""
-    index = task.raw[task.job.basis["index"]]
-    known = _places.get(index)
-    if known is None or known[0] != (index._version, task.job.shape):
-        made = (_mask if task.job.part.columns else _rows)(index, task.job)
-        _places[index] = known = (index._version, task.job.shape), made
-    return known[1]
-
-
-def _mask(index: Tensor, job: Job) -> Tensor:
-    """Return a bit for every column, int16 [columns / 16, rounded up]."""
-    chosen = torch.zeros(-(-job.shape[-1] // 16) * 16, dtype=torch.int32).index_fill_(0, index, 1)
-    return (chosen.view(-1, 16) << torch.arange(16, dtype=torch.int32)).sum(1).to(torch.int16)
-
-
-def _rows(index: Tensor, job: Job) -> Tensor:
-    """Return the place of every row among the chosen ones, -1 for the others: int64 [rows of all matrices]."""
-    matrices, rows = prod(job.shape[:-2]), job.shape[-2]
-    place = torch.full((rows,), -1).index_copy_(0, index, torch.arange(len(index)))
-    return (place + (place >= 0) * (torch.arange(matrices)[:, None] * len(index))).flatten()

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +16,7 @@ from typing import Any
 
 from ...core.errors import HybridOptWarning
 from .cache import LIBRARY, SOURCE, KernelFolder, folder
-from .compiler import FLAGS, SKELETON, CompilerError, compiler, processor, wide
+from .compiler import FLAGS, SKELETON, CompilerError, compiler, processor, stop, wide
 
 __all__ = ["Built", "available", "build", "function", "give_up", "trial"]
 
@@ -60,11 +60,18 @@ def build(texts: Iterable[str]) -> None:
     new = [text for text in dict.fromkeys(texts) if text not in _built]
     if not new or not available():
         return
-    try:
-        with ThreadPoolExecutor(max(1, min(len(new), cpu_count() or 1))) as pool:
-            _built.update(zip(new, pool.map(_made, new), strict=True))
-    except (CompilerError, OSError, AttributeError) as error:
-        give_up(error)
+    with ThreadPoolExecutor(max(1, min(len(new), cpu_count() or 1))) as pool:
+        made = [pool.submit(_made, text) for text in new]
+        try:
+            _built.update((text, one.result()) for text, one in zip(new, made, strict=True))
+        except (CompilerError, OSError, AttributeError) as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            give_up(error)
+        except BaseException:  # such as Ctrl-C, for which compilers, in sessions of their own, would not end
+            pool.shutdown(wait=False, cancel_futures=True)
+            while wait(made, timeout=0.05).not_done:  # one may be about to start
+                stop()
+            raise
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,11 @@ def trial() -> Built:
 
 def _made(text: str) -> Callable[..., None]:
     inputs, place = _inputs(text), _place()
-    library = place.load(inputs) or _compiled(place, text, inputs)
+    try:
+        library = place.load(inputs) or _compiled(place, text, inputs)
+    except OSError as error:  # a disk that is full, or from which nothing may be run
+        library = _compiled(_of_this_process(), text, inputs)
+        _tell_unkept(error)
     run: Callable[..., None] = library[ENTRY]
     run.argtypes, run.restype = [ctypes.c_void_p], None  # type: ignore[attr-defined]
     return run
@@ -114,7 +125,7 @@ def _inputs(text: str) -> dict[str, str]:
         "text": text,
         "skeleton": skeleton(),
         "flags": " ".join((*FLAGS, *wide())),
-        "compiler": f"{known.path}\n{known.version}",
+        "compiler": "\n".join([known.path, *known.options, known.version]),
         "processor": processor(),
     }
 
@@ -127,10 +138,10 @@ def _compiled(place: KernelFolder, text: str, inputs: dict[str, str]) -> ctypes.
         place.put(begun, inputs)
     finally:
         shutil.rmtree(begun, ignore_errors=True)
-    library = place.load(inputs)
-    if library is None:
-        raise CompilerError(f"what was compiled cannot be loaded from {place.path}")
-    return library
+    try:
+        return place.made(inputs)
+    except OSError as error:
+        raise OSError(f"what was compiled cannot be loaded from {place.path}: {error}") from error
 
 
 @cache
@@ -144,10 +155,7 @@ def _place() -> KernelFolder:
     try:
         return _in_cache(folder())
     except (OSError, RuntimeError) as error:  # the latter where there is no home
-        _tell(
-            f"compiled updates cannot be kept ({error}), and are compiled anew by every process; set "
-            "HYBRIDOPT_KERNELS to a folder that only you can write to"
-        )
+        _tell_unkept(error)
         return _of_this_process()
 
 
@@ -160,6 +168,13 @@ def _in_cache(path: Path) -> KernelFolder:
 def _of_this_process() -> KernelFolder:
     _temporary.append(tempfile.TemporaryDirectory(prefix="hybridopt-kernels-", ignore_cleanup_errors=True))
     return KernelFolder(Path(_temporary[-1].name))
+
+
+def _tell_unkept(error: Exception) -> None:
+    _tell(
+        f"compiled updates cannot be kept ({error}), and are compiled anew by every process; set "
+        "HYBRIDOPT_KERNELS to a folder with room that only you can write to"
+    )
 
 
 def _tell(text: str) -> None:

@@ -23,8 +23,9 @@ def folder() -> Path:
     """Return the folder of kernels in the user's cache: HYBRIDOPT_KERNELS, else XDG_CACHE_HOME, else ~/.cache."""
     own = os.environ.get("HYBRIDOPT_KERNELS")
     if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hybridopt" / "kernels"
+        return Path(own).expanduser().absolute()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache.absolute() / "hybridopt" / "kernels"
 
 
 def key_of(inputs: dict[str, str]) -> str:
@@ -52,13 +53,22 @@ class KernelFolder:
 
     def load(self, inputs: dict[str, str]) -> ctypes.CDLL | None:
         """Return the library that was made of these inputs; None where there is none, or it is not what was made."""
-        at = self.path / key_of(inputs)
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            record = json.loads(_read(at / RECORD))
-            library = _read(at / LIBRARY)
-            if record["inputs"] == inputs and record["digest"] == hashlib.sha256(library).hexdigest():
-                return ctypes.CDLL(str(at / LIBRARY))
+        with suppress(OSError):
+            return self.made(inputs)
         return None
+
+    def made(self, inputs: dict[str, str]) -> ctypes.CDLL:
+        """Return the library that was made of these inputs; OSError says why that is not possible."""
+        at = self.path / key_of(inputs)
+        try:
+            record = json.loads(_read(at / RECORD))
+            digest = hashlib.sha256(_read(at / LIBRARY)).hexdigest()
+            sound = record["inputs"] == inputs and record["digest"] == digest
+        except (ValueError, TypeError, KeyError):
+            sound = False
+        if not sound:
+            raise OSError(f"{at} is not what was made")
+        return ctypes.CDLL(str(at / LIBRARY))
 
     def begin(self) -> Path:
         """Return a new folder to make a kernel in; those that others have left behind are removed."""
@@ -75,8 +85,9 @@ class KernelFolder:
             begun: the folder, with a library.
             inputs: all that the library depends on.
         """
+        os.chmod(begun / LIBRARY, 0o700)  # compilers leave it to the umask, which may be open to a group
         digest = hashlib.sha256(_read(begun / LIBRARY)).hexdigest()
-        with open(begun / RECORD, "w") as file:
+        with open(os.open(begun / RECORD, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             json.dump({"inputs": inputs, "digest": digest}, file)
             file.flush()
             os.fsync(file.fileno())
@@ -93,8 +104,9 @@ class KernelFolder:
 def _own(path: Path, kind) -> bool:
     """Return whether a path is of a kind, ours, and not to be written by others."""
     found = os.lstat(path)
-    mine = os.name != "posix" or found.st_uid == os.getuid()
-    return kind(found.st_mode) and mine and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not hasattr(os, "getuid"):  # on Windows modes say nothing of other users
+        return kind(found.st_mode)
+    return kind(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _read(path: Path) -> bytes:

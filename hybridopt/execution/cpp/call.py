@@ -1,6 +1,7 @@
 """The call of a kernel: addresses of tensors, their sizes, keys and numbers, as `skeleton/chunks.h` reads them."""
 
 import ctypes
+import os
 from array import array
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,7 @@ __all__ = ["call"]
 
 LEAST, WIDEST = 1 << 12, 1 << 16  # columns whose hashes are looked up; those of wider rows are worked out
 CPU = torch.device("cpu")
+_forked: set[str] = set()  # something, in a process that was forked
 
 
 class CallArguments(ctypes.Structure):
@@ -64,6 +66,11 @@ def call(
         floats.buffer_info()[0],
         columns.data_ptr(),
         len(columns) - 16,  # kernels read sixteen at a time
-        torch.get_num_threads(),
+        1 if _forked else torch.get_num_threads(),
     )
     kernel(ctypes.byref(given))
+
+
+if hasattr(os, "register_at_fork"):
+    # a forked child has its parent's team of OpenMP, without the threads: waiting for them would never end
+    os.register_at_fork(after_in_child=lambda: _forked.add(""))

@@ -1,7 +1,9 @@
 """The C++ compiler of this machine: which it is, how it is called, and what a kernel that it made depends on."""
 
+import errno
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["FLAGS", "Compiler", "CompilerError", "compiler", "processor"]
+__all__ = ["FLAGS", "SKELETON", "Compiler", "CompilerError", "compiler", "processor", "stop", "wide"]
 
 NAMES = ("g++", "clang++", "c++")
 FLAGS = (
@@ -19,7 +21,11 @@ FLAGS = (
 )
 SECONDS = 60.0  # before a compiler counts as hanging
 SHOWN = 300  # characters of what a compiler complains of
+FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS)))
 SKELETON = Path(__file__).parent / "skeleton"
+
+
+_running: set[subprocess.Popen] = set()
 
 
 class CompilerError(Exception):
@@ -33,10 +39,12 @@ class Compiler:
     Args:
         path: of the program.
         version: all that it says of itself.
+        options: that the environment's CXX has behind the program.
     """
 
     path: str
     version: str
+    options: tuple[str, ...] = ()
 
     def compile(self, source: Path, out: Path, flags: tuple[str, ...] = FLAGS) -> None:
         """Make a shared library of a file.
@@ -48,23 +56,35 @@ class Compiler:
 
         Raises:
             CompilerError: that is not possible.
+            OSError: there is no room for what it writes.
         """
-        _called([self.path, *flags, *wide(), f"-I{SKELETON}", str(source), "-o", str(out)])
+        _called([self.path, *self.options, *flags, *wide(), f"-I{SKELETON}", str(source), "-o", str(out)])
         if not out.is_file():
             raise CompilerError(f"{self.path} said that it has made {out.name}, and has not")
 
 
 def compiler() -> Compiler:
-    """Return the compiler: the environment's CXX, or the first of g++, clang++ and c++; CompilerError without one."""
+    """Return the compiler: the environment's CXX, or the first of g++, clang++ and c++; CompilerError without one.
+
+    As for make, CXX may have options behind the compiler's name, or begin with a program that calls it ("ccache g++").
+    """
     return _compiler(os.environ.get("CXX", ""), os.environ.get("PATH", ""))
 
 
 @cache
 def _compiler(asked: str, _: str) -> Compiler:
-    found = [path for name in ((asked,) if asked else NAMES) if (path := shutil.which(name))]
+    asking = ((asked,), _words(asked)) if asked else tuple((name,) for name in NAMES)
+    found = [(path, *options) for name, *options in filter(None, asking) if (path := shutil.which(name))]
     if not found:
         raise CompilerError(f"there is no C++ compiler: looked for {asked or ', '.join(NAMES)}")
-    return Compiler(found[0], _called([found[0], "--version"]))
+    path, *options = found[0]
+    return Compiler(path, _called([path, *options, "--version"]), tuple(options))
+
+
+def _words(asked: str) -> tuple[str, ...]:
+    with suppress(ValueError):  # a quote that does not end
+        return tuple(shlex.split(asked))
+    return ()
 
 
 @cache
@@ -85,6 +105,20 @@ def wide() -> tuple[str, ...]:
     return ("-mprefer-vector-width=512",) if " avx512vl" in processor() else ()
 
 
+def stop() -> None:
+    """End the compilers that this process has started, as nobody waits for them any more."""
+    for process in list(_running):
+        _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    if hasattr(os, "killpg"):
+        with suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)  # it has children of its own
+    else:
+        process.kill()
+
+
 def _called(command: list[str]) -> str:
     """Run a program, and return what it says; CompilerError where it fails or hangs."""
     try:
@@ -98,17 +132,21 @@ def _called(command: list[str]) -> str:
         )
     except OSError as error:
         raise CompilerError(f"{command[0]} cannot be started: {error}") from error
+    _running.add(process)
     try:
         said, _ = process.communicate(timeout=SECONDS)
     except BaseException as error:
-        with suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)  # it has children of its own
+        _end(process)
         process.communicate()
         if isinstance(error, subprocess.TimeoutExpired):
             raise CompilerError(f"{command[0]} has not ended after {SECONDS:g} s") from error
         raise
+    finally:
+        _running.discard(process)
     text = said.decode(errors="replace").strip()
     if process.returncode:
+        if any(full in text for full in FULL):
+            raise OSError(f"{command[0]} failed ({process.returncode}): {text[-SHOWN:]}")
         lines = [line for line in text.splitlines() if "error" in line.lower()] or text.splitlines()[-1:]
         raise CompilerError(f"{command[0]} failed ({process.returncode}): {' '.join(lines)[:SHOWN]}")
     return text

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .cpp_loops import literals
 from .cpp_tensors import FloatPiece
-from .rounds_traced import ElementLine, Elements
+from .elements_traced import ElementLine, Elements
 
 __all__ = ["Told", "look_lines", "update_lines"]
 

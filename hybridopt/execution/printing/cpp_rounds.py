@@ -11,7 +11,8 @@ from .cpp_kernel import RATES
 from .cpp_room import Room, sized
 from .cpp_settling import settle_lines
 from .cpp_tensors import FloatPiece
-from .rounds_traced import Elements, RoundsOfRule, rounds_of
+from .elements_traced import Elements
+from .rounds_traced import RoundsOfRule, rounds_of
 
 __all__ = ["RoundsLayout"]
 

@@ -1,19 +1,23 @@
 """Functions of tensors as graphs, for several sizes of a matrix, and how the numbers in them follow from the size."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functionalize
+from torch.fx import Graph as FxGraph
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .operations import number
 
-__all__ = ["Graph", "GraphNumber", "graph_of", "name_of", "shape_of"]
+__all__ = ["Graph", "GraphNumber", "dtype_of", "fx_graph", "graph_of", "name_of", "shape_of"]
+
+_tracing = RLock()  # torch.fx traces in one thread at a time
 
 FORMULAS: dict[str, Callable[[int, int], float]] = {  # of rows and columns, as the language writes them
     "rows_": lambda m, n: m,
@@ -117,13 +121,25 @@ def graph_of(
         names[:] = list(out)
         return tuple(out.values())
 
-    traced = make_fx(functionalize(on_tensors, remove="mutations_and_views"), tracing_mode="fake")
-    graph = traced(*(torch.ones(shape) for shape in shapes.values())).graph
+    graph = fx_graph(on_tensors, shapes.values())
     nodes = [node for node in graph.nodes if node.op == "call_function"]
     inputs = dict(zip(shapes, (node for node in graph.nodes if node.op == "placeholder"), strict=True))
     (last,) = (node for node in graph.nodes if node.op == "output")
     found = last.args[0] if isinstance(last.args[0], tuple | list) else (last.args[0],)
     return Graph(tuple(nodes), inputs, dict(zip(names, found, strict=True)), size)
+
+
+def fx_graph(function: Callable[..., Any], shapes: Iterable[tuple[int, ...]]) -> FxGraph:
+    """Trace a function of float32 tensors of some shapes; what it changes in place it copies there at the end."""
+    made = make_fx(functionalize(function, remove="mutations_and_views"), tracing_mode="fake")
+    with _tracing:
+        return made(*(torch.ones(shape, dtype=torch.float32, device="cpu") for shape in shapes)).graph
+
+
+def dtype_of(node: Node) -> torch.dtype:
+    """Return the dtype of what a node makes."""
+    dtype: torch.dtype = node.meta["val"].dtype
+    return dtype
 
 
 def name_of(node: Node) -> str:

@@ -7,18 +7,18 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.func import functionalize
 from torch.fx import Node
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from ...core.contracts import Rule
+from .graphs import GraphNumber, dtype_of, fx_graph, name_of
 from .operations import OPERATIONS, number
 
-__all__ = ["Traced", "operation", "printable", "traced"]
+__all__ = ["Traced", "number_from", "operation", "printable", "traced"]
 
 SIDE = 8  # of the matrices that are traced: sizes do not matter
 NUMBERS = frozenset({"add", "sub", "mul", "div", "eq", "ge", "gt", "le", "lt", "maximum", "minimum", "rsub", "where"})
-SILENT = ("alpha", "value")  # keywords that say something about the arithmetic
+SILENT = ("alpha", "value")  # keywords that say something about the arithmetic, and are printed
+EMPTY = ("memory_format", "non_blocking")  # those that say nothing about it
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def traced(rule: Rule) -> Traced:
 def _tried(rule: Any) -> Traced | None:
     try:
         return _trace(rule)
-    except NotImplementedError:
+    except Exception:  # whatever a rule does that tracing does not take, such as reading a value: it goes another way
         return None
 
 
@@ -76,22 +76,32 @@ def _trace(rule: Rule) -> Traced:
     shape = (SIDE, SIDE)
     slots, numbers = tuple(rule.slots(shape)), tuple(rule.numbers(1))
     names = ("g", "p", *(f"n_{name}" for name in numbers), *(f"s_{name}" for name in slots))
-    update = functionalize(_update_of(rule, slots, numbers), remove="mutations_and_views")
-    sizes = [shape] * 2 + [()] * len(numbers) + [shape] * len(slots)
-    graph = make_fx(update)(*map(torch.ones, sizes)).graph
+    sizes = shape, shape, *[()] * len(numbers), *[shape] * len(slots)
+    graph = fx_graph(_update_of(rule, slots, numbers), sizes)
     known = dict(zip((node for node in graph.nodes if node.op == "placeholder"), names, strict=True))
     lines: list[tuple[str, str]] = []
     state: dict[str, str] = {}
     direction = ""
     for node in graph.nodes:
         if node.op == "output":
-            direction = known[node.args[0]]
-        elif node.op == "call_function" and _name(node) == "copy_":
+            direction = known[number_from(node.args[0])]
+        elif node.op == "call_function" and name_of(node) == "copy_":
             state[known[node.args[0]].removeprefix("s_")] = known[node.args[1]]
         elif node.op == "call_function":
             known[node] = f"x{len(lines)}"
-            lines.append((known[node], _text(node, known)))
+            lines.append((known[node], operation(node, name_of(node), known, _as_it_is)[0]))
     return Traced(tuple(lines), direction, state, numbers, slots)
+
+
+def number_from(node: Any) -> Node:
+    """Return a node of which the numbers are read as float32; NotImplementedError for truths and other dtypes."""
+    if not isinstance(node, Node) or dtype_of(node) != torch.float32:
+        raise NotImplementedError(f"{node} is not float32")
+    return node
+
+
+def _as_it_is(x: float) -> GraphNumber:
+    return GraphNumber(number(x), x)
 
 
 def _update_of(rule: Rule, slots: tuple[str, ...], numbers: tuple[str, ...]) -> Callable[..., Tensor]:
@@ -101,15 +111,6 @@ def _update_of(rule: Rule, slots: tuple[str, ...], numbers: tuple[str, ...]) -> 
         return rule.update(grad, state, param if rule.reads_param else None, {"key": 0, **now})
 
     return update
-
-
-def _text(node: Node, known: dict[Node, str]) -> str:
-    name = _name(node)
-    if name not in OPERATIONS:
-        raise NotImplementedError(name)
-    given = [known[x] if isinstance(x, Node) else number(cast(float, x)) if name in NUMBERS else x for x in node.args]
-    more = {key: value for key, value in node.kwargs.items() if key in SILENT}
-    return OPERATIONS[name](*given, **more)
 
 
 def operation(node: Node, name: str, known: Any, numbers: Callable[[Any], Any]) -> tuple[str, tuple[str, ...]]:
@@ -124,8 +125,11 @@ def operation(node: Node, name: str, known: Any, numbers: Callable[[Any], Any]) 
     Raises:
         NotImplementedError: it has no text.
     """
-    if name not in OPERATIONS:
-        raise NotImplementedError(name)
+    if name not in OPERATIONS or not {*node.kwargs} <= {*SILENT, *EMPTY}:
+        raise NotImplementedError(f"{name} with {list(node.kwargs)}")
+    for place, x in enumerate(node.args):
+        if isinstance(x, Node) and not (name == "where" and place == 0):
+            number_from(x)
     given = [known[x] if isinstance(x, Node) else _number(x, name, numbers) for x in node.args]
     more = {key: _number(x, "", numbers) for key, x in node.kwargs.items() if key in SILENT}
     reads = [known[x] for x in node.all_input_nodes]
@@ -142,11 +146,6 @@ def _number(x: Any, name: str, numbers: Callable[[Any], Any]) -> Any:
     if found.text != number(found.value):
         raise NotImplementedError(f"{name} with a number that follows from the size")
     return x
-
-
-def _name(node: Node) -> str:
-    """Return the name of an operation without its overload: "lerp" of aten.lerp.Scalar."""
-    return str(node.target).removeprefix("aten.").split(".")[0]
 
 
 def _words(text: str) -> list[str]:

@@ -105,9 +105,11 @@ class Log:
     def numbers(self) -> dict[str, Tensor]:
         """slopes: float32 [steps, samples]; rates: float64 [runs, 2 * groups], lr and decay; counts: int32 [runs]."""
         return {
-            "slopes": torch.tensor(self._slopes, dtype=torch.float32).view(-1, self.samples),
-            "rates": torch.tensor(self._rates, dtype=torch.float64).view(len(self._counts), 2 * len(self.groups)),
-            "counts": torch.tensor(self._counts, dtype=torch.int32),
+            "slopes": torch.tensor(self._slopes, dtype=torch.float32, device="cpu").view(-1, self.samples),
+            "rates": torch.tensor(self._rates, dtype=torch.float64, device="cpu").view(
+                len(self._counts), 2 * len(self.groups)
+            ),
+            "counts": torch.tensor(self._counts, dtype=torch.int32, device="cpu"),
         }
 
     def state(self) -> dict:

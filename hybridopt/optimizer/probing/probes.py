@@ -172,4 +172,4 @@ def _step(parameters, slopes, factor) -> Shift:
 
 
 def _float32(x):
-    return torch.tensor(x, dtype=torch.float32).item()
+    return torch.tensor(x, dtype=torch.float32, device="cpu").item()

@@ -48,7 +48,7 @@ class Lazy(Wrapped):
             new = self.inner.first(grad, basis)
             basis["cosine"][(count - 1) % MEMORY] = cosine_similarity(old, new, -1).abs().mean()
             gap *= 2 if count >= MEMORY and basis["cosine"].mean() >= self.threshold else 1
-        basis["clock"].copy_(torch.tensor([draw.window + gap, gap, count + 1]))
+        basis["clock"].copy_(torch.tensor([draw.window + gap, gap, count + 1], device="cpu"))
 
     def flaw(self, full: Shape, basis: State, window: int) -> str | None:
         """Return what is wrong with "clock" unless the search lies within the windows gone by; or with the basis.

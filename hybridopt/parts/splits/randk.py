@@ -62,7 +62,7 @@ class Entries(Part):
             basis: "walk", written in place.
             draw: the random choices of this parameter in this window.
         """
-        send_(basis["walk"], torch.tensor(walk(draw, grad.numel(), self.count)))
+        send_(basis["walk"], torch.tensor(walk(draw, grad.numel(), self.count), device="cpu"))
 
     def flaw(self, full: Shape, basis: State, window: int) -> str | None:
         """Return what is wrong with "walk" unless it visits every entry of the parameter.

@@ -2,7 +2,11 @@
 
 import json
 import os
+import shutil
+import signal
 import stat
+import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +16,7 @@ import torch
 from hybridopt import HybridOptimizer, HybridOptWarning
 from hybridopt.cli.doctor.checks.cpp import cpp
 from hybridopt.execution.cpp import builder, compiler
-from hybridopt.execution.cpp.cache import LIBRARY, RECORD, KernelFolder, key_of
+from hybridopt.execution.cpp.cache import LIBRARY, RECORD, KernelFolder, folder, key_of
 
 TEXT = 'extern "C" void hybridopt_run(const void*) {}\n'
 
@@ -157,3 +161,72 @@ def test_what_was_left_behind_is_removed(fresh):
     os.utime(old, (0, 0))
     place.begin()
     assert not old.exists() and new.exists()
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o000])
+def test_kernels_are_kept_whatever_the_umask(umask, fresh, monkeypatch):
+    before = os.umask(umask)
+    try:
+        builder.build([TEXT])
+    finally:
+        os.umask(before)
+    assert builder.function(TEXT) is not None
+    monkeypatch.setattr(compiler.Compiler, "compile", lambda *_: pytest.fail("compiled again"))
+    monkeypatch.setattr(builder, "_built", {})
+    builder.build([TEXT])
+    assert builder.function(TEXT) is not None
+
+
+@pytest.mark.parametrize("asked", ["{} -DOWN=1", "{}", "env  OWN='a b' {}"])
+def test_the_environment_may_name_a_compiler_with_options(asked, fresh, monkeypatch):
+    monkeypatch.setenv("CXX", asked.format(shutil.which("g++")))
+    builder.build([TEXT])
+    assert builder.function(TEXT) is not None and builder.available()
+    assert ("-DOWN=1" in compiler.compiler().options) == ("-DOWN=1" in asked)
+
+
+def test_ctrl_c_ends_compilers(fresh, monkeypatch):
+    at = fresh / "began"
+    monkeypatch.setenv("CXX", program(fresh / "cxx", f'[ "$1" = --version ] || {{ touch {at}; sleep 30; }}'))
+
+    def interrupt():
+        while not at.exists():
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    start = time.perf_counter()
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        builder.build([TEXT, TEXT + "\n", TEXT + "\n\n"])
+    thread.join()
+    assert time.perf_counter() - start < 20 and not compiler._running
+    assert not list((fresh / "kernels").glob(".begun-*"))
+
+
+@pytest.mark.parametrize("how", ["full while compiling", "full afterwards"])
+def test_without_room_for_kernels_they_are_made_for_this_process(how, fresh, monkeypatch):
+    if how == "full while compiling":
+        text = f'case "$*" in *{fresh}/kernels/*) echo "ld: final link failed: No space left on device"; exit 1;; esac'
+        monkeypatch.setenv("CXX", program(fresh / "cxx", f'{text}\nexec g++ "$@"'))
+    else:
+        put = KernelFolder.put
+
+        def full(self, begun, inputs):
+            if self.path == fresh / "kernels":
+                raise OSError(28, "No space left on device")
+            put(self, begun, inputs)
+
+        monkeypatch.setattr(KernelFolder, "put", full)
+    builder._of_this_process.cache_clear()
+    with pytest.warns(HybridOptWarning, match="No space left.*compiled anew by every process") as told:
+        builder.build([TEXT])
+    assert len(told) == 1 and builder.function(TEXT) is not None and builder.available()
+
+
+def test_a_folder_that_is_relative_stays_where_it_was(fresh, monkeypatch):
+    monkeypatch.chdir(fresh)
+    monkeypatch.setenv("HYBRIDOPT_KERNELS", "own")
+    assert folder() == fresh / "own"
+    monkeypatch.setenv("HYBRIDOPT_KERNELS", "~/own")
+    assert folder().is_absolute() and "~" not in str(folder())

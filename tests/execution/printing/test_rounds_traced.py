@@ -6,6 +6,7 @@ import pytest
 
 from hybridopt.core.contracts import Rule
 from hybridopt.execution.printing.rounds_traced import rounds_of
+from hybridopt.parts.rules.adafactor import Adafactor
 from hybridopt.parts.rules.adam_mini import AdamMini
 from hybridopt.parts.rules.came import CAME
 from hybridopt.parts.rules.column_norm import ColumnNorm
@@ -71,3 +72,22 @@ class Odd(Rule):
 @pytest.mark.parametrize("kind", ["number", "branch", "sum", "value"])
 def test_what_cannot_be_said_is_none(kind):
     assert rounds_of(Odd(kind), (), ANY) is None
+
+
+@dataclass(frozen=True)
+class Scaled(Adafactor):
+    """A rule that asks whether a matrix is tall."""
+
+    by: str = "size"
+
+    def update(self, grad, state, param, now):
+        rows, columns = grad.shape[-2:]
+        factor = {"size": max(1, rows / columns), "branch": 2 if rows > columns else 1, "least": min(rows, columns)}
+        return super().update(grad, state, param, now) * factor[self.by]
+
+
+@pytest.mark.parametrize("by", ["size", "branch", "least"])
+@pytest.mark.parametrize("fixed", [ANY, (64, None), (None, 3)])
+def test_what_differs_for_tall_and_wide_matrices_is_not_said(by, fixed):
+    assert rounds_of(Scaled(by=by), (), fixed) is None
+    assert rounds_of(Adafactor(), (), fixed) is not None

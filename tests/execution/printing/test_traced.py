@@ -103,3 +103,49 @@ def test_what_cannot_be_printed_is_left_to_others():
             return grad.sort().values
 
     assert not printable(Sorted()) and not printable(Muon())
+
+
+UNTRACED = {  # rules that eager updates take, and a loop over elements does not
+    "asks for a number of the step": lambda grad, m, now: m * 2 if now["age"] > 1 else m,
+    "asks for an element": lambda grad, m, now: m if float(grad[0, 0]) > 0 else -m,
+    "has a tensor of its own": lambda grad, m, now: m * torch.tensor(2.0),
+    "clamps by tensors": lambda grad, m, now: torch.clamp(grad, -m.abs(), m.abs()),
+    "subtracts a multiple": lambda grad, m, now: torch.rsub(grad, 3, alpha=2),
+    "rounds a quotient": lambda grad, m, now: torch.div(m, 0.01, rounding_mode="floor"),
+    "takes truths for numbers": lambda grad, m, now: m * (m > 0),
+    "returns truths": lambda grad, m, now: m > 0,
+    "works in double": lambda grad, m, now: (m.double() * 2).float(),
+}
+
+
+@dataclass(frozen=True)
+class Odd(Rule):
+    """A local rule whose update is one of `UNTRACED`."""
+
+    how: str
+    local, looks = True, 0
+
+    def slots(self, shape):
+        return {"m": Slot(shape)}
+
+    def numbers(self, step):
+        return {"age": float(step)}
+
+    def update(self, grad, state, param, now):
+        return UNTRACED[self.how](grad, state["m"].lerp_(grad, 0.1), now)
+
+
+@pytest.mark.parametrize("how", UNTRACED)
+def test_what_cannot_be_traced_goes_another_way(how):
+    assert not printable(Odd(how))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_rules_are_traced_in_float32_whatever_the_default(dtype):
+    before = torch.get_default_dtype()
+    wanted = traced(Lion(betas=(0.25, 0.5)))
+    try:
+        torch.set_default_dtype(dtype)
+        assert len(traced(Lion(betas=(0.25, 0.75))).lines) == len(wanted.lines)
+    finally:
+        torch.set_default_dtype(before)
