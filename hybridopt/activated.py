@@ -27,8 +27,7 @@ class Activated(WithOrigin):
     def keep_activations(self, scheme: str | Activations | None) -> None:
         """Let trained linear layers keep from now on what `scheme` says, given as to `wrap`; None: everything."""
         scheme = read_activations(scheme, "keep_activations")
-        if self._kept is not None:
-            removed_(self.model, self._kept)
+        removed_(self.model)
         self._kept = None if scheme is None else KeptInputs(scheme, self.seed)
         if self._kept is not None:
             put_(self.model, self._kept)

@@ -111,6 +111,17 @@ def test_names_classes_and_state_stay_and_unwrap_restores():
 # ---- what is saved
 
 
+@pytest.mark.parametrize("again", [None, "wta-crs:share=0.9"])
+@pytest.mark.parametrize("taken_out", ["merge_and_unload", "unload"])
+def test_a_model_whose_adapters_peft_took_out_is_wrapped_without_what_was(taken_out, again):
+    base = getattr(wrapped(activations="wta-crs:share=0.1", **LORA), taken_out)().requires_grad_(True)
+    model = hybridopt.wrap(base, "adamw", activations=again)
+    found = gradients(model)
+    expected = gradients(wrapped(activations=again)) if again else gradients(hybridopt.wrap(tiny_llama(), "adamw"))
+    assert model.hybrid.activations == (None if again is None else WtaCrs(share=0.9))
+    assert same(found, expected) == set(expected)
+
+
 def test_saved_bytes_fall_by_count():
     """Of each layer three inputs go (attention's, the one of gate and up, down's), and 14 of 48 rows come instead."""
     whole, kept = saved_bytes(tiny_llama()), saved_bytes(wrapped())
@@ -363,6 +374,7 @@ def frozen():
 
 REFUSED = [
     (tiny_llama, {"activations": "wta"}, "activations='wta' is not known; did you mean 'wta-crs'"),
+    (tiny_llama, {"activations": "wta-crs:share=0.3,share=0.2"}, "gives share twice"),
     (tiny_llama, {"activations": 0.3}, "activations=0.3 is not allowed: it lacks"),
     (tiny_llama, {"activations": WtaCrs}, "give an instance"),
     (tiny_llama, {"policy": "mezo"}, "trains by losses alone"),

@@ -41,11 +41,13 @@ def put_(model: nn.Module, kept: KeptInputs) -> None:
             vars(layer)[FORWARD] = _Forward(layer, name, kept)
 
 
-def removed_(model: nn.Module, kept: KeptInputs) -> None:
-    """Let the linear layers of a model be as they were."""
+def removed_(model: nn.Module) -> None:
+    """Let the linear layers of a model be as they were, whoever had them keep something else.
+
+    PEFT takes adapters out of a wrapped model without a word to its strategy, and the layers of the base stay sampled.
+    """
     for layer in model.modules():
-        own = vars(layer).get(FORWARD)
-        if isinstance(own, _Forward) and own.kept is kept:
+        if isinstance(vars(layer).get(FORWARD), _Forward):
             del vars(layer)[FORWARD]
 
 

@@ -57,6 +57,8 @@ def _options(value: str, text: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for pair in filter(None, text.split(",")):
         name, equals, option = pair.partition("=")
+        if name.strip() in found:
+            raise HybridOptError(f"activations={value!r:.100} gives {name.strip()} twice; leave one of them out")
         try:
             found[name.strip()] = json.loads(option)
         except ValueError:
