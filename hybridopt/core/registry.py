@@ -9,7 +9,7 @@ from typing import Any
 
 from .contracts import Activations, Adapters, Backend, Launcher, PlacementBackend, Release, Scheme, TrainingTask
 from .contracts.fulfilment import check_fulfils
-from .errors import HybridOptError, check_choice, known
+from .errors import HybridOptError, check_choice, known, shown
 from .part_files import PARTS, PLACES, modules, names
 
 __all__ = [
@@ -92,7 +92,7 @@ def build(cls: type, options: dict[str, Any]) -> Any:
     for key in options:
         if key not in [f.name for f in own]:
             allowed = known(key, [f.name for f in own])
-            raise HybridOptError(f"{name} has no option {key!r} (value {options[key]!r}); {allowed}")
+            raise HybridOptError(f"{name} has no option {key!r} (value {shown(options[key])}); {allowed}")
     needed = [f.name for f in own if f.default is MISSING and f.default_factory is MISSING and f.name not in options]
     if needed:
         raise HybridOptError(f"{name} needs {', '.join(needed)} (given: {options!r})")

@@ -6,7 +6,7 @@ The names are those of torch, transformers, GaLore, APOLLO, Q-GaLore, FRUGAL, BA
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 
-from ..core.errors import HybridOptError, known, nearest
+from ..core.errors import HybridOptError, known, nearest, shown
 
 __all__ = ["check_known", "instead", "names_here"]
 
@@ -57,6 +57,7 @@ ROWS = (
     ("weight_decay wd decay l2 weight_decay_rate", "weight_decay", OPTIMIZER),
     ("clip max_grad_norm clip_grad_norm grad_clip clip_gradients gradient_clip_val", "clip", OPTIMIZER),
     *((name, name, OPTIMIZER) for name in ("release", "clip_mode", "nonfinite", "compile")),
+    ("adapter lora lora_config peft adapter_config", "peft_config", WRAP),
     *((name, name, WRAP) for name in ("peft_config", "quantization")),
     ("batch_size per_device_train_batch_size", "batch", SAME),
     ("max_seq_length max_length sequence_length block_size", "seq_len", SAME),
@@ -88,7 +89,7 @@ def check_known(
             near = nearest(key, allowed)
             said = instead(key, value, allowed) or (None if near else _misspelled(key, value, allowed))
             cure = f"{said}. Known: {', '.join(sorted(allowed)) or 'none'}" if said else known(key, allowed)
-            raise HybridOptError(f"{owner} has no option {key!r} (value {value!r}); {cure}")
+            raise HybridOptError(f"{owner} has no option {key!r} (value {shown(value)}); {cure}")
 
 
 def _misspelled(key: str, value: object, allowed: Collection[str]) -> str | None:

@@ -12,11 +12,13 @@ from hybridopt.cli.main import app
 from hybridopt.core.registry import find, names
 from hybridopt.integrations.transformers import HybridOptimizerFactory
 from hybridopt.policy.other_names import ROWS, instead
+from hybridopt.policy.routes import read_policy
 from support.models import tiny_llama
 
 ELSEWHERE = [  # policy, option, value, what is said
     ("galore", "rank", 64, "here it is density.*64 of 1024 is 0.0625"),
     ("frugal", "rank", 2048, "density.*2048 of 2048 is 1"),
+    ("frugal", "adapter", "LoraConfig(r=8)", r"it belongs to hybridopt.wrap\(model, peft_config=...\)"),
     ("apollo", "proj_rank", 64, "here it is rank=64"),
     ("galore", "update_proj_gap", 200, "here it is update_gap=200"),
     ("badam", "switch_block_every", 50, "here it is update_gap=50"),
@@ -69,6 +71,14 @@ def test_every_way_in_says_the_same(policy, option, value, words):
 def test_misspelled_options(policy, option, near):
     with pytest.raises(HybridOptError, match=f"{policy} has no option {option!r}.*did you mean {near!r}"):
         hybridopt.wrap(torch.nn.Linear(4, 4), policy, **{option: 1})
+
+
+def test_values_that_are_long_do_not_hide_the_cure():
+    model = hybridopt.wrap(tiny_llama(), "adamw")
+    for ask in (lambda **given: read_policy("frugal", given), model.hybrid.optimizer):
+        with pytest.raises(HybridOptError, match="has no option 'adaptor'.*Known: ") as refused:
+            ask(adaptor="x" * 1000)
+        assert "x" * 200 not in str(refused.value)
 
 
 def test_the_command_says_the_same():
