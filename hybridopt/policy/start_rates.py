@@ -6,7 +6,7 @@ from statistics import median_low
 from torch import Tensor
 
 from ..core.contracts import USES, Rate, Ready
-from ..core.errors import HybridOptError, check_choice
+from ..core.errors import HybridOptError, check_choice, check_number
 from ..model.roles import Param
 from .routes import Route
 
@@ -35,7 +35,9 @@ def learning_rate(policy: Ready[Route], lr: float | Tensor | str | None, params:
     if lr is not None and not isinstance(lr, str):
         return lr
     if lr is not None:
-        check_choice("", "lr", lr, USES)
+        _check_use(lr)
+        if policy.start_from is None:
+            raise HybridOptError(f"lr={lr!r}: nothing is known of own routes; give a number")
     known = list(params)
     return start_rate(policy, lr or use_of(known), width_of(known))[0]
 
@@ -49,16 +51,24 @@ def start_rate(policy: Ready[Route], use: str, width: int | None = None) -> tupl
         width: of the model (`width_of`); None: it is not known.
 
     Raises:
-        HybridOptError: nothing is known of this policy in this use.
+        HybridOptError: nothing is known of this policy in this use; of own routes 1e-3 is said in every use.
     """
     if policy.lr is not None:
         return policy.lr, "as zo_lr and fo_lr of the policy say"
-    if policy.start_from is None and use == "pretrain":
-        raise HybridOptError(f"lr={use!r}: {UNKNOWN.source}; give a number")
     rate = UNKNOWN if policy.start_from is None else policy.start_from.of(use)
     value = rate.at(width)
     narrower = "" if value == rate.value else f"; {rate.value:g} at width {rate.width}, in inverse proportion to it"
     return value, f"for {WORDS[use]}, {rate.source}{narrower}"
+
+
+def _check_use(lr: str) -> None:
+    """Raise HybridOptError unless `lr` is one of USES; a number in quotes is told apart from other words."""
+    try:
+        float(lr)
+    except ValueError:
+        check_choice("", "lr", lr, USES)
+    else:
+        check_number("", "lr", lr, 0)
 
 
 def use_of(params: Iterable[Param]) -> str:

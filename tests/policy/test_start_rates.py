@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
 from hybridopt.cli.main import app
-from hybridopt.core.contracts import Rate, StartFrom
+from hybridopt.core.contracts import USES, Rate, StartFrom
 from hybridopt.core.registry import names
 from hybridopt.model.roles import Param
 from hybridopt.policy.described import started_from
@@ -93,8 +93,9 @@ def test_own_routes_keep_the_old_rate():
     params = [torch.nn.Parameter(torch.ones(4, 4))]
     own = Policy((Route(Treatment()),))
     assert rate_of(HybridOptimizer(params, policy=own)) == 1e-3
-    with pytest.raises(HybridOptError, match="lr='pretrain': as nothing is known of own routes"):
-        HybridOptimizer(params, lr="pretrain", policy=own)
+    for use in USES:  # a rate that is asked for by its use is no guess
+        with pytest.raises(HybridOptError, match=f"lr='{use}': nothing is known of own routes; give a number"):
+            HybridOptimizer(params, lr=use, policy=own)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,7 @@ def test_own_routes_keep_the_old_rate():
     [
         ("adamw", "pretraining", "lr='pretraining' is not known; did you mean 'pretrain'"),
         ("adamw", "", "lr='' is not known"),
+        ("adamw", "1e-3", "lr='1e-3' is not allowed; give a number.* did you mean 0.001, without quotes"),
         ("mezo", "pretrain", "nothing is known of this policy in pre-training"),
     ],
 )
