@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..core.contracts import Schedule
 from ..core.errors import check_count
 from .plan import Entry, Plan
+from .treatment import Treatment
 
 __all__ = ["Late", "late_windows", "slow_densities"]
 
@@ -81,7 +82,7 @@ def _of_split(plan: Plan, entries: list[Entry], steps: int) -> Iterator[Late]:
         return
     if not treatment.split.by_turns:
         if gap >= steps:
-            yield _once(gap, steps, "the state-full part is chosen once, and never changes")
+            yield _once(gap, steps, _unchanged(treatment, plan.seed, entries, steps))
         return
     windows, waiting, needed = math.ceil(steps / gap), entries, 0
     late: list[Entry] = []
@@ -93,6 +94,15 @@ def _of_split(plan: Plan, entries: list[Entry], steps: int) -> Iterator[Late]:
         rest = "stand still" if treatment.free.idle else "are trained without state alone"
         why = f"after {steps:,} steps {len(late)} of {len(entries)} tensors have had no turn: they {rest}"
         yield Late(gap, max(1, steps // needed), why, f"{'all have one' if steps >= needed else 'more have one'}")
+
+
+def _unchanged(treatment: Treatment, seed: int, entries: list[Entry], steps: int) -> str:
+    """Return what never changes, or seldom: where windows begin at different steps, the first ones are shorter."""
+    aheads = [treatment.split.ahead(seed, entry.param.name) for entry in entries]
+    twice = sum(treatment.split.window(steps - 1, ahead) > 0 for ahead in aheads)
+    if not twice:
+        return "the state-full part is chosen once, and never changes"
+    return f"the state-full part is chosen once, and once more in {twice} of {len(entries)} tensors"
 
 
 def _of_sources(plan: Plan, steps: int) -> Iterator[Late]:

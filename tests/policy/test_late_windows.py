@@ -32,6 +32,17 @@ def test_a_choice_that_is_made_once_is_told_with_the_cure(found, policy, options
     assert late(found, gap, policy, **options | {"update_gap": told.better}) == []
 
 
+@pytest.mark.parametrize(("policy", "options"), [("galore", {}), ("frugal", {"split": "random"})])
+def test_windows_that_begin_at_different_steps_are_no_single_choice(found, policy, options):
+    plan = Plan.of(found, read_policy(policy, options))
+    split = [e for e in plan.entries if e.tag == "split"]
+    again = [e for e in split if e.treatment.split.ahead(plan.seed, e.param.name) > 0]
+    (told,) = late_windows(plan, 200)
+    assert again and f"chosen once, and once more in {len(again)} of {len(split)} tensors" in told.why
+    (told,) = late(found, 200, policy, **options | {"spread": False} if policy == "galore" else {"split": "columns"})
+    assert "chosen once, and never changes" in told.why
+
+
 @pytest.mark.parametrize(
     ("policy", "options", "rest"), [("badam", {}, "stand still"), ("frugal", {"split": "block"}, "alone")]
 )
