@@ -25,9 +25,13 @@ def rate(lr: Rate, batch: Batch, to: To, policy: Policy = "frugal", noise: Noise
         policy: a name, or a path of a .json.
         noise: the gradient's noise scale, in the same unit.
     """
-    from ..policy.batch_rates import follows_size, lr_for_batch
+    from ..core.errors import check_number
+    from ..policy.batch_rates import MOST, follows_size, lr_for_batch
     from ..policy.routes import read_policy
 
+    check_number("rate", "lr", lr, 0)
+    for option, value in {"--batch": batch, "--to": to, "--noise": 1 if noise is None else noise}.items():
+        check_number("rate", option, value, 1e-9, MOST)
     new = lr_for_batch(lr, batch, to, policy, noise)
     grows = follows_size(read_policy(policy, {}))
     law = "in proportion to the batch" if grows else "as the root of the batch"

@@ -102,3 +102,10 @@ def test_the_command_says_it():
     assert said("1e-3", "--batch", "8", "--to", "32").startswith("0.002, for 32 in place of 8: the rate of frugal")
     assert "0.004" in said("1e-3", "--batch", "8", "--to", "32", "--policy", "lomo")
     assert "peak at the noise" in said("1e-3", "--batch", "8", "--to", "32", "--noise", "16")
+
+
+@pytest.mark.parametrize("option", ["--batch", "--to", "--noise"])
+def test_the_command_names_its_own_options(option):
+    given = {"--batch": "8", "--to": "16", "--noise": "4"} | {option: "0"}
+    refused = CliRunner().invoke(app, ["rate", "1e-3", *(word for pair in given.items() for word in pair)])
+    assert refused.exit_code and f"rate: {option}=0.0 is not allowed" in str(refused.exception or refused.output)
