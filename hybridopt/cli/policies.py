@@ -23,7 +23,8 @@ def _all() -> Table:
     from ..core.registry import find, names
     from ..policy.described import default, started_from
 
-    table = Table("policy", "what it does", "start from", "options", show_lines=True)
+    table = Table("policy", "what it does", "start from", show_lines=True)
+    table.add_column("options", overflow="fold")  # a value that is cut off would tell nothing
     for name in names("policies"):
         policy = find("policies", name)
         options = "\n".join(f"{field.name}={default(field)}" for field in fields(policy))

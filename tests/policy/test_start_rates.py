@@ -115,6 +115,7 @@ def test_other_words_are_refused(policy, lr, text):
 def test_the_command_tells_them():
     every = CliRunner().invoke(app, ["policies"], env={"COLUMNS": "160"}).output
     assert "start from" in every and f"pretrain {RECORD.pretrain.value:g}" in every
+    assert "\u2026" not in CliRunner().invoke(app, ["policies"], env={"COLUMNS": "80"}).output
     one = CliRunner().invoke(app, ["policies", "lion"], env={"COLUMNS": "160"}).output
     assert 'lr="lora"' in one and RECORD.pretrain.source in one
     assert started_from("mezo")[0] == ("pretrain", "", "nothing is known")
