@@ -5,13 +5,13 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from os import cpu_count
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 from ...core.errors import HybridOptWarning
@@ -69,8 +69,9 @@ def build(texts: Iterable[str]) -> None:
             give_up(error)
         except BaseException:  # such as Ctrl-C, for which compilers, in sessions of their own, would not end
             pool.shutdown(wait=False, cancel_futures=True)
-            while wait(made, timeout=0.05).not_done:  # one may be about to start
+            while not all(one.done() for one in made):  # one may be about to start
                 stop()
+                sleep(0.02)
             raise
 
 

@@ -104,7 +104,9 @@ def test_indices_that_change_without_being_counted(treatment):
         index = run.state["split.index"]
         index.data.copy_(torch.arange(len(index)) + int(index[0] == 0))
         run.step(1)
-    assert fast.p.equal(eager.p) and fast.state["exp_avg"].equal(eager.state["exp_avg"])
+    assert fast.p.equal(eager.p)
+    for name, x in fast.state.items():
+        assert not isinstance(x, torch.Tensor) or x.equal(eager.state[name]), name
 
 
 @pytest.mark.parametrize("within", [torch.inference_mode, lambda: torch.device("meta")], ids=["inference", "device"])
