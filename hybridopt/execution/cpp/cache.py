@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -104,7 +105,7 @@ class KernelFolder:
 def _own(path: Path, kind) -> bool:
     """Return whether a path is of a kind, ours, and not to be written by others."""
     found = os.lstat(path)
-    if not hasattr(os, "getuid"):  # on Windows modes say nothing of other users
+    if sys.platform == "win32":  # where modes say nothing of other users
         return kind(found.st_mode)
     return kind(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 

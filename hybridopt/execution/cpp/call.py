@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 from array import array
 from collections.abc import Callable, Sequence
 
@@ -71,6 +72,6 @@ def call(
     kernel(ctypes.byref(given))
 
 
-if hasattr(os, "register_at_fork"):
+if sys.platform != "win32":  # which has no forks
     # a forked child has its parent's team of OpenMP, without the threads: waiting for them would never end
     os.register_at_fork(after_in_child=lambda: _forked.add(""))

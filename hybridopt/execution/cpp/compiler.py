@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -112,7 +113,7 @@ def stop() -> None:
 
 
 def _end(process: subprocess.Popen) -> None:
-    if hasattr(os, "killpg"):
+    if sys.platform != "win32":
         with suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)  # it has children of its own
     else:
