@@ -10,7 +10,7 @@ from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
-OUTSIDE = ("*.md", "benchmarks/results/*.md", "benchmarks/results/*.png", "hybridopt/**/*.md", "examples/*.py")
+OUTSIDE = ("*.md", "benchmarks/*/*.md", "benchmarks/results/*.png", "hybridopt/**/*.md", "examples/*.py")
 INDEX = {"README.md": "index.md"}
 _packages = tempfile.mkdtemp(prefix="hybridopt-docs-")
 
