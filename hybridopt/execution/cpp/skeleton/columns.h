@@ -74,6 +74,16 @@ struct Mixed {
     }
 };
 
+// Write a weight of which `count` chosen columns came before; only bits that go by their place depend on that.
+template <class Tensor, class Some>
+INLINE void written(const Tensor& weight, int i, F x, Some some, int, Picked) {
+    weight.out(i, x, some);
+}
+template <class Some>
+INLINE void written(const Bf16Random<Mixed>& weight, int i, F x, Some some, int count, Picked mine) {
+    store(weight.at + i, bf16_random(x, weight.bits.lanes(i, some, count, mine)), some);
+}
+
 // A weight of which chosen columns are worked out already, in `own`; written one after the other.
 template <class Tensor>
 struct Chosen {
@@ -85,22 +95,7 @@ struct Chosen {
     template <class Some>
     ALWAYS void out(int i, F x, Some some) const {
         const Picked mine = picked(mask, i);
-        weight.out(i, spread(x, F(load(own + *count, All())), mine), some);
-        *count += __builtin_popcount(mine);
-    }
-};
-template <>
-struct Chosen<Bf16Random<Mixed>> {
-    Bf16Random<Mixed> weight;
-    const float* own;
-    const u16* mask;
-    int* count;
-    template <class Some> ALWAYS F in(int i, Some some) const { return weight.in(i, some); }
-    template <class Some>
-    ALWAYS void out(int i, F x, Some some) const {
-        const Picked mine = picked(mask, i);
-        const U bits = weight.bits.lanes(i, some, *count, mine);
-        store(weight.at + i, bf16_random(spread(x, F(load(own + *count, All())), mine), bits), some);
+        written(weight, i, spread(x, F(load(own + *count, All())), mine), some, *count, mine);
         *count += __builtin_popcount(mine);
     }
 };
