@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..core.errors import HybridOptError
+from ..model.sharding import is_sharded, whole
 
-__all__ = ["NONFINITE", "check_dense", "first_not_finite", "norm", "norms", "not_finite", "sums", "total", "whole"]
+__all__ = ["NONFINITE", "check_dense", "first_not_finite", "norm", "norms", "not_finite", "sums", "total"]
 
 NONFINITE = ("raise", "skip", "ignore")
 PIECE = 1 << 18  # elements of a gradient that are there in float32 at a time
@@ -67,7 +68,7 @@ def norm(grad: Tensor) -> Tensor:
 
 
 def _norm(grad):
-    halves = grad.is_cpu and grad.element_size() == 2 and grad.is_contiguous() and not hasattr(grad, "full_tensor")
+    halves = grad.is_cpu and grad.element_size() == 2 and grad.is_contiguous() and not is_sharded(grad)
     if halves and grad.numel() > PIECE:  # read as float32 number by number they would take twice as long
         room = torch.empty(PIECE, dtype=torch.float32, device=grad.device)
         pieces = (room[: len(piece)].copy_(piece) for piece in grad.view(-1).split(PIECE))
@@ -79,7 +80,7 @@ def _joined(numbers: list[Any]) -> list[Tensor]:
     """Return numbers that were worked out on shards as numbers of the whole: one reduction for all of them."""
     out, alike = list(numbers), dict[tuple, list[int]]()
     for i, x in enumerate(numbers):
-        if hasattr(x, "full_tensor"):
+        if is_sharded(x):
             alike.setdefault((x.device_mesh, x.placements, x.dtype), []).append(i)
     for (mesh, placements, _), places in alike.items():
         mine = torch.stack([numbers[i].to_local() for i in places])
@@ -93,11 +94,6 @@ def total(norms: Iterable[Tensor]) -> Tensor | None:
     """Return the norm of all gradients from the norms of each, on the first one's device; nothing waits for it."""
     norms = list(norms)
     return torch.linalg.vector_norm(torch.stack([x.to(norms[0].device) for x in norms])) if norms else None
-
-
-def whole(x: Tensor) -> Tensor:
-    """Join what was worked out on shards; other tensors are returned as they are."""
-    return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
 def _all_finite(numbers: list[Tensor]) -> bool:

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..core.contracts import Slot
 from ..core.errors import HybridOptError, check_count, check_number, shown
 from ..execution.sharded.rows import local
+from ..model.sharding import whole
 from ..policy.job import BASIS, Job
-from .gradients import whole
 from .group_numbers import check_numbers
 
 __all__ = ["CURE", "MOST_TURNS", "check_basis", "check_clocks", "check_group", "check_params", "check_shapes"]

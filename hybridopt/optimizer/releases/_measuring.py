@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...core.contracts import Named
 from ...core.errors import HybridOptError
+from ...model.sharding import whole
 from .. import gradients
 
 __all__ = ["Measuring"]
@@ -65,4 +66,4 @@ class Measuring:
 
 
 def _sizes(grad: Tensor) -> Sizes:
-    return gradients.norm(grad), gradients.whole(torch.linalg.vector_norm(grad, torch.inf))
+    return gradients.norm(grad), whole(torch.linalg.vector_norm(grad, torch.inf))
