@@ -44,7 +44,10 @@ class Cpp(Backend[Task]):
             return False
         if not isinstance(task.grad, Tensor) or (task.before and task.rounded):  # of probes; rows that others count
             return False
-        return _layout(task) is not None and builder.available() and _in_memory(task)
+        layout = _layout(task)
+        if layout is None or not builder.available() or (builder.refused and text_of(layout) in builder.refused):
+            return False
+        return _in_memory(task)
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Carry out tasks, those of one kernel and the same numbers by one call."""

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -18,14 +18,18 @@ from ...core.errors import HybridOptWarning
 from .cache import LIBRARY, SOURCE, KernelFolder, folder
 from .compiler import FLAGS, SKELETON, CompilerError, compiler, processor, stop, wide
 
-__all__ = ["Built", "available", "build", "function", "give_up", "trial"]
+__all__ = ["Built", "available", "build", "function", "give_up", "refused", "trial"]
 
 ENTRY = "hybridopt_run"
 CURE = "install g++ (or name a compiler in CXX), or pass compile=False to be silent"
+UNCOMPILED = "are not compiled, and slower, with the same results up to rounding"
+OTHER = "other updates are compiled; name another compiler in CXX, or pass compile=False to be silent"
+TITLE = "// Printed from "
 TRIAL = '#include "chunks.h"\nextern "C" void hybridopt_run(const Given*) {}\n'
 _built: dict[str, Any] = {}  # by text: the library
 _found: set[str] = set()  # something, once there is a compiler
 _failed: set[str] = set()
+refused: set[str] = set()  # texts that this compiler does not take, while it takes others
 _told: set[str] = set()
 _temporary: list[tempfile.TemporaryDirectory[str]] = []
 
@@ -44,7 +48,7 @@ def available() -> bool:
 def give_up(error: Exception) -> None:
     """Note that kernels cannot be made here, and warn once."""
     _failed.add("")
-    _tell(f"updates are not compiled, and slower, with the same results up to rounding: {error}; {CURE}")
+    _tell(f"updates {UNCOMPILED}: {error}; {CURE}")
 
 
 def function(text: str) -> Callable[..., None] | None:
@@ -55,24 +59,38 @@ def function(text: str) -> Callable[..., None] | None:
 def build(texts: Iterable[str]) -> None:
     """Make the kernels of several texts at the same time, those that are not known yet.
 
-    Where one cannot be made it warns, once, and kernels are not `available` from then on.
+    Where one cannot be made it warns, once: that text is `refused` from then on. If not even a small one can be made,
+    kernels are not `available` any more.
     """
-    new = [text for text in dict.fromkeys(texts) if text not in _built]
+    new = [text for text in dict.fromkeys(texts) if not (text in _built or text in refused)]
     if not new or not available():
         return
     with ThreadPoolExecutor(max(1, min(len(new), cpu_count() or 1))) as pool:
         made = [pool.submit(_made, text) for text in new]
         try:
-            _built.update((text, one.result()) for text, one in zip(new, made, strict=True))
-        except (CompilerError, OSError, AttributeError) as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            give_up(error)
+            for text, one in zip(new, made, strict=True):
+                _take(text, one)
+                if not available():
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    break
         except BaseException:  # such as Ctrl-C, for which compilers, in sessions of their own, would not end
             pool.shutdown(wait=False, cancel_futures=True)
             while not all(one.done() for one in made):  # one may be about to start
                 stop()
                 sleep(0.02)
             raise
+
+
+def _take(text: str, made: Future[Callable[..., None]]) -> None:
+    """Wait for the kernel of a text, and note it, or why there is none."""
+    try:
+        _built[text] = made.result()
+    except (CompilerError, OSError, AttributeError) as error:
+        if trial().why:
+            return give_up(error)
+        refused.add(text)
+        what = text.splitlines()[0].removeprefix(TITLE).rstrip(".")
+        _tell(f"updates of {what} {UNCOMPILED}: {error}; {OTHER}")
 
 
 @dataclass(frozen=True)

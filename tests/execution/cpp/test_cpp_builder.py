@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from hybridopt import HybridOptimizer, HybridOptWarning
+from hybridopt import HybridOptimizer, HybridOptWarning, Policy, Route, Treatment
 from hybridopt.cli.doctor.checks.cpp import cpp
+from hybridopt.execution.backends.cpp import Cpp
 from hybridopt.execution.cpp import builder, compiler
 from hybridopt.execution.cpp.cache import LIBRARY, RECORD, KernelFolder, folder, key_of
+from hybridopt.parts import Lion, SignSGD
 
 TEXT = 'extern "C" void hybridopt_run(const void*) {}\n'
 
@@ -25,7 +27,7 @@ TEXT = 'extern "C" void hybridopt_run(const void*) {}\n'
 def fresh(monkeypatch, tmp_path):
     """Nothing is known, and the cache is a folder of the test's own."""
     monkeypatch.setenv("HYBRIDOPT_KERNELS", str(tmp_path / "kernels"))
-    for name, value in {"_built": {}, "_failed": set(), "_found": set(), "_told": set()}.items():
+    for name, value in {"_built": {}, "_failed": set(), "_found": set(), "_told": set(), "refused": set()}.items():
         monkeypatch.setattr(builder, name, value)
     monkeypatch.setattr(compiler, "wide", lambda: ())
     return tmp_path
@@ -73,6 +75,39 @@ def test_a_compiler_that_makes_no_kernels(case, fresh, monkeypatch):
         optimizer.step()
         assert builder.trial().why
     assert cpp(builder.trial()).cure and not list((fresh / "kernels").glob(".begun-*"))
+
+
+@pytest.mark.parametrize("how", ["fails", "makes nonsense"])
+def test_a_text_that_does_not_compile_goes_another_way_alone(how, fresh, monkeypatch):
+    """The others are compiled, and go on; one warning names the rule."""
+    spoilt = {
+        "fails": 'echo "x.cpp:1: error: internal compiler error"; exit 1',
+        "makes nonsense": 'while [ "$1" != -o ]; do shift; done; echo nonsense > "$2"; exit 0',
+    }[how]
+    text = f'for last; do case "$last" in *.cpp) grep -q "from Lion" "$last" && {{ {spoilt}; }};; esac; done'
+    monkeypatch.setenv("CXX", program(fresh / "cxx", f'{text}\nexec g++ "$@"'))
+    ran = []
+    run = Cpp.run
+    monkeypatch.setattr(Cpp, "run", lambda self, tasks: run(self, ran.extend(tasks) or tasks))
+    random = torch.Generator().manual_seed(0)
+    values = {name: torch.randn(3, 4, generator=random) for name in ("a", "b")}
+    results = {}
+    for compile in (True, False):
+        params = {name: torch.nn.Parameter(x.clone()) for name, x in values.items()}
+        policy = Policy((Route(Treatment(Lion()), name="a"), Route(Treatment(SignSGD()), name="b")))
+        optimizer = HybridOptimizer(params.items(), lr=0.1, policy=policy, compile=compile)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                for p in params.values():
+                    p.grad = p.detach().cos()
+                optimizer.step()
+        results[compile] = [p.detach() for p in params.values()]
+        texts = [str(one.message) for one in told if one.category is HybridOptWarning]
+        assert len(texts) == compile and all("updates of Lion: flat" in text for text in texts)
+        assert all("other updates are compiled" in text for text in texts)
+    assert builder.available() and [task.stream[1] for task in ran] == ["a", "b", "b"]
+    assert all(a.equal(b) for a, b in zip(results[True], results[False], strict=True))
 
 
 def test_a_kernel_is_made_once_and_found_again(fresh, monkeypatch):
