@@ -15,7 +15,7 @@ from ...policy.job import Job, declare
 from ..cpp import builder
 from ..cpp.call import call
 from ..cpp.chosen import chosen
-from ..cpp.layouts import Layout, layout_of, sizes_of, text_of
+from ..cpp.layouts import LONG, Layout, joined, layout_of, sizes_of, text_of
 from ..printing.cpp_rounds import RoundsLayout
 from ..printing.traced import traced
 from ..slices import update_in_slices
@@ -75,7 +75,7 @@ class Cpp(Backend[Task]):
 
     def temporaries(self, tasks: Sequence[Task], measured: Callable[[], int]) -> int:
         """Return what a kernel is told of chosen columns, a bit each, or rows, eight bytes each."""
-        found = sum(8 * max(task.job.shape) for task in tasks if type(task.job.part) is Lines)
+        found = sum(8 * max(*task.job.shape, LONG.stop // 64) for task in tasks if type(task.job.part) is Lines)
         layouts = [(_layout(task), task.job.shape) for task in tasks if task.job.rounds]
         return found + sum(4 * layout.room(*shape) for layout, shape in layouts if isinstance(layout, RoundsLayout))
 
@@ -120,9 +120,9 @@ def _call(kernel: Callable[..., None], layout: Layout, tasks: list[Task]) -> Non
     for task in tasks:
         raw = [task.raw[name] for name in names]
         if layout.part != "flat":
-            raw.append(chosen(task.raw[task.job.basis["index"]], task.job))
+            raw.append(chosen(task.raw[task.job.basis["index"]], task.job, joined(task.job, layout)))
         tensors.append([task.param, task.grad, *raw])
-        sizes.append(sizes_of(task.job))
+        sizes.append(sizes_of(task.job, layout))
         seeds = task.seeds() if layout.rounded else {}
         keys.append([seeds[name].key for name in layout.rounded])
     widest = max(width for _, width, _ in sizes) if layout.rounded else 0

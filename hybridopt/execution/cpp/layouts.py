@@ -20,7 +20,7 @@ from ..printing.cpp_kernel import KernelLayout
 from ..printing.cpp_rounds import RoundsLayout
 from ..printing.traced import printable
 
-__all__ = ["Layout", "layout_of", "sizes_of", "text_of"]
+__all__ = ["Layout", "joined", "layout_of", "sizes_of", "text_of"]
 
 Layout = KernelLayout | RoundsLayout
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -31,6 +31,7 @@ STORES = {  # by store and dtype
     (Bf16Stochastic, "bfloat16"): "bfloat16 random",
     (Bf16Split, "bfloat16"): "bfloat16 split",
 }
+LONG = range(1 << 9, 1 << 14)  # columns that joined rows have: enough to work through, and not for one thread alone
 WIDEST = 1 << 15  # chosen columns with state in blocks, which are packed at once
 LARGEST_BLOCK = 4096  # elements of a block of state: decoded, a few of them stay in a core's caches
 
@@ -130,8 +131,29 @@ def text_of(layout: Layout) -> str:
 
 
 @lru_cache(maxsize=1 << 14)
-def sizes_of(job: Job) -> tuple[int, int, int]:
-    """Return rows, columns, and how many of them are chosen."""
-    width = job.shape[-1] if job.shape else 1
-    count = 0 if job.low is None or _part(job) == "flat" else job.low[-1 if job.part.columns else -2]
-    return prod(job.shape[:-1]), width, count
+def joined(job: Job, layout: Layout) -> int:
+    """Return how many rows of narrow matrices, such as those of adapters, a kernel takes for one; 1: each by itself.
+
+    The columns chosen are the same in all of them, and state lies row by row. Random bits by row forbid it.
+
+    Args:
+        job: the update.
+        layout: of its kernel.
+    """
+    rows, width = prod(job.shape[:-1]), job.shape[-1] if job.shape else 1
+    if not isinstance(layout, KernelLayout) or layout.part != "columns" or layout.by_row or width >= LONG.start:
+        return 1
+    return max((n for n in range(1, min(rows, LONG.stop // width) + 1) if rows % n == 0), default=1)
+
+
+@lru_cache(maxsize=1 << 14)
+def sizes_of(job: Job, layout: Layout) -> tuple[int, int, int]:
+    """Return rows, columns, and how many of them are chosen, as a kernel is told of a matrix.
+
+    Args:
+        job: the update.
+        layout: of its kernel.
+    """
+    width, together = job.shape[-1] if job.shape else 1, joined(job, layout)
+    count = 0 if job.low is None or layout.part == "flat" else job.low[-1 if job.part.columns else -2]
+    return prod(job.shape[:-1]) // together, width * together, count * together

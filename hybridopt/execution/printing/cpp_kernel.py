@@ -64,6 +64,11 @@ class KernelLayout:
         rules = [type(rule).__name__ for rule in (self.full, self.free) if rule is not None]
         return f"{' and '.join(rules)}: {self.part}, weights {self.weight}, gradients {self.grad}"
 
+    @property
+    def by_row(self) -> bool:
+        """Return whether something is rounded by random bits that go by row and column."""
+        return self._random or any(kept == "bfloat16" for _, kept in self.slots)
+
     def text(self) -> str:
         """Return the text that the compiler is given."""
         tensors = ["PARAM", "GRAD", *(f"STATE_{name.upper()}" for name in self.state if name != "weight.low")]

@@ -1,22 +1,28 @@
 """Printed C++ kernels on whole optimizers: the bits of eager updates, whatever the shapes, threads and gradients."""
 
 from dataclasses import replace
+from math import prod
 
 import pytest
 import torch
 
 from hybridopt import HybridOptimizer, Policy, Route, Treatment
+from hybridopt.core.contracts import Draw
 from hybridopt.execution.backends.cpp import Cpp
 from hybridopt.execution.cpp import builder
+from hybridopt.execution.cpp.layouts import layout_of, sizes_of
 from hybridopt.parts import Bf16, Columns, Fp32, Int8, Lion, Momentum, NoUpdate, Rows, SignSGD, Whole
+from hybridopt.policy.job import Job
 from support.updates import DTYPES, Cell, cells, tasks_of
 
 SHAPES = [(7,), (1,), (5, 9), (33, 17), (3, 4, 6), (0, 4), (2, 2500), (90, 500), (64, 1)]
 WAYS = {  # every way to round by random bits, and none
     "columns": (Treatment(Lion(), SignSGD(), Columns(0.3, 2)), torch.bfloat16),
+    "joined": (Treatment(Lion(), SignSGD(), Columns(0.3, 2)), torch.float32),
     "rows": (Treatment(Momentum(), NoUpdate(), Rows(0.3, 2)), torch.float32),
     "whole": (Treatment(Lion(), codec=Bf16(), weight_decay=0.1), torch.bfloat16),
     "codes": (Treatment(Lion(), SignSGD(), Columns(0.5, 2), Int8(block=16, exact_below=0)), torch.bfloat16),
+    "codes joined": (Treatment(Lion(), SignSGD(), Columns(0.5, 2), Int8(block=16, exact_below=0)), torch.float32),
 }
 CODED = [(5, 32), (33, 64), (90, 512)]
 
@@ -27,7 +33,7 @@ class Training:
     def __init__(self, way, compile, **options):
         treatment, dtype = WAYS[way]
         random = torch.Generator().manual_seed(0)
-        shapes = CODED if way == "codes" else SHAPES
+        shapes = CODED if "codes" in way else SHAPES
         values = [torch.randn(shape, generator=random).to(dtype) for shape in shapes]
         self.params = {f"layers.{i}.weight": torch.nn.Parameter(x) for i, x in enumerate(values)}
         self.random = torch.Generator().manual_seed(1)
@@ -108,6 +114,20 @@ def test_what_is_covered():
     for cell in cells(rules, ("columns", "svd", "randk"), ("fp32",), DTYPES):
         fits = cell.split == "columns" and cell.weight in exact
         assert [backend.fits(task) for task in tasks_of(cell)] == [fits] * 3, cell
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "rows"),
+    [((4096, 16), torch.float32, 1024), ((2, 3, 16), torch.float32, 6), ((1031, 16), torch.float32, 1)]
+    + [((16, 4096), torch.float32, 1), ((4096, 16), torch.bfloat16, 1)],
+)
+def test_a_kernel_takes_rows_of_narrow_matrices_together(shape, dtype, rows):
+    """Those of adapters have sixteen columns, which fill no register; random bits go by the rows that there are."""
+    treatment = Treatment(Lion(), SignSGD(), Columns(0.25, 2))
+    job = Job(treatment, treatment.split.at(Draw(0, "w", 0, 0), shape), shape)
+    layout = layout_of(job, treatment.store_for(dtype), dtype, dtype)
+    joined = prod(shape[:-1]) // rows, rows * shape[-1], rows * shape[-1] // 4
+    assert sizes_of(job, layout) == joined
 
 
 def test_rows_of_a_shard_that_are_rounded_at_random_are_left_to_others():
