@@ -2,33 +2,20 @@
 
 import weakref
 from collections.abc import Iterable
-from dataclasses import replace
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from ..core.contracts import State
 from ..core.errors import HybridOptError
-from ..execution.probe_gradient import ProbeGradient
-from ..execution.probed import run_estimated
-from ..execution.run import WORTH_COMPILING, run
-from ..execution.sharded.rows import elements_before, local
-from ..execution.sharded.waiting import Waiting
-from ..execution.sharded.ways import ROUNDS, WHOLE, made
-from ..execution.sharded.whole import Gathered
-from ..execution.state import allocate, basis
-from ..execution.task import Task
-from ..model.placement.homes import device_of, home
-from ..policy.job import BASIS
-from .group_numbers import rates
+from ..execution.run import WORTH_COMPILING
+from ..model.placement.homes import device_of
 from .groups import Tags
 from .loss_windows import LossWindows
 from .probing.measured import Measured
 from .probing.shifts import Shifts
-from .resolved import Resolved
-from .resting import check_resting, deferred
+from .resting import check_resting
 from .turns import Turns
+from .updates import Updates
 from .windows import Windows, carried_over
 
 __all__ = ["Parameters", "Work"]
@@ -62,6 +49,7 @@ class Parameters:
         self._optimizer, self._measured, self._turns = weakref.proxy(optimizer), measured, turns
         self.windows = Windows(tags, optimizer.param_groups, pace)
         self.shifts = Shifts(self.windows, trainable)
+        self._updates = Updates(self._optimizer, self.windows, self.shifts, measured)
         self._check_shared()
         check_resting(self.windows.all())
         self._compile = self._elements() if compile == "auto" else bool(compile)
@@ -170,50 +158,7 @@ class Parameters:
             work: the parameters; their gradients are in `.grad`, or come from probes.
             sound: bool [] on their device: where it is False, no weight and no state changes. None: it is True.
         """
-        tasks: list[Task] = []
-        waiting = Waiting()  # for other ranks
-        known: dict[int, tuple] = {}
-        for name, p in work:
-            one = self.windows.of(name, p)
-            grad = self._estimate(one) if one.probed else p.grad
-            if grad is None or one.idle or one.empty:
-                continue
-            if id(one.group) not in known:
-                known[id(one.group)] = rates(one.group)
-            lr, decay = known[id(one.group)]
-            if one.share is not None and one.share.way == WHOLE:
-                waiting.add_whole(self._whole(one, grad, (lr, decay, sound)), local(p))
-                continue
-            task = self._task(one, p.detach(), grad, (lr, decay, sound))
-            if (resting := home(p)) is not None:
-                resting.later(deferred(task, p, self.compiles), one.group["step"])
-                continue
-            if one.share is not None and one.share.way == ROUNDS:
-                waiting.add_rounds(task, one.share.rows, local(p))
-                continue
-            live = p if one.share is None else local(p)
-            if not live.numel():
-                continue
-            copied = task.param.data_ptr() != live.data_ptr()
-            if one.probed:
-                run_estimated(task, self.compiles)
-            elif copied:
-                run([task], self._compiling)
-            else:
-                tasks.append(task)
-            if copied:
-                live.copy_(task.param.view(live.shape))
-        run(tasks, self._compiling)
-        waiting.carry_out(lambda some: run(some, self._compiling))
-
-    def _estimate(self, one):
-        """Return the gradient of a parameter with probes; None where this step leaves it alone."""
-        source, p = one.job.treatment.source, one.p
-        backprop = p.grad.contiguous() if source.backward and p.grad is not None else None
-        terms = self.shifts.terms(one, self._measured.slopes or ())
-        if backprop is None and not terms:
-            return None
-        return ProbeGradient(terms, tuple(p.shape), device_of(p), one.job.arithmetic, backprop, source.share)
+        self._updates.carry_out(work, sound, self._compiling)
 
     def uncount(self, names: Iterable[str]) -> None:
         """Take back that the state of these parameters has seen this step, as its update was left out by a flag."""
@@ -222,75 +167,9 @@ class Parameters:
             if state := self._optimizer.state.get(mine[name]):
                 state["step"] -= 1
 
-    def _task(self, one: Resolved, param: Tensor, grad: Tensor, numbers: tuple) -> Task:
-        """Make the task that updates a parameter, or this rank's rows of it, and count its state's age.
-
-        numbers: learning rate, decay and `sound`.
-        """
-        own, group, share, before = one.own, one.group, one.share, 0
-        assert one.store is not None  # the optimizer has looked
-        shape = own.shape
-        if share is not None and share.way != WHOLE:
-            param, grad, before = local(param), local(grad), elements_before(share.rows, one.job.shape)
-            shape = (share.rows.count, *own.shape[1:]) if share.way == ROUNDS else shape
-        if param.shape != shape or not param.is_contiguous():
-            param = param.reshape(shape).contiguous()
-        if one.probed or grad.shape != shape or not grad.is_contiguous():  # of probes: no tensor yet
-            grad = grad.reshape(shape).contiguous()
-        raw, age = self._raw(one, grad) if one.slots else {}, group["step"] + 1
-        if raw:
-            state = self._optimizer.state[one.p]
-            state["step"] = age = state["step"] + 1
-        lr, decay, sound = numbers
-        stream = group["seed"], one.name
-        return Task(param, grad, raw, own, one.store, lr, decay, age, stream, group["step"], sound, before)
-
-    def _whole(self, one: Resolved, grad: Tensor, numbers: tuple) -> Gathered:
-        """Return a sharded parameter that one rank updates, which makes its task when it has all rows.
-
-        numbers: learning rate, decay and `sound`.
-        """
-        share = one.share
-        assert share is not None
-        if not share.owns and one.slots:
-            self._raw(one, None)
-            self._optimizer.state[one.p]["step"] += 1
-        param, own = local(one.p.detach()).contiguous(), local(grad).contiguous()
-        return Gathered(param, own, share, tuple(one.p.shape), lambda p, grad: self._task(one, p, grad, numbers))
-
-    def _raw(self, one: Resolved, grad: Tensor | None) -> State:
-        """Return the raw state tensors; missing ones are made, and the split's are drawn.
-
-        grad: None where another rank draws them.
-        """
-        wanted, state = one.slots, self._optimizer.state[one.p]
-        if not state:
-            state.update(step=0, window=one.window)
-        missing = wanted.keys() - state.keys()
-        if missing:
-            new = [k for k in wanted if k in missing]
-            state.update({k: self._made(one, k) for k in new})
-        raw = {k: state[k] if one.share is None else local(state[k]) for k in wanted}
-        fresh = bool(missing) and any(k.startswith(BASIS) for k in missing)
-        if fresh or state["window"] != one.window:
-            draw = replace(self.windows.draw(one.group, one.name, one.window), fresh=fresh)
-            if grad is not None:
-                one.own.part.sample(grad, basis(one.own, raw), draw)
-            state["window"] = one.window
-        return raw
-
-    def _made(self, one: Resolved, key: str) -> Tensor:
-        """Make a raw state tensor of zeros."""
-        if one.share is None:
-            return allocate(one.slots[key], one.p.device)
-        return made(key, one.job, one.share, one.p.device)
-
     def allocate(self) -> None:
         """Make all state that is missing, as a step with gradients of 0 would."""
-        for one in self.windows.all():
-            if one.slots and not one.idle and not one.empty:
-                elsewhere = one.share is not None and one.share.way == WHOLE and not one.share.owns
-                self._raw(one, None if elsewhere else torch.zeros(one.own.shape, device=one.p.device))
+        self._updates.allocate()
 
     def _check_shared(self):
         """Raise HybridOptError for a probed tensor with two names: it would be shifted by one, and updated by both."""
