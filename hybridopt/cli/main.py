@@ -1,5 +1,7 @@
 """The command `hybridopt`; what takes time to import is imported inside the commands."""
 
+import atexit
+import gc
 import sys
 from contextlib import nullcontext
 from importlib import metadata
@@ -40,6 +42,7 @@ app.command(epilog=WAYS)(train)
 
 def main() -> None:
     """Run the command; an error that hybridopt explains ends it with one line and status 1."""
+    atexit.register(gc.freeze)  # or Python looks for garbage in all that was imported, for a second, before it ends
     try:
         app(prog_name="hybridopt")
     except HybridOptError as error:

@@ -240,5 +240,7 @@ def _quickly() -> Iterator[None]:
         try:
             yield
         finally:
+            gc.freeze()  # both together make all objects old ones: young ones would be searched at once
+            gc.unfreeze()
             if collects:
                 gc.enable()

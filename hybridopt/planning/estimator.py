@@ -46,6 +46,7 @@ class Estimator:
         self._models: dict[tuple, Known] = {}
         self._costs: dict[tuple, Costs] = {}
         self._traces: dict[tuple, Trace] = {}
+        self._rhythms: dict[tuple, Rhythm | None] = {}
         self._tells: dict[tuple, bool] = {}  # does a model of more layers tell what one of fewer takes?
         self._steps: bool | None = None  # does the model step through tokens one by one? None: not known
 
@@ -137,12 +138,19 @@ class Estimator:
     def _simulated(self, request: Request, backward: bool, used: dict[str, int]) -> Trace:
         """Return the trace of one pass, from two models of few layers where these stand for the whole."""
         depth = self.source.depth
-        found = rhythm(self._known(request).model, self.source.config(), used, depth)
+        found = self._rhythm(request, used)
         if found is not None:
             whole = extrapolate(*self._few(request, backward, found), depth, found)
             if whole is not None:
                 return whole
         return self._short(request, depth, backward)
+
+    def _rhythm(self, request: Request, used: dict[str, int]) -> Rhythm | None:
+        key = request.weights, request.ready.opens_scales, tuple(used.items())
+        if key not in self._rhythms:
+            known = self._known(request).model
+            self._rhythms[key] = rhythm(known, self.source.config(), used, self.source.depth)
+        return self._rhythms[key]
 
     def _few(self, request: Request, backward: bool, order: Rhythm) -> tuple[Trace, Trace]:
         """Return the traces of the two models of few layers that stand for the whole.

@@ -92,7 +92,11 @@ class Plan:
 
     def first(self, entry: Entry) -> Job:
         """Return the Job in the first window that has a state-full part; in the very first if none has."""
-        return next((job for job in self._jobs(entry) if not job.part.empty), self.job(entry, 0))
+        name = entry.param.name
+        if name not in self._firsts:
+            found = next((job for job in self._jobs(entry) if not job.part.empty), None)
+            self._firsts[name] = self.job(entry, 0) if found is None else found
+        return self._firsts[name]
 
     @cached_property
     def state_bytes(self) -> dict[str, tuple[int, ...]]:
@@ -104,6 +108,10 @@ class Plan:
         series = [self.state_bytes[name] for name in names]
         windows = range(max(map(len, series), default=0))
         return max((sum(s[min(w, len(s) - 1)] for s in series) for w in windows), default=0)
+
+    @cached_property
+    def _firsts(self) -> dict[str, Job]:
+        return {}
 
     @cached_property
     def _populations(self) -> dict[Split, Population]:

@@ -60,8 +60,17 @@ class Step:
 
 def peak(trace: Trace, step: Step) -> Peak:
     """Return the moment of the step at which most bytes are alive."""
-    found = (replace(p, near=step.near(trace.path, p.stage)) for p in _moments(trace, step))
-    return max(found, key=lambda p: p.total)
+    most, near = max(_all(trace, step), key=lambda found: found[0].total + found[1])
+    return replace(most, near=near)
+
+
+def _all(trace: Trace, step: Step) -> Iterator[tuple[Peak, int]]:
+    """Yield every moment that may be the largest, and the bytes of placed layers that are near in it."""
+    near: dict[Stage, int] = {}
+    for moment in _moments(trace, step):
+        if moment.stage not in near:
+            near[moment.stage] = step.near(trace.path, moment.stage)
+        yield moment, near[moment.stage]
 
 
 def _moments(trace: Trace, step: Step) -> Iterator[Peak]:
