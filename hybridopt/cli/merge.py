@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..core.silence import without_messages
+
 if TYPE_CHECKING:
     from ..saving.merging.merge import MergeReport
 
@@ -15,19 +17,20 @@ __all__ = ["merge"]
 Folder = Annotated[Path, typer.Argument(help="Folder that save_pretrained wrote.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="The new model folder; an earlier result is replaced.")]
 Base = Annotated[Path | None, typer.Option(help="Folder of the base model; by default the one the adapter names.")]
-Dtype = Annotated[str, typer.Option(help="Of the weights: bfloat16, float16 or float32.")]
+Dtype = Annotated[str, typer.Option(help="Of the weights: bf16, fp16 or fp32.")]
 Shard = Annotated[str, typer.Option("--max-shard-size", help="Bytes of a file at most, such as 5GB.")]
 
 
-def merge(folder: Folder, out: Out, base: Base = None, dtype: Dtype = "bfloat16", shard: Shard = "5GB") -> None:
+def merge(folder: Folder, out: Out, base: Base = None, dtype: Dtype = "bf16", shard: Shard = "5GB") -> None:
     """Write a whole model folder, in full precision, of a base model and all that training has changed.
 
     Adapters, changed tensors and replayed runs are put into the base one tensor at a time, also where training had it
     quantized. The folder loads with AutoModel...from_pretrained.
     """
-    from ..saving.merging.merge import merge as merged
+    with without_messages():  # of libraries that are imported
+        from ..saving.merging.merge import merge as merged
 
-    report = merged(folder, out, base, dtype, shard)
+        report = merged(folder, out, base, dtype, shard)
     console = Console()
     console.print(_table(report))
     for line in _notes(report):

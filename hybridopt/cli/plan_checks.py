@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.budget import AUTO, Budget
 from ..core.card_speeds import Flops, sustained
+from ..core.dtypes import dtype_name, short_dtype
 from ..core.errors import HybridOptError, check_choice, check_count, check_number
 from ..core.host import Host, host
 from ..core.host_memory import left
@@ -117,7 +118,7 @@ def check_asked(
         size: batch, dtype, device and what else of a `Request` is always given; None: left to the planner.
         asked: what of a `Request` is wanted.
     """
-    from ..planning.limits import DTYPES, check_size
+    from ..planning.limits import check_size
     from ..planning.subject.architectures import check_name
 
     _check_policy(policy, options)
@@ -126,10 +127,10 @@ def check_asked(
     if "quantization" in asked:
         schemes = [name.replace("_", "-") for name in names("schemes")]
         check_choice("plan", "quantization", asked["quantization"].replace("_", "-"), schemes)
-    check_choice("plan", "dtype", size["dtype"], DTYPES)
+    short_dtype("plan", "dtype", size["dtype"])
     check_choice("plan", "device", size["device"], ("cuda", "cpu"))
     if "adapter_dtype" in size:
-        check_choice("plan", "adapter_dtype", size["adapter_dtype"].removeprefix("torch."), DTYPES.values())
+        dtype_name("plan", "adapter_dtype", size["adapter_dtype"])
     for name in ("seq_len", "batch", "micro_batches", "lora", "chunk"):
         value = {**size, **asked}.get(name)
         if value is not None:

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ..core.silence import without_messages
+
 if TYPE_CHECKING:
     from ..saving.rebuilding.replay import ReplayReport
 
@@ -28,10 +30,11 @@ def replay(
 
     Several adapters are applied one after the other; those that were trained on the same base are added.
     """
-    from ..saving.rebuilding.replay import Replay
+    with without_messages():  # of libraries that are imported
+        from ..saving.rebuilding.replay import Replay
 
+        work = Replay(base, adapters, upto, pooled)
     console = Console()
-    work = Replay(base, adapters, upto, pooled)
     with Progress(TextColumn("replaying"), BarColumn(), TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("", total=work.work)
         report = work.write(out, device, lambda done: progress.advance(task, done))

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from ..core.contracts import Adapters
-from ..core.errors import HybridOptError, check_choice
+from ..core.dtypes import dtype_name
+from ..core.errors import HybridOptError
 from ..core.registry import every, make
 from .containers import contained
 
@@ -14,7 +15,6 @@ __all__ = ["adapted_layers", "adapter_members", "adapter_names", "bare", "bare_n
 __all__ += ["dtype_of_adapters", "library_for", "library_of", "lora_rank", "original_name", "usual_library"]
 __all__ += ["whole_copies", "without_wrappers"]
 
-DTYPES = ("float32", "bfloat16", "float16")  # that adapters can be kept in
 USUAL = "peft"  # the library of LoRA that is asked for by its rank alone
 
 
@@ -57,7 +57,7 @@ def dtype_of_adapters(owner: str, given: str | torch.dtype | None, has_adapters:
 
     Args:
         owner: what it was given to, for errors.
-        given: "float32", "bfloat16", "float16", the same as a torch.dtype, or None.
+        given: "float32", "bfloat16", "float16", short as "bf16", the same as a torch.dtype, or None.
         has_adapters: are there adapters to be kept in it?
 
     Raises:
@@ -65,8 +65,7 @@ def dtype_of_adapters(owner: str, given: str | torch.dtype | None, has_adapters:
     """
     if given is None:
         return None
-    name = str(given).removeprefix("torch.")
-    check_choice(owner, "adapter_dtype", name, DTYPES)
+    name = dtype_name(owner, "adapter_dtype", given)
     if not has_adapters:
         raise HybridOptError(
             f"{owner}: adapter_dtype={name!r} is for adapters that are added, and there are none; ask for them, too"

@@ -1,10 +1,9 @@
-"""What sizes and dtypes a plan may be asked for; torch is not imported, so that typos are told at once."""
+"""What sizes a plan may be asked for; torch is not imported, so that typos are told at once."""
 
 from ..core.errors import HybridOptError, check_count
 
-__all__ = ["DTYPES", "check_size"]
+__all__ = ["check_size"]
 
-DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 LEAST = {"seq_len": 1, "batch": 1, "micro_batches": 1, "seed": 0, "lora": 1, "chunk": 1}
 MOST = {"seq_len": 2**27, "batch": 2**20, "micro_batches": 2**20, "lora": 2**16, "chunk": 2**27}
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..core.contracts import Activations, Scheme
+from ..core.dtypes import DTYPES, short_dtype
 from ..core.errors import HybridOptError, check_choice
 from ..core.registry import names, pack
 from ..model.activations.scheme import read_activations
@@ -15,9 +16,9 @@ from ..model.placement.placement import Placement, read_placement
 from ..model.quantization.known import frozen_names, named
 from ..optimizer.releases import DEFAULT, release_class
 from ..policy.routes import Ready, read_policy
-from .limits import DTYPES, check_size
+from .limits import check_size
 
-__all__ = ["DTYPES", "Request", "short_name"]
+__all__ = ["Request", "short_name"]
 
 COUNTS = ("seq_len", "batch", "micro_batches", "seed")
 
@@ -79,7 +80,7 @@ class Request:
             if getattr(self, name) is not None:
                 check_size(name, getattr(self, name))
         check_choice("plan", "release", self.release, names("releases"))
-        check_choice("plan", "dtype", self.dtype, DTYPES)
+        object.__setattr__(self, "dtype", short_dtype("plan", "dtype", self.dtype))
         check_choice("plan", "device", self.device, ("cuda", "cpu"))
         dtype = dtype_of_adapters("plan", self.adapter_dtype)
         object.__setattr__(self, "adapter_dtype", dtype and str(dtype).removeprefix("torch."))

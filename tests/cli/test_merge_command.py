@@ -113,10 +113,10 @@ def test_weights_that_were_quantized_are_merged_in_full_precision(tmp_path):
     assert (logits(again) - logits(model)).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_sums_are_rounded_once_to_the_dtype(dtype, tmp_path):
+@pytest.mark.parametrize(("given", "dtype"), [("bf16", "bfloat16"), ("float16", "float16")])
+def test_sums_are_rounded_once_to_the_dtype(given, dtype, tmp_path):
     model = trained(write_base(tiny_llama(), tmp_path), tmp_path, LoraConfig(**QUERY))
-    merged(tmp_path, dtype=dtype)
+    merged(tmp_path, dtype=given)
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     exact = model.merge_and_unload().state_dict()
     for name, x in again.state_dict().items():

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...core.errors import HybridOptError, check_choice
+from ...core.dtypes import dtype_name
+from ...core.errors import HybridOptError
 from ...core.files.paths import path_of
 
 __all__ = ["build", "check_folder", "kept_in_fp32", "read_model_config"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CONFIG = "config.json"
 
 
@@ -88,9 +88,7 @@ def kept_in_fp32(model: Any) -> list[str]:
 
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype:
-    name = str(dtype).removeprefix("torch.")
-    check_choice("load", "dtype", name, DTYPES)
-    return DTYPES[name]
+    return getattr(torch, dtype_name("load", "dtype", dtype))
 
 
 def _architecture(config, folder: Path) -> Any:

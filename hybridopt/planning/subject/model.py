@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ...core.compiled_later import compiled_later
+from ...core.dtypes import DTYPES
 from ...core.errors import HybridOptError
 from ...core.instead import instead
 from ...model.adapters import bare, dtype_of_adapters, library_for, usual_library
@@ -18,7 +19,7 @@ from ...model.quantization.replacing import twins_
 from ...model.quantization.scales import open_scales_
 from ...model.quantization.targets import chosen
 from ...model.roles import head_modules
-from ..request import DTYPES, Request
+from ..request import Request
 from .building import causal, no_model
 from .dimensions import Subject
 

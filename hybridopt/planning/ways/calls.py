@@ -2,10 +2,11 @@
 
 from textwrap import indent
 
+from ...core.dtypes import DTYPES
 from ...model.activations.scheme import written
 from ...model.adapters import usual_library
 from ...model.placement.placement import Placement
-from ..request import DTYPES, Request
+from ..request import Request
 
 __all__ = ["calls", "script"]
 

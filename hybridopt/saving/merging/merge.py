@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from ...core.contracts import Adapters, Merging
-from ...core.errors import HybridOptError, check_choice
+from ...core.dtypes import dtype_name
+from ...core.errors import HybridOptError
 from ...core.files.paths import path_of
 from ...core.sizes import parse_size
 from ...model.loading.matching import match
@@ -32,8 +33,6 @@ from .shards import write_shards
 from .values import check_shapes, check_values, values_of
 
 __all__ = ["MergeReport", "merge"]
-
-DTYPES = ("bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True)
@@ -79,18 +78,18 @@ def merge(
         folder: what `model.hybrid.save_pretrained` wrote.
         out: the new folder; an earlier result there is replaced, any other is refused.
         base: the folder of the base model; None: the one that the adapter names.
-        dtype: of the weights: "bfloat16", "float16" or "float32".
+        dtype: of the weights: "bfloat16", "float16" or "float32", or short as "bf16".
         max_shard_size: bytes of a file at most, such as "5GB"; a single tensor may be larger.
 
     Raises:
         HybridOptError: before anything is written, for another base, files that do not fit, and what cannot be merged.
     """
-    check_choice("merge", "dtype", dtype, DTYPES)
+    exact = getattr(torch, dtype_name("merge", "dtype", dtype))
     largest = max_shard_size if isinstance(max_shard_size, int) else parse_size(max_shard_size, "max_shard_size")
     folder, out = path_of(folder, "folder"), path_of(out, "out")
     given = None if base is None else path_of(base, "base")
     with open_folder(folder) as saved, together(saved) as place:
-        work = _Work(saved, Path(place), given, getattr(torch, dtype))
+        work = _Work(saved, Path(place), given, exact)
         _check_out(out, (folder, work.base))
         compared = check_values(work.values, work.config)
         return work.write(out, largest, compared)

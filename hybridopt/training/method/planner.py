@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...core.dtypes import DTYPES
 from ...core.host import host
 from ...core.host_memory import left
 from ...model.placement.placement import Placement
 from ...planning import Estimate, Estimator, Request
-from ...planning.request import DTYPES
 from ...planning.subject.model import Subject, checkpoints
 from ...planning.subject.source import subject_of
 from ..config.run import AUTO, LoraSettings, PlacementSettings, Run

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ...core.devices import device_here
+from ...core.dtypes import DTYPES
 from ...core.errors import HybridOptError
-from ...planning.request import DTYPES
 from ..config.run import Run
 from ..output.folder import save
 from ..watching.memory import tensor_map

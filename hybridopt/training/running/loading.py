@@ -7,11 +7,11 @@ import torch
 
 from ...core.contracts import TrainingTask
 from ...core.devices import device_here
+from ...core.dtypes import DTYPES
 from ...core.errors import HybridOptError
 from ...model.loading.building import check_folder, read_model_config
 from ...model.loading.new_head import load_with_head
 from ...model.loading.streaming import How, load
-from ...planning.request import DTYPES
 from ...planning.subject.hub import hub_config, is_hub_name
 from ...wrapping import wrap
 from ..config.run import AUTO, Run
