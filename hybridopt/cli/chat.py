@@ -32,7 +32,11 @@ def chat(
     message, and answers go to the output. A model without a chat template goes on with each line as a text.
     """
     if not where.exists():
-        raise HybridOptError(f"there is nothing at {where}; give the folder that was written, or that of a model")
+        raise HybridOptError(
+            f"there is nothing at {where}; give the folder that was written, or that of a model. Nothing is "
+            "downloaded here; of a model on the hub take what "
+            f"huggingface_hub.snapshot_download({str(where)!r}) returns"
+        )
     if base is not None and not base.is_dir():
         raise HybridOptError(f"--base={base}: there is no such folder")
     from ..training.chat.conversation import Conversation

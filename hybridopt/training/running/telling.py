@@ -78,12 +78,21 @@ def _steps(rehearsal: Rehearsal, run: Run) -> list[str]:
             "write train.warmup: 0"
         )
     if steps < FEW:
-        fewer = "data.packing: false, " if rehearsal.packed else ""
         found.append(
-            f"{many(steps)} {'is' if steps == 1 else 'are'} too few to learn much in; for more: {fewer}a smaller "
-            "train.accumulate, or more train.epochs"
+            f"{many(steps)} {'is' if steps == 1 else 'are'} too few to learn much in; for more: "
+            f"{' or '.join(_for_more(rehearsal, run))}"
         )
     return found
+
+
+def _for_more(rehearsal: Rehearsal, run: Run) -> list[str]:
+    """Return what makes a run longer, of what it has not yet."""
+    train = run.train
+    if train.max_steps is not None:
+        return ["a larger train.max_steps"]
+    packed = ["data.packing: false"] if rehearsal.packed else []
+    size = "accumulate" if train.accumulate > 1 else "batch" if train.batch > 1 else None
+    return [*packed, *([f"a smaller train.{size}"] if size else []), "more train.epochs"]
 
 
 def many(steps: int) -> str:

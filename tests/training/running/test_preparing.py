@@ -49,8 +49,20 @@ def test_tokens_steps_and_the_loss_are_told(workshop):
     assert f"{train.tokens:,} tokens, of which {train.trained:,}" in text
     assert "(loss on what the assistant says)" in text
     assert "4 steps in all (batch 2 x accumulate 3), 2 passes over the examples" in text
-    assert "4 steps are too few to learn much in" in text
+    assert "4 steps are too few to learn much in; for more: a smaller train.accumulate or more train.epochs" in text
     assert prepared.run.data.loss_on == "assistant" and prepared.run.task == "sft"
+
+
+@pytest.mark.parametrize(
+    ("sets", "more"),
+    [
+        (("train.max_steps=3",), "a larger train.max_steps"),
+        (("train.batch=8", "train.accumulate=1"), "a smaller train.batch or more train.epochs"),
+        (("data.packing=true", "train.batch=1", "train.accumulate=1"), "data.packing: false or more train.epochs"),
+    ],
+)
+def test_a_short_run_is_told_what_would_make_it_longer(sets, more, workshop):
+    assert told(prepare(workshop.run(*sets))).count(f"for more: {more}") == 1
 
 
 def test_the_first_example_is_shown_with_what_is_trained(workshop):
