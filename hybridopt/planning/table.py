@@ -181,9 +181,9 @@ def _best(fitting: Sequence[tuple[int, Choice]], room: Budget) -> list[Renderabl
     if not fitting:
         return [Text("\nNothing fits beside what is to be kept free; --margin 0 fills the memory.", "bold red")]
     best = fitting[0][1]
-    left = human(room.total - best.estimate.peak_bytes)
+    left = human(room.usable - best.estimate.peak_bytes)
     return [
-        Text(f"\n1. {best.way.title} (given up: {best.way.why}), the best that fits; {left} are left:", "bold"),
+        Text(f"\n1. {best.way.title} (given up: {best.way.why}), the best that fits; {left} to spare:", "bold"),
         _code(f"{best.command(room)}{HINT if best.place is None else ''}\n"),
         _code(best.script),
     ]
@@ -203,13 +203,12 @@ def _label(number: int, choice: Choice) -> str:
 def _verdict(estimate: Estimate, room: Budget, host: Host | None) -> str:
     if lacking := estimate.missing_on_host(host):
         return f"[red]does not fit[/] into the host's memory: {human(lacking)} are missing"
-    missing, left = estimate.missing(room.usable), room.total - estimate.peak_bytes
-    where = escape(str(room))
+    missing, where = estimate.missing(room.usable), escape(str(room))
     if estimate.tight(room):
-        return f"[red]fits only into the margin[/] of {where}: {human(left)} are left"
+        return f"[red]fits only into the margin[/] of {where}: it takes {human(missing)} of it"
     if missing:
         return f"[red]does not fit[/] into {where}: {human(missing)} are missing"
-    return f"[green]fits[/] into {where}: {human(left)} are left"
+    return f"[green]fits[/] into {where}: {human(room.usable - estimate.peak_bytes)} to spare"
 
 
 def watched(ways: Sequence[Way], lines: bool = False) -> Iterable[Way]:

@@ -68,6 +68,18 @@ def test_an_unknown_name_lists_the_closest():
         subject_of("zzzzzz")
 
 
+def test_paths_where_nothing_lies_are_told_as_such(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-model").mkdir()
+    for name, text in (
+        ("./my-modle", "no such file or folder; did you mean 'my-model'"),
+        ("nothere.json", "no such file or folder; give a config.json"),
+        (str(tmp_path / "no" / "config.json"), "there is no folder .*/no; give"),
+    ):
+        with pytest.raises(HybridOptError, match=text):
+            architectures.check_name(name)
+
+
 def test_a_data_file_entry_is_not_shared():
     architectures.architecture("gpt2")["n_embd"] = 1
     assert architectures.architecture("gpt2")["n_embd"] == 768

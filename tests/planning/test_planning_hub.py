@@ -76,7 +76,8 @@ def test_paths_are_not_asked_of_the_hub(cache):
     assert subject_of(cache).settings["model_type"] == "llama" and subject_of(cache).place == str(cache)
     for name in ("gpt5", "./some/model", "/some/model", "some/model/x", "../x"):
         assert not is_hub_name(name)
-        with pytest.raises(HybridOptError, match="no known architecture"):
+        text = "there is no (such file|folder)" if "/" in name else "no known architecture"
+        with pytest.raises(HybridOptError, match=text):
             subject_of(name)
 
 

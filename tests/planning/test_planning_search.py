@@ -22,6 +22,7 @@ import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.cli.plan import plan as command
 from hybridopt.core.budget import budget
+from hybridopt.core.sizes import human
 from hybridopt.model.quantization.coded import coded_names
 from hybridopt.model.roles import params
 from hybridopt.planning import Estimator, Request, parse_size, plan, table
@@ -323,6 +324,8 @@ def test_the_margin_is_kept_free(config, choices):
     console = Console(width=100, file=io.StringIO())
     console.print(table.choices_table(found, room), crop=False)
     assert "kept free" in console.file.getvalue() and "only into the" in console.file.getvalue()
+    spare = human(room.usable - found[0].estimate.peak_bytes)
+    assert f"the best that fits; {spare} to spare:" in " ".join(console.file.getvalue().split())
 
 
 def test_the_command_fails_where_only_the_margin_would_do(config):
@@ -331,7 +334,9 @@ def test_the_command_fails_where_only_the_margin_would_do(config):
     for margin, code in ((0, 0), (0.5, 1)):
         done = invoke(*shared, "--gpu", f"{peak}B", "--margin", margin)
         assert done.exit_code == code, done.output
-    assert "fits only into the margin" in done.output
+        told = " ".join(done.output.split())
+        assert ("0 B to spare" in told) is not bool(code)
+    assert "fits only into the margin" in told and f"it takes {human(peak // 2)} of it" in told
 
 
 def test_the_command_shows_a_table_or_the_ways_that_fit(config):

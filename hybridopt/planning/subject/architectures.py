@@ -49,6 +49,7 @@ def architecture(name: str) -> Architecture:
     """Return the configuration of a known architecture; raise HybridOptError with the closest names for others."""
     found = canonical(name)
     if found is None:
+        _check_path(name)
         near = get_close_matches(name.rpartition("/")[2].lower(), names(), 3, 0.5)
         hint = f"the closest are {', '.join(near)}" if near else f"known are {', '.join(names())}"
         raise HybridOptError(
@@ -62,6 +63,22 @@ def check_name(name: str) -> None:
     """Raise HybridOptError, as `architecture` does, for a name that is none, no path, and none of a hub."""
     if canonical(name) is None and not is_hub_name(name) and not Path(name).exists():
         architecture(name)
+
+
+def _check_path(name: str) -> None:
+    """Raise HybridOptError for what can only be a path: nothing lies there."""
+    path = Path(name)
+    if len(path.parts) < 2 and path.suffix != ".json" and not name.startswith("."):
+        return
+    folder = path.parent
+    if not folder.is_dir():
+        raise HybridOptError(f"model={name!r}: there is no folder {folder.absolute()}; give a folder with config.json")
+    near = get_close_matches(path.name, (each.name for each in folder.iterdir()), 1, 0.5)
+    meant = f"did you mean {str(folder / near[0])!r}? Or give" if near else "give"
+    raise HybridOptError(
+        f"model={name!r}: there is no such file or folder; {meant} a config.json, a model's folder, or a name of the "
+        "hub (org/name)"
+    )
 
 
 @cache

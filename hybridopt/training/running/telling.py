@@ -65,8 +65,8 @@ def _steps(rehearsal: Rehearsal, run: Run) -> list[str]:
     each = f"batch {train.batch} x accumulate {train.accumulate}"
     if rehearsal.packed:
         text = (
-            f"{rehearsal.train.rows:,} rows are packed into {rehearsal.rows:,} sequences of {rehearsal.max_length:,} "
-            f"tokens: {many(steps)} ({each})"
+            f"{rehearsal.train.rows:,} rows are packed into {many(rehearsal.rows, 'sequence')} of "
+            f"{rehearsal.max_length:,} tokens: {many(steps)} ({each})"
         )
     else:
         epochs = f"{train.epochs:g} pass{'' if train.epochs == 1 else 'es'} over the examples"
@@ -95,9 +95,9 @@ def _for_more(rehearsal: Rehearsal, run: Run) -> list[str]:
     return [*packed, *([f"a smaller train.{size}"] if size else []), "more train.epochs"]
 
 
-def many(steps: int) -> str:
-    """Return a number of steps in words."""
-    return f"{steps:,} step{'' if steps == 1 else 's'}"
+def many(number: int, what: str = "step") -> str:
+    """Return a number of steps, or of something else, in words."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _share(part: int, whole: int) -> str:
