@@ -26,6 +26,7 @@ ROOMS = (  # a file imports from its own room and from those before it, within f
     "planned",
     "wrapped",
     "activated",
+    "saved",
     "strategy",
     "auto",
     "wrap_checks",
