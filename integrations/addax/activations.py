@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from hybridopt.core.errors import HybridOptError, check_count
 from hybridopt.model.quantization.sizes import weight_bytes
 
+from .checkpointing import checkpointing, set_checkpointing
 from .length_costs import Cost, LengthCosts
 
 __all__ = ["RowBatches", "forward_bytes", "gradient_bytes", "measure", "saved_bytes"]
@@ -66,7 +67,7 @@ def measure(model: nn.Module, loss_at: LossAt, longest: int) -> LengthCosts:
     largest, trained = gradient_bytes(model)
     passes = _Passes(model, loss_at)
     with _undisturbed(model):
-        now = _checkpointing(model)
+        now = checkpointing(model)
         plain = Cost.measured(passes.plain, longest)
         can = now or (getattr(model, "supports_gradient_checkpointing", False) and not _samples(model))
         checkpointed = Cost.measured(passes.checkpointed, longest) if can else None
@@ -107,7 +108,7 @@ class _Passes:
         return outside + max(2 * block, self.forward(batch, length))
 
     def _saved(self, batch: int, length: int, checkpointing: bool) -> int:
-        with _set_checkpointing(self.model, checkpointing):
+        with set_checkpointing(self.model, checkpointing):
             return saved_bytes(self.model, lambda: self.loss_at(batch, length))
 
 
@@ -216,37 +217,3 @@ def _samples(model: nn.Module) -> bool:
     """Return whether trained linear layers keep a part of their inputs, which goes with no checkpointing."""
     strategy: Any = vars(model).get("hybrid")
     return strategy is not None and strategy.activations is not None
-
-
-def _checkpointing(model: nn.Module) -> list[nn.Module]:
-    """Return the modules that have gradient checkpointing on."""
-    return [module for module in model.modules() if getattr(module, "gradient_checkpointing", False) is True]
-
-
-@contextmanager
-def _set_checkpointing(model: nn.Module, on: bool) -> Iterator[None]:
-    """Turn gradient checkpointing on or off within; afterwards it is as before."""
-    was = _checkpointing(model)
-    if on and not was:
-        _switch(model, "enable")
-    _mark([] if on else was, False)
-    try:
-        yield
-    finally:
-        if on and not was:
-            _switch(model, "disable")
-        _mark(was, True)
-
-
-def _mark(modules: list[nn.Module], on: bool) -> None:
-    for module in modules:
-        module.gradient_checkpointing = on  # type: ignore[assignment]  # nn.Module declares only tensors and modules
-
-
-def _switch(model: nn.Module, what: str) -> None:
-    """Call the method that turns gradient checkpointing on or off; `what` is "enable" or "disable".
-
-    transformers has renamed it, and warns of the older name, so the newer one is tried first.
-    """
-    names = (f"activation_checkpointing_{what}", f"gradient_checkpointing_{what}")
-    next(getattr(model, name) for name in names if hasattr(model, name))()
