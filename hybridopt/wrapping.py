@@ -9,6 +9,7 @@ from torch import nn
 
 from .core.contracts import Activations
 from .core.errors import HybridOptWarning, check_count
+from .model.activations.refusals import check_one_device
 from .model.activations.scheme import check_named, read_activations
 from .model.adapters import bare, library_for
 from .model.base_record import Base, Origin, forget, merged, record, remember, remembered
@@ -84,6 +85,8 @@ def wrap(
         cure = "put adapters on, or quantize, before it is sharded: wrap first, then fully_shard"
         check_plain(model, cure if wanted is None else "leave placement out for sharded models")
     check_container(model, bool(peft_config or quantization or wanted or policy == "auto"))
+    if scheme is not None:
+        check_one_device(model)
     with uncompiled(model) as inner:
         resting = settle(inner, wanted)
         how = seed, policy_options, resting, scheme

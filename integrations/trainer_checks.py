@@ -13,7 +13,7 @@ from hybridopt.optimizer.releases import release_class
 from hybridopt.policy.routes import Ready
 
 from .trainer_batches import makes_batches
-from .trainer_placed import check_placed
+from .trainer_placed import check_not_replicated, check_placed
 from .transformers import own_options
 
 __all__ = ["check", "check_arguments", "check_assignment", "check_options"]
@@ -31,6 +31,7 @@ def check(trainer: Trainer, optimizer: HybridOptimizer | None) -> None:
         optimizer: the one that it is to use; None: an optimizer that is not of this library.
     """
     check_placed(trainer)
+    check_not_replicated(trainer)
     probing = optimizer if optimizer is not None and optimizer.probes_needed else None
     if trainer.assignment is not None and (probing is None or not probing.gradients_needed):
         lacks = "probes" if probing is None else "gradients"

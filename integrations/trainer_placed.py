@@ -1,13 +1,14 @@
-"""Refuse settings of a transformers `Trainer` that want whole weights on several devices, for placed models."""
+"""Refuse settings of a transformers `Trainer` that spread over several devices what is for one."""
 
 from collections.abc import Iterator
 
 from transformers import Trainer
 
 from hybridopt.core.errors import HybridOptError
+from hybridopt.model.activations.refusals import REPLICATED
 from hybridopt.model.placement.placed import placed
 
-__all__ = ["check_placed"]
+__all__ = ["check_not_replicated", "check_placed"]
 
 
 def check_placed(trainer: Trainer) -> None:
@@ -23,6 +24,13 @@ def check_placed(trainer: Trainer) -> None:
             "leave that out, or placement",
             "placement",
         )
+
+
+def check_not_replicated(trainer: Trainer) -> None:
+    """Raise HybridOptError if a trainer is to copy a model whose inputs are kept in part to several GPUs."""
+    hybrid = vars(trainer.model).get("hybrid")
+    if hybrid is not None and hybrid.activations is not None and trainer.args.n_gpu > 1:
+        raise HybridOptError(REPLICATED)
 
 
 def _obstacles(trainer: Trainer) -> Iterator[tuple[bool, str]]:

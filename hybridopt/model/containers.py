@@ -54,7 +54,8 @@ def check_container(model: nn.Module, changes: bool) -> None:
         kind = type(outer).__name__
         raise HybridOptError(
             f"{kind} holds the parameters that it was made with, and quantization and adapters put others in their "
-            f"places; give the model itself, and then put {kind} around what is returned"
+            f"places; give the model itself, and then put {kind} around what is returned (but for placement, which is "
+            "for one device)"
         )
 
 

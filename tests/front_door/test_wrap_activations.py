@@ -5,6 +5,7 @@ import json
 import pickle
 from dataclasses import dataclass
 from hashlib import sha256
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import hybridopt
 from hybridopt import HybridOptError, HybridOptWarning, WtaCrs
 from hybridopt.core.contracts import Activations
+from hybridopt.integrations.trainer_placed import check_not_replicated
 from support.models import batch, tiny_bert, tiny_gpt2, tiny_llama
 from support.saved import anatomy, bits, equal
 
@@ -383,6 +385,7 @@ REFUSED = [
     (frozen, {}, "LlamaForCausalLM has no linear layer that is trained"),
     (lambda: nn.Sequential(nn.Conv1d(3, 3, 1), nn.Linear(3, 2)), {}, "no linear layer"),
     (tiny_llama, {"peft_config": LoraConfig(r=4, target_modules=["embed_tokens"])}, "no linear layer"),
+    (lambda: nn.DataParallel(tiny_llama()), {}, "not allowed with DataParallel.*CUDA_VISIBLE_DEVICES"),
 ]
 
 
@@ -405,6 +408,20 @@ def test_checkpointing_that_is_switched_on_later_is_refused_in_the_forward_pass(
         model(**batch(model))
     model.gradient_checkpointing_disable()
     steps(model, optimizer, range(1))
+
+
+def test_copies_of_layers_on_other_devices_are_refused():
+    model = wrapped(lambda: nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)))
+    layer = model[0]
+    copied = layer._replicate_for_data_parallel()  # as DataParallel makes one for each device but the first
+    copied.weight, copied.bias = layer.weight.to("meta"), layer.bias.to("meta")
+    with pytest.raises(HybridOptError, match="not allowed with DataParallel"):
+        copied(torch.empty(20, 8, device="meta"))
+    trainer = SimpleNamespace(model=model, args=SimpleNamespace(n_gpu=1))
+    check_not_replicated(trainer)
+    trainer.args.n_gpu = 2
+    with pytest.raises(HybridOptError, match="not allowed with DataParallel"):
+        check_not_replicated(trainer)
 
 
 class Again(nn.Module):

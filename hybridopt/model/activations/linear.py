@@ -15,6 +15,7 @@ from ..quantization.layers import is_linear, matrix_shape
 from ..roles import clean
 from .kept_anyway import kept_anyway
 from .kept_inputs import KeptInputs
+from .refusals import REPLICATED
 
 __all__ = ["put_", "removed_", "trained_layers"]
 
@@ -79,6 +80,8 @@ class _Forward:
     def run(self, input: Tensor) -> Tensor:
         """Return what the layer does, and keep its input as the scheme says."""
         layer: Any = self._layer
+        if input.device != layer.weight.device:  # the input of a copy of the layer
+            raise HybridOptError(REPLICATED)
         outputs, inputs = matrix_shape(layer)
         rows = input.numel() // max(1, inputs)
         if self.kept.scheme.exact(rows, inputs, outputs) or kept_anyway(input):

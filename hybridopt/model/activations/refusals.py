@@ -6,8 +6,14 @@ from torch import nn
 
 from ...core.contracts import HowTrained
 from ...core.errors import HybridOptError
+from ..containers import original
 
-__all__ = ["check_layers", "check_not_repeated", "check_trains", "repeats"]
+__all__ = ["check_layers", "check_not_repeated", "check_one_device", "check_trains", "repeats"]
+
+REPLICATED = (
+    "activations=... is not allowed with DataParallel, whose copies of a layer are not sampled on their own devices; "
+    "leave DataParallel out (CUDA_VISIBLE_DEVICES=0, or a process a GPU), or activations"
+)
 
 
 def repeats(model: nn.Module) -> list[nn.Module]:
@@ -23,6 +29,12 @@ def check_not_repeated(modules: Iterable[nn.Module]) -> None:
             "other rows, and keep nothing anyway; call model.gradient_checkpointing_disable(), or leave "
             "activations out"
         )
+
+
+def check_one_device(model: nn.Module) -> None:
+    """Raise HybridOptError for a model within DataParallel."""
+    if isinstance(original(model), nn.DataParallel):
+        raise HybridOptError(REPLICATED)
 
 
 def check_trains(trained: Mapping[str, HowTrained]) -> None:
