@@ -38,6 +38,9 @@ class LazyLane(Lane):
     locked: dict[int, int] = field(default_factory=dict)
     moments: count = field(default_factory=count)
 
+    def here(self):
+        return "the one stream"
+
     def now(self):
         self.said.append("now")
         return next(self.moments)
@@ -55,7 +58,8 @@ class LazyLane(Lane):
         if moment is not None or self.waiting:
             self.finish(self.waiting[-1] if moment is None else moment)
 
-    def leave(self, taken):
+    def leave(self, taken, users):
+        assert set(users) <= {self.here()}
         self.said.append("leave")
         assert isinstance(taken, int)
 

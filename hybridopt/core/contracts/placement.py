@@ -151,6 +151,18 @@ class PlacementBackend(Protocol):
     def bind(self, unit: PlacedUnit) -> None:
         """Let the tensors of a fetched unit be used by whatever is computed next."""
 
+    def join(self, unit: PlacedUnit) -> None:
+        """Let the caller compute with a unit that is near, whoever has brought it there; called at each of its uses.
+
+        Raises:
+            HybridOptError: what it is a view of has changed.
+        """
+        return None
+
+    def changed(self, unit: PlacedUnit) -> None:
+        """Note that the caller has written to tensors of a unit that is near: others see that when they join."""
+        return None
+
     def write(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
         """Let some tensors of a unit that is near be written, by taking memory that nothing else reads.
 

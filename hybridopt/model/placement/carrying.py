@@ -65,6 +65,8 @@ class Carrying:
         if self.outstanding.lacks(unit):
             self._between = place  # what was updated in part is brought to rest, and fetched again
             self.outstanding.apply(unit)
+            self.backend.changed(unit)
+            self.outstanding.leave(unit, stays=True)
             self._between = None
 
     def _drop(self, place: int) -> None:
@@ -118,10 +120,17 @@ class Carrying:
                 self._slots[place] = gone
 
 
-def told(unit: PlacedUnit, error: BaseException) -> BaseException:
-    """Return what is raised where a unit could not be fetched: with its name and files."""
+def told(unit: PlacedUnit, error: BaseException, near: bool = False) -> BaseException:
+    """Return what is raised where a unit could not be fetched, or be used: with its name and files.
+
+    Args:
+        unit: the unit.
+        error: what went wrong.
+        near: was it fetched already?
+    """
     if not isinstance(error, Exception):
         return error
     files = ", ".join(sorted({str(piece.file) for piece in unit.pieces if piece.file is not None}))
     where = "" if not files or files in str(error) else f" from {files}"
-    return HybridOptError(f"{unit.name} cannot be fetched{where}: {str(error) or type(error).__name__}", "placement")
+    what = "used" if near else "fetched"
+    return HybridOptError(f"{unit.name} cannot be {what}{where}: {str(error) or type(error).__name__}", "placement")

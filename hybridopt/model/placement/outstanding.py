@@ -5,18 +5,20 @@ time. So weights that rest elsewhere are not fetched for it: whoever computes wi
 are written where they rest only now and then; until then the same updates are made again whenever they are fetched.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
 from ...core.contracts import Piece, PlacedUnit, PlacementBackend
-from ...core.errors import HybridOptError
+from ...core.errors import HybridOptError, HybridOptWarning
 from .endurance import Endurance
 from .placement import Placement
 
-__all__ = ["Outstanding", "Update", "outstanding_for"]
+__all__ = ["MOST", "Outstanding", "Update", "outstanding_for"]
 
+MOST = 256  # steps whose updates may wait: each fetch makes all of them again, and each is kept in memory
 Update = Callable[[], None]
 
 
@@ -46,12 +48,13 @@ class Outstanding:
 
     Args:
         backend: carries the units.
-        every: steps after which what was updated is written; None: never, unless `keep` is called.
+        every: steps after which what was updated is written; None: when `keep` is called, or `MOST` steps wait.
         spend: is told how many bytes are about to be written as it is time to, and raises where they are too many.
     """
 
     def __init__(self, backend: PlacementBackend, every: int | None, spend: Callable[[int], None] = lambda size: None):
-        self._backend, self._every, self._spend = backend, every, spend
+        self._backend, self._every, self._spend = backend, every or MOST, spend
+        self._asked = every is not None  # for what is written after some steps
         self._waiting: dict[PlacedUnit, _Waiting] = {}
         self._steps, self._step = 0, -1
 
@@ -67,7 +70,8 @@ class Outstanding:
         if step != self._step:
             self._steps, self._step = self._steps + 1, step
         if unit not in self._waiting:
-            self._waiting[unit] = _Waiting(-(unit.index % self._every) if self._every else 0)
+            turn = unit.index % self._every
+            self._waiting[unit] = _Waiting(-turn if self._asked else turn)
         self._waiting[unit].pieces[piece] = None
         self._waiting[unit].updates.append(update)
 
@@ -95,16 +99,35 @@ class Outstanding:
                     update()
         w.done = len(w.updates)
 
-    def leave(self, unit: PlacedUnit) -> None:
-        """Write a unit that is near and about to be dropped, if that is due."""
+    def leave(self, unit: PlacedUnit, stays: bool = False) -> None:
+        """Write a unit that is near, if that is due.
+
+        Args:
+            unit: the unit.
+            stays: is it not about to be dropped? Then it is written rarely, lest ever more updates are kept for it.
+        """
         w = self._waiting.get(unit)
         if w is None or not w.done:
             return
-        due = self._every is not None and self._steps - w.written >= self._every
+        due = self._steps - w.written >= (max(self._every, MOST) if stays else self._every)
         if due and not w.writing:
             self._spend(sum(piece.nbytes for piece in w.pieces))
+            self._tell()
         if due or w.writing:
             self.keep(unit)
+
+    def _tell(self) -> None:
+        """Warn once of what is written though nobody has asked for it."""
+        if self._asked:
+            return
+        self._asked = True
+        warnings.warn(
+            f"write_every=None: updates of {MOST} steps wait for the layers, and all are made again whenever a layer "
+            f"is fetched; so layers are written where they rest now, and every {MOST} steps from now on. Give "
+            "write_every=8, or save more often",
+            HybridOptWarning,
+            stacklevel=2,
+        )
 
     def keep(self, unit: PlacedUnit) -> None:
         """Let the values of a unit that is near be those at rest, too; after an interrupt it has to be done again."""

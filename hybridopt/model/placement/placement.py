@@ -28,7 +28,8 @@ class Placement:
             fit into the memory that the host has left.
         write_every: steps after which full weights that are trained by losses alone are written where they rest;
             until then the updates since are made again whenever a layer is fetched. With base="disk" they are written
-            to a file in `cache` that is gone with the process. None: only when they are saved or otherwise asked for.
+            to a file in `cache` that is gone with the process. None: only when they are saved or otherwise asked for,
+            and once 256 steps wait, with a warning: a fetch makes the updates of all of them.
         paired: do all the shifted evaluations of a step of such training share one pass over the layers? They are
             alive at the same time, each with what the model keeps between two layers. False: one after the other.
         allow_writes: bytes a day that training may write to disk, such as "2TB"; None: 329 GB, which a usual drive of

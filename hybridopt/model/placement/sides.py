@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .arena import Layout
-from .lanes.lane import Moment
+from .lanes.lane import Moment, Stream
 
 __all__ = ["Sides"]
 
@@ -26,6 +26,9 @@ class Sides:
         self.near = layout.views(self.memory)
         self.taken: Moment = None
         self.copied: Moment = None
+        self.ready: Moment = None  # when it is near and has all that was written to it
+        self.joined: set[Stream] = set()  # where that was waited for
+        self.users: set[Stream] = set()  # where the memory was used since it was taken
         self.state = "rests"  # "open", "coming", "near"
 
     @property

@@ -71,6 +71,7 @@ class Streamer(Carrying):
             place = self._place(unit)
             visit = place, caller()
             if visit == self._last and self._is_ready(place):  # parts of a layer need it one after the other
+                self._join(place)
                 return
             self.order.asked(place, BACKWARD if in_backward() else FORWARD if unit.module.training else EVALUATION)
             try:
@@ -79,6 +80,7 @@ class Streamer(Carrying):
                 if self._slots.get(place, self) is not None:
                     self._bring(place)
                 self._slots.move_to_end(place)
+                self._join(place)
                 self._update(place)
                 if len(self._slots) < len(self.units):
                     self._ahead(place)
@@ -113,6 +115,7 @@ class Streamer(Carrying):
             self.need(unit)
             self.backend.write(unit, [piece])
             piece.tensor.data.copy_(values)
+            self.backend.changed(unit)
             self.backend.keep(unit, [piece])
 
     def rest(self) -> None:
@@ -157,6 +160,16 @@ class Streamer(Carrying):
     def _is_ready(self, place: int) -> bool:
         near = self._slots.get(place, self) is None
         return near and self._between is None and not self.outstanding.lacks(self.units[place])
+
+    def _join(self, place: int) -> None:
+        """Let the caller compute with a unit that is near; one whose file has changed is brought to rest."""
+        self._between = place
+        try:
+            self.backend.join(self.units[place])
+        except HybridOptError as error:
+            self._last = None
+            raise told(self.units[place], error, near=True) from error
+        self._between = None
 
     def _bring(self, place: int) -> None:
         """Fetch a unit that is not near, or wait for it, and bind it."""

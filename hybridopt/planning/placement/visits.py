@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
 from ...model.placement.hooks import attach
+from ...model.placement.outstanding import MOST
 from ...model.placement.placement import Placement
 from ...model.placement.streamer import Streamer, in_backward
 from ..trace.moments import Stage
@@ -75,7 +76,7 @@ def visited(sizes: Sequence[int], placement: Placement, rounds: Rounds) -> Visit
     layers = [_Layer(index >= rounds.first) for index in range(len(sizes))]
     trained = rounds.trained or (0,) * len(sizes)
     units = [_unit(index, *each) for index, each in enumerate(zip(layers, sizes, trained, strict=True))]
-    every = placement.write_every if any(trained) else None
+    every = (placement.write_every or MOST) if any(trained) else None
     turn = every if every is not None and every <= LONG else 1  # steps after which all units were written once
     traffic, near = Traffic(), dict[Stage, int]()
     carrier = _Counting(torch.device("cpu"), traffic, placement)

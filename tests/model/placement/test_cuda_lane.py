@@ -2,6 +2,7 @@
 
 import re
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -76,12 +77,84 @@ def test_who_gives_back_on_another_stream_lets_the_first_one_wait(cuda):
     taken, other = lane.now(), Stream("other")
     with cuda.stream(other):
         cuda.say("use", 1)
-        lane.leave(taken)
+        lane.leave(taken, {cuda.main, other})
     cuda.say("take", 2)
     assert before((other, 0), (cuda.main, len(cuda.main.asked) - 1))
     asked = len(cuda.main.asked)
-    lane.leave(lane.now())
+    lane.leave(lane.now(), {cuda.main})
     assert len(cuda.main.asked) == asked + 1  # on its own stream nothing need be waited for
+
+
+@pytest.fixture
+def several(cuda, monkeypatch):
+    """A placed model whose layers all stay near, the streams of two who compute with it, and what to say of a use."""
+    for method, word in (("fill", "take"), ("empty", "give")):
+        monkeypatch.setattr(Sides, method, saying(cuda, word, getattr(Sides, method)))
+    found = stand_in(model_at("resident").eval(), slots=4, backend=OnCuda)
+    cuda.streams += [Stream("one"), Stream("two")]
+
+    def use(stream, unit):
+        with cuda.stream(stream):
+            found.streamer.need(unit)
+            cuda.say("use", storage(unit))
+            found.streamer.done(unit)
+
+    def storage(unit):
+        return found.streamer.backend._sides[unit].memory.untyped_storage()._cdata
+
+    return found, cuda.streams[-2], cuda.streams[-1], use, storage
+
+
+@pytest.mark.parametrize("threads", [False, True], ids=["in turns", "in threads"])
+def test_whoever_uses_what_another_stream_has_brought_near_waits_for_its_copy(cuda, several, threads):
+    found, one, two, use, storage = several
+
+    def passes(stream):
+        for unit in found.units:
+            use(stream, unit)
+
+    for stream in (one, two, one):
+        who = threading.Thread(target=passes, args=(stream,)) if threads else None
+        who.start() or who.join() if who else passes(stream)
+    for unit in found.units:
+        (copy,) = cuda.places("copy", storage(unit))
+        used = cuda.places("use", storage(unit))
+        assert [stream for stream, _ in used] == [one, one, two]
+        assert all(before(copy, each) for each in used)
+
+
+def test_memory_that_several_streams_have_used_is_given_back_after_all_of_them(cuda, several):
+    found, one, two, use, storage = several
+    for stream in (one, two):
+        for unit in found.units:
+            use(stream, unit)
+    found.rest()  # by who has used nothing
+    cuda.say("take", 0)
+    for unit in found.units:
+        taken = cuda.places("take", storage(unit))[-1]
+        again = taken[0], len(taken[0].asked)  # whoever is given that memory next, in the order of its stream
+        assert all(before(each, again) for each in cuda.places("use", storage(unit)))
+
+
+def test_updates_made_on_one_stream_are_waited_for_on_another(cuda, several):
+    found, one, two, use, storage = several
+    first, piece = found.units[0], found.units[0].pieces[0]
+    for stream in (one, two):
+        use(stream, first)
+    found.streamer.outstanding.note(first, piece, lambda: cuda.say("update", storage(first)), step=0)
+    for stream in (two, one):
+        use(stream, first)
+    (update,) = cuda.places("update", storage(first))
+    assert update[0] is two
+    last = [place for place in cuda.places("use", storage(first)) if place[0] is one][-1]
+    assert before(update, last)
+    with cuda.stream(two):
+        found.streamer.replace(first, piece, piece.tensor.data.clone())
+        cuda.say("written", storage(first))
+    use(one, first)
+    last = [place for place in cuda.places("use", storage(first)) if place[0] is one][-1]
+    assert cuda.places("event")  # of what was written
+    assert before((two, cuda.places("written", storage(first))[0][1] - 2), last)
 
 
 def test_a_refused_page_lock_leaves_no_error_behind(monkeypatch):

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from hybridopt.core.contracts import Piece, PlacedUnit, Traffic
-from hybridopt.core.errors import HybridOptError
+from hybridopt.core.errors import HybridOptError, HybridOptWarning
+from hybridopt.model.placement import outstanding
 from hybridopt.model.placement.backends.staged import Staged
 from hybridopt.model.placement.outstanding import Outstanding
 from hybridopt.model.placement.placement import Placement
@@ -65,6 +66,32 @@ def walk(streamer):
         found.append([piece.tensor.tolist() for piece in unit.pieces])
         streamer.done(unit)
     return found
+
+
+@pytest.mark.parametrize("slots", [2, 3], ids="slots={}".format)
+def test_without_a_number_of_steps_updates_wait_for_a_while_and_then_are_written_with_a_word(slots, monkeypatch):
+    monkeypatch.setattr(outstanding, "MOST", 8)
+    carried = streamer(every=None, slots=slots)
+    for number in range(7):
+        step(carried, number)
+        walk(carried)
+    assert not carried.traffic.returned
+    with pytest.warns(HybridOptWarning, match="write_every=None: updates of 8 steps wait") as told:
+        for number in range(7, 22):
+            step(carried, number)
+            assert walk(carried) == [after(range(number + 1))] * 3
+            assert all(len(w.updates) <= 2 * (8 + len(carried.units)) for w in carried.outstanding._waiting.values())
+    assert len(told) == 1 and carried.traffic.returned
+
+
+def test_layers_that_are_never_dropped_keep_no_more_updates_than_others(monkeypatch):
+    monkeypatch.setattr(outstanding, "MOST", 8)
+    carried = streamer(every=2, slots=3)
+    for number in range(22):
+        step(carried, number)
+        assert walk(carried) == [after(range(number + 1))] * 3
+        assert all(len(w.updates) <= 2 * (8 + 2) for w in carried.outstanding._waiting.values())
+    assert 0 < carried.traffic.returned <= 3 * 22 // 8 * carried.units[0].nbytes
 
 
 def after(steps):

@@ -135,6 +135,21 @@ def test_a_base_that_changes_while_training_is_an_error_at_the_next_fetch(change
         model(**batch(model, size=2, seed=1))
 
 
+@pytest.mark.parametrize("change", [touched, replaced, cut, os.unlink])
+def test_a_base_that_changes_is_an_error_where_all_layers_stay_near(change, tmp_path):
+    own = shutil.copytree(folder(), tmp_path / "llama")
+    model = adapted(model_at("mapped", path=own, slots=5))
+    for seed in range(2):
+        model(**batch(model, size=2, seed=seed)).loss.backward()
+    placed(model).streamer.settle()
+    fetches = placed(model).traffic.fetches
+    change(own / "model.safetensors")
+    for _ in range(2):
+        with pytest.raises(HybridOptError, match=r"layers\.0 cannot be .*: .*model\.safetensors .*last checkpoint"):
+            model(**batch(model, size=2, seed=1))
+    assert placed(model).traffic.fetches == fetches
+
+
 @both
 def test_a_model_that_nobody_has_any_more_is_gone_and_its_thread_too(way):
     gc.collect()  # of other tests

@@ -1,5 +1,6 @@
 """The CPU computes with weights in the very files that hold them: pages are read ahead, and given back."""
 
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import torch
 
 from ....core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
-from ....core.errors import HybridOptError
+from ....core.errors import HybridOptError, HybridOptWarning
 from ....core.files.mapping import Extent, MappedFile, runs
+from ....core.files.pages import copies
 from ....core.host_memory import left
 from ...later_checksums import LaterChecksum
 from ..endurance import Endurance
@@ -72,8 +74,7 @@ class Mapped(PlacementBackend):
     def fetch(self, unit: PlacedUnit) -> None:
         """Read the pages of a unit, once those of units at rest were given back: beside the computation, too."""
         self._give_back()
-        for file in {file for file, _ in self._runs[unit]}:
-            file.check()
+        self.join(unit)
         self._refuse_written(unit)
         for file, run in self._runs[unit]:
             file.fetch(run)
@@ -83,6 +84,11 @@ class Mapped(PlacementBackend):
 
     def bind(self, unit: PlacedUnit) -> None:
         """Do nothing: the tensors are where they always are."""
+
+    def join(self, unit: PlacedUnit) -> None:
+        """Look whether the files of a unit are what they were: pages that were cut off cannot be read any more."""
+        for file in {file for file, _ in self._runs[unit]}:
+            file.check()
 
     def write(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
         """Copy tensors to memory of their own."""
@@ -167,5 +173,17 @@ class Mapped(PlacementBackend):
                 "placement",
             )
         if piece.file not in self._files:
+            if not self._files and not copies():
+                _warn()
             self._files[piece.file] = MappedFile(piece.file)
         return self._files[piece.file]
+
+
+def _warn() -> None:
+    warnings.warn(
+        "placement='disk': files of weights can only be mapped for reading, as the memory of this process is limited "
+        "(RLIMIT_DATA, `ulimit -d`) or /proc/self/pagemap cannot be read: to write to a weight at rest in place would "
+        "end the process (SIGSEGV) here, where it is an error else. Lift the limit to change weights yourself",
+        HybridOptWarning,
+        stacklevel=2,
+    )

@@ -96,6 +96,7 @@ class Relayed(Staged):
 
     def keep(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
         """Write tensors to a working file, which is where they rest from now on."""
+        self.join(unit)
         sides, wanted, working = self._sides[unit], set(pieces), self._working_file()
         for index, piece in enumerate(unit.pieces):
             if piece in wanted:

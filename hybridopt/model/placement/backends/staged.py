@@ -16,7 +16,7 @@ from ....core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
 from ....core.errors import HybridOptWarning
 from ....core.sizes import gib
 from ..arena import Arena, Layout, whole_pages
-from ..lanes.lane import Pair, lane_to
+from ..lanes.lane import Moment, Pair, lane_to
 from ..placement import Placement
 from ..sides import Sides
 
@@ -83,6 +83,7 @@ class Staged(PlacementBackend):
         sides = self._sides[unit]
         if sides.state == "rests":
             sides.fill()
+            sides.users.clear()
             sides.taken, sides.state = self.lane.now(), "open"
 
     def fetch(self, unit: PlacedUnit) -> None:
@@ -93,16 +94,32 @@ class Staged(PlacementBackend):
     def bind(self, unit: PlacedUnit) -> None:
         """Let whatever is computed next wait for the copy, and every tensor be the one on the device."""
         sides = self._sides[unit]
-        self.lane.wait(sides.copied)
+        self._use(sides, sides.copied)
         sides.state = "near"
         for piece, near in zip(unit.pieces, sides.near, strict=True):
             piece.point(near)
 
+    def join(self, unit: PlacedUnit) -> None:
+        """Let the stream of the caller wait for the copy, and for updates, unless it has."""
+        sides = self._sides[unit]
+        if self.lane.here() not in sides.joined:
+            self.lane.wait(sides.ready)
+            self._joined(sides)
+
+    def changed(self, unit: PlacedUnit) -> None:
+        """Let all other streams wait for what the caller has asked for."""
+        sides = self._sides[unit]
+        sides.joined.clear()
+        sides.ready = self.lane.now()
+        self._joined(sides)
+
     def write(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
-        """Do nothing: what is on the device is a copy."""
+        """Let the caller be the next to write to what is on the device, which is a copy."""
+        self.join(unit)
 
     def keep(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
         """Copy tensors back to the host."""
+        self.join(unit)
         sides, wanted = self._sides[unit], set(pieces)
         for piece, resting, near in zip(unit.pieces, sides.resting, sides.near, strict=True):
             if piece in wanted:
@@ -115,9 +132,9 @@ class Staged(PlacementBackend):
         for piece, resting in zip(unit.pieces, sides.resting, strict=True):
             piece.point(resting)
         if sides.state == "coming":  # it was not bound: the memory is still being written
-            self.lane.wait(sides.copied)
+            self._use(sides, sides.copied)
         if sides.state != "rests":
-            self.lane.leave(sides.taken)
+            self.lane.leave(sides.taken, sides.users)
         if sides.filled:
             sides.empty(self.poisoned)
         sides.state = "rests"
@@ -139,6 +156,18 @@ class Staged(PlacementBackend):
         self._sides[unit] = Sides(layout, resting, self._device)
         self._sides[unit].empty(self.poisoned)
         self.rest(unit)
+
+    def _use(self, sides: Sides, ready: Moment) -> None:
+        """Let the caller, and nobody else yet, use the memory of a unit from a moment on; None: after all copies."""
+        sides.joined.clear()
+        self.lane.wait(ready)
+        sides.ready = ready
+        self._joined(sides)
+
+    def _joined(self, sides: Sides) -> None:
+        here = self.lane.here()
+        sides.users.add(here)
+        sides.joined.add(here)
 
     def _copy(self, unit: PlacedUnit, pairs: Sequence[Pair]) -> None:
         sides = self._sides[unit]

@@ -3,7 +3,7 @@
 All that is known of CUDA in placement is here. Copies run while layers are computed if their source is page-locked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -24,9 +24,9 @@ class CudaLane(Lane):
     """Copies on a side stream.
 
     torch's allocator hands memory that is given back on a stream to whoever next asks on that stream, at once: the
-    order of the stream is what keeps the two apart. As memory is taken and given back on the stream that computes,
-    and that stream waits for every copy before memory is given back, `Tensor.record_stream` is not needed (it would
-    delay reuse until an event is seen to be over, and peaks would depend on timing).
+    order of the stream is what keeps the two apart. As memory is taken on a stream that computes, and that stream
+    waits for every copy, and for all other streams that used it, before memory is given back, `Tensor.record_stream`
+    is not needed (it would delay reuse until an event is seen to be over, and peaks would depend on timing).
 
     Args:
         device: a GPU.
@@ -39,6 +39,10 @@ class CudaLane(Lane):
         self._device = torch.device("cuda", index)  # "cuda" alone would be another one in other threads
         self._side = torch.cuda.Stream(self._device)
         self._waits: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def here(self) -> torch.cuda.Stream:
+        """Return the stream of the calling thread."""
+        return torch.cuda.current_stream(self._device)
 
     def now(self) -> Moment:
         """Return an event that is recorded in the stream of the calling thread."""
@@ -61,11 +65,11 @@ class CudaLane(Lane):
         if before is not None:
             self._waits.append((before, self._recorded(stream).event))
 
-    def leave(self, taken: Moment) -> None:
-        """Let the stream on which memory was taken wait for that of the calling thread, if it is another one."""
-        stream = torch.cuda.current_stream(self._device)
-        if stream != taken.stream:
-            taken.stream.wait_event(self._recorded(stream).event)
+    def leave(self, taken: Moment, users: Iterable[torch.cuda.Stream]) -> None:
+        """Let the stream on which memory was taken wait for all others on which it was used."""
+        for stream in users:
+            if stream != taken.stream:
+                taken.stream.wait_event(self._recorded(stream).event)
 
     def finish(self, moment: Moment) -> None:
         """Wait for an event."""

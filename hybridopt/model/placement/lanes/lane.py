@@ -1,29 +1,30 @@
 """What is asked of the way to a device."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Lane", "Moment", "Pair", "lane_to"]
+__all__ = ["Lane", "Moment", "Pair", "Stream", "lane_to"]
 
 Pair = tuple[Tensor, Tensor]
+Stream = Any  # whatever keeps what is asked of a device in order
 Moment = Any  # a point in what was asked of a device, which it will have reached at some time
 
 
 class Lane(Protocol):
     """A way for bytes to a device, and the order of what is asked of it.
 
-    "Whoever computes" is the caller, in the thread and on the stream on which layers are computed. Memory is taken and
-    given back by them, so that it is theirs in the order in which they ask for things. Four rules keep every byte
-    right, and those who use a lane follow them:
+    "Whoever computes" is the caller, in the thread and on the stream on which layers are computed; there may be
+    several. Memory is taken and given back by them, so that it is theirs in the order in which they ask for things.
+    Four rules keep every byte right, and those who use a lane follow them:
 
     1. a copy begins after the moment (`now`) at which its memory was taken: what had it before is then done with it;
-    2. nothing is computed with it before whoever computes has asked to `wait` for the copy;
+    2. nothing is computed with it on a stream before that was asked to `wait` for the copy, and for what was written;
     3. memory is given back after its last use was asked for, and after that wait, even if it was not used at all;
-    4. before memory is given back from elsewhere than where it was taken, `leave` joins the two.
+    4. before memory is given back, `leave` joins the streams it was used on with the one on which it was taken.
     """
 
     timed: bool = False
@@ -31,6 +32,10 @@ class Lane(Protocol):
 
     forked: bool = True
     """Is page-locked memory there in forked processes? Where a driver holds it, Linux would copy it at every fork."""
+
+    @abstractmethod
+    def here(self) -> Stream:
+        """Return what keeps what the caller asks for in order: the same for all that need not wait for one another."""
 
     @abstractmethod
     def now(self) -> Moment:
@@ -53,8 +58,13 @@ class Lane(Protocol):
         """Let what whoever computes asks for from now on begin after a moment; None: after all copies so far."""
 
     @abstractmethod
-    def leave(self, taken: Moment) -> None:
-        """Let memory that was taken at a moment be given back now, by whoever computes."""
+    def leave(self, taken: Moment, users: Iterable[Stream]) -> None:
+        """Let memory be given back now, by whoever computes.
+
+        Args:
+            taken: the moment at which it was taken.
+            users: where it was used; what was asked for there so far is done before others have it.
+        """
 
     @abstractmethod
     def finish(self, moment: Moment) -> None:
