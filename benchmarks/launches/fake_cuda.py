@@ -48,15 +48,18 @@ class Counts:
 
 
 class FakeCuda(FakeTensorMode):
-    """Run torch on tensors of device "cuda" that have no memory, and count what a device would be asked for.
+    """Run torch on tensors of a device that have no memory, and count what the device would be asked for.
 
     Kinds: "compiled" calls of compiled functions, "launches" of everything else on the device, "waits" (`.item()` and
     copies to the host, for which the host waits), "copies" to the device for which it waits, and "sent", those for
     which it does not. Numbers read from the device are 1.0, True or 0.
+
+    kind: of the device. "cuda" needs a CUDA build of torch; "meta" stands in for it in any build.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "cuda") -> None:
         super().__init__(allow_non_fake_inputs=True)
+        self.kind = kind
         self.counts: Counts | None = None
         self.inside = 0
         self.nested = 0  # torch carries out some operations by others, without memory only
@@ -96,7 +99,7 @@ class FakeCuda(FakeTensorMode):
         """Carry out one operation without memory; count it."""
         name, kwargs = func._schema.name, kwargs or {}
         if name == "aten::_local_scalar_dense":
-            self._count("waits", args[0].device.type == "cuda")
+            self._count("waits", args[0].device.type == self.kind)
             return _number(args[0].dtype)
         self.nested += 1
         try:
@@ -114,12 +117,12 @@ class FakeCuda(FakeTensorMode):
         if name in COPIES and given:
             to, source = (where if where is not None else given[0]).device.type, given[-1].device.type
             waits = not (kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
-            self._count("waits", (source, to) == ("cuda", "cpu"))
-            if (source, to) == ("cpu", "cuda"):
+            self._count("waits", (source, to) == (self.kind, "cpu"))
+            if (source, to) == ("cpu", self.kind):
                 return self._count("copies" if waits else "sent", True)
         self._count("waits", name == "aten::nonzero")
         works = not (func.is_view or name in VIEWS or "empty" in name)
-        if works and where is not None and where.device.type == "cuda":
+        if works and where is not None and where.device.type == self.kind:
             self._count("launches", not self.inside, name)
 
     def _count(self, kind, counts, name="elsewhere"):

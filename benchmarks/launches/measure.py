@@ -37,14 +37,18 @@ class Held(nn.ModuleDict):
         return torch.stack([module() for module in self.values()]).float().sum()
 
 
-def counted(row: Row) -> tuple[dict, Counts]:
+def counted(row: Row, kind: str = "cuda") -> tuple[dict, Counts]:
     """Count the third step of an optimizer over bfloat16 parameters.
+
+    Args:
+        row: how they are trained.
+        kind: of the device; see `FakeCuda`.
 
     Returns:
         The counts by kind, or "refused" or "error" with what was said instead; and where they come from.
     """
     try:
-        found = _counts(row)
+        found = _counts(row, kind)
     except HybridOptError as error:
         return {"refused": str(error)}, Counts()
     except Exception as error:  # a row that fails is a result, too: of tensors on two devices, for example
@@ -52,10 +56,10 @@ def counted(row: Row) -> tuple[dict, Counts]:
     return dict(found.of), found
 
 
-def _counts(row):
-    mode = _mode()
+def _counts(row, kind):
+    mode = _mode(kind)
     with stand_ins(mode), mode:
-        weights = {name: _weight(shape, row) for name, shape in SHAPES[row.shapes].items()}
+        weights = {name: _weight(shape, row, kind) for name, shape in SHAPES[row.shapes].items()}
         model = Held({name.replace(".", "-"): Holder(weight) for name, weight in weights.items()})
         optimizer = HybridOptimizer(
             weights.items(), lr=1e-3, policy=row.policy, release=row.release, module=model, **row.options
@@ -67,15 +71,15 @@ def _counts(row):
     return found
 
 
-def _weight(shape, row):
-    weight = torch.empty(shape, dtype=torch.bfloat16, device="cuda")
+def _weight(shape, row, kind):
+    weight = torch.empty(shape, dtype=torch.bfloat16, device=kind)
     return nn.Parameter(Int8Weight.quantize(weight) if row.coded and len(shape) > 1 else weight)
 
 
 @cache
-def _mode() -> FakeCuda:
+def _mode(kind: str) -> FakeCuda:
     """Return the one mode of this process: kernels and numbers of earlier rows are used again, as on a device."""
-    return FakeCuda()
+    return FakeCuda(kind)
 
 
 def _step(optimizer: HybridOptimizer, weights: dict[str, nn.Parameter], model: Held, found: Counts) -> None:

@@ -11,7 +11,7 @@ from hybridopt.core.numerics import direction_kernels, host
 from hybridopt.execution import task
 from hybridopt.execution.backends import _compiled_kernels, triton
 from hybridopt.optimizer import parameters
-from hybridopt.optimizer.probing import watch
+from hybridopt.optimizer.probing import perturb, watch
 
 from .fake_cuda import FakeCuda
 
@@ -44,6 +44,8 @@ def stand_ins(mode: FakeCuda) -> Iterator[None]:
             (triton, "_installed", lambda planned: True),
             (triton, "_kernel", lambda layout: None),
             (triton, "_call", launched),
+            (triton.Triton, "devices", frozenset({mode.kind})),
+            (perturb.Perturbation, "_check", lambda *_: None),  # weights on "meta" have no values
             (torch._dynamo, "mark_dynamic", lambda *_: None),
         ):
             stack.enter_context(patch.object(where, name, value))
