@@ -7,9 +7,10 @@ from functools import cache, lru_cache
 from ..core.contracts import Backend
 from ..core.errors import HybridOptError
 from ..core.registry import find, names
+from .first_look import FirstLook, UnreadGradient
 from .task import Task
 
-__all__ = ["WORTH_COMPILING", "able", "backends", "choose", "run"]
+__all__ = ["WORTH_COMPILING", "able", "backends", "choose", "first_look", "run"]
 
 WORTH_COMPILING = 50_000_000  # elements of an optimizer on a CPU: below, compiling takes longer than it saves
 
@@ -77,3 +78,22 @@ def backends() -> tuple[Backend[Task], ...]:
 
 def _rank(backend):
     return backend.rank
+
+
+def first_look(gradients: Iterable[UnreadGradient], compile: bool | int) -> dict[str, FirstLook]:
+    """Look at gradients before anything is changed: are they finite, and what do rules with rounds find in round 0?
+
+    Backends do it that read all of them at once; of gradients that none takes nothing is returned.
+
+    Args:
+        gradients: of one step.
+        compile: as `run` takes it.
+    """
+    found: dict[str, FirstLook] = {}
+    by_device: dict[str, list[UnreadGradient]] = {}
+    for one in gradients:
+        by_device.setdefault(one.grad.device.type, []).append(one)
+    for device, some in by_device.items():
+        for backend in able(compile, device):
+            found |= backend.first_look([one for one in some if one.name not in found])
+    return found

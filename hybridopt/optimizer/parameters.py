@@ -10,6 +10,7 @@ from ..core.errors import HybridOptError
 from ..execution.run import WORTH_COMPILING
 from ..model.placement.homes import device_of
 from .groups import Tags
+from .looking import Looked, look
 from .loss_windows import LossWindows
 from .probing.measured import Measured
 from .probing.shifts import Shifts
@@ -21,6 +22,7 @@ from .windows import Windows, carried_over
 __all__ = ["Parameters", "Work"]
 
 Work = tuple[str, Tensor]  # a parameter with its name
+NOTHING: Looked = {}
 
 
 class Parameters:
@@ -149,7 +151,11 @@ class Parameters:
         one = self.windows.of(name, p)
         return one.own.part.disjoint or one.own.low is None
 
-    def carry_out(self, work: Iterable[Work], sound: Tensor | None = None) -> None:
+    def look(self, work: Iterable[Work]) -> tuple[str | None, Looked]:
+        """Look at gradients before anything is changed. Arguments and results as in `ReleasedParameters.look`."""
+        return look([self.windows.of(name, p) for name, p in work], self._compiling)
+
+    def carry_out(self, work: Iterable[Work], sound: Tensor | None = None, looked: Looked = NOTHING) -> None:
         """Update parameters; what is not contiguous is updated in a contiguous copy, which is written back.
 
         Those that rest elsewhere are updated when they are fetched.
@@ -157,8 +163,9 @@ class Parameters:
         Args:
             work: the parameters; their gradients are in `.grad`, or come from probes.
             sound: bool [] on their device: where it is False, no weight and no state changes. None: it is True.
+            looked: what `look` has found of their gradients, which are the same since.
         """
-        self._updates.carry_out(work, sound, self._compiling)
+        self._updates.carry_out(work, sound, self._compiling, looked)
 
     def uncount(self, names: Iterable[str]) -> None:
         """Take back that the state of these parameters has seen this step, as its update was left out by a flag."""

@@ -20,6 +20,7 @@ from ..execution.task import Task
 from ..model.placement.homes import device_of, home
 from ..policy.job import BASIS
 from .group_numbers import rates
+from .looking import Looked
 from .probing.measured import Measured
 from .probing.shifts import Shifts
 from .resolved import Resolved
@@ -42,7 +43,7 @@ class Updates:
     def __init__(self, optimizer: Any, windows: Windows, shifts: Shifts, measured: Measured):
         self._optimizer, self._windows, self._shifts, self._measured = optimizer, windows, shifts, measured
 
-    def carry_out(self, work: Iterable[Named], sound: Tensor | None, compile: bool | int) -> None:
+    def carry_out(self, work: Iterable[Named], sound: Tensor | None, compile: bool | int, looked: Looked) -> None:
         """Update parameters; what is not contiguous is updated in a contiguous copy, which is written back.
 
         Those that rest elsewhere are updated when they are fetched.
@@ -51,6 +52,7 @@ class Updates:
             work: the parameters; their gradients are in `.grad`, or come from probes.
             sound: bool [] on their device: where it is False, no weight and no state changes. None: it is True.
             compile: what `run` is told of compiling.
+            looked: what `looking.look` has found of their gradients, which are the same since.
         """
         tasks: list[Task] = []
         waiting = Waiting()  # for other ranks
@@ -65,9 +67,9 @@ class Updates:
                 known[id(one.group)] = rates(one.group)
             lr, decay = known[id(one.group)]
             if one.share is not None and one.share.way == WHOLE:
-                waiting.add_whole(self._whole(one, grad, (lr, decay, sound)), local(p))
+                waiting.add_whole(self._whole(one, grad, (lr, decay, sound, None)), local(p))
                 continue
-            task = self._task(one, p.detach(), grad, (lr, decay, sound))
+            task = self._task(one, p.detach(), grad, (lr, decay, sound, looked.get(name)))
             if (resting := home(p)) is not None:
                 resting.later(deferred(task, p, compiles), one.group["step"])
                 continue
@@ -110,7 +112,7 @@ class Updates:
     def _task(self, one: Resolved, param: Tensor, grad: Tensor, numbers: tuple) -> Task:
         """Make the task that updates a parameter, or this rank's rows of it, and count its state's age.
 
-        numbers: learning rate, decay and `sound`.
+        numbers: learning rate, decay, `sound`, and what was looked at.
         """
         own, group, share, before = one.own, one.group, one.share, 0
         assert one.store is not None  # the optimizer has looked
@@ -126,14 +128,14 @@ class Updates:
         if raw:
             state = self._optimizer.state[one.p]
             state["step"] = age = state["step"] + 1
-        lr, decay, sound = numbers
+        lr, decay, sound, looked = numbers
         stream = group["seed"], one.name
-        return Task(param, grad, raw, own, one.store, lr, decay, age, stream, group["step"], sound, before)
+        return Task(param, grad, raw, own, one.store, lr, decay, age, stream, group["step"], sound, before, looked)
 
     def _whole(self, one: Resolved, grad: Tensor, numbers: tuple) -> Gathered:
         """Return a sharded parameter that one rank updates, which makes its task when it has all rows.
 
-        numbers: learning rate, decay and `sound`.
+        numbers: learning rate, decay, `sound`, and what was looked at.
         """
         share = one.share
         assert share is not None

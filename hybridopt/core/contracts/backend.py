@@ -1,8 +1,8 @@
 """What a backend is asked for: one way to carry out updates."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["Backend"]
 
@@ -54,6 +54,17 @@ class Backend(Protocol[TaskT]):
     @abstractmethod
     def run(self, tasks: Iterable[TaskT]) -> None:
         """Carry out tasks that fit: change their parameters and state in place."""
+
+    def first_look(self, gradients: Sequence[Any]) -> Mapping[str, Any]:
+        """Look at gradients before anything is changed, of a backend that reads all of them at once.
+
+        Args:
+            gradients: `execution.first_look.UnreadGradient`, on its `devices`.
+
+        Returns:
+            By name the `FirstLook` at some of them, those that it can read. None of them unless it says so.
+        """
+        return {}
 
     @abstractmethod
     def tolerance(self, task: TaskT) -> float:

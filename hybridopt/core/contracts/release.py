@@ -1,7 +1,7 @@
 """What a release is asked for: when gradients are used, and when they are freed."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ from torch import Tensor
 __all__ = ["Clipping", "Named", "Release", "ReleasedParameters"]
 
 Named = tuple[str, Tensor]  # a parameter with its name
+NOTHING: Mapping[str, Any] = {}
 
 
 class Clipping(Protocol):
@@ -78,12 +79,25 @@ class ReleasedParameters(Protocol):
     def guards(self, name: str, p: Tensor) -> bool:
         """Return whether the update of `p`, of this name, may be made with a flag that turns out to be False."""
 
-    def carry_out(self, work: Iterable[Named], sound: Tensor | None = None) -> None:
+    def look(self, work: Iterable[Named]) -> tuple[str | None, Mapping[str, Any]]:
+        """Look at the gradients of parameters before anything is changed.
+
+        Args:
+            work: the parameters; their gradients are in `.grad`.
+
+        Returns:
+            The name of the first one with NaN or infinity; by name what was found on the way, for `carry_out`.
+        """
+
+    def carry_out(
+        self, work: Iterable[Named], sound: Tensor | None = None, looked: Mapping[str, Any] = NOTHING
+    ) -> None:
         """Update these parameters by their gradients.
 
         Args:
             work: the parameters.
             sound: bool [] on their device: where it is False, no weight and no state changes. None: it is True.
+            looked: what `look` has found of their gradients, which are the same since.
         """
 
     def uncount(self, names: Iterable[str]) -> None:

@@ -15,13 +15,17 @@ from ...policy.job import Job, declare
 from ..cpp import builder
 from ..cpp.call import call
 from ..cpp.chosen import chosen
-from ..cpp.layouts import LONG, Layout, joined, layout_of, sizes_of, text_of
+from ..cpp.first_look import first_look
+from ..cpp.layouts import LONG, Layout, in_memory, joined, layout_of, sizes_of, text_of
+from ..first_look import FirstLook, UnreadGradient
 from ..printing.cpp_rounds import RoundsLayout
 from ..printing.traced import traced
 from ..slices import update_in_slices
-from ..task import PLAIN, Task
+from ..task import Task
 
 __all__ = ["Cpp"]
+
+NOTHING = torch.empty(0)  # its address is 0
 
 
 class Cpp(Backend[Task]):
@@ -64,6 +68,10 @@ class Cpp(Backend[Task]):
                 _call(kernel, layout, same)
             increment_version([task.param for task in same])
 
+    def first_look(self, gradients: Sequence[UnreadGradient]) -> dict[str, FirstLook]:
+        """Look at gradients by a few calls: those of rules with rounds are read as their first round reads them."""
+        return first_look(gradients)
+
     def tolerance(self, task: Task) -> float:
         """Return 0 where every operation has one result; square roots of the CPU are not always rounded to nearest."""
         layout = _layout(task)
@@ -74,10 +82,14 @@ class Cpp(Backend[Task]):
         return 64 * torch.finfo(torch.float32).eps if roots or any("sqrt_" in text for text in lines) else 0.0
 
     def temporaries(self, tasks: Sequence[Task], measured: Callable[[], int]) -> int:
-        """Return what a kernel is told of chosen columns, a bit each, or rows, eight bytes each."""
+        """Return what a kernel is told of chosen columns, a bit each, or rows, and what it keeps between rounds."""
         found = sum(8 * max(*task.job.shape, LONG.stop // 64) for task in tasks if type(task.job.part) is Lines)
         layouts = [(_layout(task), task.job.shape) for task in tasks if task.job.rounds]
-        return found + sum(4 * layout.room(*shape) for layout, shape in layouts if isinstance(layout, RoundsLayout))
+        return found + sum(
+            4 * (layout.room(*shape) + layout.looked(*shape))
+            for layout, shape in layouts
+            if isinstance(layout, RoundsLayout)
+        )
 
 
 def _layout(task: Task) -> Layout | None:
@@ -91,18 +103,13 @@ def _in_memory(task: Task) -> bool:
     A state may have been changed by hand, and gradients may stand for numbers that are elsewhere.
     """
     where = task.param.device
-    if not (_plain(task.param, where) and _plain(task.grad, where)):
+    if not (in_memory(task.param, where) and in_memory(task.grad, where)):
         return False
     for name, count, dtype in _declared(task.job):
         x = task.raw[name]
-        if x.dtype is not dtype or x.numel() != count or not _plain(x, where):
+        if x.dtype is not dtype or x.numel() != count or not in_memory(x, where):
             return False
     return True
-
-
-def _plain(x: Tensor, where: torch.device) -> bool:
-    memory = type(x) in PLAIN and x.is_contiguous() and x.device == where
-    return memory and not x.is_neg() and not x._is_zerotensor()
 
 
 @lru_cache(maxsize=1 << 14)
@@ -121,6 +128,9 @@ def _call(kernel: Callable[..., None], layout: Layout, tasks: list[Task]) -> Non
         raw = [task.raw[name] for name in names]
         if layout.part != "flat":
             raw.append(chosen(task.raw[task.job.basis["index"]], task.job, joined(task.job, layout)))
+        if layout.looks_first:
+            seen = task.looked
+            raw.append(NOTHING if seen is None or seen.numbers is None or seen.layout != layout else seen.numbers)
         tensors.append([task.param, task.grad, *raw])
         sizes.append(sizes_of(task.job, layout))
         seeds = task.seeds() if layout.rounded else {}

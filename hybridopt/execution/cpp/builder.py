@@ -12,7 +12,6 @@ from functools import cache
 from os import cpu_count
 from pathlib import Path
 from time import perf_counter, sleep
-from typing import Any
 
 from ...core.errors import HybridOptWarning
 from .cache import LIBRARY, SOURCE, KernelFolder, folder
@@ -20,13 +19,14 @@ from .compiler import FLAGS, SKELETON, CompilerError, compiler, processor, stop,
 
 __all__ = ["Built", "available", "build", "function", "give_up", "refused", "trial"]
 
-ENTRY = "hybridopt_run"
+ENTRY, LOOK = "hybridopt_run", "hybridopt_look"  # the latter of rules with rounds
 CURE = "install g++ (or name a compiler in CXX), or pass compile=False to be silent"
 UNCOMPILED = "are not compiled, and slower, with the same results up to rounding"
 OTHER = "other updates are compiled; name another compiler in CXX, or pass compile=False to be silent"
 TITLE = "// Printed from "
 TRIAL = '#include "chunks.h"\nextern "C" void hybridopt_run(const Given*) {}\n'
-_built: dict[str, Any] = {}  # by text: the library
+Functions = dict[str, Callable[..., None]]  # of a library, by name
+_built: dict[str, Functions] = {}  # by text
 _found: set[str] = set()  # something, once there is a compiler
 _failed: set[str] = set()
 refused: set[str] = set()  # texts that this compiler does not take, while it takes others
@@ -51,9 +51,14 @@ def give_up(error: Exception) -> None:
     _tell(f"updates {UNCOMPILED}: {error}; {CURE}")
 
 
-def function(text: str) -> Callable[..., None] | None:
-    """Return what `build` has made of a text; None where that was not possible."""
-    return _built.get(text)
+def function(text: str, entry: str = ENTRY) -> Callable[..., None] | None:
+    """Return what `build` has made of a text; None where that was not possible.
+
+    Args:
+        text: of the kernel.
+        entry: ENTRY or LOOK.
+    """
+    return _built.get(text, {}).get(entry)
 
 
 def build(texts: Iterable[str]) -> None:
@@ -81,7 +86,7 @@ def build(texts: Iterable[str]) -> None:
             raise
 
 
-def _take(text: str, made: Future[Callable[..., None]]) -> None:
+def _take(text: str, made: Future[Functions]) -> None:
     """Wait for the kernel of a text, and note it, or why there is none."""
     try:
         _built[text] = made.result()
@@ -125,16 +130,17 @@ def trial() -> Built:
     return Built(seconds, compiler=path)
 
 
-def _made(text: str) -> Callable[..., None]:
+def _made(text: str) -> Functions:
     inputs, place = _inputs(text), _place()
     try:
         library = place.load(inputs) or _compiled(place, text, inputs)
     except OSError as error:  # a disk that is full, or from which nothing may be run
         library = _compiled(_of_this_process(), text, inputs)
         _tell_unkept(error)
-    run: Callable[..., None] = library[ENTRY]
-    run.argtypes, run.restype = [ctypes.c_void_p], None  # type: ignore[attr-defined]
-    return run
+    made: Functions = {entry: library[entry] for entry in ((ENTRY, LOOK) if LOOK in text else (ENTRY,))}
+    for run in made.values():
+        run.argtypes, run.restype = [ctypes.c_void_p], None  # type: ignore[attr-defined]
+    return made
 
 
 def _inputs(text: str) -> dict[str, str]:

@@ -55,7 +55,9 @@ class Told:
         return own + [f"const F {x} = load(at_{x} + column + i, some);" for x in columns]
 
 
-def look_lines(look: Elements, told: Told, rows: dict[str, str], sums: dict[str, str]) -> list[str]:
+def look_lines(
+    look: Elements, told: Told, rows: dict[str, str], sums: dict[str, str], checked: bool = False
+) -> list[str]:
     """Return the body of a `look` at the rows from `first` to `last`.
 
     Args:
@@ -63,6 +65,7 @@ def look_lines(look: Elements, told: Told, rows: dict[str, str], sums: dict[str,
         told: what is read.
         rows: where every vector that is found by row lies, by name.
         sums: where every sum is added up, by name.
+        checked: return the largest bits of the gradient, in a template that says whether they are looked for.
     """
     lines = {line.name: line for line in look.lines}
     depth = _depths(look.lines)
@@ -72,15 +75,17 @@ def look_lines(look: Elements, told: Told, rows: dict[str, str], sums: dict[str,
     out += [f"float* RESTRICT to_{x} = {place};" for x, place in totals.items() if lines[x].sums == "col"]
     ones = [x for x in totals if lines[x].sums == "one"]
     out += [f"float {x} = 0.f;" for x in ones]
+    out += ["Seen seen;"] * checked
     body = [*told.of_row(read), *_scalars(look.lines, depth, 0)]
     for level in range(max(depth.values(), default=0) + 1):
         summed = [line for line in look.lines if line.sums and _source(line, depth) == level]
         if summed:
-            body += _pass(look.lines, summed, told)
+            body += _pass(look.lines, summed, told, checked and level == 0)
         body += _scalars(look.lines, depth, level + 1)
     body += [f"({rows[name]})[row] = {literals(value)};" for name, value in look.rows.items()]
     out += ["for (i64 row = first; row < last; ++row) {", *_deeper(body), "}"]
-    return out + [f"*({totals[x]}) += {x};" for x in ones]
+    out += [f"*({totals[x]}) += {x};" for x in ones]
+    return out + ["return CHECKED ? seen.most() : 0;"] * checked
 
 
 def update_lines(update: Elements, told: Told, rate: str, result: str, after: Sequence[str]) -> list[str]:
@@ -126,7 +131,7 @@ def _scalars(lines: Sequence[ElementLine], depth: dict[str, int], level: int) ->
     return [_assigned(line) for line in some]
 
 
-def _pass(lines: Sequence[ElementLine], summed: list[ElementLine], told: Told) -> list[str]:
+def _pass(lines: Sequence[ElementLine], summed: list[ElementLine], told: Told, checked: bool) -> list[str]:
     """Return one pass over a row: sums, and what they need of every element."""
     wanted = {x for line in summed for x in line.reads}
     inner: list[ElementLine] = []
@@ -134,10 +139,11 @@ def _pass(lines: Sequence[ElementLine], summed: list[ElementLine], told: Told) -
         if line.name in wanted and line.kind in ("matrix", "col") and not line.sums:
             inner.insert(0, line)
             wanted |= set(line.reads)
+    look = ["if (CHECKED) seen.add(k, bits_of(g), 0x7fffffffu);"] * checked
     return [
         *(f"float {line.name} = 0.f;" for line in summed if line.sums == "row"),
         COLUMNS,
-        *_deeper([*PIECE, *told.of_piece(wanted), *_summed_up(summed, inner, told.of_element(wanted))]),
+        *_deeper([*PIECE, *told.of_piece(wanted), *_summed_up(summed, inner, [*told.of_element(wanted), *look])]),
         "}",
     ]
 

@@ -51,6 +51,7 @@ class KernelLayout:
     slots: tuple[tuple[str, str], ...]
     block: int
     rounded: tuple[str, ...]
+    looks_first = False
 
     @property
     def state(self) -> tuple[str, ...]:

@@ -49,6 +49,15 @@ struct Rule {{
         float* at[] = {{{found}}};
         return at[i];
     }}
+    static float* looked(const Task& task) {{ return {looked}; }}
+    static void* seen(const Task& task) {{ return {seen}; }}
+    static i64 first_room(const Task& task) {{
+        const i64 rows = task.rows, width = task.width;
+        return {first_room};
+    }}
+    static u32 first(const Task& task, const Given& given, float* room, i64 first, i64 last, float* sums) {{
+        return {first};
+    }}
     static void look(int i, const Task& task, const Given& given, float* room, i64 first, i64 last, float* sums) {{
         static void (*const all[])(const Task&, const Given&, float*, i64, i64, float*) = {{{looks}}};
         all[i](task, given, room, first, last, sums);
@@ -65,9 +74,24 @@ struct Rule {{
 
 extern "C" void hybridopt_run(const Given* given) {{ {schedule}<Rule>(*given); }}
 """
+FIRST = """\
+extern "C" void hybridopt_look(const Given* given) {{ first_{schedule}<Rule>(*given); }}
+"""
+FIRST_LOOK = {
+    "looked": "(float*)task.at[LOOKED]",
+    "seen": "task.at[SEEN]",
+    "first": "looked_0<true>(task, given, room, first, last, sums)",
+}
+NO_FIRST_LOOK = {"looked": "nullptr", "seen": "nullptr", "first": "0"}
+CHECKED = """\
+static void look_0(const Task& task, const Given& given, float* room, i64 first, i64 last, float* sums) {
+    looked_0<false>(task, given, room, first, last, sums);
+}
+"""
 SETTLE = "const Task& task, const Given& given, float* room, i64 first, i64 last"
 LOOK = f"{SETTLE}, float* sums"
 PIECE, DIRECT = 512, 2048
+Size = tuple[int, int, int]  # vectors by row, vectors by column, single numbers
 
 
 @dataclass(frozen=True)
@@ -104,6 +128,14 @@ class RoundsLayout:
         found = rounds_of(rule, tuple(name for name, _ in self.slots), self.fixed)
         return None if found is None or any(line.sums for line in found.update.lines) else found
 
+    @cached_property
+    def looks_first(self) -> bool:
+        """Return whether the first look reads the gradient alone, so that it can be made before the rest."""
+        assert self.rounds is not None
+        lines = self.rounds.looks[0].lines
+        read = {x for line in lines for x in line.reads} - {line.name for line in lines}
+        return read == {"g"}
+
     @property
     def state(self) -> tuple[str, ...]:
         """Return the names of the raw tensors of the state, in order."""
@@ -117,10 +149,17 @@ class RoundsLayout:
 
     def room(self, rows: int, width: int) -> int:
         """Return how many numbers a kernel keeps for a matrix of this size, its sums included."""
+        return _numbers(self._sizes[0], rows, width)
+
+    def looked(self, rows: int, width: int) -> int:
+        """Return how many numbers its first look finds in a matrix of this size."""
+        return _numbers(self._sizes[1], rows, width)
+
+    @cached_property
+    def _sizes(self) -> tuple[Size, Size]:
         text = _Text(self)
         text.whole()
-        by_row, by_column, single = text.room.size
-        return by_row * rows + by_column * width + single
+        return text.room.size, text.first
 
 
 class _Text:
@@ -133,11 +172,12 @@ class _Text:
         states = {f"s_{name}": f"(float*)task.at[{_tensor(name)}]" for name in layout.settled}
         self.places: dict[str, str] = states
         self.found: list[tuple[str, str]] = []
+        self.first = (0, 0, 0)  # of the room, what the first look finds
 
     def whole(self) -> str:
         layout = self.layout
         tensors = ["PARAM", "GRAD", *(_tensor(name) for name in layout.state if name != "weight.low")]
-        tensors += ["LOW"] * (layout.weight == "bfloat16 split")
+        tensors += ["LOW"] * (layout.weight == "bfloat16 split") + ["LOOKED", "SEEN"] * layout.looks_first
         title = f"{type(layout.rule).__name__}: weights {layout.weight}, gradients {layout.grad}"
         out = [HEAD.format(title=title, tensors=", ".join(tensors), piece=self._piece)]
         for i in range(len(self.rounds.looks)):
@@ -148,7 +188,10 @@ class _Text:
         sums, found = (", ".join(some) for some in zip(*self.found, strict=True))
         schedule = "in_rows" if self.rounds.by_rows else "in_rounds"
         sizes = {"rounds": len(count), "room": self.room.text, "sums": sums, "found": found}
-        out.append(RULE.format(schedule=schedule, **sizes, **named))
+        first = FIRST_LOOK if layout.looks_first else NO_FIRST_LOOK
+        out.append(RULE.format(schedule=schedule, first_room=sized(self.first), **sizes, **named, **first))
+        if layout.looks_first:
+            out.append(FIRST.format(schedule=schedule))
         return "\n".join(out)
 
     @property
@@ -165,9 +208,12 @@ class _Text:
         rows = {name: self.room.add(f"look {i} row {name}", settle.given[f"l_{name}"]) for name in look.rows}
         self.places |= {f"l_{name}": place for name, place in rows.items()}
         sums = self._sums(i, look)
-        lines = look_lines(look, told, rows, sums)
-        head = f"static void look_{i}({LOOK})"
-        return _function(head, lines)
+        if i == 0:
+            self.first = self.room.size
+        if i == 0 and self.layout.looks_first:
+            lines = look_lines(look, told, rows, sums, checked=True)
+            return _function(f"template <bool CHECKED>\nstatic u32 looked_0({LOOK})", lines) + CHECKED
+        return _function(f"static void look_{i}({LOOK})", look_lines(look, told, rows, sums))
 
     def _sums(self, i: int, look: Elements) -> dict[str, str]:
         """Find the places of sums, beside each other in the room; return where a `look` adds them up."""
@@ -206,6 +252,11 @@ class _Text:
         random = cpp_tensors.seeded("at", "n", "width", keys[""]) if layout.weight == "bfloat16 random" else ""
         weight = cpp_tensors.weight(layout.weight.removesuffix(" nonnegative"), "at", "n", random)
         return {"g": cpp_tensors.grad(layout.grad, "at", "n"), "p": weight, **own}
+
+
+def _numbers(size: Size, rows: int, width: int) -> int:
+    by_row, by_column, single = size
+    return by_row * rows + by_column * width + single
 
 
 def _tensor(name: str) -> str:

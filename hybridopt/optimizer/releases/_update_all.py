@@ -1,6 +1,8 @@
 """The update of all parameters at once, which releases share."""
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -28,27 +30,29 @@ def update_all(
     if not work:
         return parameters.pass_turn(), None
     with_gradient = {n for n, _ in parameters.waiting()}
-    grads = [(n, p.grad) for n, p in work if n in with_gradient and p.grad is not None]
+    some = [(n, p) for n, p in work if n in with_gradient]
+    grads = [(n, p.grad) for n, p in some if p.grad is not None]
     gradients.check_dense(grads)
     norms = gradients.norms(grads) if clip.limit is not None else []
-    if not _sound(grads, norms, nonfinite, parameters.step):
+    bad: str | None = None
+    looked: Mapping[str, Any] = {}
+    if nonfinite != "ignore":  # where the norms are wanted, they show it, and nothing is read twice
+        bad, looked = (gradients.not_finite(grads, norms), {}) if norms else parameters.look(some)
+    if bad is not None:
+        _refuse(bad, nonfinite, parameters.step)
         return False, None
     norm = gradients.total(norms)
     size = parameters.previous if clip.mode == "previous" else norm
     for (_, grad), own in zip(grads, norms, strict=False):
         clip.scale_(grad, own, size)
     parameters.open_windows()
-    parameters.carry_out(work)
+    parameters.carry_out(work, looked=looked)
     return True, norm
 
 
-def _sound(grads, norms, nonfinite, step):
-    """Return whether the step may go on; for NaN and infinity raise HybridOptError or warn, as `nonfinite` says."""
-    bad = None if nonfinite == "ignore" else gradients.not_finite(grads, norms or gradients.sums(grads))
-    if bad is None:
-        return True
-    text = f"the gradient of {bad!r} is not finite at step {step}"
+def _refuse(name, nonfinite, step):
+    """Raise HybridOptError, or warn, of a gradient that is not finite, as `nonfinite` says."""
+    text = f"the gradient of {name!r} is not finite at step {step}"
     if nonfinite == "raise":
         raise HybridOptError(f"{text}; nothing was changed. Lower lr, clip gradients, or pass nonfinite='skip'")
     warnings.warn(f"{text}; the step is skipped", HybridOptWarning, stacklevel=7)
-    return False

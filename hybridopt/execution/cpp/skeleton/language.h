@@ -150,3 +150,21 @@ INLINE void in_lanes(int n, Work work) {
     if (i < n) work(i, First(n - i));
 #endif
 }
+
+#define SUMS 4  // of a loop, side by side: an addition waits for the one before
+
+// Call work(i, sum, lanes) for i = 0, LANES, 2 LANES ... below n; sum: which of SUMS may be added to.
+template <class Work>
+INLINE void in_sums(int n, Work work) {
+    int i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        work(i, 0, All());
+        work(i + LANES, 1, All());
+        work(i + 2 * LANES, 2, All());
+        work(i + 3 * LANES, 3, All());
+    }
+    for (; i + LANES <= n; i += LANES) work(i, 0, All());
+#if LANES > 1
+    if (i < n) work(i, 0, First(n - i));
+#endif
+}

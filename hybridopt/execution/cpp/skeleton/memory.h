@@ -31,6 +31,7 @@ template <int BY> INLINE U right_signed(U x) { return _mm512_srai_epi32(x, BY); 
 template <int BY> INLINE U left(U x) { return _mm512_slli_epi32(x, BY); }
 INLINE U choose_(Mask chosen, U a, U b) { return _mm512_mask_blend_epi32(chosen.m, b, a); }
 INLINE Mask above(U a, u32 b) { return Mask{_mm512_cmpgt_epi32_mask(a, all(b))}; }  // both below 2^31
+INLINE U larger_bits(U a, U b) { return _mm512_max_epi32(a, b); }  // both below 2^31
 INLINE bool any(Mask m) { return m.m != 0; }
 INLINE bool outside(U x, u32 low, u32 high) {  // is one below low, or not below high?
     return _mm512_cmpge_epu32_mask(_mm512_sub_epi32(x, all(low)), all(high - low)) != 0;
@@ -92,6 +93,7 @@ template <int BY> INLINE U right_signed(U x) { return _mm256_srai_epi32(x, BY); 
 template <int BY> INLINE U left(U x) { return _mm256_slli_epi32(x, BY); }
 INLINE U choose_(Mask chosen, U a, U b) { return _mm256_blendv_epi8(b, a, _mm256_castps_si256(chosen.m)); }
 INLINE Mask above(U a, u32 b) { return Mask{_mm256_castsi256_ps(_mm256_cmpgt_epi32(a, all(b)))}; }
+INLINE U larger_bits(U a, U b) { return _mm256_max_epi32(a, b); }
 INLINE bool any(Mask m) { return _mm256_movemask_ps(m.m) != 0; }
 INLINE bool outside(U x, u32 low, u32 high) {
     const U bad = _mm256_or_si256(_mm256_cmpgt_epi32(all(low), x), _mm256_cmpgt_epi32(x, all(high - 1)));
@@ -126,6 +128,7 @@ template <int BY> INLINE U right_signed(U x) { return (u32)((int32_t)x >> BY); }
 template <int BY> INLINE U left(U x) { return x << BY; }
 INLINE U choose_(Mask chosen, U a, U b) { return chosen ? a : b; }
 INLINE Mask above(U a, u32 b) { return (int32_t)a > (int32_t)b; }
+INLINE U larger_bits(U a, U b) { return a > b ? a : b; }
 INLINE bool any(Mask m) { return m; }
 INLINE bool outside(U x, u32 low, u32 high) { return x < low || x >= high; }
 INLINE U counting() { return 0; }

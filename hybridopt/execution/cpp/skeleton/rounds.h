@@ -1,10 +1,8 @@
 // Rules that look at their whole matrix in rounds before they move it.
 #pragma once
 #include <cstdlib>
-#include "chunks.h"
-#include "memory.h"
+#include "finite.h"
 #define RESTRICT __restrict
-#define SUMS 4  // of a loop, side by side: an addition waits for the one before
 
 INLINE F kept(F x, All) { return x; }
 #if LANES > 1
@@ -22,22 +20,6 @@ INLINE float total(const F* sums) {
     return all;
 }
 
-// Call work(i, sum, lanes) for i = 0, LANES, 2 LANES ... below n; sum: which of SUMS may be added to.
-template <class Work>
-INLINE void in_sums(int n, Work work) {
-    int i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES) {
-        work(i, 0, All());
-        work(i + LANES, 1, All());
-        work(i + 2 * LANES, 2, All());
-        work(i + 3 * LANES, 3, All());
-    }
-    for (; i + LANES <= n; i += LANES) work(i, 0, All());
-#if LANES > 1
-    if (i < n) work(i, 0, First(n - i));
-#endif
-}
-
 static const i64 SMALL = 1 << 20;  // elements of a matrix of which one thread makes all rounds, while it is in its caches
 static const i64 PARTS = 16;       // of a larger one, with sums of their own: the same for any number of threads
 
@@ -49,42 +31,94 @@ struct Room {  // numbers that are there for the length of a call
 };
 
 // K, which is printed: ROUNDS; room(task) and sums(i, task), in numbers; found(i, task, room): where the sums lie;
-// look(i, task, given, room, first row, last row, sums), settle and update the same way.
+// look(i, task, given, room, first row, last row, sums), settle and update the same way. Where the first look came
+// before, looked(task) is what it has found, the first numbers of the room.
+template <class K>
+static int rounds_before(const Task& task, float* room) {
+    if (!K::looked(task)) return 0;
+    memcpy(room, K::looked(task), K::first_room(task) * 4);
+    return 1;
+}
+
 template <class K>
 static void all_rounds(const Task& task, const Given& given, float* room) {
+    const int before = rounds_before<K>(task, room);
     for (int i = 0; i < K::ROUNDS; ++i) {
-        float* sums = K::found(i, task, room);
-        memset(sums, 0, K::sums(i, task) * 4);
-        K::look(i, task, given, room, 0, task.rows, sums);
+        if (i >= before) {
+            float* sums = K::found(i, task, room);
+            memset(sums, 0, K::sums(i, task) * 4);
+            K::look(i, task, given, room, 0, task.rows, sums);
+        }
         K::settle(i, task, given, room, 0, task.rows);
     }
     K::update(task, given, room, 0, task.rows);
 }
 
+// Add up the sums of a look by all threads: look(first row, last row, sums). Backwards: from the last rows on.
+template <class K, class Look>
+static void looked_by_all_threads(int i, const Task& task, float* room, int threads, bool backwards, Look look) {
+    const i64 size = K::sums(i, task), parted = task.rows < PARTS ? task.rows : PARTS;
+    Room parts(size * PARTS);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
+    for (i64 next = 0; next < parted; ++next) {
+        const i64 part = backwards ? parted - 1 - next : next;
+        float* sums = parts.at + part * size;
+        memset(sums, 0, size * 4);
+        look(task.rows * part / parted, task.rows * (part + 1) / parted, sums);
+    }
+    float* sums = K::found(i, task, room);
+    memset(sums, 0, size * 4);
+    for (i64 part = 0; part < parted; ++part)
+        for (i64 j = 0; j < size; ++j) sums[j] += parts.at[part * size + j];
+}
+
+// Every round begins where the one before has ended, with what is still in the caches.
 template <class K>
 static void rounds_of_all_threads(const Task& task, const Given& given, int threads) {
-    i64 most = 0;
-    for (int i = 0; i < K::ROUNDS; ++i) most = most < K::sums(i, task) ? K::sums(i, task) : most;
-    Room room(K::room(task)), parts(most * PARTS);
-    const i64 parted = task.rows < PARTS ? task.rows : PARTS;
+    Room room(K::room(task));
+    const int before = rounds_before<K>(task, room.at);
     for (int i = 0; i < K::ROUNDS; ++i) {
-        const i64 size = K::sums(i, task);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
-        for (i64 part = 0; part < parted; ++part) {
-            float* sums = parts.at + part * size;
-            memset(sums, 0, size * 4);
-            K::look(i, task, given, room.at, task.rows * part / parted, task.rows * (part + 1) / parted, sums);
-        }
-        float* sums = K::found(i, task, room.at);
-        memset(sums, 0, size * 4);
-        for (i64 part = 0; part < parted; ++part)
-            for (i64 j = 0; j < size; ++j) sums[j] += parts.at[part * size + j];
+        if (i >= before)
+            looked_by_all_threads<K>(i, task, room.at, threads, i & 1, [&](i64 first, i64 last, float* sums) {
+                K::look(i, task, given, room.at, first, last, sums);
+            });
         K::settle(i, task, given, room.at, 0, task.rows);
     }
-    const i64 pieces = parted * 4 < task.rows ? parted * 4 : task.rows;
+    const i64 pieces = PARTS * 4 < task.rows ? PARTS * 4 : task.rows;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
-    for (i64 piece = 0; piece < pieces; ++piece)
+    for (i64 next = 0; next < pieces; ++next) {
+        const i64 piece = K::ROUNDS & 1 ? pieces - 1 - next : next;
         K::update(task, given, room.at, task.rows * piece / pieces, task.rows * (piece + 1) / pieces);
+    }
+}
+
+// Make the first look at every matrix, before anything is changed: what it finds is left in looked(task), and noted in
+// seen(task) where the gradient is not finite. first(...) is a look that returns the largest bits.
+template <class K>
+static void first_in_rounds(const Given& given) {
+    const int threads = (int)given.threads;
+    i64 next = 0;
+    const auto look = [&](const Task& task, i64 first, i64 last, float* sums) {
+        if (K::first(task, given, K::looked(task), first, last, sums) >= INFINITE) note(K::seen(task));
+    };
+    for (i64 t = 0; t < given.tasks; ++t) {
+        const Task task = task_of(given, t);
+        if (task.rows * task.width > SMALL)
+            looked_by_all_threads<K>(0, task, K::looked(task), threads, true,
+                                     [&](i64 first, i64 last, float* sums) { look(task, first, last, sums); });
+    }
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    for (;;) {
+        i64 mine;
+#pragma omp atomic capture
+        mine = next++;
+        if (mine >= given.tasks) break;
+        const Task task = task_of(given, mine);
+        if (task.rows * task.width > SMALL) continue;
+        float* sums = K::found(0, task, K::looked(task));
+        memset(sums, 0, K::sums(0, task) * 4);
+        look(task, 0, task.rows, sums);
+    }
 }
 
 template <class K>
@@ -120,6 +154,24 @@ static const i64 TAKEN = 1 << 15, AT_ONCE = 1 << 12;  // elements that a thread 
 INLINE i64 rows_of(const Task& task, i64 elements) { return task.width < elements ? elements / task.width : 1; }
 
 template <class K>
+static void first_in_rows(const Given& given) {
+    in_chunks(given, [](const Task& task) { return task.rows; },
+              [](const Task& task) { return rows_of(task, TAKEN); },
+              [&](const Task& task, i64 first, i64 last) {
+                  const u32 most = K::first(task, given, K::looked(task), task.rows - last, task.rows - first, nullptr);
+                  if (most >= INFINITE) note(K::seen(task));
+              });
+}
+
+template <class K>
+static int rounds_before(const Task& task, float* room, i64 first, i64 last) {
+    if (!K::looked(task)) return 0;
+    for (i64 at = first; at < K::first_room(task); at += task.rows)
+        memcpy(room + at, K::looked(task) + at, (last - first) * 4);
+    return 1;
+}
+
+template <class K>
 static void in_rows(const Given& given) {
     i64 all = 0;
     for (i64 t = 0; t < given.tasks; ++t) all += K::room(task_of(given, t));
@@ -129,11 +181,12 @@ static void in_rows(const Given& given) {
               [&](const Task& task, i64 first, i64 last) {
                   float* own = room.at;
                   for (i64 t = 0; given.at + given.tensors * t != task.at; ++t) own += K::room(task_of(given, t));
+                  const int before = rounds_before<K>(task, own, first, last);
                   const i64 some = rows_of(task, AT_ONCE);
                   for (i64 row = first; row < last; row += some) {
                       const i64 end = row + some < last ? row + some : last;
                       for (int i = 0; i < K::ROUNDS; ++i) {
-                          K::look(i, task, given, own, row, end, nullptr);
+                          if (i >= before) K::look(i, task, given, own, row, end, nullptr);
                           K::settle(i, task, given, own, row, end);
                       }
                       K::update(task, given, own, row, end);

@@ -1,0 +1,81 @@
+"""The first look at gradients by kernels: all of them are read once, before anything is changed."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..first_look import FirstLook, UnreadGradient
+from ..printing.cpp_rounds import RoundsLayout
+from . import builder
+from .call import call
+from .layouts import in_memory, layout_of, sizes_of, text_of
+
+__all__ = ["first_look"]
+
+TEXT = """\
+// Printed from the check for NaN and infinity.
+#include "finite.h"
+
+extern "C" void hybridopt_run(const Given* given) { not_finite(*given); }
+"""
+BITS = {torch.float32: (4, 0x7F800000), torch.bfloat16: (2, 0x7F80), torch.float16: (2, 0x7C00)}  # bytes, infinity
+TOGETHER = 16  # floats of a line of the cache
+Some = Sequence[UnreadGradient]
+
+
+def first_look(gradients: Some) -> dict[str, FirstLook]:
+    """Return whether gradients in memory are finite, and what rules with rounds find in theirs.
+
+    Those that an update begins with are read last.
+
+    Args:
+        gradients: on a CPU, in the order of the updates.
+    """
+    readable = [one for one in gradients if one.grad.dtype in BITS and in_memory(one.grad, one.grad.device)]
+    if not readable or not builder.available():
+        return {}
+    rounds: dict[RoundsLayout, list[UnreadGradient]] = {}
+    plain: list[UnreadGradient] = []
+    for one in reversed(readable):
+        layout = _rounds(one)
+        (plain if layout is None else rounds.setdefault(layout, [])).append(one)
+    builder.build([TEXT, *map(text_of, rounds)])
+    found: dict[str, FirstLook] = {}
+    for layout, same in rounds.items():
+        kernel = builder.function(text_of(layout), builder.LOOK)
+        if kernel is None:
+            plain += same
+        else:
+            found |= _looked(kernel, layout, same)
+    kernel = builder.function(TEXT)
+    return found if kernel is None or not plain else found | _checked(kernel, plain)
+
+
+def _rounds(one: UnreadGradient) -> RoundsLayout | None:
+    """Return the layout of a kernel whose first look reads this gradient; None where there is none."""
+    job = one.job
+    if not (one.alone and job.rounds and one.store and one.grad.numel()) or job.in_blocks is not job:
+        return None
+    store: Any = one.store
+    layout = layout_of(job, store, one.param.dtype, one.grad.dtype)
+    return layout if isinstance(layout, RoundsLayout) and layout.looks_first else None
+
+
+def _checked(kernel: Callable[..., None], some: Some) -> dict[str, FirstLook]:
+    flags = torch.zeros(len(some), dtype=torch.int32)
+    sizes = [(BITS[one.grad.dtype][0], one.grad.numel(), BITS[one.grad.dtype][1]) for one in some]
+    call(kernel, [(one.grad, flag) for one, flag in zip(some, flags, strict=True)], sizes, [()] * len(some), (), 0)
+    return {one.name: FirstLook(not bad) for one, bad in zip(some, flags.tolist(), strict=True)}
+
+
+def _looked(kernel: Callable[..., None], layout: RoundsLayout, some: Some) -> dict[str, FirstLook]:
+    flags, sizes = torch.zeros(len(some), dtype=torch.int32), [sizes_of(one.job, layout) for one in some]
+    counts = [layout.looked(rows, width) for rows, width, _ in sizes]
+    rooms = [-(-count // TOGETHER) * TOGETHER for count in counts]
+    numbers = torch.empty(sum(rooms)).split(rooms)
+    none = [torch.empty(0)] * len(layout.state)
+    tensors = [[one.param, one.grad, *none, x, flag] for one, x, flag in zip(some, numbers, flags, strict=True)]
+    call(kernel, tensors, sizes, [()] * len(some), (), 0)
+    each = zip(some, flags.tolist(), numbers, strict=True)
+    return {one.name: FirstLook(not bad, layout, x) for one, bad, x in each}

@@ -1,0 +1,48 @@
+// Whether numbers are finite, by their bits: NaN and infinity have all bits of the exponent.
+#pragma once
+#include "chunks.h"
+#include "memory.h"
+
+static const u32 INFINITE = 0x7f800000u;  // as a float
+
+struct Seen {  // the largest bits without a sign
+    U of[SUMS];
+    ALWAYS Seen() { for (int k = 0; k < SUMS; ++k) of[k] = all(0u); }
+    ALWAYS void add(int k, U bits, u32 sizes) { of[k] = larger_bits(of[k], and_(bits, all(sizes))); }
+    ALWAYS u32 most() const {
+        u32 each[LANES], found = 0;
+        store(each, larger_bits(larger_bits(of[0], of[1]), larger_bits(of[2], of[3])), All());
+        for (int i = 0; i < LANES; ++i) found = found < each[i] ? each[i] : found;
+        return found;
+    }
+};
+
+INLINE u32 most_of(const float* x, int n) {
+    Seen seen;
+    in_sums(n, [&](int i, int k, auto some) ALWAYS { seen.add(k, bits_of(load(x + i, some)), 0x7fffffffu); });
+    return seen.most();
+}
+INLINE u32 most_of(const u16* x, int n) {
+    Seen seen;
+    in_sums(n, [&](int i, int k, auto some) ALWAYS { seen.add(k, load(x + i, some), 0x7fffu); });
+    return seen.most();
+}
+
+INLINE void note(void* flag) {
+    int* to = (int*)flag;
+#pragma omp atomic write
+    *to = 1;
+}
+
+// Of every task: at[0] the numbers, of `rows` bytes each, `width` of them, infinite from the bits `count` on; at[1] an
+// int that becomes 1 where one is not finite. Tasks are read from their end on: an update begins with what is read last.
+static void not_finite(const Given& given) {
+    in_chunks(given, [](const Task& task) { return task.width; }, [](const Task&) { return (i64)1 << 18; },
+              [](const Task& task, i64 first, i64 last) {
+                  const i64 at = task.width - last;
+                  const int n = (int)(last - first);
+                  const u32 most = task.rows == 4 ? most_of((const float*)task.at[0] + at, n)
+                                                  : most_of((const u16*)task.at[0] + at, n);
+                  if (most >= (u32)task.count) note(task.at[1]);
+              });
+}
