@@ -31,10 +31,12 @@ class ProbeGradient:
         shape: of the gradient, or of the part of it that this is.
         device: where it is made.
         dtype: in which products and sums are rounded.
-        backprop: the gradient of the backward pass, contiguous, of the whole parameter; None: there is none.
+        backprop: the gradient of the backward pass, contiguous, of all that this rank has of the parameter; None:
+            there is none.
         share: how much of `backprop` counts.
         start: the position of its first element in the flattened parameter.
         kernels: are elementwise directions made by compiled kernels, with the same bits?
+        before: the position of the first element of `backprop`, where the parameter is sharded.
     """
 
     terms: tuple[tuple[float, Noise], ...]
@@ -45,6 +47,7 @@ class ProbeGradient:
     share: float = 1.0
     start: int = 0
     kernels: bool = False
+    before: int = 0
 
     @property
     def ndim(self) -> int:
@@ -80,7 +83,8 @@ class ProbeGradient:
         at, count = self.start, self.numel()
         out = torch.zeros(count, dtype=self.dtype, device=self.device)
         if self.backprop is not None:
-            out.copy_(self.backprop.view(-1)[at : at + count]).mul_(self.share)
+            own = self.backprop.view(-1)[at - self.before :]
+            out.copy_(own[:count]).mul_(self.share)
         for weight, noise in self.terms:
             if self._at_once(weight, noise):
                 combine_(out, out, [(weight, cast(Direction, noise))], at, compile=True)
@@ -121,24 +125,25 @@ class ProbeGradient:
         return z
 
 
-def shifted(base: Tensor, scale: float, noise: Noise, compile: bool) -> Tensor:
+def shifted(base: Tensor, scale: float, noise: Noise, compile: bool, start: int = 0) -> Tensor:
     """Return base + scale z in a new tensor, rounded to nearest once.
 
     Args:
-        base: the weight.
+        base: the weight, or a part of it.
         scale: how far it is shifted.
-        noise: the direction z, of the shape of `base`.
+        noise: the direction z of the weight.
         compile: may kernels be compiled for it?
+        start: the position of the first element of `base` in the flattened weight.
     """
     base = base.contiguous()
     out = torch.empty_like(base)
     if isinstance(noise, Direction):
-        combine_(out, base, [(scale, noise)], compile=compile)
+        combine_(out, base, [(scale, noise)], start, compile=compile)
         return out
     arithmetic = torch.float64 if base.dtype == torch.float64 else torch.float32
     flat, into, piece = base.view(-1), out.view(-1), _piece(base.device)
     for low in range(0, flat.numel(), piece):
-        z = noise.values(low, min(piece, flat.numel() - low), base.device).to(arithmetic)
+        z = noise.values(start + low, min(piece, flat.numel() - low), base.device).to(arithmetic)
         into[low : low + piece] = z.mul_(scale).add_(flat[low : low + piece])
     return out
 

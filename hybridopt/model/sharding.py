@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..core.errors import HybridOptError
 from ..core.meeting import meeting
 
-__all__ = ["check_not_packed", "check_plain", "class_of", "is_sharded"]
+__all__ = ["abandon_", "check_not_packed", "check_plain", "class_of", "is_sharded"]
 __all__ += ["reshard_", "sharded_tensors", "whole", "write_"]
 
 
@@ -58,6 +58,21 @@ def reshard_(model: nn.Module) -> None:
     for module in model.modules() if fsdp is not None else ():
         if isinstance(module, fsdp.FSDPModule):
             module.reshard()
+
+
+def abandon_(model: nn.Module) -> None:
+    """Let FSDP2 forget a forward pass that has begun, and that an error has ended: it would go on with it in the next.
+
+    Older torch cannot, and keeps whole layers then.
+    """
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+    inner: set[nn.Module] = set()
+    for module in model.modules() if fsdp is not None else ():
+        if isinstance(module, fsdp.FSDPModule) and module not in inner:
+            inner |= set(module.modules())
+            if hasattr(module, "reset_iter_state"):
+                module.reset_iter_state()
+    reshard_(model)
 
 
 def check_not_packed(model: nn.Module) -> None:

@@ -22,6 +22,7 @@ from .forms import Forms
 from .gradients import norm, total
 from .group_numbers import check_numbers
 from .groups import Tags, named, trainable_of
+from .handed_out import HandedOut
 from .hooks import Hooks
 from .known import Known, in_model, params_of
 from .loss_windows import windows_of
@@ -131,7 +132,7 @@ class HybridOptimizer(Probing, Following, Persistent):
         """Make what a copy of the optimizer does not share."""
         self._release, self._norm, self._stale = release_class(self.release)(self._clip), None, None
         told = {"release": self.release, "nonfinite": self.nonfinite, "clip": self._clip}
-        self._agreement = Agreement(told)
+        self._agreement, self._handed = Agreement(told), HandedOut()
         self._hooks, self._hooked, self._reach, self._first_rate = Hooks(self), False, Reach(), FirstRate()
         self._forms, self._lock, self._looked, self._told_later = Forms(), Lock(), False, False
 
@@ -166,12 +167,14 @@ class HybridOptimizer(Probing, Following, Persistent):
         gradients were switched off for all parameters, as PEFT does to an adapter when another one takes over.
         """
         conflicts.check_scaler(self)
+        self._handed.clear()
         loss = None if closure is None else self._run(closure)
         if self._stale:
             raise HybridOptError(self._stale)
         self._first_rate.check(self.param_groups)
         self._alive.check([(n, p) for g in self._sections() if self._backward(g) for n, p in named(g)])
         if not self._release.midway:
+            self._probing.reshard()
             self._look()
         self._looked = False
         self._agreement.check(self._parameters)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..core.contracts import Release
 from ..core.errors import HybridOptError
+from .agreement import Agreement
 from .parameters import Parameters
 from .probing.log import Log
 from .probing.state import ProbeState
@@ -25,6 +26,7 @@ class Probing:
     _sections: Callable[[], list[dict[str, Any]]]
     _backward: Callable[[dict], Sequence[Tensor]]
     _look: Callable[[], None]
+    _agreement: Agreement
 
     def probe(self, loss_fn: Callable[[], Any] | Sequence[Callable[[], Any]]) -> float:
         """Measure the loss at theta +/- eps z, for the next `step()`; returns the mean of the losses.
@@ -42,7 +44,9 @@ class Probing:
         """
         if self._release.midway:
             raise HybridOptError("probe() comes before loss.backward(), which has updated weights; call step() first")
+        self._probing.reshard()
         self._look()
+        self._agreement.check(self._parameters)
         return self._probing.probe(self._parameters, loss_fn, self.nonfinite)
 
     @property

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from torch import Tensor
 
 from ..core.contracts import Draw
-from ..core.errors import HybridOptError
 from ..execution.sharded.rows import rows_of
 from ..execution.sharded.ways import WHOLE, Share, way_of
 from ..model.roles import codes_dtype
@@ -26,21 +25,14 @@ def shares(sharded: Iterable[Sharded], tags: Tags, job_of: Callable[[dict, str, 
         job_of: returns the update of a parameter in the window that it is in.
 
     Raises:
-        HybridOptError: for what is not cut by rows, and for zeroth-order training.
+        HybridOptError: for what is not cut by rows.
     """
     found: dict[str, Share] = {}
     loads: dict[int, int] = {}
     for group, name, p in sharded:
-        treatment = tags.treatment(group)
-        if treatment.probed:
-            raise HybridOptError(
-                f"parameter {name!r} (shape {tuple(p.shape)}) is sharded (fully_shard), and zeroth-order training "
-                "shifts whole weights; train it on replicas (each rank its own batch: only losses are exchanged), or "
-                "by backprop"
-            )
         rows = rows_of(name, p)
         assert rows is not None
-        store = treatment.store_for(codes_dtype(p) or p.dtype)
+        store = tags.treatment(group).store_for(codes_dtype(p) or p.dtype)
         way = way_of(job_of(group, name, p), store, rows, Draw(group["seed"], name))
         if way == WHOLE:
             least = min(range(rows.ranks), key=lambda rank: loads.get(rank, 0))

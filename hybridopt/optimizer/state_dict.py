@@ -10,6 +10,7 @@ from ..core.errors import HybridOptError, HybridOptWarning, shown
 from . import sharded_state
 from . import state_matching as loading
 from .groups import Tags
+from .handed_out import HandedOut
 from .loss_windows import LossWindows
 from .parameters import Parameters
 from .probing.state import ProbeState
@@ -21,6 +22,7 @@ __all__ = ["Persistent"]
 class Persistent(torch.optim.Optimizer):
     """What `HybridOptimizer` has in place of torch's own saving, loading and copying."""
 
+    _handed: HandedOut
     _pace: LossWindows | None
     _parameters: Parameters
     _probing: ProbeState
@@ -54,6 +56,7 @@ class Persistent(torch.optim.Optimizer):
             self._parameters.windows.pace = self._pace
             for hook in hooks:
                 hook.remove()
+        self._handed.clear()
         self._probing.log = log
         self._probing.clear()  # probes of another step, along other directions
         self._check_remembered()
@@ -62,7 +65,7 @@ class Persistent(torch.optim.Optimizer):
         """Bring a saved state dict into the groups and the order of this optimizer; see `state_matching.match`."""
         windows, groups = self._parameters.windows, saved.get("param_groups")
         if isinstance(groups, list):
-            saved = saved | {"param_groups": regrouped(groups, windows.sections)}
+            saved = self._handed.filled(saved | {"param_groups": regrouped(groups, windows.sections)})
         finite = self.nonfinite != "ignore"
         matched = loading.match(windows.sections, windows, saved, found, finite, self._tags.rests)
         return matched | {"param_groups": rejoined(self.param_groups, matched["param_groups"])}
@@ -75,6 +78,7 @@ class Persistent(torch.optim.Optimizer):
         def add(_: torch.optim.Optimizer, saved: dict) -> None:
             loading.complete(saved, self.param_groups)
             sharded_state.write(saved, self.param_groups, self._parameters.windows)
+            self._handed.note(saved, self.param_groups)
             saved.update(more)
 
         hook = self.register_state_dict_post_hook(add, prepend=True)

@@ -56,7 +56,6 @@ class Updates:
         """
         tasks: list[Task] = []
         waiting = Waiting()  # for other ranks
-        compiles = compile is True or compile >= WORTH_COMPILING
         known: dict[int, tuple] = {}
         for name, p in work:
             one = self._windows.of(name, p)
@@ -71,7 +70,7 @@ class Updates:
                 continue
             task = self._task(one, p.detach(), grad, (lr, decay, sound, looked.get(name)))
             if (resting := home(p)) is not None:
-                resting.later(deferred(task, p, compiles), one.group["step"])
+                resting.later(deferred(task, p, _compiles(compile)), one.group["step"])
                 continue
             if one.share is not None and one.share.way == ROUNDS:
                 waiting.add_rounds(task, one.share.rows, local(p))
@@ -80,16 +79,14 @@ class Updates:
             if not live.numel():
                 continue
             copied = task.param.data_ptr() != live.data_ptr()
-            if one.probed:
-                run_estimated(task, compiles)
-            elif copied:
-                run([task], compile)
+            if copied or one.probed:
+                _run([task], compile)
             else:
                 tasks.append(task)
             if copied:
                 live.copy_(task.param.view(live.shape))
         run(tasks, compile)
-        waiting.carry_out(lambda some: run(some, compile))
+        waiting.carry_out(lambda some: _run(some, compile))
 
     def allocate(self) -> None:
         """Make all state that is missing, as a step with gradients of 0 would."""
@@ -107,7 +104,12 @@ class Updates:
         terms = self._shifts.terms(one, self._measured.slopes or ())
         if backprop is None and not terms:
             return None
-        return ProbeGradient(terms, tuple(p.shape), device_of(p), one.job.arithmetic, backprop, source.share)
+        grad = ProbeGradient(terms, tuple(p.shape), device_of(p), one.job.arithmetic, backprop, source.share)
+        if one.share is None:
+            return grad
+        before = elements_before(one.share.rows, tuple(p.shape))
+        own = None if backprop is None else local(backprop)
+        return replace(grad, shape=tuple(local(p).shape), backprop=own, start=before, before=before)
 
     def _task(self, one: Resolved, param: Tensor, grad: Tensor, numbers: tuple) -> Task:
         """Make the task that updates a parameter, or this rank's rows of it, and count its state's age.
@@ -142,8 +144,15 @@ class Updates:
         if not share.owns and one.slots:
             self._raw(one, None)
             self._optimizer.state[one.p]["step"] += 1
-        param, own = local(one.p.detach()).contiguous(), local(grad).contiguous()
-        return Gathered(param, own, share, tuple(one.p.shape), lambda p, grad: self._task(one, p, grad, numbers))
+        param, shape = local(one.p.detach()).contiguous(), tuple(one.p.shape)
+        if not isinstance(grad, ProbeGradient):
+            own = local(grad).contiguous()
+            return Gathered(param, own, share, shape, lambda p, grad: self._task(one, p, grad, numbers))
+
+        def probed(p, backprop=None):
+            return self._task(one, p, replace(grad, shape=shape, backprop=backprop, start=0, before=0), numbers)
+
+        return Gathered(param, grad.backprop, share, shape, probed)
 
     def _raw(self, one: Resolved, grad: Tensor | None) -> State:
         """Return the raw state tensors; missing ones are made, and the split's are drawn.
@@ -171,3 +180,15 @@ class Updates:
         if one.share is None:
             return allocate(one.slots[key], one.p.device)
         return made(key, one.job, one.share, one.p.device)
+
+
+def _run(tasks, compile):
+    """Carry out tasks, some of which may have gradients from probes."""
+    for task in tasks:
+        if isinstance(task.grad, ProbeGradient):
+            run_estimated(task, _compiles(compile))
+    run([task for task in tasks if not isinstance(task.grad, ProbeGradient)], compile)
+
+
+def _compiles(compile):
+    return compile is True or compile >= WORTH_COMPILING

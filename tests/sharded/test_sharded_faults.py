@@ -13,7 +13,8 @@ from hybridopt import HybridOptError, HybridOptimizer
 from hybridopt.optimizer import agreement
 from hybridopt.parts.rules.muon import Muon
 from support.ranks import Ranks
-from support.sharding import Odd, give, sharded, trained, weights
+from support.sharded_probing import Loss, batch, probed
+from support.sharding import Odd, give, place, sharded, trained, weights
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +119,71 @@ def test_a_rank_that_stops_leaves_no_other_waiting(raises):
         ranks.close()
 
 
+def probing(raises):
+    """Rank 1 stops while losses are worked out, for which the other gathers weights."""
+    model = sharded(Loss())
+    optimizer = probed(model, {"policy": "mezo"}, 1)
+    start, before = time.monotonic(), weights(model)
+
+    def closure():
+        if distributed.get_rank() == 1:
+            if raises:
+                raise ValueError("my own error")
+            os._exit(1)
+        return model(batch(1))
+
+    try:
+        optimizer.step(closure)
+    except HybridOptError as error:
+        shards = {n: p.to_local() for n, p in model.named_parameters()}
+        same = all(x.equal(place(before[n], model.get_parameter(n)).to_local()) for n, x in shards.items())
+        return str(error), time.monotonic() - start, same
+    return None
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_rank_that_stops_within_a_loss_leaves_no_other_waiting(raises):
+    ranks = Ranks(2, patience=5)
+    try:
+        for pipe in ranks.pipes:
+            pipe.send_bytes(pickled((probing, (raises,))))
+        good, found = unpickled(ranks.pipes[0].recv_bytes())
+        assert good, found
+        text, seconds, same = found
+        assert text.startswith("rank 0 could not meet the others to work out a loss") and seconds < 20 and same
+    finally:
+        ranks.close()
+
+
+def directions():
+    with pytest.raises(HybridOptError) as error:
+        probed(sharded(Loss()), {"policy": "mezo", "samples": distributed.get_rank() + 1})
+    return str(error.value)
+
+
+def test_ranks_of_other_directions_are_told_before_the_first_loss(two):
+    first, second = two.run(directions)
+    assert first == second
+    with pytest.raises(HybridOptError, match="treatment of .*samples.*1.* on rank 0 and .*samples.*2.* on rank 1"):
+        raise HybridOptError(first)
+
+
+def nan():
+    model = sharded(Loss())
+    optimizer, rank = probed(model, {"policy": "mezo"}, 1), distributed.get_rank()
+    before = weights(model)
+    with pytest.raises(HybridOptError) as error:
+        optimizer.step(lambda: model(batch(1)) * (float("nan") if rank else 1))
+    same = all(x.equal(before[n]) for n, x in weights(model).items())
+    probed(model, {}, 1, 1, optimizer)
+    return str(error.value), same
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_rank(two):
+    for text, same in two.run(nan):
+        assert "not finite at step 1 (direction 1 of 1) on rank 1 of 2; nothing was changed" in text and same
+
+
 def pickled(x):
     import pickle
 
@@ -165,7 +231,7 @@ def other_layouts():
     model = fully_shard(Odd(), shard_placement_fn=lambda p: Shard(1) if p.ndim == 2 and p.shape[1] % 2 == 0 else None)
     with pytest.raises(HybridOptError, match=r"'embed.weight'.*is sharded as.*only shards along dimension 0"):
         HybridOptimizer(model.named_parameters(), 0.05)
-    with pytest.raises(HybridOptError, match=r"'embed.weight'.*zeroth-order.*replicas"):
+    with pytest.raises(HybridOptError, match=r"'embed.weight'.*by probes of a sharded model.*module=model"):
         HybridOptimizer(sharded(Odd()).named_parameters(), 0.05, policy="mezo")
     mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("replicas", "shards"))
     model = sharded(Odd(), mesh=mesh)

@@ -5,6 +5,7 @@ import pickle
 import tempfile
 import traceback
 from datetime import timedelta
+from functools import partial
 
 import torch
 from torch import distributed
@@ -42,9 +43,9 @@ class Ranks:
             self.processes[-1].start()
             theirs.close()
 
-    def run(self, function, *args):
-        """Call `function(*args)` on all ranks; return what each has returned, or raise what one has raised."""
-        found = self.outcomes(function, *args)
+    def run(self, function, *args, **options):
+        """Call a function on all ranks; return what each has returned, or raise what one has raised."""
+        found = self.outcomes(partial(function, **options), *args)
         for rank, (good, value) in enumerate(found):
             assert good, f"rank {rank} of {len(found)}:\n{value}"
         return [value for _, value in found]

@@ -31,17 +31,22 @@ class Gathered:
 
     Args:
         param: this rank's rows of the weight, contiguous.
-        grad: the same rows of the gradient.
+        grad: the same rows of the gradient of the backward pass; None where there is none, as with probes.
         share: who updates it, and who has which rows.
         shape: of the whole parameter.
-        task: makes the task of the whole weight and gradient, on the rank that updates.
+        task: makes the task of the whole weight, and of its gradient if there is one, on the rank that updates.
     """
 
     param: Tensor
-    grad: Tensor
+    grad: Tensor | None
     share: Share
     shape: tuple[int, ...]
-    task: Callable[[Tensor, Tensor], Task]
+    task: Callable[..., Task]
+
+    @property
+    def sent(self) -> list[Tensor]:
+        """Return what the rank that updates has to get: rows of the weight, and of its gradient."""
+        return [self.param] if self.grad is None else [self.param, self.grad]
 
 
 def run_whole(work: Sequence[Gathered], run: Callable[[list[Task]], None]) -> None:
@@ -82,18 +87,18 @@ def _size(one):
 def _row(one):
     """Return the bytes of weight and gradient of one row."""
     width = torch.Size(one.shape[1:]).numel()
-    return width * (one.param.element_size() + one.grad.element_size())
+    return width * sum(x.element_size() for x in one.sent)
 
 
 def _together(batch: list[list[Gathered]], rows: RankRows, run: Callable[[list[Task]], None]) -> None:
     mine = batch[rows.rank]
     sizes = [sum(_row(one) * _count(one, rank) for one in mine) for rank in range(rows.ranks)]
-    came = exchange([[x for one in some for x in (one.param, one.grad)] for some in batch], sizes, rows)
+    came = exchange([[x for one in some for x in one.sent] for some in batch], sizes, rows)
     wholes = _assembled(mine, came)
     said = _update(mine, wholes, run)
     flag = torch.full((FLAG,), said is not None, dtype=torch.uint8, device=rows.device)
     back = [
-        [flag, *[_part(x, one, rank) for one, (x, _) in zip(mine, wholes, strict=True)]] for rank in range(rows.ranks)
+        [flag, *[_part(x, one, rank) for one, (x, *_) in zip(mine, wholes, strict=True)]] for rank in range(rows.ranks)
     ]
     sizes = [FLAG + sum(x.param.numel() * x.param.element_size() for x in some) for some in batch]
     got = exchange(back, sizes, rows)
@@ -114,12 +119,12 @@ def _part(x, one, rank):
 
 
 def _assembled(mine, came):
-    """Return (weight, gradient) of every parameter from the bytes of every rank."""
-    wholes = [(one.param.new_empty(one.shape), one.grad.new_empty(one.shape)) for one in mine]
+    """Return weight and gradient, if there is one, of every parameter from the bytes of every rank."""
+    wholes = [[x.new_empty(one.shape) for x in one.sent] for one in mine]
     for rank, data in enumerate(came):
         at = 0
-        for one, pair in zip(mine, wholes, strict=True):
-            for x in pair:
+        for one, some in zip(mine, wholes, strict=True):
+            for x in some:
                 at = _fill(_part(x, one, rank), data, at)
     return wholes
 
@@ -135,7 +140,7 @@ def _fill(x, data, at):
 def _update(mine, wholes, run) -> str | None:
     """Update what this rank owns; return what went wrong, as the others still wait for their rows."""
     try:
-        run([one.task(*pair) for one, pair in zip(mine, wholes, strict=True)])
+        run([one.task(*some) for one, some in zip(mine, wholes, strict=True)])
     except Exception as error:
         return str(error) if isinstance(error, HybridOptError) else f"{type(error).__name__}: {error}"
     return None

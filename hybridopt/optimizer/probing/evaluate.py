@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed
 
 from ...core.errors import HybridOptError, HybridOptWarning
+from ...core.meeting import meeting
 from ...model.roles import codes_dtype
 from .intact import RULE, Intact, Left
 from .paired import lockstep
@@ -17,6 +18,7 @@ from .perturb import Perturbation, Shift
 
 __all__ = ["Closures", "Evaluator", "values"]
 
+WHAT = "work out a loss, for which they gather weights or buffers"
 Closures = Callable[[], object] | Sequence[Callable[[], object]]
 
 
@@ -49,6 +51,15 @@ class Evaluator:
         """Whether losses were computed without any of the parameters, as far as was seen (not into compiled code)."""
         return self._perturbation.unused
 
+    @property
+    def sharded(self) -> bool:
+        """Whether any parameter is sharded over ranks, so that evaluations gather weights."""
+        return self._perturbation.sharded
+
+    def reshard(self) -> None:
+        """Free whole layers that FSDP2 keeps after a forward pass."""
+        self._perturbation.reshard()
+
     def settle(self) -> None:
         """Look no more for parameters that nothing uses."""
         self._looks, self.unreached = False, frozenset()
@@ -74,6 +85,7 @@ class Evaluator:
         watch = path not in self._known or bool(self.unreached)
         with torch.inference_mode(False), torch.no_grad():
             self._perturbation.unused = path in self._unused  # other closures may not have called the model
+            self._perturbation.reshard()
             intact = Intact(self._perturbation.params, root)
             try:
                 found = self._each(listed, shifts, intact, watch, path)
@@ -130,7 +142,7 @@ class Evaluator:
         while True:
             intact.rewind()
             try:
-                with self._perturbation.shifted(shift, watch):
+                with self._perturbation.shifted(shift, watch), meeting(WHAT, others=True):
                     loss = _mean(closures)
                 self.left = intact.left() if first else self.left
             finally:

@@ -8,8 +8,10 @@ from functools import partial
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
+from ...execution.sharded.rows import is_sharded
 from ...model.placement.homes import home
 from ...model.placement.placed import placed
+from ...model.sharding import abandon_, reshard_
 from .swaps import Swaps
 from .watch import Seen, Watch, plain
 
@@ -27,6 +29,10 @@ class Perturbation:
     no module of `root` are `loose`: their `data` is a copy during the whole evaluation. Those of them that are fetched
     with a layer are `wide`: their `data` is a copy while their layer computes.
 
+    Shards (FSDP2) are written: a layer is put together out of them when it computes, or before, whole layers may stay
+    from one evaluation to the next, and no rank may look again for what was missed while others go on. So all
+    parameters are loose where any is sharded, and whole layers are let go before and after each evaluation.
+
     Args:
         params: what can be shifted, by name.
         root: the model; None makes all of them loose.
@@ -41,7 +47,8 @@ class Perturbation:
         self.params = {name: p for name, p in params.items() if first[id(p)] == name}
         self.owners = dict(owners or {})
         self._root = None if root is None else weakref.ref(root)
-        self.loose: set[str] = set()
+        self.sharded = any(map(is_sharded, self.params.values()))
+        self.loose: set[str] = set(self.params) if self.sharded else set()
         self.wide: set[str] = set()
         self.missed: frozenset[str] = frozenset()
         self.unused = False
@@ -62,6 +69,11 @@ class Perturbation:
         found = None if root is None else placed(root)
         return [] if found is None else [(u.module, partial(found.need, u)) for u in found.units]
 
+    def reshard(self) -> None:
+        """Free layers that FSDP2 has put together and keeps: they are not of the shards as they are now."""
+        if self.sharded and (root := self.root) is not None:
+            reshard_(root)
+
     @contextmanager
     def shifted(self, shift: Shift, watch: bool = True) -> Iterator[None]:
         """Let forward passes within it compute with `shift(name, p)`, of p's shape and dtype, for every parameter p.
@@ -77,26 +89,33 @@ class Perturbation:
         known = len(self.loose) + len(self.wide)
         places = self._places()
         looks = watch or len(self.loose) + len(self.wide) > known
-        watch = watch and bool(places or self.missed)
+        watch = watch and bool(places or self.missed) and not self.sharded
+        looks = looks and not self.sharded
         loose, self.missed = sorted(self.loose), frozenset()
         self._check(self.loose | self.wide)
         swaps = Swaps(self.params, places, shift, watch)
         copies = Seen({})
         try:
             try:
+                self.reshard()
                 swaps.begin(loose)
                 copies = Seen({name: self.params[name] for name in loose})
                 swaps.watch = Watch(swaps.seen, copies)
                 swaps.fetch(self.units)
                 with swaps.watch if watch or looks else nullcontext():
                     yield
+            except BaseException:
+                if self.sharded and swaps.computed and self.root is not None:
+                    abandon_(self.root)
+                raise
             finally:
                 swaps.end()
         finally:
             swaps.end()  # once more, for an interrupt during the first
+            self.reshard()
         _check_aliases(swaps.seen.names.intersection(loose))
         self.missed = self._missed(swaps, watch)
-        self.unused = not (swaps.fired or copies.names) and (looks or self.unused)
+        self.unused = not (swaps.computed or copies.names) and (looks or self.sharded or self.unused)
         if looks:
             self.untouched = frozenset(self.params) - swaps.used - copies.names - swaps.seen.names
         self._spread(self.missed)
@@ -151,6 +170,8 @@ class Perturbation:
 
     def _places(self):
         """(attribute, name) of what stands in for what, by module; what has no place is loose."""
+        if self.sharded:
+            return self._watched()
         names = {id(p): name for name, p in self.params.items() if name not in self.loose | self.wide}
         found: dict[nn.Module, list[tuple[str | None, str]]] = {}
         for name, module in self.owners.items():
@@ -171,6 +192,13 @@ class Perturbation:
             kept.setdefault(self._layer(name), []).append((None, name))
         return {module: places for module, places in kept.items() if places}
 
+    def _watched(self):
+        """Return the modules of loose parameters, which are watched as they compute, with nothing that stands in."""
+        root, ids = self.root, set(map(id, self.params.values()))
+        modules = [] if root is None else list(root.modules())
+        own = [m for m in modules if any(id(p) in ids for p in m._parameters.values())]
+        return {module: [] for module in (*own, *self.owners.values())}
+
     def _layer(self, name: str) -> nn.Module:
         """Return the module of the layer with which a parameter is fetched."""
         found = home(self.params[name])
@@ -184,11 +212,11 @@ class Perturbation:
                     f"parameter {name!r} is on the meta device (offloaded, or not loaded), where it has no values to "
                     "shift; load it to the CPU or an accelerator, or keep it out of zeroth-order training"
                 )
-            if name in loose and not plain(p):
+            if name in loose and not (plain(p) or is_sharded(p)):
                 raise HybridOptError(
                     f"parameter {name!r} ({type(p.data).__name__}) is used outside the forward of its own module, or "
-                    "in compiled code, or sharded, and cannot be shifted there without writing to it; keep it out of "
-                    "zeroth-order training, or do without FSDP, torch.compile or quantization='int8-trainable' here"
+                    "in compiled code, and cannot be shifted there without writing to it; keep it out of zeroth-order "
+                    "training, or do without torch.compile or quantization='int8-trainable' here"
                 )
 
 

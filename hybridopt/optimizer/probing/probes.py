@@ -9,12 +9,13 @@ import torch
 from ...core.contracts import ProbeScheme
 from ...core.errors import HybridOptError, HybridOptWarning
 from ...execution.probe_gradient import shifted
+from ...execution.sharded.rows import local
 from ..parameters import Parameters
 from .evaluate import Closures, Evaluator, values
-from .intact import advance
+from .intact import Left, advance
 from .measured import Measured
 from .perturb import Perturbation, Shift
-from .ranks import mean_over_ranks
+from .ranks import Exchanged, exchange, telling
 
 __all__ = ["Probes"]
 
@@ -45,6 +46,10 @@ class Probes:
     def use(self, perturbation: Perturbation) -> None:
         """Shift other parameters, or those of other modules, from now on."""
         self._evaluator = Evaluator(perturbation, looks=not self._settled)
+
+    def reshard(self) -> None:
+        """Free whole layers that FSDP2 keeps after a forward pass."""
+        self._evaluator.reshard()
 
     @property
     def unreached(self) -> frozenset[str]:
@@ -82,11 +87,12 @@ class Probes:
                 "conservative=True tries its steps on all micro-batches together; give them to one probe, as a list"
             )
         shifts = self._shifts()
-        losses, left = self._seen(parameters, closures, [_shift(parameters, *shift) for shift in shifts])
+        found, left = self._seen(parameters, closures, [_shift(parameters, *shift) for shift in shifts])
+        losses = found.losses
         finite = all(map(math.isfinite, losses))
         if not finite:
-            self._not_finite(shifts, losses, nonfinite, parameters.step)
-        elif self._evaluator.unused and len(set(losses)) == 1:
+            self._not_finite(shifts, found, nonfinite, parameters.step)
+        elif found.unused and len(set(losses)) == 1:
             raise HybridOptError(UNUSED)
         elif not self._measured.failed:
             self._sums = [a + b for a, b in zip(self._sums or [0.0] * len(losses), losses, strict=True)]
@@ -100,12 +106,12 @@ class Probes:
 
     def _seen(self, parameters, closures, shifts):
         """Do as `_losses` does; where losses begin to be the same, look whether any parameter is still in use."""
-        losses, left = self._losses(parameters, closures, shifts)
-        before, self._flat = self._flat, len(set(losses)) == 1
+        found, left = self._losses(parameters, closures, shifts)
+        before, self._flat = self._flat, len(set(found.losses)) == 1
         if self._flat and not before:
             self._evaluator.watch()
-            losses, left = self._losses(parameters, closures, shifts)
-        return losses, left
+            found, left = self._losses(parameters, closures, shifts)
+        return found, left
 
     def _slopes(self) -> tuple[float, ...] | None:
         """Work out the change of the loss along each direction, for a shift by eps z; None after a failure."""
@@ -123,28 +129,32 @@ class Probes:
         both = [(sign, k) for k in range(self.scheme.samples) for sign in (1, -1)]
         return both if self.scheme.two_sided else [(0, 0), *((1, k) for k in range(self.scheme.samples))]
 
-    def _losses(self, parameters, closures, shifts):
+    def _losses(self, parameters, closures, shifts) -> tuple[Exchanged, Left]:
         """Average over all ranks, so that they take the same step; return what the first evaluation has left, too."""
-        losses = mean_over_ranks(self._evaluator.losses(closures, shifts), parameters.params()[0][1].device)
-        left, self._evaluator.left = self._evaluator.left, []
-        return losses, left
+        peers, step, evaluator = parameters.peers(), parameters.step, self._evaluator
+        with telling(peers, step, len(shifts), evaluator.sharded):
+            losses = evaluator.losses(closures, shifts)
+        left, evaluator.left = evaluator.left, []
+        return exchange(peers, step, evaluator.unused, losses), left
 
     def _choose(self, parameters, closures):
         """Choose of the step, its opposite and none the one with the lowest loss; without it there is no step."""
         slopes = self._slopes()
         factors = (1.0, 0.0, -1.0)
         try:
-            losses, _ = self._losses(parameters, closures, [_step(parameters, slopes, factor) for factor in factors])
+            found, _ = self._losses(parameters, closures, [_step(parameters, slopes, factor) for factor in factors])
         except BaseException:
             self.clear()
             raise
-        known = [(loss, factor) for loss, factor in zip(losses, factors, strict=True) if math.isfinite(loss)]
+        known = [(loss, factor) for loss, factor in zip(found.losses, factors, strict=True) if math.isfinite(loss)]
         self._factor = min(known)[1] if known else 0.0
 
-    def _not_finite(self, shifts, losses, nonfinite, step):
-        sign, k = next(s for s, loss in zip(shifts, losses, strict=True) if not math.isfinite(loss))
+    def _not_finite(self, shifts, found, nonfinite, step):
+        place = next(i for i, loss in enumerate(found.losses) if not math.isfinite(loss))
+        sign, k = shifts[place]
         where = "theta" if not sign else f"theta {'+' if sign > 0 else '-'} eps z"
-        text = f"the loss at {where} is not finite at step {step} (direction {k + 1} of {self.scheme.samples})"
+        which = f"(direction {k + 1} of {self.scheme.samples}){found.culprit(place)}"
+        text = f"the loss at {where} is not finite at step {step} {which}"
         if nonfinite == "raise":
             raise HybridOptError(f"{text}; nothing was changed. Lower lr or eps, or pass nonfinite='skip'")
         self._measured.failed = True
@@ -156,7 +166,7 @@ def _shift(parameters, sign: int, k: int) -> Shift:
 
     def shift(name, p):
         found = parameters.shifts.shift(name, p, k) if sign else None
-        return None if found is None else shifted(values(p), sign * found[0], found[1], parameters.compiles)
+        return None if found is None else _moved(parameters, name, p, sign * found[0], found[1])
 
     return shift
 
@@ -166,9 +176,14 @@ def _step(parameters, slopes, factor) -> Shift:
 
     def shift(name, p):
         found = parameters.shifts.sgd_step(name, p, slopes) if factor else None
-        return None if found is None else shifted(values(p), -factor * found[0], found[1], parameters.compiles)
+        return None if found is None else _moved(parameters, name, p, -factor * found[0], found[1])
 
     return shift
+
+
+def _moved(parameters, name, p, scale, noise):
+    """Return a parameter, or this rank's rows of a sharded one, moved along a direction."""
+    return shifted(values(local(p)), scale, noise, parameters.compiles, parameters.shifts.before(name, p))
 
 
 def _float32(x):

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ...core.contracts import Noise
 from ...core.errors import HybridOptError
+from ...execution.sharded.rows import elements_before
 from ..resolved import Resolved
 from ..windows import Windows
 from .draws import Noises
@@ -56,6 +57,16 @@ class Shifts:
         one = self._windows.of(name, p)
         noise = None if self._rests(one) else self.noises.of(one, index)
         return None if noise is None else (one.job.treatment.source.eps, noise)
+
+    def before(self, name: str, p: Tensor) -> int:
+        """Return how many elements of a parameter lie on ranks before this one; 0 if it is not sharded.
+
+        Args:
+            name: of the parameter.
+            p: the parameter.
+        """
+        share = self._windows.of(name, p).share
+        return 0 if share is None else elements_before(share.rows, tuple(p.shape))
 
     def sgd_step(self, name: str, p: Tensor, slopes: Sequence[float]) -> tuple[float, Noise] | None:
         """Return the step that plain SGD would make along the first direction.

@@ -54,11 +54,22 @@ class ProbeState:
         module = None if self._module is None else self._module()
         owners = {} if module is None else {clean(n): m for n, m, _ in scales(module) if clean(n) in work}
         perturbation = Perturbation(work, module, owners)
+        if perturbation.sharded and module is None:
+            raise HybridOptError(
+                f"parameter {probed[0].name!r} is trained by probes of a sharded model (fully_shard), of which the "
+                "optimizer must know the modules: give HybridOptimizer(..., module=model), or take "
+                "model.hybrid.optimizer()"
+            )
         if self._probes is None or self._probes.scheme != scheme:
             self._probes = Probes(scheme, perturbation, self.measured)
         self._probes.use(perturbation)
         self._followed = follow(parameters)
         self.log = Log(scheme.samples) if self.log is None else self.log
+
+    def reshard(self) -> None:
+        """Free whole layers that FSDP2 keeps after a forward pass: shards are what is shifted, and updated."""
+        if self._probes is not None:
+            self._probes.reshard()
 
     @property
     def log(self) -> Log | None:

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ...execution.sharded.rows import is_sharded, local
 from ...model.placement.homes import home, near
 from .watch import Seen, Watch
 
@@ -33,6 +34,7 @@ class Swaps:
         self._own: dict[tuple[nn.Module, str], tuple[str, nn.Parameter]] = {}
         self._data: dict[str, Tensor] = {}
         self._fired: set[tuple[nn.Module, str | None, str]] = set()
+        self._began = False  # has any of the modules computed?
         self._handles = []
         self._awake = True
         self._copies: list[tuple[nn.Module, str, nn.Parameter]] = []  # while it is asleep
@@ -105,6 +107,11 @@ class Swaps:
         return bool(self._fired)
 
     @property
+    def computed(self):
+        """Did any module compute, be it with a copy that was in its place already?"""
+        return self._began or self.fired
+
+    @property
     def used(self):
         """Names of what some module computed with."""
         return {name for *_, name in self._fired}
@@ -121,6 +128,7 @@ class Swaps:
         self._depth[module] += 1
         if self._depth[module] > 1:
             return
+        self._began = self._began or not self._places[module]
         self.watch.quiet = True
         try:
             for place in self._places[module]:
@@ -164,15 +172,26 @@ class Swaps:
         copy = self._copy(name)
         if copy is not None:
             p = self._params[name]
+            if is_sharded(p):
+                shard = local(p).data  # .data: no new version, as the values will be the old ones
+                self._data[name] = shard.clone()
+                shard.copy_(copy)
+                return
             self._data[name] = p.data
             p.data = copy
 
     def _move_back(self, name):
         if name in self._data:
-            self._params[name].data = self._data[name]
+            p = self._params[name]
+            if is_sharded(p):
+                local(p).data.copy_(self._data[name])
+            else:
+                p.data = self._data[name]
             del self._data[name]
 
     def _copy(self, name):
         p = near(self._params[name])
         copy = self._shift(name, p)
+        if is_sharded(p):
+            return copy
         return p.detach().clone() if copy is None and self._watched else copy  # all copies, for the watch to tell

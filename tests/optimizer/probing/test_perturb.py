@@ -416,23 +416,13 @@ def test_a_tensor_used_outside_its_owner_is_found():
     assert times == 2 and perturbation.loose == {"scale"} and torch.equal(loss, expected)
 
 
-def test_sharded_and_coded_parameters_are_refused_outside_their_modules():
+def test_coded_parameters_are_refused_outside_their_modules():
     model = quantized(tiny_llama(), "int8-trainable", ["lm_head"])
     coded = {n: p for n, p in model.named_parameters() if hasattr(p, "codes")}
     perturbation, before = Perturbation(coded, None), [p.codes.clone() for p in coded.values()]
     with pytest.raises(HybridOptError, match="Int8Weight.*outside the forward of its own module"):
         at(perturbation, lambda n, p: p.detach().dequantize(), loss_of(model))
     assert all(torch.equal(p.codes, x) for p, x in zip(coded.values(), before, strict=True))
-
-
-def test_sharded_parameters_are_refused_where_others_put_the_whole_in_their_place():
-    """As FSDP does before the forward pass of a module."""
-    model = nn.Linear(2, 2)
-    sharded = model.weight
-    sharded.to_local = lambda: sharded
-    model.register_forward_pre_hook(lambda m, _: m._parameters.update(weight=nn.Parameter(torch.ones(2, 2))))
-    with pytest.raises(HybridOptError, match=r"'weight' \(Tensor\) is used outside .*FSDP"):
-        at(Perturbation({"weight": sharded}, model), add, lambda: [model(torch.ones(2)) for _ in range(2)])
 
 
 def test_parameters_without_values_are_refused():

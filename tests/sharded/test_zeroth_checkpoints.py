@@ -1,0 +1,79 @@
+"""torch.distributed.checkpoint of zeroth-order runs: 2 ranks, then 3, then one process, moments included."""
+
+import warnings
+from unittest.mock import patch
+
+import pytest
+import torch
+
+import hybridopt
+from hybridopt.execution.backends.native import Native
+from hybridopt.parts.codecs.int8 import Int8
+from support.ranks import Ranks
+from support.sharded_probing import Loss, probed
+from support.sharding import kept, sharded, weights
+
+pytestmark = pytest.mark.slow
+
+CELLS = {
+    "mezo": {"policy": "mezo"},
+    "subzero": {"policy": "subzero", "rank": 2, "update_gap": 4},
+    "zo_momentum": {"policy": "zo_momentum"},
+    "zo_adam": {"policy": "zo_adam"},
+    "zo_adam-int8": {"policy": "zo_adam", "codec": Int8(16, 0)},  # some state lies on one rank
+    "zo_momentum-bf16": {"policy": "zo_momentum", "dtype": torch.bfloat16},
+}
+STEPS = 3  # of each part of a run
+
+
+@pytest.fixture(scope="module")
+def two():
+    made = Ranks(2)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def three():
+    made = Ranks(3)
+    yield made
+    made.close()
+
+
+def part(options, number, folder, ranks=True):
+    """Load part `number` of a run, if it is not the first, train, and save; return the weights and all state."""
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    options = dict(options)
+    model = hybridopt.wrap(Loss(options.pop("dtype", torch.float32)), **options)
+    model = sharded(model) if ranks else model
+    with patch.object(Native, "fits", lambda self, task: False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimizer = model.hybrid.optimizer(lr=0.05)
+        if number:
+            state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+            checkpoint.load(state, checkpoint_id=f"{folder}/{number}")
+            set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        probed(model, {}, STEPS, number * STEPS, optimizer)
+        state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+        checkpoint.save(state, checkpoint_id=f"{folder}/{number + 1}")
+    return weights(model), kept(model, optimizer)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_run_goes_on_with_other_ranks(name, two, three, tmp_path):
+    options = CELLS[name]
+    two.run(part, options, 0, str(tmp_path))
+    three.run(part, options, 1, str(tmp_path))
+    found, state = part(options, 2, str(tmp_path), ranks=False)
+    options = dict(options)
+    model = hybridopt.wrap(Loss(options.pop("dtype", torch.float32)), **options)
+    with patch.object(Native, "fits", lambda self, task: False):
+        optimizer = probed(model, {}, 3 * STEPS, 0, model.hybrid.optimizer(lr=0.05))
+    expected = kept(model, optimizer)
+    for n, x in weights(model).items():
+        assert x.equal(found[n]), (n, (x - found[n]).abs().max())
+    assert state.keys() == expected.keys()
+    for n, x in expected.items():
+        assert x.equal(state[n]) if isinstance(x, torch.Tensor) else x == state[n], n
