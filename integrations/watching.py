@@ -30,7 +30,7 @@ END, EVAL = "train_runtime", "eval_"  # in what the Trainer logs last, and of ev
 
 def watch(
     trainer: HybridTrainerMixin,
-    log: LogFile,
+    log: LogFile | None,
     screen: Screen | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> "Watching":
@@ -38,7 +38,7 @@ def watch(
 
     Args:
         trainer: any Trainer with the `HybridTrainerMixin`.
-        log: gets the records.
+        log: gets the records; None: another process of the run writes them.
         screen: shows them; None: nobody looks.
         clock: returns seconds.
 
@@ -65,7 +65,7 @@ class Watching(TrainerCallback):
     """
 
     def __init__(
-        self, trainer: HybridTrainerMixin, log: LogFile, screen: Screen | None, clock: Callable[[], float]
+        self, trainer: HybridTrainerMixin, log: LogFile | None, screen: Screen | None, clock: Callable[[], float]
     ) -> None:
         self.trainer, self.log, self.screen, self._clock = trainer, log, screen, clock
         self._watch = Stopwatch(clock=clock)
@@ -106,7 +106,8 @@ class Watching(TrainerCallback):
         """
         args.logging_nan_inf_filter = False
         memory.reset_peak(args.device)
-        last = self.log.truncate_after(state.global_step) if state.is_world_process_zero else {}
+        log = self.log if state.is_world_process_zero else None
+        last = {} if log is None else log.truncate_after(state.global_step)
         self._watch = Stopwatch(last.get("seconds", 0.0), self._clock)
         self._before = last.get("tokens", 0) - self.trainer.tokens_seen.count
         self._last = last.get("tokens", 0), 0.0
@@ -186,7 +187,7 @@ class Watching(TrainerCallback):
             record |= found | _some(tokens=tokens) | self._speed(tokens) | self._bytes(_bare(kwargs["optimizer"]))
         else:
             record |= found | _some(tokens=tokens) | memory.held(args.device)
-        if state.is_world_process_zero:
+        if self.log is not None and state.is_world_process_zero:
             self.log.append(record)
             if self.screen is not None and END not in found:
                 self.screen.show(record)

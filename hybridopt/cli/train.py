@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from ..core.errors import HybridOptError
+from ..core.world import World, world
 
 if TYPE_CHECKING:
     from ..training.config.run import Run
@@ -27,6 +28,8 @@ hybridopt train Qwen/Qwen3-8B chats.jsonl --gpu 4090 --dry-run
 hybridopt train ./my-model pairs.jsonl --task dpo --set task_options.beta=0.2 --set train.lr=1e-5
 
 hybridopt train run.yaml --set train.epochs=3 --resume
+
+torchrun --nproc-per-node 2 -m hybridopt train run.yaml
 """
 
 NEEDED = ("trl", "datasets", "accelerate")
@@ -69,17 +72,28 @@ def train(
     First everything is read and checked, the first example is shown with the tokens that are learnt, and the memory of
     exactly this run is planned; only then is the model loaded. Exits with status 1 where it does not fit.
     """
-    run = _run(what, [*(sets or ()), *_given(task, gpu, out)])
-    check_installed()
+    processes = world()
+    try:
+        run = _run(what, [*(sets or ()), *_given(task, gpu, out)])
+        check_installed()
+    except HybridOptError:
+        if processes.leads:
+            raise
+        raise SystemExit(1) from None  # the first process says it for all
     from ..training.running.prepare import prepare
+    from ..training.running.ranks import joined
 
-    console = Console()
-    prepared = prepare(run, allow_code=allow_code, resume=resume, must_fit=not force, console=console)
-    _show(prepared, console)
-    if dry_run:
-        console.print("This was a dry run: nothing is loaded, and nothing written.")
-        return
-    _carry_out(prepared, console)
+    console = Console(quiet=not processes.leads)
+    with joined(processes) as ranks:
+        how = {"allow_code": allow_code, "resume": resume, "must_fit": not force}
+        prepared = prepare(run, **how, console=console, ranks=ranks)
+        if processes.leads:
+            _show(prepared, console)
+        if dry_run:
+            console.print("This was a dry run: nothing is loaded, and nothing written.")
+        status = 0 if dry_run else _carry_out(prepared, console)
+    if status:
+        raise typer.Exit(status)
 
 
 def _run(what: list[str], sets: list[str]) -> "Run":
@@ -123,20 +137,27 @@ def _show(prepared: "Prepared", console: Console) -> None:
     _say(console, prepared.plan_line())
 
 
-def _carry_out(prepared: "Prepared", console: Console) -> None:
+def _carry_out(prepared: "Prepared", console: Console) -> int:
+    """Carry out a run, say how it ended, and return the status of the command."""
     from ..training.running.train import train as carried_out
 
-    again = f"hybridopt train {quote(str(prepared.place.run))} --resume"
+    again = f"{_started_by(prepared.ranks.world)} train {quote(str(prepared.place.run))} --resume"
     try:
         result = carried_out(prepared, console)
     except KeyboardInterrupt:
         saved = prepared.place.saved
         _say(console, f"Interrupted. Go on with: {again}" if saved else "Interrupted before the first checkpoint.")
-        raise typer.Exit(INTERRUPTED) from None
+        return INTERRUPTED
     if result.stopped:
         _say(console, f"Ended after step {result.steps}, with a checkpoint. Go on with: {again}")
-        raise typer.Exit(INTERRUPTED)
+        return INTERRUPTED
     _show_end(prepared, result, console)
+    return 0
+
+
+def _started_by(processes: World) -> str:
+    """Return the beginning of a command that starts as many processes as there are."""
+    return "hybridopt" if processes.size == 1 else f"torchrun --nproc-per-node {processes.size} -m hybridopt"
 
 
 def _say(console: Console, line: str) -> None:

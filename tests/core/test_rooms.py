@@ -35,6 +35,7 @@ ROOMS = (  # a file imports from its own room and from those before it, within f
     "hybridopt",
     "training",
     "cli",
+    "__main__",
     "integrations",
 )
 LEVEL = {name: level for level, name in enumerate(ROOMS)}

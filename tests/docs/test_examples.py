@@ -13,7 +13,8 @@ pytestmark = pytest.mark.slow
 
 # timm needs torchvision, of which a CPU build is on no package index, so it is no requirement of the tests.
 OPTIONAL = {"with_timm": "timm"}
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+LAUNCHED = ("sharded", "replicated")  # need several processes: tests/sharded/test_launched.py
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem not in LAUNCHED)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

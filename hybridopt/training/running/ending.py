@@ -62,7 +62,7 @@ def _noise(prepared: Prepared, result: Result) -> list[str]:
     noise, train, method = result.measured.get("noise_examples"), prepared.run.train, prepared.run.method
     if noise is None:
         return []
-    batch = train.batch * train.accumulate
+    batch = train.batch * train.accumulate * prepared.ranks.world.size
     return [told_of_noise(float(train.lr), batch, noise, read_policy(method.policy, dict(method.options)))]
 
 

@@ -75,6 +75,7 @@ def card_of(prepared: Prepared, result: Any) -> dict[str, Any]:
         result: of the run, a `Result`.
     """
     run, train = prepared.run, prepared.run.train
+    each = train.batch * train.accumulate * prepared.ranks.world.size
     told = {"steps": result.steps, "loss": result.loss, "best eval_loss": result.best, **result.metrics}
     memory = {"planned_bytes": result.planned_bytes, **result.measured}
     return {
@@ -82,7 +83,7 @@ def card_of(prepared: Prepared, result: Any) -> dict[str, Any]:
         "task": run.task,
         "data": data_notes(prepared.examples.files),
         "method": _method(run),
-        "train": {"lr": train.lr, "epochs": train.epochs, "examples a step": train.batch * train.accumulate},
+        "train": {"lr": train.lr, "epochs": train.epochs, "examples a step": each},
         "results": _known({name: value for name, value in told.items() if not name.endswith(TIMES)}),
         "memory": _known({k: v for k, v in memory.items() if k.endswith("bytes")} | {"device": device_here()}),
         "versions": versions(),

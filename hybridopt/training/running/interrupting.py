@@ -2,18 +2,28 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
+
+from .ranks import ALONE, Ranks
 
 __all__ = ["Stop", "stoppable"]
 
+TWICE = 2.0  # seconds, within which a second signal is the first once more
+
 
 class Stop:
-    """Whether a run has been asked to end."""
+    """Whether a run has been asked to end.
 
-    def __init__(self) -> None:
+    ranks: the processes that carry it out; all of them end after the same step.
+    """
+
+    def __init__(self, ranks: Ranks = ALONE) -> None:
         self.asked = False
+        self.ranks = ranks
 
     def callback(self) -> Any:
         """Return a callback of transformers that saves and ends training after the step that is under way."""
@@ -25,6 +35,7 @@ class Stop:
             def on_step_end(
                 self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
             ) -> None:
+                stop.asked = stop.ranks.any(stop.asked)
                 if stop.asked:
                     control.should_save = control.should_training_stop = True
 
@@ -32,20 +43,34 @@ class Stop:
 
 
 @contextmanager
-def stoppable(note: Callable[[str], object]) -> Iterator[Stop]:
+def stoppable(note: Callable[[str], object], ranks: Ranks = ALONE) -> Iterator[Stop]:
     """Let the first Ctrl-C within be noted, and the second raise KeyboardInterrupt as ever.
 
-    note: is called with what is told then.
+    With several processes the second counts only a while after the first, as the terminal and the launcher both pass
+    on the first.
+
+    Args:
+        note: is called with what is told then.
+        ranks: the processes of the run.
     """
-    stop = Stop()
+    stop = Stop(ranks)
     if threading.current_thread() is not threading.main_thread():  # only that one hears of signals
         yield stop
         return
     before = signal.getsignal(signal.SIGINT)
 
-    def heard(*_: object) -> None:
+    begun: list[float] = []
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        if begun and ranks.world.size > 1 and time.monotonic() - begun[0] < TWICE:
+            return
+        if begun and callable(before):
+            before(number, frame)
+            return
+        begun.append(time.monotonic())
         stop.asked = True
-        signal.signal(signal.SIGINT, before)
+        if ranks.world.size == 1 or not callable(before):
+            signal.signal(signal.SIGINT, before)
         note("Ctrl-C: a checkpoint is saved after this step, then the run ends; once more ends it at once")
 
     signal.signal(signal.SIGINT, heard)

@@ -16,6 +16,7 @@ from .lengths import check_positions, check_words, positions_of, with_lengths
 from .loading import config_of
 from .place import Place
 from .quiet import quietly
+from .ranks import ALONE, Ranks
 from .rehearsal import Rehearsal, rehearse
 from .resuming import check_data, resumed
 from .telling import told_of
@@ -38,6 +39,7 @@ class Prepared:
         place: where everything is written.
         resume: whether a run is gone on with.
         told: lines for people.
+        ranks: the processes that carry it out together.
     """
 
     run: Run
@@ -49,6 +51,7 @@ class Prepared:
     place: Place
     resume: bool
     told: tuple[str, ...]
+    ranks: Ranks = ALONE
 
     @property
     def fits(self) -> bool:
@@ -69,7 +72,13 @@ class Prepared:
 
 
 def prepare(
-    asked: Run, *, allow_code: bool = False, resume: bool = False, must_fit: bool = True, console: Any = None
+    asked: Run,
+    *,
+    allow_code: bool = False,
+    resume: bool = False,
+    must_fit: bool = True,
+    console: Any = None,
+    ranks: Ranks = ALONE,
 ) -> Prepared:
     """Read and check all of a run but the model's weights, rehearse its examples, and plan its memory.
 
@@ -79,13 +88,14 @@ def prepare(
         resume: whether the run in the output folder is to be gone on with.
         must_fit: whether a method is refused that does not fit beside the margin.
         console: of rich, for the progress of reading large files; None: nothing is shown.
+        ranks: the processes of the run. All of them read the examples; the first plans for all.
 
     Raises:
         HybridOptError: anything that stands in the way of the run, before anything is loaded or written.
     """
     place = Place(asked.output.folder)
     place.check(resume)
-    run = resumed(asked, place) if resume else asked
+    run = resumed(asked, place, ranks.world.size) if resume else asked
     early = None if run.task == AUTO else _task(run.task, run.task_options, allow_code)
     with quietly():
         settings = config_of(run.model)
@@ -94,16 +104,19 @@ def prepare(
             check_data(place, examples.files)
         task = early or _task(examples.format.task_for("--task grpo"), run.task_options, allow_code)
         task.check(run, examples.format.name)
-        return _rehearsed(run, task, settings, examples, _Order(place, resume, must_fit))
+        prepared = _rehearsed(run, task, settings, examples, _Order(place, resume, must_fit, ranks))
+        ranks.meet()  # nothing is written before all have come so far
+    return prepared
 
 
 @dataclass(frozen=True)
 class _Order:
-    """Where a run is to be written, whether it is gone on with, and whether it has to fit."""
+    """Where a run is to be written, whether it is gone on with, whether it has to fit, and who carries it out."""
 
     place: Place
     resume: bool
     must_fit: bool
+    ranks: Ranks
 
 
 def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, order: _Order) -> Prepared:
@@ -121,12 +134,13 @@ def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, order
     run = replace(run, task=type(task).__module__.rpartition(".")[2])
     rehearsal = rehearse(task, replace(job, run=run))
     check_positions(rehearsal, task, positions)
-    chosen = chosen_for(run, task, config, rehearsal, order.must_fit)
+    chosen = order.ranks.from_first(lambda: chosen_for(run, task, config, rehearsal, order.must_fit))
     read = (*_other_versions(order), *examples.told, *padding_told(tokenizer))
-    told = (*read, *told_of(rehearsal, examples, run), *chosen.told)
+    told = (*read, *told_of(rehearsal, examples, run, order.ranks.world.size), *chosen.told)
     job = replace(rehearsal.job, run=chosen.run)
     rehearsal = replace(rehearsal, job=job)
-    return Prepared(chosen.run, task, config, examples, rehearsal, chosen, order.place, order.resume, told)
+    found = Prepared(chosen.run, task, config, examples, rehearsal, chosen, order.place, order.resume, told)
+    return replace(found, ranks=order.ranks)
 
 
 def _other_versions(order: _Order) -> list[str]:

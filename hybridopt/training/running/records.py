@@ -31,7 +31,7 @@ def begin(prepared: Prepared, folder: Path) -> None:
         check_marks(prepared.place.before[1].get("model") or {}, found, prepared.run.model)
         return
     notes = {"versions": versions(), "data": data_notes(prepared.examples.files), "model": found}
-    notes["device"] = device_here()
+    notes |= {"device": device_here(), "processes": prepared.ranks.world.size}
     prepared.place.clear()
     _replace(prepared.place.run, to_yaml(prepared.run, notes=notes))
     plain_json.write(prepared.place.plan, _plan(prepared) | {"measured": None})

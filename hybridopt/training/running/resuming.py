@@ -18,18 +18,20 @@ __all__ = ["check_data", "data_notes", "resumed"]
 FREE = ("gpu", "margin", "output", "data.train", "data.eval", "train.keep", "train.log_every", "train.report_to")
 
 
-def resumed(asked: Run, place: Place) -> Run:
+def resumed(asked: Run, place: Place, processes: int = 1) -> Run:
     """Return the run in a folder, to be gone on with.
 
     Args:
         asked: what is asked for now: all that it says of training must be as it was; "auto" is.
         place: of the run.
+        processes: that are to carry it out.
 
     Raises:
         HybridOptError: something is asked for that was otherwise, naming the key and both values.
     """
-    before, _ = place.before
-    asked = _settled(asked, before)
+    before, notes = place.before
+    _check_processes(notes.get("processes", 1), processes, place)
+    asked = _settled(asked, before, processes)
     key, now, then = next(_differences(asked, before), (None, None, None))
     if key is not None:
         raise HybridOptError(
@@ -41,14 +43,24 @@ def resumed(asked: Run, place: Place) -> Run:
     return replace(before, gpu=asked.gpu, margin=asked.margin, output=asked.output, data=data, train=train)
 
 
-def _settled(asked: Run, before: Run) -> Run:
+def _check_processes(before: int, now: int, place: Place) -> None:
+    """Raise HybridOptError where other examples would make a step than when the run began."""
+    if before != now:
+        raise HybridOptError(
+            f"--resume: there are {now} processes now, and the run began with {before} ({place.run}), each of which "
+            f"takes its own examples; start {before}: torchrun --nproc-per-node {before} -m hybridopt train "
+            f"{quote(str(place.run))} --resume, or start another run: -o OUT"
+        )
+
+
+def _settled(asked: Run, before: Run, processes: int) -> Run:
     """Return what is asked for with what its length and batch decided when the run began."""
     method, train = asked.method, asked.train
     if GAP in before.method.options and method.policy == before.method.policy:
         method = replace(method, options={GAP: before.method.options[GAP], **method.options})
     if train.lr_batch is not None:
         policy = read_policy(before.method.policy, dict(before.method.options))
-        rate = rounded_lr(float(train.lr), train.lr_batch, train.batch * train.accumulate, policy)
+        rate = rounded_lr(float(train.lr), train.lr_batch, train.batch * train.accumulate * processes, policy)
         train = replace(train, lr=rate, lr_batch=None)
     return replace(asked, method=method, train=train)
 

@@ -16,15 +16,17 @@ LOSSES = {
 }
 
 
-def told_of(rehearsal: Rehearsal, examples: Any, run: Run) -> list[str]:
+def told_of(rehearsal: Rehearsal, examples: Any, run: Run, processes: int = 1) -> list[str]:
     """Return lines that say what training makes of its examples, and in how many steps.
 
     Args:
         rehearsal: of the run.
         examples: with the places where rows stand.
         run: with lengths filled in.
+        processes: that share the examples.
     """
-    return [_tokens(rehearsal, run), *_cut(rehearsal), *_untrained(rehearsal, examples), *_steps(rehearsal, run)]
+    steps = _steps(rehearsal, run, processes)
+    return [_tokens(rehearsal, run), *_cut(rehearsal), *_untrained(rehearsal, examples), *steps]
 
 
 def _tokens(rehearsal: Rehearsal, run: Run) -> str:
@@ -60,9 +62,10 @@ def _untrained(rehearsal: Rehearsal, examples: Any) -> list[str]:
     return [f"{len(bad):,} examples have no token that the loss counts: {listed}{more}"]
 
 
-def _steps(rehearsal: Rehearsal, run: Run) -> list[str]:
+def _steps(rehearsal: Rehearsal, run: Run, processes: int) -> list[str]:
     steps, train = rehearsal.steps, run.train
     each = f"batch {train.batch} x accumulate {train.accumulate}"
+    each += "" if processes == 1 else f" x {processes} processes"
     if rehearsal.packed:
         text = (
             f"{rehearsal.train.rows:,} rows are packed into {many(rehearsal.rows, 'sequence')} of "

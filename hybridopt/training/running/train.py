@@ -61,14 +61,14 @@ def train(prepared: Prepared, console: Console | None = None) -> Result:
         HybridOptError: the folder is in use, memory is short, or a loss or a gradient is no number.
     """
     with ExitStack() as undo:
-        undo.enter_context(prepared.place.held())
-        prepared.place.check(prepared.resume)
-        screen = None if console is None else _screen(prepared, console, undo)
+        if prepared.ranks.leads:
+            undo.enter_context(prepared.place.held())
+            prepared.place.check(prepared.resume)
+        screen = None if console is None or not prepared.ranks.leads else _screen(prepared, console, undo)
         note = print_nothing if screen is None else screen.note
         undo.enter_context(quietly(note))
-        folder = fetched(prepared.run.model)
-        begin(prepared, folder)
-        stop = undo.enter_context(stoppable(note))
+        folder = _begun(prepared)
+        stop = undo.enter_context(stoppable(note, prepared.ranks))
         undo.enter_context(explained(prepared))
         return _trained(prepared, folder, screen, stop)
 
@@ -80,19 +80,30 @@ def _trained(prepared: Prepared, folder: Path, screen: Screen | None, stop: Stop
         prepared.rehearsal.job, run=run, model=model, folder=str(place.checkpoints), callbacks=(stop.callback(),)
     )
     trainer = task.trainer(job)
-    log = LogFile(place.log)
+    log = LogFile(place.log) if prepared.ranks.leads else None
     try:
         watching = task.watch(trainer, log, screen)
         trainer.train(resume_from_checkpoint=True if prepared.resume else None)
         if not stop.asked and job.eval is not None and not _evaluated(trainer):
             trainer.evaluate()
     finally:
-        log.close()
+        if log is not None:
+            log.close()
     result = _result(prepared, trainer, watching.measured, stop.asked)
     if stop.asked:
         return result
-    made, problems = finish(prepared, trainer.model, result)
+    made, problems = finish(prepared, trainer.model, result) if prepared.ranks.leads else ((), ())
+    prepared.ranks.meet()  # where one ends, torch takes the others for lost
     return replace(result, made=tuple(made), problems=tuple(problems))
+
+
+def _begun(prepared: Prepared) -> Path:
+    """Return the folder of the model; the first process fetches it, and writes down what is about to be done."""
+    if prepared.ranks.leads:
+        folder = fetched(prepared.run.model)
+        begin(prepared, folder)
+    prepared.ranks.meet()
+    return folder if prepared.ranks.leads else fetched(prepared.run.model)
 
 
 def _screen(prepared: Prepared, console: Console, undo: ExitStack) -> Screen:
