@@ -23,7 +23,7 @@ from .model.placement.refusals import check_not_quantized, check_written
 from .model.quantization.known import named
 from .model.quantization.replacing import quantize_
 from .model.roles import base_name, clean, of_base
-from .model.sharding import check_plain, is_sharded, reshard_, sharded_tensors, write_
+from .model.sharding import is_sharded, reshard_, sharded_tensors, write_
 from .policy.routes import Ready
 from .saving.completeness import check_complete
 from .saving.configuration import policy_of, read_config
@@ -32,7 +32,7 @@ from .saving.folder import Folder, open_folder
 from .saving.held_adapters import library_in, together
 from .saving.names import CONFIG, DELTA, REPLAY
 from .saving.replay import file as replay_file
-from .saving.replay.rebuild import check_names, rebuilt
+from .saving.replay.rebuild import check_names, rebuild_shards_, rebuilt
 from .saving.replay.trajectory import Trajectory
 from .saving.save import check_directory
 from .saving.whole.read import check_whole, matched, write_onto_
@@ -55,8 +55,9 @@ def from_pretrained(
 
     Args:
         model: the same base model as before training, unwrapped; quantized the same way if it was given quantized.
-            One that is sharded (`fully_shard`) takes changed weights, of which each rank reads its part, but no
-            adapters; all ranks have to call this.
+            One that is sharded (`fully_shard`) takes changed weights, whole models and runs to be rebuilt, one
+            tensor at a time, of which each rank keeps its part, but no adapters and no quantization, which go onto the
+            plain model; all ranks have to call this.
         directory: what `save_pretrained` wrote; every file is verified against the manifest first.
         policy: another policy to go on with; None takes the saved one.
         is_trainable: False loads the adapters for inference.
@@ -156,8 +157,6 @@ def _load(model, directory, policy, is_trainable, policy_options):
         reshard_(model)
         sharded = bool(sharded_tensors(model))
         saved = _read(folder, policy, policy_options, sharded)
-        if sharded and saved.run is not None:
-            check_plain(model, "the folder holds a run to be rebuilt; load it onto the plain model, then shard it")
         config, delta = saved.config, saved.delta
         check_bare(model, config)
         names = check_quantization(model, config)
@@ -168,7 +167,10 @@ def _load(model, directory, policy, is_trainable, policy_options):
             with together(folder) as place:
                 write_onto_(model, matched(model, Path(place)))
         stored = list(delta)  # what is rebuilt from a log starts from the base's own values
-        delta = delta if saved.run is None else delta | rebuilt(saved.run, base_tensors(model))
+        if saved.run is not None and sharded:
+            rebuild_shards_(saved.run, base_tensors(model))
+        elif saved.run is not None:
+            delta = delta | rebuilt(saved.run, base_tensors(model))
         model, held = _with_adapters(saved, model, names, is_trainable)
         if sharded:
             _write_shards(model, folder, delta)

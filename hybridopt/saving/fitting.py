@@ -39,8 +39,8 @@ def check_bare(model: nn.Module, config: dict) -> None:
         raise HybridOptError("give from_pretrained the base model itself, not wrapped and without adapters")
     if any(p.is_meta for p in model.parameters()):
         raise HybridOptError("the base model is on meta and has no values; load its weights first")
-    if config["adapters"] or config["quantized"] or config["whole"]:
-        what = "adapters" if config["adapters"] else "a quantized model" if config["quantized"] else "a whole model"
+    if config["adapters"] or config["quantized"]:
+        what = "adapters" if config["adapters"] else "a quantized model"
         check_plain(model, f"the folder holds {what}; load it onto the plain model, then shard it")
     _check_rows(model, config["base"])
     if why := restructured(model, config["base"]):

@@ -9,11 +9,12 @@ from ...core.errors import HybridOptError
 from ...model.checksums import checksum
 from ...model.quantization.layers import is_named
 from ...model.roles import base_name
+from ...model.sharding import is_sharded, whole, write_
 from ..names import CONFIG, DELTA, REPLAY
 from .steps import Progress, replay_
 from .trajectory import Endpoints, Trajectory
 
-__all__ = ["check_start", "check_names", "check_end", "rebuilt"]
+__all__ = ["check_start", "check_names", "check_end", "rebuild_shards_", "rebuilt"]
 
 
 def check_names(run: Trajectory | None, config: dict, delta: Collection[str]) -> None:
@@ -48,13 +49,39 @@ def rebuilt(run: Trajectory, base: Mapping[str, Tensor], progress: Progress = la
     """
     for name, trace in run.traces.items():
         check_start(name, trace, base.get(base_name(name)))
-    found = {}
+    return {name: _rebuilt(name, run, base[base_name(name)], progress) for name in run.traces}
+
+
+def rebuild_shards_(run: Trajectory, base: Mapping[str, Tensor], progress: Progress = lambda done: None) -> None:
+    """Rebuild the trained tensors of a sharded model, one at a time, whole on every rank, and write each rank's rows.
+
+    All ranks have to call this. Every tensor is rebuilt twice: once to see that all of them come out right, before any
+    is written.
+
+    Args:
+        run: the saved run.
+        base: the tensors of the base model by base name, sharded or not.
+        progress: is told how many elements times steps have been done.
+
+    Raises:
+        HybridOptError: as `rebuilt` does; nothing is changed then.
+    """
     for name, trace in run.traces.items():
-        x = base[base_name(name)].detach().clone(memory_format=torch.contiguous_format)
-        replay_(x, name, run.group(name), run.moves(name), progress)
-        check_end(name, trace, x)
-        found[name] = x
-    return found
+        x = base.get(base_name(name))
+        check_start(name, trace, None if x is None else whole(x))
+    for writes in (False, True):
+        for name in run.traces:
+            target = base[base_name(name)]
+            x = _rebuilt(name, run, whole(target), progress)
+            if writes:
+                write_(target, x) if is_sharded(target) else target.detach().copy_(x)
+
+
+def _rebuilt(name: str, run: Trajectory, base: Tensor, progress: Progress) -> Tensor:
+    x = base.detach().clone(memory_format=torch.contiguous_format)
+    replay_(x, name, run.group(name), run.moves(name), progress)
+    check_end(name, run.traces[name], x)
+    return x
 
 
 def check_start(name: str, trace: Endpoints, base: Tensor | None) -> None:

@@ -10,6 +10,7 @@ from ...core.errors import HybridOptError
 from ...model.loading.matching import Match, match
 from ...model.loading.weight_files import INDEX, WHOLE, stored
 from ...model.placement.homes import assign
+from ...model.sharding import is_sharded, write_
 from ..folder import Folder
 from ..names import CONFIG, DELTA, REPLAY
 
@@ -64,7 +65,7 @@ def matched(model: nn.Module, place: Path) -> Match:
 
 
 def write_onto_(model: nn.Module, found: Match) -> None:
-    """Write stored tensors onto a model, one at a time.
+    """Write stored tensors onto a model, one at a time; of a sharded one each rank takes its rows.
 
     Args:
         model: whose tensors are overwritten.
@@ -73,7 +74,8 @@ def write_onto_(model: nn.Module, found: Match) -> None:
     state: dict[str, Any] = model.state_dict(keep_vars=True)
 
     def written(name: str, value: Tensor, _: bool) -> Tensor:
-        assign(state[name], value)
+        target = state[name]
+        write_(target, value) if is_sharded(target) else assign(target, value)
         return value
 
     with torch.no_grad():

@@ -1,0 +1,118 @@
+"""Folders of one process, loaded onto sharded models: each rank takes its rows, tensor by tensor, or is refused."""
+
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig
+
+import hybridopt
+from benchmarks.shared.peak import Peak
+from support.models import tiny_llama
+from support.ranks import Ranks
+
+pytestmark = pytest.mark.slow
+
+MIB = 2**20
+TOKENS = torch.arange(24).view(2, 12)
+
+
+def base():
+    torch.manual_seed(0)
+    return tiny_llama(hidden=256, layers=3)
+
+
+def trained(folder, full=False, steps=3, **how):
+    """Train in one process, save, and return the weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(1)
+        model = hybridopt.wrap(base(), **how)
+        optimizer = model.hybrid.optimizer(lr=1e-2)
+        for _ in range(steps):
+            if optimizer.probes_needed:
+                optimizer.probe(lambda: model(input_ids=TOKENS, labels=TOKENS).loss)
+            else:
+                model(input_ids=TOKENS, labels=TOKENS).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    model.hybrid.save_pretrained(folder, full=full)
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    place = tmp_path_factory.mktemp("saved")
+    lora = {"peft_config": LoraConfig(r=2, target_modules=["q_proj"])}
+    return place, {
+        "changes": trained(place / "changes", policy="adamw"),
+        "whole": trained(place / "whole", full=True, policy="adamw"),
+        "replay": trained(place / "replay", policy="mezo"),
+        "adapters": trained(place / "adapters", policy="adamw", **lora),
+        "quantized": trained(place / "quantized", policy="adamw", quantization="int8-trainable"),
+    }
+
+
+@pytest.fixture(scope="module")
+def two():
+    made = Ranks(2)
+    yield made
+    made.close()
+
+
+def sharded():
+    from torch.distributed.fsdp import fully_shard
+
+    model = base()
+    for layer in model.model.layers:
+        fully_shard(layer)
+    return fully_shard(model)
+
+
+def loaded(folder):
+    """Load onto shards; return the weights, put together, and the bytes that loading took beside them."""
+    model = sharded()
+    with Peak("cpu") as peak:
+        model = hybridopt.from_pretrained(model, folder)
+    return {name: p.full_tensor().detach() for name, p in model.named_parameters()}, peak.extra
+
+
+def refused(folder):
+    model = sharded()
+    before = [p.to_local().clone() for p in model.parameters()]
+    with pytest.raises(hybridopt.HybridOptError) as error:
+        hybridopt.from_pretrained(model, folder)
+    assert all(p.to_local().equal(x) for p, x in zip(model.parameters(), before, strict=True))
+    return str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["changes", "whole", "replay"])
+def test_every_rank_takes_its_rows(kind, folders, two):
+    place, expected = folders
+    sizes = [x.nbytes for x in expected[kind].values()]
+    for found, taken in two.run(loaded, str(place / kind)):
+        assert taken < 4 * max(sizes) + MIB < sum(sizes) / 2  # one tensor and what is made of it, not the model
+        assert found.keys() == expected[kind].keys()
+        for name, x in expected[kind].items():
+            assert found[name].equal(x), name
+
+
+@pytest.mark.parametrize(("kind", "what"), [("adapters", "adapters"), ("quantized", "a quantized model")])
+def test_what_does_not_go_onto_shards_is_refused_with_the_cure(kind, what, folders, two):
+    for text in two.run(refused, str(folders[0] / kind)):
+        assert f"the folder holds {what}; load it onto the plain model, then shard it" in text
+
+
+def changed(folder):
+    """A run whose base is another one: nothing is written."""
+    model = sharded()
+    with torch.no_grad():
+        model.lm_head.weight.to_local().add_(1)
+    before = [p.to_local().clone() for p in model.parameters()]
+    with pytest.raises(hybridopt.HybridOptError, match="lm_head"):
+        hybridopt.from_pretrained(model, folder)
+    assert all(p.to_local().equal(x) for p, x in zip(model.parameters(), before, strict=True))
+
+
+def test_a_run_is_not_rebuilt_on_another_base(folders, two):
+    two.run(changed, str(folders[0] / "replay"))
