@@ -76,7 +76,8 @@ class Strategy(Saved):
         Args:
             batch: what the model is called with, by name; only shapes and dtypes count. None: seq_len (2048, or as
                 many as there are positions for) tokens in each of batch_size (1) sequences.
-            **how: seq_len, batch_size, micro_batches (1), release ("accumulate", or that of `choice`).
+            **how: seq_len, batch_size, micro_batches (1), release ("accumulate", or that of `choice`), gpus (1) that
+                train together, of each of which bytes are told, and parallel ("fsdp" or "ddp").
 
         Returns:
             A planning.Estimate: `peak_bytes`, and what they are for (`parts`).

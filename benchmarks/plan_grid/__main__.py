@@ -16,7 +16,8 @@ from ..shared.files import write
 from ..shared.records import Records
 from .cells import STEPS, cells
 from .measure import SOURCES, measure
-from .report import report
+from .ranks import RANK_CELLS, on_ranks, wide
+from .report import report, report_ranks
 
 
 def compare(estimator: Estimator, request: Request) -> dict:
@@ -44,10 +45,23 @@ def run(models: list[str], records: Records) -> None:
             print(f"{name}: {record['error_ops']:+.2f} %", flush=True)
 
 
+def run_ranks(records: Records) -> None:
+    """Measure the cells of several processes that are missing."""
+    there = {record["cell"] for record in records.all()}
+    for ranks in sorted({request.gpus for _, request in RANK_CELLS.values()}):
+        left = {n: cell for n, cell in RANK_CELLS.items() if cell[1].gpus == ranks and n not in there}
+        found = on_ranks(ranks, left) if left else {}
+        for name, (width, request) in left.items():
+            planned = Estimator(wide(width)).estimate(request)
+            errors = [round(100 * (planned.peak_bytes / x - 1), 3) for x in found[name]]
+            records.put({"cell": name, "planned": planned.peak_bytes, "allocated": found[name], "errors": errors})
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     options = parser("plan_grid", __doc__)
     options.add_argument("--models", nargs="+", choices=SOURCES, default=list(SOURCES))
+    options.add_argument("--ranks", action="store_true", help="processes that train together, in place of one")
     return options.parse_args(arguments)
 
 
@@ -57,6 +71,11 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    if options.ranks:
+        records = Records(options.out / "plan_ranks.jsonl", ("cell",))
+        run_ranks(records)
+        write(records.path.with_suffix(".md"), report_ranks(records.all()))
+        return
     records = Records(options.out / "plan_grid.jsonl", ("cell",))
     run(options.models, records)
     write(records.path.with_suffix(".md"), report(records.all()))

@@ -23,7 +23,7 @@ from hybridopt.planning.trace.tracker import Tracker, storages
 
 from ..shared.peak import Peak
 
-__all__ = ["SOURCES", "Measured", "measure", "measured_step"]
+__all__ = ["SOURCES", "Measured", "kept", "measure", "measured_step", "prepared", "step"]
 
 LLAMA = {
     "model_type": "llama",
@@ -105,8 +105,8 @@ def measured_step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Te
         passes: micro-batches.
     """
     gc.collect()
-    before = sum({s._cdata: s.nbytes() for x in _kept(model, optimizer) for s in storages(x)}.values())
-    with Peak("cpu") as peak, Tracker([*_kept(model, optimizer), tokens], "cpu") as tracker:
+    before = sum({s._cdata: s.nbytes() for x in kept(model, optimizer) for s in storages(x)}.values())
+    with Peak("cpu") as peak, Tracker([*kept(model, optimizer), tokens], "cpu") as tracker:
         step(model, optimizer, tokens, passes)
     return Measured(before + tracker.peak, before + peak.extra)
 
@@ -130,7 +130,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Tensor, pas
     optimizer.zero_grad()
 
 
-def _kept(model, optimizer) -> list[Tensor]:
+def kept(model, optimizer) -> list[Tensor]:
     """Return all tensors that are there between two steps; nobody else may hold them: a step lets go of some."""
     states = optimizer.state.values()
     return [*tensors_of(model), *(x for state in states for x in state.values() if isinstance(x, Tensor))]

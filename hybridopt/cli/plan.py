@@ -39,6 +39,8 @@ hybridopt plan Qwen/Qwen3-32B --gpu "a100 80" --batch 4 --seq-len 4096
 hybridopt plan ./my-model --gpu auto --lora 16 --quantization nf4
 
 hybridopt plan llama-3-8b --policy frugal --density 0.1 --release fused --checkpointing --gpu 24GiB
+
+hybridopt plan llama-3-8b --gpus 2 --gpu 24GiB
 """
 
 Model = Annotated[
@@ -69,6 +71,8 @@ HostMemory = Annotated[str | None, typer.Option("--host", help="Memory of the ho
 Bus = Annotated[str | None, typer.Option(help="To the GPU, as 25GB/s; else as `hybridopt doctor` measured it here.")]
 Disk = Annotated[str | None, typer.Option(help="That is read, as 6GB/s; else as `hybridopt doctor` measured it here.")]
 Tflops = Annotated[float | None, typer.Option(help="That the GPU reaches in training; else a share of its maker's.")]
+Gpus = Annotated[int, typer.Option(help="GPUs that train together; bytes are those of each.")]
+Parallel = Annotated[str, typer.Option(help="How several GPUs do: fsdp, each has a shard (FSDP2), or ddp, replicas.")]
 Gpu = Annotated[str | None, typer.Option(help="A card (4090, 'a100 80', h100), auto for this machine's, or 24GiB.")]
 Margin = Annotated[float, typer.Option(help="Share of the GPU's memory that is kept free.")]
 Rate = Annotated[float | None, typer.Option(help="Of --policy, right for --lr-batch: what is it for this batch?")]
@@ -96,6 +100,8 @@ def plan(
     dtype: Dtype = "bf16",
     adapter_dtype: AdapterDtype = None,
     gpu: Gpu = None,
+    gpus: Gpus = 1,
+    parallel: Parallel = "fsdp",
     margin: Margin = MARGIN,
     placement: Placed = None,
     slots: Slots = None,
@@ -117,6 +123,7 @@ def plan(
     check_margin(margin)
     room = None if gpu is None else budget(gpu, margin, "--gpu")
     size = {"batch": batch, "micro_batches": micro_batches, "dtype": dtype, "device": device}
+    size |= {"gpus": gpus, "parallel": parallel}
     size |= {} if adapter_dtype is None else {"adapter_dtype": adapter_dtype}
     asked: dict[str, Any] = {"lora": lora, "quantization": quantization, "release": release}
     asked |= {"checkpointing": checkpointing, "chunk": chunk, "activations": activations}

@@ -118,7 +118,7 @@ def check_asked(
         size: batch, dtype, device and what else of a `Request` is always given; None: left to the planner.
         asked: what of a `Request` is wanted.
     """
-    from ..planning.limits import check_size
+    from ..planning.limits import PARALLEL, check_size
     from ..planning.subject.architectures import check_name
 
     _check_policy(policy, options)
@@ -129,9 +129,10 @@ def check_asked(
         check_choice("plan", "quantization", asked["quantization"].replace("_", "-"), schemes)
     short_dtype("plan", "dtype", size["dtype"])
     check_choice("plan", "device", size["device"], ("cuda", "cpu"))
+    check_choice("plan", "parallel", size["parallel"], PARALLEL)
     if "adapter_dtype" in size:
         dtype_name("plan", "adapter_dtype", size["adapter_dtype"])
-    for name in ("seq_len", "batch", "micro_batches", "lora", "chunk"):
+    for name in ("seq_len", "batch", "micro_batches", "gpus", "lora", "chunk"):
         value = {**size, **asked}.get(name)
         if value is not None:
             check_size(name, value)

@@ -12,6 +12,8 @@ from ..policy.plan import Plan
 from .bytes.static import gradient_bytes, idle_windows, static, weights
 from .bytes.temporaries import Temporaries
 from .placement.resting import Carried, Resting, resting
+from .ranks.across import across
+from .ranks.updates import RankUpdates
 from .request import Request
 from .trace.moments import Stage
 from .trace.peak import Peak, Step, peak
@@ -26,16 +28,20 @@ class Costs:
     Args:
         known: the model.
         plan: the policy, resolved on the model's parameters.
-        cuda: whether it is trained on a GPU.
+        request: says on how many GPUs it is trained, and of which kind.
         resting: what of the model rests elsewhere; None: nothing does.
     """
 
-    def __init__(self, known: "Known", plan: Plan, cuda: bool, resting: Resting | None = None):
+    def __init__(self, known: "Known", plan: Plan, request: Request, resting: Resting | None = None):
         self.plan, self.resting = plan, resting
         here = known.weights if resting is None else weights(known.model, resting.tensors)
-        self.static = static(here, plan)
         self.gradients, self.idle = gradient_bytes(plan), idle_windows(plan)
-        self.updates = Temporaries(plan, cuda)
+        self.across = across(here, plan, self.gradients, request)
+        self.static = static(here if self.across is None else self.across.weights, plan)
+        self.updates: Temporaries | RankUpdates = Temporaries(plan, request.device == "cuda")
+        if self.across is not None:
+            self.static = replace(self.static, state=self.across.state)
+            self.updates = self.across.updates
 
     @property
     def passes(self) -> dict[bool, dict[str, int]]:
@@ -48,10 +54,16 @@ class Costs:
 
     def least(self, request: Request) -> int:
         """Return a lower bound on a step's bytes without a trace: weights, state, gradients that are not freed."""
-        kept = [sum(size for name, size in self.gradients.items() if name not in still) for still in self.idle]
+        kept = [self._kept(still) for still in self.idle]
         gradients = 0 if request.frees_gradients else min(kept, default=0)
         near = self._near(request)(self._path, ("end",))
         return self.static.weights + self.static.quantization + self.static.state + gradients + near
+
+    def _kept(self, idle: frozenset[str]) -> int:
+        """Return the bytes of gradients that stay until the update, where some parameters are idle."""
+        if self.across is not None:
+            return self.across.least(idle)
+        return sum(size for name, size in self.gradients.items() if name not in idle)
 
     def carried(self, request: Request) -> Carried | None:
         """Return what rests elsewhere and is moved in a step; None where nothing is."""
@@ -67,7 +79,12 @@ class Costs:
             Step(self.gradients, still, *times, alone, partial(together, still), probed, near) for still in self.idle
         ]
         kept, top = self.updates.drawing.prepared
-        found = [peak(trace, step) for trace in map(self._together, traces) for step in steps]
+        pairs = [(trace, step) for trace in map(self._together, traces) for step in steps]
+        several = self.across
+        found = [
+            peak(trace, step, None if several is None else several.moments(trace, step, request))
+            for trace, step in pairs
+        ]
         found += [Peak(("start",), 0, top - kept, 0, near(self._path, ("start",)))]
         most = max(found, key=lambda p: p.total)
         return replace(most, temporaries=most.temporaries + kept)
@@ -99,6 +116,6 @@ class Known:
 
     def costs(self, plan: Plan, request: Request) -> Costs:
         """Return what a plan costs on this model, placed as the request says."""
-        cuda, placement = request.device == "cuda", request.placement
-        found = None if placement is None else resting(self.model, placement, plan, cuda)
-        return Costs(self, plan, cuda, found)
+        placement = request.placement
+        found = None if placement is None else resting(self.model, placement, plan, request.device == "cuda")
+        return Costs(self, plan, request, found)

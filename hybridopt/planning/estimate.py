@@ -45,6 +45,7 @@ class Estimate:
         work: what the step computes and moves.
         unquantized: what a quantized base keeps in floats; None: it is not quantized.
         carried: what rests elsewhere, and what a step moves; None: everything is on the device.
+        collectives_bytes: of several GPUs: weights that are gathered, and what gradients are added up in.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Estimate:
     work: Work
     unquantized: Unquantized | None = None
     carried: Carried | None = None
+    collectives_bytes: int = 0
 
     @property
     def parts(self) -> dict[str, int]:
@@ -150,4 +152,5 @@ def estimate_of(
         work_of(costs.plan, request),
         left,
         costs.carried(request),
+        round(top.collectives),
     )

@@ -103,12 +103,13 @@ class Estimator:
         if known is None:
             return self.start_rate(request)
         lr, before = known
-        batch = request.batch * request.micro_batches
+        batch = request.batch * request.micro_batches * request.gpus
         found = rounded_lr(lr, before, batch, request.ready)
         return found, f"for {batch} examples a step, as {lr:g} is for {before}, where the gradient is mostly noise"
 
     def _cost(self, request: Request) -> Costs:
-        key = request.policy, repr(sorted(request.options.items())), request.seed, request.weights, request.placement
+        key = request.policy, repr(sorted(request.options.items())), request.seed, request.weights
+        key += request.placement, request.gpus, request.parallel
         if key not in self._costs:
             known = self._known(request)
             self._costs[key] = known.costs(self.plan(request), request)

@@ -2,10 +2,11 @@
 
 from ..core.errors import HybridOptError, check_count
 
-__all__ = ["check_size"]
+__all__ = ["PARALLEL", "check_size"]
 
-LEAST = {"seq_len": 1, "batch": 1, "micro_batches": 1, "seed": 0, "lora": 1, "chunk": 1}
-MOST = {"seq_len": 2**27, "batch": 2**20, "micro_batches": 2**20, "lora": 2**16, "chunk": 2**27}
+PARALLEL = ("fsdp", "ddp")
+LEAST = {"gpus": 1, "seq_len": 1, "batch": 1, "micro_batches": 1, "seed": 0, "lora": 1, "chunk": 1}
+MOST = {"seq_len": 2**27, "batch": 2**20, "micro_batches": 2**20, "lora": 2**16, "gpus": 2**16, "chunk": 2**27}
 
 
 def check_size(name: str, value: int) -> None:

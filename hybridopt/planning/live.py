@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..core.errors import HybridOptError
 from ..model.adapters import lora_rank
 from ..model.placement.placed import placed
+from ..model.sharding import check_plain
 from ..model.unquantized import unquantized
 from .costs import Costs, Known
 from .estimate import Estimate, estimate_of
@@ -28,14 +29,15 @@ def plan_live(model: nn.Module, batch: Mapping[str, Tensor] | None = None, **how
         model: as `hybridopt.wrap` returned it; it must return an object with `loss`.
         batch: what the model is called with, by name; only shapes and dtypes count. None: input_ids and labels of
             seq_len (2048, or as many as there are positions for) tokens in each of batch_size (1) sequences.
-        **how: seq_len, batch_size, and release and micro_batches as of a `Request`.
+        **how: seq_len, batch_size, and release, micro_batches, gpus and parallel as of a `Request`.
 
     Raises:
-        HybridOptError: the model is not wrapped, or does not run on such a batch.
+        HybridOptError: the model is not wrapped, is sharded already, or does not run on such a batch.
     """
     strategy = model.__dict__.get("hybrid")
     if strategy is None:
         raise HybridOptError(f"{type(model).__name__} is not wrapped; call hybridopt.wrap(model, ...) first")
+    check_plain(model, "a rank has a part of it; plan it before fully_shard, with gpus=... for that many ranks")
     request = _request(model, strategy, batch, how)
     costs = Known(model).costs(strategy.resolved(), request)
     told = inputs(model, request.batch, request.seq_len) if batch is None else batch
@@ -53,9 +55,11 @@ def _trace(model: nn.Module, costs: Costs, told: Mapping[str, Tensor], backward:
 
 def _request(model: nn.Module, strategy: Any, batch: Mapping[str, Tensor] | None, how: dict[str, Any]) -> Request:
     sizes = {"batch": how.pop("batch_size", 1), "seq_len": how.pop("seq_len", usual_length(model))}
-    unknown = sorted(how.keys() - {"release", "micro_batches"})
+    unknown = sorted(how.keys() - {"release", "micro_batches", "gpus", "parallel"})
     if unknown:
-        raise HybridOptError(f"plan: {unknown} are not known; give release, micro_batches, seq_len or batch_size")
+        raise HybridOptError(
+            f"plan: {unknown} are not known; give release, micro_batches, seq_len, batch_size, gpus or parallel"
+        )
     if batch is not None:
         if not batch or not all(isinstance(x, Tensor) for x in batch.values()):
             raise HybridOptError(

@@ -16,11 +16,11 @@ from ..model.placement.placement import Placement, read_placement
 from ..model.quantization.known import frozen_names, named
 from ..optimizer.releases import DEFAULT, release_class
 from ..policy.routes import Ready, read_policy
-from .limits import check_size
+from .limits import PARALLEL, check_size
 
 __all__ = ["Request", "short_name"]
 
-COUNTS = ("seq_len", "batch", "micro_batches", "seed")
+COUNTS = ("seq_len", "batch", "micro_batches", "seed", "gpus")
 
 
 def short_name(dtype: torch.dtype) -> str | None:
@@ -39,7 +39,7 @@ class Request:
         quantization: scheme of the base; None: not quantized.
         release: how gradients are released, by name, such as "accumulate" or "fused".
         seq_len: tokens of a sequence.
-        batch: sequences of a forward pass.
+        batch: sequences of a forward pass, of each GPU.
         micro_batches: passes of a step.
         checkpointing: whether every layer's activations are computed again in the backward pass.
         chunk: tokens of which the loss is computed at a time, as by `hybridopt.chunked_loss`; None: all at once.
@@ -50,6 +50,8 @@ class Request:
         adapter_dtype: what adapters are kept in, "float32", "bfloat16" or "float16"; None: what their library makes.
         placement: where the weights of layers rest between their uses, as `load` takes it; None: on the device.
         activations: what trained linear layers keep of their inputs, as `wrap` takes it; None: everything.
+        gpus: that train together; bytes are those of one of them.
+        parallel: how, where there are several: "fsdp" shards every layer and the rest (FSDP2), "ddp" keeps replicas.
 
     Raises:
         HybridOptError: a value is not allowed, or values exclude one another.
@@ -72,6 +74,8 @@ class Request:
     adapter_dtype: str | None = None
     placement: Placement | None = None
     activations: str | Activations | None = None
+    gpus: int = 1
+    parallel: str = "fsdp"
 
     def __post_init__(self) -> None:
         for name in COUNTS:
@@ -82,11 +86,14 @@ class Request:
         check_choice("plan", "release", self.release, names("releases"))
         object.__setattr__(self, "dtype", short_dtype("plan", "dtype", self.dtype))
         check_choice("plan", "device", self.device, ("cuda", "cpu"))
+        check_choice("plan", "parallel", self.parallel, PARALLEL)
         dtype = dtype_of_adapters("plan", self.adapter_dtype)
         object.__setattr__(self, "adapter_dtype", dtype and str(dtype).removeprefix("torch."))
         object.__setattr__(self, "placement", read_placement(self.placement, "plan"))
         object.__setattr__(self, "activations", self.kept)
         scheme = self.scheme
+        if self.gpus > 1:
+            self._check_several()
         if scheme is not None:
             object.__setattr__(self, "quantization", scheme.name)
         if scheme is not None and scheme.trains and self.lora is not None:
@@ -99,6 +106,21 @@ class Request:
             other = "checkpointing" if self.checkpointing else f"policy={self.policy!r}, without backward passes"
             raise HybridOptError(
                 f"activations={self.activations!r} is not allowed with {other}; leave one of both out", "plan"
+            )
+
+    def _check_several(self) -> None:
+        """Raise HybridOptError for what is not trained on several GPUs."""
+        if self.placement is not None:
+            raise HybridOptError(
+                f"placement={self.placement.base!r} is not allowed with gpus={self.gpus}: layers that rest elsewhere "
+                "are fetched by one process; leave one of both out",
+                "plan",
+            )
+        if self.parallel == "fsdp" and self.scheme is not None and self.scheme.trains:
+            raise HybridOptError(
+                f"quantization={self.quantization!r} is not allowed with gpus={self.gpus} and parallel='fsdp': its "
+                "codes have no rows to take; take parallel='ddp', or another quantization",
+                "plan",
             )
 
     @property

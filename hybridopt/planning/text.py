@@ -21,6 +21,7 @@ MEANING = {
     "state": "of the optimizer, in its largest window",
     "activations": "made by the forward pass, alive at the peak",
     "temporaries": "made after it, alive at the peak",
+    "collectives": "gathered weights, and gradients on their way between GPUs",
     "overhead": "CUDA context and workspaces: an allowance",
 }
 
@@ -28,7 +29,8 @@ MEANING = {
 def rows(estimate: "Estimate") -> list[tuple[str, str, str, str]]:
     """Return a row for every part: name, bytes, share of the peak and meaning; the last one is the peak's."""
     peak = estimate.peak_bytes
-    shown = {name: size for name, size in estimate.parts.items() if name != "near" or estimate.carried}
+    here = {"near": estimate.carried is not None, "collectives": estimate.request.gpus > 1}
+    shown = {name: size for name, size in estimate.parts.items() if here.get(name, True)}
     parts = [(name, human(size), f"{size / peak:.1%}", MEANING[name]) for name, size in shown.items()]
     return [*parts, ("peak", human(peak), "", f"at: {estimate.stage}")]
 
@@ -42,6 +44,7 @@ def title(estimate: "Estimate") -> str:
     how = f"{r.as_dict()['policy']}{lora}{base}, {r.release} release{', checkpointing' * r.checkpointing}"
     how += f", {shown_placement(r.placement)}" if r.placement else ""
     how += f", activations {written(r.kept)}" if r.kept else ""
+    how += f", one of {r.gpus} GPUs ({r.parallel.upper()})" if r.gpus > 1 else ""
     how += f", loss by {r.chunk} tokens" if r.chunk else ""
     return f"{estimate.model}: {how}, {r.batch} x {r.seq_len} tokens{passes}"
 

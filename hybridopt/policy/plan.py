@@ -94,7 +94,7 @@ class Plan:
         """Return the Job in the first window that has a state-full part; in the very first if none has."""
         name = entry.param.name
         if name not in self._firsts:
-            found = next((job for job in self._jobs(entry) if not job.part.empty), None)
+            found = next((job for job in self.jobs(entry) if not job.part.empty), None)
             self._firsts[name] = self.job(entry, 0) if found is None else found
         return self._firsts[name]
 
@@ -121,7 +121,7 @@ class Plan:
                 found.setdefault(e.treatment.split, []).append((e.param.name, e.numel))
         return {split: Population(tuple(members)) for split, members in found.items()}
 
-    def _jobs(self, entry: Entry) -> Iterator[Job]:
+    def jobs(self, entry: Entry) -> Iterator[Job]:
         """Yield the jobs of windows after which nothing larger comes, or nearly so."""
         assert entry.treatment is not None
         return (self.job(entry, window) for window in range(self._horizon(entry.treatment.split)))
@@ -130,7 +130,7 @@ class Plan:
         assert entry.treatment is not None
         costs: dict[Part, int] = {}
         basis = _slot_bytes(entry.treatment.source.slots(entry.param.shape))
-        jobs = self._jobs(entry)
+        jobs = self.jobs(entry)
         return tuple(basis + (costs[j.part] if j.part in costs else costs.setdefault(j.part, nbytes(j))) for j in jobs)
 
     def _horizon(self, split: Split) -> int:

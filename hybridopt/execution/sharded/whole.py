@@ -19,7 +19,7 @@ from .meeting import exchange, failures
 from .rows import RankRows
 from .ways import Share
 
-__all__ = ["Gathered", "run_whole"]
+__all__ = ["FLAG", "MOST", "Gathered", "run_whole"]
 
 MOST = 1 << 24  # bytes that a rank gets at one time, but for a single parameter that has more
 FLAG = 8  # bytes that say whether a rank has failed

@@ -1,12 +1,12 @@
 """Find the moment of a training step with the most bytes: a trace, gradients as they are released, and updates."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from .moments import Stage
 from .simulate import Trace
 
-__all__ = ["Peak", "Step", "peak"]
+__all__ = ["Peak", "Step", "alone_moments", "peak"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Peak:
         temporaries: bytes that were made after it, without gradients.
         gradients: bytes of gradients.
         near: bytes of layers that rest elsewhere and are near.
+        collectives: bytes of gathered weights, and of what gradients are added up in, where several GPUs train.
     """
 
     stage: Stage
@@ -26,11 +27,12 @@ class Peak:
     temporaries: float
     gradients: float
     near: int = 0
+    collectives: float = 0
 
     @property
     def total(self) -> float:
-        """Return all bytes of the moment: activations + temporaries + gradients + near."""
-        return self.activations + self.temporaries + self.gradients + self.near
+        """Return all bytes of the moment."""
+        return self.activations + self.temporaries + self.gradients + self.near + self.collectives
 
 
 @dataclass(frozen=True)
@@ -58,22 +60,30 @@ class Step:
     near: Callable[[str, Stage], int] = lambda path, stage: 0
 
 
-def peak(trace: Trace, step: Step) -> Peak:
-    """Return the moment of the step at which most bytes are alive."""
-    most, near = max(_all(trace, step), key=lambda found: found[0].total + found[1])
+def peak(trace: Trace, step: Step, moments: Iterable[Peak] | None = None) -> Peak:
+    """Return the moment of the step at which most bytes are alive.
+
+    Args:
+        trace: of a pass.
+        step: when gradients are freed, and what updates take.
+        moments: of the step; None: those of one GPU.
+    """
+    every = alone_moments(trace, step) if moments is None else moments
+    most, near = max(_all(trace, step, every), key=lambda found: found[0].total + found[1])
     return replace(most, near=near)
 
 
-def _all(trace: Trace, step: Step) -> Iterator[tuple[Peak, int]]:
+def _all(trace: Trace, step: Step, every: Iterable[Peak]) -> Iterator[tuple[Peak, int]]:
     """Yield every moment that may be the largest, and the bytes of placed layers that are near in it."""
     near: dict[Stage, int] = {}
-    for moment in _moments(trace, step):
+    for moment in every:
         if moment.stage not in near:
             near[moment.stage] = step.near(trace.path, moment.stage)
         yield moment, near[moment.stage]
 
 
-def _moments(trace: Trace, step: Step) -> Iterator[Peak]:
+def alone_moments(trace: Trace, step: Step) -> Iterator[Peak]:
+    """Yield the moments of a step on one GPU."""
     kept = sum(_kept(step, name) for name in step.gradients) if step.passes > 1 else 0
     last = (0.0, 0.0)
     for m in trace.moments:

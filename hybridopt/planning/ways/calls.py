@@ -15,10 +15,12 @@ def calls(request: Request, lr: float) -> str:
     """Return the lines that call `hybridopt.wrap` and `optimizer`, for a model loaded in the dtype planned for."""
     return "\n".join(
         [
+            *_started(request),
             *_loaded(request),
             *_imports(request),
             *_before(request),
             _wrap(request if request.placement is None else request.but(quantization=None)),
+            *_several(request),
             _optimizer(request, lr),
             *_training(request),
         ]
@@ -36,6 +38,7 @@ def script(request: Request, lr: float, model: str, causal: bool = True) -> str:
     """
     loaded = f"{_load(request, dtype=True)}.train()"
     lines = [
+        *_started(request),
         *_imports(request),
         *(["from transformers import AutoTokenizer", ""] if causal else ["import torch", ""]),
         "import hybridopt",
@@ -44,11 +47,14 @@ def script(request: Request, lr: float, model: str, causal: bool = True) -> str:
         f"model = {loaded}",
         *_before(request),
         _wrap(request.but(quantization=None)),  # that was done while it was loaded
+        *_several(request),
         _optimizer(request, lr),
         "",
         *(_texts(request) if causal else _own(request)),
+        *(["passes = passes[distributed.get_rank() :: distributed.get_world_size()]"] if request.gpus > 1 else []),
     ]
-    loop = _loop(request, "model(input_ids=batch, labels=batch).loss" if causal else "model(**batch).loss")
+    called = "replica" if request.gpus > 1 and request.parallel == "ddp" else "model"
+    loop = _loop(request, f"{called}(input_ids=batch, labels=batch).loss" if causal else f"{called}(**batch).loss")
     if request.chunk:
         loop = f"with hybridopt.chunked_loss(model, {request.chunk}):\n{indent(loop, '    ')}"
     return "\n".join([*lines, loop, 'model.hybrid.save_pretrained("trained")'])
@@ -148,6 +154,37 @@ def _wrap(request: Request) -> str:
     if request.quantization:
         parts.append(f"quantization={_text(request.quantization)}")
     return f"model = hybridopt.wrap(model, {', '.join(parts)})"
+
+
+def _started(request: Request) -> list[str]:
+    """Return the lines with which each process of torchrun meets the others."""
+    if request.gpus == 1:
+        return []
+    return [
+        f"# torchrun --nproc-per-node {request.gpus} FILE",
+        "import torch",
+        "from torch import distributed",
+        "",
+        "distributed.init_process_group()",
+        *(["torch.cuda.set_device(distributed.get_node_local_rank())"] if request.device == "cuda" else []),
+        "",
+    ]
+
+
+def _several(request: Request) -> list[str]:
+    """Return the lines that share a model among processes."""
+    if request.gpus == 1:
+        return []
+    if request.parallel == "ddp":
+        return ["replica = torch.nn.parallel.DistributedDataParallel(model)  # call it in place of model, to train"]
+    whole = "{p for p in model.parameters() if not p.is_floating_point()}"
+    ignored = f", ignored_params={whole}" if request.quantization else ""
+    return [
+        "from torch.distributed.fsdp import fully_shard",
+        "for layer in next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList)):",
+        f"    fully_shard(layer{ignored})",
+        f"fully_shard(model{ignored})",
+    ]
 
 
 def _optimizer(request: Request, lr: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from ...core.dtypes import DTYPES
 from ...core.host import host
 from ...core.host_memory import left
+from ...core.world import world
 from ...model.placement.placement import Placement
 from ...planning import Estimate, Estimator, Request
 from ...planning.subject.model import Subject, checkpoints
@@ -20,6 +21,7 @@ from .shape import Shape
 
 __all__ = ["Planner"]
 
+REPLICAS = "ddp"  # as the trainers have it
 HALF = "fp16"  # its gradients vanish or overflow unless losses are scaled
 
 
@@ -57,6 +59,8 @@ class Planner:
             "dtype": self.dtype,
             "device": self.device,
             "seed": self.run.train.seed,
+            "gpus": world().size,
+            "parallel": REPLICAS,
             "peft_config": adapters(lora, head),
         }
 
