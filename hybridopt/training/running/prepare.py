@@ -21,6 +21,7 @@ from .rehearsal import Rehearsal, rehearse
 from .resuming import check_data, resumed
 from .telling import told_of
 from .versions import versions, versions_told
+from .weights import check_weights
 
 __all__ = ["Prepared", "prepare"]
 
@@ -99,6 +100,7 @@ def prepare(
     early = None if run.task == AUTO else _task(run.task, run.task_options, allow_code)
     with quietly():
         settings = config_of(run.model)
+        check_weights(run.model)
         examples = read(run.data, run.train.seed, console)
         if resume:
             check_data(place, examples.files)

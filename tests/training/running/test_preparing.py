@@ -210,6 +210,19 @@ def test_padding_by_the_end_of_text_is_told(workshop):
     assert said in told(prepare(workshop.run(model=other))) and said not in told(prepare(workshop.run()))
 
 
+def test_weights_that_cannot_be_read_are_refused_before_anything_is_written(workshop):
+    other = workshop.folder / "other"
+    shutil.copytree(workshop.model, other)
+    weights = other / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(HybridOptError, match="weights in .*other/model.safetensors cannot be read"):
+        prepare(workshop.run(model=other))
+    weights.rename(other / "pytorch_model.bin")
+    with pytest.raises(HybridOptError, match="no model.safetensors.*it has pytorch_model.bin: save it as safetensors"):
+        prepare(workshop.run(model=other))
+    assert not (workshop.folder / "out").exists()
+
+
 def test_a_tokenizer_of_another_model_is_refused(workshop):
     other = workshop.folder / "other"
     shutil.copytree(workshop.model, other)

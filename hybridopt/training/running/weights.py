@@ -1,0 +1,46 @@
+"""Whether a model has weights that can be read, asked before anything is planned and loaded."""
+
+from pathlib import Path
+
+from ...core.errors import HybridOptError
+from ...model.loading.weight_files import INDEX, WHOLE, stored
+
+__all__ = ["check_weights"]
+
+SECONDS = 5  # to wait for an answer of the hub
+
+
+def check_weights(model: str) -> None:
+    """Look at the headers of a folder's weights; of a model on the hub, for the names of their files.
+
+    Where the hub does not answer nothing is said: the weights may be fetched later.
+
+    Args:
+        model: a folder, or a name on the hub.
+
+    Raises:
+        HybridOptError: there are none in safetensors, or a file is damaged or cut off.
+    """
+    folder = Path(model).expanduser()
+    if folder.exists():
+        stored(folder)
+    elif not any(_there(model, file) for file in (WHOLE, INDEX)):
+        raise HybridOptError(
+            f"model={model!r}: the hub has no {WHOLE} and no {INDEX} of it, and weights in other files (*.bin) are "
+            "not loaded, as they could run code; take a model that has them, or save it so yourself "
+            "(AutoModel...from_pretrained, then save_pretrained) and give that folder"
+        )
+
+
+def _there(model: str, file: str) -> bool:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        if not isinstance(try_to_load_from_cache(model, file), str):
+            get_hf_file_metadata(hf_hub_url(model, file), timeout=SECONDS)
+    except EntryNotFoundError:
+        return False
+    except Exception:  # of the hub's library, of the one below it, and of the system
+        return True
+    return True
