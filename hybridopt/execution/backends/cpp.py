@@ -19,6 +19,7 @@ from ..cpp.first_look import first_look
 from ..cpp.layouts import LONG, Layout, in_memory, joined, layout_of, sizes_of, text_of
 from ..first_look import FirstLook, UnreadGradient
 from ..printing.cpp_rounds import RoundsLayout
+from ..printing.cpp_structs import ROOTS
 from ..printing.traced import traced
 from ..slices import update_in_slices
 from ..task import Task
@@ -77,7 +78,7 @@ class Cpp(Backend[Task]):
         layout = _layout(task)
         if task.job.rounds:
             return 64 * torch.finfo(torch.float32).eps
-        roots = layout is not None and "uint8" in dict(layout.slots).values()
+        roots = layout is not None and not ROOTS.isdisjoint(dict(layout.slots).values())
         lines = [text for _, rule in task.job.rules if not rule.idle for _, text in traced(rule).lines]
         return 64 * torch.finfo(torch.float32).eps if roots or any("sqrt_" in text for text in lines) else 0.0
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...parts.codecs.bf16 import Bf16
+from ...parts.codecs.companded8 import Companded8
 from ...parts.codecs.fp32 import Fp32
 from ...parts.codecs.int8 import Int8
 from ...parts.splits._lines import Lines
@@ -19,6 +20,7 @@ from ...policy.job import Job
 from .. import state
 from ..printing.cpp_kernel import KernelLayout
 from ..printing.cpp_rounds import RoundsLayout
+from ..printing.cpp_structs import LEVELS
 from ..printing.traced import printable
 from ..task import PLAIN
 
@@ -60,7 +62,7 @@ def layout_of(job: Job, store: Any, dtype: torch.dtype, grad: torch.dtype) -> La
     rules = dict(job.rules)
     if not all(rule.idle or printable(rule) for rule in rules.values()):
         return None
-    block = job.treatment.codec.block if {"int8", "uint8"} & {kind for _, kind in slots} else 0
+    block = job.treatment.codec.block if LEVELS.keys() & {kind for _, kind in slots} else 0
     if block and not _blocks_fit(job, part, block):
         return None
     return KernelLayout(part, rules.get("full"), rules.get("free"), kept, NAMES[grad], slots, block, rounded)
@@ -81,7 +83,7 @@ def _in_rounds(job: Job, weight: str | None, grad: str | None, rounded: tuple[st
     if not matrix or len(job.rules) != 1 or weight is None or grad is None or slots is None or not exact:
         return None
     (axis, rule), (rows, width) = job.rules[0], job.shape
-    block = job.treatment.codec.block if {"int8", "uint8"} & {kind for _, kind in slots} else 0
+    block = job.treatment.codec.block if LEVELS.keys() & {kind for _, kind in slots} else 0
     if block and (width % block or block > LARGEST_BLOCK):
         return None
     one = 1 if rows == 1 else None
@@ -105,7 +107,7 @@ def _slots(job: Job, elements: bool = False) -> tuple[tuple[str, str], ...] | No
         raw = kept.codec.raw(kept.slot)
         codec = Fp32 if raw == {"": kept.slot} else type(kept.codec)
         coded = "int8" if kept.slot.signed else "uint8"
-        kind = {Fp32: "float32", Bf16: "bfloat16", Int8: coded}.get(codec)
+        kind = {Fp32: "float32", Bf16: "bfloat16", Int8: coded, Companded8: f"companded {coded}"}.get(codec)
         if kind is None or kept.slot.dtype != torch.float32 or kept.slot.shape != job.low or not kept.elementwise:
             return None
         found.append((name, kind))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ...core.contracts import Rule
 from . import cpp_parts, cpp_structs
 from .cpp_loops import loop
+from .cpp_structs import LEVELS, ROOTS
 from .traced import traced
 
 __all__ = ["KernelLayout"]
@@ -23,7 +24,6 @@ static const i64 CHUNK = {chunk};  // elements that a thread takes at a time
 PIECE = 2048  # elements at a time: what waits for being written stays in the first cache
 CHUNK = 1 << 15  # elements that a thread takes at a time
 RATES = ("lr", "free_lr", "decay")
-CODES = ("int8", "uint8")
 OWN_COLUMN = "(own - row * task.count)"  # among the chosen ones
 
 
@@ -38,7 +38,7 @@ class KernelLayout:
         weight: how weights are kept: "float32", "float32 nonnegative", "bfloat16", "bfloat16 random" (rounded at
             random) or "bfloat16 split".
         grad: dtype of the gradient, "float32" or "bfloat16".
-        slots: the names of the state, and how each is kept: "float32", "bfloat16", "int8" or "uint8".
+        slots: the names of the state, and how each is kept: "float32", "bfloat16" or one of LEVELS.
         block: elements that share a scale; 0 where none do.
         rounded: names of the seeds in the order of their keys.
     """
@@ -56,7 +56,7 @@ class KernelLayout:
     @property
     def state(self) -> tuple[str, ...]:
         """Return the names of the raw tensors of the state, in order."""
-        raw = [name + x for name, kept in self.slots for x in (("", "_absmax") if kept in CODES else ("",))]
+        raw = [name + x for name, kept in self.slots for x in (("", "_absmax") if kept in LEVELS else ("",))]
         return (*raw, "weight.low") if self.weight == "bfloat16 split" else tuple(raw)
 
     @property
@@ -90,7 +90,7 @@ class KernelLayout:
     def _loops(self) -> list[str]:
         """Return the loops of both rules; numbers of the state-free one come after those of the other."""
         result = "max_({x}, 0.f)" if self.weight == "float32 nonnegative" else "{x}"
-        roots = [name for name, kept in self.slots if kept == "uint8"]
+        roots = [name for name, kept in self.slots if kept in ROOTS]
         skipped: tuple[str, ...] = ()
         out = []
         for axis, rate in (("full", "lr"), ("free", "free_lr")):
@@ -162,7 +162,7 @@ class KernelLayout:
             seed: by which weights are rounded.
             packed: is it about `count` elements that were packed, `low` and `low_grad`?
         """
-        coded = [(name, kept) for name, kept in self.slots if kept in CODES and axis == "full"]
+        coded = [(name, kept) for name, kept in self.slots if kept in LEVELS and axis == "full"]
         all_ = "count" if packed else "n"
         done, n = (" + done", "some") if coded else ("", all_)
         bits = self._bits(kind, done, n, OWN_COLUMN if packed else "column")
@@ -181,7 +181,7 @@ class KernelLayout:
             before += [f"alignas(64) float waiting_{name}[BLOCK];", cpp_structs.most(name, f"{own}{done}")]
             by = f"of_row(given.columns, ({own}{done}) / BLOCK, 0, some, {self._key(name)})"
             raw = cpp_structs.raw(name, kept, own + done)
-            after.append(f"encode({raw}, most_{name}, waiting_{name}, some, {by});")
+            after.append(f"encode<{LEVELS[kept]}>({raw}, most_{name}, waiting_{name}, some, {by});")
         inner = [f"const int some = {all_} - done < BLOCK ? {all_} - done : BLOCK;", *before, call, *after]
         return [f"for (int done = 0; done < {all_}; done += BLOCK) {{", *(f"    {line}" for line in inner), "}"]
 

@@ -9,87 +9,15 @@ from . import cpp_tensors
 from .cpp_elements import Told, look_lines, update_lines
 from .cpp_kernel import RATES
 from .cpp_room import Room, sized
+from .cpp_rounds_text import CHECKED, FIRST, FIRST_LOOK, HEAD, LOOK, NO_FIRST_LOOK, RULE, SETTLE, SIZES
 from .cpp_settling import settle_lines
+from .cpp_structs import LEVELS, ROOTS
 from .cpp_tensors import FloatPiece
 from .elements_traced import Elements
 from .rounds_traced import RoundsOfRule, rounds_of
 
 __all__ = ["RoundsLayout"]
 
-HEAD = """\
-// Printed from {title}.
-#include "rounds.h"
-#include "hashes.h"
-#include "bf16.h"
-#include "int8.h"
-#include "columns.h"
-
-enum {{ {tensors} }};
-static const int PIECE = {piece};
-
-"""
-SIZES = """\
-    const i64 rows = task.rows, width = task.width;
-    const float rows_ = (float)rows, width_ = (float)width;
-"""
-RULE = """\
-namespace {{  // or all kernels of a process would share its tables
-struct Rule {{
-    static const int ROUNDS = {rounds};
-    static i64 room(const Task& task) {{
-        const i64 rows = task.rows, width = task.width;
-        return {room};
-    }}
-    static i64 sums(int i, const Task& task) {{
-        const i64 rows = task.rows, width = task.width, size[] = {{{sums}}};
-        return size[i];
-    }}
-    static float* found(int i, const Task& task, float* room) {{
-        const i64 rows = task.rows, width = task.width;
-        float* at[] = {{{found}}};
-        return at[i];
-    }}
-    static float* looked(const Task& task) {{ return {looked}; }}
-    static void* seen(const Task& task) {{ return {seen}; }}
-    static i64 first_room(const Task& task) {{
-        const i64 rows = task.rows, width = task.width;
-        return {first_room};
-    }}
-    static u32 first(const Task& task, const Given& given, float* room, i64 first, i64 last, float* sums) {{
-        return {first};
-    }}
-    static void look(int i, const Task& task, const Given& given, float* room, i64 first, i64 last, float* sums) {{
-        static void (*const all[])(const Task&, const Given&, float*, i64, i64, float*) = {{{looks}}};
-        all[i](task, given, room, first, last, sums);
-    }}
-    static void settle(int i, const Task& task, const Given& given, float* room, i64 first, i64 last) {{
-        static void (*const all[])(const Task&, const Given&, float*, i64, i64) = {{{settles}}};
-        all[i](task, given, room, first, last);
-    }}
-    static void update(const Task& task, const Given& given, float* room, i64 first, i64 last) {{
-        update_all(task, given, room, first, last);
-    }}
-}};
-}}  // namespace
-
-extern "C" void hybridopt_run(const Given* given) {{ {schedule}<Rule>(*given); }}
-"""
-FIRST = """\
-extern "C" void hybridopt_look(const Given* given) {{ first_{schedule}<Rule>(*given); }}
-"""
-FIRST_LOOK = {
-    "looked": "(float*)task.at[LOOKED]",
-    "seen": "task.at[SEEN]",
-    "first": "looked_0<true>(task, given, room, first, last, sums)",
-}
-NO_FIRST_LOOK = {"looked": "nullptr", "seen": "nullptr", "first": "0"}
-CHECKED = """\
-static void look_0(const Task& task, const Given& given, float* room, i64 first, i64 last, float* sums) {
-    looked_0<false>(task, given, room, first, last, sums);
-}
-"""
-SETTLE = "const Task& task, const Given& given, float* room, i64 first, i64 last"
-LOOK = f"{SETTLE}, float* sums"
 PIECE, DIRECT = 512, 2048
 Size = tuple[int, int, int]  # vectors by row, vectors by column, single numbers
 
@@ -139,8 +67,7 @@ class RoundsLayout:
     @property
     def state(self) -> tuple[str, ...]:
         """Return the names of the raw tensors of the state, in order."""
-        beside = {"int8": ("", "_absmax"), "uint8": ("", "_absmax")}
-        raw = tuple(name + suffix for name, kept in self.slots for suffix in beside.get(kept, ("",)))
+        raw = tuple(name + x for name, kept in self.slots for x in (("", "_absmax") if kept in LEVELS else ("",)))
         return (*raw, *self.settled, *(("weight.low",) if self.weight == "bfloat16 split" else ()))
 
     def text(self) -> str:
@@ -239,7 +166,7 @@ class _Text:
         rate = "lr" if layout.axis == "full" else "free_lr"
         moved = [pieces[f"s_{name}"] for name, _ in layout.slots if name in self.rounds.update.state]
         after = [line for piece in (pieces["p"], *moved) for line in piece.after]
-        roots = {name for name, kept in layout.slots if kept == "uint8"}
+        roots = {name for name, kept in layout.slots if kept in ROOTS}
         told = Told(self.numbers, dict(self.places), pieces)
         lines = update_lines(self.rounds.update.rooted(roots), told, rate, result, after)
         return _function(f"static void update_all({SETTLE})", lines)

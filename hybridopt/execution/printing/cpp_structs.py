@@ -1,8 +1,15 @@
 """How a printed C++ kernel is told where numbers lie, and how: the structs of `execution/cpp/skeleton/tensors.h`."""
 
-__all__ = ["grad", "most", "raw", "slot", "weight"]
+__all__ = ["LEVELS", "ROOTS", "codes", "grad", "most", "raw", "slot", "weight"]
 
-KINDS = {"float32": "float", "bfloat16": "u16", "int8": "i8", "uint8": "u8"}
+LEVELS = {"int8": "Linear", "uint8": "Linear", "companded int8": "Companded", "companded uint8": "Companded"}
+ROOTS = frozenset({"uint8", "companded uint8"})  # kept as square roots
+KINDS = {"float32": "float", "bfloat16": "u16"}
+
+
+def codes(kept: str) -> str:
+    """Return the type of the numbers of a slot that is kept as levels."""
+    return "u8" if kept in ROOTS else "i8"
 
 
 def weight(kept: str, at: str, bits: str) -> str:
@@ -38,10 +45,11 @@ def raw(name: str, kept: str, at: str) -> str:
 
     Args:
         name: of the slot.
-        kept: "float32", "bfloat16", "int8", or "uint8" for what is never negative.
+        kept: "float32", "bfloat16" or one of LEVELS, a "uint8" for what is never negative.
         at: the element, in C++.
     """
-    return f"({KINDS[kept]}*)task.at[STATE_{name.upper()}] + {at}"
+    kind = codes(kept) if kept in LEVELS else KINDS[kept]
+    return f"({kind}*)task.at[STATE_{name.upper()}] + {at}"
 
 
 def most(name: str, at: str) -> str:
@@ -59,11 +67,13 @@ def slot(name: str, kept: str, at: str, bits: str) -> str:
 
     Args:
         name: of the slot.
-        kept: "float32", "bfloat16", "int8", or "uint8" for what is never negative.
+        kept: "float32", "bfloat16" or one of LEVELS, a "uint8" for what is never negative.
         at: the first element, in C++.
         bits: what makes its random bits, where it is rounded by some.
     """
     own = raw(name, kept, at)
     if kept == "float32":
         return f"Floats{{{own}}}"
-    return f"bf16_by({own}, {bits})" if kept == "bfloat16" else f"codes_of({own}, most_{name}, waiting_{name})"
+    if kept == "bfloat16":
+        return f"bf16_by({own}, {bits})"
+    return f"codes_of<{LEVELS[kept]}>({own}, most_{name}, waiting_{name})"

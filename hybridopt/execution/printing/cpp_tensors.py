@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from .cpp_structs import LEVELS, codes
+
 __all__ = ["FloatPiece", "grad", "seeded", "slot", "weight"]
 
 
@@ -77,7 +79,7 @@ def slot(name: str, kept: str, at: str, n: str, width: str, key: int) -> FloatPi
 
     Args:
         name: of the slot.
-        kept: "float32", "bfloat16", "int8", or "uint8" for what is never negative.
+        kept: "float32", "bfloat16" or one of LEVELS, a "uint8" for what is never negative.
         at: the first element, in C++; of codes at the beginning of a block.
         n: how many there are.
         width: of its rows, or the elements of a block of codes.
@@ -91,8 +93,8 @@ def slot(name: str, kept: str, at: str, n: str, width: str, key: int) -> FloatPi
         raw = f"(u16*){tensor} + {at}"
         write = f"bf16_random_rows<PIECE>({raw}, {own}, {seeded(at, n, width, key)});"
         return FloatPiece(own, (made, f"bf16_in({own}, {raw}, {n});"), (write,))
-    code = {"int8": "i8", "uint8": "u8"}[kept]
+    code, levels = codes(kept), f"{LEVELS[kept]}, {codes(kept)}"
     raw, most = f"({code}*){tensor} + {at}", f"(float*)task.at[STATE_{name.upper()}_ABSMAX] + {at} / {width}"
-    read = f"int8_blocks_in<{code}>({own}, {raw}, {most}, {n}, {width});"
-    write = f"int8_blocks_out<{code}>({raw}, {most}, {own}, {seeded(at, n, width, key)});"
+    read = f"int8_blocks_in<{levels}>({own}, {raw}, {most}, {n}, {width});"
+    write = f"int8_blocks_out<{levels}>({raw}, {most}, {own}, {seeded(at, n, width, key)});"
     return FloatPiece(own, (made, read), (write,))

@@ -13,7 +13,7 @@ from hybridopt.execution.cpp import builder
 from hybridopt.execution.cpp.layouts import layout_of, sizes_of
 from hybridopt.parts import Bf16, Columns, Fp32, Int8, Lion, Momentum, NoUpdate, Rows, SignSGD, Whole
 from hybridopt.policy.job import Job
-from support.updates import DTYPES, Cell, cells, tasks_of
+from support.updates import DTYPES, OPTIONS, Cell, cells, tasks_of
 
 SHAPES = [(7,), (1,), (5, 9), (33, 17), (3, 4, 6), (0, 4), (2, 2500), (90, 500), (64, 1)]
 WAYS = {  # every way to round by random bits, and none
@@ -103,11 +103,12 @@ def test_a_run_goes_on_from_what_it_has_saved(way):
     assert_same(second.step(3), whole)
 
 
-def test_what_is_covered():
+def test_what_is_covered(monkeypatch):
     """What is missing here takes another way: state in blocks that reach over the rows of chosen columns, fp16."""
+    monkeypatch.setitem(OPTIONS, "companded8", OPTIONS["int8"])
     backend, exact = Cpp(), ("fp32", "bf16")
     rules, splits = ("adamw", "lion", "momentum", "sgd", "signsgd"), ("whole", "empty", "columns", "rows", "block")
-    for cell in cells(rules, splits, ("fp32", "int8"), exact):
+    for cell in cells(rules, splits, ("fp32", "int8", "companded8"), exact):
         assert all(backend.fits(task.in_blocks()) for task in tasks_of(cell)), cell
     for cell in cells(rules, ("whole",), ("bf16",), exact):
         assert all(backend.fits(task) for task in tasks_of(cell)), cell

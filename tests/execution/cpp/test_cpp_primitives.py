@@ -10,6 +10,7 @@ from hybridopt.core.contracts import Slot
 from hybridopt.core.numerics.rounding import Seed, random_bits, stochastic_bf16, tables
 from hybridopt.core.numerics.split_floats import joined, parted
 from hybridopt.execution.cpp import builder, call
+from hybridopt.parts.codecs.companded8 import Companded8
 from hybridopt.parts.codecs.int8 import Int8
 
 WAYS = ["", "#define HYBRIDOPT_AVX2\n", "#define HYBRIDOPT_PORTABLE\n"]
@@ -24,6 +25,7 @@ extern "C" void hybridopt_run(const Given* given) {
     const i64 width = given->sizes[1], first = given->sizes[2];
     float* x = (float*)at[0];
     const u64 key = given->keys[0];
+    const Columns some = given->columns;
     switch (given->tasks) {
         case 0: return bf16_in(x, (u16*)at[1], n);
         case 1: return bf16_nearest((u16*)at[1], x, n);
@@ -31,10 +33,14 @@ extern "C" void hybridopt_run(const Given* given) {
         case 3: return random_bits((u32*)at[1], first, n, width, key, given->columns);
         case 4: return bf16_joined(x, (u16*)at[1], (i8*)at[2], n);
         case 5: return bf16_parted((u16*)at[1], (i8*)at[2], x, n);
-        case 6: return int8_blocks_in(x, (i8*)at[1], (float*)at[2], n, (int)width);
-        case 7: return int8_blocks_in(x, (u8*)at[1], (float*)at[2], n, (int)width);
-        case 8: return int8_blocks_out((i8*)at[1], (float*)at[2], x, first, n, (int)width, key, given->columns);
-        case 9: return int8_blocks_out((u8*)at[1], (float*)at[2], x, first, n, (int)width, key, given->columns);
+        case 6: return int8_blocks_in<Linear>(x, (i8*)at[1], (float*)at[2], n, (int)width);
+        case 7: return int8_blocks_in<Linear>(x, (u8*)at[1], (float*)at[2], n, (int)width);
+        case 8: return int8_blocks_out<Linear>((i8*)at[1], (float*)at[2], x, first, n, (int)width, key, some);
+        case 9: return int8_blocks_out<Linear>((u8*)at[1], (float*)at[2], x, first, n, (int)width, key, some);
+        case 12: return int8_blocks_in<Companded>(x, (i8*)at[1], (float*)at[2], n, (int)width);
+        case 13: return int8_blocks_in<Companded>(x, (u8*)at[1], (float*)at[2], n, (int)width);
+        case 14: return int8_blocks_out<Companded>((i8*)at[1], (float*)at[2], x, first, n, (int)width, key, some);
+        case 15: return int8_blocks_out<Companded>((u8*)at[1], (float*)at[2], x, first, n, (int)width, key, some);
         case 10: pack((float*)at[1], Floats{x}, (u16*)at[2], n); return;
         case 11:
             int next = 0;
@@ -134,19 +140,24 @@ def test_weights_of_24_bits(run, n):
 
 
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize(("n", "block"), [(5, 16), (64, 16), (100, 32), (1000, 256)])
-def test_state_of_eight_bits(run, signed, n, block):
-    codec, slot = Int8(block=block, exact_below=0), Slot((n,), signed=signed)
-    x = torch.randn(n, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("eight_bits", [Int8, Companded8])
+@pytest.mark.parametrize(("n", "block"), [(5, 16), (64, 16), (100, 32), (1000, 256), (4096, 128)])
+def test_state_of_eight_bits(run, eight_bits, signed, n, block):
+    codec, slot, more = (
+        eight_bits(block=block, exact_below=0),
+        Slot((n,), signed=signed),
+        6 * (eight_bits is Companded8),
+    )
+    x = torch.randn(n, generator=torch.Generator().manual_seed(1)) * 10 ** torch.linspace(-8, 1, n)
     x[: block // 2] = 0
     x = x if signed else x.square()
     wanted, found = ({k: torch.zeros(s.shape, dtype=s.dtype) for k, s in codec.raw(slot).items()} for _ in range(2))
     codec.store(wanted, x, slot, Seed(KEY))
     kept = x if signed else x.sqrt()  # the kernels' callers have it at hand
-    run(8 if signed else 9, (kept, found[""], found["_absmax"]), n, block)
+    run((8 if signed else 9) + more, (kept, found[""], found["_absmax"]), n, block)
     assert found[""].equal(wanted[""]) and found["_absmax"].equal(wanted["_absmax"])
     out = torch.zeros(n)
-    run(6 if signed else 7, (out, found[""], found["_absmax"]), n, block)
+    run((6 if signed else 7) + more, (out, found[""], found["_absmax"]), n, block)
     assert out.equal(codec.load(wanted, slot))
 
 

@@ -2,17 +2,17 @@
 #pragma once
 #include "bf16.h"
 
-template <class Code>
+template <class Levels, class Code>
 static void int8_blocks_in(float* out, const Code* codes, const float* most, int n, int block) {
     for (int i = 0; i < n; i += block)
-        decoded(out + i, codes_of(codes + i, most++, nullptr), n - i < block ? n - i : block);
+        decoded(out + i, codes_of<Levels>(codes + i, most++, nullptr), n - i < block ? n - i : block);
 }
 
 // x: the square root for slots that are not signed.
-template <class Code>
+template <class Levels, class Code>
 static void int8_blocks_out(Code* codes, float* most, const float* x, i64 at, int n, int block, u64 key, Columns columns) {
     for (int i = 0; i < n; i += block) {
         const int some = n - i < block ? n - i : block;
-        encode(codes + i, most++, x + i, some, of_row(columns, (at + i) / block, 0, some, key));
+        encode<Levels>(codes + i, most++, x + i, some, of_row(columns, (at + i) / block, 0, some, key));
     }
 }

@@ -79,9 +79,31 @@ struct Bf16Split {  // 24 bits: a bfloat16 and eight bits of what that leaves (c
     }
 };
 
-// State of 8 bits with the largest size of every block beside it (parts/codecs/int8.py): i8 for signed slots, u8 for
-// others, which are kept as their square roots. What is written waits in floats for the largest.
-template <class Code>
+// What levels of 8 bits stand for, in units of the highest one, TOP, and which level a number x in those units gets by
+// random numbers u in [0, 1).
+struct Linear {  // parts/codecs/int8.py
+    template <class Code> static ALWAYS F value(F level) { return level; }
+    template <class Code> static ALWAYS F level(F x, F u) { return x + u; }  // before it is floored
+};
+struct Companded {  // parts/codecs/companded8.py; without a sign only rounding is another
+    template <class Code> static ALWAYS F value(F level) {
+        if (!((Code)-1 < 0)) return level;
+        return div_(level * F(127.f), F(254.f) - abs_(level));
+    }
+    template <class Code> static ALWAYS F level(F x, F u) {
+        const float top = (Code)-1 < 0 ? 127.f : 255.f;
+        const F size = abs_(x), one = 1.f;
+        const F place = (Code)-1 < 0 ? div_(F(2.f * 127.f) * size, F(127.f) + size) : size;
+        const F low = smaller(floor_(place), F(top - 1.f)), below = value<Code>(low);
+        const F share = (Code)-1 < 0 ? div_(size - below, value<Code>(low + one) - below) : size - below;
+        const F level = choose_(share > u, low + one, low);
+        return floats_of(xor_(bits_of(level), and_(bits_of(x), all(0x80000000u))));
+    }
+};
+
+// State of 8 bits with the largest size of every block beside it (parts/codecs/_blockwise.py): i8 for signed slots, u8
+// for others, which are kept as their square roots. What is written waits in floats for the largest.
+template <class Levels, class Code>
 struct Codes {
     static constexpr bool SIGNED = (Code)-1 < 0;
     static constexpr float TOP = SIGNED ? 127.f : 255.f;
@@ -90,18 +112,18 @@ struct Codes {
     float* waiting;
     template <class Some>
     ALWAYS F in(int i, Some some) const {
-        const F x = float_from(load(codes + i, some)) * F(scale);
+        const F x = Levels::template value<Code>(float_from(load(codes + i, some))) * F(scale);
         return SIGNED ? x : x * x;
     }
     template <class Some> ALWAYS void out(int i, F x, Some some) const { store(waiting + i, x, some); }
 };
-template <class Code>
-INLINE Codes<Code> codes_of(const Code* codes, const float* most, float* waiting) {
-    return Codes<Code>{codes, *most / Codes<Code>::TOP, waiting};
+template <class Levels, class Code>
+INLINE Codes<Levels, Code> codes_of(const Code* codes, const float* most, float* waiting) {
+    return Codes<Levels, Code>{codes, *most / Codes<Levels, Code>::TOP, waiting};
 }
 
 // Write the floats that wait as codes, and the largest of them.
-template <class Code, class Bits>
+template <class Levels, class Code, class Bits>
 static void encode(Code* codes, float* most, const float* waiting, int n, Bits bits) {
     u32 found = 0;  // NaN has the largest bits
 #pragma omp simd reduction(max : found)
@@ -112,11 +134,11 @@ static void encode(Code* codes, float* most, const float* waiting, int n, Bits b
         found = size > found ? size : found;
     }
     *most = float_of(found);
-    const float top = Codes<Code>::TOP;
-    const F scale = top / (*most < 1.17549435e-38f ? 1.17549435e-38f : *most);
+    constexpr bool SIGNED = Codes<Levels, Code>::SIGNED;
+    const F scale = Codes<Levels, Code>::TOP / (*most < 1.17549435e-38f ? 1.17549435e-38f : *most);
     in_lanes(n, [&](int i, auto some) ALWAYS {
-        const F x = load(waiting + i, some);
-        const F level = fma_(float_from(bits.lanes(i, some)), F(1.f / 65536), x * scale);  // the product is exact
-        store_levels(codes + i, level, Codes<Code>::SIGNED ? level == level : x > F(0.f), some);
+        const F x = load(waiting + i, some), scaled = x * scale;
+        const F u = float_from(bits.lanes(i, some)) * F(1.f / 65536);
+        store_levels(codes + i, Levels::template level<Code>(scaled, u), SIGNED ? scaled == scaled : x > F(0.f), some);
     });
 }
