@@ -13,7 +13,16 @@ from ..core.registry import every
 from .parameters import Parameters
 from .releases import release_class
 
-__all__ = ["CLIPS_ITSELF", "accumulating", "check", "check_clipping", "check_scaler", "check_unscaled", "look"]
+__all__ = [
+    "CLIPS_ITSELF",
+    "accumulating",
+    "check",
+    "check_clipping",
+    "check_probed",
+    "check_scaler",
+    "check_unscaled",
+    "look",
+]
 
 CLIPS_ITSELF = (
     "let the optimizer clip: clip=1.0 with clip_mode='previous' (by the norm of the step before) or 'tensor' (each by "
@@ -94,6 +103,20 @@ def check_unscaled(parameters: Parameters, arrived: bool) -> None:
             f"torch.amp.GradScaler finds no gradient to unscale, as none has reached {name!r}, whose turn it is, and "
             "those of other blocks were dropped: set requires_grad=False for blocks that the data does not reach, or "
             "take bf16, which needs no scaler"
+        )
+
+
+def check_probed(groups: list[dict[str, Any]]) -> None:
+    """Raise HybridOptError if a loop that only knows backward passes runs an optimizer whose policy takes none.
+
+    groups: the optimizer's.
+    """
+    loop = next((found for launcher in every("launchers") if (found := launcher.backward_only(groups))), None)
+    if loop is not None:
+        raise HybridOptError(
+            f"{loop} calls loss.backward(), and this policy takes no gradients: it goes by losses at shifted weights, "
+            "which that loop never asks for. Take HybridTrainer of hybridopt.integrations.trainer in place of Trainer "
+            f"(class Mine(HybridTrainerMixin, {loop}) for other trainers), or a policy that takes gradients"
         )
 
 

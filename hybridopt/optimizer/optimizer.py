@@ -135,6 +135,7 @@ class HybridOptimizer(Probing, Following, Persistent):
         self._agreement, self._handed = Agreement(told), HandedOut()
         self._hooks, self._hooked, self._reach, self._first_rate = Hooks(self), False, Reach(), FirstRate()
         self._forms, self._lock, self._looked, self._told_later = Forms(), Lock(), False, False
+        self._asked_who_runs = False
 
     # ---- groups
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..core.contracts import Release
 from ..core.errors import HybridOptError
+from . import conflicts
 from .agreement import Agreement
 from .parameters import Parameters
 from .probing.log import Log
@@ -19,6 +20,7 @@ class Probing:
     """Losses at shifted weights, in place of gradients or beside them."""
 
     nonfinite: str
+    _asked_who_runs: bool
     param_groups: list[dict[str, Any]]
     _parameters: Parameters
     _probing: ProbeState
@@ -48,6 +50,15 @@ class Probing:
         self._look()
         self._agreement.check(self._parameters)
         return self._probing.probe(self._parameters, loss_fn, self.nonfinite)
+
+    def train(self) -> None:
+        """Take note that training goes on; the transformers Trainer says so before every forward pass.
+
+        Raises HybridOptError where that loop will call `loss.backward()`, and no parameter takes a gradient.
+        """
+        if not self._asked_who_runs and self.probes_needed and not self.gradients_needed:
+            conflicts.check_probed(self.param_groups)
+            self._asked_who_runs = True
 
     @property
     def probes_needed(self) -> bool:

@@ -35,11 +35,21 @@ class AccelerateLauncher(Launcher):
         for accelerator in _accelerators(groups):
             refuse_clipping(accelerator, "clip_grad_norm_", groups)
             refuse_clipping(accelerator, "clip_grad_value_", groups)
-        trainers = living("transformers.trainer", "Trainer")
-        held = [(t, vars(t).get("optimizer")) for t in trainers]  # which a Trainer that failed in the making lacks
-        mine = [t for t, optimizer in held if optimizer is not None and optimizer.param_groups is groups]
-        norm = next((t.args.max_grad_norm for t in mine if t.args.max_grad_norm), None)
+        norm = next((t.args.max_grad_norm for t in _trainers(groups) if t.args.max_grad_norm), None)
         return None if norm is None else f"max_grad_norm={norm}"
+
+    def backward_only(self, groups: list[dict[str, Any]]) -> str | None:
+        """Return the class of the transformers Trainer that runs an optimizer, unless it is one that probes."""
+        ours = sys.modules.get("hybridopt.integrations.trainer")
+        plain = [t for t in _trainers(groups) if ours is None or not isinstance(t, ours.HybridTrainerMixin)]
+        return type(plain[0]).__name__ if plain else None
+
+
+def _trainers(groups: list[dict[str, Any]]) -> list[Any]:
+    """Return the transformers Trainers that run the optimizer of these param groups."""
+    trainers = living("transformers.trainer", "Trainer")
+    held = [(t, vars(t).get("optimizer")) for t in trainers]  # which a Trainer that failed in the making lacks
+    return [t for t, optimizer in held if optimizer is not None and optimizer.param_groups is groups]
 
 
 def _accelerators(groups: list[dict[str, Any]]) -> list[Any]:

@@ -46,6 +46,23 @@ def test_a_policy_that_goes_by_the_loss_wants_a_trainer_that_tells_it(tmp_path):
     assert equal(bits(model), before)
 
 
+@pytest.mark.parametrize("policy", ["mezo", "zo_adam"])
+def test_a_policy_without_gradients_wants_a_trainer_that_probes(tmp_path, policy):
+    model = hybridopt.wrap(tiny_llama(), policy=policy)
+    before = bits(model)
+    for form in FORMS:
+        with pytest.raises(hybridopt.HybridOptError, match=r"^Trainer calls loss.backward\(\).*Take HybridTrainer of"):
+            trainer(model, form, tmp_path).train()
+    assert equal(bits(model), before)
+
+
+def test_other_loops_may_say_that_training_goes_on():
+    model = hybridopt.wrap(tiny_llama(), policy="mezo")
+    optimizer = model.hybrid.optimizer(lr=1e-3)
+    optimizer.train()
+    optimizer.step(lambda: model(input_ids=torch.ones(1, 4, dtype=torch.long)).logits.square().mean())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_resumed_run_ends_in_the_bits_of_an_uninterrupted_one(tmp_path, kind, form):

@@ -30,3 +30,10 @@ class Launcher(Protocol):
         groups: the `param_groups` of the optimizer that is asked about, the very list.
         """
         return None
+
+    def backward_only(self, groups: list[dict[str, Any]]) -> str | None:
+        """Return who runs an optimizer by backward passes alone, so that probes are never made; None: nobody does.
+
+        groups: the `param_groups` of the optimizer that is asked about, the very list.
+        """
+        return None
