@@ -1,6 +1,6 @@
 """A wrapped model that can be saved, and go on as it was."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from weakref import WeakSet
 
@@ -75,6 +75,15 @@ class Saved(Activated):
         how = {"private": private, "revision": revision, "commit_message": commit_message, "token": token}
         return push(lambda folder: self.save_pretrained(folder, replay, full), repo_id, card, **how)
 
-    def recorded(self, changed: Mapping[str, Tensor]) -> Trajectory | None:
-        """Return the recorded run from which most of these changed tensors follow; None if none does."""
-        return recorded(self._optimizers, self.base, changed)
+    def check_recorded(self) -> None:
+        """See to it that logs know whether weights are those that they have left; all ranks have to call this."""
+        for optimizer in self._optimizers:
+            if optimizer.log is not None:
+                optimizer.log.check()
+
+    def recorded(self, changed: Mapping[str, Tensor], whole: Callable[[Tensor], Tensor]) -> Trajectory | None:
+        """Return the recorded run from which most of these changed tensors follow; None if none does.
+
+        changed: by name. whole: returns a tensor, sharded or not, in one piece.
+        """
+        return recorded(self._optimizers, self.base, changed, whole)

@@ -51,8 +51,11 @@ class Savable(Protocol):
     def changed_tensors(self) -> dict[str, Tensor]:
         """Return the base tensors that training changed, by live name."""
 
-    def recorded(self, changed: Mapping[str, Tensor]) -> Any:
-        """Return the run from which most of `changed` follow; None if none of them does."""
+    def check_recorded(self) -> None:
+        """See to it that logs know whether weights are those that they have left; all ranks have to call this."""
+
+    def recorded(self, changed: Mapping[str, Tensor], whole: Whole) -> Any:
+        """Return the run from which most of `changed` follow, of which `whole` makes one piece; None if none does."""
 
     def unfrozen(self) -> list[str]:
         """Return the names of the base parameters that are trained beside adapters."""
@@ -77,6 +80,7 @@ def save(
     model, library = strategy.model, _library(strategy.model)
     _check(strategy, directory)
     found = strategy.changed_tensors()
+    strategy.check_recorded()
 
     def write(folder: Path, whole: Whole) -> None:
         held = set()
@@ -84,7 +88,7 @@ def save(
             library.save(model, folder, {n for n, mark in strategy.base.items() if mark[2] is None}, whole)
             held = library.saved_names(model, folder)
         changed = {n: t for n, t in found.items() if n not in held}
-        run = strategy.recorded(changed) if replay else None
+        run = strategy.recorded(changed, whole) if replay else None
         replayed = {} if run is None else run.traces
         delta = {n: t for n, t in changed.items() if n not in replayed}
         if run is not None:

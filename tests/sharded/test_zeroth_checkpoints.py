@@ -9,6 +9,7 @@ import torch
 import hybridopt
 from hybridopt.execution.backends.native import Native
 from hybridopt.parts.codecs.int8 import Int8
+from hybridopt.saving.names import DELTA, REPLAY
 from support.ranks import Ranks
 from support.sharded_probing import Loss, probed
 from support.sharding import kept, sharded, weights
@@ -77,3 +78,34 @@ def test_a_run_goes_on_with_other_ranks(name, two, three, tmp_path):
     assert state.keys() == expected.keys()
     for n, x in expected.items():
         assert x.equal(state[n]) if isinstance(x, torch.Tensor) else x == state[n], n
+
+
+def saved(folder, ranks=False, wrapped_first=True, policy="mezo"):
+    """Train, save, load the optimizer's state anew, and save once more."""
+    model = hybridopt.wrap(Loss(), policy=policy) if wrapped_first else Loss()
+    model = sharded(model) if ranks else model
+    model = model if wrapped_first else hybridopt.wrap(model, policy=policy)
+    optimizer = probed(model, {}, STEPS, 0, model.hybrid.optimizer(lr=0.05))
+    model.hybrid.save_pretrained(f"{folder}/first")
+    optimizer.load_state_dict(optimizer.state_dict())
+    model.hybrid.save_pretrained(f"{folder}/second")
+    with torch.no_grad():
+        model.norm.weight.mul_(2)  # by somebody else: it cannot be rebuilt from losses any more
+    model.hybrid.save_pretrained(f"{folder}/changed")
+    return weights(model)
+
+
+@pytest.mark.parametrize(("wrapped_first", "policy"), [(True, "mezo"), (False, "lezo")])
+def test_a_sharded_run_is_saved_as_scalars_and_rebuilt_on_one_process(wrapped_first, policy, two, tmp_path):
+    saved(tmp_path / "alone", policy=policy)
+    trained = two.run(saved, str(tmp_path / "ranks"), True, wrapped_first, policy)[0]
+    for name in ("first", "second"):
+        files = {path.name: path.read_bytes() for path in (tmp_path / "ranks" / name).iterdir()}
+        assert files == {path.name: path.read_bytes() for path in (tmp_path / "alone" / name).iterdir()}
+        assert REPLAY in files and DELTA not in files
+        model = hybridopt.from_pretrained(Loss(), tmp_path / "ranks" / name)
+        for n, x in weights(model).items():
+            assert x.equal(trained[n] / 2 if n == "norm.weight" else trained[n]), n
+    assert {path.name for path in (tmp_path / "ranks" / "changed").iterdir()} >= {DELTA}
+    for n, x in weights(hybridopt.from_pretrained(Loss(), tmp_path / "ranks" / "changed")).items():
+        assert x.equal(trained[n]), n

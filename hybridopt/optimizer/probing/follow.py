@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.contracts import Population, Shape
+from ...execution.sharded.rows import is_sharded, local
 from ...model.roles import codes_dtype
 from ...parts.rules.sgd import SGD
 from ...parts.rules.signsgd import SignSGD
@@ -18,7 +19,7 @@ from ...policy.routes import pack_treatment
 from ...policy.treatment import Treatment
 from ..parameters import Parameters
 
-__all__ = ["Followed", "follow", "group_key", "head", "replayable"]
+__all__ = ["Followed", "follow", "group_key", "head", "replayable", "version"]
 
 HEAD = 128  # elements
 
@@ -75,6 +76,11 @@ def head(p: Tensor, seen: Shape) -> Tensor:
     return row[:, :HEAD].clone()
 
 
+def version(p: Tensor) -> int:
+    """Return a number that grows whenever torch writes to a parameter, or to this rank's rows of a sharded one."""
+    return p._version + (local(p)._version if is_sharded(p) else 0)
+
+
 def group_key(group: dict) -> str:
     """Return what tells a param group from others, whatever the order of parameters."""
     return min(group["param_names"])
@@ -85,5 +91,5 @@ def _several(source):
 
 
 def _plain(p):
-    """Neither codes, nor spread over devices, nor without values."""
-    return codes_dtype(p) is None and not hasattr(p, "to_local") and not p.is_meta
+    """Neither codes nor without values."""
+    return codes_dtype(p) is None and not p.is_meta

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ...model.checksums import checksum
 from ...model.placement.homes import device_of, near
-from .follow import Followed, group_key, head
+from ...model.sharding import whole
+from .follow import Followed, group_key, head, version
 from .log_checks import check_log
 from .rates import rates_of
 
@@ -55,7 +56,7 @@ class Log:
 
     def watch(self) -> None:
         """Notice from now on, after a step, if somebody else writes to the parameters."""
-        self._versions = {f.name: f.p._version for f in self.followed}
+        self._versions = {f.name: version(f.p) for f in self.followed}
 
     def begin(self, step: int) -> None:
         """Check before the first probe of a step that nobody has written to them; before the first step note them."""
@@ -64,7 +65,7 @@ class Log:
         elif step:
             self.check()
         else:
-            seen = {f.name: (checksum(near(f.p)), head(f.p, f.seen)) for f in self.followed}
+            seen = {f.name: _seen(f) for f in self.followed}
             self.origin, self._weights = {name: found for name, (found, _) in seen.items()}, None
             self.heads = {name: found for name, (_, found) in seen.items()}
             self.watch()
@@ -84,7 +85,7 @@ class Log:
         """Say what is not as this log has left it."""
         if self._weights is None:
             seen = self._versions
-            changed = (f.name for f in self.followed if seen.get(f.name, f.p._version) != f.p._version)
+            changed = (f.name for f in self.followed if f.name in seen and seen[f.name] != version(f.p))
             why = f"was changed by somebody else before step {len(self)}"
         else:
             now = self._checksums()
@@ -143,3 +144,9 @@ class Log:
     def __getstate__(self) -> dict:
         """For deep copies and pickles, whose parameters are others, of the same values."""
         return self.__dict__ | {"followed": (), "_versions": {}}
+
+
+def _seen(f: Followed) -> tuple[int, Tensor]:
+    """Return the checksum of a parameter, and its first elements; of a sharded one all ranks have to ask."""
+    p = whole(near(f.p).detach())
+    return checksum(p), head(p, f.seen)
