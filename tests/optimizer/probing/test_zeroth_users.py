@@ -7,7 +7,11 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer, HybridOptWarning, Policy, Route, Treatment
@@ -243,3 +247,22 @@ def test_moments_that_a_distributed_checkpoint_left_out_are_missed(policy):
         optimizer.load_state_dict(copy.deepcopy(wrapped(policy)[1].state_dict()))
         optimizer.step(lambda: loss_of(model))
         optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+@pytest.mark.parametrize("option", ["", "flatten_optimizer_state_dict", "cpu_offload"])
+def test_moments_of_frozen_parameters_come_back_or_are_missed(option, tmp_path):
+    told = StateDictOptions(**{option: True}) if option else None
+    model, optimizer = wrapped("zo_momentum")
+    for _ in range(2):
+        optimizer.step(lambda: loss_of(model))
+    dcp.save({"optimizer": get_optimizer_state_dict(model, optimizer, options=told)}, checkpoint_id=tmp_path)
+    other, resumed = wrapped("zo_momentum")
+    other.load_state_dict(model.state_dict())
+    target = get_optimizer_state_dict(other, resumed, options=told)
+    dcp.load({"optimizer": target}, checkpoint_id=tmp_path)
+    with pytest.warns(HybridOptWarning, match="start anew") if option else warnings.catch_warnings():
+        warnings.simplefilter("always" if option else "error")
+        set_optimizer_state_dict(other, resumed, target, options=told)
+    for one, trained in ((optimizer, model), (resumed, other)):
+        one.step(lambda m=trained: loss_of(m))
+    assert bool(changed(other, weights(model))) == bool(option)
