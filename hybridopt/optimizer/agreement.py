@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
 from ..core.contracts import stream
 from ..core.errors import HybridOptError
@@ -24,21 +25,25 @@ class Agreement:
 
     def __init__(self, options: Mapping[str, object]):
         self._options = {name: repr(value) for name, value in options.items()}
-        self._seen: Parameters | None = None
+        self._seen: tuple[Parameters, bool] | None = None
 
-    def check(self, parameters: Parameters) -> None:
+    def check(self, parameters: Parameters, ddp: Any = None) -> None:
         """Raise HybridOptError on all ranks if any two differ, naming ranks and what differs.
 
-        Without shards, and without probes, whose losses all processes share, ranks are not compared.
+        Without shards, replicas, and probes, whose losses all processes share, ranks are not compared.
 
-        parameters: of the optimizer.
+        Args:
+            parameters: of the optimizer.
+            ddp: the DistributedDataParallel that they lie in, if any.
         """
-        if self._seen is parameters:
+        if self._seen is not None and self._seen[0] is parameters and self._seen[1] == (ddp is not None):
             return
         peers = parameters.peers()
+        if peers is None and ddp is not None:
+            peers = Peers((ddp.process_group,), ddp.device)
         if peers is not None:
             _compare(self._facts(parameters), peers)
-        self._seen = parameters
+        self._seen = parameters, ddp is not None
 
     def _facts(self, parameters: Parameters) -> Facts:
         facts = {f"{name}'s version": version(name) for name in ("hybridopt", "torch")} | self._options

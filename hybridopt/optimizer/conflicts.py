@@ -29,7 +29,6 @@ CLIPS_ITSELF = (
     "itself)"
 )
 CONTAINERS = {
-    "DistributedDataParallel": "it averages gradients after they are complete; shard the model by FSDP2 (fully_shard)",
     "FullyShardedDataParallel": "it reduces gradients after they are complete; take FSDP2 (fully_shard)",
 }
 
@@ -40,7 +39,7 @@ def check(work: Iterable[Named], release: str, containers: bool) -> None:
     Args:
         work: the parameters of the optimizer.
         release: the name of its release, for the error.
-        containers: also look for DDP and FSDP1 modules that hold the parameters, among all objects of the process.
+        containers: also look for FSDP1 modules that hold the parameters, among all objects of the process.
     """
     if any(launcher.scaling() for launcher in every("launchers")):
         raise HybridOptError(
@@ -129,7 +128,8 @@ def accumulating() -> bool:
 
 
 def _check_containers(names, release):
-    for made in [x for x in gc.get_objects() if issubclass(type(x), torch.nn.Module)]:
+    named = [x for x in gc.get_objects() if type(x).__name__ in CONTAINERS]  # few of all objects
+    for made in [x for x in named if issubclass(type(x), torch.nn.Module)]:
         cure = CONTAINERS.get(type(made).__name__)
         name = cure and next((names[id(p)] for p in made.parameters() if id(p) in names), None)
         if name:

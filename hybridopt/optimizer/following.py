@@ -16,6 +16,7 @@ from .hooks import Hooks
 from .loss_windows import LossWindows
 from .parameters import Parameters
 from .probing.state import ProbeState
+from .replicas.replicas import Replicas
 from .trainable import Alive
 from .tree import Tree, TreeChanges
 from .turns import Turns
@@ -48,6 +49,7 @@ class Following:
     _parameters: Parameters
     _probing: ProbeState
     _release: Release
+    _replicas: Replicas
     _sections: Callable[[], list[dict]]
     _stale: str | None
     _tags: Tags
@@ -65,14 +67,42 @@ class Following:
             with self._lock:  # backward runs a thread for each device
                 if not self._looked:
                     self._look()
-                    self._agreement.check(self._parameters)
+                    self._agreement.check(self._parameters, self._replicas.ddp)
                     if self._release.frees_gradients:
                         self._check_observed()
-        self._release.gradient_ready(self._parameters, name, p, self.nonfinite)
+                        self._replicas.check_known(self._parameters.params())
+        if self._replicas.averages(p):
+            self._parameters.drop_idle(name, p)  # the others come when they are averaged
+        else:
+            self._release.gradient_ready(self._parameters, name, p, self.nonfinite)
+
+    @torch.no_grad()
+    def gradient_averaged(self, name: str, p: Tensor, read: bool) -> None:
+        """Hand a gradient that DDP has averaged to the release; its communication hook calls this.
+
+        Args:
+            name: of the parameter.
+            p: the parameter; the average is in `.grad`.
+            read: does somebody still read the weight?
+        """
+        self._release.gradient_ready(self._parameters, name, p, self.nonfinite, read)
+
+    def entered(self, ddp: Any) -> None:
+        """See that ranks agree before the first pass with gradients, in which they meet; hooks of the model call this.
+
+        ddp: the DistributedDataParallel that computes, None without.
+        """
+        params = set() if ddp is None else {id(p) for p in ddp.parameters()}
+        ddp = ddp if any(id(p) in params for p in self._held().values()) else None
+        if ddp is not None or any(one.share is not None for one in self._parameters.windows.all()):
+            self._agreement.check(self._parameters, ddp)
+        if ddp is not None:
+            self._replicas.follow(ddp, self._parameters, self._release.frees_gradients)
 
     def unhook(self) -> bool:
         """Remove every hook from the parameters; the optimizer can still step. Returns whether there were any."""
         self._hooks.remove()
+        self._replicas.leave()
         self._hooked, before = False, self._hooked
         return before
 
@@ -81,6 +111,7 @@ class Following:
         self._hooked = True
         self._rebuild()
         self._watch()
+        self._replicas.expect(self._tree.module, self._parameters.params())
 
     def retire(self, why: str) -> None:
         """Let go of the parameters, as they are no longer those of the model: every later step raises `why`."""

@@ -31,6 +31,7 @@ from .probe_face import Probing
 from .probing.state import ProbeState
 from .reach import Reach
 from .releases import DEFAULT, release_class
+from .replicas.replicas import Replicas
 from .state_dict import Persistent
 from .trainable import Alive
 from .tree import Tree
@@ -120,6 +121,7 @@ class HybridOptimizer(Probing, Following, Persistent):
         self._settle()
         if not self._tags.plans():
             self._tree.leave(self._held())
+        self._replicas.expect(self._tree.module, self._parameters.params())
 
     def _check_clip(self):
         if self._clip.mode_in_force and not any(map(self._backward, self._sections())):
@@ -132,7 +134,7 @@ class HybridOptimizer(Probing, Following, Persistent):
         """Make what a copy of the optimizer does not share."""
         self._release, self._norm, self._stale = release_class(self.release)(self._clip), None, None
         told = {"release": self.release, "nonfinite": self.nonfinite, "clip": self._clip}
-        self._agreement, self._handed = Agreement(told), HandedOut()
+        self._agreement, self._replicas, self._handed = Agreement(told), Replicas(self), HandedOut()
         self._hooks, self._hooked, self._reach, self._first_rate = Hooks(self), False, Reach(), FirstRate()
         self._forms, self._lock, self._looked, self._told_later = Forms(), Lock(), False, False
         self._asked_who_runs = False
@@ -178,7 +180,8 @@ class HybridOptimizer(Probing, Following, Persistent):
             self._probing.reshard()
             self._look()
         self._looked = False
-        self._agreement.check(self._parameters)
+        self._replicas.seek(self._parameters.params())
+        self._agreement.check(self._parameters, self._replicas.ddp)
         self._check_observed()
         self._watch()
         if not self._probing.ready(self._parameters):
@@ -188,6 +191,7 @@ class HybridOptimizer(Probing, Following, Persistent):
             self._release.drop()
         else:
             self._reach.check(self._parameters, self._release, self._probing)
+            self._replicas.check(self._parameters)
             moved, self._norm = self._release.finish(self._parameters, self.nonfinite)
         if moved:
             self._probing.end(self._parameters, skipped)
@@ -197,6 +201,7 @@ class HybridOptimizer(Probing, Following, Persistent):
                 self._pace.turn(self._parameters.step)
             self._clip.remember(self.param_groups, self._norm)
         self._probing.clear()
+        self._replicas.stepped()
         self._turns.arrived = False
         return loss
 
@@ -278,6 +283,11 @@ class HybridOptimizer(Probing, Following, Persistent):
         """
         if not any(map(self._backward, self._sections())):
             return None
+        if self._replicas.buckets:
+            raise HybridOptError(
+                "measure() takes a backward pass of its own, which DistributedDataParallel would average instead of "
+                "the next one: take clip_mode='previous' or 'tensor', or release='accumulate'"
+            )
         if not self._release.midway:
             self._look()
         return self._release.measure(self._parameters, loss, self.nonfinite)

@@ -51,12 +51,13 @@ class Tree:
         self._seen: tuple | None = None
 
     @property
-    def _root(self):
+    def module(self) -> nn.Module | None:
+        """Return the model, None where it is not known or gone."""
         return None if self._module is None else self._module()
 
     def __deepcopy__(self, memo: dict) -> "Tree":
         """Look at the copy of the model, where it is copied together with the optimizer."""
-        root = self._root
+        root = self.module
         other = Tree(None if root is None else memo.get(id(root)))
         other._others = self._others
         return other
@@ -66,7 +67,7 @@ class Tree:
 
     def hold(self, held: Mapping[str, Tensor]) -> None:
         """Look from now on for these parameters of the optimizer, wherever they are in the model."""
-        root = self._root
+        root = self.module
         live = set(_identities(root)[1]) if root is not None else set()
         stay = {n: p for n, p in held.items() if self._placed.get(n) is p or id(p) in live}
         self._placed = {n: p for n, p in stay.items() if not hasattr(p, "to_local")}
@@ -78,12 +79,12 @@ class Tree:
 
     def changed(self) -> bool:
         """Return whether modules, parameters or their requires_grad are others than at the last `changes`."""
-        root = self._root
+        root = self.module
         return root is not None and _identities(root) != self._seen
 
     def changes(self, held: Mapping[str, Tensor]) -> TreeChanges:
         """Compare the model with the parameters that the optimizer holds, by name."""
-        root, names, found = self._root, self._names(), TreeChanges()
+        root, names, found = self.module, self._names(), TreeChanges()
         there, holders = {id(p) for p in names.values()}, {id(p): n for n, p in held.items()}
         for name, p in self._placed.items():
             if id(p) in there or held.get(name) is not p:
@@ -109,7 +110,7 @@ class Tree:
         return {name: i for i, name in enumerate(self._names())}
 
     def _names(self):
-        root = self._root
+        root = self.module
         named = () if root is None else root.named_parameters(remove_duplicate=False)
         return {clean(n): p for n, p in named}
 

@@ -1,5 +1,6 @@
 """Ranks of torch.distributed (gloo, on the CPU) that are started once for a file of tests and run many functions."""
 
+import gc
 import multiprocessing
 import pickle
 import tempfile
@@ -67,6 +68,7 @@ class Ranks:
 
 def _serve(pipe, rank, size, folder, patience):
     torch.set_num_threads(1)
+    gc.freeze()  # what was imported is no object that anybody looks for
     options = {"init_method": f"file://{folder}/rendezvous", "timeout": timedelta(seconds=patience)}
     distributed.init_process_group("gloo", rank=rank, world_size=size, **options)
     while True:

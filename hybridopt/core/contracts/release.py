@@ -136,7 +136,9 @@ class Release(Protocol):
         """Raise HybridOptError, when the optimizer is made, for parameters that this release cannot serve."""
 
     @abstractmethod
-    def gradient_ready(self, parameters: ReleasedParameters, name: str, p: Tensor, nonfinite: str) -> None:
+    def gradient_ready(
+        self, parameters: ReleasedParameters, name: str, p: Tensor, nonfinite: str, read: bool | None = None
+    ) -> None:
         """Take note that the backward pass has completed `p.grad`; called from its threads, one for each device.
 
         Args:
@@ -144,6 +146,7 @@ class Release(Protocol):
             name: of the parameter.
             p: the parameter; its gradient may be used, and dropped (`p.grad = None`).
             nonfinite: what NaN or infinity in it does: "raise", "skip" or "ignore".
+            read: does somebody still read the weight? None: look, which only the hook of its gradient can.
         """
 
     @abstractmethod

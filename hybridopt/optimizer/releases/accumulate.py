@@ -31,7 +31,9 @@ class Accumulate(Release):
     def check(self, work: Iterable[Named]) -> None:
         """Accept any parameters."""
 
-    def gradient_ready(self, parameters: ReleasedParameters, name: str, p: Tensor, nonfinite: str) -> None:
+    def gradient_ready(
+        self, parameters: ReleasedParameters, name: str, p: Tensor, nonfinite: str, read: bool | None = None
+    ) -> None:
         """Drop the gradient of an idle parameter. Arguments as in `Release.gradient_ready`."""
         parameters.drop_idle(name, p)
 

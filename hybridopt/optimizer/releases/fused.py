@@ -11,9 +11,9 @@ from ...core.contracts import Clipping, Named, Release, ReleasedParameters
 from ...core.errors import HybridOptError, HybridOptWarning
 from .. import conflicts, gradients
 from ..clip import Clip
+from ..readers import still_read
 from ._flags import Flags, reading_waits
 from ._measuring import Measuring
-from ._readers import still_read
 from ._update_all import update_all
 
 __all__ = ["Fused"]
@@ -75,7 +75,7 @@ class Fused(Release):
         return True
 
     def check(self, work: Iterable[Named]) -> None:
-        """Raise HybridOptError where something changes gradients after they are complete, as DDP does."""
+        """Raise HybridOptError where something changes gradients after they are complete, as FSDP1 does."""
         conflicts.check(work, self.name, containers=True)
 
     @contextmanager
@@ -87,7 +87,9 @@ class Fused(Release):
         finally:
             self._holding -= 1
 
-    def gradient_ready(self, parameters: ReleasedParameters, name: str, p: Tensor, nonfinite: str) -> None:
+    def gradient_ready(
+        self, parameters: ReleasedParameters, name: str, p: Tensor, nonfinite: str, read: bool | None = None
+    ) -> None:
         """Update the parameter and free its gradient, unless it is held. Arguments as in `Release.gradient_ready`."""
         with self._lock:
             if parameters.drop_idle(name, p):
@@ -99,7 +101,7 @@ class Fused(Release):
                 self._measuring.add(name, p)
             elif self._holding or conflicts.accumulating():
                 return
-            elif still_read(p):
+            elif still_read(p) if read is None else read:
                 self._check_order(parameters, name, p)
                 self._read.add(name)
             else:

@@ -5,13 +5,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["still_read"]
+__all__ = ["held_at_rest", "still_read"]
 
 
-def still_read(p: Tensor) -> bool:
+def still_read(p: Tensor, beside: int = 0) -> bool:
     """Return whether somebody else holds a weight, or its memory, while the hook of its gradient runs.
+
+    Args:
+        p: the weight.
+        beside: how many more hold it at any time, as DDP's reducer does.
 
     When that hook runs, every operation with a gradient for the weight has been run backward and has let go of it.
     What still refers to it is an operation that read it without one (through `detach()`), a graph of another loss, one
@@ -20,7 +25,8 @@ def still_read(p: Tensor) -> bool:
     """
     if hasattr(p, "to_local") or hasattr(p, "__tensor_flatten__"):
         return False
-    return any(now > alone for now, alone in zip(_counts(p), _alone(), strict=True))
+    (holding, sharing), (one, own) = _counts(p), _alone()
+    return holding > one + beside or sharing > own
 
 
 @cache
@@ -32,6 +38,12 @@ def _alone() -> tuple[int, int]:
         p.register_post_accumulate_grad_hook(lambda p: found.append(_counts(p)))
         (p * p).sum().backward()
     return found[0]
+
+
+def held_at_rest(p: Tensor) -> int:
+    """Return how many refer to a weight between two passes, including the node of graphs that adds its gradient."""
+    node = get_gradient_edge(p)
+    return _counts(p)[0] if node else 0
 
 
 def _counts(p: Any) -> tuple[int, int]:

@@ -1,0 +1,1 @@
+"""Training of replicas: what DistributedDataParallel (DDP) averages, and when."""
