@@ -33,7 +33,7 @@ def report_ranks(records: list[dict]) -> str:
         "# Planned against measured peaks of several processes",
         "",
         "`python -m benchmarks.plan_grid --ranks`: a Llama of 6 layers, 2 x 64 tokens a process, on CPU processes",
-        "(gloo) with FSDP2 or DDP; of width 396 the rows of vocabulary and MLP do not come out even. Measured: the most",
+        "(gloo) with FSDP2 or DDP; of width 396 rows of vocabulary and MLP do not come out even. Measured: the most",
         "that torch's allocator handed out in each process, with what was there before the step. Error: planned /",
         "measured - 1.",
         "",

@@ -26,6 +26,7 @@ COLORS = {
     "weights": "blue",
     "quantization": "cyan",
     "near": "bright_blue",
+    "collectives": "bright_magenta",
     "gradients": "red",
     "state": "magenta",
     "activations": "green",
@@ -84,7 +85,11 @@ def choices_table(
     fitting = [(i, c) for i, c in enumerate(choices, 1) if c.fits]
     tight = [(i, c) for i, c in enumerate(choices, 1) if c.tight]
     others = [c for c in choices if not c.fits and not c.tight]
-    parts: list[RenderableType] = [legend(), Text(PASSES, "bright_black"), Text(str(room), "bold")]
+    parts: list[RenderableType] = [
+        legend(choices[0].request.gpus > 1),
+        Text(PASSES, "bright_black"),
+        Text(str(room), "bold"),
+    ]
     if fitting:
         parts.append(Bars([(_label(i, c), c.estimate) for i, c in fitting], room.total))
     for number, choice in fitting[1:]:
@@ -171,9 +176,10 @@ class Bar:
         return text
 
 
-def legend() -> Text:
-    """Say which color stands for which part."""
-    return Text("  ").join(Text(f"■ {name}", COLORS[name]) for name in COLORS)
+def legend(several: bool = False) -> Text:
+    """Say which color stands for which part; `several`: are there several GPUs, between which something moves?"""
+    names = (name for name in COLORS if several or name != "collectives")
+    return Text("  ").join(Text(f"■ {name}", COLORS[name]) for name in names)
 
 
 def _best(fitting: Sequence[tuple[int, Choice]], room: Budget) -> list[RenderableType]:
@@ -184,7 +190,7 @@ def _best(fitting: Sequence[tuple[int, Choice]], room: Budget) -> list[Renderabl
     left = human(room.usable - best.estimate.peak_bytes)
     return [
         Text(f"\n1. {best.way.title} (given up: {best.way.why}), the best that fits; {left} to spare:", "bold"),
-        _code(f"{best.command(room)}{HINT if best.place is None else ''}\n"),
+        _code(f"{best.command(room)}{HINT if best.place is None and ' MODEL ' in best.command(room) else ''}\n"),
         _code(best.script),
     ]
 

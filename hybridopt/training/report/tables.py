@@ -11,7 +11,17 @@ from .reading import Facts
 
 __all__ = ["memory_table", "settings", "tiles", "time_table"]
 
-KINDS = ("weights", "quantization", "near", "gradients", "state", "activations", "temporaries", "overhead")
+KINDS = (
+    "weights",
+    "quantization",
+    "near",
+    "gradients",
+    "state",
+    "activations",
+    "temporaries",
+    "collectives",
+    "overhead",
+)
 
 
 def tiles(facts: Facts) -> list[tuple[str, str, str]]:
