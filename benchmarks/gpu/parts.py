@@ -61,6 +61,7 @@ ALL_8B, LARGE_8B = "frugal-fused frugal adamw-int8 adalomo-fused", "adamw-fused 
 NO_GPU = (("CUDA_VISIBLE_DEVICES", ""),)  # predictions need none, and should take nothing of its memory
 QUIET = (("TORCHINDUCTOR_COMPILE_THREADS", "1"),)  # many processes that each compile a little
 PLANNED_TINY = "frugal frugal-fused"
+SAMPLED = "--only kept sampled"
 
 PARTS = (
     Part(
@@ -91,6 +92,17 @@ PARTS = (
         "benchmarks.staged",
         "--device cuda --plan",
         "--device cpu --plan",
+        limit=300,
+        needs=0,
+        beside=True,
+        environment=NO_GPU,
+    ),
+    Part(
+        "plan sampled",
+        "what is planned where a share of the inputs is kept",
+        "benchmarks.train_memory",
+        f"--device cuda --plan --set 8b-8 --sequence 4096 {SAMPLED}",
+        f"--device cpu --plan {SAMPLED}",
         limit=300,
         needs=0,
         beside=True,
@@ -155,6 +167,16 @@ PARTS = (
         limit=80,
         least=40,
         needs=max(needs.training("8b", density=0.25), needs.training("8b", state=2.1)),
+    ),
+    Part(
+        "sampled",
+        "8 of 32 layers of 8B, 4,096 tokens: three of ten rows of inputs kept (wta-crs) beside all of them",
+        "benchmarks.train_memory",
+        f"--device cuda --set 8b-8 --sequence 4096 {SAMPLED} --minutes {{minutes}}",
+        f"--device cpu {SAMPLED} --minutes {{minutes}}",
+        limit=45,
+        least=20,
+        needs=needs.training("8b-8", gradients=False, density=0.25) + 8 * needs.GIB,
     ),
     Part(
         "train",

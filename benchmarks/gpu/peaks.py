@@ -6,7 +6,7 @@ from .line import Line, Rows, broken, gib, off
 from .machine import Machine
 from .needs import GIB
 
-__all__ = ["memory", "predictions", "seventy"]
+__all__ = ["memory", "predictions", "sampled", "seventy"]
 
 PLAN = 0.05  # by which a measured peak may differ from the planned one
 SMALL_70B = 40 * GIB  # of a 70B model's step on 2,048 tokens
@@ -32,6 +32,26 @@ def memory(name: str) -> Callable[[Rows, Machine], list[Line]]:
         return found
 
     return lines
+
+
+def sampled(rows: Rows, machine: Machine) -> list[Line]:
+    """Return the table of steps that keep a share of their inputs: peak and seconds beside those that keep all."""
+    plans = {row["method"]: row.get("peak_bytes") for row in rows.get("plan sampled", [])}
+    all_kept = next((row for row in rows["sampled"] if row["method"] == "kept" and "failed" not in row), None)
+    found = []
+    for row in rows["sampled"]:
+        if "failed" in row:
+            found.append(broken(row["method"], row["failed"]))
+            continue
+        peak, plan, beside = row["peak_bytes"], plans.get(row["method"]), ("-", "-")
+        if all_kept is not None:
+            beside = f"{peak / all_kept['peak_bytes']:.2f}", f"{row['seconds'] / all_kept['seconds']:.2f}"
+        cells = (row["method"], gib(peak), gib(plan), off(peak, plan), f"{row['seconds']:.3f}", *beside)
+        found.append(planned(cells, peak, plan, machine))
+        if all_kept not in (None, row) and machine.device == "cuda":
+            less = peak < all_kept["peak_bytes"]
+            found.append(Line((f"{row['method']}: the peak, times that with all kept", beside[0]), "< 1", less))
+    return found
 
 
 def seventy(name: str) -> Callable[[Rows, Machine], list[Line]]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from .line import Line, Rows, View, broken, gib
 from .machine import Machine
-from .peaks import memory, predictions, seventy
+from .peaks import memory, predictions, sampled, seventy
 from .placement import placement, placement_plans
 from .runs import trained
 
@@ -109,12 +109,14 @@ VIEWS = {
     "plan 8B": View(("method", "planned GiB"), predictions("plan 8B", "method")),
     "plan 70B": View(("scenario", "planned GiB"), predictions("plan 70B", "scenario")),
     "plan placement": View(("layers", "planned GiB"), placement_plans),
+    "plan sampled": View(("method", "planned GiB"), predictions("plan sampled", "method")),
     "self-test": View(CHECKS, checked("self-test")),
     "policies": View(CHECKS, checked("policies")),
     "counts": View(("policy", "launches", "waits", "copies waited for", "copies sent"), counts),
     "step": View(("row", "ms", "times fused AdamW", "of a copy", "first s", "state B/param", "temporary MB"), step),
     "mezo": View(("method", "s/step", "times forward", "peak GiB"), mezo),
     "memory 8B": View(MEMORY, memory("memory 8B")),
+    "sampled": View((*MEMORY[:5], "peak, times all kept", "s/step, times all kept"), sampled),
     "train": View(("way", "peak GiB", "plan GiB", "off", "tokens/s", "first loss", "last loss"), trained),
     "70B": View(SEVENTY, seventy("70B")),
     "placement": View(PLACEMENT, placement),

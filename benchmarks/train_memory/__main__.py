@@ -1,9 +1,10 @@
 """Measure the peak memory of a whole training step at the shape of Llama-3-8B, for each method.
 
-Random bfloat16 weights made on the device, one sequence, gradient checkpointing (not reentrant). The peak is that of
-the steps after the first, forward, backward and update: on CUDA torch.cuda.max_memory_allocated; on CPU, where only
-sizes made for a test run, weights and state plus what torch's allocator hands out on top within a step. All methods
-are measured anew, and each is kept at once. --plan predicts the peaks instead, on any machine.
+Random bfloat16 weights made on the device, one sequence, gradient checkpointing (not reentrant) where nothing else is
+said. The peak is that of the steps after the first, forward, backward and update: on CUDA
+torch.cuda.max_memory_allocated; on CPU, where only sizes made for a test run, weights and state plus what torch's
+allocator hands out on top within a step. All methods are measured anew, and each is kept at once. --plan predicts the
+peaks instead, on any machine.
 """
 
 import argparse

@@ -14,10 +14,8 @@ STEPS = 3  # the first makes the state, and may compile
 
 
 def build(size: str, device: str) -> nn.Module:
-    """Return the model with random weights that keeps only the input of each layer for the backward pass."""
-    model = bare(size, device)
-    set_checkpointing(model, True)
-    return model
+    """Return the model with random weights; what it keeps for the backward pass is up to the method."""
+    return bare(size, device)
 
 
 def measure(model: nn.Module, method: Method, sequence: int) -> dict:
@@ -28,6 +26,7 @@ def measure(model: nn.Module, method: Method, sequence: int) -> dict:
         method: what trains it.
         sequence: tokens.
     """
+    set_checkpointing(model, method.checkpointing)
     optimizer = method.optimizer(model)
     device = next(model.parameters()).device
     tokens = torch.randint(model.config.vocab_size, (1, sequence), device=device)

@@ -15,19 +15,22 @@ LR = 1e-6
 
 @dataclass(frozen=True)
 class Method:
-    """A policy with options, and when gradients are applied; without a policy, torch's own AdamW."""
+    """A policy with options, when gradients are applied, and what is kept; without a policy, torch's own AdamW."""
 
     label: str
     policy: str | None = None
     options: dict = field(default_factory=dict)
     release: str = "accumulate"
+    checkpointing: bool = True
+    activations: str | None = None
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer of a model that was just made or unwrapped."""
         if self.policy is None:
             return torch.optim.AdamW(model.parameters(), lr=LR, fused=True)
         policy = read_policy(self.policy, self.options)
-        hybridopt.wrap(model, policy=random_basis(policy) if self.policy == "galore" else policy)
+        policy = random_basis(policy) if self.policy == "galore" else policy
+        hybridopt.wrap(model, policy=policy, activations=self.activations)
         return model.hybrid.optimizer(lr=LR, release=self.release)
 
 
@@ -43,6 +46,10 @@ METHODS = {
     "frugal-0-fused": Method("FRUGAL ρ=0, fused release", "frugal", {"density": 0.0}, "fused"),
     "adalomo": Method("AdaLomo", "adalomo"),
     "adalomo-fused": Method("AdaLomo, fused release", "adalomo", release="fused"),
+    "kept": Method("FRUGAL ρ=0.25, fused, nothing recomputed", "frugal", {"density": 0.25}, "fused", False),
+    "sampled": Method(
+        "the same, three of ten rows of inputs kept (WTA-CRS)", "frugal", {"density": 0.25}, "fused", False, "wta-crs"
+    ),
     "galore": Method("GaLore ρ=0.25 (a random basis: state and steps as with SVD)", "galore"),
 }
 

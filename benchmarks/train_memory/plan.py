@@ -19,9 +19,8 @@ def planned(method: Method, size: str, device: str, sequence: int) -> dict:
     """
     if method.policy is None:
         return {"failed": "plans are of hybridopt's policies alone"}
-    request = Request(
-        method.policy, method.options, release=method.release, seq_len=sequence, checkpointing=True, device=device
-    )
+    step = {"seq_len": sequence, "checkpointing": method.checkpointing, "activations": method.activations}
+    request = Request(method.policy, method.options, release=method.release, device=device, **step)
     try:
         found = Estimator(subject_of(config_of(SETS[size]))).estimate(request)
     except Exception as error:  # of whatever kind: it is the result

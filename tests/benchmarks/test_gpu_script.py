@@ -39,7 +39,7 @@ def test_all_that_needs_a_gpu_is_in_it():
     assert {".".join(part.module.split(".")[:2]) for part in PARTS} == asked
 
 
-@pytest.mark.parametrize("name", ["mezo", "noise", "counts"])
+@pytest.mark.parametrize("name", ["mezo", "noise", "counts", "sampled"])
 def test_what_quick_parts_write_is_what_their_tables_read(name, tmp_path, capsys):
     part = next(part for part in PARTS if part.name == name)
     arguments = [*part.given(Machine("cpu"), 600, None), "--out", str(tmp_path)]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.shared.llama import SETS
+from benchmarks.shared.llama_model import set_checkpointing
 from benchmarks.train_memory.__main__ import main
 from benchmarks.train_memory.measure import build
 
@@ -16,6 +17,7 @@ TINY = SETS["tiny"]
 
 def test_shapes_are_those_of_transformers():
     model = build("tiny", "cpu")
+    set_checkpointing(model, True)
     assert {name: tuple(p.shape) for name, p in model.named_parameters()} == TINY.shapes
     assert model.dtype == torch.bfloat16 and model.is_gradient_checkpointing
 
