@@ -22,7 +22,7 @@ def ending(prepared: Prepared, result: Result) -> list[str]:
     """
     return [
         *_losses(prepared, result),
-        *_memory(result, on_gpu=device_here() == "cuda"),
+        *_memory(result, device_here(), prepared.chosen.estimate.request.device),
         *_noise(prepared, result),
         f"Everything lies in {result.folder}",
         *result.made,
@@ -46,15 +46,16 @@ def _accuracy(result: Result) -> str:
     return "" if found is None else f", accuracy {100 * found:.1f} %"
 
 
-def _memory(result: Result, on_gpu: bool) -> list[str]:
+def _memory(result: Result, device: str, planned_for: str) -> list[str]:
     peak = result.measured.get("peak_bytes")
     if peak is None:
         return []
-    if on_gpu:
+    if device == "cuda":
         return [f"Peak memory: {gib(peak)} measured, {gib(result.planned_bytes)} planned"]
+    what = "the tensors of a step" if planned_for == device else "a GPU, with what CUDA itself takes there"
     return [
         f"Peak memory: {human(peak)} resident, Python and all libraries included; {human(result.planned_bytes)} "
-        "planned for the tensors of a step"
+        f"planned for {what}"
     ]
 
 
