@@ -51,8 +51,9 @@ class Clip:
             return
         size = norm if self.mode == "tensor" or whole is None else whole
         factor = self.limit / (size + EPS)
-        factor = factor.clamp(max=1).to(grad.device) if isinstance(factor, Tensor) else min(1.0, factor)
-        local(grad).mul_(factor)
+        if (not isinstance(factor, Tensor) or factor.is_cpu) and factor >= 1:
+            return  # the host knows, and neither reads nor writes the gradient once more
+        local(grad).mul_(factor.clamp(max=1).to(grad.device) if isinstance(factor, Tensor) else factor)
 
     def remember(self, groups: list[dict], norm: Tensor | None) -> None:
         """Write this step's norm into the param groups, so that it is saved, where the next step clips by it."""

@@ -180,3 +180,18 @@ def test_frozen_policies_are_refused():
     frozen = dict.fromkeys(("embeddings", "norms", "biases", "head", "adapters"), "frozen")
     with pytest.raises(HybridOptError, match="nothing to train"):
         HybridOptimizer([("a.norm.weight", torch.nn.Parameter(torch.ones(3)))], **frozen)
+
+
+@pytest.mark.parametrize("mode", ["global", "tensor"])
+def test_gradients_that_are_small_enough_are_not_written(mode):
+    params = tensors()
+    optimizer = optimize(params, clip=2.0, clip_mode=mode)
+    for size, written in ((0.5, False), (1.5, False), (8.0, True)):
+        for p in params.values():
+            p.grad = torch.zeros_like(p)
+            p.grad.view(-1)[0] = size / (1 if mode == "tensor" else len(params) ** 0.5)
+        grads, before = [p.grad for p in params.values()], [p.grad._version for p in params.values()]
+        kept = [grad.clone() for grad in grads]
+        optimizer.step()
+        for grad, version, old in zip(grads, before, kept, strict=True):
+            assert (grad._version != version) == written == (not grad.equal(old))
