@@ -26,7 +26,7 @@ from ..task import Task
 
 __all__ = ["Cpp"]
 
-NOTHING = torch.empty(0)  # its address is 0
+NOTHING = torch.empty(0, device="cpu")  # its address is 0
 
 
 class Cpp(Backend[Task]):

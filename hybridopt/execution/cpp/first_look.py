@@ -20,6 +20,7 @@ TEXT = """\
 extern "C" void hybridopt_run(const Given* given) { not_finite(*given); }
 """
 BITS = {torch.float32: (4, 0x7F800000), torch.bfloat16: (2, 0x7F80), torch.float16: (2, 0x7C00)}  # bytes, infinity
+CPU = torch.device("cpu")  # whatever the default device is
 TOGETHER = 16  # floats of a line of the cache
 Some = Sequence[UnreadGradient]
 
@@ -63,18 +64,18 @@ def _rounds(one: UnreadGradient) -> RoundsLayout | None:
 
 
 def _checked(kernel: Callable[..., None], some: Some) -> dict[str, FirstLook]:
-    flags = torch.zeros(len(some), dtype=torch.int32)
+    flags = torch.zeros(len(some), dtype=torch.int32, device=CPU)
     sizes = [(BITS[one.grad.dtype][0], one.grad.numel(), BITS[one.grad.dtype][1]) for one in some]
     call(kernel, [(one.grad, flag) for one, flag in zip(some, flags, strict=True)], sizes, [()] * len(some), (), 0)
     return {one.name: FirstLook(not bad) for one, bad in zip(some, flags.tolist(), strict=True)}
 
 
 def _looked(kernel: Callable[..., None], layout: RoundsLayout, some: Some) -> dict[str, FirstLook]:
-    flags, sizes = torch.zeros(len(some), dtype=torch.int32), [sizes_of(one.job, layout) for one in some]
+    flags, sizes = torch.zeros(len(some), dtype=torch.int32, device=CPU), [sizes_of(one.job, layout) for one in some]
     counts = [layout.looked(rows, width) for rows, width, _ in sizes]
     rooms = [-(-count // TOGETHER) * TOGETHER for count in counts]
-    numbers = torch.empty(sum(rooms)).split(rooms)
-    none = [torch.empty(0)] * len(layout.state)
+    numbers = torch.empty(sum(rooms), dtype=torch.float32, device=CPU).split(rooms)
+    none = [torch.empty(0, device=CPU)] * len(layout.state)
     tensors = [[one.param, one.grad, *none, x, flag] for one, x, flag in zip(some, numbers, flags, strict=True)]
     call(kernel, tensors, sizes, [()] * len(some), (), 0)
     each = zip(some, flags.tolist(), numbers, strict=True)
