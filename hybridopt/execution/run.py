@@ -10,20 +10,22 @@ from ..core.registry import find, names
 from .first_look import FirstLook, UnreadGradient
 from .task import Task
 
-__all__ = ["WORTH_COMPILING", "able", "backends", "choose", "first_look", "run"]
+__all__ = ["WORTH_COMPILING", "Ran", "able", "backends", "choose", "first_look", "run"]
 
+Ran = dict[Backend[Task], list[Task]]
 WORTH_COMPILING = 50_000_000  # elements of an optimizer on a CPU: below, compiling takes longer than it saves
 
 
-def run(tasks: Iterable[Task], compile: bool | int) -> None:
+def run(tasks: Iterable[Task], compile: bool | int) -> Ran:
     """Carry out all tasks, each by the first backend that fits it; with `compile` also by those that compile.
 
     A number is that of the optimizer's elements: then those compile that are worth it for so many.
 
-    Those that may turn out not to be sound are left to backends that heed it, or wait for the answer.
+    Those that may turn out not to be sound are left to backends that heed it, or wait for the answer. Returns which
+    backend has carried out which tasks, as they were given to it.
     """
     tasks = list(tasks)
-    chosen: dict[Backend[Task], list[Task]] = {}
+    chosen: Ran = {}
     for task in tasks:
         backend, seen = choose(task, compile, task.param.device.type, alone=len(tasks) == 1)
         if seen.sound is not None and not backend.heeds_sound:
@@ -33,6 +35,7 @@ def run(tasks: Iterable[Task], compile: bool | int) -> None:
         chosen.setdefault(backend, []).append(seen)
     for backend in sorted(chosen, key=_rank):
         backend.run(chosen[backend])
+    return chosen
 
 
 def choose(task: Task, compile: bool | int, device: str, alone: bool = False) -> tuple[Backend[Task], Task]:

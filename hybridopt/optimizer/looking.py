@@ -2,11 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
-from torch import Tensor
-
 from ..execution.first_look import FirstLook, UnreadGradient
 from ..execution.run import first_look
-from ..model.placement.homes import home
+from ..model.placement.homes import all_near, home
 from . import gradients
 from .resolved import Resolved
 
@@ -22,15 +20,15 @@ def look(resolved: Iterable[Resolved], compile: bool | int) -> tuple[str | None,
         resolved: the parameters; their gradients are in `.grad`.
         compile: as `execution.run` takes it.
     """
-    grads = [(one, one.p.grad) for one in resolved if one.p.grad is not None]
-    found = first_look([_unread(one, grad) for one, grad in grads], compile)
+    grads, near = [(one, one.p.grad) for one in resolved if one.p.grad is not None], all_near()
+    apart = [one.share is not None or one.probed or one.idle or one.empty for one, _ in grads]
+    unread = [
+        UnreadGradient(one.name, one.p, grad, one.own, one.store, not other and (near or home(one.p) is None))
+        for (one, grad), other in zip(grads, apart, strict=True)
+    ]
+    found = first_look(unread, compile)
     rest = [(one.name, grad) for one, grad in grads if one.name not in found]
     bad = {name for name, one in found.items() if not one.finite}
     if rest and (other := gradients.not_finite(rest, gradients.sums(rest))) is not None:
         bad.add(other)
     return next((one.name for one, _ in grads if one.name in bad), None), found
-
-
-def _unread(one: Resolved, grad: Tensor) -> UnreadGradient:
-    alone = one.share is None and not (one.probed or one.idle or one.empty) and home(one.p) is None
-    return UnreadGradient(one.name, one.p, grad, one.own, one.store, alone)

@@ -15,6 +15,7 @@ from .looking import Looked, look
 from .loss_windows import LossWindows
 from .probing.measured import Measured
 from .probing.shifts import Shifts
+from .repeats import Repeats
 from .resting import check_resting
 from .turns import Turns
 from .updates import Updates
@@ -23,10 +24,9 @@ from .windows import Windows, carried_over
 __all__ = ["Parameters", "Work"]
 
 Work = tuple[str, Tensor]  # a parameter with its name
-NOTHING: Looked = {}
 
 
-class Parameters:
+class Parameters(Updates):
     """The parameters of an optimizer by name, their state, and how both move; made anew when its groups change.
 
     Args:
@@ -52,7 +52,7 @@ class Parameters:
         self._optimizer, self._measured, self._turns = weakref.proxy(optimizer), measured, turns
         self.windows = Windows(tags, optimizer.param_groups, pace)
         self.shifts = Shifts(self.windows, trainable)
-        self._updates = Updates(self._optimizer, self.windows, self.shifts, measured)
+        self._repeats = Repeats()
         self._check_shared()
         check_resting(self.windows.all())
         self._compile = self._elements() if compile == "auto" else bool(compile)
@@ -162,19 +162,8 @@ class Parameters:
 
     def look(self, work: Iterable[Work]) -> tuple[str | None, Looked]:
         """Look at gradients before anything is changed. Arguments and results as in `ReleasedParameters.look`."""
-        return look([self.windows.of(name, p) for name, p in work], self._compiling)
-
-    def carry_out(self, work: Iterable[Work], sound: Tensor | None = None, looked: Looked = NOTHING) -> None:
-        """Update parameters; what is not contiguous is updated in a contiguous copy, which is written back.
-
-        Those that rest elsewhere are updated when they are fetched.
-
-        Args:
-            work: the parameters; their gradients are in `.grad`, or come from probes.
-            sound: bool [] on their device: where it is False, no weight and no state changes. None: it is True.
-            looked: what `look` has found of their gradients, which are the same since.
-        """
-        self._updates.carry_out(work, sound, self._compiling, looked)
+        names = {name for name, _ in work}
+        return look([one for one in self.windows.all() if one.name in names], self._compiling)
 
     def uncount(self, names: Iterable[str]) -> None:
         """Take back that the state of these parameters has seen this step, as its update was left out by a flag."""
@@ -182,10 +171,6 @@ class Parameters:
         for name in names:
             if state := self._optimizer.state.get(mine[name]):
                 state["step"] -= 1
-
-    def allocate(self) -> None:
-        """Make all state that is missing, as a step with gradients of 0 would."""
-        self._updates.allocate()
 
     def _check_shared(self):
         """Raise HybridOptError for a probed tensor with two names: it would be shifted by one, and updated by both."""

@@ -1,6 +1,6 @@
 """What a step carries out: the updates of parameters that have gradients, each with its state."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,40 +10,44 @@ from torch import Tensor
 from ..core.contracts import Named, State
 from ..execution.probe_gradient import ProbeGradient
 from ..execution.probed import run_estimated
-from ..execution.run import WORTH_COMPILING, run
+from ..execution.run import WORTH_COMPILING, Ran, run
 from ..execution.sharded.rows import elements_before, local
 from ..execution.sharded.waiting import Waiting
 from ..execution.sharded.ways import ROUNDS, WHOLE, made
 from ..execution.sharded.whole import Gathered
 from ..execution.state import allocate, basis
 from ..execution.task import Task
-from ..model.placement.homes import device_of, home
+from ..model.placement.homes import all_near, device_of, home
 from ..policy.job import BASIS
 from .group_numbers import rates
 from .looking import Looked
 from .probing.measured import Measured
 from .probing.shifts import Shifts
+from .repeats import Repeats
 from .resolved import Resolved
 from .resting import deferred
 from .windows import Windows
 
 __all__ = ["Updates"]
 
+NOTHING: Looked = {}
+FEW = 4  # parameters at once: for fewer, to see that nothing has changed takes as long as to ask again
+
 
 class Updates:
-    """The updates of an optimizer's parameters, and the state that they move.
+    """What `Parameters` has to update its parameters with, and to make the state that they move."""
 
-    Args:
-        optimizer: a weak proxy of the optimizer, whose state this is.
-        windows: its parameters.
-        shifts: along which directions probes shift them.
-        measured: what probes have found for the next step.
-    """
+    windows: Windows
+    shifts: Shifts
+    _measured: Measured
+    _optimizer: Any
+    _repeats: Repeats
 
-    def __init__(self, optimizer: Any, windows: Windows, shifts: Shifts, measured: Measured):
-        self._optimizer, self._windows, self._shifts, self._measured = optimizer, windows, shifts, measured
+    @property
+    def _compiling(self) -> bool | int:
+        raise NotImplementedError
 
-    def carry_out(self, work: Iterable[Named], sound: Tensor | None, compile: bool | int, looked: Looked) -> None:
+    def carry_out(self, work: Iterable[Named], sound: Tensor | None = None, looked: Looked = NOTHING) -> None:
         """Update parameters; what is not contiguous is updated in a contiguous copy, which is written back.
 
         Those that rest elsewhere are updated when they are fetched.
@@ -51,14 +55,34 @@ class Updates:
         Args:
             work: the parameters; their gradients are in `.grad`, or come from probes.
             sound: bool [] on their device: where it is False, no weight and no state changes. None: it is True.
-            compile: what `run` is told of compiling.
             looked: what `looking.look` has found of their gradients, which are the same since.
         """
+        work, compile = list(work), self._compiling
+        if sound is not None or len(work) < FEW:
+            self._carry_out(work, sound, compile, looked)
+            return
+        setting = compile, self.windows.edition, all_near()
+        left = self._repeats.carry_out(work, self._optimizer.state, setting)
+        ran = self._carry_out(left, None, compile, looked) if left else {}
+        if len(left) == len(work):
+            self._repeats.learn(work, self.windows, ran, setting)
+
+    def allocate(self) -> None:
+        """Make all state that is missing, as a step with gradients of 0 would."""
+        for one in self.windows.all():
+            if one.slots and not one.idle and not one.empty:
+                elsewhere = one.share is not None and one.share.way == WHOLE and not one.share.owns
+                self._raw(one, None if elsewhere else torch.zeros(one.own.shape, device=one.p.device))
+
+    # ---- one parameter
+
+    def _carry_out(self, work: Sequence[Named], sound: Tensor | None, compile: bool | int, looked: Looked) -> Ran:
+        """Do as `carry_out`; return which backend has carried out which tasks."""
         tasks: list[Task] = []
         waiting = Waiting()  # for other ranks
         known: dict[int, tuple] = {}
         for name, p in work:
-            one = self._windows.of(name, p)
+            one = self.windows.of(name, p)
             grad = self._estimate(one) if one.probed else p.grad
             if grad is None or one.idle or one.empty:
                 continue
@@ -85,23 +109,15 @@ class Updates:
                 tasks.append(task)
             if copied:
                 live.copy_(task.param.view(live.shape))
-        run(tasks, compile)
+        ran = run(tasks, compile)
         waiting.carry_out(lambda some: _run(some, compile))
-
-    def allocate(self) -> None:
-        """Make all state that is missing, as a step with gradients of 0 would."""
-        for one in self._windows.all():
-            if one.slots and not one.idle and not one.empty:
-                elsewhere = one.share is not None and one.share.way == WHOLE and not one.share.owns
-                self._raw(one, None if elsewhere else torch.zeros(one.own.shape, device=one.p.device))
-
-    # ---- one parameter
+        return ran
 
     def _estimate(self, one):
         """Return the gradient of a parameter with probes; None where this step leaves it alone."""
         source, p = one.job.treatment.source, one.p
         backprop = p.grad.contiguous() if source.backward and p.grad is not None else None
-        terms = self._shifts.terms(one, self._measured.slopes or ())
+        terms = self.shifts.terms(one, self._measured.slopes or ())
         if backprop is None and not terms:
             return None
         grad = ProbeGradient(terms, tuple(p.shape), device_of(p), one.job.arithmetic, backprop, source.share)
@@ -169,7 +185,7 @@ class Updates:
         raw = {k: state[k] if one.share is None else local(state[k]) for k in wanted}
         fresh = bool(missing) and any(k.startswith(BASIS) for k in missing)
         if fresh or state["window"] != one.window:
-            draw = replace(self._windows.draw(one.group, one.name, one.window), fresh=fresh)
+            draw = replace(self.windows.draw(one.group, one.name, one.window), fresh=fresh)
             if grad is not None:
                 one.own.part.sample(grad, basis(one.own, raw), draw)
             state["window"] = one.window

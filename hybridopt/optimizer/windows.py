@@ -55,6 +55,7 @@ class Windows:
         self._populations: dict[tuple, Population] = {}
         self._frozen: frozenset[str] = frozenset()
         self._shared: dict[str, Share] = {}
+        self.edition = 0  # grows where what was resolved no longer holds, though windows have not ended
         self.refresh()
 
     def refresh(self) -> None:
@@ -69,6 +70,7 @@ class Windows:
             self._populations.clear()
             self._known.clear()
             self._marks = []
+            self.edition += 1
 
     def all(self) -> list[Resolved]:
         """Return all parameters, group by group, as they are trained now."""

@@ -41,6 +41,19 @@ def test_calls_a_tensor_and_step(policy, options, limit):
     assert len(calls) / COUNT <= limit, sorted({(calls.count(name), name) for name in calls})[-15:]
 
 
+@pytest.mark.parametrize(
+    ("policy", "options"),
+    [("adamw", {}), ("signsgd", {}), ("lion", {}), ("frugal", {"density": 0.25, "split": "columns"})],
+)
+def test_a_step_by_kernels_repeats_the_last_one(policy, options):
+    optimizer = HybridOptimizer(square(), lr=1e-3, policy=policy, compile=True, **options)
+    for _ in range(2):
+        optimizer.step()
+    with counted() as calls:
+        optimizer.step()
+    assert len(calls) / COUNT <= 2, sorted({(calls.count(name), name) for name in calls})[-15:]
+
+
 def test_calls_of_a_fused_step():
     params = square()
     optimizer = HybridOptimizer(params, lr=1e-3, policy="adamw", compile=False, release="fused")
@@ -55,7 +68,7 @@ def test_calls_of_a_fused_step():
 def test_calls_of_a_step_of_a_model():
     model = hybridopt.wrap(tiny_llama(), policy="frugal", density=0.25, update_gap=20)
     optimizer = model.hybrid.optimizer(lr=1e-3, compile=False)
-    for _ in range(2):
+    for _ in range(3):
         model(**batch(model)).loss.backward()
         with counted() as calls:
             optimizer.step()

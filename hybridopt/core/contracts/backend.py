@@ -1,12 +1,44 @@
 """What a backend is asked for: one way to carry out updates."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Backend"]
+from torch import Tensor
+
+__all__ = ["Backend", "RepeatedUpdate"]
 
 TaskT = TypeVar("TaskT", contravariant=True)  # execution.task.Task, which this room cannot import
+
+
+class RepeatedUpdate(Protocol[TaskT]):
+    """Updates of several parameters that are the same in many steps: only gradients and numbers are others.
+
+    Weights and state lie where they lay, in the same form, and gradients have the form that they had: `execution`
+    sees to that. Numbers are the same for all of these parameters.
+    """
+
+    def holds(self, one: TaskT, raw: Mapping[str, Sequence[Tensor]]) -> bool:
+        """Return whether it still does what is asked for; nothing is changed.
+
+        Args:
+            one: the task of the first parameter with the numbers of this step, without its tensors.
+            raw: the state of all parameters, by name.
+        """
+        return True
+
+    @abstractmethod
+    def run(
+        self, one: TaskT, params: Sequence[Tensor], grads: Sequence[Tensor], raw: Mapping[str, Sequence[Tensor]]
+    ) -> None:
+        """Update the parameters.
+
+        Args:
+            one: as in `holds`.
+            params: the parameters, changed in place; shapes are their own, not those of jobs.
+            grads: their gradients.
+            raw: as in `holds`; changed in place.
+        """
 
 
 class Backend(Protocol[TaskT]):
@@ -82,3 +114,14 @@ class Backend(Protocol[TaskT]):
             tasks: one that fits; of a backend that stacks, all that are run together. Their tensors have no memory.
             measured: runs these tasks by this backend and returns the most bytes that were alive besides theirs.
         """
+
+    def kind(self, task: TaskT) -> Hashable | None:
+        """Return what tasks that it has run must have in common to be repeated together; None: they are not repeated.
+
+        They have the same names of state, dtypes and numbers in common already.
+        """
+        return None
+
+    def repeat(self, tasks: Sequence[TaskT]) -> RepeatedUpdate[TaskT]:
+        """Return what makes the updates of tasks of one kind again in later steps."""
+        raise NotImplementedError

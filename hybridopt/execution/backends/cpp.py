@@ -1,6 +1,6 @@
 """Updates on a CPU by C++ kernels that the project prints and compiles."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ...core.contracts import Backend
+from ...core.contracts import Backend, RepeatedUpdate, stream
 from ...parts.splits._lines import Lines
 from ...policy.job import Job, declare
 from ..cpp import builder
-from ..cpp.call import call
+from ..cpp.call import KernelCall
 from ..cpp.chosen import chosen
 from ..cpp.first_look import first_look
 from ..cpp.layouts import LONG, Layout, in_memory, joined, layout_of, sizes_of, text_of
@@ -22,6 +22,7 @@ from ..printing.cpp_rounds import RoundsLayout
 from ..printing.cpp_structs import ROOTS
 from ..printing.traced import traced
 from ..slices import update_in_slices
+from ..state import seeds
 from ..task import Task
 
 __all__ = ["Cpp"]
@@ -61,17 +62,28 @@ class Cpp(Backend[Task]):
             alike.setdefault((_layout(task), id(task.job.treatment), *task.alike), []).append(task)
         builder.build(text_of(key[0]) for key in alike)
         for (layout, *_), same in alike.items():
-            kernel = builder.function(text_of(layout))
-            if kernel is None:
+            if builder.function(text_of(layout)) is None:
                 for task in same:
                     update_in_slices(task)
             else:
-                _call(kernel, layout, same)
+                keys = _keys(layout, (task.job for task in same), (task.key for task in same))
+                _call(layout, same).run([task.grad for task in same], keys, _numbers(same[0]))
             increment_version([task.param for task in same])
 
     def first_look(self, gradients: Sequence[UnreadGradient]) -> dict[str, FirstLook]:
         """Look at gradients by a few calls: those of rules with rounds are read as their first round reads them."""
         return first_look(gradients)
+
+    def kind(self, task: Task) -> Hashable | None:
+        """Return the layout and the treatment, whose numbers a kernel is told, if there is a kernel."""
+        layout = _layout(task)
+        if layout is None or layout.looks_first or builder.function(text_of(layout)) is None:
+            return None  # what first looks find lies at another place in every step
+        return layout, id(task.job.treatment)
+
+    def repeat(self, tasks: Sequence[Task]) -> RepeatedUpdate[Task]:
+        """Return the call of a kernel, which keeps all but gradients, keys and numbers."""
+        return _Again(tasks)
 
     def tolerance(self, task: Task) -> float:
         """Return 0 where every operation has one result; square roots of the CPU are not always rounded to nearest."""
@@ -118,23 +130,64 @@ def _declared(job: Job) -> tuple[tuple[str, int, torch.dtype], ...]:
     return tuple((name, prod(slot.shape), slot.dtype) for name, slot in declare(job).items())
 
 
-def _call(kernel: Callable[..., None], layout: Layout, tasks: list[Task]) -> None:
-    one = tasks[0]
-    now: Any = one.now()
-    rates = now.lr, now.lr * one.job.treatment.free_lr_scale, now.decay
-    told = [x for axis, rule in one.job.rules if not rule.idle for x in getattr(now, axis).values()]
-    tensors, sizes, keys = [], [], list[list[Any]]()
-    names = layout.state
-    for task in tasks:
-        raw = [task.raw[name] for name in names]
-        if layout.part != "flat":
-            raw.append(chosen(task.raw[task.job.basis["index"]], task.job, joined(task.job, layout)))
-        if layout.looks_first:
+def _call(layout: Layout, tasks: Sequence[Task]) -> KernelCall:
+    """Return the call of the kernel of a layout on tasks of that layout."""
+    kernel = builder.function(text_of(layout))
+    assert kernel is not None  # `run` and `kind` have looked
+    tensors = [[task.param, task.grad, *(task.raw[name] for name in layout.state)] for task in tasks]
+    if layout.part != "flat":
+        for task, own in zip(tasks, tensors, strict=True):
+            own.append(chosen(task.raw[task.job.basis["index"]], task.job, joined(task.job, layout)))
+    if layout.looks_first:
+        for task, own in zip(tasks, tensors, strict=True):
             seen = task.looked
-            raw.append(NOTHING if seen is None or seen.numbers is None or seen.layout != layout else seen.numbers)
-        tensors.append([task.param, task.grad, *raw])
-        sizes.append(sizes_of(task.job, layout))
-        seeds = task.seeds() if layout.rounded else {}
-        keys.append([seeds[name].key for name in layout.rounded])
+            own.append(NOTHING if seen is None or seen.numbers is None or seen.layout != layout else seen.numbers)
+    sizes = [sizes_of(task.job, layout) for task in tasks]
     widest = max(width for _, width, _ in sizes) if layout.rounded else 0
-    call(kernel, tensors, sizes, keys, (*rates, *told), widest)
+    return KernelCall(kernel, tensors, sizes, len(layout.rounded), widest)
+
+
+def _numbers(one: Task) -> list[Any]:
+    """Return what a kernel is told of a step: rates, and the numbers of both rules."""
+    now, rates = one.now(), one.job.treatment
+    told = [x for axis, rule in one.job.rules if not rule.idle for x in getattr(now, axis).values()]
+    return [now.lr, now.lr * rates.free_lr_scale, now.decay, *told]
+
+
+def _keys(layout: Layout, jobs: Iterable[Job], keys: Iterable[int]) -> list[int]:
+    """Return the keys of all that is rounded at random, parameter by parameter.
+
+    Args:
+        layout: of the kernel.
+        jobs: of the parameters.
+        keys: of the parameters in this step.
+    """
+    if not layout.rounded:
+        return []
+    found = (seeds(job, key) for job, key in zip(jobs, keys, strict=True))
+    made: list[Any] = [own[name].key for own in found for name in layout.rounded]
+    return made
+
+
+class _Again(RepeatedUpdate[Task]):
+    """One call of a kernel in every step."""
+
+    def __init__(self, tasks: Sequence[Task]):
+        one, layout = tasks[0], _layout(tasks[0])
+        assert layout is not None  # they fit
+        self._layout, self._call = layout, _call(layout, tasks)
+        self._jobs, self._streams = [task.job for task in tasks], [task.stream for task in tasks]
+        self._index = one.job.basis.get("index", "") if layout.part != "flat" else ""
+        self._chosen = torch.cat([task.raw[self._index] for task in tasks]) if self._index else None
+        self._masks = [chosen(t.raw[self._index], t.job, joined(t.job, layout)) for t in tasks if self._index]
+
+    def holds(self, one: Task, raw: Mapping[str, Sequence[Tensor]]) -> bool:
+        if isinstance(one.lr, Tensor) or isinstance(one.decay, Tensor):
+            return False
+        return self._chosen is None or self._chosen.equal(torch.cat(tuple(raw[self._index])))
+
+    def run(
+        self, one: Task, params: Sequence[Tensor], grads: Sequence[Tensor], raw: Mapping[str, Sequence[Tensor]]
+    ) -> None:
+        keys = (stream(*own, one.step) for own in self._streams)
+        self._call.run(grads, _keys(self._layout, self._jobs, keys), _numbers(one))

@@ -1,13 +1,13 @@
 """Rules for which torch has a kernel of its own, where nothing else has to be done to the parameter."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ...core.contracts import Backend
+from ...core.contracts import Backend, RepeatedUpdate
 from ...core.numerics.host import put
 from ...parts.codecs.fp32 import Fp32
 from ...parts.rules.adamw import AdamW
@@ -16,6 +16,9 @@ from ...parts.stores.dense import Dense
 from ..task import Task
 
 __all__ = ["Native", "plain"]
+
+Lists = Mapping[str, Sequence[Tensor]]  # the state of several parameters, by name
+Kernel = Callable[[Task, Sequence[Tensor], Sequence[Tensor], Lists], None]
 
 
 class Native(Backend[Task]):
@@ -38,8 +41,18 @@ class Native(Backend[Task]):
         for task in tasks:
             alike.setdefault((id(task.job.treatment), id(task.sound), *task.alike), []).append(task)
         for same in alike.values():
-            KERNELS[type(same[0].job.treatment.full)](same)
-            increment_version([task.param for task in same])
+            params, grads = [task.param for task in same], [task.grad for task in same]
+            raw = {name: [task.raw[name] for task in same] for name in same[0].raw}
+            _kernel(same[0])(same[0], params, grads, raw)
+            increment_version(params)
+
+    def kind(self, task: Task) -> Hashable | None:
+        """Return the treatment, which has the kernel's numbers."""
+        return id(task.job.treatment)
+
+    def repeat(self, tasks: Sequence[Task]) -> RepeatedUpdate[Task]:
+        """Return the call of the kernel."""
+        return _Again()
 
     def tolerance(self, task: Task) -> float:
         """Allow for the order in which torch's kernel multiplies and divides."""
@@ -52,25 +65,39 @@ class Native(Backend[Task]):
 
 def plain(task: Task) -> bool:
     """Return whether weight and gradient are plain, contiguous, of the dtype of the arithmetic, and never rounded."""
-    p = task.param
-    same = p.dtype == task.grad.dtype == task.job.arithmetic and task.grad.is_contiguous() and p.is_contiguous()
-    return same and isinstance(task.store, Dense) and task.plain
+    p, grad = task.param, task.grad
+    same = p.dtype == grad.dtype == task.job.arithmetic and grad.is_contiguous() and p.is_contiguous()
+    if not (same and isinstance(task.store, Dense) and task.plain):
+        return False
+    return not (p.is_neg() or grad.is_neg() or p._is_zerotensor() or grad._is_zerotensor())
 
 
-def _adamw(same: list[Task]) -> None:
+class _Again(RepeatedUpdate[Task]):
+    """One call of torch's kernel in every step."""
+
+    def holds(self, one: Task, raw: Lists) -> bool:
+        return not isinstance(one.lr, Tensor) and one.lr > 0
+
+    def run(self, one: Task, params: Sequence[Tensor], grads: Sequence[Tensor], raw: Lists) -> None:
+        _kernel(one)(one, params, grads, raw)
+
+
+def _kernel(one: Task) -> Kernel:
+    return KERNELS[type(one.job.treatment.full)]
+
+
+def _adamw(one: Task, params: Sequence[Tensor], grads: Sequence[Tensor], raw: Lists) -> None:
     """Make the whole step by `torch._fused_adamw_`: param = decay * param - lr * direction."""
-    one, rule = same[0], cast(AdamW, same[0].job.treatment.full)
-    params, grads = [task.param for task in same], [task.grad for task in same]
-    first, second = ([task.raw[name] for task in same] for name in ("exp_avg", "exp_avg_sq"))
+    rule = cast(AdamW, one.job.treatment.full)
     steps = [put(float(one.age), torch.float32, one.param.device)] * len(params)
     lr = cast(float, one.lr) * one.job.treatment.lr_scale
     decay = (1 - cast(float, one.decay)) / lr if one.decay != 1 else 0.0
     torch._fused_adamw_(
-        params,
-        grads,
-        first,
-        second,
-        [],
+        tuple(params),
+        tuple(grads),
+        tuple(raw["exp_avg"]),
+        tuple(raw["exp_avg_sq"]),
+        (),
         steps,
         lr=lr,
         beta1=rule.betas[0],
@@ -83,5 +110,4 @@ def _adamw(same: list[Task]) -> None:
     )
 
 
-Kernel = Callable[[list[Task]], None]
 KERNELS: dict[type, Kernel] = {AdamW: _adamw}  # by the rule, of exactly this type, whose `update` the kernel computes

@@ -4,17 +4,18 @@ import ctypes
 import os
 import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ...core.numerics.rounding import tables
 
-__all__ = ["call"]
+__all__ = ["KernelCall"]
 
 LEAST, WIDEST = 1 << 12, 1 << 16  # columns whose hashes are looked up; those of wider rows are worked out
 CPU = torch.device("cpu")
+GRAD = 1  # its place among the tensors of a parameter
 _forked: set[str] = set()  # something, in a process that was forked
 
 
@@ -35,41 +36,55 @@ class CallArguments(ctypes.Structure):
     ]
 
 
-def call(
-    kernel: Callable[..., None],
-    tensors: Sequence[Sequence[Tensor]],
-    sizes: Sequence[tuple[int, int, int]],
-    keys: Sequence[Sequence[int]],
-    numbers: Sequence[float],
-    widest: int,
-) -> None:
-    """Call a kernel on a list of parameters that share it.
+class KernelCall:
+    """A kernel and the parameters that it updates: told once where they lie, and in every call what is new.
 
     Args:
         kernel: that `builder.function` has returned.
-        tensors: of every parameter, contiguous, in the order in which the kernel names them.
+        tensors: of every parameter, contiguous, in the order in which the kernel names them; the second one is the
+            gradient. Whoever calls sees to it that they are still there.
         sizes: of every parameter rows, columns, and how many of them are chosen.
-        keys: of every parameter those of what is rounded at random, 63 bits each.
-        numbers: of the step.
-        widest: columns of the widest.
+        rounded: how many keys a parameter has.
+        widest: columns of the widest, where something is rounded at random.
     """
-    at = array("Q", [x.data_ptr() for some in tensors for x in some])
-    of_sizes, of_keys = array("q", [n for some in sizes for n in some]), array("Q", [k for some in keys for k in some])
-    floats = array("f", numbers)
-    columns = tables(min(max(widest, LEAST), WIDEST), CPU)[1]
-    given = CallArguments(
-        len(tensors),
-        at.buffer_info()[0],
-        len(tensors[0]),
-        of_sizes.buffer_info()[0],
-        of_keys.buffer_info()[0],
-        len(keys[0]),
-        floats.buffer_info()[0],
-        columns.data_ptr(),
-        len(columns) - 16,  # kernels read sixteen at a time
-        1 if _forked else torch.get_num_threads(),
-    )
-    kernel(ctypes.byref(given))
+
+    def __init__(
+        self,
+        kernel: Callable[..., None],
+        tensors: Sequence[Sequence[Tensor]],
+        sizes: Sequence[tuple[int, int, int]],
+        rounded: int,
+        widest: int,
+    ):
+        self._kernel, self._count, self._each, self._rounded = kernel, len(tensors), len(tensors[0]), rounded
+        self._at = array("Q", [x.data_ptr() for some in tensors for x in some])
+        self._sizes = array("q", [n for some in sizes for n in some])
+        self._columns = tables(min(max(widest, LEAST), WIDEST), CPU)[1]
+
+    def run(self, grads: Sequence[Tensor] | None, keys: Iterable[int], numbers: Iterable[float]) -> None:
+        """Update all parameters.
+
+        Args:
+            grads: their gradients, contiguous; None: those that it was told of.
+            keys: of every parameter those of what is rounded at random, 63 bits each.
+            numbers: of the step.
+        """
+        if grads is not None:
+            self._at[GRAD :: self._each] = array("Q", map(Tensor.data_ptr, grads))
+        of_keys, floats = array("Q", keys), array("f", numbers)
+        given = CallArguments(
+            self._count,
+            self._at.buffer_info()[0],
+            self._each,
+            self._sizes.buffer_info()[0],
+            of_keys.buffer_info()[0],
+            self._rounded,
+            floats.buffer_info()[0],
+            self._columns.data_ptr(),
+            len(self._columns) - 16,  # kernels read sixteen at a time
+            1 if _forked else torch.get_num_threads(),
+        )
+        self._kernel(ctypes.byref(given))
 
 
 if sys.platform != "win32":  # which has no forks

@@ -8,7 +8,7 @@ import torch
 from ..first_look import FirstLook, UnreadGradient
 from ..printing.cpp_rounds import RoundsLayout
 from . import builder
-from .call import call
+from .call import KernelCall
 from .layouts import in_memory, layout_of, sizes_of, text_of
 
 __all__ = ["first_look"]
@@ -66,7 +66,8 @@ def _rounds(one: UnreadGradient) -> RoundsLayout | None:
 def _checked(kernel: Callable[..., None], some: Some) -> dict[str, FirstLook]:
     flags = torch.zeros(len(some), dtype=torch.int32, device=CPU)
     sizes = [(BITS[one.grad.dtype][0], one.grad.numel(), BITS[one.grad.dtype][1]) for one in some]
-    call(kernel, [(one.grad, flag) for one, flag in zip(some, flags, strict=True)], sizes, [()] * len(some), (), 0)
+    tensors = [(one.grad, flag) for one, flag in zip(some, flags, strict=True)]
+    KernelCall(kernel, tensors, sizes, 0, 0).run(None, (), ())
     return {one.name: FirstLook(not bad) for one, bad in zip(some, flags.tolist(), strict=True)}
 
 
@@ -77,6 +78,6 @@ def _looked(kernel: Callable[..., None], layout: RoundsLayout, some: Some) -> di
     numbers = torch.empty(sum(rooms), dtype=torch.float32, device=CPU).split(rooms)
     none = [torch.empty(0, device=CPU)] * len(layout.state)
     tensors = [[one.param, one.grad, *none, x, flag] for one, x, flag in zip(some, numbers, flags, strict=True)]
-    call(kernel, tensors, sizes, [()] * len(some), (), 0)
+    KernelCall(kernel, tensors, sizes, 0, 0).run(None, (), ())
     each = zip(some, flags.tolist(), numbers, strict=True)
     return {one.name: FirstLook(not bad, layout, x) for one, bad, x in each}

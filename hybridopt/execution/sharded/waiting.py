@@ -36,7 +36,7 @@ class Waiting:
         self._wholes.append(whole)
         self._copies.append((live, whole.param))
 
-    def carry_out(self, run: Callable[[list[Task]], None]) -> None:
+    def carry_out(self, run: Callable[[list[Task]], object]) -> None:
         """Carry out everything; ranks must have taken the same, in the same order. `run` carries out plain tasks."""
         if self._rounds:
             run_rounds(self._rounds)

@@ -49,7 +49,7 @@ class Gathered:
         return [self.param] if self.grad is None else [self.param, self.grad]
 
 
-def run_whole(work: Sequence[Gathered], run: Callable[[list[Task]], None]) -> None:
+def run_whole(work: Sequence[Gathered], run: Callable[[list[Task]], object]) -> None:
     """Let every rank update the parameters that it owns; `run` carries tasks out.
 
     Ranks must come with the same parameters in the same order. Raises HybridOptError on all ranks if one fails.
@@ -90,7 +90,7 @@ def _row(one):
     return width * sum(x.element_size() for x in one.sent)
 
 
-def _together(batch: list[list[Gathered]], rows: RankRows, run: Callable[[list[Task]], None]) -> None:
+def _together(batch: list[list[Gathered]], rows: RankRows, run: Callable[[list[Task]], object]) -> None:
     mine = batch[rows.rank]
     sizes = [sum(_row(one) * _count(one, rank) for one in mine) for rank in range(rows.ranks)]
     came = exchange([[x for one in some for x in one.sent] for some in batch], sizes, rows)

@@ -16,7 +16,18 @@ from .placement import Placement
 if TYPE_CHECKING:
     from .placed import Placed
 
-__all__ = ["Home", "assign", "bring_home", "check_kept", "device_of", "devices_of", "forget", "home", "near"]
+__all__ = [
+    "Home",
+    "all_near",
+    "assign",
+    "bring_home",
+    "check_kept",
+    "device_of",
+    "devices_of",
+    "forget",
+    "home",
+    "near",
+]
 
 _HOMES = WeakIdKeyDictionary()  # by tensor: its Home
 
@@ -99,6 +110,11 @@ def home(p: Tensor) -> Home | None:
     """Return where a tensor belongs; None of one that does not rest elsewhere."""
     found: Home | None = _HOMES.get(p) if _HOMES else None
     return found if found is not None and found.lasts else None
+
+
+def all_near() -> bool:
+    """Return whether no tensor of any model rests elsewhere."""
+    return not _HOMES
 
 
 def device_of(p: Tensor) -> torch.device:

@@ -1,0 +1,72 @@
+"""Tensors that lie where they lay, in the same form: what was derived from their addresses still holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+import torch
+from torch import Tensor
+
+from .task import PLAIN
+
+__all__ = ["LyingForm", "Unmoved"]
+
+TYPES = frozenset(PLAIN)
+_dtype, _device = attrgetter("dtype"), attrgetter("device")
+
+
+@dataclass(frozen=True)
+class LyingForm:
+    """What several tensors have in common, and how many elements each has; they lie in memory one after the other.
+
+    Args:
+        dtype: of all.
+        device: of all.
+        sizes: elements of each.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    sizes: list[int]
+
+    @staticmethod
+    def of(xs: Sequence[Tensor]) -> "LyingForm":
+        """Return the form of tensors, of which the first one tells dtype and device."""
+        return LyingForm(xs[0].dtype, xs[0].device, list(map(Tensor.numel, xs)))
+
+    def fits(self, xs: Sequence[Tensor]) -> bool:
+        """Return whether tensors have this form, and whoever reads them by their addresses reads their numbers.
+
+        That is not so for subclasses, views that negate, and zeros without memory.
+        """
+        return (
+            TYPES.issuperset(map(type, xs))
+            and set(map(_dtype, xs)) == {self.dtype}
+            and set(map(_device, xs)) == {self.device}
+            and list(map(Tensor.numel, xs)) == self.sizes
+            and all(map(Tensor.is_contiguous, xs))
+            and not any(map(Tensor.is_neg, xs))
+            and all(map(Tensor.data_ptr, xs))
+        )
+
+
+@dataclass(frozen=True)
+class Unmoved:
+    """Where several tensors lie, and in which form; it keeps none of them alive.
+
+    Args:
+        form: of all.
+        at: their addresses.
+    """
+
+    form: LyingForm
+    at: list[int]
+
+    @staticmethod
+    def of(xs: Sequence[Tensor]) -> "Unmoved":
+        """Return where tensors lie now."""
+        return Unmoved(LyingForm.of(xs), list(map(Tensor.data_ptr, xs)))
+
+    def fits(self, xs: Sequence[Tensor]) -> bool:
+        """Return whether tensors lie there, in the same form; they need not be the same objects."""
+        return self.form.fits(xs) and list(map(Tensor.data_ptr, xs)) == self.at
