@@ -9,10 +9,23 @@ from torch import Tensor
 
 from .task import PLAIN
 
-__all__ = ["LyingForm", "Unmoved"]
+__all__ = ["LyingForm", "Unmoved", "readable"]
 
 TYPES = frozenset(PLAIN)
 _dtype, _device = attrgetter("dtype"), attrgetter("device")
+
+
+def readable(xs: Sequence[Tensor]) -> bool:
+    """Return whether the numbers of all tensors can be read by their addresses, and each has some.
+
+    That is not so for subclasses, views that negate, and zeros without memory.
+    """
+    return (
+        TYPES.issuperset(map(type, xs))
+        and all(map(Tensor.is_contiguous, xs))
+        and not any(map(Tensor.is_neg, xs))
+        and all(map(Tensor.data_ptr, xs))
+    )
 
 
 @dataclass(frozen=True)
@@ -35,18 +48,12 @@ class LyingForm:
         return LyingForm(xs[0].dtype, xs[0].device, list(map(Tensor.numel, xs)))
 
     def fits(self, xs: Sequence[Tensor]) -> bool:
-        """Return whether tensors have this form, and whoever reads them by their addresses reads their numbers.
-
-        That is not so for subclasses, views that negate, and zeros without memory.
-        """
+        """Return whether tensors have this form, and their numbers can be read by their addresses."""
         return (
-            TYPES.issuperset(map(type, xs))
+            readable(xs)
             and set(map(_dtype, xs)) == {self.dtype}
             and set(map(_device, xs)) == {self.device}
             and list(map(Tensor.numel, xs)) == self.sizes
-            and all(map(Tensor.is_contiguous, xs))
-            and not any(map(Tensor.is_neg, xs))
-            and all(map(Tensor.data_ptr, xs))
         )
 
 

@@ -7,6 +7,7 @@ import torch
 
 from ..first_look import FirstLook, UnreadGradient
 from ..printing.cpp_rounds import RoundsLayout
+from ..unmoved import readable
 from . import builder
 from .call import KernelCall
 from .layouts import in_memory, layout_of, sizes_of, text_of
@@ -33,13 +34,14 @@ def first_look(gradients: Some) -> dict[str, FirstLook]:
     Args:
         gradients: on a CPU, in the order of the updates.
     """
-    readable = [one for one in gradients if one.grad.dtype in BITS and in_memory(one.grad, one.grad.device)]
-    if not readable or not builder.available():
+    all_lie = readable([one.grad for one in gradients])
+    lying = [x for x in gradients if x.grad.dtype in BITS and (all_lie or in_memory(x.grad, x.grad.device))]
+    if not lying or not builder.available():
         return {}
     rounds: dict[RoundsLayout, list[UnreadGradient]] = {}
     plain: list[UnreadGradient] = []
-    for one in reversed(readable):
-        layout = _rounds(one)
+    for one in reversed(lying):
+        layout = _rounds(one) if one.job.rounds else None
         (plain if layout is None else rounds.setdefault(layout, [])).append(one)
     builder.build([TEXT, *map(text_of, rounds)])
     found: dict[str, FirstLook] = {}
