@@ -114,8 +114,8 @@ def check_probed(groups: list[dict[str, Any]]) -> None:
     if loop is not None:
         raise HybridOptError(
             f"{loop} calls loss.backward(), and this policy takes no gradients: it goes by losses at shifted weights, "
-            "which that loop never asks for. Take HybridTrainer of hybridopt.integrations.trainer in place of Trainer "
-            f"(class Mine(HybridTrainerMixin, {loop}) for other trainers), or a policy that takes gradients"
+            f"which that loop never asks for. Take HybridTrainer, or class Mine(HybridTrainerMixin, {loop}) for other "
+            "trainers, in its place; or a policy that takes gradients"
         )
 
 
