@@ -23,6 +23,7 @@ CELLS = {  # options; how DDP is put around the model ("late": after the optimiz
     "badam-late": ({"policy": "badam", "update_gap": 1}, {"late": True, "gradient_as_bucket_view": True}),
     "badam-static": ({"policy": "badam", "update_gap": 2}, {"static_graph": True, "gradient_as_bucket_view": True}),
     "galore": ({"policy": "galore", "density": 0.5, "update_gap": 2}, {"late": True, "static_graph": True}),
+    "lomo": ({"policy": "lomo"}, {"gradient_as_bucket_view": True}),
     "muon": ({"policy": "muon"}, {"gradient_as_bucket_view": True}),
     "adalomo": ({"policy": "adalomo"}, {"find_unused_parameters": True}),
     "adam_mini-int8": ({"policy": "adam_mini", "codec": "int8"}, {}),

@@ -102,6 +102,8 @@ class Buckets:
         if torch._C._current_graph_task_id() < 0:  # a rank without data lends a hand to others: torch's join()
             one.coming.wait()
         else:
+            for (p, _), used in zip(one.pairs, one.used, strict=True):
+                p.grad = None if used else p.grad  # the bucket has it
             self._waiting.append(one)
             if not self._running:
                 self._running = True
