@@ -16,7 +16,7 @@ from .hooks import Hooks
 from .loss_windows import LossWindows
 from .parameters import Parameters
 from .probing.state import ProbeState
-from .replicas.replicas import Replicas
+from .replicas.replicas import Replicated
 from .trainable import Alive
 from .tree import Tree, TreeChanges
 from .turns import Turns
@@ -49,7 +49,7 @@ class Following:
     _parameters: Parameters
     _probing: ProbeState
     _release: Release
-    _replicas: Replicas
+    _replicas: Replicated
     _sections: Callable[[], list[dict]]
     _stale: str | None
     _tags: Tags

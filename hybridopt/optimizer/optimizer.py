@@ -31,7 +31,7 @@ from .probe_face import Probing
 from .probing.state import ProbeState
 from .reach import Reach
 from .releases import DEFAULT, release_class
-from .replicas.replicas import Replicas
+from .replicas.replicas import Replicated
 from .state_dict import Persistent
 from .trainable import Alive
 from .tree import Tree
@@ -134,7 +134,7 @@ class HybridOptimizer(Probing, Following, Persistent):
         """Make what a copy of the optimizer does not share."""
         self._release, self._norm, self._stale = release_class(self.release)(self._clip), None, None
         told = {"release": self.release, "nonfinite": self.nonfinite, "clip": self._clip}
-        self._agreement, self._replicas, self._handed = Agreement(told), Replicas(self), HandedOut()
+        self._agreement, self._replicas, self._handed = Agreement(told), Replicated(self), HandedOut()
         self._hooks, self._hooked, self._reach, self._first_rate = Hooks(self), False, Reach(), FirstRate()
         self._forms, self._lock, self._looked, self._told_later = Forms(), Lock(), False, False
         self._asked_who_runs = False

@@ -17,13 +17,13 @@ from ..readers import held_at_rest
 from . import reducer
 from .buckets import Buckets
 
-__all__ = ["Replicas"]
+__all__ = ["Replicated"]
 
 FUSED = "to let release='fused' use gradients as soon as they are averaged"
 TURNS = "to leave out the parameters that are not trained now"
 
 
-class Replicas:
+class Replicated:
     """A hook before the forward pass, of the model until DDP is found, then of DDP itself.
 
     DDP makes buffers for all parameters that require a gradient when it is put around a model, and waits for each of
@@ -45,7 +45,7 @@ class Replicas:
         self._sought = False
 
     def __reduce__(self) -> tuple:
-        return Replicas, ()
+        return Replicated, ()
 
     @property
     def ddp(self) -> Any:
