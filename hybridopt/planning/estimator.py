@@ -108,8 +108,8 @@ class Estimator:
         return found, f"for {batch} examples a step, as {lr:g} is for {before}, where the gradient is mostly noise"
 
     def _cost(self, request: Request) -> Costs:
-        key = request.policy, repr(sorted(request.options.items())), request.seed, request.weights
-        key += request.placement, request.gpus, request.parallel
+        named = request.policy, repr(sorted(request.options.items())), request.seed
+        key = *named, request.weights, request.placement, request.gpus, request.parallel
         if key not in self._costs:
             known = self._known(request)
             self._costs[key] = known.costs(self.plan(request), request)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from typing import Protocol
+from typing import Protocol, cast
 
 from ...policy.plan import Plan
 from ..bytes.static import Weights
@@ -60,8 +60,8 @@ class Shards:
         whole = sum(e.numel * e.param.dtype.itemsize for e in plan.entries if is_cut(e.param))
         everything = sum(self._units("").each.values(), Unit())
         self.weights = replace(found, weights=found.weights - whole + everything.shard)
-        self.updates = RankUpdates(plan, request.device == "cuda", request.gpus)
-        self.state = self.updates.state
+        own = RankUpdates(plan, request.device == "cuda", request.gpus)
+        self.state, self.updates = own.state, cast(Temporaries | RankUpdates, own)
         self._units = cache(self._units)  # type: ignore[method-assign]
 
     def least(self, idle: frozenset[str]) -> int:
@@ -94,7 +94,7 @@ class Replicas:
 
     def __init__(self, found: Weights, plan: Plan, gradients: dict[str, int], request: Request):
         self.weights, self._gradients = found, gradients
-        self.updates = Temporaries(plan, request.device == "cuda")
+        self.updates: Temporaries | RankUpdates = Temporaries(plan, request.device == "cuda")
         self.state = plan.largest(plan.trained)
 
     def least(self, idle: frozenset[str]) -> int:

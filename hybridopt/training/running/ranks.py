@@ -51,7 +51,7 @@ class Ranks:
             good, found = self._said(None)
             if not good:
                 raise SystemExit(OTHER)
-            return found  # type: ignore[no-any-return]
+            return found
         try:
             mine = work()
         except Exception:

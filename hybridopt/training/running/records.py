@@ -30,7 +30,7 @@ def begin(prepared: Prepared, folder: Path) -> None:
     if prepared.resume:
         check_marks(prepared.place.before[1].get("model") or {}, found, prepared.run.model)
         return
-    notes = {"versions": versions(), "data": data_notes(prepared.examples.files), "model": found}
+    notes: dict[str, Any] = {"versions": versions(), "data": data_notes(prepared.examples.files), "model": found}
     notes |= {"device": device_here(), "processes": prepared.ranks.world.size}
     prepared.place.clear()
     _replace(prepared.place.run, to_yaml(prepared.run, notes=notes))
