@@ -43,7 +43,7 @@ def report(records: list[dict]) -> str:
         "`python -m benchmarks.rank_traffic`: a Llama of 4 layers and width 256 in float32, FSDP2 on 2 CPU processes",
         "(gloo). Collectives of a step, and bytes that rank 0 hands in: those of the update, and FSDP2's own.",
         "Time: of whole steps of 2 x 64 tokens a rank, over those of torch.optim.AdamW on the same shards; the median",
-        "of 9 interleaved pairs, which is noisy: the counts are not.",
+        "of 5 interleaved pairs, which is noisy: the counts are not.",
         "",
         "| policy | update: collectives | MiB | FSDP2: collectives | MiB | time over torch's AdamW |",
         "|---|---|---|---|---|---|",

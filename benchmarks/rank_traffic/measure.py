@@ -19,7 +19,7 @@ __all__ = ["POLICIES", "measured"]
 
 POLICIES = ("adamw", "signsgd", "frugal", "adafactor", "adam_mini", "apollo", "galore", "muon")
 COUNTED = ("all_reduce", "all_to_all_single", "all_gather_into_tensor", "reduce_scatter_tensor")
-WARM, PAIRS = 2, 9
+WARM, PAIRS = 2, 5
 CONFIG = LlamaConfig(
     vocab_size=2048,
     hidden_size=256,
