@@ -15,7 +15,7 @@ from .moments import sharded_moments
 from .units import Unit, Units, is_cut, units_of
 from .updates import RankUpdates
 
-__all__ = ["Across", "Replicas", "Shards", "across"]
+__all__ = ["Across", "PlannedReplicas", "PlannedShards", "across"]
 
 
 class Across(Protocol):
@@ -45,7 +45,7 @@ class Across(Protocol):
         ...
 
 
-class Shards:
+class PlannedShards:
     """FSDP2: every rank keeps its rows of each parameter, and gathers one layer at a time.
 
     Args:
@@ -82,7 +82,7 @@ class Shards:
         return units_of(self._plan.entries, self._gradients, path, self._ranks)
 
 
-class Replicas:
+class PlannedReplicas:
     """DDP: every rank keeps everything, and buckets in which gradients are averaged.
 
     Args:
@@ -124,4 +124,4 @@ def across(found: Weights, plan: Plan, gradients: dict[str, int], request: Reque
     """
     if request.gpus == 1:
         return None
-    return (Shards if request.parallel == "fsdp" else Replicas)(found, plan, gradients, request)
+    return (PlannedShards if request.parallel == "fsdp" else PlannedReplicas)(found, plan, gradients, request)
