@@ -83,6 +83,7 @@ def _mode(kind: str) -> FakeCuda:
 
 
 def _step(optimizer: HybridOptimizer, weights: dict[str, nn.Parameter], model: Held, found: Counts) -> None:
+    optimizer.observe(1.0)  # for windows that follow the loss
     if optimizer.probes_needed:
         optimizer.probe(model)
     for name, weight in reversed(weights.items()) if optimizer.gradients_needed else ():

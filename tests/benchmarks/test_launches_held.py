@@ -1,0 +1,51 @@
+"""What a step asks of a device stays within its bounds: in the table as published, and as the code is now."""
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.launches.measure import counted
+from benchmarks.launches.rows import BOUND, EVERY, SHAPES
+from benchmarks.launches.table import broken, records_at
+from benchmarks.shared.llama import SETS
+from hybridopt.execution.backends.triton import Triton
+from support.paths import ROOT
+
+ALIKE = {"adamw", "signsgd", "lion", "frugal", "frugal, int8", "adamw, int8"}  # equal tensors of layers go together
+
+
+@pytest.fixture(scope="module")
+def published():
+    return {record["row"]: record for record in records_at(ROOT / "benchmarks" / "results").all()}
+
+
+def at_8b(name, monkeypatch):
+    """The counts of all layers; where each asks for the same, from those of one and two."""
+    if name in ALIKE:
+        return counted(BOUND[name], kind="meta")[0]
+    one, two = (with_layers(BOUND[name], count, monkeypatch) for count in (1, 2))
+    return {kind: one.get(kind, 0) + (SETS["8b"].layers - 1) * (n - one.get(kind, 0)) for kind, n in two.items()}
+
+
+def with_layers(row, count, monkeypatch):
+    monkeypatch.setitem(SHAPES, "few", replace(SETS["8b"], layers=count).shapes)
+    return counted(replace(row, shapes="few"), kind="meta")[0]
+
+
+@pytest.mark.parametrize("name", BOUND)
+def test_a_step_asks_for_no_more_than_its_bounds_allow_and_for_what_is_published(name, published, monkeypatch):
+    counts, told = at_8b(name, monkeypatch), published[name]["counts"]
+    assert broken({"row": name, "counts": counts}) == []
+    kinds = ("compiled", "launches", "waits", "copies", "midway")
+    assert [counts.get(kind, 0) for kind in kinds] == pytest.approx([told.get(kind, 0) for kind in kinds], rel=0.1)
+
+
+def test_a_kernel_that_is_lost_breaks_a_bound(monkeypatch):
+    monkeypatch.setattr(Triton, "fits", lambda self, task: False)
+    counts = at_8b("frugal", monkeypatch)
+    assert any("compiled calls" in line for line in broken({"row": "frugal", "counts": counts}))
+
+
+def test_the_published_table_has_every_row_within_its_bounds(published):
+    assert (BOUND | EVERY).keys() <= published.keys()
+    assert [text for record in published.values() for text in broken(record)] == []
