@@ -56,8 +56,8 @@ def push_folder(folder: Path, repo_id: str, more: Sequence[str] = (), **how: Any
     with open_folder(folder) as saved:
         if any(path != folder / name for name, path in saved.files.items()):
             raise HybridOptError(f"the last save into {folder} was interrupted; save again, then upload")
-        names = [*saved.names, MANIFEST, *(name for name in (CARD, *more) if (folder / name).is_file())]
-        return _upload(folder, repo_id, lambda api, name: None, how, [escape(name) for name in names])
+        found = (*saved.names, MANIFEST, *(name for name in (CARD, *more) if (folder / name).is_file()))
+        return _upload(folder, repo_id, lambda api, name: None, how, list(dict.fromkeys(found)))
 
 
 def _check_name(repo_id: str) -> None:
@@ -75,30 +75,31 @@ def _upload(
     repo_id: str,
     prepare: Callable[[Any, str], None],
     how: Mapping[str, Any],
-    patterns: list[str] | None = None,
+    names: Sequence[str] | None = None,
 ) -> str:
-    """Upload the files of a folder that match `patterns`, and take away those of an earlier upload.
+    """Upload files of a folder, and take away those of an earlier upload, in one commit whatever their size.
+
+    `HfApi.upload_folder` may make several of many files or many bytes: between them, or where it is interrupted, the
+    repository would hold a part of a model.
 
     Args:
         folder: with the files.
         repo_id: of the repository.
         prepare: is called with the hub's interface and the full name of the repository, once it is there.
         how: as of `push`.
-        patterns: None: all files.
+        names: of the files, relative to the folder; None: all.
     """
     from huggingface_hub import HfApi
 
-    api = HfApi(token=how.get("token"))
+    api, revision = HfApi(token=how.get("token")), how.get("revision")
     try:
         name = api.create_repo(repo_id, private=how.get("private"), exist_ok=True).repo_id
         prepare(api, name)
-        done = api.upload_folder(
+        done = api.create_commit(
             repo_id=name,
-            folder_path=str(folder),
-            revision=how.get("revision"),
+            operations=_operations(api, name, revision, folder, _files(folder) if names is None else names),
             commit_message=how.get("commit_message") or "Upload what hybridopt has trained",
-            allow_patterns=patterns,
-            delete_patterns=_of_earlier_uploads(api, name, how.get("revision")),
+            revision=revision,
         )
     except Exception as error:  # of the hub and of the network
         raise HybridOptError(
@@ -106,6 +107,21 @@ def _upload(
             "huggingface_hub.login() or give token=..., or save_pretrained(folder) and upload that later"
         ) from error
     return str(done.commit_url)
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _operations(api: Any, name: str, revision: str | None, folder: Path, names: Sequence[str]) -> list[Any]:
+    """Return the parts of a commit: files of earlier uploads that are not written again go, those of `names` come."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from huggingface_hub.utils import filter_repo_objects
+
+    there = api.list_repo_files(name, revision=revision)
+    old = filter_repo_objects(there, allow_patterns=_of_earlier_uploads(api, name, revision))
+    gone = [CommitOperationDelete(each, is_folder=False) for each in old if each not in names]
+    return [*gone, *(CommitOperationAdd(each, folder / each) for each in names)]
 
 
 def _of_earlier_uploads(api: Any, name: str, revision: str | None) -> list[str]:

@@ -1,13 +1,11 @@
 """`model.hybrid.push_to_hub` uploads a folder that loads again; the hub is a stand-in."""
 
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig
 
 import hybridopt
@@ -38,22 +36,20 @@ class Hub:
     def hf_hub_download(self, repo_id, name, revision=None):
         return str(self.place / name)
 
-    def upload_folder(
-        self, repo_id, folder_path, revision=None, commit_message=None, allow_patterns=None, delete_patterns=()
-    ):
+    def list_repo_files(self, repo_id, revision=None):
+        return [path.relative_to(self.place).as_posix() for path in self.place.rglob("*") if path.is_file()]
+
+    def create_commit(self, repo_id, operations, commit_message=None, revision=None):
         if self.error:
             raise self.error
         self.asked["upload"] = (repo_id, revision, commit_message)
-        there = [f for f in self.place.rglob("*") if f.is_file()] if self.place.exists() else []
-        patterns = list(delete_patterns)
-        for file in filter_repo_objects(
-            there, allow_patterns=patterns, key=lambda f: f.relative_to(self.place).as_posix()
-        ):
-            file.unlink()
-        given = [f.relative_to(folder_path).as_posix() for f in Path(folder_path).rglob("*") if f.is_file()]
-        for name in filter_repo_objects(given, allow_patterns=allow_patterns):
-            (self.place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path(folder_path) / name, self.place / name)
+        for each in operations:
+            path = self.place / each.path_in_repo
+            if isinstance(each, huggingface_hub.CommitOperationDelete):
+                path.unlink()
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(each.path_or_fileobj, path)
         return SimpleNamespace(commit_url=f"https://huggingface.co/{repo_id}/commit/1")
 
 

@@ -14,6 +14,7 @@ import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.planning.subject.hub import CACHED, LOADED
 from hybridopt.planning.subject.source import subject_of
+from hybridopt.saving.hub import push_folder
 from hybridopt.training.config.reading import run_of
 from hybridopt.training.running.prepare import prepare
 from hybridopt.training.running.train import train
@@ -100,6 +101,20 @@ def test_a_later_upload_takes_away_what_the_earlier_one_left(hub):
     base = AutoModelForCausalLM.from_pretrained("acme/tiny")
     again = hybridopt.from_pretrained(base, huggingface_hub.snapshot_download("acme/whole"))
     assert torch.equal(again(tokens).logits, model(tokens).logits)
+
+
+def test_any_number_of_files_goes_in_one_commit(hub, tmp_path, monkeypatch):
+    """Also with hf_xet, where upload_folder makes several of so many."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    model = hybridopt.wrap(AutoModelForCausalLM.from_pretrained("acme/tiny"), policy="adamw")
+    model.hybrid.save_pretrained(tmp_path / "out")
+    more = [f"log-{i}.txt" for i in range(300)]
+    for name in more:
+        (tmp_path / "out" / name).write_text(name)
+    before = len(hub.commits)
+    push_folder(tmp_path / "out", "acme/many", more)
+    (commit,) = hub.commits[before:]
+    assert {line["value"].get("path") for line in commit} >= {*more, "hybridopt_manifest.json"}
 
 
 @pytest.mark.parametrize(
