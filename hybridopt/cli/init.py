@@ -31,9 +31,9 @@ def init(model: Model, data: Files, gpu: Gpu = None, sets: Sets = None) -> None:
     Reads the model's configuration and the data, and no weights. Only YAML goes to stdout; what people should know
     goes to stderr. `hybridopt train run.yaml` trains by it.
     """
-    from ..training.config.reading import as_set, run_of
+    from ..training.config.reading import OptionValue, run_of
 
-    run = run_of(model, data, [*(sets or ()), *([as_set("gpu", gpu)] if gpu is not None else [])])
+    run = run_of(model, data, [*(sets or ()), *([OptionValue("gpu", gpu, "--gpu")] if gpu is not None else [])])
     check_installed()
     from ..training.running.draft import draft
 

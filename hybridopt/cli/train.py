@@ -1,6 +1,7 @@
 """The command `hybridopt train`; what takes time to import is imported inside."""
 
 import signal
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
@@ -13,6 +14,7 @@ from ..core.errors import HybridOptError
 from ..core.world import World, world
 
 if TYPE_CHECKING:
+    from ..training.config.reading import OptionValue
     from ..training.config.run import Run
     from ..training.running.prepare import Prepared
     from ..training.running.train import Result
@@ -96,7 +98,7 @@ def train(
         raise typer.Exit(status)
 
 
-def _run(what: list[str], sets: list[str]) -> "Run":
+def _run(what: list[str], sets: Sequence["str | OptionValue"]) -> "Run":
     """Return the run that is asked for; torch is not imported for that."""
     from ..training.config.reading import read_run, run_of
 
@@ -109,12 +111,12 @@ def _run(what: list[str], sets: list[str]) -> "Run":
     return run_of(what[0], what[1:], sets)
 
 
-def _given(task: str | None, gpu: str | None, out: Path | None) -> list[str]:
+def _given(task: str | None, gpu: str | None, out: Path | None) -> list["OptionValue"]:
     """Return the settings that have options of their own; these win."""
-    from ..training.config.reading import as_set
+    from ..training.config.reading import OptionValue
 
-    given = {"task": task, "gpu": gpu, "output.folder": None if out is None else str(out)}
-    return [as_set(key, value) for key, value in given.items() if value is not None]
+    given = (("task", task, "--task"), ("gpu", gpu, "--gpu"), ("output.folder", out, "--out"))
+    return [OptionValue(key, str(value), name) for key, value, name in given if value is not None]
 
 
 def check_installed() -> None:

@@ -70,7 +70,7 @@ def _sized(memory: str | int, name: str) -> tuple[int, str]:
         return memory, ""
     if isinstance(memory, str) and memory.strip().lower() == AUTO:
         return _here(name)
-    found = card_named(memory) if isinstance(memory, str) and not _is_size(memory) else None
+    found = card_named(memory, name) if isinstance(memory, str) and not _is_size(memory) else None
     return (found.bytes, found.name) if found else (parse_size(memory, name), "")  # type: ignore[arg-type]  # no bool
 
 

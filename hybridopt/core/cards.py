@@ -102,25 +102,27 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", re.sub(rf"(?<![a-z])(?:{WORDS})(?![a-z])", "", _split(name)))
 
 
-def card_named(name: str) -> Gpu | None:
+def card_named(name: str, option: str = "") -> Gpu | None:
     """Return the card of a name, with or without maker, series and gigabytes; None for what is no card's name.
+
+    option: that the name was given for, for errors.
 
     Raises:
         HybridOptError: cards of this name have different memory, or a card of nearly this name is known.
     """
-    wanted = plain(name)
+    wanted, given = plain(name), f"{option}={name!r}" if option else repr(name)
     found = _names().get(wanted)
     if found is not None:
         return found
     several = [card for card in CARDS if _short(card) == wanted]
     if several:
         sizes = " or ".join(f"{card.name!r}" for card in several)
-        raise HybridOptError(f"{name!r} is sold with different memory; write {sizes}")
+        raise HybridOptError(f"{given} is sold with different memory; write {sizes}")
     near = get_close_matches(wanted, _names(), 3, 0.7)
     if wanted and ((near and len(wanted) > 2) or not wanted[0].isdigit()):
         known = list(dict.fromkeys(_names()[one].name for one in near)) or [card.name for card in CARDS]
         cure = f"did you mean {', '.join(known)}" if near else f"known are {', '.join(known)}"
-        raise HybridOptError(f"{name!r} is no known GPU; {cure}? Or give its memory, such as 24GiB")
+        raise HybridOptError(f"{given} is no known GPU; {cure}? Or give its memory, such as 24GiB")
     return None
 
 

@@ -101,6 +101,15 @@ def test_what_does_not_fit_ends_with_a_cure_unless_it_is_forced(model, place):
     assert done.exit_code == 0 and "It does not fit: " in done.output
 
 
+TYPED = [("train", "--gpu", "4900"), ("train", "--task", "dpp"), ("init", "--gpu", "rtx 1")]
+
+
+@pytest.mark.parametrize(("name", "option", "value"), TYPED)
+def test_errors_name_the_option_that_was_typed(name, option, value, place):
+    done = CliRunner().invoke(app, [name, "model", "chats.jsonl", option, value])
+    assert isinstance(done.exception, HybridOptError) and str(done.exception).startswith(f"{option} {value}: ")
+
+
 def test_short_memory_is_told_with_the_least_change(model, place, monkeypatch):
     def short(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")

@@ -61,6 +61,12 @@ def test_what_is_no_card_says_what_is_near(name, say):
         budget(name)
 
 
+@pytest.mark.parametrize("text", ["4900", "a100", "24"])
+def test_errors_name_the_option_that_it_was_given_for(text):
+    with pytest.raises(HybridOptError, match=f"^--gpu='{text}' "):
+        budget(text, name="--gpu")
+
+
 def test_a_size_or_bytes_are_no_card():
     assert budget("80GB", 0) == Budget(80 * 10**9) and budget(4090) == Budget(4090, int(4090 * MARGIN))
 

@@ -1,8 +1,7 @@
 """Read a run from run.yaml, from the command line, or from both; every error says where it is."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,39 @@ from .nodes import LARGEST, Node, empty, parse, plain
 from .other_names import REFUSED, elsewhere
 from .run import AUTO, Run
 
-__all__ = ["MADE_WITH", "as_set", "read_run", "resolved", "run_of"]
+__all__ = ["MADE_WITH", "OptionValue", "read_run", "resolved", "run_of"]
 
 MADE_WITH = "made_with"  # what a resolved file was made with: no setting, so any value will do
 FILES = (".yaml", ".yml")
 
 
-def read_run(source: str | Path, sets: Sequence[str] = ()) -> Run:
+@dataclass(frozen=True)
+class OptionValue:
+    """What an option of its own on the command line says of a key.
+
+    Args:
+        key: that it is about, such as "output.folder".
+        text: its value, taken as a text whatever it looks like.
+        name: of the option, for errors, such as "--out".
+    """
+
+    key: str
+    text: str
+    name: str
+
+    @property
+    def place(self) -> str:
+        """Return the option as it was typed, for errors."""
+        return _typed(f"{self.name} {self.text}")
+
+
+def read_run(source: str | Path, sets: Sequence[str | OptionValue] = ()) -> Run:
     """Return the run that a file describes.
 
     Args:
         source: the file, a Path or a text of one line that ends in .yaml or .yml; any other text is YAML itself.
         sets: texts key=value, such as "train.lr=2e-4"; each replaces what the file, or one before it, says of the key.
-            Values are read as YAML.
+            Values are read as YAML. An OptionValue does the same for an option of its own.
 
     Raises:
         HybridOptError: it cannot be read, or a key or a value is not allowed, with the line.
@@ -34,7 +53,7 @@ def read_run(source: str | Path, sets: Sequence[str] = ()) -> Run:
     return _run(_tree(source), sets)
 
 
-def run_of(model: str, data: Sequence[str], sets: Sequence[str] = ()) -> Run:
+def run_of(model: str, data: Sequence[str], sets: Sequence[str | OptionValue] = ()) -> Run:
     """Return the run of a model and its data, with all else as it is by default.
 
     Args:
@@ -50,11 +69,6 @@ def run_of(model: str, data: Sequence[str], sets: Sequence[str] = ()) -> Run:
         files = Node([Node(str(each), "DATA", True) for each in data], "DATA")
         given["data"] = Node({"train": files}, "DATA")
     return _run(Node(given, "the command line"), sets)
-
-
-def as_set(key: str, text: str) -> str:
-    """Return a key and a text as `sets` take them, the text as it is, whatever it looks like."""
-    return f"{key}={json.dumps(text, ensure_ascii=False)}"
 
 
 def resolved(source: str | Path) -> tuple[Run, Mapping[str, Any]]:
@@ -97,7 +111,7 @@ def _text(path: Path) -> str:
         raise HybridOptError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _run(tree: Node, sets: Sequence[str]) -> Run:
+def _run(tree: Node, sets: Sequence[str | OptionValue]) -> Run:
     for each in sets:
         tree = _with(root(), tree, each)
     if isinstance(tree.value, dict):
@@ -110,14 +124,21 @@ def _run(tree: Node, sets: Sequence[str]) -> Run:
 # ---- --set
 
 
-def _with(section: Branch, tree: Node, text: str) -> Node:
-    """Return a tree with what a text key=value says."""
+def _with(section: Branch, tree: Node, text: str | OptionValue) -> Node:
+    """Return a tree with what a text key=value, or an option of its own, says."""
+    if isinstance(text, OptionValue):
+        return _put(section, tree, text.key.split("."), Node(text.text, text.place, True), text.place)
     key, equals, value = text.partition("=")
-    place = f"--set {text if len(text) < 80 else text[:77] + '...'}"
+    place = _typed(f"--set {text}")
     path = key.strip().split(".")
     if not equals or not all(path):
         raise HybridOptError(f"{place} is not allowed; write key=value, such as --set train.lr=2e-4")
     return _put(section, tree, path, parse(value, lambda line: place), place)
+
+
+def _typed(option: str) -> str:
+    """Return an option of the command line for errors, where it is not too long."""
+    return option if len(option) < 86 else f"{option[:83]}..."
 
 
 def _put(section: Branch | None, node: Node, path: list[str], value: Node, place: str) -> Node:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hybridopt import HybridOptError
-from hybridopt.training.config.reading import as_set, read_run, run_of
+from hybridopt.training.config.reading import OptionValue, read_run, run_of
 from hybridopt.training.config.run import Data, LoraSettings, Method, Output, Run, Train
 
 BASE = "model: org/name\ndata: rows.jsonl\n"
@@ -83,7 +83,7 @@ def test_a_file_is_read_with_its_name_and_lines(tmp_path):
 def test_the_command_line_says_the_same_as_a_file():
     assert run_of("org/name", ["rows.jsonl"]) == READ
     assert run_of("yes", ["1: #2"], ["train.lr=1e-3"]) == Run("yes", data=Data(("1: #2",)), train=Train(lr=1e-3))
-    assert run_of("m", ["d"], [as_set("output.folder", "a: [b] #c")]).output == Output("a: [b] #c")
+    assert run_of("m", ["d"], [OptionValue("output.folder", "a: [b] #c", "--out")]).output == Output("a: [b] #c")
     with pytest.raises(HybridOptError, match="data.train is missing"):
         run_of("m", [])
 
