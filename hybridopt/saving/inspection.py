@@ -22,6 +22,8 @@ __all__ = ["inspect_saved", "is_saved"]
 
 ADAPTER_KEYS = ("peft_type", "r", "lora_alpha", "target_modules", "modules_to_save", "use_dora", "task_type")
 
+WEIGHT = ".weight"
+
 
 def is_saved(folder: Path) -> bool:
     """Return whether `model.hybrid.save_pretrained` wrote a folder."""
@@ -115,9 +117,17 @@ def _base(config: dict, adapters: list[dict[str, Any]]) -> dict[str, Any]:
         "parameters": sum(mark[0] for mark in marks),
         "checksums": sum(mark[2] is not None for mark in marks),
         "quantization": config["quantization"],
-        "quantized": len(config["quantized"]),
+        "quantized": len(_quantized(config)),
         "trained": len(config["unfrozen"]),
     }
+
+
+def _quantized(config: dict) -> set[str]:
+    """Return the names of the layers that `wrap` quantized, and of those that were kept as codes before."""
+    if config["quantization"] is None:
+        return set()
+    codes = {name for name, mark in config["base"].items() if name.endswith(WEIGHT) and "float" not in mark[1]}
+    return {*config["quantized"], *(name.removesuffix(WEIGHT) for name in codes)}
 
 
 def _replay(run: Any) -> dict[str, int] | None:

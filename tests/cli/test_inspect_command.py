@@ -55,6 +55,16 @@ def test_a_saved_folder(saved):
     assert found["formats"] == {"configuration": 1, "checksums": 2, "manifest": 1}
 
 
+@pytest.mark.parametrize("scheme", ["nf4", "int8", "int8-trainable"])
+def test_layers_that_were_quantized_before_are_counted(scheme, saved, tmp_path):
+    folder, _ = saved
+    adapters = {"peft_config": LoraConfig(r=4, target_modules=["q_proj"])} if scheme != "int8-trainable" else {}
+    model = hybridopt.wrap(hybridopt.load(folder / "base", quantization=scheme), policy="frugal", **adapters)
+    model.hybrid.save_pretrained(tmp_path)
+    base = inspected(tmp_path)["base"]
+    assert (base["quantization"], base["quantized"]) == (scheme, 14)
+
+
 def test_a_whole_model_that_was_trained(saved, tmp_path):
     folder, model = saved
     assert inspected(folder / "out")["holds"] == "1 adapter and 1 changed tensor, for its base"
