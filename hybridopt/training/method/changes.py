@@ -76,14 +76,29 @@ def _candidates(planner: Planner, request: Request, fixed: bool) -> Iterator[lis
     also = {"checkpointing": smallest.checkpointing, "release": smallest.release}
     if fixed and request.dtype == "fp32":
         yield [request.but(dtype="bf16"), smallest.but(dtype="bf16")]
-    for _, candidate in changed(request):
-        if planner.shape.generates and candidate.seq_len < request.seq_len:
-            continue  # answers are as long as the task says
+    for candidate in _single(planner, request):
         if fixed or (candidate.weights, candidate.options) == (request.weights, request.options):
             yield [candidate, candidate.but(**also), *_shorter(candidate.but(**also), request)]
     if fixed and request.placement is None and (request.lora is not None or request.probes):
         for placement in planner.placements():
             yield [request.but(placement=placement), smallest.but(placement=placement)]
+    if fixed:
+        yield from _together(planner, smallest)
+
+
+def _single(planner: Planner, request: Request) -> Iterator[Request]:
+    """Yield each single change of a request; where answers are made they are as long as the task says."""
+    for _, candidate in changed(request):
+        if candidate.seq_len == request.seq_len or not planner.shape.generates:
+            yield candidate
+
+
+def _together(planner: Planner, smallest: Request) -> Iterator[list[Request]]:
+    """Yield what changes least, all at once: one sequence at a time in bfloat16; then that with one change more."""
+    passes = smallest.batch * smallest.micro_batches
+    mild = smallest.but(dtype="bf16" if smallest.dtype == "fp32" else smallest.dtype, batch=1, micro_batches=passes)
+    yield [mild]
+    yield from ([each, *_shorter(each, mild)] for each in _single(planner, mild))
 
 
 def _shorter(candidate: Request, request: Request) -> Iterator[Request]:

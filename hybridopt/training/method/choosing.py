@@ -8,10 +8,11 @@ from ...core.errors import HybridOptError
 from ...core.sizes import gib
 from ...optimizer.releases import release_class
 from ...planning import Estimate, Request, search
+from ...planning.ways.choice import Choice
 from ...planning.ways.placed import placed_ways, rests_as
 from ...planning.ways.ways import WAYS
 from ..config.run import AUTO, Method, Run
-from .changes import change_of
+from .changes import change_of, difference
 from .planner import Planner
 from .settling import with_rate, with_windows
 from .shape import Chosen, Shape
@@ -79,17 +80,36 @@ def _too_large(planner: Planner, estimate: Estimate) -> HybridOptError:
             "left; write method.placement: disk, or let more layers stay (method.placement.resident)"
         )
     room, change = planner.room, change_of(planner, estimate.request, planner.room.usable)
-    cure = f"the least change: {change}" if change else "no single change makes it fit; take method: auto"
+    cure = f"the least change: {change}" if change else _other_way(planner, estimate.request)
     return HybridOptError(
         f"this run does not fit into {room}: a step takes {gib(estimate.peak_bytes)}, "
         f"{gib(estimate.missing(room.usable))} too much{_tight(estimate, room)}; {cure}"
     )
 
 
+def _other_way(planner: Planner, request: Request) -> str:
+    """Return the first way that fits, as what changes of a run whose method cannot be kept; or why there is none."""
+    train = replace(planner.run.train, checkpointing=AUTO, dtype=planner.dtype, lr=AUTO, lr_batch=None)
+    free = Planner(replace(planner.run, method=Method(), train=train), planner.estimator.source, planner.shape)
+    try:
+        first = _fitting(free, 0)[0]
+    except HybridOptError as error:
+        return f"no change makes this method fit, and with method: auto {error}"
+    told = difference(planner.run_of(request), free.run_of(first.request))
+    return f"this method fits by no change; the first way that does: {told} ({gib(first.estimate.peak_bytes)})"
+
+
 # ---- a method that is chosen
 
 
 def _searched(planner: Planner, others: int) -> Chosen:
+    best, *rest = _fitting(planner, others)
+    told = [f"Method: {best.way.title}, the first of the ways that fit (given up: {best.way.why})"]
+    return replace(_chosen(planner, best.estimate, told), others=tuple(rest))
+
+
+def _fitting(planner: Planner, others: int) -> list[Choice]:
+    """Return the first ways that fit, at least one; raise HybridOptError where none does."""
     asked, room = _asked(planner), planner.room
     try:
         size, known = planner.size, planner.estimator
@@ -100,9 +120,7 @@ def _searched(planner: Planner, others: int) -> Chosen:
     fitting = [choice for choice in found if choice.fits]
     if not fitting:
         raise _nothing(planner, min((choice.estimate for choice in found), key=lambda e: e.peak_bytes))
-    best = fitting[0]
-    told = [f"Method: {best.way.title}, the first of the ways that fit (given up: {best.way.why})"]
-    return replace(_chosen(planner, best.estimate, told), others=tuple(fitting[1:]))
+    return fitting
 
 
 def _asked(planner: Planner) -> dict[str, Any]:

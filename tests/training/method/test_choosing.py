@@ -1,6 +1,7 @@
 """The method of a run: what is asked is planned as it is, what is open is chosen, and what does not fit is told."""
 
 import re
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -44,8 +45,8 @@ def bytes_of(size):
 
 def settings(text):
     """What an error tells: as --set, and as YAML."""
-    sets = re.findall(r"--set '?([^ ']+(?:[^']*(?='))?)", text)
-    lines = text.partition("change: ")[2].partition(" in run.yaml")[0].replace(" and ", ", ")
+    sets = shlex.split(text.partition(" in run.yaml, or ")[2].rpartition(" (")[0])[1::2]
+    lines = re.split("change: |that does: ", text)[1].partition(" in run.yaml")[0].replace(" and ", ", ")
     return sets, yaml.safe_load(f"{{{lines}}}")
 
 
@@ -126,6 +127,18 @@ def test_the_least_change_that_is_told_makes_a_run_fit(config, method):
     length = 256 if after.data.max_length == "auto" else after.data.max_length
     changed = Shape(length, 2 * after.train.batch, after.train.accumulate)
     assert choose(after, config, changed).fits
+
+
+def test_changes_that_fit_only_together_are_told_together(config):
+    text = "method: adamw\ntrain: {batch: 4, accumulate: 2, checkpointing: true}\n"
+    together = ["train.batch=1", "train.accumulate=8", "train.dtype=bf16", "method.release=fused"]
+    peak = choose(run(text + "gpu: 24GiB", *together), config, Shape(256, 2, 8)).estimate.peak_bytes
+    text += f"gpu: {bytes_of(peak)}"
+    with pytest.raises(HybridOptError, match="the least change: ") as raised:
+        choose(run(text), config, Shape(256, 8, 2))
+    sets, section = settings(str(raised.value))
+    assert sorted(sets) == sorted(together) and section["train"] == {"batch": 1, "accumulate": 8, "dtype": "bf16"}
+    assert choose(run(text, *sets), config, Shape(256, 2, 8)).fits
 
 
 def test_examples_of_two_sequences_are_planned_with_both(config):
@@ -251,6 +264,21 @@ def test_the_least_change_may_be_a_placement(deep, bare):
     with pytest.raises(HybridOptError, match="least change") as raised:
         choose(run(f"gpu: {bytes_of(away.peak_bytes)}\n" + LORA % ""), deep, short)
     assert "placement: host" in str(raised.value) and "--set method.placement=host" in str(raised.value)
+
+
+def test_where_a_method_fits_by_no_change_the_first_way_that_does_is_told(deep, bare):
+    text = "gpu: 15MiB\nmethod: adamw\ntrain: {lr: 1.0e-5, accumulate: 1}\n"
+    with pytest.raises(HybridOptError, match="fits by no change; the first way that does: ") as raised:
+        choose(run(text), deep, Shape(64, 1, 1))
+    sets, section = settings(str(raised.value))
+    assert section["method"]["policy"] != "adamw" and section["train"]["lr"] == "auto"  # another policy, another rate
+    assert run(text, *sets) == run(text, *(f"{k}.{n}={v}" for k, keys in section.items() for n, v in keys.items()))
+    assert choose(run(text, *sets), deep, Shape(64, 1, 1)).fits
+
+
+def test_where_no_method_fits_that_is_told(deep, bare):
+    with pytest.raises(HybridOptError, match="no change makes this method fit, and with method: auto nothing fits"):
+        choose(run("gpu: 5MiB\nmethod: adamw\ntrain: {accumulate: 1}"), deep, Shape(64, 1, 1))
 
 
 def test_a_method_that_is_open_places_layers_where_nothing_else_fits(deep, bare):
