@@ -266,19 +266,19 @@ def test_the_least_change_may_be_a_placement(deep, bare):
     assert "placement: host" in str(raised.value) and "--set method.placement=host" in str(raised.value)
 
 
-def test_where_a_method_fits_by_no_change_the_first_way_that_does_is_told(deep, bare):
-    text = "gpu: 15MiB\nmethod: adamw\ntrain: {lr: 1.0e-5, accumulate: 1}\n"
+def test_where_a_method_fits_by_no_change_the_first_way_that_does_is_told(config, bare):
+    text = "gpu: 0.55MiB\nmethod: adamw\ntrain: {lr: 1.0e-5, dtype: bf16, accumulate: 1}\n"
     with pytest.raises(HybridOptError, match="fits by no change; the first way that does: ") as raised:
-        choose(run(text), deep, Shape(64, 1, 1))
+        choose(run(text), config, Shape(64, 1, 1))
     sets, section = settings(str(raised.value))
     assert section["method"]["policy"] != "adamw" and section["train"]["lr"] == "auto"  # another policy, another rate
     assert run(text, *sets) == run(text, *(f"{k}.{n}={v}" for k, keys in section.items() for n, v in keys.items()))
-    assert choose(run(text, *sets), deep, Shape(64, 1, 1)).fits
+    assert choose(run(text, *sets), config, Shape(64, 1, 1)).fits
 
 
-def test_where_no_method_fits_that_is_told(deep, bare):
+def test_where_no_method_fits_that_is_told(config, bare):
     with pytest.raises(HybridOptError, match="no change makes this method fit, and with method: auto nothing fits"):
-        choose(run("gpu: 5MiB\nmethod: adamw\ntrain: {accumulate: 1}"), deep, Shape(64, 1, 1))
+        choose(run("gpu: 0.2MiB\nmethod: adamw\ntrain: {dtype: bf16, accumulate: 1}"), config, Shape(64, 1, 1))
 
 
 def test_a_method_that_is_open_places_layers_where_nothing_else_fits(deep, bare):
