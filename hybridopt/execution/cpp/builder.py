@@ -17,7 +17,7 @@ from ...core.errors import HybridOptWarning
 from .cache import LIBRARY, SOURCE, KernelFolder, folder
 from .compiler import FLAGS, SKELETON, CompilerError, compiler, processor, stop, wide
 
-__all__ = ["Built", "available", "build", "function", "give_up", "refused", "trial"]
+__all__ = ["Built", "available", "build", "function", "give_up", "refused", "trial", "usable"]
 
 ENTRY, LOOK = "hybridopt_run", "hybridopt_look"  # the latter of rules with rounds
 CURE = "install g++ (or name a compiler in CXX), or pass compile=False to be silent"
@@ -28,6 +28,7 @@ TRIAL = '#include "chunks.h"\nextern "C" void hybridopt_run(const Given*) {}\n'
 Functions = dict[str, Callable[..., None]]  # of a library, by name
 _built: dict[str, Functions] = {}  # by text
 _found: set[str] = set()  # something, once there is a compiler
+_missing: list[CompilerError] = []  # why there is none
 _failed: set[str] = set()
 refused: set[str] = set()  # texts that this compiler does not take, while it takes others
 _told: set[str] = set()
@@ -36,13 +37,20 @@ _temporary: list[tempfile.TemporaryDirectory[str]] = []
 
 def available() -> bool:
     """Return whether there is a compiler that has not failed yet; warn once where there is none."""
-    if not (_failed or _found):
+    if not usable() and not _failed:
+        give_up(_missing[0])
+    return not _failed
+
+
+def usable() -> bool:
+    """Return what `available` does, without a warning: for what is as good without kernels."""
+    if not (_failed or _found or _missing):
         try:
             compiler()
             _found.add("")
         except CompilerError as error:
-            give_up(error)
-    return not _failed
+            _missing.append(error)
+    return not (_failed or _missing)
 
 
 def give_up(error: Exception) -> None:

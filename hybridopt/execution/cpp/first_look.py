@@ -36,7 +36,7 @@ def first_look(gradients: Some) -> dict[str, FirstLook]:
     """
     all_lie = readable([one.grad for one in gradients])
     lying = [x for x in gradients if x.grad.dtype in BITS and (all_lie or in_memory(x.grad, x.grad.device))]
-    if not lying or not builder.available():
+    if not lying or not builder.usable():  # updates say what they miss, if they do
         return {}
     rounds: dict[RoundsLayout, list[UnreadGradient]] = {}
     plain: list[UnreadGradient] = []

@@ -27,8 +27,10 @@ TEXT = 'extern "C" void hybridopt_run(const void*) {}\n'
 def fresh(monkeypatch, tmp_path):
     """Nothing is known, and the cache is a folder of the test's own."""
     monkeypatch.setenv("HYBRIDOPT_KERNELS", str(tmp_path / "kernels"))
-    for name, value in {"_built": {}, "_failed": set(), "_found": set(), "_told": set(), "refused": set()}.items():
-        monkeypatch.setattr(builder, name, value)
+    for name in ("_failed", "_found", "_told", "refused"):
+        monkeypatch.setattr(builder, name, set())
+    monkeypatch.setattr(builder, "_built", {})
+    monkeypatch.setattr(builder, "_missing", [])
     monkeypatch.setattr(compiler, "wide", lambda: ())
     return tmp_path
 
@@ -39,10 +41,10 @@ def program(path, text):
     return str(path)
 
 
-def stepped(compile):
+def stepped(compile, policy="lion"):
     """The weight after a step."""
     p = torch.nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4))
-    optimizer = HybridOptimizer([("w", p)], lr=0.1, policy="lion", compile=compile)
+    optimizer = HybridOptimizer([("w", p)], lr=0.1, policy=policy, compile=compile)
     p.grad = torch.linspace(1, -2, 12).view(3, 4)
     optimizer.step()
     return p.detach(), optimizer, p
@@ -75,6 +77,17 @@ def test_a_compiler_that_makes_no_kernels(case, fresh, monkeypatch):
         optimizer.step()
         assert builder.trial().why
     assert cpp(builder.trial()).cure and not list((fresh / "kernels").glob(".begun-*"))
+
+
+def test_nobody_is_told_who_misses_nothing(fresh, monkeypatch):
+    """Torch's own kernel makes the updates, whether a C++ kernel or torch looks at gradients before."""
+    monkeypatch.setenv("CXX", str(fresh / "missing"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", HybridOptWarning)
+        weight, *_ = stepped(True, "adamw")
+    assert weight.equal(stepped(False, "adamw")[0])
+    with pytest.warns(HybridOptWarning, match="there is no C\\+\\+ compiler"):
+        stepped(True)
 
 
 @pytest.mark.parametrize("how", ["fails", "makes nonsense"])
