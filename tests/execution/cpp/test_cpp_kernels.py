@@ -95,6 +95,21 @@ def test_gradients_that_are_no_numbers_do_what_they_do_to_eager_updates(way):
         assert torch.allclose(a.detach().double(), b.detach().double(), 0, 0, equal_nan=True)
 
 
+def test_scales_of_codes_are_rounded_as_in_eager_updates():
+    """Torch divides a number by a tensor in two roundings; another scale shows in few codes of a million."""
+    random = torch.Generator().manual_seed(0)
+    grad = 1 - torch.rand(1024, 2048, generator=random) / 8
+    codes = []
+    for compile in (True, False):
+        p = torch.nn.Parameter(torch.zeros_like(grad))
+        policy = Policy((Route(Treatment(Lion(), codec=Int8(block=16, exact_below=0))),))
+        optimizer = HybridOptimizer([("layers.0.weight", p)], lr=1e-2, policy=policy, compile=compile)
+        p.grad = grad
+        optimizer.step()
+        codes.append(optimizer.state[p]["exp_avg"])
+    assert codes[0].equal(codes[1])
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_goes_on_from_what_it_has_saved(way):
     whole, first = Training(way, True).step(5), Training(way, True).step(2)

@@ -135,7 +135,8 @@ static void encode(Code* codes, float* most, const float* waiting, int n, Bits b
     }
     *most = float_of(found);
     constexpr bool SIGNED = Codes<Levels, Code>::SIGNED;
-    const F scale = Codes<Levels, Code>::TOP / (*most < 1.17549435e-38f ? 1.17549435e-38f : *most);
+    const float inverse = 1.f / (*most < 1.17549435e-38f ? 1.17549435e-38f : *most);  // rounded twice, as by torch
+    const F scale = inverse * Codes<Levels, Code>::TOP;
     in_lanes(n, [&](int i, auto some) ALWAYS {
         const F x = load(waiting + i, some), scaled = x * scale;
         const F u = float_from(bits.lanes(i, some)) * F(1.f / 65536);
