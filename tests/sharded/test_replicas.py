@@ -262,6 +262,14 @@ def faults():
         else:
             ddp(x).square().mean().backward()
         optimizer.step()
+    optimizer.zero_grad()
+    with optimizer.hold():
+        ddp(data(0, rank)).square().mean().backward()
+    for called in (model, ddp):  # what was averaged before says nothing of the last gradient
+        with ddp.no_sync():
+            called(data(1, rank)).square().mean().backward()
+        with pytest.raises(HybridOptError, match="is that of this rank alone"):
+            optimizer.step()
     with pytest.raises(HybridOptError, match="measure.. takes a backward pass of its own.*clip_mode='previous'"):
         optimizer.measure(model(x).sum())
 

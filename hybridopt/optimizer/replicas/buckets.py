@@ -90,6 +90,7 @@ class Buckets:
     def _arrive(self, p):
         """Get ready for a gradient that DDP copies to its bucket next."""
         self._arrived.add(id(p))
+        self.averaged.discard(id(p))  # until this gradient is averaged, too
         if id(p) in self._lent:
             _lend(*self._lent[id(p)])
         if still_read(p, self._beside[id(p)] + self._later[id(p)]):
