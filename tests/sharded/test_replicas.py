@@ -273,6 +273,18 @@ def faults():
     with pytest.raises(HybridOptError, match="measure.. takes a backward pass of its own.*clip_mode='previous'"):
         optimizer.measure(model(x).sum())
 
+    for releases in (("fused", "fused"), ("fused", "accumulate"), ("accumulate", "fused")):
+        model = model_of()
+        ddp, named = replica(model), list(model.named_parameters())
+        some = {"module": model, "policy": "badam", "compile": False}
+        first = HybridOptimizer(named[::2], 0.05, release=releases[0], **some)
+        second = HybridOptimizer(named[1::2], 0.05, release=releases[1], **some)
+        with pytest.raises(HybridOptError, match="two optimizers train one DistributedDataParallel.*unhook"):
+            ddp(x)
+        first.unhook()
+        ddp(x).square().mean().backward()
+        second.step()
+
     model = model_of()
     ddp = replica(model)
     ddp._register_builtin_comm_hook(distributed.BuiltinCommHookType.FP16_COMPRESS)

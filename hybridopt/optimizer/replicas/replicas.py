@@ -128,12 +128,27 @@ class Replicated:
         if self._told is None and not (idle or fused) and len(asked) == reducer.averaged_by(ddp):
             return  # it is what DDP does by itself
         reducer.check(ddp, FUSED if fused else TURNS)
+        self._check_others(ddp, fused)
         self._drop_buckets()
         if fused:
             self._with_buckets(ddp, {one.p: one.name for one in work if not one.idle}, list(idle.values()))
         else:
             reducer.remake(ddp, list(idle.values()), views=ddp.gradient_as_bucket_view)
         self._told = asked
+
+    def _check_others(self, ddp, fused):
+        """Raise HybridOptError if another optimizer would lose the buckets that it updates by, or take this one's."""
+        for other in list(ddp._forward_pre_hooks.values()):
+            if not isinstance(other, Replicated) or other is self or other._told is None:
+                continue
+            if other._optimizer() is None:
+                other.leave()
+            elif fused or other.buckets:
+                raise HybridOptError(
+                    "two optimizers train one DistributedDataParallel, whose buckets release='fused' leaves to one of "
+                    "them: give both sets of parameters to one optimizer, take release='accumulate' for both, or call "
+                    "the other's unhook() first; nothing was changed"
+                )
 
     def _with_buckets(self, ddp, names, idle):
         optimizer = self._optimizer
