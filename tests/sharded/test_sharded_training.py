@@ -1,6 +1,7 @@
 """Whole training runs under FSDP2: wrapped before or after, mixed precision, offload, both releases, LoRA, nf4."""
 
 import warnings
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import hybridopt
+from hybridopt.optimizer.replicas import replicas
 from support.models import tiny_llama
 from support.ranks import Ranks
 
@@ -123,6 +125,23 @@ def test_sampled_inputs_are_those_of_one_process(two):
     for found in two.run(sampled):
         for n, x in expected.items():
             torch.testing.assert_close(found[n], x, rtol=1e-4, atol=1e-5)
+
+
+def looked_for():
+    """Return how often all objects of the process are looked through for DDP, in three steps of fused updates."""
+    from torch.distributed.fsdp import fully_shard
+
+    model = fully_shard(nn.Linear(8, 2))
+    optimizer = hybridopt.wrap(model, policy="sgd").hybrid.optimizer(lr=1e-2, release="fused")
+    with patch.object(replicas, "_around") as around:
+        for _ in range(3):
+            model(torch.ones(4, 8)).sum().backward()
+            optimizer.step()
+    return around.call_count
+
+
+def test_nobody_looks_for_ddp_around_shards(two):
+    assert two.run(looked_for) == [0, 0]
 
 
 def cell(name):

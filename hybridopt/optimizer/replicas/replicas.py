@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...core.contracts import Named
 from ...core.errors import HybridOptError
+from ...execution.sharded.rows import is_sharded
 from ...model.containers import contained
 from ..parameters import Parameters
 from ..readers import held_at_rest
@@ -96,7 +97,8 @@ class Replicated:
         work: the parameters.
         """
         work = list(work)
-        if self.ddp is not None or not (distributed.is_available() and distributed.is_initialized()):
+        there = distributed.is_available() and distributed.is_initialized()
+        if not there or self.ddp is not None or any(is_sharded(p) for _, p in work):  # DDP takes no shards
             return
         ddp = _around([p for _, p in work])
         if ddp is not None:
