@@ -2,6 +2,7 @@
 
 import gc
 import warnings
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
+from hybridopt.optimizer.replicas import reducer
 from support.ranks import Ranks
 
 pytestmark = pytest.mark.slow
@@ -291,6 +293,16 @@ def faults():
     optimizer = optimizer_of(model, {"policy": "badam"})
     with pytest.raises(HybridOptError, match="leave out the parameters that are not trained now.*built-in"):
         ddp(x)
+    model = model_of()
+    ddp, optimizer = replica(model), optimizer_of(model, {"policy": "badam"})
+    with pytest.raises(HybridOptError, match="not trained now, as other parameters.*as many batches"), ddp.join():
+        ddp(x)
+    for private in ("_ddp_init_helper", "get_backward_stats"):
+        with patch.object(reducer, "PRIVATE", f"no_more {private}"):
+            with pytest.raises(
+                HybridOptError, match="has no 'no_more', which tells what it is to average: take torch"
+            ):
+                ddp(x)
     model = model_of()
     optimizer = HybridOptimizer(model.named_parameters(), 0.05, release="fused")  # of no model that is known
     ddp = DistributedDataParallel(model)

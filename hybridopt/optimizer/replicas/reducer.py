@@ -6,6 +6,7 @@ It is made as torch makes it when a DDP module is unpickled, of the parameters t
 from collections.abc import Callable, Collection
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...core.errors import HybridOptError
@@ -17,24 +18,50 @@ REDUCED = "its mixed_precision puts other tensors in the places of weights: take
 DELAYED = "its delay_all_reduce_named_params have buffers of their own: leave them out"
 COMPILED = "its reducer is compiled (torch._dynamo.config.optimize_ddp = 'python_reducer'): take the default"
 BUILT_IN = "its built-in communication hook is known to C++ alone: take register_comm_hook with fp16_compress_hook"
+JOINED = "other parameters would be averaged now within its join(): give all ranks as many batches, and leave it out"
+PRIVATE = (  # of DDP and its reducer; torch may change them
+    "_build_debug_param_to_name_mapping _build_params_for_reducer _comm_hooks _ddp_init_helper "
+    "_delay_all_reduce_params _join_config _module_parameters _push_all_rebuilt_params _rebuild_buckets "
+    "_set_optimizer_in_backward _set_static_graph _use_python_reducer get_backward_stats"
+)
 
 
 def averaged_by(ddp: Any) -> int:
     """Return how many parameters the reducer of a DDP module averages."""
-    return len(ddp.reducer.get_backward_stats())
+    try:
+        return len(ddp.reducer.get_backward_stats())
+    except AttributeError:
+        _check_torch(ddp)
+        raise
 
 
-def check(ddp: Any, why: str) -> None:
-    """Raise HybridOptError for a DDP module whose reducer cannot be made anew; `why`: what for it would have to be."""
+def check(ddp: Any, why: str, alone: bool) -> None:
+    """Raise HybridOptError for a DDP module whose reducer cannot be made anew.
+
+    Args:
+        ddp: the DDP module.
+        why: what for it would have to be.
+        alone: may other ranks have no batch left then? Within DDP's join() they would not take part.
+    """
+    _check_torch(ddp)
     registered = ddp.logger._get_ddp_logging_data().strs_map.get("comm_hook", "")
     for found, cure in (
         (ddp.mixed_precision is not None, REDUCED),
         (bool(ddp._delay_all_reduce_params), DELAYED),
         (ddp._use_python_reducer, COMPILED),
         (registered.startswith("BuiltinCommHookType"), BUILT_IN),
+        (alone and ddp._join_config.enable, JOINED),
     ):
         if found:
             raise HybridOptError(f"DistributedDataParallel cannot be told {why}, as {cure}")
+
+
+def _check_torch(ddp: Any) -> None:
+    if missing := set(PRIVATE.split()).difference(dir(ddp), dir(ddp.reducer)):
+        raise HybridOptError(
+            f"DistributedDataParallel of torch {torch.__version__} has no {min(missing)!r}, which tells what it is to "
+            "average: take torch 2.13, or a newer hybridopt"
+        )
 
 
 def drop(ddp: Any) -> None:

@@ -129,7 +129,7 @@ class Replicated:
             return
         if self._told is None and not (idle or fused) and len(asked) == reducer.averaged_by(ddp):
             return  # it is what DDP does by itself
-        reducer.check(ddp, FUSED if fused else TURNS)
+        reducer.check(ddp, FUSED if fused else TURNS, alone=bool(idle) or self._told is not None)
         self._check_others(ddp, fused)
         self._drop_buckets()
         if fused:
