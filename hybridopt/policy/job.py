@@ -202,7 +202,8 @@ def with_elements(job: Job) -> set[str]:
 
 def of_blocks(job: Job) -> set[str]:
     """Return the names of the raw tensors that have a number for each block of the elements."""
-    return {name + suffix for name in job.elementwise for suffix in job.treatment.codec.beside}
+    named = {name + suffix for name in job.elementwise for suffix in job.treatment.codec.beside}
+    return named & declare(job).keys()  # small slots stay exact
 
 
 def _in(job: Job, slot: Slot) -> Slot:

@@ -95,6 +95,15 @@ def test_what_cannot_be_is_refused(how, text):
         Request(policy="adamw", **SIZE | how)
 
 
+def test_state_that_is_too_small_for_8_bits_is_cut_as_any_other():
+    small = Subject("llama", SMALL | {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 64})
+    plain, coded = (
+        Estimator(small).estimate(Request(policy="adamw", **SIZE, gpus=2, options=options))
+        for options in ({}, {"codec": "int8"})
+    )
+    assert coded.state_bytes == pytest.approx(plain.state_bytes, rel=0.02)  # vectors have one owner
+
+
 def test_the_search_says_what_fits_on_two():
     size = SIZE | {"dtype": "bf16"}
     room = Estimator(LLAMA).estimate(Request(policy="adamw", **size, gpus=2)).peak_bytes

@@ -17,6 +17,7 @@ EXACT = {
     "adamw-bf16-weights": {"policy": "adamw", "dtype": torch.bfloat16},
     "lion-bf16": {"policy": "lion", "codec": "bf16"},
     "adamw-int8": {"policy": "adamw", "codec": Int8(16, 0)},
+    "adamw-int8-exact": {"policy": "adamw", "codec": Int8(16)},  # all are too small for 8 bits
     "columns": {"density": 0.5, "update_gap": 2},
     "rows": {"split": "rows", "density": 0.5, "update_gap": 2},
     "randk": {"split": "randk", "density": 0.5, "update_gap": 2},
