@@ -12,7 +12,7 @@ from hybridopt.execution.backends.triton import Triton
 from hybridopt.execution.printing.triton_columns import ColumnsKernel
 from hybridopt.execution.task import Task
 from hybridopt.execution.unfilled import unfilled
-from hybridopt.optimizer import parameters
+from hybridopt.optimizer import updates
 from hybridopt.parts import Adafactor, AdamW, Columns, Fp32, Int8, Lion, Muon, NoUpdate, SignSGD
 from hybridopt.policy.job import Job
 from hybridopt.policy.treatment import Treatment
@@ -67,7 +67,7 @@ def test_a_kernel_that_cannot_be_made_is_left_to_others_with_a_warning(monkeypat
     weight, same = (torch.nn.Parameter(torch.ones(512, 1024)) for _ in range(2))
     weight.grad = same.grad = torch.randn(512, 1024)
     seen: list[Task] = []
-    monkeypatch.setattr(parameters, "run", lambda tasks, compile: seen.extend(tasks))
+    monkeypatch.setattr(updates, "run", lambda tasks, compile: seen.extend(tasks))
     HybridOptimizer([("w", weight)], policy="frugal", compile=False).step()
     monkeypatch.undo()
     HybridOptimizer([("w", same)], policy="frugal", compile=False).step()
