@@ -130,7 +130,7 @@ class ColumnsKernel:
             f"z = tl.where(mask, {seen}, 0.0)",
             "most = tl.max(tl.abs(z), 1)",
             f"tl.store(state_{name}_absmax + block, most, mask=row < rows)",
-            f"scale = div_(most * 0 + {top}, max_(most, 1.1754943508222875e-38))[:, None]",
+            f"scale = (div_(most * 0 + 1.0, max_(most, 1.1754943508222875e-38)) * {top})[:, None]",  # as torch
             f"first, second = halves(keys, {self.rounded.index(name)})",
             "hashed = row_hash(block, first, second)[:, None] ^ column_hash(tl.arange(0, BK))[None, :]",
             "level = stochastic_level(z * scale, bits16(hashed))",

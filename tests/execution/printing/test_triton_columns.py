@@ -44,6 +44,16 @@ def test_every_name_of_the_kernel_is_an_argument_or_made_before(full, free, code
     assert ("row_hash" in used) == (random or type(codec) is Int8)
 
 
+@pytest.mark.parametrize("full", [AdamW(), Lion()])
+def test_scales_of_codes_are_rounded_as_in_eager_updates(full):
+    lines = {x.strip() for x in text(full, SignSGD(), Int8(), False).text().splitlines() if " scale = " in x}
+    most = torch.rand(4096, generator=torch.Generator().manual_seed(0)) + 0.01
+    language = {"most": most, "div_": torch.div, "max_": lambda x, least: x.clamp(min=least)}
+    assert lines
+    for line in lines:
+        assert eval(line.removeprefix("scale = "), language)[:, 0].equal((255 if "255.0" in line else 127) / most)
+
+
 def task(**options) -> Task:
     shape = options.pop("shape", (512, 1024))
     treatment = Treatment(**{"full": AdamW(), "free": SignSGD(), "split": Columns(0.25)} | options)
