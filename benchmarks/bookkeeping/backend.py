@@ -5,9 +5,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from unittest.mock import patch
 
-from hybridopt.optimizer import parameters
+from hybridopt.optimizer import repeats, updates
 
-ENTRIES = ("run", "run_estimated", "run_probed")  # of the backends, as hybridopt.optimizer.parameters may call them
+ENTRIES = ((updates, "run"), (updates, "run_estimated"), (repeats._CrewStep, "run"))  # of the backends
 Clock = Callable[[], float]
 
 
@@ -38,7 +38,7 @@ def measured(step: Callable[[], object], clock: Clock) -> Spent:
         step()
         total = clock() - start
     if not inside.entered:
-        raise RuntimeError(f"the step entered no backend by {' or '.join(ENTRIES)} of {parameters.__name__}")
+        raise RuntimeError(f"the step entered no backend by {' or '.join(f'{x.__name__}.{n}' for x, n in ENTRIES)}")
     return Spent(total, total - inside.spent)
 
 
@@ -47,10 +47,8 @@ def watched(clock: Clock) -> Iterator[Inside]:
     """Sum up what the clock shows within the backends."""
     inside = Inside()
     with ExitStack() as stack:
-        for name in ENTRIES:
-            if hasattr(parameters, name):
-                entry = getattr(parameters, name)
-                stack.enter_context(patch.object(parameters, name, _within(entry, clock, inside)))
+        for owner, name in ENTRIES:
+            stack.enter_context(patch.object(owner, name, _within(getattr(owner, name), clock, inside)))
         yield inside
 
 

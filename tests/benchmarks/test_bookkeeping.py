@@ -9,8 +9,9 @@ from benchmarks.bookkeeping import backend, llama, steps
 from benchmarks.bookkeeping.__main__ import main
 from benchmarks.bookkeeping.backend import measured
 from benchmarks.bookkeeping.calls import Calls, calls_of
+from hybridopt import HybridOptimizer
 from hybridopt.core import sizes
-from hybridopt.optimizer import parameters
+from hybridopt.optimizer import updates
 
 
 class Clock:
@@ -29,7 +30,7 @@ class Clock:
 def clock(monkeypatch):
     """A clock that a task moves by 1 when it is made, and the backend by 10."""
     clock = Clock()
-    monkeypatch.setattr(parameters, "run", lambda tasks, compiles: [clock.tick(10) for _ in tasks])
+    monkeypatch.setattr(updates, "run", lambda tasks, compiles: [clock.tick(10) for _ in tasks])
     return clock
 
 
@@ -38,15 +39,26 @@ def test_making_tasks_is_bookkeeping_and_the_backend_is_not(clock, kind):
     def step():
         clock.tick(5)
         tasks = (clock.tick(1) for _ in range(3))
-        parameters.run(kind(tasks) if kind is list else tasks, False)
+        updates.run(kind(tasks) if kind is list else tasks, False)
 
     assert measured(step, clock) == backend.Spent(total=38, outside=8)
-    assert parameters.run.__name__ == "<lambda>"  # as it was before
+    assert updates.run.__name__ == "<lambda>"  # as it was before
 
 
 def test_a_step_that_enters_no_backend_is_refused(clock):
-    with pytest.raises(RuntimeError, match=r"entered no backend by run or .* of hybridopt\.optimizer\.parameters"):
+    with pytest.raises(RuntimeError, match=r"entered no backend by .*\.updates\.run or .*_CrewStep\.run"):
         measured(lambda: clock.tick(1), clock)
+
+
+def test_repeated_updates_are_entered_too():
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(5)]
+    optimizer = HybridOptimizer(params, policy="adamw")
+    for p in params:
+        p.grad = torch.ones(3)
+    with backend.watched(Clock()) as inside:
+        for _ in range(4):
+            optimizer.step()
+    assert inside.entered == 4
 
 
 def test_calls_are_those_of_hybridopt_alone():
