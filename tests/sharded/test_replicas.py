@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
+from hybridopt.model.quantization.coded import plain
 from hybridopt.optimizer.replicas import reducer
 from support.ranks import Ranks
 
@@ -313,6 +314,30 @@ def faults():
 
 def test_faults_are_told_on_all_ranks(two):
     assert same(*two.run(faults))
+
+
+# ---- codes that are trained
+
+
+def coded(ranks=1):
+    torch.manual_seed(0)
+    model = hybridopt.wrap(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 6)), quantization="int8-trainable")
+    called = replica(model, init_sync=False) if ranks > 1 else model
+    optimizer, sums = model.hybrid.optimizer(lr=0.01), []
+    for rank in (0, 1) if ranks == 1 else [distributed.get_rank()]:
+        called(data(0, rank) @ torch.ones(6, 64)).square().mean().backward()
+        sums.append([p.grad for p in model.parameters()])
+        for p in model.parameters() if ranks == 1 else ():
+            p.grad = None
+    for p, a, b in zip(model.parameters(), *sums, strict=True) if ranks == 1 else ():
+        p.grad = a * 0.5 + b * 0.5
+    optimizer.step()
+    return [x.detach() for p in model.parameters() for x in plain("", p.detach()).values()]
+
+
+def test_codes_are_those_of_one_process_where_ddp_does_not_copy_them(two):
+    for found in two.run(coded, 2):
+        assert same(coded(), found)
 
 
 # ---- what is frozen, hooks of users, resuming
