@@ -73,6 +73,14 @@ def test_replicas_have_everything_and_buckets():
     assert one.peak_bytes == alone.peak_bytes + trained
 
 
+@pytest.mark.parametrize("lora", [None, 8])
+def test_rows_that_probes_shift_are_kept_as_they_were(lora):
+    size = SIZE | {"seq_len": 1024, "lora": lora}  # most is taken in a forward pass
+    sharded, alone = (Estimator(LLAMA).estimate(Request(policy="mezo", **size, gpus=n)) for n in (2, 1))
+    beside = sharded.temporaries_bytes - alone.temporaries_bytes
+    assert beside == pytest.approx(4 * sharded.trained_parameters / 2, rel=0.03)
+
+
 def test_quantized_weights_stay_whole_and_their_adapters_are_cut():
     how = {"policy": "adamw", "lora": 8, "quantization": "nf4"}
     alone, one = (Estimator(LLAMA).estimate(Request(**how, **SIZE, gpus=n)) for n in (1, 2))

@@ -63,6 +63,8 @@ class PlannedShards:
         own = RankUpdates(plan, request.device == "cuda", request.gpus)
         self.state, self.updates = own.state, cast(Temporaries | RankUpdates, own)
         self._units = cache(self._units)  # type: ignore[method-assign]
+        probed = [e for e in plan.entries if e.treatment is not None and e.treatment.probed]
+        self._copies = sum(unit.shard for unit in units_of(probed, {}, "", self._ranks).each.values())
 
     def least(self, idle: frozenset[str]) -> int:
         """Return the bytes of gradients that stay until the update."""
@@ -76,7 +78,13 @@ class PlannedShards:
             step: when gradients are freed, and what updates take.
             request: the way to train.
         """
-        return sharded_moments(trace, step, self._units(trace.path), request.checkpointing)
+        found = sharded_moments(trace, step, self._units(trace.path), request.checkpointing)
+        return (self._beside_copies(p) for p in found) if trace.probes else found
+
+    def _beside_copies(self, moment: Peak) -> Peak:
+        """Return a moment of a probe with the copy of the rows that are shifted, which are put back before the update."""
+        copies = 0 if moment.stage == ("update",) else self._copies
+        return replace(moment, temporaries=moment.temporaries + copies)
 
     def _units(self, path: str) -> Units:
         return units_of(self._plan.entries, self._gradients, path, self._ranks)
