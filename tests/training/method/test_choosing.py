@@ -168,6 +168,16 @@ def test_without_a_gpu_the_memory_of_this_machine_is_planned_for(config, monkeyp
         choose(run("method: adamw"), config, SHAPE)
 
 
+def test_a_policy_without_gradients_is_refused_for_several_processes_before_anything_is_written(config, monkeypatch):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        HybridOptError, match="'mezo' has no gradients that 2 processes could share.*start one process"
+    ):
+        choose(run("gpu: 24GiB", "method=mezo"), config, SHAPE)
+    assert choose(run("gpu: 24GiB", "method=addax"), config, SHAPE).run.method.policy == "addax"
+
+
 def test_people_are_told_what_a_method_brings_with_it(config):
     text = "gpu: 24GiB\nmethod: {policy: adamw, release: fused}"
     told = choose(run(text), config, Shape(64, 1, 16, generates=True)).told
