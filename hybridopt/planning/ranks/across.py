@@ -82,7 +82,7 @@ class PlannedShards:
         return (self._beside_copies(p) for p in found) if trace.probes else found
 
     def _beside_copies(self, moment: Peak) -> Peak:
-        """Return a moment of a probe with the copy of the rows that are shifted, which are put back before the update."""
+        """Return a moment of a probe with the copy of the rows that are shifted; the update begins without it."""
         copies = 0 if moment.stage == ("update",) else self._copies
         return replace(moment, temporaries=moment.temporaries + copies)
 
