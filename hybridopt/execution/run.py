@@ -1,16 +1,18 @@
 """Carry out updates: the backends in the order in which they are asked, and the choice of one for every task."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 
-from ..core.contracts import Backend
+from torch import Tensor
+
+from ..core.contracts import Backend, RepeatedLook
 from ..core.errors import HybridOptError
 from ..core.registry import find, names
 from .first_look import FirstLook, UnreadGradient
 from .task import Task
 
-__all__ = ["WORTH_COMPILING", "Ran", "able", "backends", "choose", "first_look", "run"]
+__all__ = ["WORTH_COMPILING", "Ran", "able", "backends", "choose", "first_look", "repeat_look", "run"]
 
 Ran = dict[Backend[Task], list[Task]]
 WORTH_COMPILING = 50_000_000  # elements of an optimizer on a CPU: below, compiling takes longer than it saves
@@ -100,3 +102,14 @@ def first_look(gradients: Iterable[UnreadGradient], compile: bool | int) -> dict
         for backend in able(compile, device):
             found |= backend.first_look([one for one in some if one.name not in found])
     return found
+
+
+def repeat_look(gradients: Sequence[Tensor], compile: bool | int) -> RepeatedLook | None:
+    """Return a look at gradients of this form for many steps, by the first backend that has one; None: by none.
+
+    Args:
+        gradients: of one step, on one device, readable by their addresses.
+        compile: as `run` takes it.
+    """
+    looks = (backend.repeat_look(gradients) for backend in able(compile, gradients[0].device.type))
+    return next((look for look in looks if look is not None), None)

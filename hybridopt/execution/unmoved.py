@@ -30,28 +30,28 @@ def readable(xs: Sequence[Tensor]) -> bool:
 
 @dataclass(frozen=True)
 class LyingForm:
-    """What several tensors have in common, and how many elements each has; they lie in memory one after the other.
+    """The form of several tensors on one device, each of which lies in memory number after number.
 
     Args:
-        dtype: of all.
+        dtypes: of each.
         device: of all.
         sizes: elements of each.
     """
 
-    dtype: torch.dtype
+    dtypes: list[torch.dtype]
     device: torch.device
     sizes: list[int]
 
     @staticmethod
     def of(xs: Sequence[Tensor]) -> "LyingForm":
-        """Return the form of tensors, of which the first one tells dtype and device."""
-        return LyingForm(xs[0].dtype, xs[0].device, list(map(Tensor.numel, xs)))
+        """Return the form of tensors, of which the first one tells the device."""
+        return LyingForm(list(map(_dtype, xs)), xs[0].device, list(map(Tensor.numel, xs)))
 
     def fits(self, xs: Sequence[Tensor]) -> bool:
         """Return whether tensors have this form, and their numbers can be read by their addresses."""
         return (
             readable(xs)
-            and set(map(_dtype, xs)) == {self.dtype}
+            and list(map(_dtype, xs)) == self.dtypes
             and set(map(_device, xs)) == {self.device}
             and list(map(Tensor.numel, xs)) == self.sizes
         )

@@ -12,13 +12,14 @@ from ..execution.run import WORTH_COMPILING
 from ..model.placement.homes import device_of
 from .groups import Tags
 from .looking import Looked, look
+from .looks import Looks
 from .loss_windows import LossWindows
 from .probing.measured import Measured
 from .probing.shifts import Shifts
 from .repeats import Repeats
 from .resting import check_resting
 from .turns import Turns
-from .updates import Updates
+from .updates import NOTHING, Updates
 from .windows import Windows, carried_over
 
 __all__ = ["Parameters", "Work"]
@@ -52,7 +53,7 @@ class Parameters(Updates):
         self._optimizer, self._measured, self._turns = weakref.proxy(optimizer), measured, turns
         self.windows = Windows(tags, optimizer.param_groups, pace)
         self.shifts = Shifts(self.windows, trainable)
-        self._repeats = Repeats()
+        self._repeats, self._looks = Repeats(), Looks()
         self._check_shared()
         check_resting(self.windows.all())
         self._compile = self._elements() if compile == "auto" else bool(compile)
@@ -162,8 +163,15 @@ class Parameters(Updates):
 
     def look(self, work: Iterable[Work]) -> tuple[str | None, Looked]:
         """Look at gradients before anything is changed. Arguments and results as in `ReleasedParameters.look`."""
+        work, compile = list(work), self._compiling
+        if self._looks.finite(work, compile):
+            return None, NOTHING
         names = {name for name, _ in work}
-        return look([one for one in self.windows.all() if one.name in names], self._compiling)
+        resolved = [one for one in self.windows.all() if one.name in names]
+        bad, looked = look(resolved, compile)
+        if bad is None and not any(one.job.rounds for one in resolved):  # whose looks find more
+            self._looks.learn(work, compile)
+        return bad, looked
 
     def uncount(self, names: Iterable[str]) -> None:
         """Take back that the state of these parameters has seen this step, as its update was left out by a flag."""

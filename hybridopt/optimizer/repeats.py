@@ -91,6 +91,7 @@ class _Crew:
         self._group, self._params = ones[0].group, [one.p for one in ones]
         self._begin, self._end = max(one.begin for one in ones), min(one.end for one in ones)
         self._windows, self._slots = [one.window for one in ones], tuple(ones[0].slots)
+        self._moves = tasks[0].lr > 0  # a backend may be for weights that move only
         self._first = replace(tasks[0], param=NOTHING, grad=NOTHING, raw={})
         self._weights, self._grads = Unmoved.of(self._params), LyingForm.of([task.grad for task in tasks])
         self._state = {name: Unmoved.of([task.raw[name] for task in tasks]) for name in self._slots}
@@ -110,6 +111,8 @@ class _Crew:
             if not all(self._state[name].fits(xs) for name, xs in raw.items()):
                 return None
         lr, decay = rates(self._group)
+        if (lr > 0) != self._moves:
+            return None
         one = replace(self._first, lr=lr, decay=decay, age=age, step=step)
         return _CrewStep(self._update, one, params, grads, raw, kept) if self._update.holds(one, raw) else None
 

@@ -21,6 +21,7 @@ from ..model.placement.homes import all_near, device_of, home
 from ..policy.job import BASIS
 from .group_numbers import rates
 from .looking import Looked
+from .looks import FEW
 from .probing.measured import Measured
 from .probing.shifts import Shifts
 from .repeats import Repeats
@@ -28,10 +29,9 @@ from .resolved import Resolved
 from .resting import deferred
 from .windows import Windows
 
-__all__ = ["Updates"]
+__all__ = ["NOTHING", "Updates"]
 
 NOTHING: Looked = {}
-FEW = 4  # parameters at once: for fewer, to see that nothing has changed takes as long as to ask again
 
 
 class Updates:

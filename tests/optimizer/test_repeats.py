@@ -6,9 +6,11 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from hybridopt import HybridOptimizer, Policy, Route, Treatment
-from hybridopt.optimizer import repeats, updates
+from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
+from hybridopt.execution.cpp.first_look import Finite
+from hybridopt.optimizer import looks, repeats, updates
 from hybridopt.parts import AdamW, Columns, Empty, Lion, Momentum, NoUpdate, SignSGD
 
 SHAPES = [(64, 16), (16, 64), (5, 9), (7,), (33, 32), (32, 33), (2, 3, 16), (40, 16)]
@@ -31,16 +33,21 @@ class Run:
             {f"w{i}": torch.randn(s, generator=draw).to(dtype) for i, s in enumerate(SHAPES)}
         )
         named = [(f"layers.{name}.weight", p) for name, p in self.model.items()]
-        self.optimizer = HybridOptimizer(named, lr=1e-2, policy=Policy((Route(treatment),)), compile=compile)
+        policy = Policy((Route(treatment),))
+        self.optimizer = HybridOptimizer(named, lr=1e-2, policy=policy, compile=compile, nonfinite="skip")
         self.draw, self.left_out, self.spoil = torch.Generator().manual_seed(1), set(), lambda grad: grad
+        self.bad, self.old = {}, []  # what is not finite, by place; gradients that are still there in the next step
 
     @property
     def params(self):
         return list(self.model.values())
 
     def step(self):
+        self.old = [p.grad for p in self.params]
         for i, p in enumerate(self.params):
-            grad = self.spoil(torch.randn(p.shape, generator=self.draw).to(p.dtype))
+            grad = torch.randn(p.shape, generator=self.draw).to(p.dtype)
+            grad.view(-1)[-1] = self.bad.get(i, 0.5)
+            grad = self.spoil(grad)
             p.grad = None if i in self.left_out or not p.requires_grad else grad
         self.optimizer.step()
 
@@ -127,6 +134,8 @@ def nothing(grad):
 
 
 CHANGES = {
+    "NaN": lambda run: run.bad.update({len(SHAPES) - 1: float("nan")}),
+    "infinity": lambda run: run.bad.update({3: -float("inf")}),
     "lr": lambda run: run.optimizer.param_groups[0].update(lr=3e-3),
     "no lr": lambda run: run.optimizer.param_groups[0].update(lr=0.0),
     "lr in a tensor": lambda run: run.optimizer.param_groups[0].update(lr=torch.tensor(3e-3)),
@@ -149,11 +158,25 @@ def twins(way, monkeypatch):
         fast.step()
         with monkeypatch.context() as patch:
             patch.setattr(updates, "FEW", 1 << 30)
+            patch.setattr(looks, "FEW", 1 << 30)
             slow.step()
         for a, b in zip(fast.tensors(), slow.tensors(), strict=True):
             assert a.dtype == b.dtype and a.equal(b)
 
     return fast, slow, step
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """What looks that were repeated have found."""
+    found, finite = [], Finite.finite
+
+    def seen(self, grads):
+        found.append(finite(self, grads))
+        return found[-1]
+
+    monkeypatch.setattr(Finite, "finite", seen)
+    return found
 
 
 @pytest.fixture
@@ -172,12 +195,13 @@ def repeated(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::hybridopt.HybridOptWarning")
 @pytest.mark.parametrize("way", WAYS)
-def test_whatever_changes_between_two_steps_counts(way, monkeypatch, repeated):
+def test_whatever_changes_between_two_steps_counts(way, monkeypatch, repeated, read):
     for change in CHANGES.values():
+        read.clear()
         fast, slow, step = twins(way, monkeypatch)
         for _ in range(3):
             step()
-        assert repeated, "the third step repeats the second"
+        assert repeated and read == [True], "the third step repeats the second"
         for run in (fast, slow):
             change(run)
         for _ in range(4):
@@ -186,14 +210,75 @@ def test_whatever_changes_between_two_steps_counts(way, monkeypatch, repeated):
 
 @pytest.mark.filterwarnings("ignore::hybridopt.HybridOptWarning")
 @pytest.mark.parametrize("way", WAYS)
-def test_any_row_of_changes_counts(way, monkeypatch, repeated):
+def test_any_row_of_changes_counts(way, monkeypatch, repeated, read):
     lasting = {"lr in a tensor", "frozen", "negated", "halved", "added", "unpickled"}
     choice, fast, slow, step = random.Random(way), *twins(way, monkeypatch)
     for _ in range(40):
         change = CHANGES[choice.choice(sorted(CHANGES.keys() - lasting))]
         for run in (fast, slow):
-            run.left_out, run.spoil = set(), lambda grad: grad
+            run.left_out, run.bad, run.spoil = set(), {}, lambda grad: grad
             change(run)
-        for _ in range(choice.randrange(4)):
+        for _ in range(choice.randrange(5)):
+            spoilt = {choice.randrange(len(SHAPES)): float("inf")} if choice.random() < 0.2 else {}
+            for run in (fast, slow):
+                run.bad = spoilt or run.bad
             step()
-    assert repeated
+            for run in (fast, slow):
+                run.bad = {}
+    assert repeated and {True, False} <= set(read)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_every_gradient_is_read_in_every_step_where_it_is_now(value, threads, read):
+    run, before = Run("signsgd", True), torch.get_num_threads()
+    run.optimizer.nonfinite = "raise"
+    torch.set_num_threads(threads)
+    try:
+        for _ in range(3):
+            run.step()
+        for place in range(len(SHAPES)):
+            kept = [x.clone() for x in run.tensors()]
+            run.bad = {place: value}
+            with pytest.raises(HybridOptError, match=f"w{place}.*not finite"):
+                run.step()
+            assert all(a.equal(b) for a, b in zip(kept, run.tensors(), strict=True))
+            run.bad = {}
+            run.step()
+            assert read[-2:] == [False, True]
+    finally:
+        torch.set_num_threads(before)
+
+
+class Operations(TorchDispatchMode):
+    """Names of all operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_mode_that_sees_all_operations_sees_gradients_read(read):
+    run = Run("signsgd", True)
+    for _ in range(3):
+        run.step()
+    with Operations() as seen:
+        run.step()
+    assert read == [True] and "sum.default" in seen.names
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.0, 1e-2), (1e-2, 0.0)])
+def test_a_rate_that_leaves_zero_is_not_updated_as_one_of_zero(before, after, monkeypatch, repeated):
+    """Which backend is the first that fits depends on it; results must not depend on what steps were before."""
+    fast, slow, step = twins("adamw", monkeypatch)
+    for lr in (before, after):
+        for run in (fast, slow):
+            run.optimizer.param_groups[0]["lr"] = lr
+        for _ in range(3):
+            step()
+        assert repeated
+        repeated.clear()

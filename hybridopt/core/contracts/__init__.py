@@ -5,7 +5,7 @@ Imports torch, and of hybridopt nothing but errors, seeds and directions.
 
 from .activations import Activations, Uniform
 from .adapters import Adapters
-from .backend import Backend, RepeatedUpdate
+from .backend import Backend, RepeatedLook, RepeatedUpdate
 from .codec import Codec
 from .coded import CodedWeight, PackedWeight
 from .computed import computed
@@ -55,6 +55,7 @@ __all__ = [
     "Ready",
     "Release",
     "ReleasedParameters",
+    "RepeatedLook",
     "RepeatedUpdate",
     "Room",
     "Rule",

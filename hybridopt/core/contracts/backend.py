@@ -6,9 +6,20 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-__all__ = ["Backend", "RepeatedUpdate"]
+__all__ = ["Backend", "RepeatedLook", "RepeatedUpdate"]
 
 TaskT = TypeVar("TaskT", contravariant=True)  # execution.task.Task, which this room cannot import
+
+
+class RepeatedLook(Protocol):
+    """A look at several gradients that is the same in many steps: only their addresses and numbers are others.
+
+    They have the dtypes, sizes and device that they had: `execution` sees to that.
+    """
+
+    @abstractmethod
+    def finite(self, grads: Sequence[Tensor]) -> bool:
+        """Return whether no gradient has NaN or infinity; nothing is changed."""
 
 
 class RepeatedUpdate(Protocol[TaskT]):
@@ -97,6 +108,13 @@ class Backend(Protocol[TaskT]):
             By name the `FirstLook` at some of them, those that it can read. None of them unless it says so.
         """
         return {}
+
+    def repeat_look(self, gradients: Sequence[Tensor]) -> RepeatedLook | None:
+        """Return a look at gradients of this form, for many steps, which finds no more than whether they are finite.
+
+        gradients: on its `devices`, readable by their addresses. Returns None unless it says so.
+        """
+        return None
 
     @abstractmethod
     def tolerance(self, task: TaskT) -> float:

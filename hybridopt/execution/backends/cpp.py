@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ...core.contracts import Backend, RepeatedUpdate, stream
+from ...core.contracts import Backend, RepeatedLook, RepeatedUpdate, stream
 from ...parts.splits._lines import Lines
 from ...policy.job import Job, declare
 from ..cpp import builder
 from ..cpp.call import KernelCall
 from ..cpp.chosen import chosen
-from ..cpp.first_look import first_look
+from ..cpp.first_look import finite, first_look
 from ..cpp.layouts import LONG, Layout, in_memory, joined, layout_of, sizes_of, text_of
 from ..first_look import FirstLook, UnreadGradient
 from ..printing.cpp_rounds import RoundsLayout
@@ -73,6 +73,10 @@ class Cpp(Backend[Task]):
     def first_look(self, gradients: Sequence[UnreadGradient]) -> dict[str, FirstLook]:
         """Look at gradients by a few calls: those of rules with rounds are read as their first round reads them."""
         return first_look(gradients)
+
+    def repeat_look(self, gradients: Sequence[Tensor]) -> RepeatedLook | None:
+        """Return one call that reads all gradients."""
+        return finite(gradients)
 
     def kind(self, task: Task) -> Hashable | None:
         """Return the layout and the treatment, whose numbers a kernel is told, if there is a kernel."""

@@ -15,7 +15,7 @@ __all__ = ["KernelCall"]
 
 LEAST, WIDEST = 1 << 12, 1 << 16  # columns whose hashes are looked up; those of wider rows are worked out
 CPU = torch.device("cpu")
-GRAD = 1  # its place among the tensors of a parameter
+GRAD = 1  # its place among the tensors of a parameter that is updated
 _forked: set[str] = set()  # something, in a process that was forked
 
 
@@ -41,11 +41,12 @@ class KernelCall:
 
     Args:
         kernel: that `builder.function` has returned.
-        tensors: of every parameter, contiguous, in the order in which the kernel names them; the second one is the
-            gradient. Whoever calls sees to it that they are still there.
+        tensors: of every parameter, contiguous, in the order in which the kernel names them. Whoever calls sees to it
+            that they are still there.
         sizes: of every parameter rows, columns, and how many of them are chosen.
         rounded: how many keys a parameter has.
         widest: columns of the widest, where something is rounded at random.
+        grad: the place of the gradient among the tensors of a parameter.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class KernelCall:
         sizes: Sequence[tuple[int, int, int]],
         rounded: int,
         widest: int,
+        grad: int = GRAD,
     ):
         self._kernel, self._count, self._each, self._rounded = kernel, len(tensors), len(tensors[0]), rounded
+        self._grad = grad
         self._at = array("Q", [x.data_ptr() for some in tensors for x in some])
         self._sizes = array("q", [n for some in sizes for n in some])
         self._columns = tables(min(max(widest, LEAST), WIDEST), CPU)[1]
@@ -70,7 +73,7 @@ class KernelCall:
             numbers: of the step.
         """
         if grads is not None:
-            self._at[GRAD :: self._each] = array("Q", map(Tensor.data_ptr, grads))
+            self._at[self._grad :: self._each] = array("Q", map(Tensor.data_ptr, grads))
         of_keys, floats = array("Q", keys), array("f", numbers)
         given = CallArguments(
             self._count,

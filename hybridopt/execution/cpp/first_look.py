@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ...core.contracts import RepeatedLook
 from ..first_look import FirstLook, UnreadGradient
 from ..printing.cpp_rounds import RoundsLayout
 from ..unmoved import readable
@@ -12,7 +14,7 @@ from . import builder
 from .call import KernelCall
 from .layouts import in_memory, layout_of, sizes_of, text_of
 
-__all__ = ["first_look"]
+__all__ = ["Finite", "finite", "first_look"]
 
 TEXT = """\
 // Printed from the check for NaN and infinity.
@@ -55,6 +57,40 @@ def first_look(gradients: Some) -> dict[str, FirstLook]:
     return found if kernel is None or not plain else found | _checked(kernel, plain)
 
 
+def finite(grads: Sequence[Tensor]) -> "Finite | None":
+    """Return a look at gradients of this form for many steps; None where there is no kernel for them."""
+    if not BITS.keys() >= {grad.dtype for grad in grads} or not builder.usable():
+        return None
+    builder.build([TEXT])
+    kernel = builder.function(TEXT)
+    return None if kernel is None else Finite(kernel, grads)
+
+
+class Finite(RepeatedLook):
+    """One call of the kernel in every step, with one flag for all gradients.
+
+    Args:
+        kernel: that of `TEXT`.
+        grads: gradients of this form.
+    """
+
+    def __init__(self, kernel: Callable[..., None], grads: Sequence[Tensor]):
+        self._flag = torch.zeros(1, dtype=torch.int32, device=CPU)
+        self._call = KernelCall(kernel, [(grad, self._flag) for grad in grads], list(map(_sizes, grads)), 0, 0, grad=0)
+
+    def finite(self, grads: Sequence[Tensor]) -> bool:
+        """Return whether no gradient has NaN or infinity."""
+        self._flag.zero_()
+        self._call.run(grads, (), ())
+        return not self._flag.item()
+
+
+def _sizes(grad: Tensor) -> tuple[int, int, int]:
+    """Return what the check is told of a gradient: bytes of a number, how many there are, the bits of infinity."""
+    size, infinity = BITS[grad.dtype]
+    return size, grad.numel(), infinity
+
+
 def _rounds(one: UnreadGradient) -> RoundsLayout | None:
     """Return the layout of a kernel whose first look reads this gradient; None where there is none."""
     job = one.job
@@ -67,9 +103,8 @@ def _rounds(one: UnreadGradient) -> RoundsLayout | None:
 
 def _checked(kernel: Callable[..., None], some: Some) -> dict[str, FirstLook]:
     flags = torch.zeros(len(some), dtype=torch.int32, device=CPU)
-    sizes = [(BITS[one.grad.dtype][0], one.grad.numel(), BITS[one.grad.dtype][1]) for one in some]
     tensors = [(one.grad, flag) for one, flag in zip(some, flags, strict=True)]
-    KernelCall(kernel, tensors, sizes, 0, 0).run(None, (), ())
+    KernelCall(kernel, tensors, [_sizes(one.grad) for one in some], 0, 0).run(None, (), ())
     return {one.name: FirstLook(not bad) for one, bad in zip(some, flags.tolist(), strict=True)}
 
 

@@ -125,7 +125,9 @@ def device_of(p: Tensor) -> torch.device:
 
 def devices_of(tensors: Sequence[Tensor]) -> list[torch.device]:
     """Return what `device_of` does of each, without a call for those that do not rest elsewhere."""
-    return [device_of(p) if _HOMES and p in _HOMES else p.device for p in tensors]
+    if not _HOMES:
+        return [p.device for p in tensors]
+    return [device_of(p) if p in _HOMES else p.device for p in tensors]
 
 
 def check_kept(name: str, p: Tensor, why: str) -> None:
