@@ -46,6 +46,7 @@ SETS = {
     "tiny": Llama(32, 64, 2, 2, 2, 128),
     "small": Llama(128, 512, 2, 4, 2, 512),  # its matrices have all sizes that updates tell apart
     "60m": Llama(512, 1376, 8, 8, 8, 32000),  # LLaMA-60M of GaLore's and FRUGAL's experiments
+    "500m": Llama(1280, 3456, 21, 20, 20, 32000),
     "1b": Llama(2048, 8192, 16, 32, 8, 128256, tied=True),  # Llama-3.2-1B
     "8b": LLAMA_3_8B,
     "8b-2": replace(LLAMA_3_8B, layers=2),

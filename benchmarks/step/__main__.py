@@ -1,22 +1,23 @@
 """Measure the optimizer step of every hybridopt policy and of the original packages against torch's fused AdamW.
 
-One process a dtype measures all rows; a row whose record is there, and did not fail, is not measured again. Table and
-plot are written from all records that are there.
+One process a set and dtype measures all rows; a row whose record is there, and did not fail, is not measured again.
+Table and plot are written from all records that are there.
 """
 
 import argparse
 import json
 import sys
 import time
+from itertools import product
 
 import torch
 from rich.console import Console
 
 from ..shared.command_line import console, parser
-from ..shared.llama import SETS
 from ..shared.processes import run_module
-from . import peers
-from .rows import COMPILE, DTYPES, measure, records_at, wanted
+from .pages import BLOCKS
+from .rows import COMPILE, DTYPES, fitting_none, measure, records_at, wanted
+from .sets import SETS
 from .table import publish, terminal
 
 
@@ -25,42 +26,51 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command = parser("step", __doc__)
     command.add_argument("--threads", type=int, default=2, help="threads for torch")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    command.add_argument("--set", choices=SETS, help="shapes (default: 60m on cpu, 1b on cuda)")
+    command.add_argument("--set", nargs="+", choices=SETS, dest="sets", help="(default: 60m on cpu, 1b on cuda)")
     command.add_argument("--dtypes", nargs="+", choices=DTYPES, help="(default: both on cpu, bf16 on cuda)")
-    command.add_argument("--only", default="*", help="patterns of row names, split by |")
+    command.add_argument(
+        "--only", help="patterns of row names, split by | (default: all, or those that decide the set)"
+    )
     command.add_argument("--skip", default="", help="patterns of row names to leave out, split by |")
     command.add_argument("--pairs", type=int, default=15, help="measured steps a row, fewer for slow ones")
     command.add_argument("--compile", choices=COMPILE, default="auto", help="given to HybridOptimizer, if it takes it")
     command.add_argument("--minutes", type=float, default=60.0, help="after these, no further row is begun")
+    command.add_argument("--row-seconds", type=float, default=300.0, help="after these, a row has failed")
     command.add_argument("--json", action="store_true", help="print the records instead of tables")
     command.add_argument("--table", action="store_true", help="only write table and plot anew")
+    command.add_argument("--write", action="store_true", help="the same, and into the README and docs/benchmarks.md")
     command.add_argument("--measure", action="store_true", help="only measure, write no table")
     command.add_argument("--list", action="store_true", help="only print the names of the rows")
     options = command.parse_args(arguments)
-    options.set = options.set or ("1b" if options.device == "cuda" else "60m")
+    if options.only and (unknown := fitting_none(options.only)):
+        command.error(f"--only: no row fits {', '.join(unknown)}; --list prints all names")
+    options.sets = options.sets or ["1b" if options.device == "cuda" else "60m"]
+    options.set = options.sets[0]
     options.dtypes = options.dtypes or (["bf16"] if options.device == "cuda" else list(DTYPES))
     return options
 
 
 def in_processes(options: argparse.Namespace, arguments: list[str]) -> None:
-    """Measure one dtype after the other, each in a process of its own and with an equal share of the time."""
+    """Measure each set in each dtype, in a process of its own and with an equal share of the time that is left."""
     end = time.monotonic() + 60 * options.minutes
-    for position, dtype in enumerate(options.dtypes):
-        share = (end - time.monotonic()) / 60 / (len(options.dtypes) - position)
-        own = [*arguments, "--dtypes", dtype, "--minutes", str(share), "--measure"]
+    groups = list(product(options.sets, options.dtypes))
+    for position, (size, dtype) in enumerate(groups):
+        share = (end - time.monotonic()) / 60 / (len(groups) - position)
+        own = [*arguments, "--set", size, "--dtypes", dtype, "--minutes", str(share), "--measure"]
         run_module("step", own, stdout=sys.stderr if options.json else None, check=True)
 
 
 def show(options: argparse.Namespace, screen: Console) -> None:
     """Write what is there, and print it."""
-    groups = publish(records_at(options.out))
+    records = records_at(options.out)
+    groups = publish(records)
+    for block in BLOCKS if options.write else ():
+        block.write(records.all())
     if options.json:
         print(json.dumps({"groups": groups}))
         return
     for table in terminal(groups):
         screen.print(table)
-    for row, package in peers.missing().items():
-        screen.print(f"{row}: not measured, {package} is not installed")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -70,9 +80,9 @@ def main(arguments: list[str] | None = None) -> None:
     screen = console(stderr=options.json)
     if options.list:
         screen.print("\n".join({name: None for dtype in options.dtypes for name in wanted(options, dtype)}))
-    elif options.measure or (len(options.dtypes) == 1 and not options.table):
+    elif options.measure or (len(options.sets) == len(options.dtypes) == 1 and not (options.table or options.write)):
         measure(options, options.dtypes[0], screen)
-    elif not options.table:
+    elif not (options.table or options.write):
         in_processes(options, sys.argv[1:] if arguments is None else arguments)
     if not options.list and not options.measure:
         show(options, screen)

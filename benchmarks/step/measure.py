@@ -8,14 +8,15 @@ from statistics import median, quantiles
 import torch
 from torch import nn
 
-from ..shared.llama import Llama
 from ..shared.peak import Peak
 from ..shared.tensor_bytes import held
 from ..shared.timing import seconds
+from .sets import Model
 from .weights import Weights
 
 LR = 1e-3
 SLOW, VERY_SLOW = 0.5, 2.0  # seconds; from there on a third and a fifth of the pairs are enough
+QUICK, MORE = 0.005, 4  # seconds; below, noise is larger and that many times the pairs cost nothing
 COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}  # far more than any cache
 WARM = 3  # steps before the measured ones, the first included
 
@@ -35,12 +36,14 @@ Make = Callable[[dict[str, nn.Parameter]], Subject]
 class Bench:
     """The weights, gradients and yardstick that all rows of one dtype share."""
 
-    def __init__(self, llama: Llama, dtype: torch.dtype, device: str, pairs: int):
+    def __init__(self, llama: Model, dtype: torch.dtype, device: str, pairs: int):
         self.weights, self.device, self.pairs = Weights(llama, dtype, device), device, pairs
         self._yardstick_params = {n: nn.Parameter(value) for n, value in self.weights.values.items()}
         self._yardstick = torch.optim.AdamW(self._yardstick_params.values(), lr=LR, fused=True)
         numel = min(COPY_BYTES[device], 16 * self.weights.numel) // 4
         self._source, self._target = torch.ones(numel, device=device), torch.zeros(numel, device=device)
+        self.weights.fresh()
+        self._reference()  # from here on all shared memory is taken, and what is free can be asked for
 
     def measure(self, make: Make) -> dict:
         """Return every number of one row."""
@@ -128,7 +131,9 @@ def summary(times: list[float], yardsticks: list[float]) -> dict:
 
 
 def pairs_for(once: float, pairs: int) -> int:
-    """Return how many pairs a step that took `once` seconds gets, of `pairs` at most."""
+    """Return how many pairs a step that took `once` seconds gets, of `pairs` where it is neither quick nor slow."""
+    if once < QUICK:
+        return MORE * pairs
     share = 1 if once <= SLOW else 3 if once <= VERY_SLOW else 5
     return max(min(pairs, 3), math.ceil(pairs / share))
 

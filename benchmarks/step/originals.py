@@ -6,8 +6,8 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from ..shared.llama import Llama
 from .measure import LR, Subject
+from .sets import Model
 
 Params = dict[str, nn.Parameter]
 
@@ -32,7 +32,7 @@ def of(optimizer: torch.optim.Optimizer) -> Subject:
     return Subject(optimizer.step, optimizer)
 
 
-def adamw(params: Params, llama: Llama, **options) -> Subject:
+def adamw(params: Params, llama: Model, **options) -> Subject:
     """Return torch's AdamW.
 
     Args:
@@ -43,12 +43,12 @@ def adamw(params: Params, llama: Llama, **options) -> Subject:
     return of(torch.optim.AdamW(params.values(), lr=LR, **options))
 
 
-def sgd(params: Params, llama: Llama) -> Subject:
+def sgd(params: Params, llama: Model) -> Subject:
     """Return torch's fused SGD."""
     return of(torch.optim.SGD(params.values(), lr=LR, fused=True))
 
 
-def adafactor(params: Params, llama: Llama, foreach: bool) -> Subject:
+def adafactor(params: Params, llama: Model, foreach: bool) -> Subject:
     """Return torch's Adafactor with an eps that works in every dtype.
 
     Its default stops bf16 weights, transformers' makes NaN.
@@ -61,21 +61,21 @@ def adafactor(params: Params, llama: Llama, foreach: bool) -> Subject:
     return of(torch.optim.Adafactor(params.values(), lr=LR, eps=(1e-15, 1e-3), foreach=foreach))
 
 
-def transformers_adafactor(params: Params, llama: Llama) -> Subject:
+def transformers_adafactor(params: Params, llama: Model) -> Subject:
     """Return transformers' Adafactor at a given learning rate."""
     from transformers.optimization import Adafactor
 
     return of(Adafactor(params.values(), lr=LR, relative_step=False))
 
 
-def muon(params: Params, llama: Llama) -> Subject:
+def muon(params: Params, llama: Model) -> Subject:
     """Return Muon on the layers' matrices, fused AdamW on the rest, as its authors use it."""
     inner, outer = divide(params)
     both = torch.optim.Muon(inner, lr=LR), torch.optim.AdamW(outer, lr=LR, fused=True)
     return Subject(lambda: [optimizer.step() for optimizer in both], both)
 
 
-def lomo(params: Params, llama: Llama) -> Subject:
+def lomo(params: Params, llama: Model) -> Subject:
     """Return LOMO by its authors: its hook updates every parameter that has a gradient."""
     from lomo_optim import Lomo
 
@@ -83,7 +83,7 @@ def lomo(params: Params, llama: Llama) -> Subject:
     return Subject(lambda: optimizer.grad_func(0), optimizer)
 
 
-def adalomo(params: Params, llama: Llama) -> Subject:
+def adalomo(params: Params, llama: Model) -> Subject:
     """Return AdaLomo by its authors, without loss scaling; on CPU `.cuda()`, which it calls on state, does nothing."""
     from lomo_optim import AdaLomo
 
@@ -98,7 +98,7 @@ def adalomo(params: Params, llama: Llama) -> Subject:
     return Subject(step, optimizer)
 
 
-def adam_mini(params: Params, llama: Llama) -> Subject:
+def adam_mini(params: Params, llama: Model) -> Subject:
     """Return Adam-mini by its authors."""
     from adam_mini import Adam_mini
 
@@ -106,14 +106,14 @@ def adam_mini(params: Params, llama: Llama) -> Subject:
     return of(Adam_mini(list(params.items()), lr=LR, verbose=False, **sizes))
 
 
-def came(params: Params, llama: Llama) -> Subject:
+def came(params: Params, llama: Model) -> Subject:
     """Return CAME by its authors."""
     from came_pytorch import CAME
 
     return of(CAME(params.values(), lr=LR))
 
 
-def galore(params: Params, llama: Llama) -> Subject:
+def galore(params: Params, llama: Model) -> Subject:
     """Return GaLore by its authors with a quarter of the width as rank."""
     from galore_torch import GaLoreAdamW
 
@@ -121,7 +121,7 @@ def galore(params: Params, llama: Llama) -> Subject:
     return of(GaLoreAdamW(projected(params, low), lr=LR, no_deprecation_warning=True))
 
 
-def apollo(params: Params, llama: Llama, **options) -> Subject:
+def apollo(params: Params, llama: Model, **options) -> Subject:
     """Return APOLLO by its authors.
 
     Args:
@@ -135,28 +135,28 @@ def apollo(params: Params, llama: Llama, **options) -> Subject:
     return of(APOLLOAdamW(projected(params, rank | {"scale": 1, "scale_type": "channel"} | options), lr=LR))
 
 
-def bitsandbytes(params: Params, llama: Llama) -> Subject:
+def bitsandbytes(params: Params, llama: Model) -> Subject:
     """Return bitsandbytes' 8-bit AdamW."""
     from bitsandbytes.optim import AdamW8bit
 
     return of(AdamW8bit(params.values(), lr=LR))
 
 
-def torchao(params: Params, llama: Llama) -> Subject:
+def torchao(params: Params, llama: Model) -> Subject:
     """Return torchao's 8-bit AdamW."""
     from torchao.optim import AdamW8bit
 
     return of(AdamW8bit(params.values(), lr=LR))
 
 
-def optimi(params: Params, llama: Llama) -> Subject:
+def optimi(params: Params, llama: Model) -> Subject:
     """Return optimi's AdamW, with its Kahan summation of bf16 weights."""
     from optimi import AdamW
 
     return of(AdamW(params.values(), lr=LR, weight_decay=0))
 
 
-def deepspeed(params: Params, llama: Llama) -> Subject:
+def deepspeed(params: Params, llama: Model) -> Subject:
     """Return DeepSpeed's AdamW for a CPU, with state in float32; making it compiles its kernel if none is kept."""
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 

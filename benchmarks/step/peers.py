@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 
-from ..shared.llama import Llama
 from . import originals
 from .compiled import CompiledAdamW, CompiledSignSGD
 from .measure import LR, Make, Subject
 from .originals import Params
+from .sets import Model
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Peer:
     """Makes a subject from named parameters and the model's sizes, if its package is there."""
 
     package: str
-    make: Callable[[Params, Llama], Subject]
+    make: Callable[[Params, Model], Subject]
 
     @property
     def installed(self) -> bool:
@@ -50,11 +50,11 @@ PEERS = {
 }
 
 
-def rows(llama: Llama) -> dict[str, Make]:
-    """Return what makes each row's optimizer, by name, of the packages that are installed."""
-    return {name: partial(peer.make, llama=llama) for name, peer in PEERS.items() if peer.installed}
+def rows(llama: Model) -> dict[str, Make]:
+    """Return what makes each row's optimizer, by name; `missing` tells which of them cannot."""
+    return {name: partial(peer.make, llama=llama) for name, peer in PEERS.items()}
 
 
 def missing() -> dict[str, str]:
-    """Return the package that each of the other rows would need."""
-    return {name: peer.package for name, peer in PEERS.items() if not peer.installed}
+    """Return, for each row whose package is not there, the reason why it is not measured."""
+    return {name: f"{peer.package} is not installed" for name, peer in PEERS.items() if not peer.installed}

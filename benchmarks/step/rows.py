@@ -1,6 +1,7 @@
 """The rows of the step table: which are measured, and their records."""
 
 import argparse
+import gc
 import time
 import warnings
 from fnmatch import fnmatchcase
@@ -10,10 +11,12 @@ import torch
 from rich.console import Console
 
 from ..shared.environment import environment
-from ..shared.llama import SETS
 from ..shared.records import Records
 from . import hybrid, peers
+from .limit import limited
 from .measure import Bench, Make
+from .memory import lacking, numel_of, row_bytes, shared_bytes
+from .sets import SETS, patterns
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 COMPILE = {"auto": "auto", "true": True, "false": False}
@@ -29,32 +32,53 @@ def records_at(folder: Path) -> Records:
 def measure(options: argparse.Namespace, dtype: str, screen: Console) -> None:
     """Measure the rows of one dtype that are asked for and not there yet, until the time is up.
 
+    A row that cannot be measured has a record, too, with the reason.
+
     Args:
-        options: of the command line.
+        options: of the command line, `set` one set.
         dtype: of DTYPES.
         screen: where a line on each is printed.
     """
     end, records = time.monotonic() + 60 * options.minutes, records_at(options.out)
-    settings = settings_of(options, dtype)
-    rows = wanted(options, dtype)
-    todo = {name: make for name, make in rows.items() if not done(records, name, settings)}
-    bench = Bench(SETS[options.set], DTYPES[dtype], options.device, options.pairs) if todo else None
-    for index, name in enumerate(rows):
-        if name in todo and time.monotonic() < end:
-            record = outcome(bench, todo[name]) | {"row": name, "index": index, "settings": settings}
-            record |= {"parameters": bench.weights.numel, "tensors": len(bench.weights.values)}
-            records.put(record | {"environment": environment(PACKAGES, options.device)})
-            screen.print(f"{dtype} {name}: {brief(record)}", highlight=False, markup=False)
+    model, settings = SETS[options.set], settings_of(options, dtype)
+    todo = {n: make for n, make in wanted(options, dtype).items() if not done(records, n, settings)}
+    order, absent = list(wanted(options, dtype)), peers.missing()
+    short = lacking(shared_bytes(model, DTYPES[dtype]), options.device)
+    able = not short and any(name not in absent for name in todo)
+    bench = Bench(model, DTYPES[dtype], options.device, options.pairs) if able else None
+    late = []
+    for name, make in todo.items():
+        if time.monotonic() >= end:
+            late.append(name)
+            continue
+        reason = absent.get(name) or short or lacking(row_bytes(model), options.device)
+        record = {"failed": reason} if reason else outcome(bench, make, options.row_seconds)
+        record |= {"row": name, "index": order.index(name), "settings": settings}
+        record |= {"parameters": numel_of(model), "tensors": len(model.shapes)}
+        records.put(record | {"environment": environment(PACKAGES, options.device)})
+        screen.print(f"{options.set} {dtype} {name}: {brief(record)}", highlight=False, markup=False)
+    for why, names in {
+        "there already": [n for n in order if n not in todo],
+        "not begun, the time is up": late,
+    }.items():
+        if names:
+            screen.print(f"{options.set} {dtype}, {why}: {', '.join(names)}", highlight=False, markup=False)
 
 
 def wanted(options: argparse.Namespace, dtype: str) -> dict[str, Make]:
-    """Return the rows whose names fit --only and not --skip, those of other packages where they are installed.
+    """Return the rows whose names fit --only, by default those that decide a set, and not --skip.
 
-    They come in the order of the patterns of --only, so that the first ones are there when time is up.
+    They come in the order of the patterns, so that the first ones are there when time is up.
     """
     rows = hybrid.rows(DTYPES[dtype], COMPILE[options.compile]) | peers.rows(SETS[options.set])
-    names = {n: None for pattern in options.only.split("|") for n in rows if fits(n, pattern)}
+    names = {n: None for pattern in patterns(options.only, options.set).split("|") for n in rows if fits(n, pattern)}
     return {name: rows[name] for name in names if not fits(name, options.skip)}
+
+
+def fitting_none(only: str) -> list[str]:
+    """Return the patterns that no row of any dtype fits, such as a package's name where rows have more than that."""
+    known = hybrid.rows(torch.bfloat16, False) | peers.PEERS  # bfloat16 has all rows, and some of its own
+    return [pattern for pattern in only.split("|") if not any(fits(name, pattern) for name in known)]
 
 
 def fits(name: str, patterns: str) -> bool:
@@ -85,15 +109,22 @@ def done(records: Records, row: str, settings: dict) -> bool:
     return record is not None and "failed" not in record
 
 
-def outcome(bench: Bench, make: Make) -> dict:
-    """Return the numbers of one row, or why there are none; the other rows go on."""
+def outcome(bench: Bench, make: Make, most: float) -> dict:
+    """Return the numbers of one row, or why there are none; the other rows go on.
+
+    Args:
+        bench: that all rows share.
+        make: the row's optimizer.
+        most: seconds of all its steps and compilation.
+    """
     try:
-        with warnings.catch_warnings():
+        with limited(most), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return bench.measure(make)
     except Exception as error:  # whatever a package may raise is a result
         return {"failed": f"{type(error).__name__}: {error}"[:500]}
     finally:
+        gc.collect()  # an optimizer that refers to itself would keep its state beside the next row's
         if bench.device == "cuda":
             torch.cuda.empty_cache()
 
@@ -101,8 +132,8 @@ def outcome(bench: Bench, make: Make) -> dict:
 def brief(record: dict) -> str:
     """Return what is said of a row that was measured."""
     if "failed" in record:
-        return f"failed, {record['failed']}"
+        return f"not measured, {record['failed']}"
     return (
-        f"{record['ratio']:.2f} times fused AdamW, {1000 * record['seconds']:.1f} ms, "
+        f"{record['ratio']:.2f} times fused AdamW, {1000 * record['seconds']:.2f} ms, "
         f"first {record['first_seconds']:.1f} s, {record['state_bytes_per_parameter']:.3f} B/param"
     )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..shared.llama import Llama
+from .sets import Model
 
 POOL = 1_000_003  # random numbers drawn once and repeated: to fill 8 billion weights takes a moment
 
@@ -11,7 +11,7 @@ POOL = 1_000_003  # random numbers drawn once and repeated: to fill 8 billion we
 class Weights:
     """Weights (standard deviation 0.02) and gradients (0.01) of one model; every row gets them fresh."""
 
-    def __init__(self, llama: Llama, dtype: torch.dtype, device: str):
+    def __init__(self, llama: Model, dtype: torch.dtype, device: str):
         self.values = {n: torch.empty(s, dtype=dtype, device=device) for n, s in llama.shapes.items()}
         self.grads = {n: torch.empty_like(value) for n, value in self.values.items()}
         generator = torch.Generator().manual_seed(0)

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from benchmarks.shared import timing
-from benchmarks.shared.llama import SETS
 from benchmarks.shared.tensor_bytes import bytes_of, state_tensors
 from benchmarks.step import goals, hybrid, measure, peers, rows
 from benchmarks.step import table as tables
 from benchmarks.step.__main__ import main
 from benchmarks.step.measure import Bench, Subject
+from benchmarks.step.sets import SETS, patterns
 from benchmarks.step.weights import Weights
 from hybridopt.model.roles import guess
 
@@ -113,7 +113,7 @@ def test_what_a_step_leaves_alone_gets_no_gradient_and_moves_no_bytes(bench):
 )
 def test_state_is_what_the_method_is_known_for(bench, row, bytes_each):
     known = hybrid.rows(torch.float32, False) | peers.rows(TINY)
-    if row not in known:
+    if row in peers.missing():
         pytest.skip(f"{row} is not installed")
     found = bench.measure(known[row])
     assert found["state_bytes_per_parameter"] == pytest.approx(bytes_each, abs=0.2)
@@ -196,7 +196,7 @@ def test_a_failing_row_is_recorded_and_shown(bench):
     def make(params):
         raise ArithmeticError("no way")
 
-    record = rows.outcome(bench, make)
+    record = rows.outcome(bench, make, 60)
     assert record == {"failed": "ArithmeticError: no way"}
     settings = {"device": "cpu", "set": "60m", "dtype": "fp32"}
     cells = tables.cells(record | {"row": "hybridopt.adamw", "settings": settings})
@@ -214,8 +214,9 @@ def test_targets_and_what_is_missed():
 def test_policies_with_targets_have_rows():
     from hybridopt.core.registry import names
 
-    for dtype, wanted in goals.GOALS.items():
+    for (size, dtype), wanted in goals.GOALS.items():
         known = hybrid.rows(rows.DTYPES[dtype], False)
         for row in wanted:
             if row.removeprefix("hybridopt.").removesuffix("+nearest") in names("policies"):
                 assert row in known
+        assert set(patterns(None, size).split("|")) - {"*"} <= known.keys() | peers.PEERS.keys()
