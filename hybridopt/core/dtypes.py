@@ -23,6 +23,15 @@ def dtype_name(owner: str, option: str, given: object) -> str:
 
 
 def short_dtype(owner: str, option: str, given: str) -> str:
-    """Return the short name of a dtype, such as "bf16"; arguments and errors as of `dtype_name`."""
+    """Return the short name of a dtype, such as "bf16".
+
+    Args:
+        owner: policy, function or command that an error is about.
+        option: name of the argument.
+        given: a short or long name.
+
+    Raises:
+        HybridOptError: it is no name of a dtype.
+    """
     check_choice(owner, option, given, NAMES)
     return SHORT.get(given, given)

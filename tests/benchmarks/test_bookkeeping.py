@@ -71,10 +71,10 @@ def test_calls_are_those_of_hybridopt_alone():
 
 
 @pytest.mark.parametrize("name", steps.METHODS)
-def test_calls_grow_with_tensors_and_are_the_same_every_time(name):
+def test_calls_are_the_same_every_time_and_grow_slower_than_tensors(name):
     few, more = (steps.calls(name, count) for count in (4, 8))
     assert steps.calls(name, 4) == few
-    assert 0 < few.outside < few.total < more.total < 2 * few.total
+    assert 0 < few.outside < few.total <= more.total < 2 * few.total
 
 
 def test_nothing_of_a_step_is_left_out():

@@ -115,7 +115,7 @@ def test_the_replay_command_rebuilds_the_weights(ran, tmp_path, monkeypatch):
 
 def test_the_plan_commands_run():
     found = sorted({line for line in commands() if " plan " in line})
-    assert len(found) == 4
+    assert len(found) == 6
     for command in (line for line in found if "--policy" in line):  # a search takes a minute; tests/planning/ runs one
         done = CliRunner().invoke(app, command.split()[1:])
         assert done.exit_code == 0 and "peak" in done.output

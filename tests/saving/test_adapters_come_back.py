@@ -110,7 +110,7 @@ def test_adapters_in_other_dtypes_than_their_base_stay_so(tmp_path):
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"peft_config": lora(), "adapter_dtype": "bf16"}, "adapter_dtype='bf16'.*did you mean 'bfloat16'"),
+        ({"peft_config": lora(), "adapter_dtype": "bfloat"}, "adapter_dtype='bfloat'.*did you mean 'bfloat16'"),
         ({"peft_config": lora(), "adapter_dtype": "int8"}, "adapter_dtype='int8'"),
         ({"peft_config": lora(), "adapter_dtype": torch.float64}, "adapter_dtype='float64'"),
         ({"adapter_dtype": "bfloat16"}, "adapter_dtype='bfloat16' is for adapters that are added"),

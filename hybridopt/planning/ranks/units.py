@@ -103,7 +103,13 @@ def layer_of(name: str, path: str) -> int:
 
 
 def rows_here(p: Param, ranks: int, rank: int) -> int:
-    """Return how many rows of a parameter a rank has."""
+    """Return how many rows of a parameter a rank has.
+
+    Args:
+        p: the whole parameter.
+        ranks: how many share it.
+        rank: which of them.
+    """
     first, end = cuts(p.shape[0] if p.shape else 1, ranks)[rank]
     return end - first
 
