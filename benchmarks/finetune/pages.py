@@ -13,7 +13,7 @@ COMMAND = "python -m benchmarks.finetune --write"
 
 
 def overview(records: list[dict]) -> str:
-    """Return a table of all methods that have two seeds or more on some task, a column a task.
+    """Return a table of methods that have two seeds or more on some task, on two where all weights are trained.
 
     Args:
         records: of all runs.
@@ -25,7 +25,7 @@ def overview(records: list[dict]) -> str:
         line(rows, columns, mode, name)
         for mode in MODES
         for name in METHODS
-        if any(Row(task, mode, name) in rows for task in columns)
+        if sum(Row(task, mode, name) in rows for task in columns) > (mode == "full")
     ]
     scores = [f"{known[name].title}, {'%' if known[name].accuracy else 'nats'}" for name in columns]
     return markdown(["method", *scores, "optimizer state"], lines)

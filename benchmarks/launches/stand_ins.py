@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from hybridopt.core.numerics import direction_kernels, host
-from hybridopt.execution import task
+from hybridopt.execution import run, task
 from hybridopt.execution.backends import _compiled_kernels, triton
 from hybridopt.optimizer import parameters
 from hybridopt.optimizer.probing import perturb, watch
@@ -37,6 +37,7 @@ def stand_ins(mode: FakeCuda) -> Iterator[None]:
     """Let hybridopt run on the tensors of a mode, and nothing be compiled."""
     launched: Callable = mode.compiled(lambda kernel, grid, given: None)
     with ExitStack() as stack:
+        stack.callback(run.able.cache_clear)  # which backends work on a device: found anew, then and now
         stack.enter_context(without_memory())
         for where, name, value in (
             (_compiled_kernels, "_compile", mode.compiled),
@@ -49,4 +50,5 @@ def stand_ins(mode: FakeCuda) -> Iterator[None]:
             (torch._dynamo, "mark_dynamic", lambda *_: None),
         ):
             stack.enter_context(patch.object(where, name, value))
+        run.able.cache_clear()
         yield

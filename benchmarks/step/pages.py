@@ -1,5 +1,7 @@
 """The tables of steps in the README, beside other packages, and in docs/benchmarks.md, beside what was aimed at."""
 
+from collections.abc import Sequence
+
 from ..shared.markdown import table as markdown
 from ..shared.readme_marks import Block
 from .goals import goals
@@ -24,6 +26,7 @@ METHODS = {  # the row of hybridopt, and the same method by others
     "Muon": ("muon", "torch.muon"),
     "BAdam": ("badam",),
 }
+ALONE = ("signSGD", "FRUGAL ρ=0", "FRUGAL ρ=0.25, columns")  # in the README although no other package has them
 SHOWN = {  # the groups on the docs page, by set and dtype
     ("60m", "fp32"): "58 M parameters, fp32",
     ("60m", "bf16"): "58 M parameters, bf16, weights rounded at random",
@@ -36,15 +39,16 @@ MEASURES = ["share of bandwidth", "state, B/param", "first step, s"]
 
 
 def peers_table(records: list[dict]) -> str:
-    """Return Markdown for the README: every method by hybridopt and by others, fp32 on the CPU."""
+    """Return Markdown for the README: hybridopt beside other packages, fp32 on the CPU, a line a method."""
     there = group(records, "60m", "fp32")
     lines = []
     for method, (own, *others) in METHODS.items():
-        names = [n for n in (f"hybridopt.{own}", *expanded(others, there)) if n in there]
-        for position, name in enumerate(names):
-            by = f"**{name}**" if name.startswith("hybridopt") else name
-            lines.append(["" if position else method, by, *numbers(there[name])])
-    return markdown(["method", "row", "times fused AdamW", "without the check", *MEASURES], lines)
+        if f"hybridopt.{own}" in there:
+            checked, unchecked, *rest = numbers(there[f"hybridopt.{own}"])
+            known = beside(there, others)
+            if known or method in ALONE:
+                lines.append([method, checked, unchecked, known or "–", *rest])
+    return markdown(["method", "times fused AdamW", "without the check", "others", *MEASURES], lines)
 
 
 def goals_table(records: list[dict]) -> str:
@@ -71,10 +75,14 @@ def against(method: str, there: dict[str, dict], own: str, *others: str) -> list
     record = there[f"hybridopt.{own}"]
     ratio, unchecked, *rest = numbers(record)
     checked_goal, goal = (str(value or "–") for value in goals(record))
-    known = [name for name in expanded(others, there) if name != "torch.adamw-fused" and "failed" not in there[name]]
-    beside = ", ".join(f"{name} {there[name]['ratio']:.1f}" for name in known)
     took = "–" if "failed" in record else milliseconds(record["seconds"])
-    return [method, took, ratio, checked_goal, unchecked, goal, beside or "–", *rest]
+    return [method, took, ratio, checked_goal, unchecked, goal, beside(there, others) or "–", *rest]
+
+
+def beside(there: dict[str, dict], others: Sequence[str]) -> str:
+    """Return the rows of other packages, and their ratios; why one has none is in the table of results."""
+    known = [(n, there[n]) for n in expanded(others, there) if n != "torch.adamw-fused"]
+    return ", ".join(f"{n} {'not measured' if 'failed' in r else format(r['ratio'], '.1f')}" for n, r in known)
 
 
 def numbers(record: dict) -> list[str]:
