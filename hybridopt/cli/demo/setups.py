@@ -30,12 +30,12 @@ class Setup:
 
 
 # Four windows in the 64 steps of a run: every column is state-full in one of them.
-FRUGAL = {"policy": "frugal", "density": 0.25, "split": "columns", "update_gap": 16, "free_lr_scale": 0.1}
+FRUGAL = {"policy": "frugal", "density": 0.25, "split": "columns", "update_gap": 16}
 
 SETUPS = (
     Setup("adamw", "AdamW, full", 5e-4, {"policy": "adamw"}),
-    Setup("frugal", "FRUGAL, full", 1e-3, FRUGAL),
-    Setup("frugal-lora-nf4", "FRUGAL, LoRA + nf4", 6e-3, FRUGAL | {"quantization": "nf4"}, rank=16),
+    Setup("frugal", "FRUGAL, full", 5e-4, FRUGAL),
+    Setup("frugal-lora-nf4", "FRUGAL, LoRA + nf4", 3e-3, FRUGAL | {"quantization": "nf4"}, rank=16),
 )
 
 

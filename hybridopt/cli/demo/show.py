@@ -73,10 +73,7 @@ def runs_table(runs: Sequence[DemoRun], data: DemoData) -> Table:
         table.add_row(run.title, _rounded(run.accuracy, data), *sizes, f"{run.seconds:.0f}")
     table.add_section()
     table.add_row("one label for all", _rounded(data.floor, data))
-    table.caption = (
-        f"±: standard error over {data.test} texts; runs closer than twice that are alike. LoRA begins at zero and "
-        "learns later than full weights: with --steps 192 it comes close."
-    )
+    table.caption = f"±: standard error over {data.test} texts; runs closer than twice that are alike."
     return table
 
 
