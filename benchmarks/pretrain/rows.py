@@ -20,6 +20,7 @@ class Study:
     """A question: a budget, the methods it is asked of (none: all), and which study's choice its rates start from.
 
     after: study whose learning rate and factor are taken over; the rates beside it are tried, the factor is not.
+    closer: methods so close to a bound that they are run with the seeds `more`, too.
     """
 
     title: str
@@ -27,11 +28,18 @@ class Study:
     methods: tuple[str, ...] = ()
     after: str | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
+    closer: tuple[str, ...] = ()
+    more: tuple[int, ...] = (3, 4)
+
+    def seeds_of(self, method: str) -> tuple[int, ...]:
+        """Return the seeds of a method's full runs at its best rate; the first is the search's, too."""
+        return self.seeds + self.more if method in self.closer else self.seeds
 
 
+CLOSER = (*DECISIVE, "frugal-sinkhorn", "frugal-0-sinkhorn")
 AT_QUARTER = replace(MAIN, short=0.25)
 STUDIES = {
-    "main": Study("1 M parameters, 1,024 tokens a step", MAIN),
+    "main": Study("1 M parameters, 1,024 tokens a step", MAIN, closer=CLOSER),
     "2m": Study("2 M parameters, 1,024 tokens a step", SIZES["2m"], DECISIVE, "main"),
     "4k": Study("1 M parameters, 4,096 tokens a step", replace(AT_QUARTER, batch=32), DECISIVE, "main"),
     "8m": Study("8 M parameters, 1,024 tokens a step", SIZES["8m"], DECISIVE, "2m"),
@@ -103,7 +111,7 @@ def rows(
         **changes: fields of all rows, such as their seeds.
     """
     made = [
-        replace(Row(study, name, method, budgets.get(study, asked.budget), asked.seeds), **changes)
+        replace(Row(study, name, method, budgets.get(study, asked.budget), asked.seeds_of(name)), **changes)
         for study, asked in ((study, STUDIES[study]) for study in studies)
         for name, method in methods.items()
         if not asked.methods or name in asked.methods

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.pretrain.methods import KNOWN
-from benchmarks.pretrain.rows import STUDIES, Row
+from benchmarks.pretrain.rows import STUDIES, Row, rows
 from benchmarks.pretrain.search import Cell, Plan, at_edge, best, edge, full, short, wanted
 
 PLAN = Plan((3e-4, 1e-3, 3e-3, 1e-2), (4.0, 1.0, 10.0), 10, 80)
@@ -110,3 +110,10 @@ def test_a_study_takes_over_the_main_tables_choice():
     assert (
         STUDIES["8m"].after == "2m" and Row("8m", "frugal", KNOWN["frugal"], STUDIES["8m"].budget).plan(found) is None
     )
+
+
+def test_methods_close_to_a_bound_have_more_seeds():
+    made = rows(KNOWN, ["main", "4k"], {})
+    assert made["main/frugal"].seeds == (0, 1, 2, 3, 4) and made["main/galore"].seeds == (0, 1, 2)
+    assert made["4k/frugal"].seeds == (0, 1, 2)
+    assert rows(KNOWN, ["main"], {}, seeds=(0,))["main/frugal"].seeds == (0,)
