@@ -13,7 +13,6 @@ import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
 from hybridopt.model.quantization.coded import plain
 from hybridopt.optimizer.replicas import reducer
-from support.ranks import Ranks
 
 pytestmark = pytest.mark.slow
 
@@ -98,13 +97,6 @@ def trained(options, how, release, make=model_of):
 def all_cells():
     warnings.simplefilter("error")
     return {(name, release): trained(*CELLS[name], release) for name in CELLS for release in ("accumulate", "fused")}
-
-
-@pytest.fixture(scope="module")
-def two():
-    made = Ranks(2)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

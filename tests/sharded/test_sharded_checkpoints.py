@@ -9,7 +9,6 @@ import torch
 from hybridopt import HybridOptimizer
 from hybridopt.execution.backends.native import Native
 from hybridopt.parts.codecs.int8 import Int8
-from support.ranks import Ranks
 from support.sharding import Odd, kept, sharded, trained, weights
 
 pytestmark = pytest.mark.slow
@@ -48,20 +47,6 @@ def part(options, number, folder, ranks=True):
         state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
         checkpoint.save(state, checkpoint_id=f"{folder}/{number + 1}")
     return weights(model), kept(model, optimizer)
-
-
-@pytest.fixture(scope="module")
-def two():
-    made = Ranks(2)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def three():
-    made = Ranks(3)
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -85,13 +85,6 @@ def alone(raises):
     return None, None
 
 
-@pytest.fixture(scope="module")
-def two():
-    made = Ranks(2)
-    yield made
-    made.close()
-
-
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_ranks_that_disagree_are_told_in_the_first_step(name, two):
     options, expected = DIFFERENT[name]

@@ -15,7 +15,6 @@ from hybridopt.model.sharding import write_
 from hybridopt.saving.replay import rebuild
 from hybridopt.saving.whole import read
 from support.models import tiny_llama
-from support.ranks import Ranks
 
 pytestmark = pytest.mark.slow
 
@@ -56,13 +55,6 @@ def folders(tmp_path_factory):
         "adapters": trained(place / "adapters", policy="adamw", **lora),
         "quantized": trained(place / "quantized", policy="adamw", quantization="int8-trainable"),
     }
-
-
-@pytest.fixture(scope="module")
-def two():
-    made = Ranks(2)
-    yield made
-    made.close()
 
 
 def sharded():

@@ -12,7 +12,6 @@ from transformers.pytorch_utils import Conv1D
 import hybridopt
 from hybridopt.optimizer.replicas import replicas
 from support.models import tiny_llama
-from support.ranks import Ranks
 
 pytestmark = pytest.mark.slow
 
@@ -69,13 +68,6 @@ def run(after=False, mixed=False, offload=False, lora=False, nf4=False, release=
             optimizer.zero_grad()
     trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     return {n: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach() for n, p in trainable}, loss.item()
-
-
-@pytest.fixture(scope="module")
-def two():
-    made = Ranks(2)
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("name", CELLS)

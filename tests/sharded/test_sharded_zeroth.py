@@ -44,13 +44,6 @@ def two():
     made.close()
 
 
-@pytest.fixture(scope="module")
-def three():
-    made = Ranks(3)
-    yield made
-    made.close()
-
-
 def one(options, ranks=False):
     options, lr = dict(options), 1e-3 if options["policy"] == "zo_conservative" else 0.05
     model = Loss(options.pop("dtype", torch.float32))

@@ -10,7 +10,6 @@ import hybridopt
 from hybridopt.execution.backends.native import Native
 from hybridopt.parts.codecs.int8 import Int8
 from hybridopt.saving.names import DELTA, REPLAY
-from support.ranks import Ranks
 from support.sharded_probing import Loss, probed
 from support.sharding import kept, sharded, weights
 
@@ -25,20 +24,6 @@ CELLS = {
     "zo_momentum-bf16": {"policy": "zo_momentum", "dtype": torch.bfloat16},
 }
 STEPS = 3  # of each part of a run
-
-
-@pytest.fixture(scope="module")
-def two():
-    made = Ranks(2)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def three():
-    made = Ranks(3)
-    yield made
-    made.close()
 
 
 def part(options, number, folder, ranks=True):
