@@ -9,7 +9,7 @@ import torch
 from hybridopt import HybridOptimizer
 from hybridopt.execution.backends.native import Native
 from hybridopt.parts.codecs.int8 import Int8
-from support.sharding import Odd, kept, sharded, trained, weights
+from support.sharding import Odd, going_on, kept, sharded, trained, weights
 
 pytestmark = pytest.mark.slow
 
@@ -32,20 +32,12 @@ BOUND = 1e-5
 
 def part(options, number, folder, ranks=True):
     """Load part `number` of a run, if it is not the first, train, and save; return the weights and all state."""
-    from torch.distributed import checkpoint
-    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-
     model = sharded(Odd()) if ranks else Odd()
     with warnings.catch_warnings(), patch.object(Native, "fits", lambda self, task: False):
         warnings.simplefilter("ignore")
         optimizer = HybridOptimizer(model.named_parameters(), 0.05, module=model, **options)
-        if number:
-            state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
-            checkpoint.load(state, checkpoint_id=f"{folder}/{number}")
-            set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-        trained(model, options, STEPS, number * STEPS, optimizer)
-        state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
-        checkpoint.save(state, checkpoint_id=f"{folder}/{number + 1}")
+        with going_on(model, optimizer, folder, number):
+            trained(model, options, STEPS, number * STEPS, optimizer)
     return weights(model), kept(model, optimizer)
 
 

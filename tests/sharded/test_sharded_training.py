@@ -12,10 +12,10 @@ from transformers.pytorch_utils import Conv1D
 import hybridopt
 from hybridopt.optimizer.replicas import replicas
 from support.models import tiny_llama
+from support.sharded_llama import LORA, llama
 
 pytestmark = pytest.mark.slow
 
-LORA = {"r": 3, "target_modules": ["q_proj", "down_proj"]}
 CELLS = {
     "before-adafactor": {"policy": "adafactor"},
     "after-adafactor": {"policy": "adafactor", "after": True},
@@ -31,31 +31,9 @@ CELLS = {
 STEPS = 3
 
 
-def codes(module):
-    """Quantized weights stay whole on every rank."""
-    packed = {p for p in module.parameters() if not p.is_floating_point()}
-    return {"ignored_params": packed} if packed else {}
-
-
-def run(after=False, mixed=False, offload=False, lora=False, nf4=False, release="accumulate", ranks=True, **options):
+def run(mixed=False, release="accumulate", ranks=True, **options):
     """Train on batches that all ranks share, so that the mean of their gradients is that of one process."""
-    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
-
-    told = {"mp_policy": MixedPrecisionPolicy(torch.bfloat16)} if mixed else {}
-    told |= {"offload_policy": CPUOffloadPolicy(pin_memory=False)} if offload else {}
-
-    def cut(model):
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        for layer in base.model.layers if ranks else ():
-            fully_shard(layer, **told, **codes(layer))
-        return fully_shard(model, **told, **codes(model)) if ranks else model
-
-    torch.manual_seed(0)
-    model = tiny_llama()
-    given = {"peft_config": LoraConfig(**LORA)} if lora else {}
-    given |= {"quantization": "nf4"} if nf4 else {}
-    torch.manual_seed(1)
-    model = hybridopt.wrap(cut(model), **given, **options) if after else cut(hybridopt.wrap(model, **given, **options))
+    model = llama(ranks, mixed=mixed, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         optimizer = model.hybrid.optimizer(lr=1e-2, release=release)

@@ -5,15 +5,13 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from peft import LoraConfig
 from torch import distributed
 
-import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer
 from hybridopt.execution.backends.native import Native
 from hybridopt.parts.codecs.int8 import Int8
-from support.models import tiny_llama
 from support.ranks import Ranks
+from support.sharded_llama import llama
 from support.sharded_probing import Loss, batch, probed
 from support.sharding import sharded, weights
 
@@ -114,7 +112,6 @@ def test_whole_layers_that_stay_are_never_out_of_date(prefetch, two):
         assert all(x.equal(found[n]) for n, x in alone.items())
 
 
-LORA = {"r": 3, "target_modules": ["q_proj", "down_proj"]}
 WAYS = {
     "before": {},
     "after": {"after": True},
@@ -175,30 +172,8 @@ def constants():
     constant(sharded(Loss()))
 
 
-def codes(module):
-    packed = {p for p in module.parameters() if not p.is_floating_point()}
-    return {"ignored_params": packed} if packed else {}
-
-
-def llama(ranks, after=False, mixed=False, offload=False, lora=False, nf4=False, policy="mezo"):
-    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
-
-    told = {"mp_policy": MixedPrecisionPolicy(torch.bfloat16)} if mixed else {}
-    told |= {"offload_policy": CPUOffloadPolicy(pin_memory=False)} if offload else {}
-
-    def cut(model):
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        for layer in base.model.layers if ranks else ():
-            fully_shard(layer, **told, **codes(layer))
-        return fully_shard(model, **told, **codes(model)) if ranks else model
-
-    torch.manual_seed(0)
-    given = {"peft_config": LoraConfig(**LORA)} if lora else {}
-    given |= {"quantization": "nf4"} if nf4 else {}
-    given |= {"policy": policy}
-    model = tiny_llama()
-    torch.manual_seed(1)
-    model = hybridopt.wrap(cut(model), **given) if after else cut(hybridopt.wrap(model, **given))
+def llama_probed(ranks, policy="mezo", **ways):
+    model = llama(ranks, policy=policy, **ways)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         optimizer = model.hybrid.optimizer(lr=1e-3)
@@ -213,7 +188,7 @@ def llama(ranks, after=False, mixed=False, offload=False, lora=False, nf4=False,
 
 @pytest.mark.parametrize("name", WAYS)
 def test_ways_to_shard_a_model(name, two):
-    (alone, slope), others = llama(False, **WAYS[name]), two.run(llama, True, **WAYS[name])
+    (alone, slope), others = llama_probed(False, **WAYS[name]), two.run(llama_probed, True, **WAYS[name])
     for found, theirs in others:
         assert theirs == others[0][1] and found.keys() == alone.keys()
         assert all(x.equal(others[0][0][n]) for n, x in found.items())

@@ -11,7 +11,7 @@ from hybridopt.execution.backends.native import Native
 from hybridopt.parts.codecs.int8 import Int8
 from hybridopt.saving.names import DELTA, REPLAY
 from support.sharded_probing import Loss, probed
-from support.sharding import kept, sharded, weights
+from support.sharding import going_on, kept, sharded, weights
 
 pytestmark = pytest.mark.slow
 
@@ -28,22 +28,14 @@ STEPS = 3  # of each part of a run
 
 def part(options, number, folder, ranks=True):
     """Load part `number` of a run, if it is not the first, train, and save; return the weights and all state."""
-    from torch.distributed import checkpoint
-    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-
     options = dict(options)
     model = hybridopt.wrap(Loss(options.pop("dtype", torch.float32)), **options)
     model = sharded(model) if ranks else model
     with patch.object(Native, "fits", lambda self, task: False), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         optimizer = model.hybrid.optimizer(lr=0.05)
-        if number:
-            state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
-            checkpoint.load(state, checkpoint_id=f"{folder}/{number}")
-            set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-        probed(model, {}, STEPS, number * STEPS, optimizer)
-        state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
-        checkpoint.save(state, checkpoint_id=f"{folder}/{number + 1}")
+        with going_on(model, optimizer, folder, number):
+            probed(model, {}, STEPS, number * STEPS, optimizer)
     return weights(model), kept(model, optimizer)
 
 

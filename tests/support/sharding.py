@@ -1,13 +1,14 @@
 """A model that is sharded or not, and trained by gradients that are given: sharding is all that differs."""
 
 import warnings
+from contextlib import contextmanager
 
 import torch
 from torch import distributed, nn
 
 from hybridopt import HybridOptimizer
 
-__all__ = ["Odd", "kept", "place", "sharded", "trained", "weights"]
+__all__ = ["Odd", "going_on", "kept", "place", "sharded", "trained", "weights"]
 
 
 class Odd(nn.Module):
@@ -34,6 +35,22 @@ def sharded(model, **options):
     for layer in (*model.layers, model.wide):
         fully_shard(layer, **options)
     return fully_shard(model, **options)
+
+
+@contextmanager
+def going_on(model, optimizer, folder, number):
+    """Load what the part before `number` of a run has saved in a folder, and save this one afterwards."""
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    def state():
+        return dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+
+    if number:
+        checkpoint.load(before := state(), checkpoint_id=f"{folder}/{number}")
+        set_state_dict(model, optimizer, model_state_dict=before["model"], optim_state_dict=before["optimizer"])
+    yield
+    checkpoint.save(state(), checkpoint_id=f"{folder}/{number + 1}")
 
 
 def place(x, p):
