@@ -9,11 +9,12 @@ from .rows import Measured, measured, with_error
 from .search import Row
 from .tasks import tasks
 
+SHOWN = ("adamw", "frugal", "signsgd", "adam_mini", "came-corrected", "badam", "galore")
 COMMAND = "python -m benchmarks.finetune --write"
 
 
 def overview(records: list[dict]) -> str:
-    """Return a table of methods that have two seeds or more on some task, on two where all weights are trained.
+    """Return a table of the methods of SHOWN that have two seeds or more, on two tasks where all weights are trained.
 
     Args:
         records: of all runs.
@@ -24,7 +25,7 @@ def overview(records: list[dict]) -> str:
     lines = [
         line(rows, columns, mode, name)
         for mode in MODES
-        for name in METHODS
+        for name in SHOWN
         if sum(Row(task, mode, name) in rows for task in columns) > (mode == "full")
     ]
     scores = [f"{known[name].title}, {'%' if known[name].accuracy else 'nats'}" for name in columns]
