@@ -96,7 +96,7 @@ class Row:
         if (chosen := best(full(found.get(older.key, {}), plan))) is None:
             return None
         rates = tuple(rung(chosen[0], up) for up in (-1, 0, 1))
-        return Plan(rates, chosen[1:], *steps, self.seeds, beyond=1, brackets=0)
+        return Plan(rates, chosen[1:], *steps, self.seeds, beyond=1, brackets=self.brackets)
 
 
 def rows(

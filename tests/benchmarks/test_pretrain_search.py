@@ -107,6 +107,11 @@ def test_a_study_takes_over_the_main_tables_choice():
     found = {"main/frugal": searched | {Cell(3e-3, 10.0, 0, plan.full_steps): 3.0}}
     taken = row.plan(found)
     assert taken.rates == (1e-3, 3e-3, 1e-2) and taken.factors == (10.0,)
+    short = {
+        Cell(lr, 10.0, 0, taken.short_steps): loss for lr, loss in [(1e-3, 4.4), (3e-3, 4.6), (1e-2, 5.8), (3e-4, 5.1)]
+    }
+    ended = short | {Cell(1e-3, 10.0, 0, taken.full_steps): 3.9}
+    assert wanted(ended, taken) == [Cell(3e-3, 10.0, 0, taken.full_steps)]  # short runs favour low rates
     assert (
         STUDIES["8m"].after == "2m" and Row("8m", "frugal", KNOWN["frugal"], STUDIES["8m"].budget).plan(found) is None
     )
