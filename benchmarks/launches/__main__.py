@@ -10,18 +10,24 @@ from ..shared.environment import environment
 from ..shared.records import Records
 from .machine_table import MADE, kernel_records, measure_bits, measure_kernels
 from .measure import counted
-from .rows import BOUND, EVERY, ROWS
+from .rows import BOUND, EVERY, ROWS, WINDOWS
 from .table import broken, publish, records_at
 
 SHOWN = 5  # lines of hybridopt, by kind
-PARTS = {"bounds": BOUND, "policies": EVERY}
+PARTS = {"bounds": BOUND, "policies": EVERY, "windows": WINDOWS}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     options = parser("launches", __doc__)
     parts = [*PARTS, "kernels"]
-    options.add_argument("--part", choices=parts, nargs="+", default=parts, help="rows with bounds, others, kernels")
+    options.add_argument(
+        "--part",
+        choices=parts,
+        nargs="+",
+        default=parts,
+        help="rows with bounds, every policy, first steps of windows, kernels",
+    )
     options.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help="count these alone")
     options.add_argument("--where", action="store_true", help="say which lines ask the most")
     options.add_argument("--table", action="store_true", help="only write the table anew")

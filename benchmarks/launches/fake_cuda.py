@@ -20,6 +20,7 @@ __all__ = ["Counts", "FakeCuda"]
 
 OURS = tuple(f"{Path(package.__file__).parent}/" for package in (hybridopt, integrations))
 COPIES = ("aten::_to_copy", "aten::copy_")
+WAITS = ("aten::nonzero", "aten::_linalg_eigh", "aten::_linalg_svd")  # as torch says of the functions that call them
 VIEWS = {
     "aten::detach",
     "aten::_unsafe_view",
@@ -50,9 +51,9 @@ class Counts:
 class FakeCuda(FakeTensorMode):
     """Run torch on tensors of a device that have no memory, and count what the device would be asked for.
 
-    Kinds: "compiled" calls of compiled functions, "launches" of everything else on the device, "waits" (`.item()` and
-    copies to the host, for which the host waits), "copies" to the device for which it waits, and "sent", those for
-    which it does not. Numbers read from the device are 1.0, True or 0.
+    Kinds: "compiled" calls of compiled functions, "launches" of everything else on the device, "waits" (`.item()`,
+    copies to the host, for which the host waits, and operations that wait, `WAITS`), "copies" to the device for which
+    it waits, and "sent", those for which it does not. Numbers read from the device are 1.0, True or 0.
 
     kind: of the device. "cuda" needs a CUDA build of torch; "meta" stands in for it in any build.
     """
@@ -120,7 +121,7 @@ class FakeCuda(FakeTensorMode):
             self._count("waits", (source, to) == (self.kind, "cpu"))
             if (source, to) == ("cpu", self.kind):
                 return self._count("copies" if waits else "sent", True)
-        self._count("waits", name == "aten::nonzero")
+        self._count("waits", name in WAITS)
         works = not (func.is_view or name in VIEWS or "empty" in name)
         if works and where is not None and where.device.type == self.kind:
             self._count("launches", not self.inside, name)

@@ -6,7 +6,7 @@ from hybridopt.core.registry import names
 
 from ..shared.llama import SETS
 
-__all__ = ["BOUND", "EVERY", "ROWS", "SHAPES", "Row"]
+__all__ = ["BOUND", "EVERY", "ROWS", "SHAPES", "WINDOWS", "Row"]
 
 FEW = {"waits": 1, "copies": 0}
 RANK = 16
@@ -69,10 +69,26 @@ BOUND = {  # of all 291 tensors of Llama-3-8B in bfloat16
     "addax, fused": Row("addax", release="fused", most=FUSED | {"launches": 3500, "waits": 3}),
     "adamw, int8-trainable, fused": Row("adamw", release="fused", most=FUSED, coded=True),
 }
+NEVER = {"fused": {"midway": 0}}
+MATRICES = sum(len(shape) > 1 for shape in SHAPES["full"].values())
+WINDOWS = {  # fused release of two layers, every step the first of a window
+    f"{name}, new window": Row(policy, {"update_gap": 1, **options}, "fused", {"midway": most}, "full")
+    for name, policy, options, most in (
+        ("frugal", "frugal", {}, 0),
+        ("frugal, rows", "frugal", {"split": "rows"}, 0),
+        ("frugal, randk", "frugal", {"split": "randk"}, 0),
+        ("frugal, random", "frugal", {"split": "random"}, 0),
+        ("frugal, svd", "frugal", {"split": "svd"}, 0),
+        ("badam", "badam", {}, 0),
+        ("galore", "galore", {}, 0),
+        ("galore, exact SVD", "galore", {"solver": "exact"}, MATRICES),  # a decomposition that waits
+        ("qgalore", "qgalore", {}, MATRICES),
+    )
+}
 EVERY = {  # every policy with every release, of two layers
-    f"{policy}, {release}, {shapes}": Row(policy, release=release, shapes=shapes)
+    f"{policy}, {release}, {shapes}": Row(policy, release=release, shapes=shapes, most=NEVER.get(release, {}))
     for policy in names("policies")
     for release in ("accumulate", "fused")
     for shapes in ("full", "LoRA")
 }
-ROWS = BOUND | EVERY
+ROWS = BOUND | EVERY | WINDOWS

@@ -39,7 +39,7 @@ def run_estimated(task: Task, compile: bool) -> None:
         run([task], compile)
     elif (compile and task.raw) or not sliceable(task.job) or task.param.numel() <= elements(task.param):
         run([replace(task, grad=task.grad.to(task.grad.dtype))], compile and bool(task.raw))
-    elif task.sound is None or bool(task.sound):
+    else:
         update_in_slices(task)
 
 

@@ -1,7 +1,7 @@
 """Carry out updates: the backends in the order in which they are asked, and the choice of one for every task."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from contextlib import ExitStack
 from functools import cache, lru_cache
 
 from torch import Tensor
@@ -10,9 +10,10 @@ from ..core.contracts import Backend, RepeatedLook
 from ..core.errors import HybridOptError
 from ..core.registry import find, names
 from .first_look import FirstLook, UnreadGradient
+from .guarded import guarded, written
 from .task import Task
 
-__all__ = ["WORTH_COMPILING", "Ran", "able", "backends", "choose", "first_look", "repeat_look", "run"]
+__all__ = ["WORTH_COMPILING", "Ran", "able", "backends", "carry_out", "choose", "first_look", "repeat_look", "run"]
 
 Ran = dict[Backend[Task], list[Task]]
 WORTH_COMPILING = 50_000_000  # elements of an optimizer on a CPU: below, compiling takes longer than it saves
@@ -23,21 +24,25 @@ def run(tasks: Iterable[Task], compile: bool | int) -> Ran:
 
     A number is that of the optimizer's elements: then those compile that are worth it for so many.
 
-    Those that may turn out not to be sound are left to backends that heed it, or wait for the answer. Returns which
-    backend has carried out which tasks, as they were given to it.
+    Nobody waits for the flag of a task, its `sound`. Returns which backend has carried out which tasks, as `choose`
+    gives them to it.
     """
     tasks = list(tasks)
     chosen: Ran = {}
     for task in tasks:
         backend, seen = choose(task, compile, task.param.device.type, alone=len(tasks) == 1)
-        if seen.sound is not None and not backend.heeds_sound:
-            if not bool(seen.sound):
-                continue
-            seen = replace(seen, sound=None)
         chosen.setdefault(backend, []).append(seen)
     for backend in sorted(chosen, key=_rank):
-        backend.run(chosen[backend])
+        carry_out(backend, chosen[backend])
     return chosen
+
+
+def carry_out(backend: Backend[Task], tasks: Sequence[Task]) -> None:
+    """Let a backend carry out tasks; where it does not heed flags, what it writes is put back if one is False."""
+    with ExitStack() as stack:
+        for task in () if backend.heeds_sound else tasks:
+            stack.enter_context(guarded(task.sound, written(task.param, task.raw)))
+        backend.run(tasks)
 
 
 def choose(task: Task, compile: bool | int, device: str, alone: bool = False) -> tuple[Backend[Task], Task]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..core.contracts import State
 from ..core.numerics.rounding import Seeding
 from ..policy.job import Job, declare, of_blocks, sliceable, with_elements
+from .guarded import guarded, state_of, written
 from .state import seeds
 from .task import Task
 from .update import Now, join, look, settle, update, write
@@ -44,23 +45,28 @@ def elements(param: Tensor) -> int:
 def update_in_slices(task: Task) -> None:
     """Carry out `update`, slice by slice where every axis works element by element or row by row.
 
-    A rule that must know the whole matrix looks at all its slices before the first is written.
+    A rule that must know the whole matrix looks at all its slices before the first is written. What a slice writes is
+    put back where the task's `sound` is False on the device.
     """
     param, job, store, now = task.param, task.job, task.store, task.now()
     size = elements(param)
     if param.numel() <= size or not param.is_contiguous() or not sliceable(job):
-        return (update if job.rounds else write)(param, task.grad, task.raw, job, store, now)
+        with guarded(task.sound, written(param, task.raw)):
+            (update if job.rounds else write)(param, task.grad, task.raw, job, store, now)
+        return
     flat = not (job.rounds or job.basis or task.random)
     job = replace(job, shape=(param.numel(), 1)) if flat else job
     step = rows_of(size, job.shape[-1], store.block)
     first = task.row if task.before and not flat else 0
     for matrix, pieces in slices(param, task.grad, task.raw, job, task.key, step, first):
-        one = now
-        for i in range(job.rounds):
-            found = join([look(i, *s.given, matrix, cut(one, s)) for s in pieces], 0)
-            one = settle(i, found, pieces[0].raw, matrix, one)
+        one, moved = now, with_elements(matrix)
+        with guarded(task.sound, state_of({k: x for k, x in pieces[0].raw.items() if k not in moved})):
+            for i in range(job.rounds):
+                found = join([look(i, *s.given, matrix, cut(one, s)) for s in pieces], 0)
+                one = settle(i, found, pieces[0].raw, matrix, one)
         for s in pieces:
-            write(*s.given, matrix, store, cut(one, s))
+            with guarded(task.sound, written(s.param, {k: x for k, x in s.raw.items() if k in moved})):
+                write(*s.given, matrix, store, cut(one, s))
 
 
 def slices(

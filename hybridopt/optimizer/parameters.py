@@ -14,6 +14,7 @@ from .groups import Tags
 from .looking import Looked, look
 from .looks import Looks
 from .loss_windows import LossWindows
+from .new_windows import NewWindows
 from .probing.measured import Measured
 from .probing.shifts import Shifts
 from .repeats import Repeats
@@ -53,7 +54,7 @@ class Parameters(Updates):
         self._optimizer, self._measured, self._turns = weakref.proxy(optimizer), measured, turns
         self.windows = Windows(tags, optimizer.param_groups, pace)
         self.shifts = Shifts(self.windows, trainable)
-        self._repeats, self._looks = Repeats(), Looks()
+        self._repeats, self._looks, self._begun = Repeats(), Looks(), NewWindows()
         self._check_shared()
         check_resting(self.windows.all())
         self._compile = self._elements() if compile == "auto" else bool(compile)
@@ -156,11 +157,6 @@ class Parameters(Updates):
             elif state["window"] != one.window:
                 states[one.p] = carried_over(state, one.job, one.window)
 
-    def guards(self, name: str, p: Tensor) -> bool:
-        """Return whether a flag can guard its update: no choice is made from its gradient."""
-        one = self.windows.of(name, p)
-        return one.own.part.disjoint or one.own.low is None
-
     def look(self, work: Iterable[Work]) -> tuple[str | None, Looked]:
         """Look at gradients before anything is changed. Arguments and results as in `ReleasedParameters.look`."""
         work, compile = list(work), self._compiling
@@ -173,12 +169,14 @@ class Parameters(Updates):
             self._looks.learn(work, compile)
         return bad, looked
 
-    def uncount(self, names: Iterable[str]) -> None:
-        """Take back that the state of these parameters has seen this step, as its update was left out by a flag."""
-        mine = {one.name: one.p for one in self.windows.all()}
-        for name in names:
-            if state := self._optimizer.state.get(mine[name]):
+    def take_back(self, names: Iterable[str]) -> None:
+        """Forget what was noted of this step. Arguments as in `ReleasedParameters.take_back`."""
+        bad, states = set(names), self._optimizer.state
+        mine = {one.name: one.p for one in self.windows.all() if one.name in bad}
+        for p in mine.values():
+            if state := states.get(p):
                 state["step"] -= 1
+        self._begun.settle(states, mine)
 
     def _check_shared(self):
         """Raise HybridOptError for a probed tensor with two names: it would be shifted by one, and updated by both."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.contracts import Named, State
+from ..execution.guarded import guarded
 from ..execution.probe_gradient import ProbeGradient
 from ..execution.probed import run_estimated
 from ..execution.run import WORTH_COMPILING, Ran, run
@@ -22,6 +23,7 @@ from ..policy.job import BASIS
 from .group_numbers import rates
 from .looking import Looked
 from .looks import FEW
+from .new_windows import NewWindows
 from .probing.measured import Measured
 from .probing.shifts import Shifts
 from .repeats import Repeats
@@ -42,6 +44,7 @@ class Updates:
     _measured: Measured
     _optimizer: Any
     _repeats: Repeats
+    _begun: NewWindows
 
     @property
     def _compiling(self) -> bool | int:
@@ -142,11 +145,11 @@ class Updates:
             param = param.reshape(shape).contiguous()
         if one.probed or grad.shape != shape or not grad.is_contiguous():  # of probes: no tensor yet
             grad = grad.reshape(shape).contiguous()
-        raw, age = self._raw(one, grad) if one.slots else {}, group["step"] + 1
+        lr, decay, sound, looked = numbers
+        raw, age = self._raw(one, grad, sound) if one.slots else {}, group["step"] + 1
         if raw:
             state = self._optimizer.state[one.p]
             state["step"] = age = state["step"] + 1
-        lr, decay, sound, looked = numbers
         stream = group["seed"], one.name
         return Task(param, grad, raw, own, one.store, lr, decay, age, stream, group["step"], sound, before, looked)
 
@@ -158,7 +161,7 @@ class Updates:
         share = one.share
         assert share is not None
         if not share.owns and one.slots:
-            self._raw(one, None)
+            self._raw(one, None, numbers[2])
             self._optimizer.state[one.p]["step"] += 1
         param, shape = local(one.p.detach()).contiguous(), tuple(one.p.shape)
         if not isinstance(grad, ProbeGradient):
@@ -170,10 +173,13 @@ class Updates:
 
         return Gathered(param, grad.backprop, share, shape, probed)
 
-    def _raw(self, one: Resolved, grad: Tensor | None) -> State:
+    def _raw(self, one: Resolved, grad: Tensor | None, sound: Tensor | None = None) -> State:
         """Return the raw state tensors; missing ones are made, and the split's are drawn.
 
-        grad: None where another rank draws them.
+        Args:
+            one: the parameter.
+            grad: its gradient; None where another rank draws them.
+            sound: where it is False, the split's stay as they are.
         """
         wanted, state = one.slots, self._optimizer.state[one.p]
         if not state:
@@ -186,8 +192,12 @@ class Updates:
         fresh = bool(missing) and any(k.startswith(BASIS) for k in missing)
         if fresh or state["window"] != one.window:
             draw = replace(self.windows.draw(one.group, one.name, one.window), fresh=fresh)
+            if sound is not None:
+                self._begun.note(one, raw if grad is not None else {}, state["window"], frozenset(missing))
             if grad is not None:
-                one.own.part.sample(grad, basis(one.own, raw), draw)
+                at = basis(one.own, raw)
+                with guarded(sound, at.values()):
+                    one.own.part.sample(grad, at, draw)
             state["window"] = one.window
         return raw
 

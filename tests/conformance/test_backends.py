@@ -1,6 +1,7 @@
 """Every backend, found by its folder, held to the eager `update`: the same bits, or within the stated bound."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from support.updates import DTYPES, OPTIONS, Cell, cells, copy, later, tasks_of
 
 BACKENDS = {name: find("backends", name)() for name in names("backends")}
 SPLITS = ("whole", "empty", "columns", "randk", "svd")
+YES, NO = torch.tensor(True), torch.tensor(False)
 COMPILED = [  # by the compiler itself, which takes seconds for each
     Cell("adamw", "columns", "fp32", "fp32"),
     Cell("adalomo", "whole", "bf16", "fp32"),
@@ -103,6 +105,24 @@ def grid(x):
 def test_a_backend_computes_what_the_eager_update_does(name, rule, traced):
     for cell in cells([rule], SPLITS, CODECS, DTYPES):
         check(BACKENDS[name], cell)
+
+
+@pytest.mark.parametrize("rule", ["adamw", "adalomo", "muon"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_false_flag_leaves_everything_and_a_true_one_changes_nothing(name, rule, traced):
+    backend = BACKENDS[name]
+    some = [*cells([rule], SPLITS, CODECS, DTYPES), *cells([rule], ["svd"], CODECS, ["fp32"], still=True)]
+    for cell in some if name != "cpp" else ():  # which works at once, where flags are read
+        tasks = seen_by(backend, cell)
+        plain, before = [copy(task) for task in tasks], [copy(task) for task in tasks]
+        bad = [replace(task, grad=torch.full_like(task.grad, torch.nan), sound=NO) for task in tasks]
+        run.carry_out(backend, bad)
+        for task, other in zip(tasks, before, strict=True):
+            compare(task, other, 0, (name, cell))
+        run.carry_out(backend, [replace(task, sound=YES) for task in tasks])
+        run.carry_out(backend, plain)
+        for task, other in zip(tasks, plain, strict=True):
+            compare(task, other, 0, (name, cell))
 
 
 @pytest.mark.parametrize("name", BACKENDS)

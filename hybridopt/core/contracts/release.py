@@ -76,9 +76,6 @@ class ReleasedParameters(Protocol):
     def open_windows(self) -> None:
         """Let go of state that the current window no longer needs; called before the first update of a step."""
 
-    def guards(self, name: str, p: Tensor) -> bool:
-        """Return whether the update of `p`, of this name, may be made with a flag that turns out to be False."""
-
     def look(self, work: Iterable[Named]) -> tuple[str | None, Mapping[str, Any]]:
         """Look at the gradients of parameters before anything is changed.
 
@@ -96,12 +93,16 @@ class ReleasedParameters(Protocol):
 
         Args:
             work: the parameters.
-            sound: bool [] on their device: where it is False, no weight and no state changes. None: it is True.
+            sound: bool [] on their device: where it is False, no weight and no state changes, and `take_back` is to be
+                told before the next step. None: it is True.
             looked: what `look` has found of their gradients, which are the same since.
         """
 
-    def uncount(self, names: Iterable[str]) -> None:
-        """Take back that the state of these parameters has seen this step, as their `sound` was False."""
+    def take_back(self, names: Iterable[str]) -> None:
+        """Forget what the host has noted of this step about parameters whose `sound` was False.
+
+        names: of all of them, in one call for all updates of a step that were given flags; there may be none.
+        """
 
 
 class Release(Protocol):

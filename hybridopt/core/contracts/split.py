@@ -50,12 +50,21 @@ class Part(Protocol):
         return {}
 
     def sample(self, grad: Tensor, basis: State, draw: Draw) -> None:
-        """Fill the basis at the start of a window; rare and eager.
+        """Fill the basis at the start of a window; rare and eager. A gradient may have NaN and infinity.
 
         Args:
             grad: gradient, in its own dtype, as a copy in that of the basis would be as large as the parameter.
             basis: the slots by name, zeros unless the part `carries`; changed in place.
             draw: the random choices of this parameter in this window.
+        """
+        return None
+
+    def read_ahead(self, basis: State) -> None:
+        """Read what the next `sample` will want to know on the host: here it does not wait for the device.
+
+        It is called when a step ends whose updates nobody has waited for.
+
+        basis: the slots by name, as `sample` has left them.
         """
         return None
 

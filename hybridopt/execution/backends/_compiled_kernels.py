@@ -16,6 +16,7 @@ from ...core.numerics.compiling import compiled, failures, reason
 from ...core.numerics.host import on_host, put
 from ...core.numerics.rounding import Seed, as_seed, hashed_rows, tables
 from ...policy.job import BASIS, Job
+from ..guarded import kept, plain_tensors, put_back_
 from ..slices import Slice
 from ..task import Task
 from ..update import Now
@@ -140,8 +141,7 @@ def _tensors(part):
     task, piece, sent, more = part
     key = _constant(task.constant, task.param.device)
     dice = _dice(task, piece) if sent is None else (sent, _row(piece))
-    param = tuple(piece.param.parts().values()) if isinstance(piece.param, CodedWeight) else (piece.param,)
-    return param, piece.given[1], key, dice, tuple(piece.raw.values()), task.sound, more
+    return plain_tensors(piece.param), piece.given[1], key, dice, tuple(piece.raw.values()), task.sound, more
 
 
 def _on_tensors(stage, part, names):
@@ -149,7 +149,7 @@ def _on_tensors(stage, part, names):
     task, piece = part[:2]
     (full, free), job, store, raw_names = names, task.job, task.store, tuple(piece.raw)
     rounded, function, opened = task.rounded, stage.function, _opened(piece.param)
-    kept = [name for name in raw_names if stage.state and not name.startswith(BASIS)]
+    moved = [name for name in raw_names if stage.state and not name.startswith(BASIS)]
     # Worked out now, not while it is traced.
     job.kept, job.basis, job.beside, job.rules, job.rounds, job.separate, job.unseeded  # noqa: B018
 
@@ -161,12 +161,10 @@ def _on_tensors(stage, part, names):
         for param, grad, key, dice, raws, sound, more in parts:
             seeds = {**job.unseeded, **dict(zip(rounded, _seeds(dice), strict=True))}
             raw = dict(zip(raw_names, raws, strict=True))
-            written = [] if sound is None else [*param * stage.weight, *[raw[name] for name in kept]]
-            before = [x.clone() for x in written]
+            before = kept(sound, [*param * stage.weight, *[raw[name] for name in moved]])
             now = Now(told[0], told[1], of_full, of_free, key, seeds)
             out.append(function(opened(param), grad, raw, job, store, now, *more))
-            for x, old in zip(written, before, strict=True):
-                x.copy_(torch.where(sound, x, old))
+            put_back_(sound, before)
         return out
 
     return kernel

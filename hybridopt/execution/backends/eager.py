@@ -17,6 +17,7 @@ class Eager(Backend[Task]):
     name = "eager"
     rank = 90
     in_blocks = True
+    heeds_sound = True
     heeds_row = True
 
     def fits(self, task: Task) -> bool:

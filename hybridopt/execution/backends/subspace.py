@@ -13,6 +13,7 @@ from ...core.contracts import Backend
 from ...parts.splits.whole import Whole
 from ...parts.stores.dense import Dense
 from ...policy.job import Job, declare
+from ..guarded import guarded
 from ..run import run
 from ..state import basis
 from ..task import Task
@@ -33,6 +34,7 @@ class ByCoordinates(Backend[Task]):
 
     name = "subspace"
     rank = 40
+    heeds_sound = True
 
     def fits(self, task: Task) -> bool:
         """Return whether it is a weight, not rounded, of which nothing moves outside a subspace."""
@@ -46,7 +48,8 @@ class ByCoordinates(Backend[Task]):
             lows = [_low(task) for task in some]
             run(lows, compile=False)
             for task, low in zip(some, lows, strict=True):
-                _lift_(task, low.param)
+                with guarded(task.sound, [task.param]):
+                    _lift_(task, low.param)
             increment_version([task.param for task in some])
 
     def tolerance(self, task: Task) -> float:

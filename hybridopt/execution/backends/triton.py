@@ -60,7 +60,7 @@ class Triton(Backend[Task]):
         for task in tasks:
             layout = _layout_of(task)
             done = layout not in _broken and _launched(layout, task, keys.get(task))
-            if not done and (task.sound is None or bool(task.sound)):
+            if not done:
                 update_in_slices(task)
             increment_version([task.param])
 

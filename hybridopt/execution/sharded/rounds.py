@@ -7,12 +7,14 @@ sees in one process: numbers by row to the bit, sums added up in another order.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...policy.job import Job
+from ..guarded import guarded, written
 from ..slices import Slice, cut, some_rows
 from ..state import seeds
 from ..task import Task
@@ -51,11 +53,13 @@ def run_rounds(work: Iterable[tuple[Task, RankRows]]) -> None:
     """Carry out tasks of rows, each with who has which; ranks must come with the same tasks in the same order."""
     groups: dict[int, list[tuple[Task, RankRows]]] = {}
     for task, rows in work:
-        if task.sound is None or bool(task.sound):
-            groups.setdefault(id(rows.group), []).append((task, rows))
+        groups.setdefault(id(rows.group), []).append((task, rows))
     for same in groups.values():
         for batch in _batches(same):
-            _together([_begun(task, rows) for task, rows in batch])
+            with ExitStack() as stack:
+                for task, _ in batch:
+                    stack.enter_context(guarded(task.sound, written(task.param, task.raw)))
+                _together([_begun(task, rows) for task, rows in batch])
 
 
 def _batches(work: Sequence[tuple[Task, RankRows]]) -> Iterator[list[tuple[Task, RankRows]]]:

@@ -191,8 +191,7 @@ class Fused(Release):
         if self._skips or nonfinite == "ignore":
             return not self._skips
         if reading_waits(norm.device):
-            flag = self._flags.add(name, norm)
-            return flag if parameters.guards(name, p) else bool(flag)
+            return self._flags.add(name, norm)
         if gradients.not_finite([(name, p.grad)], [norm]) is None:
             return True
         self._refuse(name, parameters.step, nonfinite, f"parameters after it in the network were {UPDATED}. {END}")
@@ -201,7 +200,7 @@ class Fused(Release):
     def _read_flags(self, parameters, nonfinite):
         """Raise HybridOptError, or warn, if the updates of some parameters were left out by their flags."""
         bad = self._flags.not_finite()
-        parameters.uncount(self._updated.intersection(bad))
+        parameters.take_back(self._updated.intersection(bad))
         self._updated.difference_update(bad)
         if bad:
             self._norms = {n: x for n, x in self._norms.items() if nonfinite != "raise" or n not in bad}

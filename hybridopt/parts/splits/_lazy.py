@@ -1,17 +1,21 @@
 """A subspace that is looked for less and less often while it stands still."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...core.contracts import Draw, Shape, Slot, State
+from ...core.numerics.host import send_
 from ._projection import Wrapped
 
 __all__ = ["Lazy"]
 
 MEMORY = 5  # of the last searches
+_clocks: Any = WeakTensorKeyDictionary()  # by clock: its version, and what was read of it
 
 
 @dataclass(frozen=True)
@@ -37,18 +41,24 @@ class Lazy(Wrapped):
             basis: the basis, "cosine" and "clock", written in place.
             draw: the random choices of this parameter in this window.
         """
-        due, gap, count = basis["clock"].tolist()
+        due, gap, count = [0, 0, 0] if draw.fresh else _numbers(basis["clock"])
         if draw.window < due:
             return
+        gap = gap if count else 1
         old = self.inner.first(grad, basis).clone() if count else None
         self.inner.sample(grad, basis, draw)
-        if old is None:
-            gap = 1
-        else:
+        send_(basis["clock"], torch.tensor([draw.window + gap, gap, count + 1], device="cpu"))
+        if old is not None:
             new = self.inner.first(grad, basis)
             basis["cosine"][(count - 1) % MEMORY] = cosine_similarity(old, new, -1).abs().mean()
-            gap *= 2 if count >= MEMORY and basis["cosine"].mean() >= self.threshold else 1
-        basis["clock"].copy_(torch.tensor([draw.window + gap, gap, count + 1], device="cpu"))
+        if count >= MEMORY:  # then the next search may be put off, as only the device knows
+            still = basis["cosine"].mean() >= self.threshold
+            basis["clock"][:2].add_(still * gap)
+
+    def read_ahead(self, basis: State) -> None:
+        """Read when the next search is due; basis: as `sample` has left it."""
+        _clocks[basis["clock"]] = basis["clock"]._version, basis["clock"].cpu().tolist()
+        super().read_ahead(basis)
 
     def flaw(self, full: Shape, basis: State, window: int) -> str | None:
         """Return what is wrong with "clock" unless the search lies within the windows gone by; or with the basis.
@@ -95,3 +105,10 @@ class Lazy(Wrapped):
     def first(self, like: Tensor, basis: State) -> Tensor:
         """Return the leading direction for a gradient of the shape of `like`, [..., side]."""
         return self.inner.first(like, basis)
+
+
+def _numbers(clock: Tensor) -> list[int]:
+    """Return the window of the next search, the windows in between, and the searches so far."""
+    version, known = _clocks.get(clock) or (None, None)
+    numbers: list[int] = known if version == clock._version else clock.cpu().tolist()
+    return numbers

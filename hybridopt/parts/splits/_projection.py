@@ -65,6 +65,10 @@ class Wrapped(Projection):
         """
         return self.inner.flaw(full, basis, window)
 
+    def read_ahead(self, basis: State) -> None:
+        """Let the part beneath read; basis: as `sample` has left it."""
+        self.inner.read_ahead(basis)
+
     def projection(self) -> Part | None:
         """Return the subspace beneath."""
         return self.inner.projection()

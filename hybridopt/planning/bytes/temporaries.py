@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cache, partial
 from typing import cast
 
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from ...core.contracts import Backend, Draw, ProbeScheme
 from ...execution import probed
+from ...execution.guarded import guarded
 from ...execution.probe_gradient import ProbeGradient
-from ...execution.run import WORTH_COMPILING, backends, choose
+from ...execution.run import WORTH_COMPILING, backends, carry_out, choose
 from ...execution.state import allocate
 from ...execution.task import Task
 from ...execution.unfilled import unfilled
@@ -31,8 +33,9 @@ class Temporaries:
 
     Args:
         plan: which parameter is trained how.
-        cuda: are they updated on a GPU? There slices are larger, and updates are compiled where they can be. On a CPU
-            the slices of eager updates are counted, even where updates are compiled.
+        cuda: are they updated on a GPU? There slices are larger, updates are compiled where they can be, and those
+            within the backward pass keep what they write until a flag is known. On a CPU the slices of eager updates
+            are counted, even where updates are compiled.
     """
 
     def __init__(self, plan: Plan, cuda: bool):
@@ -42,16 +45,20 @@ class Temporaries:
         self._compiles = cuda or sum(e.numel for e in self._entries.values()) >= WORTH_COMPILING
         self.drawing = Drawing(plan, self._compiles, self._device)
         self._keys: dict[str, Key] = {}
-        self._known: dict[Key, int] = {}
-        self._sizes: dict[Key, int] = {}
-        self.alone = cache(self._alone)
+        self._known: dict[tuple[Key, bool], int] = {}
+        self._sizes: dict[tuple[Key, bool], int] = {}
+        self.alone = cache(partial(self._alone, flagged=cuda))
         self.together = cache(self._together)
 
-    def _alone(self, name: str) -> int:
-        """Return the bytes of updating one parameter by itself, as with release="fused", in a window's first step."""
-        entry, key = self._entries[name], self._key(self._entries[name])
+    def _alone(self, name: str, flagged: bool) -> int:
+        """Return the bytes of updating one parameter by itself, in a window's first step.
+
+        flagged: may a flag of the device undo it, as with release="fused"?
+        """
+        entry, key = self._entries[name], (self._key(self._entries[name]), flagged)
         if key not in self._known:
-            self._known[key] = self._probed(entry) if self._trained[name].probed else self._first_order(entry)
+            probed = self._trained[name].probed
+            self._known[key] = self._probed(entry, flagged) if probed else self._first_order(entry, flagged)
         return self._known[key]
 
     def _together(self, idle: frozenset[str] = frozenset()) -> int:
@@ -59,7 +66,7 @@ class Temporaries:
         moved = {n: e for n, e in self._entries.items() if n not in idle}
         largest = max(backend.largest_stacked for backend in backends())
         small = {n: e for n, e in moved.items() if e.numel <= largest and not self._trained[n].probed}
-        return max([self._update(small.values()), *(self.alone(n) for n in moved if n not in small)])
+        return max([self._update(small.values(), False), *(self._alone(n, False) for n in moved if n not in small)])
 
     def _key(self, entry: Entry) -> Key:
         """Return what the bytes of an update depend on."""
@@ -68,10 +75,10 @@ class Temporaries:
             self._keys[name] = self._plan.first(entry), entry.param.dtype, entry.param.codes
         return self._keys[name]
 
-    def _first_order(self, entry: Entry) -> int:
-        return max(self._update([entry]), self._new_basis(entry))
+    def _first_order(self, entry: Entry, flagged: bool) -> int:
+        return max(self._update([entry], flagged), self._new_basis(entry, flagged))
 
-    def _update(self, entries: Iterable[Entry]) -> int:
+    def _update(self, entries: Iterable[Entry], flagged: bool) -> int:
         """Return the most that the backends take for these parameters: stacks together, the others one by one."""
         chosen: dict[Backend[Task], list[Entry]] = {}
         for entry in entries:
@@ -79,51 +86,68 @@ class Temporaries:
                 backend, _ = choose(self._task(entry), self._cuda, self._device)
             chosen.setdefault(backend, []).append(entry)
         with self._tensors():
-            return max([0, *(self._by(backend, chosen[backend]) for backend in backends() if backend in chosen)])
+            return max(
+                [0, *(self._by(backend, chosen[backend], flagged) for backend in backends() if backend in chosen)]
+            )
 
-    def _by(self, backend: Backend[Task], entries: Sequence[Entry]) -> int:
+    def _by(self, backend: Backend[Task], entries: Sequence[Entry], flagged: bool) -> int:
         if backend.largest_stacked:
-            return self._asked(backend, entries)
+            return self._asked(backend, entries, flagged)
+        sizes = []
         for entry in entries:
-            if self._key(entry) not in self._sizes:
-                self._sizes[self._key(entry)] = self._asked(backend, [entry])
-        return max(self._sizes[self._key(entry)] for entry in entries)
+            key = self._key(entry), flagged
+            if key not in self._sizes:
+                self._sizes[key] = self._asked(backend, [entry], flagged)
+            sizes.append(self._sizes[key])
+        return max(sizes)
 
-    def _asked(self, backend: Backend[Task], entries: Sequence[Entry]) -> int:
+    def _asked(self, backend: Backend[Task], entries: Sequence[Entry], flagged: bool) -> int:
         """Ask a backend what it takes to update these parameters in one go."""
-        tasks = [task.in_blocks() if backend.in_blocks else task for task in map(self._task, entries)]
-        return backend.temporaries(tasks, partial(_peak, tasks, lambda: backend.run(tasks)))
+        tasks = [self._task(entry, flagged) for entry in entries]
+        tasks = [task.in_blocks() if backend.in_blocks else task for task in tasks]
+        return backend.temporaries(tasks, partial(_peak, tasks, lambda: carry_out(backend, tasks)))
 
-    def _probed(self, entry: Entry) -> int:
+    def _probed(self, entry: Entry, flagged: bool) -> int:
         """Return the bytes of an update by a gradient from probes."""
         source = self._trained[entry.param.name].source
         samples = range(cast(ProbeScheme, source.scheme).samples)
         terms = tuple((1.0, self.drawing.noise(entry, i)) for i in samples)
         backprop = torch.empty(0) if source.backward else None
         with self._tensors():
-            task = self._task(entry)
+            task = self._task(entry, flagged and source.backward)
             grad = ProbeGradient(terms, task.job.shape, CPU, task.job.arithmetic, backprop)
             drawing = self.drawing.alone[entry.param.name]
             return probed.temporaries(task, grad, self._compiles, drawing, partial(_peak, [task]))
 
-    def _task(self, entry: Entry) -> Task:
-        return unfilled(entry.param.name, *self._key(entry))
+    def _task(self, entry: Entry, flagged: bool = False) -> Task:
+        task = unfilled(entry.param.name, *self._key(entry))
+        return replace(task, sound=_flag()) if flagged else task
 
     def _tensors(self) -> AbstractContextManager[object]:
         """Return a context of tensors without memory, on a device that slices as the planned one does."""
         return meta_tensors() if self._cuda else fake_tensors()
 
-    def _new_basis(self, entry: Entry) -> int:
+    def _new_basis(self, entry: Entry, flagged: bool) -> int:
         """Return the bytes of finding a new subspace, by running the code that finds it."""
         job = self._key(entry)[0]
-        part = job.part.projection()
-        if part is None:
+        part = job.part
+        if part.projection() is None:
             return 0
         with fake_tensors():
             grad = torch.empty(job.shape, dtype=entry.param.dtype)
             slots = declare(job)
             basis = {name: allocate(slots[BASIS + name], CPU) for name in part.slots(job.shape)}
-            return _peak([], lambda: part.sample(grad, basis, Draw(0, entry.param.name)), [grad, *basis.values()])
+            flag = _flag() if flagged else None
+
+            def find() -> None:
+                with guarded(flag, basis.values()):
+                    part.sample(grad, basis, Draw(0, entry.param.name))
+
+            return _peak([], find, [grad, *basis.values()])
+
+
+def _flag() -> Tensor:
+    return torch.empty((), dtype=torch.bool)
 
 
 def _peak(tasks: Sequence[Task], work: Callable[[], object], besides: Iterable[Tensor] = ()) -> int:

@@ -10,6 +10,7 @@ from hybridopt.execution.backends import _compiled_kernels as kernels
 from hybridopt.execution.backends import compiled
 from hybridopt.execution.cpp import builder
 from hybridopt.optimizer.releases import _flags, fused
+from hybridopt.parts.stores._int8_weight import Int8Weight
 from support.training import assert_same, clock, gradient, optimize, snapshot, state_of, tensors, values
 
 SHAPES = {"layers.0.w": (12, 8), "layers.0.b": (12,), "layers.1.w": (6, 20), "norm.w": (6,)}
@@ -25,8 +26,12 @@ POLICIES = {
     "sinkhorn": {"free": "sinkhorn", "weight_decay": 0.1},
     "whiten": {"free": "whiten"},
     "svd": {"split": "svd", "full": "momentum"},
+    "random": {"split": "random", "reset": False},
+    "galore": {"policy": "galore", "density": 0.5, "update_gap": 2, "spread": False},
+    "qgalore": {"policy": "qgalore", "density": 0.5, "update_gap": 2, "spread": False},
     "ip_sgd": {"policy": "ip_sgd"},
 }
+READS = ("__bool__", "__float__", "__int__", "__index__", "item", "tolist", "numpy", "cpu")
 
 
 @pytest.fixture
@@ -51,7 +56,7 @@ def reads(monkeypatch):
 
 def made(name="adamw", dtype=torch.bfloat16, **options):
     params = tensors(SHAPES, dtype)
-    return params, optimize(params, release="fused", compile=True, **POLICIES[name], **options)
+    return params, optimize(params, release="fused", **{"compile": True} | POLICIES[name] | options)
 
 
 def backward(params, step, bad=(), value=float("nan")):
@@ -103,14 +108,14 @@ def test_a_false_flag_leaves_weight_and_state(name, dtype, waits):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["adamw", "columns", "signsgd"])
+@pytest.mark.parametrize("name", ["adamw", "columns", "signsgd", "muon", "svd", "random", "galore", "qgalore"])
 def test_skipped_parameters_go_on_as_on_a_cpu(name, value, waits, monkeypatch):
-    """The same weights, state and clocks as where every flag is read at once."""
+    """The same weights, state, clocks, windows and bases as where every flag is read at once."""
     found = []
     for reading in (True, False):
         monkeypatch.setattr(fused, "reading_waits", lambda device, reading=reading: reading)
         params, optimizer = made(name, nonfinite="skip")
-        for step, bad in enumerate([[BAD], [], ["norm.w", BAD], [], []]):
+        for step, bad in enumerate([[BAD], [], ["norm.w", BAD], [BAD], [], [BAD], []]):
             with pytest.warns(HybridOptWarning, match="skipped") if bad else nullcontext():
                 backward(params, step, bad, value)
                 optimizer.step()
@@ -181,3 +186,33 @@ def test_a_norm_that_overflows_counts_as_not_finite(waits):
     with pytest.raises(HybridOptError, match="nothing was changed"):
         optimizer.step()
     assert_same(before, values(params))
+
+
+@pytest.mark.parametrize("compile", [True, False])
+@pytest.mark.parametrize("name", POLICIES)
+def test_no_number_is_read_within_the_backward_pass(name, compile, waits, monkeypatch):
+    """Not in a window's first step either: `update_gap` is 2 or 3."""
+    params, optimizer = made(name, compile=compile)
+    for step in range(4):
+        with monkeypatch.context() as within:
+            for method in READS:
+                within.setattr(torch.Tensor, method, lambda *_, **__: pytest.fail("a number is read"))
+            backward(params, step)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw", "adalomo"])
+def test_a_false_flag_leaves_trained_codes(name, waits):
+    params = {BAD: torch.nn.Parameter(Int8Weight.quantize(tensors(SHAPES)[BAD].detach()))}
+    optimizer = optimize(params, release="fused", compile=False, nonfinite="skip", **POLICIES[name])
+
+    def codes():
+        return [x.clone() for x in params[BAD].parts().values()]
+
+    for step, bad in enumerate([False, True, False]):
+        before, p = codes(), params[BAD]
+        p.grad = torch.full(p.shape, float("nan")) if bad else gradient(BAD, p.shape, step).float()
+        with pytest.warns(HybridOptWarning, match="skipped") if bad else nullcontext():
+            optimizer.gradient_ready(BAD, p)
+            optimizer.step()
+        assert bad == all(map(torch.equal, before, codes()))
