@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
 from .activated import Activated
 from .model.containers import uncompiled
+from .model.sharding import sharded_tensors
 from .optimizer.optimizer import HybridOptimizer
+from .optimizer.probing.log import settle
 from .saving.replay.recording import recorded
 from .saving.replay.trajectory import Trajectory
 from .saving.save import save, save_whole
@@ -19,7 +21,7 @@ __all__ = ["Saved"]
 class Saved(Activated):
     """A model with its origin, and what is written of it; see WithOrigin."""
 
-    _optimizers: WeakSet[HybridOptimizer]
+    _optimizers: WeakKeyDictionary[HybridOptimizer, int]  # counted as they were made
 
     def save_pretrained(
         self, directory: str | Path, replay: bool = True, full: bool = False, max_shard_size: str | int = "5GB"
@@ -77,9 +79,7 @@ class Saved(Activated):
 
     def check_recorded(self) -> None:
         """See to it that logs know whether weights are those that they have left; all ranks have to call this."""
-        for optimizer in self._optimizers:
-            if optimizer.log is not None:
-                optimizer.log.check()
+        settle({n: o.log for o, n in self._optimizers.items() if o.log is not None}, sharded_tensors(self.model))
 
     def recorded(self, changed: Mapping[str, Tensor], whole: Callable[[Tensor], Tensor]) -> Trajectory | None:
         """Return the recorded run from which most of these changed tensors follow; None if none does.

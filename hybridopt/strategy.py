@@ -1,11 +1,11 @@
 """The Strategy that `wrap` attaches to a model: a policy, resolved by name on the module tree whenever needed."""
 
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -50,7 +50,7 @@ class Strategy(Saved):
         super().__init__(model, policy, seed, origin, plan)
         self.choice: Any = None  # planning.Choice of policy="auto"
         self._given = model
-        self._optimizers: weakref.WeakSet[HybridOptimizer] = weakref.WeakSet()
+        self._optimizers, self._made = WeakKeyDictionary[HybridOptimizer, int](), 0
 
     def adopt(self, inner: "Strategy") -> None:
         """Take over records and quantization of the base model's own strategy, and detach that strategy."""
@@ -119,6 +119,7 @@ class Strategy(Saved):
         clip: float | None = None,
         clip_mode: str = "global",
         compile: bool | str = "auto",
+        process_group: Any = None,
         **unknown: Any,
     ) -> HybridOptimizer:
         """Return a torch optimizer for the model as it is now; make a new one after adding or switching adapters.
@@ -135,6 +136,8 @@ class Strategy(Saved):
             clip: largest gradient norm; None: gradients are not clipped.
             clip_mode: of what the norm is taken: "global", "tensor" or "previous".
             compile: whether updates of large parameters are compiled: True, False, or "auto", where it pays.
+            process_group: torch's, of the processes that train this model together; None: those of its shards or its
+                DistributedDataParallel, or else all.
             unknown: nothing; options of the policy are for `wrap`.
 
         Raises:
@@ -171,9 +174,10 @@ class Strategy(Saved):
                 clip_mode=clip_mode,
                 compile=compile,
                 module=self.model,
+                process_group=process_group,
             )
         self._freeze(plan)
-        self._optimizers.add(optimizer)
+        self._optimizers[optimizer], self._made = self._made, self._made + 1
         self._follow(optimizer)
         return optimizer
 
@@ -226,4 +230,5 @@ class Strategy(Saved):
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._optimizers, self._planned, self._given = weakref.WeakSet(), (None, self.policy), self.model
+        self._planned, self._given = (None, self.policy), self.model
+        self._optimizers, self._made = WeakKeyDictionary(), 0

@@ -8,7 +8,7 @@ from torch import Tensor, distributed
 
 from .meeting import meeting
 
-__all__ = ["Peers", "peers_of_mesh", "peers_of_world"]
+__all__ = ["Peers", "peers_of_group", "peers_of_mesh"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,14 @@ class Peers:
                 said = [each for part in parts for each in part]
         return sorted(said, key=lambda each: each[0])
 
+    def told(self, mine: Any, what: str) -> Any:
+        """Return on every rank what the first one says; arguments as of `numbers`."""
+        said = [mine]
+        with meeting(what):
+            for group in self.groups:
+                distributed.broadcast_object_list(said, group=group, group_src=0)
+        return said[0]
+
     def _gathered(self, mine: Tensor, what: str) -> Tensor:
         """Return the tensors of all ranks, one after the other along their first dimension."""
         found = mine.to(self.device)
@@ -63,12 +71,14 @@ def peers_of_mesh(mesh: Any) -> Peers:
     return Peers(tuple(mesh.get_group(axis) for axis in range(mesh.ndim)), torch.device(mesh.device_type))
 
 
-def peers_of_world(device: torch.device) -> Peers | None:
-    """Return all processes of torch.distributed; None where there is but this one.
+def peers_of_group(group: Any, device: torch.device) -> Peers | None:
+    """Return the processes of a group; None where there is but this one.
 
-    device: of the parameters, on which NCCL sends; others send from the CPU.
+    Args:
+        group: torch's process group; None: all processes.
+        device: of the parameters, on which NCCL sends; others send from the CPU.
     """
     there = distributed.is_available() and distributed.is_initialized()
-    if not there or distributed.get_world_size() == 1:
+    if not there or distributed.get_world_size(group) == 1:
         return None
-    return Peers((None,), device if "nccl" in str(distributed.get_backend()) else torch.device("cpu"))
+    return Peers((group,), device if "nccl" in str(distributed.get_backend(group)) else torch.device("cpu"))

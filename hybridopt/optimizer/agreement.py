@@ -9,6 +9,7 @@ from ..core.contracts import stream
 from ..core.errors import HybridOptError
 from ..core.peers import Peers
 from .parameters import Parameters
+from .together import Together
 
 __all__ = ["Agreement"]
 
@@ -21,29 +22,44 @@ class Agreement:
 
     Args:
         options: of the optimizer, by name: what all ranks must have in common.
+        together: knows which ranks train the same model.
+        losses: do windows go by the losses of all ranks?
     """
 
-    def __init__(self, options: Mapping[str, object]):
+    def __init__(self, options: Mapping[str, object], together: Together, losses: bool):
         self._options = {name: repr(value) for name, value in options.items()}
-        self._seen: tuple[Parameters, bool] | None = None
+        self._together, self._losses = together, losses
+        self._found: tuple[Parameters, Any, Peers | None] | None = None
+        self._compared: tuple[Parameters, bool] | None = None
 
-    def check(self, parameters: Parameters, ddp: Any = None) -> None:
-        """Raise HybridOptError on all ranks if any two differ, naming ranks and what differs.
-
-        Without shards, replicas, and probes, whose losses all processes share, ranks are not compared.
+    def peers(self, parameters: Parameters, ddp: Any) -> Peers | None:
+        """Return the ranks that are compared, and share losses; None: no others.
 
         Args:
             parameters: of the optimizer.
             ddp: the DistributedDataParallel that they lie in, if any.
         """
-        if self._seen is not None and self._seen[0] is parameters and self._seen[1] == (ddp is not None):
+        if self._found is None or self._found[0] is not parameters or self._found[1] is not ddp:
+            asked = self._losses or any(one.probed for one in parameters.windows.all())
+            self._found = parameters, ddp, self._together.peers(parameters, ddp, asked)
+        return self._found[2]
+
+    def check(self, parameters: Parameters, ddp: Any = None) -> None:
+        """Raise HybridOptError on all ranks if any two differ, naming ranks and what differs.
+
+        Without shards, replicas, a group that is named, and losses that all processes share, ranks are not compared.
+
+        Args:
+            parameters: of the optimizer.
+            ddp: the DistributedDataParallel that they lie in, if any.
+        """
+        before = self._compared
+        if before is not None and before[0] is parameters and before[1] == (ddp is not None):
             return
-        peers = parameters.peers()
-        if peers is None and ddp is not None:
-            peers = Peers((ddp.process_group,), ddp.device)
+        peers = self.peers(parameters, ddp)
         if peers is not None:
             _compare(self._facts(parameters), peers)
-        self._seen = parameters, ddp is not None
+        self._compared = parameters, ddp is not None
 
     def _facts(self, parameters: Parameters) -> Facts:
         facts = {f"{name}'s version": version(name) for name in ("hybridopt", "torch")} | self._options

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.contracts import Release
+from ..core.peers import Peers
 from .agreement import Agreement
 from .changing import check, joined, rebound, say, say_untrained
 from .forms import Forms
@@ -127,6 +128,10 @@ class Following:
         taken = [g for g in self._sections() if self._backward(g)]
         groups = [g for g in taken if self._release.hooks(self._tags.treatment(g).free.idle)]
         return {n: p for g in groups for n, p in named(g) if p.requires_grad}
+
+    def _peers(self) -> Peers | None:
+        """Return the ranks that train the same model; None: there are no others."""
+        return self._agreement.peers(self._parameters, self._replicas.ddp)
 
     # ---- changes of the model
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from ..core.contracts import GapSchedule
 from ..core.errors import HybridOptError, check_count, shown
+from ..core.peers import Peers
 from ..policy.treatment import Treatment
 
 __all__ = ["LossWindows", "windows_of"]
@@ -60,15 +60,19 @@ class LossWindows:
         """Return whether a loss is missing: none was ever told, or none in a window whose last step this is."""
         return not self.count and (len(self.begins) == 2 or step + 1 >= self.begins[-1])
 
-    def turn(self, step: int) -> None:
+    def turn(self, step: int, peers: Peers | None) -> None:
         """Begin a new window if the one that is on has no more steps before `step`.
+
+        Args:
+            step: that comes next.
+            peers: the ranks whose losses count, too; None: there are no others.
 
         Raises:
             HybridOptError: the schedule returned anything but a number of steps.
         """
         if step < self.begins[-1]:
             return
-        loss = _mean(self.total, self.count)
+        loss = _mean(self.total, self.count, peers)
         begin, end = self.begins[-2:]
         gap = self.schedule(end - begin, self.before, loss) if math.isfinite(loss) else end - begin
         check_count(f"{type(self.schedule).__name__} at step {step}", "gap", gap, 1, LONGEST)
@@ -116,11 +120,8 @@ def windows_of(treatments: Iterable[Treatment | None]) -> LossWindows | None:
     return None
 
 
-def _mean(total: float | Tensor, count: int) -> float:
-    """Return the mean of all losses, of all processes where there are several."""
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        device = total.device if isinstance(total, Tensor) else torch.device("cpu")
-        both = torch.tensor([float(total), count], dtype=torch.float64, device=device)
-        distributed.all_reduce(both)
-        total, count = both.tolist()
+def _mean(total: float | Tensor, count: float, peers: Peers | None) -> float:
+    """Return the mean of all losses, of all ranks where there are several."""
+    if peers is not None:
+        total, count = map(sum, zip(*peers.numbers([float(total), count], "average losses"), strict=True))
     return float(total) / count if count else math.nan

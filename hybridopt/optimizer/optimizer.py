@@ -33,6 +33,7 @@ from .reach import Reach
 from .releases import DEFAULT, release_class
 from .replicas.replicas import Replicated
 from .state_dict import Persistent
+from .together import Together
 from .trainable import Alive
 from .tree import Tree
 from .turns import Turns
@@ -66,6 +67,8 @@ class HybridOptimizer(Probing, Following, Persistent):
             With release="fused" clipping by others, as by torch's clip_grad_norm_, finds no gradients.
         clip_mode: whose norm counts: of all gradients together ("global"; fused release needs `measure(loss)` first),
             of each by itself ("tensor"), or of all of them one step ago ("previous").
+        process_group: torch's, of the processes that train this model together: they exchange losses, and are
+            compared. None: those of its shards or its DistributedDataParallel, or else all processes.
         policy_options: those of the policy that is named, such as density or update_gap.
 
     Parameters with requires_grad=False stand still; where a `Param` or `Entry` in `roles` (as `wrap` gives) says
@@ -89,6 +92,7 @@ class HybridOptimizer(Probing, Following, Persistent):
         clip: float | None = None,
         clip_mode: str = "global",
         module: torch.nn.Module | None = None,
+        process_group: Any = None,
         **policy_options: Any,
     ):
         check_options(params, nonfinite, release, compile)
@@ -102,7 +106,7 @@ class HybridOptimizer(Probing, Following, Persistent):
         self._turns, self._told = Turns(), set()
         planned = [known.treatment for known in (roles or {}).values() if isinstance(known, Entry)]
         self._pace = windows_of([*(route.use for route in policy.routes), *planned])
-        self.release, self._clip = release, Clip(clip, clip_mode)
+        self.release, self._clip, self._together = release, Clip(clip, clip_mode), Together(process_group)
         self._start()
         self._probing = ProbeState(module)
         self._trainable, self._tree = trainable_of(roles or {}), Tree(module)
@@ -134,7 +138,8 @@ class HybridOptimizer(Probing, Following, Persistent):
         """Make what a copy of the optimizer does not share."""
         self._release, self._norm, self._stale = release_class(self.release)(self._clip), None, None
         told = {"release": self.release, "nonfinite": self.nonfinite, "clip": self._clip}
-        self._agreement, self._replicas, self._handed = Agreement(told), Replicated(self), HandedOut()
+        self._agreement = Agreement(told, self._together, self._pace is not None)
+        self._replicas, self._handed = Replicated(self), HandedOut()
         self._hooks, self._hooked, self._reach, self._first_rate = Hooks(self), False, Reach(), FirstRate()
         self._forms, self._lock, self._looked, self._told_later = Forms(), Lock(), False, False
         self._asked_who_runs = False
@@ -198,7 +203,7 @@ class HybridOptimizer(Probing, Following, Persistent):
             for group in self.param_groups:
                 group["step"] += 1
             if self._pace is not None:
-                self._pace.turn(self._parameters.step)
+                self._pace.turn(self._parameters.step, self._peers())
             self._clip.remember(self.param_groups, self._norm)
         self._probing.clear()
         self._replicas.stepped()

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ..core.errors import HybridOptError
-from ..core.peers import Peers, peers_of_mesh, peers_of_world
 from ..execution.run import WORTH_COMPILING
 from ..model.placement.homes import device_of
 from .groups import Tags
@@ -86,14 +85,6 @@ class Parameters(Updates):
                 "optimizer.probe(loss_fn) before loss.backward()"
             )
         return self._measured.skipping
-
-    def peers(self) -> Peers | None:
-        """Return the ranks that train the same: those that share rows, or all that probe replicas; None: no others."""
-        everything = self.windows.all()
-        share = next((one.share for one in everything if one.share is not None), None)
-        if share is not None:
-            return peers_of_mesh(share.rows.mesh)
-        return peers_of_world(device_of(everything[0].p)) if any(one.probed for one in everything) else None
 
     def groups(self) -> list[dict]:
         """Return the optimizer's param groups, the very list."""

@@ -7,11 +7,13 @@ from torch import Tensor
 
 from ..core.contracts import Release
 from ..core.errors import HybridOptError
+from ..core.peers import Peers
 from . import conflicts
 from .agreement import Agreement
 from .parameters import Parameters
 from .probing.log import Log
 from .probing.state import ProbeState
+from .replicas.replicas import Replicated
 
 __all__ = ["Probing"]
 
@@ -29,6 +31,8 @@ class Probing:
     _backward: Callable[[dict], Sequence[Tensor]]
     _look: Callable[[], None]
     _agreement: Agreement
+    _peers: Callable[[], Peers | None]
+    _replicas: Replicated
 
     def probe(self, loss_fn: Callable[[], Any] | Sequence[Callable[[], Any]]) -> float:
         """Measure the loss at theta +/- eps z, for the next `step()`; returns the mean of the losses.
@@ -48,8 +52,9 @@ class Probing:
             raise HybridOptError("probe() comes before loss.backward(), which has updated weights; call step() first")
         self._probing.reshard()
         self._look()
-        self._agreement.check(self._parameters)
-        return self._probing.probe(self._parameters, loss_fn, self.nonfinite)
+        self._replicas.find(self._parameters.params())
+        self._agreement.check(self._parameters, self._replicas.ddp)
+        return self._probing.probe(self._parameters, loss_fn, self.nonfinite, self._peers())
 
     def train(self) -> None:
         """Take note that training goes on; the transformers Trainer says so before every forward pass.

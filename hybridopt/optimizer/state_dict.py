@@ -119,6 +119,7 @@ class Persistent(torch.optim.Optimizer):
             "_told",
             "_tree",
             "_pace",
+            "_together",
         )
         return super().__getstate__() | {k: self.__dict__[k] for k in own} | {"_probing": self._probing.copy()}
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed
 
 from ..core.errors import HybridOptError
-from ..core.meeting import meeting
+from ..core.peers import peers_of_mesh
 from ..model.sharding import is_sharded, whole
 
 __all__ = ["Whole", "together"]
@@ -45,7 +45,7 @@ class _Ranks:
         first: Any = sharded[0]
         mesh = first.device_mesh
         self.sharded, self.places = sharded, {_shard(x): place for place, x in enumerate(sharded)}
-        self.group = mesh.get_group() if mesh.ndim == 1 else distributed.group.WORLD
+        self.peers = peers_of_mesh(mesh)
         self.leader = int(mesh.mesh.flatten()[0])
         self.leads = distributed.get_rank() == self.leader
 
@@ -76,10 +76,8 @@ class _Ranks:
 
     def _say(self, words: tuple | None) -> tuple:
         """Return on every rank what the leader has said."""
-        said = [words]
-        with meeting("save"):
-            distributed.broadcast_object_list(said, self.leader, self.group)
-        return said[0] or (DONE, None)
+        said: tuple | None = self.peers.told(words, "save")
+        return said or (DONE, None)
 
 
 def _shard(x: Any) -> int:

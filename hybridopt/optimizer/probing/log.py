@@ -1,19 +1,23 @@
 """The record of a zeroth-order run: slopes and learning rates, from which its weights follow."""
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...core.peers import Peers, peers_of_mesh
 from ...model.checksums import checksum
 from ...model.placement.homes import device_of, near
-from ...model.sharding import whole
+from ...model.sharding import is_sharded, whole
 from .follow import Followed, group_key, head, version
 from .log_checks import check_log
 from .rates import rates_of
 
-__all__ = ["Log"]
+__all__ = ["Log", "settle"]
+
+WHAT = "compare the logs of their runs"
 
 
 class Log:
@@ -81,6 +85,29 @@ class Log:
         self._weights = None
         self.watch()
 
+    def settle(self) -> None:
+        """Do as `check` does, and agree about it with the ranks that have the other rows; all of them have to ask."""
+        peers = _sharing([f.p for f in self.followed])
+        self.agree(peers)
+        self.check()
+        self.agree(peers)
+
+    def agree(self, peers: Peers | None) -> None:
+        """Break the log on all ranks if it is broken on any, or if they have other ones; all have to ask.
+
+        peers: the ranks; None: there are no others.
+        """
+        if peers is None:
+            return
+        mine = [float(len(self)), float(self.broken is not None), float(self._weights is not None)]
+        rows = peers.numbers(mine, WHAT)
+        if all(row == rows[0] for row in rows):
+            return
+        said = peers.said((len(self), self.broken), WHAT)
+        bad = next((f"on rank {rank}: {broken}" for rank, (_, broken) in said if broken), None)
+        each = ", ".join(f"{steps} on rank {rank}" for rank, (steps, _) in said)
+        self.give_up(bad or f"ranks have not loaded the same log: it holds {each} steps")
+
     def _other(self):
         """Say what is not as this log has left it."""
         if self._weights is None:
@@ -115,7 +142,7 @@ class Log:
 
     def state(self) -> dict:
         """Return plain tensors, lists and dicts, with checksums of the weights as they are."""
-        self.check()
+        self.settle()
         weights = {} if self.broken or not len(self) else self._checksums()
         own = {"groups": list(self.groups), "origin": dict(self.origin), "heads": dict(self.heads)}
         return self.numbers | own | {"weights": weights, "broken": self.broken or ""}
@@ -144,6 +171,30 @@ class Log:
     def __getstate__(self) -> dict:
         """For deep copies and pickles, whose parameters are others, of the same values."""
         return self.__dict__ | {"followed": (), "_versions": {}}
+
+
+def settle(logs: Mapping[int, Log], tensors: Sequence[Tensor]) -> None:
+    """Settle the logs of a model's optimizers; one that another rank has no more is broken.
+
+    All ranks that have shards of the model have to call this.
+
+    Args:
+        logs: by the number of the optimizer, counted as they were made.
+        tensors: of the model.
+    """
+    peers = _sharing(tensors)
+    there = [set(logs)] if peers is None else [set(numbers) for _, numbers in peers.said(sorted(logs), WHAT)]
+    for number in sorted(set[int]().union(*there)):
+        if all(number in each for each in there):
+            logs[number].settle()
+        elif number in logs:
+            logs[number].give_up("another rank has no optimizer any more with which it was trained")
+
+
+def _sharing(tensors: Iterable[Tensor]) -> Peers | None:
+    """Return the ranks that share the rows of tensors; None where none is sharded."""
+    first: Any = next((x for x in tensors if is_sharded(x)), None)
+    return None if first is None else peers_of_mesh(first.device_mesh)
 
 
 def _seen(f: Followed) -> tuple[int, Tensor]:

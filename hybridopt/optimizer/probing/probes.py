@@ -3,19 +3,22 @@
 import math
 import statistics
 import warnings
+from dataclasses import replace
 
 import torch
 
 from ...core.contracts import ProbeScheme
 from ...core.errors import HybridOptError, HybridOptWarning
+from ...core.peers import Peers
 from ...execution.probe_gradient import shifted
 from ...execution.sharded.rows import local
 from ..parameters import Parameters
 from .evaluate import Closures, Evaluator, values
 from .intact import Left, advance
+from .log import Log
 from .measured import Measured
 from .perturb import Perturbation, Shift
-from .ranks import Exchanged, exchange, telling
+from .ranks import Exchanged, RankNews, exchange, telling
 
 __all__ = ["Probes"]
 
@@ -68,7 +71,9 @@ class Probes:
         self._factor = 1.0
         self._measured.clear()
 
-    def measure(self, parameters: Parameters, closures: Closures, nonfinite: str) -> float:
+    def measure(
+        self, parameters: Parameters, closures: Closures, nonfinite: str, peers: Peers | None, log: Log
+    ) -> float:
         """Evaluate the closures (their mean) wherever the scheme wants it, and return the mean loss.
 
         Running statistics, and other buffers of modules in training mode, move once, by the first evaluation; not
@@ -78,6 +83,8 @@ class Probes:
             parameters: of the optimizer, which give the directions.
             closures: one that computes and returns the loss, or a list of them.
             nonfinite: what a loss that is not finite does: "raise", "skip" or "ignore".
+            peers: the ranks that exchange losses; None: there are no others.
+            log: of the run, which is broken on all ranks if it is on any.
 
         Raises:
             HybridOptError: for a loss that is not finite, unless asked otherwise.
@@ -86,7 +93,7 @@ class Probes:
             raise HybridOptError(
                 "conservative=True tries its steps on all micro-batches together; give them to one probe, as a list"
             )
-        shifts = self._shifts()
+        shifts, self._peers, self._log = self._shifts(), peers, log
         found, left = self._seen(parameters, closures, [_shift(parameters, *shift) for shift in shifts])
         losses = found.losses
         finite = all(map(math.isfinite, losses))
@@ -131,11 +138,15 @@ class Probes:
 
     def _losses(self, parameters, closures, shifts) -> tuple[Exchanged, Left]:
         """Average over all ranks, so that they take the same step; return what the first evaluation has left, too."""
-        peers, step, evaluator = parameters.peers(), parameters.step, self._evaluator
-        with telling(peers, step, len(shifts), evaluator.sharded):
+        peers, evaluator = self._peers, self._evaluator
+        mine = RankNews(parameters.step, evaluator.unused, self._log.broken is not None)
+        with telling(peers, mine, len(shifts), evaluator.sharded):
             losses = evaluator.losses(closures, shifts)
         left, evaluator.left = evaluator.left, []
-        return exchange(peers, step, evaluator.unused, losses), left
+        found = exchange(peers, replace(mine, unused=evaluator.unused), losses)
+        if found.breaks:
+            self._log.agree(peers)
+        return found, left
 
     def _choose(self, parameters, closures):
         """Choose of the step, its opposite and none the one with the lowest loss; without it there is no step."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from ...core.errors import HybridOptError, HybridOptWarning
+from ...core.peers import Peers
 from ...model.quantization.scales import scales
 from ...model.roles import clean
 from ...policy.plan import check_scheme
@@ -36,6 +37,7 @@ class ProbeState:
         self._probes: Probes | None = None
         self._log: Log | None = None
         self._followed: list[Followed] = []
+        self._agreed: Parameters | None = None  # with which ranks have compared their logs
         self.last: tuple[float, ...] | None = None  # projected gradients of the last step
 
     def follow(self, parameters: Parameters) -> None:
@@ -82,13 +84,20 @@ class ProbeState:
         if log is not None:
             log.followed = self._followed
 
-    def probe(self, parameters: Parameters, closures: Callable | Sequence[Callable], nonfinite: str) -> float:
+    def probe(
+        self,
+        parameters: Parameters,
+        closures: Callable | Sequence[Callable],
+        nonfinite: str,
+        peers: Peers | None = None,
+    ) -> float:
         """Measure losses at shifted weights for the next step, and return their mean; see `HybridOptimizer.probe`.
 
         Args:
             parameters: of the optimizer.
             closures: one that computes and returns the loss, or a list of them (micro-batches).
             nonfinite: what a loss that is not finite does: "raise", "skip" or "ignore".
+            peers: the ranks that exchange losses; None: there are no others.
         """
         if self._probes is None or self._log is None:
             raise HybridOptError(
@@ -97,9 +106,12 @@ class ProbeState:
             )
         if not self.measured.pending:
             parameters.shifts.check_trained()
+            if self._agreed is not parameters:
+                self._log.agree(peers)
+                self._agreed = parameters
             self._log.begin(parameters.step)
             parameters.shifts.prepare(self._probes.scheme.samples)
-        return self._probes.measure(parameters, closures, nonfinite)
+        return self._probes.measure(parameters, closures, nonfinite, peers, self._log)
 
     def ready(self, parameters: Parameters) -> bool:
         """Return whether a step may go on; it may not without anything to do.

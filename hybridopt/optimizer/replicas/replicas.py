@@ -43,7 +43,7 @@ class Replicated:
         self._on: Any = None  # handle of the hook
         self._told: frozenset[int] | None = None  # ids of what the reducer averages, once it was made anew
         self._buckets: Buckets | None = None
-        self._sought = False
+        self._sought = self._found = False
 
     def __reduce__(self) -> tuple:
         return Replicated, ()
@@ -75,6 +75,15 @@ class Replicated:
         if self._on is None and not self._sought:
             self.expect(None, work)
             self._sought = True
+
+    def find(self, work: Iterable[Named]) -> None:
+        """Look for DDP before a loss is worked out, which all of its ranks share; `work`: the parameters."""
+        work = list(work)
+        if not (self._found or self.ddp is not None or any(is_sharded(p) for _, p in work)):
+            self._found = True
+            there = distributed.is_available() and distributed.is_initialized()
+            if there and (ddp := _around([p for _, p in work])) is not None:
+                self._hook(ddp)
 
     def _hook(self, ddp):
         if self._ddp() is not ddp:
