@@ -4,9 +4,12 @@ import torch
 
 from .errors import HybridOptError, shown
 
-__all__ = ["device_here", "device_named", "free_bytes"]
+__all__ = ["WITH_CUDA", "device_here", "device_named", "free_bytes"]
 
 KINDS = ("cpu", "cuda")
+WITH_CUDA = (
+    "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu130 (old drivers: cu126)"
+)
 
 
 def device_here() -> str:
@@ -21,12 +24,17 @@ def device_named(name: str) -> torch.device:
         HybridOptError: there is no such device here.
     """
     try:
-        device = torch.empty(0, device=name).device
+        kind = torch.device(name).type
+    except RuntimeError as error:  # with a list of all devices that any torch knows
+        raise _unusable(name, "that is no name of a device") from error
+    if kind not in KINDS:
+        raise _unusable(name, f"updates are not known to work on {kind}")
+    if kind == "cuda" and torch.version.cuda is None:
+        raise _unusable(name, f"torch {torch.__version__} is built without CUDA", f" and a torch for it: {WITH_CUDA}")
+    try:
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, ImportError) as error:
         raise _unusable(name, (str(error) or type(error).__name__).partition("\n")[0]) from error
-    if device.type not in KINDS:
-        raise _unusable(name, f"updates are not known to work on {device.type}")
-    return device
 
 
 def free_bytes(device: torch.device) -> int:
@@ -35,6 +43,6 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + unused
 
 
-def _unusable(name: str, why: str) -> HybridOptError:
-    cure = "give cpu, or cuda on a machine that has it"
+def _unusable(name: str, why: str, more: str = "") -> HybridOptError:
+    cure = f"give cpu, or cuda on a machine that has it{more}"
     return HybridOptError(f"device={shown(name)} cannot be used here ({why}); {cure}")

@@ -11,11 +11,19 @@ def test_the_cpu_is_there():
     assert device_named("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["cuda:77", "tpu", "", "meta", "hpu", "CPU", "cuda:-1"])
+@pytest.mark.parametrize("name", ["cuda:77", "tpu", "", "meta", "hpu", "mps", "CPU", "cuda:-1"])
 def test_what_is_not_there_is_refused_in_one_line(name):
     with pytest.raises(HybridOptError, match=f"device='{name}' cannot be used here .*; give cpu, or cuda") as caught:
         device_named(name)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
+
+
+def test_a_torch_without_cuda_is_told_of_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(
+        HybridOptError, match=r"built without CUDA\); .* and a torch for it: pip install .*--index-url"
+    ):
+        device_named("cuda")
 
 
 def test_what_torch_keeps_without_need_is_free(monkeypatch):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ....core.devices import free_bytes
+from ....core.devices import WITH_CUDA, free_bytes
 from ....core.sizes import gib
 from ..examine import Check
 from ..finding import FAIL, OK, SKIPPED, WARN, Finding
@@ -16,7 +16,6 @@ __all__ = ["CHECK", "Card", "card", "without_card"]
 
 DRIVER = Path("/proc/driver/nvidia/version")
 BF16_FROM = (8, 0)
-PIP = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu130 (old drivers: cu126)"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def card(known: Card) -> Iterator[Finding]:
     name = f"{known.name}, sm_{major}{minor}"
     if not _runs(known):
         text = f"{name}, and this torch has kernels for {', '.join(known.compiled_for)}"
-        yield Finding("GPU", FAIL, text, f"install a torch that has them: {PIP}")
+        yield Finding("GPU", FAIL, text, f"install a torch that has them: {WITH_CUDA}")
     else:
         yield Finding("GPU", OK, f"{name}, CUDA {torch.version.cuda}")
     if known.capability < BF16_FROM:
@@ -87,7 +86,7 @@ def without_card(cuda: str | None, driver: bool, usable: bool) -> Finding:
         return Finding("device", OK, "cpu, as asked; torch can use a GPU here, too")
     if driver and cuda is None:
         text = "cpu: there is a driver for GPUs, but this torch is built without CUDA"
-        return Finding("device", WARN, text, PIP)
+        return Finding("device", WARN, text, WITH_CUDA)
     if driver:
         text = f"cpu: there is a driver for GPUs, but torch, built for CUDA {cuda}, cannot use it"
         return Finding("device", WARN, text, "see what `nvidia-smi` says; update the driver, or take an older torch")
