@@ -1,6 +1,6 @@
 """Windows that updates under a flag have begun, until the host knows whether the flag is True."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -39,7 +39,7 @@ class NewWindows:
         """Note that a parameter's state enters a window; arguments as those of `_Begun`."""
         self._begun[one.name] = _Begun(one, raw, before, made)
 
-    def settle(self, states: Mapping[Tensor, dict], bad: Mapping[str, Tensor]) -> None:
+    def settle(self, states: MutableMapping[Tensor, dict], bad: Mapping[str, Tensor]) -> None:
         """Let parameters whose flag was False enter their window anew; parts of the others read what they have drawn.
 
         Args:
@@ -48,13 +48,16 @@ class NewWindows:
         """
         for name, begun in self._begun.items():
             if name in bad:
-                _take_back(states[bad[name]], begun)
+                _take_back(states, bad[name], begun)
             elif begun.raw:
                 begun.one.own.part.read_ahead(basis(begun.one.own, begun.raw))
         self._begun.clear()
 
 
-def _take_back(state: dict, begun: _Begun) -> None:
+def _take_back(states: MutableMapping[Tensor, dict], p: Tensor, begun: _Begun) -> None:
+    state = states[p]
     state["window"] = begun.before
     for name in begun.made:
         del state[name]
+    if not any(isinstance(x, Tensor) for x in state.values()):
+        del states[p]

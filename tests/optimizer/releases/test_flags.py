@@ -123,6 +123,25 @@ def test_skipped_parameters_go_on_as_on_a_cpu(name, value, waits, monkeypatch):
     assert_same(*found)
 
 
+@pytest.mark.parametrize("bad_at", [0, 3, 6])
+@pytest.mark.parametrize("name", ["random", "galore", "qgalore", "columns"])
+def test_what_was_taken_back_is_saved_and_goes_on(name, bad_at, waits):
+    """A new window begins at 0 and 6, and at 3 with some; the step after it loads what is left."""
+    params, optimizer = made(name, nonfinite="skip")
+    train(params, optimizer, bad_at)
+    with pytest.warns(HybridOptWarning, match="skipped"):
+        backward(params, bad_at, [BAD])
+        optimizer.step()
+    others, other = made(name, nonfinite="skip")
+    with torch.no_grad():
+        for name, p in others.items():
+            p.copy_(params[name])
+    other.load_state_dict(optimizer.state_dict())
+    for some, one in ((params, optimizer), (others, other)):
+        train(some, one, 2, bad_at + 1)
+    assert_same(snapshot(optimizer, params), snapshot(other, others))
+
+
 def test_raise_comes_in_step_and_names_the_first(waits, reads):
     params, optimizer = made()
     train(params, optimizer, 1)
