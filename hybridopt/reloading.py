@@ -22,6 +22,7 @@ from .model.placement.opened import open_scales_
 from .model.placement.refusals import check_not_quantized, check_written
 from .model.quantization.known import named
 from .model.quantization.replacing import quantize_
+from .model.quantization.shards import follow_shards_
 from .model.roles import base_name, clean, of_base
 from .model.sharding import is_sharded, reshard_, sharded_tensors, write_
 from .policy.routes import Ready
@@ -55,9 +56,9 @@ def from_pretrained(
 
     Args:
         model: the same base model as before training, unwrapped; quantized the same way if it was given quantized.
-            One that is sharded (`fully_shard`) takes changed weights, whole models and runs to be rebuilt, one
-            tensor at a time, of which each rank keeps its part, but no adapters and no quantization, which go onto the
-            plain model; all ranks have to call this.
+            Of one that is sharded (`fully_shard`), and not called yet, each rank reads one tensor after the other
+            and keeps its part; frozen weights are quantized one by one, and are whole on every rank then. What was
+            trained with quantization="int8-trainable" goes onto the plain model. All ranks have to call this.
         directory: what `save_pretrained` wrote; every file is verified against the manifest first.
         policy: another policy to go on with; None takes the saved one.
         is_trainable: False loads the adapters for inference.
@@ -158,6 +159,7 @@ def _load(model, directory, policy, is_trainable, policy_options):
         sharded = bool(sharded_tensors(model))
         saved = _read(folder, policy, policy_options, sharded)
         config, delta = saved.config, saved.delta
+        follow_shards_(model)
         check_bare(model, config)
         names = check_quantization(model, config)
         base = check_base(model, config, delta)
@@ -173,8 +175,7 @@ def _load(model, directory, policy, is_trainable, policy_options):
             delta = delta | rebuilt(saved.run, base_tensors(model))
         model, held = _with_adapters(saved, model, names, is_trainable)
         if sharded:
-            _write_shards(model, folder, delta)
-            delta = {}
+            delta = _write_shards(model, folder, delta)
     if scaled_layers(delta) or saved.ready.opens_scales:
         open_scales_(model)
     known = {base_name(n) for n in (*stored, *held)}
@@ -253,11 +254,17 @@ def _train_only(model: nn.Module, names: set[str]) -> None:
 
 
 def _write_shards(model, folder, delta):
-    """Write changed tensors, one at a time, to what this rank has of them."""
-    live = base_tensors(model)
+    """Write changed tensors, one at a time, to what this rank has of them; return what is written otherwise."""
+    live, left = base_tensors(model), {}
     for name, value in tensors.each(folder.path(DELTA), "changed base tensors") if delta else ():
-        target = live[base_name(name)]
-        write_(target, value) if is_sharded(target) else assign(target, value)
+        target = live.get(base_name(name))
+        if target is None:
+            left[name] = value.clone()  # of quantized weights, which every rank has whole
+        elif is_sharded(target):
+            write_(target, value)
+        else:
+            assign(target, value)
+    return left
 
 
 def _write(model, delta, unfrozen):

@@ -7,7 +7,7 @@ from .model.adapters import adapter_names, check_attached
 from .model.base_record import Origin, changed, remembered, restructured
 from .model.kept_codes import changed_codes, check_codes
 from .model.placement.placed import up_to_date
-from .model.sharding import check_not_packed
+from .model.quantization.shards import follow_shards_
 from .planned import Planned
 from .policy.plan import Plan
 from .policy.routes import Ready
@@ -45,7 +45,7 @@ class WithOrigin(Planned):
                 f"the base of this {type(self.model).__name__} was wrapped again since, after its adapters were taken "
                 "off; train and save the model that the last wrap has returned"
             )
-        check_not_packed(self.model)
+        follow_shards_(self.model)
         if why := restructured(self.model, self.base):
             raise HybridOptError(
                 f"the model was changed since it was wrapped: {why}; what is saved would fit no base model. Take "

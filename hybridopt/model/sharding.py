@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from ..core.errors import HybridOptError
 from ..core.meeting import meeting
 
-__all__ = ["abandon_", "check_not_packed", "check_plain", "class_of", "is_sharded"]
-__all__ += ["reshard_", "sharded_tensors", "whole", "write_"]
+__all__ = ["abandon_", "check_plain", "class_of", "is_sharded", "reshard_", "sharded_tensors", "whole", "write_"]
 
 
 def is_sharded(x: Tensor) -> bool:
@@ -73,17 +72,6 @@ def abandon_(model: nn.Module) -> None:
             if hasattr(module, "reset_iter_state"):
                 module.reset_iter_state()
     reshard_(model)
-
-
-def check_not_packed(model: nn.Module) -> None:
-    """Raise HybridOptError for a quantized weight that is sharded: its rows are not those of its codes."""
-    for name, p in model.named_parameters():
-        if is_sharded(p) and not p.is_floating_point():
-            raise HybridOptError(
-                f"parameter {name!r} is quantized ({p.dtype}), and fully_shard has cut its codes, whose scales are of "
-                "the whole: leave quantized weights on every rank, fully_shard(..., ignored_params={p for p in "
-                "model.parameters() if not p.is_floating_point()})"
-            )
 
 
 def check_plain(model: nn.Module, what: str) -> None:

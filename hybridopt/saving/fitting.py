@@ -11,6 +11,7 @@ from ..core.registry import every
 from ..model.adapters import adapted_layers
 from ..model.base_record import Base, first_difference, persistent_buffers, record, restructured
 from ..model.embeddings import embedding_names, row_count
+from ..model.fsdp_units import check_not_run
 from ..model.kept_codes import expected, layer_of_kept
 from ..model.quantization.coded import coded_names, plain
 from ..model.quantization.known import named
@@ -39,9 +40,11 @@ def check_bare(model: nn.Module, config: dict) -> None:
         raise HybridOptError("give from_pretrained the base model itself, not wrapped and without adapters")
     if any(p.is_meta for p in model.parameters()):
         raise HybridOptError("the base model is on meta and has no values; load its weights first")
-    if config["adapters"] or config["quantized"]:
-        what = "adapters" if config["adapters"] else "a quantized model"
-        check_plain(model, f"the folder holds {what}; load it onto the plain model, then shard it")
+    if config["quantized"] and any(s.trains and s.name == config["quantization"] for s in every("schemes")):
+        what = "the folder holds weights that are trained as codes, which FSDP2 cannot shard"
+        check_plain(model, f"{what}; load it onto the plain model, and train it in one process or with DDP")
+    if config["quantized"]:
+        check_not_run(model, "quantized weights")
     _check_rows(model, config["base"])
     if why := restructured(model, config["base"]):
         raise _another(model, why)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hybridopt.core.contracts import Make, PackedWeight, Shape
 from hybridopt.model.quantization.layers import matrix, matrix_shape
+from hybridopt.model.sharding import is_sharded, write_
 
 from .frozen import FrozenScheme, in_its_place
 from .loading import Given, check_form, form_of, fresh, listen
@@ -107,8 +108,17 @@ class FourBitScheme(FrozenScheme):
         """Keep evaluation on CPUs from repacking the weights for inference, and let layers read state dicts."""
         forbid_repacking_(model)
         for layer in model.modules():
+            self._follow_shards_(layer)
             if self.holds(layer):
                 listen(layer, self.load)
+
+    def _follow_shards_(self, layer: Any) -> None:
+        """Tell a weight of which FSDP2 has made shards what its codes stand for: the layer still knows."""
+        weight, state = layer._parameters.get("weight"), vars(layer).get("quant_state")
+        if weight is not None and is_sharded(weight) and state is not None and state.quant_type == self.name:
+            weight.quant_state, weight.quant_type, weight.compress_statistics = state, self.name, state.nested
+            for name, x in state.as_dict(packed=True).items():  # torch.distributed.checkpoint asks for these
+                setattr(weight, name, x)
 
     def told(self, model: nn.Module) -> dict[str, Any]:
         """Return the number of bits, the table, and the dtype of the arithmetic, which is that of most layers."""
@@ -166,7 +176,7 @@ class FourBitScheme(FrozenScheme):
             *path, last = name.split(".")
             x = x.to(weight.device)
             if name == "codes":
-                weight.data.copy_(x)
+                write_(weight, x) if is_sharded(weight) else weight.data.copy_(x)
             elif name == "values":
                 weight.quant_state.dtype = x.dtype
             else:

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.files import plain_json, tensors
 from hybridopt.model.roles import clean, of_base
+from hybridopt.model.sharding import sharded_tensors
 
-from . import starts
+from . import onto_shards, starts
 from .dry_run import check_request
 from .rehearsal import PREFIX, rehearsed, state
 from .saved import CONFIG, WEIGHTS, folder_of, has_embeddings, saved_shapes
+from .switched import switch
 
 __all__ = ["check_saved", "load", "saved_config"]
 
@@ -67,16 +69,17 @@ def load(
     check_saved(base, folder, adapters, active, injected)
     places = {name: Path(folder) / folder_of(name) for name in adapters}
     active = list(active or adapters[:1])
-    if injected:
-        model = _injected(base, places, is_trainable, active)
-    else:
-        model = _peft_model(base, places, is_trainable, active)
+    if sharded_tensors(base):
+        saved = {name: (place, saved_config(place)) for name, place in places.items()}
+        return onto_shards.load(base, saved, is_trainable, active, injected)
+    model = (_injected if injected else _peft_model)(base, places, is_trainable)
+    switch(model, adapters, active, is_trainable)
     for name, place in places.items():
         _restore(state(model, name, has_embeddings(model)), tensors.load(place / WEIGHTS, "the adapter"))
     return model
 
 
-def _peft_model(base: nn.Module, places: dict[str, Path], is_trainable: bool, active: list[str]) -> Any:
+def _peft_model(base: nn.Module, places: dict[str, Path], is_trainable: bool) -> Any:
     from peft import PeftModel
 
     options: dict[str, Any] = {"is_trainable": is_trainable, "torch_device": "cpu"}
@@ -90,16 +93,11 @@ def _peft_model(base: nn.Module, places: dict[str, Path], is_trainable: bool, ac
             else:
                 model.add_adapter(name, config)
                 model.load_adapter(str(place), name, **options)
-    model.set_requires_grad(list(places), False)  # set_adapter forgets the modules_to_save of adapters loaded before
-    model.set_adapter(active[0], inference_mode=not is_trainable)
-    if len(active) > 1:
-        model.base_model.set_adapter(active, inference_mode=not is_trainable)
     return model
 
 
-def _injected(base: Any, places: dict[str, Path], is_trainable: bool, active: list[str]) -> Any:
+def _injected(base: Any, places: dict[str, Path], is_trainable: bool) -> Any:
     from peft import inject_adapter_in_model, set_peft_model_state_dict
-    from peft.functional import set_adapter, set_requires_grad
 
     for name, place in places.items():
         config = saved_config(place)
@@ -110,8 +108,6 @@ def _injected(base: Any, places: dict[str, Path], is_trainable: bool, active: li
             else:
                 inject_adapter_in_model(config, base, name)
         set_peft_model_state_dict(base, tensors.load(place / WEIGHTS, "the adapter"), name)
-    set_requires_grad(base, list(places), False)
-    set_adapter(base, active if len(active) > 1 else active[0], inference_mode=not is_trainable)
     return base
 
 
@@ -154,5 +150,7 @@ def _added(base: nn.Module, name: str, folder: Path) -> list[str]:
                 f"adapter {name!r}: {key} has shape {there.get(key)} in {folder / WEIGHTS} and {expected.get(key)} in "
                 "this model (None: absent); load it onto the base that it was trained on"
             )
+    if sharded_tensors(base):
+        onto_shards.check(base, adapted, name)
     own = of_base(adapted)
     return [clean(n) for n, _ in adapted.named_parameters() if not own(n)]

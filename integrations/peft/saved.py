@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hybridopt.core.files import tensors
 from hybridopt.model.embeddings import embedding_names
+from hybridopt.model.fsdp_units import of_own_classes_
 from hybridopt.model.sharding import is_sharded
 
 from . import plain_names, tree
@@ -46,7 +47,8 @@ def save(
             _save_injected(model, Path(folder), with_embeddings, whole)
         else:
             pieces = None if whole is None else _in_one_piece(model, with_embeddings, whole)
-            model.save_pretrained(str(folder), save_embedding_layers=with_embeddings, state_dict=pieces)
+            with of_own_classes_(model):  # PEFT writes down the name of the base's class
+                model.save_pretrained(str(folder), save_embedding_layers=with_embeddings, state_dict=pieces)
     finally:
         model.peft_config.update(compiled)
     (Path(folder) / CARD).unlink(missing_ok=True)

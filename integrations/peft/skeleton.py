@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridopt.core.errors import HybridOptError
+from hybridopt.model.fsdp_units import empty_
 
 from . import tree
 
@@ -13,17 +14,23 @@ __all__ = ["bare_", "filled_", "without_memory"]
 
 
 def without_memory(model: nn.Module) -> nn.Module:
-    """Return a deep copy of `model` with every tensor on the meta device; quantized layers appear as plain ones.
+    """Return a deep copy of `model` with every tensor on the meta device; quantized and sharded ones appear as plain.
 
     Ties between tensors stay.
 
     Raises:
         HybridOptError: for a module that cannot be copied.
     """
+    with empty_(model):
+        return _copy(model)
+
+
+def _copy(model):
     known: dict[int, object] = {}  # what deepcopy takes for already copied
     for module in model.modules():
         weight = module._parameters.get("weight")
-        if isinstance(module, nn.Linear) and type(weight) not in (nn.Parameter, type(None)):
+        packed = type(weight) is not nn.Parameter or not weight.is_floating_point()
+        if isinstance(module, nn.Linear) and weight is not None and packed:
             known[id(module)] = nn.Linear(module.in_features, module.out_features, module.bias is not None, "meta")
         for tensor in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
             if isinstance(tensor, Tensor):

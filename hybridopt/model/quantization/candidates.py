@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.contracts import Scheme
+from ..sharding import is_sharded
 from .layers import is_linear, target
 from .read_elsewhere import read_elsewhere
 
@@ -85,7 +86,7 @@ def _obstacle(path: str, module: nn.Module, weight: Tensor, uses: int) -> str | 
         return "read by its nn.MultiheadAttention"
     if uses > 1:
         return "tied to another module"
-    if type(weight) is not nn.Parameter:
+    if type(weight) is not nn.Parameter and not is_sharded(weight):
         return f"a {type(weight).__name__} already"
     if weight.dtype not in FLOATS:
         return f"{weight.dtype} is no float of 16 or 32 bits".replace("torch.", "")

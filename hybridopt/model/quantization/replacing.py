@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from ...core.contracts import Scheme
 from ...core.registry import every
+from ..fsdp_units import move_, take_out_
+from ..sharding import is_sharded
 from .coded import coded_names
 from .layers import is_linear, place
 from .owners import owner
@@ -18,7 +20,7 @@ def quantize_(model: nn.Module, scheme: Scheme, names: Iterable[str], mark: bool
     """Quantize the named weights in place, one by one: other layers, or codes in the same modules.
 
     A full-precision weight is freed before the next is touched. Biases stay the same parameters; training
-    mode and device are kept.
+    mode and device are kept. What is sharded is whole on every rank then, and nobody gathers it.
 
     Args:
         model: with real weights; `check` says which of its layers can be taken.
@@ -84,8 +86,12 @@ def _replace_(
 ) -> None:
     for name in (names := list(names)):
         module, member = place(model, name)
+        if sharded := is_sharded(module.get_parameter(member)):
+            take_out_(model, module, member)
         if member == "weight" and is_linear(module):
-            model.set_submodule(name, make(module))
+            model.set_submodule(name, new := make(module))
+            if sharded:
+                move_(model, module, new)
         else:
             pack_(module, member, scheme)
     if names and mark:

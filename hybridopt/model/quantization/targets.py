@@ -10,6 +10,8 @@ from ...core.contracts import Scheme
 from ...core.errors import HybridOptError, HybridOptWarning
 from ..adapters import adapted_layers
 from ..containers import compiled_in_place
+from ..fsdp_units import hooks_of_others
+from ..sharding import class_of, whole
 from .candidates import candidates
 from .known import frozen_names
 from .layers import is_linear, place
@@ -133,7 +135,7 @@ def check_weight(model: nn.Module, name: str, scheme: Scheme) -> None:
         raise HybridOptError(f"{path}.{member} is on the meta device; load the weights before quantizing them")
     if is_linear(layer) and not scheme.in_place:
         _check_replaceable(path, layer)
-    low, high = (value.item() for value in torch.aminmax(weight.detach()))
+    low, high = (value.item() for value in torch.aminmax(whole(weight.detach())))
     if not -scheme.largest <= low <= high <= scheme.largest:
         raise HybridOptError(
             f"{path}.{member} has values from {low} to {high}; quantization={scheme.name!r} takes finite ones up to "
@@ -143,7 +145,12 @@ def check_weight(model: nn.Module, name: str, scheme: Scheme) -> None:
 
 def _check_replaceable(name: str, layer: nn.Module) -> None:
     """Raise HybridOptError for a layer with what one in its place would not have."""
-    if "forward" in vars(layer) or any(value for key, value in vars(layer).items() if key.endswith("_hooks")):
+    if class_of(layer) is not type(layer):
+        raise HybridOptError(
+            f"{name} is sharded by itself, and its quantized replacement would not be; call fully_shard on the layers "
+            "of the model, not on single linear ones, or quantize before"
+        )
+    if "forward" in vars(layer) or hooks_of_others(layer):
         raise HybridOptError(f"{name} has hooks, which its quantized replacement would lose; add them after wrap")
     if compiled_in_place(layer):
         raise HybridOptError(

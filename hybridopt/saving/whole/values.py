@@ -1,5 +1,6 @@
 """The tensors of a live model as plain floats, each made when it is asked for: what is kept as codes, too."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from ...core.errors import HybridOptError
 from ...model.base_record import persistent_buffers
 from ...model.quantization.owners import layer_scheme
 from ...model.roles import clean
+from ...model.sharding import is_sharded
 from ..ranks import Whole
 
 __all__ = ["Value", "values"]
@@ -69,7 +71,7 @@ def _value(names: tuple[str, ...], module: Any, x: Any, dtype: torch.dtype, whol
         return Value(names, tuple(x.shape), x.dtype, lambda: x.detach().dequantize())
     scheme = layer_scheme(module) if module._parameters.get("weight") is x else None
     if scheme is not None and not scheme.trains:
-        return _of_layer(names, module, scheme, dtype, names[0] in turned)
+        return _of_layer(names, module, scheme, dtype, whole, names[0] in turned)
     if hasattr(x, "__tensor_flatten__") and not hasattr(x, "full_tensor"):
         raise HybridOptError(
             f"{names[0]!r} is kept as {type(x).__name__}, whose values are not known here; turn it into floats first"
@@ -77,14 +79,28 @@ def _value(names: tuple[str, ...], module: Any, x: Any, dtype: torch.dtype, whol
     return Value(names, tuple(x.shape), x.dtype, lambda: whole(x.detach()))
 
 
-def _of_layer(names: tuple[str, ...], layer: Any, scheme: Scheme, dtype: torch.dtype, turned: bool) -> Value:
+def _of_layer(
+    names: tuple[str, ...], layer: Any, scheme: Scheme, dtype: torch.dtype, whole: Whole, turned: bool
+) -> Value:
     shape = scheme.shape(layer.weight)
 
     def make() -> Tensor:
-        found = scheme.values(layer, dtype)
+        found = scheme.values(_in_one_piece(layer, whole), dtype)
         return found.t() if turned else found
 
     return Value(names, tuple(reversed(shape)) if turned else shape, dtype, make)
+
+
+def _in_one_piece(layer: Any, whole: Whole) -> Any:
+    """Return a layer, or where its codes are sharded a shallow copy that has all of them."""
+    codes = layer.weight
+    if not is_sharded(codes):
+        return layer
+    weight = nn.Parameter(whole(codes.detach()), requires_grad=False)
+    vars(weight).update(vars(codes))
+    copied = copy.copy(layer)
+    copied._parameters = layer._parameters | {"weight": weight}
+    return copied
 
 
 def _turned(model: Any) -> set[str]:

@@ -1,0 +1,124 @@
+"""Adapters read from folders onto a model that is sharded: each rank keeps its rows of one tensor after the other."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybridopt.core.errors import HybridOptError
+from hybridopt.core.files import tensors
+from hybridopt.model.fsdp_units import check_not_run, empty_, fill_, shard_added_
+from hybridopt.model.placement.homes import assign
+from hybridopt.model.roles import of_base
+from hybridopt.model.sharding import is_sharded, sharded_tensors, write_
+
+from . import starts, tree
+from .rehearsal import state
+from .saved import WEIGHTS, has_embeddings
+from .switched import switch
+
+__all__ = ["check", "load"]
+
+
+def check(base: nn.Module, adapted: Any, adapter: str) -> None:
+    """Raise HybridOptError for an adapter that cannot be put on a sharded model.
+
+    Args:
+        base: the sharded model, which stays as it is.
+        adapted: what PEFT makes of a copy without memory.
+        adapter: its name.
+    """
+    what = f"adapter {adapter!r} ({type(adapted.peft_config[adapter]).__name__})"
+    check_not_run(base, what)
+    held = {id(x) for x in state(adapted, adapter, has_embeddings(adapted)).values()}
+    new = [x for _, x in _new(adapted)]
+    layers = {id(x) for layer in _layers(tree.base_of(adapted)).values() for x in layer.parameters()}
+    kept = {id(x) for x in new if x.is_meta} & held & layers
+    if len(set(map(id, new))) < len(new) or any(id(x) not in kept for x in (*new, *tree.tensors(adapted))):
+        raise HybridOptError(
+            f"{what} cannot be put on a sharded model: its layers share tensors, or PEFT computes some that no file "
+            "keeps; load the folder onto the plain model, and shard it afterwards"
+        )
+
+
+def load(
+    base: nn.Module, saved: Mapping[str, tuple[Path, Any]], is_trainable: bool, active: list[str], injected: bool
+) -> Any:
+    """Return a sharded model with adapters, which are sharded as the layers that they are on.
+
+    PEFT makes them without memory; no rank has more than one whole tensor of theirs.
+
+    Args:
+        base: the sharded model, not called yet, changed in place.
+        saved: for every adapter, by name, its folder and configuration.
+        is_trainable: whether the active ones require gradients.
+        active: those to be switched on.
+        injected: put the adapters into the model itself?
+    """
+    home = sharded_tensors(base)[0].device
+    with empty_(base):
+        model = _attached(base, {name: config for name, (_, config) in saved.items()}, is_trainable, injected)
+        switch(model, list(saved), active, is_trainable)
+        for name, (place, _) in saved.items():
+            _cast(state(model, name), place)
+    shard_added_(base, _layers(base))
+    for name, (place, _) in saved.items():
+        _fill(model, state(model, name, has_embeddings(model)), place, home)
+    return model if is_trainable else model.eval()
+
+
+def _attached(base: Any, configs: dict[str, Any], is_trainable: bool, injected: bool) -> Any:
+    from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftModel, inject_adapter_in_model
+
+    model: Any = base if injected else None
+    for name, config in configs.items():
+        config.inference_mode = not is_trainable
+        with starts.plainly(config):
+            if injected and hasattr(base, "_hf_peft_config_loaded"):  # transformers notes what it adds itself
+                base.add_adapter(config, name)
+            elif injected:
+                inject_adapter_in_model(config, base, name, low_cpu_mem_usage=True)
+            elif model is None:
+                kind = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)
+                model = kind(base, config, name, low_cpu_mem_usage=True)
+            else:
+                model.add_adapter(name, config, low_cpu_mem_usage=True)
+    return model
+
+
+def _new(adapted: Any) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters that adapters have added, under all their names."""
+    own = of_base(adapted)
+    return [(n, p) for n, p in adapted.named_parameters(remove_duplicate=False) if not own(n)]
+
+
+def _layers(base: nn.Module) -> dict[str, nn.Module]:
+    """Return the outermost modules that PEFT has put into a model, by name."""
+    found: dict[str, nn.Module] = {}
+    for name, module in base.named_modules():
+        if tree.adapts(module) and not any(name.startswith(f"{outer}.") for outer in found):
+            found[name] = module
+    return found
+
+
+def _cast(live: dict[str, Tensor], place: Path) -> None:
+    """Bring adapters into the dtypes that they were saved in."""
+    for name, values in tensors.each(place / WEIGHTS, "the adapter"):
+        if name in live and live[name].dtype != values.dtype and live[name].is_floating_point():
+            live[name].data = live[name].data.to(values.dtype)
+
+
+@torch.no_grad()
+def _fill(model: Any, live: dict[str, Tensor], place: Path, home: torch.device) -> None:
+    """Write what was saved of an adapter, one tensor at a time, to what this rank has of it."""
+    owners = {id(p): (module, n) for module in model.modules() for n, p in module._parameters.items()}
+    for name, values in tensors.each(place / WEIGHTS, "the adapter"):
+        x = live[name]
+        if x.is_meta:
+            fill_(*owners[id(x)], values, home)
+        elif is_sharded(x):
+            write_(x, values)
+        else:
+            assign(x, values)

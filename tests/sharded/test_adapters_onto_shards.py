@@ -1,0 +1,173 @@
+"""Adapters that are loaded onto a sharded model: sharded as their layers are, the same as of one process."""
+
+import warnings
+import weakref
+from unittest.mock import patch
+
+import pytest
+import torch
+from peft import LoraConfig, VeraConfig
+
+import hybridopt
+from hybridopt.model import fsdp_units
+from hybridopt.model.sharding import write_
+from integrations.peft import onto_shards
+from support.models import tiny_llama
+from support.quantized import quantized
+from support.sharding import going_on, kept, weights
+
+pytestmark = pytest.mark.slow
+
+TARGETS = {"r": 3, "target_modules": ["q_proj", "down_proj"]}
+CELLS = {
+    "many": {
+        "config": TARGETS | {"target_modules": ["q_proj", "embed_tokens"], "modules_to_save": ["lm_head"]},
+        "second": TARGETS | {"use_dora": True},
+        "units": ["lm_head", "model.layers.0.self_attn.q_proj"],
+    },
+    "nf4": {"config": TARGETS, "scheme": "nf4"},
+    "nf4-of-floats": {"config": TARGETS, "quantization": "nf4", "biases": True},
+    "int8-of-floats": {"config": TARGETS, "quantization": "int8", "layers": False},
+    "bf16-root": {"config": TARGETS, "dtype": torch.bfloat16, "layers": False},
+}
+STEPS = 2
+TOKENS = torch.arange(24).view(2, 12)
+
+
+def sharded(model, layers=True, units=(), **options):
+    from torch.distributed.fsdp import fully_shard
+
+    for name in units:
+        fully_shard(model.get_submodule(name), **options)
+    for layer in model.model.layers if layers else ():
+        fully_shard(layer, **options, ignored_params=codes(layer))
+    return fully_shard(model, **options, ignored_params=codes(model))
+
+
+def codes(module):
+    return {p for p in module.parameters() if not p.is_floating_point()}
+
+
+def trained(model, steps=STEPS, first=0, optimizer=None):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimizer = optimizer or model.hybrid.optimizer(lr=1e-2)
+        for step in range(first, first + steps):
+            tokens = torch.randint(0, 32, (2, 12), generator=torch.Generator().manual_seed(step))
+            model(input_ids=tokens, labels=tokens).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return optimizer
+
+
+def bare(cell):
+    torch.manual_seed(0)
+    model = tiny_llama(layers=2, attention_bias="biases" in cell).to(cell.get("dtype", torch.float32))
+    return quantized(model, cell["scheme"], ["lm_head"]) if cell.get("scheme") else model
+
+
+def saved(folder, cell):
+    torch.manual_seed(1)
+    how = {"peft_config": LoraConfig(**cell["config"]), "quantization": cell.get("quantization")}
+    model = hybridopt.wrap(bare(cell), policy="lion", **how)
+    if "second" in cell:
+        model.add_adapter("second", LoraConfig(**cell["second"]))
+        model.set_adapter("second")
+        trained(model)
+        model.set_adapter("default")
+    trained(model)
+    model.hybrid.save_pretrained(folder)
+    return weights(model)
+
+
+def loaded(folder, name):
+    """Load onto shards; return the model, how many tensors were written, and how many were whole at once."""
+    cell, alive, most = CELLS[name], [], []
+    model = sharded(bare(cell), cell.get("layers", True), cell.get("units", ()))
+
+    def counting(target, values):
+        alive.append(weakref.ref(values))
+        most.append(sum(ref() is not None for ref in alive))
+        write_(target, values)
+
+    with patch.object(onto_shards, "write_", counting), patch.object(fsdp_units, "write_", counting):
+        model = hybridopt.from_pretrained(model, folder)
+    assert len(alive) >= 4 and max(most) <= 2
+    return model
+
+
+def again(folder, name, out):
+    """Load onto shards, save, train on; return weights before and after, and whether all that is trained is cut."""
+    model = loaded(folder, name)
+    cut = all(hasattr(p, "device_mesh") for p in model.parameters() if p.requires_grad)
+    model.hybrid.save_pretrained(out)
+    before = weights(model)
+    trained(model, first=STEPS)
+    return before, weights(model), cut
+
+
+def files(folder):
+    """The content of all files, but for the order in which PEFT writes sets."""
+    found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {p: x if p.suffix == ".safetensors" else sorted(x) for p, x in found.items() if "manifest" not in p.name}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_adapters_go_onto_shards(name, two, tmp_path):
+    before = saved(tmp_path / "one", CELLS[name])
+    found = two.run(again, str(tmp_path / "one"), name, str(tmp_path / "two"))
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+    alone = hybridopt.from_pretrained(bare(CELLS[name]), tmp_path / "one")
+    trained(alone, first=STEPS)
+    for first, last, cut in found:
+        assert cut and first.keys() == before.keys()
+        for n, x in weights(alone).items():
+            assert first[n].equal(before[n]), n
+            assert last[n].equal(found[0][1][n]), n
+            torch.testing.assert_close(last[n], x, rtol=1e-3, atol=2e-2 if "dtype" in CELLS[name] else 1e-4)
+
+
+def part(folder, number, place):
+    """Load the folder onto shards, then what the part before has saved, train, and save."""
+    model = loaded(folder, "many")
+    optimizer = model.hybrid.optimizer(lr=1e-2)
+    with going_on(model, optimizer, place, number):
+        trained(model, first=number * STEPS, optimizer=optimizer)
+    return weights(model), kept(model, optimizer)
+
+
+def test_loaded_adapters_go_on_with_other_ranks(two, three, tmp_path):
+    folder, place = str(tmp_path / "one"), str(tmp_path / "parts")
+    saved(folder, CELLS["many"])
+    two.run(part, folder, 0, place)
+    (found, state), *_ = three.run(part, folder, 1, place)
+    alone = hybridopt.from_pretrained(bare(CELLS["many"]), folder)
+    optimizer = trained(alone, 2 * STEPS)
+    for n, x in weights(alone).items():
+        torch.testing.assert_close(found[n], x, rtol=1e-3, atol=1e-4)
+    expected = kept(alone, optimizer)
+    assert state.keys() == expected.keys()
+    assert all(torch.as_tensor(state[n]).shape == torch.as_tensor(x).shape for n, x in expected.items())
+
+
+def refused(folder, called):
+    model = sharded(bare({}))
+    if called:
+        model(input_ids=TOKENS)
+    before = [(n, type(m), len(m._forward_pre_hooks)) for n, m in model.named_modules()]
+    with pytest.raises(hybridopt.HybridOptError) as error:
+        hybridopt.from_pretrained(model, folder)
+    assert before == [(n, type(m), len(m._forward_pre_hooks)) for n, m in model.named_modules()]
+    assert model(input_ids=TOKENS, labels=TOKENS).loss.isfinite()
+    return str(error.value)
+
+
+def test_what_cannot_be_sharded_is_refused_before_anything_is_changed(two, tmp_path):
+    saved(tmp_path / "lora", {"config": TARGETS})
+    vera = VeraConfig(r=4, target_modules=["q_proj"])
+    hybridopt.wrap(bare({}), policy="lion", peft_config=vera).hybrid.save_pretrained(tmp_path / "vera")
+    for text in two.run(refused, str(tmp_path / "lora"), True):
+        assert "adapter 'default' (LoraConfig) cannot be put on a sharded model that has been called" in text
+    for text in two.run(refused, str(tmp_path / "vera"), False):
+        assert "adapter 'default' (VeraConfig) cannot be put on a sharded model" in text
+        assert "shard it afterwards" in text

@@ -1,0 +1,118 @@
+"""4-bit codes that FSDP2 cuts: adapters on them are trained, saved and loaded as in one process."""
+
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig
+
+import hybridopt
+from support.models import tiny_llama
+from support.quantized import quantized
+from support.sharding import going_on, kept
+
+pytestmark = pytest.mark.slow
+
+STEPS = 2
+TOKENS = torch.arange(24).view(2, 12)
+
+
+def base(scheme=None):
+    torch.manual_seed(0)
+    model = tiny_llama(layers=2, attention_bias=True)
+    return quantized(model, scheme, ["lm_head"]) if scheme else model
+
+
+def sharded(model, **options):
+    from torch.distributed.fsdp import fully_shard
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for layer in inner.model.layers:
+        fully_shard(layer, **options)
+    return fully_shard(model, **options)
+
+
+def wrapped(scheme):
+    torch.manual_seed(1)
+    lora = LoraConfig(r=3, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    return hybridopt.wrap(base(), policy="lion", peft_config=lora, quantization=scheme)
+
+
+def trained(model, first=0, optimizer=None):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimizer = optimizer or model.hybrid.optimizer(lr=1e-2)
+        for step in range(first, first + STEPS):
+            tokens = torch.randint(0, 32, (2, 12), generator=torch.Generator().manual_seed(step))
+            model(input_ids=tokens, labels=tokens).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return optimizer
+
+
+def whole(model):
+    floats = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
+    return {n: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone() for n, p in floats.items()}
+
+
+def run(scheme, out):
+    """Train with codes cut, save, and load what was saved onto a base whose codes are cut; return weights."""
+    model = sharded(wrapped(scheme))
+    packed = [p for p in model.parameters() if not p.is_floating_point()]
+    cut = [p.to_local().numel() / p.numel() for p in packed]
+    trained(model)
+    model.hybrid.save_pretrained(out)
+    again = hybridopt.from_pretrained(sharded(base(scheme)), out)
+    first = whole(again)
+    trained(again, STEPS)
+    return cut, whole(model), first, whole(again), model(input_ids=TOKENS).logits.detach()
+
+
+def files(folder):
+    found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {p: x if p.suffix == ".safetensors" else sorted(x) for p, x in found.items() if "manifest" not in p.name}
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "fp4"])
+def test_adapters_on_cut_codes_are_those_of_one_process(scheme, two, tmp_path):
+    found = two.run(run, scheme, str(tmp_path / "two"))
+    model = wrapped(scheme)
+    trained(model)
+    model.hybrid.save_pretrained(tmp_path / "one")
+    expected = whole(model)
+    with torch.no_grad():
+        answer = model(input_ids=TOKENS).logits
+    trained(model, STEPS)
+    for cut, first, loaded, last, logits in found:
+        assert len(cut) == 14 and max(cut) <= 0.5
+        for n, x in expected.items():
+            torch.testing.assert_close(first[n], x, rtol=1e-3, atol=1e-4)
+            assert loaded[n].equal(first[n]) and first[n].equal(found[0][1][n]), n
+        for n, x in whole(model).items():
+            torch.testing.assert_close(last[n], x, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(logits, answer, rtol=1e-3, atol=1e-3)
+    one, other = files(tmp_path / "one"), files(tmp_path / "two")
+    assert one.keys() == other.keys()
+    assert all(one[n] == other[n] for n in one if n.suffix != ".safetensors")
+
+
+def part(number, place, ranks=True):
+    model = wrapped("nf4")
+    model = sharded(model) if ranks else model
+    optimizer = model.hybrid.optimizer(lr=1e-2)
+    with going_on(model, optimizer, place, number):
+        trained(model, number * STEPS, optimizer)
+    return whole(model), kept(model, optimizer)
+
+
+def test_checkpoints_go_on_with_other_ranks(two, three, tmp_path):
+    two.run(part, 0, str(tmp_path))
+    three.run(part, 1, str(tmp_path))
+    found, state = part(2, str(tmp_path), ranks=False)
+    model = wrapped("nf4")
+    optimizer = trained(model)
+    for number in (1, 2):
+        trained(model, number * STEPS, optimizer)
+    for n, x in whole(model).items():
+        torch.testing.assert_close(found[n], x, rtol=1e-3, atol=1e-4)
+    assert state.keys() == kept(model, optimizer).keys()
