@@ -110,5 +110,5 @@ class Lazy(Wrapped):
 def _numbers(clock: Tensor) -> list[int]:
     """Return the window of the next search, the windows in between, and the searches so far."""
     version, known = _clocks.get(clock) or (None, None)
-    numbers: list[int] = known if version == clock._version else clock.cpu().tolist()
+    numbers: list[int] = clock.cpu().tolist() if known is None or version != clock._version else known
     return numbers
