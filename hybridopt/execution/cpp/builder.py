@@ -20,9 +20,9 @@ from .compiler import FLAGS, SKELETON, CompilerError, compiler, processor, stop,
 __all__ = ["Built", "available", "build", "function", "give_up", "refused", "trial", "usable"]
 
 ENTRY, LOOK = "hybridopt_run", "hybridopt_look"  # the latter of rules with rounds
-CURE = "install g++ (or name a compiler in CXX), or pass compile=False to be silent"
+CURE = "Install g++ (or name a compiler in CXX), or pass compile=False to be silent"
 UNCOMPILED = "are not compiled, and slower, with the same results up to rounding"
-OTHER = "other updates are compiled; name another compiler in CXX, or pass compile=False to be silent"
+OTHER = "Other updates are compiled; name another compiler in CXX, or pass compile=False to be silent"
 TITLE = "// Printed from "
 TRIAL = '#include "chunks.h"\nextern "C" void hybridopt_run(const Given*) {}\n'
 Functions = dict[str, Callable[..., None]]  # of a library, by name
@@ -56,7 +56,7 @@ def usable() -> bool:
 def give_up(error: Exception) -> None:
     """Note that kernels cannot be made here, and warn once."""
     _failed.add("")
-    _tell(f"updates {UNCOMPILED}: {error}; {CURE}")
+    _tell(f"updates {UNCOMPILED} ({error}). {CURE}")
 
 
 def function(text: str, entry: str = ENTRY) -> Callable[..., None] | None:
@@ -103,7 +103,7 @@ def _take(text: str, made: Future[Functions]) -> None:
             return give_up(error)
         refused.add(text)
         what = text.splitlines()[0].removeprefix(TITLE).rstrip(".")
-        _tell(f"updates of {what} {UNCOMPILED}: {error}; {OTHER}")
+        _tell(f"updates of {what} {UNCOMPILED} ({error}). {OTHER}")
 
 
 @dataclass(frozen=True)
@@ -205,8 +205,8 @@ def _of_this_process() -> KernelFolder:
 
 def _tell_unkept(error: Exception) -> None:
     _tell(
-        f"compiled updates cannot be kept ({error}), and are compiled anew by every process; set "
-        "HYBRIDOPT_KERNELS to a folder with room that only you can write to"
+        f"compiled updates cannot be kept ({error}), and are compiled anew by every process. Set HYBRIDOPT_KERNELS to "
+        "a folder with room that only you can write to"
     )
 
 

@@ -38,6 +38,7 @@ from support.paths import ROOT
 CHECKS = {check.name: check for check in checks()}
 TEST = [check for check in checks() if check.kind == "self-test"]
 H100 = device.Card("NVIDIA H100", (9, 0), ("sm_80", "sm_90", "compute_90"), 80 * GIB, 79 * GIB, 0)
+AVAILABLE = builder.available
 SMALL = {"layers.0.mlp.weight": (64, 1024), "layers.1.mlp.weight": (8, 8)}
 
 
@@ -127,6 +128,16 @@ def test_without_a_compiler_results_are_the_same_and_the_line_says_what_to_insta
     same, said = outcome(CHECKS["signsgd"], Machine(CPU, tmp_path))
     assert same.state == "ok" and "cpu, without a compiler" in same.value
     assert said.state == "warn" and "no compiler here" in said.value and said.cure.startswith("install a C++ compiler")
+
+
+def test_without_a_compiler_for_cpp_kernels_the_line_says_what_to_install(tmp_path, traced, monkeypatch):
+    """Warnings of updates end with a sentence on what to do, which is the line's cure."""
+    known = {"_found": set(), "_missing": [], "_failed": set(), "_told": set(), "_built": {}, "available": AVAILABLE}
+    for name, value in known.items():
+        monkeypatch.setattr(builder, name, value)
+    monkeypatch.setenv("CXX", str(tmp_path / "missing"))
+    said = [one for one in outcome(CHECKS["signsgd"], Machine(CPU, tmp_path)) if one.state == "warn"]
+    assert [one.cure.partition(" (")[0] for one in said] == ["install g++"] and "(there is no C++" in said[0].value
 
 
 def test_numbers_that_are_not_the_known_ones_fail(tmp_path, monkeypatch):

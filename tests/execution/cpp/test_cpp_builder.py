@@ -68,7 +68,7 @@ def test_a_compiler_that_makes_no_kernels(case, fresh, monkeypatch):
     text, said = BAD[case]
     monkeypatch.setattr(compiler, "SECONDS", 0.3 if case == "hangs" else 60)
     monkeypatch.setenv("CXX", program(fresh / "cxx", text) if text else str(fresh / "missing"))
-    with pytest.warns(HybridOptWarning, match=f"{said}.*install g\\+\\+.*compile=False") as told:
+    with pytest.warns(HybridOptWarning, match=f"{said}.*[)][.] Install g\\+\\+.*compile=False") as told:
         weight, optimizer, p = stepped(True)
     assert len([one for one in told if one.category is HybridOptWarning]) == 1
     assert weight.equal(stepped(False)[0]) and not builder.available()
@@ -196,7 +196,7 @@ def test_a_folder_that_cannot_be_used_is_left_alone(how, fresh, monkeypatch):
         monkeypatch.delenv("HYBRIDOPT_KERNELS")
         monkeypatch.setattr(builder, "folder", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     builder._of_this_process.cache_clear()
-    with pytest.warns(HybridOptWarning, match="compiled anew by every process; set HYBRIDOPT_KERNELS"):
+    with pytest.warns(HybridOptWarning, match="compiled anew by every process. Set HYBRIDOPT_KERNELS"):
         builder.build([TEXT])
     assert builder.function(TEXT) is not None and builder.available()
     assert cpp(builder.trial()).state == "warn"
