@@ -45,7 +45,7 @@ def counts(rows: Rows, machine: Machine) -> list[Line]:
         most = row.get("most", {})
         over = [f"{kind} at most {bound}" for kind, bound in most.items() if row["counts"].get(kind, 0) > bound]
         aim = ", ".join(f"{kind} ≤ {bound}" for kind, bound in most.items())
-        told = (str(row["counts"].get(kind, 0)) for kind in ("launches", "waits", "copies", "sent"))
+        told = (str(row["counts"].get(kind, 0)) for kind in ("launches", "waits", "copies", "sent", "midway"))
         found.append(Line((row["row"], *told), aim, not over if most and machine.device == "cuda" else None))
     return found
 
@@ -112,7 +112,7 @@ VIEWS = {
     "plan sampled": View(("method", "planned GiB"), predictions("plan sampled", "method")),
     "self-test": View(CHECKS, checked("self-test")),
     "policies": View(CHECKS, checked("policies")),
-    "counts": View(("policy", "launches", "waits", "copies waited for", "copies sent"), counts),
+    "counts": View(("policy", "launches", "waits", "copies waited for", "copies sent", "stops in backward"), counts),
     "step": View(("row", "ms", "times fused AdamW", "of a copy", "first s", "state B/param", "temporary MB"), step),
     "mezo": View(("method", "s/step", "times forward", "peak GiB"), mezo),
     "memory 8B": View(MEMORY, memory("memory 8B")),

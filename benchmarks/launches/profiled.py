@@ -27,6 +27,7 @@ from .rows import ROWS
 from .scaled import PROFILED, scaled
 
 STEP = "the step that is counted"
+BACKWARD = "gradients that are released within it"
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
 STOPS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 Event = tuple[str, int, int]  # name, start and end
@@ -37,21 +38,28 @@ def counted(events: Iterable[Event]) -> dict[str, int]:
 
     "launches" of kernels, compiled or not; "waits": the host stands until the device is done, copies to the host
     included; "copies" to the device for which it waits, as their memory can be paged out; "sent": copies to the device
-    for which it does not; "operations" of torch.
+    for which it does not; "operations" of torch; "midway", where gradients are released one by one: how often the host
+    stands before `step()` is called.
 
     Args:
         events: of the profiler.
     """
     events = list(events)
-    start, end = min((start, end) for name, start, end in events if name == STEP)  # there is one of the device, too
+    start, end = _span(events, STEP)
+    released, last = _span(events, BACKWARD) if any(name == BACKWARD for name, _, _ in events) else (0, -1)
     found: Counter[str] = Counter()
     for name, began, _ in events:
         kind = kind_of(name)
         # work on the device ends later than the step that asked for it, but no other step follows
         if kind is not None and start <= began and (began <= end or kind in ("copies", "sent")):
             found[kind] += 1
+        found["midway"] += kind == "waits" and released <= began <= last
     found["waits"] = max(0, found["waits"] - found["copies"])  # those copies are waited for by the same call
-    return {kind: found[kind] for kind in ("launches", "waits", "copies", "sent", "operations")}
+    return {kind: found[kind] for kind in ("launches", "waits", "copies", "sent", "operations", "midway")}
+
+
+def _span(events: list[Event], name: str) -> tuple[int, int]:
+    return min((start, end) for one, start, end in events if one == name)  # there is one of the device, too
 
 
 def kind_of(name: str) -> str | None:
@@ -77,13 +85,18 @@ def measure(name: str, shapes: dict[str, tuple[int, ...]], device: str) -> dict:
     weights = {n: nn.Parameter(torch.randn(s, device=device).bfloat16()) for n, s in shapes.items()}
     grads = {n: torch.randn_like(weight) for n, weight in weights.items()}
     model = Held({n.replace(".", "-"): Holder(weight) for n, weight in weights.items()})
-    optimizer = HybridOptimizer(weights.items(), lr=1e-3, policy=row.policy, module=model, **row.options)
+    optimizer = HybridOptimizer(
+        weights.items(), lr=1e-3, policy=row.policy, release=row.release, module=model, **row.options
+    )
 
     def step() -> None:
-        for n, weight in weights.items():
-            weight.grad = grads[n]
         if optimizer.probes_needed:
             optimizer.probe(model)
+        with torch.profiler.record_function(BACKWARD):
+            for n, weight in reversed(weights.items()):
+                weight.grad = grads[n]
+                if row.release != "accumulate":
+                    optimizer.gradient_ready(n, weight)
         optimizer.step()
         optimizer.zero_grad()
 

@@ -7,7 +7,10 @@ from .rows import ROWS
 
 __all__ = ["PROFILED", "scaled"]
 
-PROFILED = ("adamw", "signsgd", "frugal", "adalomo", "adamw, int8", "mezo")  # the rows that are counted on a GPU, too
+PROFILED = (  # the rows that are counted on a GPU, too
+    *("adamw", "signsgd", "frugal", "adalomo", "adamw, int8", "mezo"),
+    *("signsgd, fused", "muon, fused, full", "galore, new window"),  # does QR wait there?
+)
 ALL = len(SETS["8b"].shapes)
 ONCE = 100  # launches of a step, however few tensors there are: of what small ones have in common, above all
 
@@ -24,7 +27,7 @@ def scaled(row: str, tensors: int) -> dict[str, int]:
         tensors: how many are trained.
     """
     most = ROWS[row].most
-    found = {kind: most[kind] for kind in ("waits", "copies") if kind in most}
+    found = {kind: most[kind] for kind in ("waits", "copies", "midway") if kind in most}
     if {"compiled", "launches"} <= most.keys():
         found["launches"] = ceil((most["compiled"] + most["launches"]) * tensors / ALL) + ONCE
     return found
