@@ -1,10 +1,8 @@
 """The step of the package flashoptim by its own kernel, which Triton's interpreter carries out on a CPU.
 
 The package refuses to work without a CUDA device. Triton chooses its interpreter when it is imported with
-TRITON_INTERPRET=1, so `missing` is asked first. Four things that the interpreter lacks or does otherwise than a GPU
-are put in its place: it cuts float32 to bfloat16 instead of rounding, computes with numbers given to a kernel in
-float64, has no functions of libdevice, and cannot count with numpy from 2.4 on. Tried with flashoptim 0.1.4 and
-triton 3.6.0.
+TRITON_INTERPRET=1, so `missing` is asked first. What it does otherwise than a GPU is mended, and functions
+of libdevice, which it lacks, are put in its place. Tried with flashoptim 0.1.4 and triton 3.6.0.
 """
 
 import os
@@ -18,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..shared import triton_interpreter
+from ..shared.triton_interpreter import single
 from .formulas import State
 
 NEEDED = ("triton", "flashoptim")
@@ -61,58 +61,12 @@ def step(state: State, grad: Tensor, lr: float, betas: tuple[float, float] = (0.
 @contextmanager
 def mended(optimizers) -> Iterator[None]:
     """Let the interpreter do what a GPU would."""
-    from triton.runtime import interpreter
-
-    plain, convert = interpreter._patch_lang_tensor, interpreter._implicit_cvt
-
-    def countable(tensor, scope):
-        plain(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(np.asarray(self.handle.data).reshape(-1)[0]))
-
-    def given(argument):
-        return single(argument) if isinstance(argument, float) else convert(argument)
-
     with (
-        patch.object(interpreter, "_implicit_cvt", given),
-        patch.object(interpreter, "_patch_lang_tensor", countable),
-        patch.object(interpreter, "_convert_float", converted),
+        triton_interpreter.mended(),
         patch.object(optimizers, "libdevice", SimpleNamespace(pow=power, copysign=copysign)),
         patch.object(optimizers, "_get_sm_count", lambda device=None: 1),
-        np.errstate(all="ignore"),
     ):
         yield
-
-
-def converted(data: np.ndarray, given, wanted, rounding_mode) -> np.ndarray:
-    """Return float32 as bfloat16 rounded to nearest, or bfloat16 as float32; the interpreter's place for that.
-
-    Args:
-        data: float32, or the bits of bfloat16.
-        given: Triton's dtype of it.
-        wanted: Triton's dtype of the result, the other one.
-        rounding_mode: not read.
-    """
-    shape = data.shape
-    if (str(given), str(wanted)) == ("fp32", "bf16"):
-        return (
-            torch.from_numpy(data.astype(np.float32).ravel())
-            .bfloat16()
-            .view(torch.int16)
-            .numpy()
-            .view(np.uint16)
-            .reshape(shape)
-        )
-    if (str(given), str(wanted)) == ("bf16", "fp32"):
-        return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    raise NotImplementedError(f"{given} to {wanted}")
-
-
-def single(number: float):
-    """Return a number as Triton's float32."""
-    import triton.language as tl
-    from triton.runtime.interpreter import TensorHandle
-
-    return tl.core.tensor(TensorHandle(np.array([number], dtype=np.float32), tl.float32), tl.float32)
 
 
 def power(base, exponent):

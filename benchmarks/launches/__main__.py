@@ -8,7 +8,7 @@ import argparse
 from ..shared.command_line import console, parser
 from ..shared.environment import environment
 from ..shared.records import Records
-from .machine_table import MADE, kernel_records, measure_bits, measure_kernels
+from .machine_table import MADE, faults, kernel_records, measure_bits, measure_kernels
 from .measure import counted
 from .rows import BOUND, EVERY, ROWS, WINDOWS
 from .table import broken, publish, records_at
@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
             measure_bits(kernel_records(options.out))
     print(publish(records))
     over = [text for record in records.all() for text in broken(record)]
+    over += [text for record in kernel_records(options.out).all() for text in faults(record)]
     if over:
         raise SystemExit("\n".join(over))
 

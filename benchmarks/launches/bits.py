@@ -20,6 +20,8 @@ from hybridopt.execution import run
 from hybridopt.execution.backends import _compiled_kernels
 from hybridopt.execution.backends.triton import Triton
 
+from ..shared.triton_interpreter import mended
+
 __all__ = ["COMPARED", "compared"]
 
 SHAPE, STEPS = (40, 2048), 2
@@ -28,6 +30,8 @@ COMPARED: dict[str, dict[str, Any]] = {
     "frugal, lion": {"full": "lion"},
     "frugal, no free part": {"free": "no_update"},
     "frugal, int8": {"codec": "int8"},
+    "frugal, lion, int8": {"full": "lion", "codec": "int8"},
+    "frugal, to nearest": {"store": "dense"},
 }
 
 
@@ -61,10 +65,10 @@ def _interpreted() -> Iterator[None]:
         return interpreter.TensorHandle(exact.astype(np.float32), z.dtype.scalar)
 
     with (
+        mended(),
         patch.object(run, "able", lambda compile, device: (Triton(),)),
         patch.object(_compiled_kernels, "on_host", lambda device: False),
         patch.object(interpreter.InterpreterBuilder, "create_fma", fma),
-        np.errstate(all="ignore"),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("error", HybridOptWarning)  # of a kernel that cannot be made

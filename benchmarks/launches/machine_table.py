@@ -13,7 +13,7 @@ from ..shared.records import Records
 from .bits import COMPARED
 from .rows import BOUND
 
-__all__ = ["MADE", "kernel_records", "kernel_table", "measure_bits", "measure_kernels"]
+__all__ = ["MADE", "faults", "kernel_records", "kernel_table", "measure_bits", "measure_kernels"]
 
 PROBED = ("mezo", "addax", "zo_adam")  # need a loss, and none is there
 MADE = [name for name, row in BOUND.items() if row.policy not in PROBED]
@@ -24,6 +24,8 @@ registers of a thread, and how many accesses to global memory of so many bits st
 there is Triton, the default split of frugal takes a kernel of the project instead.
 """
 
+ONE_PASS = ("adamw", "signsgd", "lion", "adamw, int8", "signsgd, fused", "adamw, fused")
+CODES = 1e-4  # of numbers beside 8-bit state may differ, where a root of the CPU moves a scale
 BITS = """
 The project's kernel for state-full columns in Triton's interpreter against the eager update on the CPU: how many
 numbers differ after two steps. Square roots of the CPU are not all rounded to nearest, which shows in int8's scales.
@@ -54,6 +56,27 @@ def _made(program: str, name: str, **variables: str) -> dict:
     said = done.stdout.strip().splitlines()
     found = json.loads(said[-1]) if said and not done.returncode else {"error": done.stderr.strip()[-300:]}
     return {"row": f"{program}: {name}", "found": found, "settings": {}, "environment": environment()}
+
+
+def faults(record: dict) -> list[str]:
+    """Return a sentence for everything that a record of kernels or of bits shows and may not.
+
+    No kernel spills registers; elementwise updates are one kernel with accesses of 16 bytes, and nothing in between;
+    the project's own kernels have the bits of the CPU.
+    """
+    (program, name), found = record["row"].split(": "), record["found"]
+    if "error" in found:
+        return [f"{record['row']}: {found['error']}"]
+    if program == "bits":
+        part = CODES if "codec" in COMPARED[name] else 0
+        differ = {what: n for what, (n, count) in found.items() if n > part * count and not what.endswith("_absmax")}
+        return [f"{record['row']}: {n:,} numbers of {what} differ" for what, n in differ.items()]
+    kernels = [one for graph in found["graphs"] for one in graph["kernels"]]
+    wide = all("128" in one[kind] for one in kernels for kind in ("loads", "stores"))
+    passes = len(kernels) == 1 and not any(graph["buffers"] for graph in found["graphs"]) and wide
+    said = {"registers are spilled": any(one["spilled"] for one in kernels)}
+    said["it is not one pass of wide accesses"] = name in ONE_PASS and not passes
+    return [f"{record['row']}: {text}" for text, true in said.items() if true]
 
 
 def kernel_table(records: Records) -> str:

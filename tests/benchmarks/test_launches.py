@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.launches.machine_table import faults
 from benchmarks.launches.rows import BOUND, EVERY, SHAPES
 from benchmarks.launches.table import broken, publish, records_at
 from hybridopt.core.registry import names
@@ -22,6 +23,25 @@ def test_errors_are_no_success(row):
     (line,) = broken(record(row, error="RuntimeError: two\n devices"))
     assert line == f"{row}: RuntimeError: two devices"
     assert bool(broken(record(row, refused="no"))) == (row in BOUND), "a policy may refuse tensors, a bound may not go"
+
+
+def test_kernels_that_spill_take_passes_or_have_other_bits_are_named():
+    def kernel(**other):
+        return {"loads": {"128": 1}, "stores": {"128": 1}, "spilled": 0} | other
+
+    def graphs(name, *kernels, buffers=0):
+        return faults({"row": f"graphs: {name}", "found": {"graphs": [{"kernels": kernels, "buffers": buffers}]}})
+
+    narrow = kernel(stores={"16": 1})
+    assert graphs("adamw", kernel()) == graphs("adalomo", narrow, kernel(), buffers=3) == []
+    assert graphs("adalomo", kernel(spilled=8)) == ["graphs: adalomo: registers are spilled"]
+    for some, buffers in [((kernel(), kernel()), 0), ((kernel(),), 1), ((narrow,), 0), ((), 0)]:
+        assert graphs("adamw", *some, buffers=buffers) == ["graphs: adamw: it is not one pass of wide accesses"]
+    for name, off in [("frugal", 1), ("frugal, int8", 9)]:
+        for n, said in [(0, []), (off, [f"bits: {name}: {off} numbers of weight differ"])]:
+            found = {"weight": [n, 80_000], "exp_avg_sq_absmax": [21, 80]}
+            assert faults({"row": f"bits: {name}", "found": found}) == said
+    assert faults({"row": "bits: frugal", "found": {"error": "no triton"}}) == ["bits: frugal: no triton"]
 
 
 def test_every_policy_and_release_has_rows():

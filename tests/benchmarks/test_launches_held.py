@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.launches.bits import COMPARED
+from benchmarks.launches.machine_table import MADE, faults, kernel_records
 from benchmarks.launches.measure import counted
 from benchmarks.launches.rows import BOUND, ROWS, SHAPES
 from benchmarks.launches.table import broken, records_at
@@ -60,3 +62,10 @@ def test_a_kernel_that_is_lost_breaks_a_bound(monkeypatch):
 def test_the_published_table_has_every_row_within_its_bounds(published):
     assert ROWS.keys() <= published.keys()
     assert [text for record in published.values() for text in broken(record)] == []
+
+
+def test_the_published_kernels_are_as_they_should_be():
+    records = kernel_records(ROOT / "benchmarks" / "results").all()
+    rows = {f"graphs: {name}" for name in MADE} | {f"bits: {name}" for name in COMPARED}
+    assert rows <= {record["row"] for record in records}
+    assert [text for record in records for text in faults(record)] == []
