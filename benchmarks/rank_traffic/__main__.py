@@ -9,8 +9,17 @@ from torch import multiprocessing
 
 from ..shared.command_line import parser
 from ..shared.files import write
+from ..shared.markdown import page, table
 from ..shared.records import Records
 from .measure import POLICIES, RANKS, on_rank
+
+NOTE = """
+`python -m benchmarks.rank_traffic`: a Llama of 4 layers and width 256 in float32, FSDP2 on 2 CPU processes
+(gloo). Collectives of an update between ranks, and bytes that rank 0 hands in for them; the check of finite
+gradients, one small reduction, and FSDP2's own gathers and sums are not counted.
+Time: of whole steps of 2 x 64 tokens a rank, over those of torch.optim.AdamW on the same shards; the median
+of 5 interleaved pairs, which is noisy: the counts are not.
+"""
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -33,21 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def report(records: list[dict]) -> str:
     """Return the table of all policies."""
-    lines = [
-        "# What ranks send each other",
-        "",
-        "`python -m benchmarks.rank_traffic`: a Llama of 4 layers and width 256 in float32, FSDP2 on 2 CPU processes",
-        "(gloo). Collectives of an update between ranks, and bytes that rank 0 hands in for them; the check of finite",
-        "gradients, one small reduction, and FSDP2's own gathers and sums are not counted.",
-        "Time: of whole steps of 2 x 64 tokens a rank, over those of torch.optim.AdamW on the same shards; the median",
-        "of 5 interleaved pairs, which is noisy: the counts are not.",
-        "",
-        "| policy | collectives | MiB | time over torch's AdamW |",
-        "|---|---|---|---|",
-    ]
-    for r in records:
-        lines.append(f"| {r['policy']} | {r['ours']} | {r['ours_bytes'] / 2**20:.2f} | {r['ratio']:.2f} |")
-    return "\n".join(lines) + "\n"
+    rows = [[r["policy"], str(r["ours"]), f"{r['ours_bytes'] / 2**20:.2f}", f"{r['ratio']:.2f}"] for r in records]
+    found = table(["policy", "collectives", "MiB", "time over torch's AdamW"], rows)
+    return page("What ranks send each other", NOTE, found)
 
 
 if __name__ == "__main__":

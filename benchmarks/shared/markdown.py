@@ -10,6 +10,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)) + "\n"
 
 
+def page(title: str, note: str, *tables: str) -> str:
+    """Return a Markdown page: a heading, what was measured and how, and tables."""
+    return "\n".join([f"# {title}\n", f"{note.strip()}\n", *tables])
+
+
 def human(size: int) -> str:
     """Return bytes in decimal units: 0 B, 12.3 kB, 86.4 MB."""
     power = min(int(math.log10(size) // 3), 4) if size else 0
