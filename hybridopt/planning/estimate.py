@@ -149,7 +149,7 @@ def estimate_of(
         round(top.temporaries),
         OVERHEAD[request.device],
         " ".join(map(str, top.stage)),
-        work_of(costs.plan, request),
+        work_of(costs.plan, request, None if costs.across is None else costs.across.moved),
         left,
         costs.carried(request),
         round(top.collectives),

@@ -1,16 +1,17 @@
 """Bytes of weights, quantization constants, optimizer state and gradients, in closed form."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from ...core.contracts import PackedWeight
-from ...policy.plan import LONGEST, Plan
+from ...policy.plan import LONGEST, Entry, Plan
 from ..trace.fake_models import tensors_of
 from ..trace.tracker import storages
 
-__all__ = ["Static", "Weights", "gradient_bytes", "idle_windows", "static", "weights"]
+__all__ = ["Static", "Weights", "gradient_bytes", "idle_windows", "moved_bytes", "static"]
+__all__ += ["weight_bytes", "weights"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,24 @@ def gradient_bytes(plan: Plan) -> dict[str, int]:
         for e in plan.entries
         if e.treatment is not None and e.treatment.source.backward
     }
+
+
+def weight_bytes(entry: Entry) -> int:
+    """Return the bytes of a parameter, or of its codes."""
+    return entry.numel * (entry.param.codes or entry.param.dtype).itemsize
+
+
+def moved_bytes(plan: Plan, gradients: Mapping[str, int], idle: frozenset[str]) -> int:
+    """Return the bytes that an update reads and writes: weights and state both ways, and gradients once.
+
+    Args:
+        plan: of the parameters.
+        gradients: bytes by name of those that the backward pass serves.
+        idle: names of parameters that are left alone.
+    """
+    moved = [e for e in plan.entries if e.treatment is not None and e.param.name not in idle]
+    state = plan.largest(e.param.name for e in moved)
+    return sum(2 * weight_bytes(e) + gradients.get(e.param.name, 0) for e in moved) + 2 * state
 
 
 def idle_windows(plan: Plan) -> set[frozenset[str]]:

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Protocol, cast
 
 from ...policy.plan import Plan
-from ..bytes.static import Weights
+from ..bytes.static import Weights, moved_bytes
 from ..bytes.temporaries import Temporaries
 from ..request import Request
 from ..trace.peak import Peak, Step, alone_moments
@@ -32,6 +32,10 @@ class Across(Protocol):
 
     def least(self, idle: frozenset[str]) -> int:
         """Return the bytes of gradients that stay until the update, where some parameters are idle."""
+        ...
+
+    def moved(self, gradients: dict[str, int], idle: frozenset[str]) -> int:
+        """Return the bytes that the update of a rank reads and writes; arguments as of `RankUpdates.moved`."""
         ...
 
     def moments(self, trace: Trace, step: Step, request: Request) -> Iterator[Peak]:
@@ -61,7 +65,7 @@ class PlannedShards:
         everything = sum(self._units("").each.values(), Unit())
         self.weights = replace(found, weights=found.weights - whole + everything.shard)
         own = RankUpdates(plan, request.device == "cuda", request.gpus)
-        self.state, self.updates = own.state, cast(Temporaries | RankUpdates, own)
+        self.state, self.updates, self.moved = own.state, cast(Temporaries | RankUpdates, own), own.moved
         self._units = cache(self._units)  # type: ignore[method-assign]
         probed = [e for e in plan.entries if e.treatment is not None and e.treatment.probed]
         self._copies = sum(unit.shard for unit in units_of(probed, {}, "", self._ranks).each.values())
@@ -103,7 +107,7 @@ class PlannedReplicas:
     def __init__(self, found: Weights, plan: Plan, gradients: dict[str, int], request: Request):
         self.weights, self._gradients = found, gradients
         self.updates: Temporaries | RankUpdates = Temporaries(plan, request.device == "cuda")
-        self.state = plan.largest(plan.trained)
+        self.state, self.moved = plan.largest(plan.trained), partial(moved_bytes, plan)
 
     def least(self, idle: frozenset[str]) -> int:
         """Return the bytes of gradients and buckets that stay until the update."""

@@ -1,7 +1,7 @@
 """State and updates of a rank that has a shard of every parameter."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from ...execution.sharded.rows import RankRows, part_of
 from ...execution.sharded.ways import ROUNDS, WHOLE, Share, kept, way_of
 from ...execution.sharded.whole import FLAG, MOST
 from ...policy.plan import Entry, Plan
+from ..bytes.static import weight_bytes
 from ..bytes.temporaries import Temporaries
 from .units import is_cut
 
@@ -29,7 +30,7 @@ class RankUpdates:
         self.plan, self.ranks = plan, ranks
         self.entries = {e.param.name: e for e in plan.entries if e.treatment is not None}
         self.shares = self._shares()
-        sizes = [self._state(rank) for rank in range(ranks)]
+        sizes = [self._state(rank, self.entries.values()) for rank in range(ranks)]
         self.state = max(sizes)
         self.rank = sizes.index(self.state)
         self._whole = Temporaries(plan, cuda)
@@ -59,6 +60,31 @@ class RankUpdates:
             self._exchanges([name for name in moved if self._way(name) == WHOLE]),
         )
 
+    def moved(self, gradients: Mapping[str, int], idle: frozenset[str]) -> int:
+        """Return the bytes that the update of the rank with most reads and writes.
+
+        Those of its rows, weights both ways and gradients once, of matrices that it updates for all once more, whole,
+        and of its state, both ways.
+
+        Args:
+            gradients: bytes by name of those that the backward pass serves.
+            idle: names of parameters that are left alone.
+        """
+        moved = {name: entry for name, entry in self.entries.items() if name not in idle}
+        return max(self._moved(moved, gradients, rank) for rank in range(self.ranks))
+
+    def _moved(self, entries: Mapping[str, Entry], gradients: Mapping[str, int], rank: int) -> int:
+        total = 2 * self._state(rank, entries.values())
+        for name, entry in entries.items():
+            share, whole = self.shares.get(name), 2 * weight_bytes(entry) + gradients.get(name, 0)
+            if share is None:
+                total += whole
+                continue
+            first, end = share.rows.cut(rank)
+            owned = share.way == WHOLE and share.owner == rank
+            total += whole * (end - first) // max(1, share.rows.total) + owned * whole
+        return total
+
     def _way(self, name: str) -> str:
         return self.shares[name].way if name in self.shares else ""
 
@@ -78,8 +104,8 @@ class RankUpdates:
             found[name] = Share(way, rows, owner)
         return found
 
-    def _state(self, rank: int) -> int:
-        series = [self._series(entry, rank) for entry in self.entries.values()]
+    def _state(self, rank: int, entries: Iterable[Entry]) -> int:
+        series = [self._series(entry, rank) for entry in entries]
         windows = range(max(map(len, series), default=0))
         return max((sum(s[min(w, len(s) - 1)] for s in series) for w in windows), default=0)
 
