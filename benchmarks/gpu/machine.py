@@ -62,11 +62,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     import torch
 
+    from hybridopt import HybridOptError
+    from hybridopt.core.devices import device_named
+
     from ..shared.environment import PACKAGES, environment
 
     parser = argparse.ArgumentParser("python -m benchmarks.gpu.machine", description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     device = parser.parse_args(arguments).device
+    try:
+        device_named(device)
+    except HybridOptError as error:
+        raise SystemExit(str(error)) from error
     told = environment((*PACKAGES, "triton", "accelerate"), device) | {"commit": commit()}
     if device == "cuda":
         told |= {"total": torch.cuda.get_device_properties(0).total_memory, "driver": said(DRIVER)}

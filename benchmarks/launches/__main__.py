@@ -4,6 +4,9 @@ Needs a CUDA build of torch, in a virtual environment of its own, and no GPU.
 """
 
 import argparse
+import importlib.util
+
+import torch
 
 from ..shared.command_line import console, parser
 from ..shared.environment import environment
@@ -45,11 +48,23 @@ def measure(options: argparse.Namespace, records: Records) -> None:
             console().print(f"{name}, {kind}: {dict(places.most_common(SHOWN))}")
 
 
+def check(parts: list[str]) -> None:
+    """Raise SystemExit, before any result is written, where this environment cannot count.
+
+    parts: that are asked for.
+    """
+    lacks = [] if torch.version.cuda else [f"a CUDA build of torch (this is {torch.__version__})"]
+    lacks += ["triton"] if "kernels" in parts and importlib.util.find_spec("triton") is None else []
+    if lacks:
+        raise SystemExit(f"needs {' and '.join(lacks)}; benchmarks/README.md tells how to make an environment with it")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     options = parse(arguments)
     records = records_at(options.out)
     if not options.table:
+        check(options.part)
         measure(options, records)
         if "kernels" in options.part:
             measure_kernels(kernel_records(options.out), [n for n in MADE if n in (options.rows or MADE)])

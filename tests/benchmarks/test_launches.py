@@ -1,7 +1,11 @@
 """The table of launches: what breaks a bound, what failed, and which rows there are."""
 
-import pytest
+import importlib.util
 
+import pytest
+import torch
+
+from benchmarks.launches import __main__ as launches
 from benchmarks.launches.machine_table import faults
 from benchmarks.launches.rows import BOUND, EVERY, SHAPES
 from benchmarks.launches.table import broken, publish, records_at
@@ -23,6 +27,23 @@ def test_errors_are_no_success(row):
     (line,) = broken(record(row, error="RuntimeError: two\n devices"))
     assert line == f"{row}: RuntimeError: two devices"
     assert bool(broken(record(row, refused="no"))) == (row in BOUND), "a policy may refuse tensors, a bound may not go"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--part", "policies"], ["--rows", "adamw"]])
+def test_without_cuda_nothing_is_counted_or_written_over(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    records_at(tmp_path).put(record("adamw", launches=1))
+    with pytest.raises(SystemExit, match="needs a CUDA build of torch .*benchmarks/README.md tells how"):
+        launches.main(["--out", str(tmp_path), *arguments])
+    assert [one["counts"] for one in records_at(tmp_path).all()] == [{"launches": 1}]
+
+
+def test_kernels_without_triton_are_not_begun(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="needs triton;"):
+        launches.check(["bounds", "kernels"])
+    launches.check(["bounds", "policies", "windows"])
 
 
 def test_kernels_that_spill_take_passes_or_have_other_bits_are_named():

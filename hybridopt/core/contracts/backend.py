@@ -79,7 +79,10 @@ class Backend(Protocol[TaskT]):
     """Is it given `task.in_blocks()`, with a block of the codec in every row?"""
 
     heeds_sound: bool = False
-    """Does it leave everything as it is where the task's `sound` turns out to be False on the device?"""
+    """Does it leave everything as it is where the task's `sound` turns out to be False on the device?
+
+    Of one that does not, `execution.run` copies all that it writes, and puts it back.
+    """
 
     heeds_row: bool = False
     """Does it round rows at random as the task's `row` says, where they are not the first of their parameter?"""
