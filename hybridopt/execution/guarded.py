@@ -1,7 +1,7 @@
 """Updates that a flag on the device can undo: what they write is kept, and put back where the flag is False."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -12,16 +12,20 @@ from ..policy.job import BASIS
 __all__ = ["guarded", "kept", "plain_tensors", "put_back_", "state_of", "written"]
 
 
-@contextmanager
-def guarded(sound: Tensor | None, tensors: Iterable[Tensor]) -> Iterator[None]:
+def guarded(sound: Tensor | None, tensors: Callable[[], Iterable[Tensor]]) -> AbstractContextManager[None]:
     """Leave tensors as they are, whatever is written to them within this context, if a flag turns out to be False.
 
     The host does not wait for the flag. NaN in what was written does not matter.
 
     Args:
         sound: bool [] on their device; None: it is True, and nothing is copied.
-        tensors: all that is written.
+        tensors: returns all that is written; not called without a flag, so that others do not pay for it.
     """
+    return nullcontext() if sound is None else _guarded(sound, tensors())
+
+
+@contextmanager
+def _guarded(sound: Tensor, tensors: Iterable[Tensor]) -> Iterator[None]:
     before = kept(sound, tensors)
     yield
     put_back_(sound, before)

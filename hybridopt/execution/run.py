@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 
 from torch import Tensor
 
@@ -40,8 +40,8 @@ def run(tasks: Iterable[Task], compile: bool | int) -> Ran:
 def carry_out(backend: Backend[Task], tasks: Sequence[Task]) -> None:
     """Let a backend carry out tasks; where it does not heed flags, what it writes is put back if one is False."""
     with ExitStack() as stack:
-        for task in () if backend.heeds_sound else tasks:
-            stack.enter_context(guarded(task.sound, written(task.param, task.raw)))
+        for task in () if backend.heeds_sound else [task for task in tasks if task.sound is not None]:
+            stack.enter_context(guarded(task.sound, partial(written, task.param, task.raw)))
         backend.run(tasks)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import gcd
 
 from torch import Tensor
@@ -51,7 +52,7 @@ def update_in_slices(task: Task) -> None:
     param, job, store, now = task.param, task.job, task.store, task.now()
     size = elements(param)
     if param.numel() <= size or not param.is_contiguous() or not sliceable(job):
-        with guarded(task.sound, written(param, task.raw)):
+        with guarded(task.sound, partial(written, param, task.raw)):
             (update if job.rounds else write)(param, task.grad, task.raw, job, store, now)
         return
     flat = not (job.rounds or job.basis or task.random)
@@ -59,14 +60,26 @@ def update_in_slices(task: Task) -> None:
     step = rows_of(size, job.shape[-1], store.block)
     first = task.row if task.before and not flat else 0
     for matrix, pieces in slices(param, task.grad, task.raw, job, task.key, step, first):
-        one, moved = now, with_elements(matrix)
-        with guarded(task.sound, state_of({k: x for k, x in pieces[0].raw.items() if k not in moved})):
+        one = now
+        with guarded(task.sound, partial(_settled, pieces[0], matrix)):
             for i in range(job.rounds):
                 found = join([look(i, *s.given, matrix, cut(one, s)) for s in pieces], 0)
                 one = settle(i, found, pieces[0].raw, matrix, one)
         for s in pieces:
-            with guarded(task.sound, written(s.param, {k: x for k, x in s.raw.items() if k in moved})):
+            with guarded(task.sound, partial(_written, s, matrix)):
                 write(*s.given, matrix, store, cut(one, s))
+
+
+def _settled(s: Slice, job: Job) -> list[Tensor]:
+    """Return what `settle` writes."""
+    moved = with_elements(job)
+    return state_of({name: x for name, x in s.raw.items() if name not in moved})
+
+
+def _written(s: Slice, job: Job) -> list[Tensor]:
+    """Return what `write` writes of a slice."""
+    moved = with_elements(job)
+    return written(s.param, {name: x for name, x in s.raw.items() if name in moved})
 
 
 def slices(

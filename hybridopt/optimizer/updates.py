@@ -196,7 +196,7 @@ class Updates:
                 self._begun.note(one, raw if grad is not None else {}, state["window"], frozenset(missing))
             if grad is not None:
                 at = basis(one.own, raw)
-                with guarded(sound, at.values()):
+                with guarded(sound, at.values):
                     one.own.part.sample(grad, at, draw)
             state["window"] = one.window
         return raw

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hybridopt.core.contracts import Backend
+from hybridopt.execution.backends import compiled
 from hybridopt.execution.guarded import written
 from hybridopt.execution.run import backends, carry_out
 from support.training import assert_same
@@ -51,3 +52,13 @@ def test_every_backend_of_an_accelerator_heeds_flags_but_the_one_of_stacks():
     """A guard around one that does not copies all that it writes, whatever it cuts into slices."""
     careless = {b.name for b in backends() if not b.heeds_sound and (b.devices is None or "cuda" in b.devices)}
     assert careless == {"banks"}, "with fused release updates come one by one, and nothing is stacked"
+
+
+def test_a_rate_in_a_tensor_of_the_host_is_no_copy_of_its_own(monkeypatch):
+    """For which the host would wait, for every parameter."""
+    sent = []
+    monkeypatch.setattr(compiled, "_sent", lambda numbers, *_: sent.append(numbers) or torch.tensor(numbers))
+    elsewhere, cpu = torch.device("meta"), torch.device("cpu")
+    assert compiled._vector([torch.tensor(0.25), 0.5], torch.float32, elsewhere).tolist() == [0.25, 0.5]
+    assert compiled._vector([torch.tensor(0.25), 0.5], torch.float32, cpu).tolist() == [0.25, 0.5]
+    assert sent == [(0.25, 0.5), (0.0, 0.5)]

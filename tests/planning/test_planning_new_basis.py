@@ -34,7 +34,7 @@ def test_as_measured(policy, dtype, flagged):
     slots = job.part.slots(SHAPE).items()
     basis = {k: torch.zeros(slot.shape, dtype=wide.get(slot.dtype, slot.dtype)) for k, slot in slots}
     flag = torch.tensor(True) if flagged else None
-    with torch.no_grad(), Tracker([grad, *basis.values()]) as tracker, guarded(flag, basis.values()):
+    with torch.no_grad(), Tracker([grad, *basis.values()]) as tracker, guarded(flag, basis.values):
         job.part.sample(grad, basis, Draw(0, NAME))
     planned = {Temporaries(plan, cuda)._new_basis(plan.entries[0], flagged) for cuda in (False, True)}
     assert planned == {tracker.peak} and tracker.peak > 0

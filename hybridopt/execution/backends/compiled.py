@@ -206,7 +206,12 @@ ROUND = Stage(_round_, state=False)
 
 
 def _vector(numbers, dtype, device):
-    """Return numbers as a tensor [n]; those of a step are sent once, however many parameters are told."""
+    """Return numbers as a tensor [n]; those of a step are sent once, however many parameters are told.
+
+    Tensors of a device stay there; those of the host, which it can read at once, are numbers like others.
+    """
+    if not on_host(device):
+        numbers = [float(x) if isinstance(x, Tensor) and on_host(x.device) else x for x in numbers]
     made = _sent(tuple([0.0 if isinstance(x, Tensor) else x for x in numbers]), dtype, device)
     tensors = {i: x for i, x in enumerate(numbers) if isinstance(x, Tensor)}
     made = made.clone() if tensors else made

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 
 import torch
@@ -13,7 +13,7 @@ from ...core.contracts import Backend
 from ...parts.splits.whole import Whole
 from ...parts.stores.dense import Dense
 from ...policy.job import Job, declare
-from ..guarded import guarded
+from ..guarded import guarded, plain_tensors
 from ..run import run
 from ..state import basis
 from ..task import Task
@@ -48,7 +48,7 @@ class ByCoordinates(Backend[Task]):
             lows = [_low(task) for task in some]
             run(lows, compile=False)
             for task, low in zip(some, lows, strict=True):
-                with guarded(task.sound, [task.param]):
+                with guarded(task.sound, partial(plain_tensors, task.param)):
                     _lift_(task, low.param)
             increment_version([task.param for task in some])
 

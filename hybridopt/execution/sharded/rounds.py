@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ def run_rounds(work: Iterable[tuple[Task, RankRows]]) -> None:
         for batch in _batches(same):
             with ExitStack() as stack:
                 for task, _ in batch:
-                    stack.enter_context(guarded(task.sound, written(task.param, task.raw)))
+                    stack.enter_context(guarded(task.sound, partial(written, task.param, task.raw)))
                 _together([_begun(task, rows) for task, rows in batch])
 
 

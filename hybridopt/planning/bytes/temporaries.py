@@ -140,7 +140,7 @@ class Temporaries:
             flag = _flag() if flagged else None
 
             def find() -> None:
-                with guarded(flag, basis.values()):
+                with guarded(flag, basis.values):
                     part.sample(grad, basis, Draw(0, entry.param.name))
 
             return _peak([], find, [grad, *basis.values()])
