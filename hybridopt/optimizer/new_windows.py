@@ -36,7 +36,14 @@ class NewWindows:
         self._begun: dict[str, _Begun] = {}
 
     def note(self, one: Resolved, raw: State, before: int, made: frozenset[str]) -> None:
-        """Note that a parameter's state enters a window; arguments as those of `_Begun`."""
+        """Note that a parameter's state enters a window.
+
+        Args:
+            one: the parameter, as it is trained in it.
+            raw: its raw state tensors; none where another rank has them.
+            before: the number of the window that the state was in.
+            made: names of the raw tensors that were made for it.
+        """
         self._begun[one.name] = _Begun(one, raw, before, made)
 
     def settle(self, states: MutableMapping[Tensor, dict], bad: Mapping[str, Tensor]) -> None:
