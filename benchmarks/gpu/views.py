@@ -10,6 +10,13 @@ from .runs import trained
 
 __all__ = ["VIEWS"]
 
+COUNTED = {  # what a step asks of the device, and what it is called
+    "launches": "launches",
+    "waits": "waits",
+    "copies": "copies waited for",
+    "sent": "copies sent",
+    "midway": "stops in backward",
+}
 COPY = 0.8  # share of a copy's bandwidth that elementwise updates should reach
 ELEMENTWISE = {f"hybridopt.{name}" for name in ("adamw", "signsgd", "frugal", "frugal-rows", "frugal-0")}
 
@@ -42,11 +49,13 @@ def counts(rows: Rows, machine: Machine) -> list[Line]:
         if "failed" in row:
             found.append(broken(row["row"], row["failed"]))
             continue
-        most = row.get("most", {})
-        over = [f"{kind} at most {bound}" for kind, bound in most.items() if row["counts"].get(kind, 0) > bound]
-        aim = ", ".join(f"{kind} ≤ {bound}" for kind, bound in most.items())
-        told = (str(row["counts"].get(kind, 0)) for kind in ("launches", "waits", "copies", "sent", "midway"))
-        found.append(Line((row["row"], *told), aim, not over if most and machine.device == "cuda" else None))
+        most = {COUNTED[kind]: bound for kind, bound in row.get("most", {}).items()}
+        seen = {word: row["counts"].get(kind, 0) for kind, word in COUNTED.items()}
+        over = [word for word, bound in most.items() if seen[word] > bound]
+        aim = ", ".join(f"{word} ≤ {bound}" for word, bound in most.items())
+        found.append(
+            Line((row["row"], *map(str, seen.values())), aim, not over if most and machine.device == "cuda" else None)
+        )
     return found
 
 
@@ -112,7 +121,7 @@ VIEWS = {
     "plan sampled": View(("method", "planned GiB"), predictions("plan sampled", "method")),
     "self-test": View(CHECKS, checked("self-test")),
     "policies": View(CHECKS, checked("policies")),
-    "counts": View(("policy", "launches", "waits", "copies waited for", "copies sent", "stops in backward"), counts),
+    "counts": View(("policy", *COUNTED.values()), counts),
     "step": View(("row", "ms", "times fused AdamW", "of a copy", "first s", "state B/param", "temporary MB"), step),
     "mezo": View(("method", "s/step", "times forward", "peak GiB"), mezo),
     "memory 8B": View(MEMORY, memory("memory 8B")),

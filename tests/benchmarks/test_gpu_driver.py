@@ -228,6 +228,10 @@ def test_counts_are_held_to_their_bounds_on_a_gpu():
     ]
     rows.append({"row": "mezo", "failed": "Error: x"})
     assert reached(lines("counts", counts=rows)) == [True, False, False]
+    fused = [{"row": "muon, fused, full", "counts": {"midway": n}, "most": {"midway": 0}} for n in (0, 1)]
+    found = lines("counts", counts=fused)
+    assert reached(found) == [True, False] and [line.cells[-1] for line in found] == ["0", "1"]
+    assert found[0].aim == "stops in backward ≤ 0"
     assert reached(lines("counts", Machine("cpu"), counts=rows[:2])) == [None, None]
 
 
