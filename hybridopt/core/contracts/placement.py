@@ -182,6 +182,14 @@ class PlacementBackend(Protocol):
     def rest(self, unit: PlacedUnit) -> None:
         """Take the memory of a unit back; its tensors hold true values where they rest."""
 
+    def unlock(self, unit: PlacedUnit) -> None:
+        """Let whoever has the tensors of a unit write to them where they rest, once it is given up.
+
+        Raises:
+            HybridOptError: it has to do without.
+        """
+        return None
+
     @abstractmethod
     def release(self, unit: PlacedUnit) -> None:
         """Give a unit up: its tensors become ordinary ones, where they rest."""

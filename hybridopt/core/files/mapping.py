@@ -42,7 +42,8 @@ class MappedFile:
 
     What is written to a tensor of it stays in the memory of this process, is told by `written`, and is lost when its
     pages are dropped. Where the memory of the process is limited (RLIMIT_DATA), or the system does not tell which
-    pages were written, the map is read-only instead, and a write ends the process (SIGSEGV).
+    pages were written, the map is not `writable`, and a write ends the process (SIGSEGV), but for pages that were
+    unlocked.
 
     Args:
         path: of the file.
@@ -60,7 +61,7 @@ class MappedFile:
         self.path = path
         try:
             with open(path, "rb", buffering=0) as file:
-                self._map = pages.mapped(file.fileno())
+                self._map, self.writable = pages.mapped(file.fileno())
                 self._file = os.dup(file.fileno())
             self._mark = self._now()
         except (OSError, ValueError) as error:
@@ -140,6 +141,22 @@ class MappedFile:
         pages.drop(self._start + run[0], run[1] - run[0])
         if not cached:
             os.posix_fadvise(self._file, run[0], run[1] - run[0], os.POSIX_FADV_DONTNEED)
+
+    def unlock(self, run: Extent) -> None:
+        """Let whole pages be written to; they count as memory of the process from now on.
+
+        Args:
+            run: where they begin and end.
+
+        Raises:
+            HybridOptError: the process may not have so much memory.
+        """
+        if self.writable:
+            return
+        try:
+            pages.unlock(self._start + run[0], run[1] - run[0])
+        except OSError as error:
+            raise HybridOptError(f"{run[1] - run[0]} bytes of {self.path} cannot be made writable: {error}") from error
 
     def written(self, run: Extent) -> bool:
         """Return whether anything was written to whole pages in memory since they were last dropped."""

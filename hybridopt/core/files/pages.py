@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["PAGE", "Extent", "drop", "fill", "mapped", "written"]
+__all__ = ["PAGE", "Extent", "drop", "fill", "mapped", "unlock", "written"]
 
 PAGE = mmap.PAGESIZE
 Extent = tuple[int, int]  # the first byte of a tensor in its file, and the first after it
@@ -20,22 +20,29 @@ PRESENT, SWAPPED, OF_FILE = 1 << 63, 1 << 62, 1 << 61  # of an entry of pagemap
 PAGEMAP = "/proc/self/pagemap"
 
 
-def mapped(file: int) -> mmap.mmap:
-    """Map a whole file that is open for reading: copied where it is written, or read-only (see `copies`)."""
+def mapped(file: int) -> tuple[mmap.mmap, bool]:
+    """Map a whole file that is open for reading, and return whether it can be written: that copies its pages."""
+    flags = mmap.MAP_PRIVATE | NORESERVE
     if copies():
         try:
-            flags = mmap.MAP_PRIVATE | NORESERVE
-            return mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            return mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE), True
         except OSError as error:
             if error.errno != errno.ENOMEM:  # a system that sets memory aside for whatever could be written
                 raise
-    return mmap.mmap(file, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+    return mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ), False
+
+
+def unlock(address: int, size: int) -> None:
+    """Let pages of a map be written, which copies them; OSError where the process may not have so much memory."""
+    if _libc().mprotect(address, size, mmap.PROT_READ | mmap.PROT_WRITE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def copies() -> bool:
     """Return whether files can be mapped so that writing copies their pages, and it is known which were copied.
 
-    Such maps count as data in whole, so there are none where RLIMIT_DATA limits that.
+    Such maps count as data in whole, so there are none where RLIMIT_DATA limits that: pages are unlocked there.
     """
     import resource  # there is none on Windows
 
@@ -81,5 +88,6 @@ def _advise(address: int, size: int, what: int) -> None:
 @cache
 def _libc() -> Any:
     library = ctypes.CDLL(None if sys.platform != "win32" else "msvcrt", use_errno=True)
-    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]  # its calls release the GIL
+    for call in (library.madvise, library.mprotect):  # which release the GIL
+        call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     return library

@@ -5,8 +5,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from ...core.contracts import PlacedUnit
+from ...core.contracts import Piece, PlacedUnit
 from ...core.errors import HybridOptError
 from ..adapters import bare
 from .copies import Copied, Overridden
@@ -46,9 +47,10 @@ def guard(model: nn.Module, placed: Guarded) -> list[Any]:
     first = placed.units[0].pieces[0].tensor
     state = _State(whole, placed, first)
     found: list[Any] = [Overridden(m, "_apply", _Apply(m, placed, kept)) for m in _holders(whole, kept)]
-    found += [whole.register_load_state_dict_pre_hook(state)]
-    pieces = [piece for unit in placed.units for piece in unit.pieces if piece.tensor.requires_grad]
-    return found + [each.tensor.register_hook(_Gradient(placed, each.name)) for each in pieces]
+    found += [m.register_load_state_dict_pre_hook(state) for m in _holders(whole, kept)]
+    return found + [
+        _watched(piece, placed) for unit in placed.units for piece in unit.pieces if _takes_gradients(piece)
+    ]
 
 
 def _tensors(unit: PlacedUnit) -> Iterator[Tensor]:
@@ -105,12 +107,14 @@ class _State(Copied):
         self._model, self._placed = model, placed
 
     def __call__(self, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        self._placed.rest()
-        if self._placed.placement.base != "disk":
-            return
         kept = {id(piece.tensor) for unit in self._placed.units for piece in unit.pieces}
         kept |= {id(p) for p in self._placed.aside}
-        held = [(n, p) for n, p in self._model.named_parameters() if id(p) in kept and f"{prefix}{n}" in state]
+        named = [(n, p, state.get(f"{prefix}{n}")) for n, p in module.named_parameters() if id(p) in kept]
+        held = [(n, p) for n, p, x in named if x is not None and x is not p]
+        if held or module is self._model:
+            self._placed.rest()
+        if self._placed.placement.base != "disk":
+            return
         fixed = [n for n, p in held if home(p) is None or not p.is_floating_point()]
         if held and (self._placed.placement.cache is None or fixed):
             raise HybridOptError(
@@ -123,6 +127,18 @@ class _State(Copied):
             if (values := state[f"{prefix}{name}"]).shape == p.shape and (found := home(p)) is not None:
                 found.assign(values.detach().to(p.dtype))
                 state[f"{prefix}{name}"] = p  # torch copies nothing onto itself
+
+
+def _takes_gradients(piece: Piece) -> bool:
+    return piece.tensor.is_leaf and piece.tensor.is_floating_point()
+
+
+def _watched(piece: Piece, placed: Guarded) -> RemovableHandle:
+    """Refuse gradients of a weight, also of one that is made to take some later: other optimizers would use them."""
+    x, takes = piece.tensor, piece.tensor.requires_grad
+    handle = x.requires_grad_(True).register_hook(_Gradient(placed, piece.name))
+    x.requires_grad_(takes)
+    return handle
 
 
 class _Gradient:

@@ -1,5 +1,6 @@
 """Models whose layers rest elsewhere, while they do, and the end of it."""
 
+import warnings
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.contracts import PlacedUnit, Traffic
+from ...core.errors import HybridOptError, HybridOptWarning
 from ..adapters import bare
 from .guards import guard
 from .homes import bring_home, forget
@@ -120,7 +122,22 @@ class Placed:
             each.leave()
         self._hooks = {}
         self._unguard()
+        self._unlock()
         self._close()
+
+    def _unlock(self) -> None:
+        """Let weights be written to from now on, as far as there is memory for that."""
+        try:
+            for unit in self.units:
+                self.streamer.backend.unlock(unit)
+        except HybridOptError as error:
+            warnings.warn(
+                f"from {unit.name!r} on, weights of {type(unit.module).__name__} can only be read: {error}. Writing "
+                "to one ends the process (SIGSEGV). Lift the limit of memory (RLIMIT_DATA, `ulimit -d`), or merge "
+                "adapters before the placement ends",
+                HybridOptWarning,
+                stacklevel=2,
+            )
 
     def _close(self) -> None:
         self.streamer.close()

@@ -128,6 +128,11 @@ class Mapped(PlacementBackend):
         """Return whether a weight of a unit was written to, which is then in memory alone."""
         return any(file.written(run) for file, run in self._runs[unit])
 
+    def unlock(self, unit: PlacedUnit) -> None:
+        """Let the pages of a unit be copied when they are written, where they are locked until then."""
+        for file, run in self._runs[unit]:
+            file.unlock(run)
+
     def release(self, unit: PlacedUnit) -> None:
         """Give pages back; the tensors stay views of their files."""
         self._give_back()
@@ -182,8 +187,9 @@ class Mapped(PlacementBackend):
 def _warn() -> None:
     warnings.warn(
         "placement='disk': files of weights can only be mapped for reading, as the memory of this process is limited "
-        "(RLIMIT_DATA, `ulimit -d`) or /proc/self/pagemap cannot be read: to write to a weight at rest in place would "
-        "end the process (SIGSEGV) here, where it is an error else. Lift the limit to change weights yourself",
+        "(RLIMIT_DATA, `ulimit -d`) or /proc/self/pagemap cannot be read: to write to a weight at rest in place "
+        "(weight.mul_(2)) would end the process (SIGSEGV) here, where it is an error else. Call model.hybrid.unwrap() "
+        "before you change weights yourself, or lift the limit",
         HybridOptWarning,
         stacklevel=2,
     )
