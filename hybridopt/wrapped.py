@@ -45,7 +45,7 @@ class WithOrigin(Planned):
                 f"the base of this {type(self.model).__name__} was wrapped again since, after its adapters were taken "
                 "off; train and save the model that the last wrap has returned"
             )
-        follow_shards_(self.model)
+        follow_shards_(self.model, self.codes)
         if why := restructured(self.model, self.base):
             raise HybridOptError(
                 f"the model was changed since it was wrapped: {why}; what is saved would fit no base model. Take "

@@ -69,7 +69,7 @@ def measured_on_rank(source: Subject, request: Request, steps: int = 8) -> int:
     model, _ = prepared(source, request)
     ran: nn.Module = model
     if request.parallel == "fsdp":
-        for layer in model.model.layers:
+        for layer in next(m for m in model.modules() if isinstance(m, nn.ModuleList)):
             fully_shard(layer)
         fully_shard(model)
     else:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..core.errors import HybridOptError
 from .sharding import class_of, is_sharded, whole, write_
 
-__all__ = ["check_not_run", "empty_", "fill_", "hooks_of_others", "move_", "of_own_classes_"]
+__all__ = ["casts", "check_not_run", "empty_", "fill_", "hooks_of_others", "move_", "of_own_classes_"]
 __all__ += ["shard_added_", "take_out_"]
 
 STATE = "__composable_api"  # what torch keeps in a module for `fully_shard`: names begin so
@@ -148,6 +148,11 @@ class _Reset:
 
     def __call__(self, *_: object) -> None:
         self.parameter.reset_sharded_param()
+
+
+def casts(model: nn.Module) -> bool:
+    """Return whether some unit gathers its parameters in another dtype (`MixedPrecisionPolicy`)."""
+    return any(unit._get_fsdp_state()._mp_policy.param_dtype is not None for _, unit in _units(model))
 
 
 def hooks_of_others(module: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from ..core.errors import HybridOptError, HybridOptWarning
 from ..policy.plan import Entry, check_scheme
 from ..policy.routes import Ready, check_routes, read_policy
 from ..policy.start_rates import learning_rate
-from . import conflicts
+from . import beside_shards, conflicts
 from .agreement import Agreement
 from .clip import Clip
 from .first_rate import FirstRate
@@ -118,6 +118,9 @@ class HybridOptimizer(Probing, Following, Persistent):
         check_routes(self._tags.policy, self._tags.roles)
         if not self._sections():
             raise HybridOptError("nothing to train: the policy freezes every parameter given")
+        by_gradients = (group for group in self._sections() if self._backward(group))
+        if text := beside_shards.warning_of(pair for group in by_gradients for pair in named(group)):
+            warnings.warn(text, HybridOptWarning, stacklevel=2)
         self._check_clip()
         self._release.check(self._parameters.params())
         self._hooked = True

@@ -42,6 +42,7 @@ class FourBitScheme(FrozenScheme):
 
     nested: bool  # are the scales quantized in turn, to 8 bits ("double quantization", Dettmers et al. 2023)?
     bits = 4
+    shards = True
     tables = frozenset({"code", "state2.code"})
     kernels = MappingProxyType({"bitsandbytes.gemm_4bit.default": dense_room})
     flag = "is_loaded_in_4bit"

@@ -81,12 +81,16 @@ def test_rows_that_probes_shift_are_kept_as_they_were(lora):
     assert beside == pytest.approx(4 * sharded.trained_parameters / 2, rel=0.03)
 
 
-def test_quantized_weights_stay_whole_and_their_adapters_are_cut():
-    how = {"policy": "adamw", "lora": 8, "quantization": "nf4"}
+@pytest.mark.parametrize("scheme", ["nf4", "int8"])
+def test_codes_of_4_bits_are_cut_and_others_stay_whole_beside_adapters_that_are_cut(scheme):
+    how = {"policy": "adamw", "lora": 8, "quantization": scheme}
     alone, one = (Estimator(LLAMA).estimate(Request(**how, **SIZE, gpus=n)) for n in (1, 2))
     assert one.quantization_bytes == alone.quantization_bytes
-    assert alone.weights_bytes > one.weights_bytes > alone.weights_bytes / 2
     assert one.state_bytes == pytest.approx(alone.state_bytes / 2, rel=0.01)
+    if scheme == "nf4":
+        assert one.weights_bytes == pytest.approx(alone.weights_bytes / 2, rel=0.01)
+    else:
+        assert alone.weights_bytes > one.weights_bytes > 0.6 * alone.weights_bytes
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 """4-bit codes that FSDP2 cuts: adapters on them are trained, saved and loaded as in one process."""
 
 import warnings
+from unittest.mock import patch
 
 import pytest
 import torch
 from peft import LoraConfig
 
 import hybridopt
-from support.models import tiny_llama
+from support.models import tiny_llama, tiny_moe
 from support.quantized import quantized
 from support.sharding import going_on, kept
 
@@ -116,3 +117,67 @@ def test_checkpoints_go_on_with_other_ranks(two, three, tmp_path):
     for n, x in whole(model).items():
         torch.testing.assert_close(found[n], x, rtol=1e-3, atol=1e-4)
     assert state.keys() == kept(model, optimizer).keys()
+
+
+def without_adapters(scheme, ranks, out):
+    model = hybridopt.wrap(base(), policy="lion", quantization=scheme)
+    model = sharded(model) if ranks else model
+    model.hybrid.save_pretrained(out, full=True)
+
+
+def mixed(out):
+    """Save codes as floats, train in mixed precision, and see what older torch is told."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    without_adapters("nf4", True, out)
+    model = sharded(wrapped("nf4"), mp_policy=MixedPrecisionPolicy(torch.bfloat16))
+    with (
+        patch.object(torch, "__version__", "2.12.0"),
+        pytest.raises(hybridopt.HybridOptError, match=r"take torch 2\.13"),
+    ):
+        model.hybrid.optimizer(lr=1e-2)
+    answer = model(input_ids=TOKENS).logits.detach().float()
+    trained(model)
+    return answer
+
+
+def test_codes_are_saved_as_floats_and_gathered_as_they_are(two, tmp_path):
+    found = two.run(mixed, str(tmp_path / "two"))
+    without_adapters("nf4", False, str(tmp_path / "one"))
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+    with torch.no_grad():
+        expected = wrapped("nf4")(input_ids=TOKENS).logits
+    for answer in found:
+        torch.testing.assert_close(answer, expected, rtol=0.1, atol=0.05)
+
+
+def experts():
+    from torch.distributed.fsdp import fully_shard
+
+    lora = LoraConfig(r=2, target_modules=["q_proj"])
+    model = hybridopt.wrap(tiny_moe(), policy="lion", quantization="nf4", peft_config=lora)
+    with pytest.raises(
+        hybridopt.HybridOptError, match=r"experts.*fully_shard has turned .*float32"
+    ):
+        fully_shard(model).hybrid.optimizer(lr=1e-2)
+    model = hybridopt.wrap(tiny_moe(), policy="lion", quantization="nf4", peft_config=lora)
+    stacks = {p for p in model.parameters() if p.ndim == 3}
+    fully_shard(model, ignored_params=stacks).hybrid.optimizer(lr=1e-2)
+
+
+def test_stacks_of_matrices_stay_whole_or_are_refused(two):
+    two.run(experts)
+
+
+def trained_codes():
+    from torch.distributed.fsdp import fully_shard
+
+    model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Linear(8, 4))
+    model = hybridopt.wrap(model, policy="lion", quantization="int8-trainable")
+    fully_shard(model, ignored_params={p for p in model.parameters() if hasattr(p, "codes")})
+    with pytest.warns(hybridopt.HybridOptWarning, match=r"'0.weight': trained, and not sharded.*take DDP"):
+        model.hybrid.optimizer(lr=1e-2)
+
+
+def test_gradients_that_nobody_adds_up_are_told_of(two):
+    two.run(trained_codes)

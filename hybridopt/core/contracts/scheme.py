@@ -63,6 +63,9 @@ class Scheme(Protocol):
     moves_scales: bool = False
     """Do scales move from the weight to the layer in the first forward pass?"""
 
+    shards: bool = False
+    """May FSDP2 cut the codes of its layers anywhere? The layers know all that the codes stand for, then."""
+
     tables: frozenset[str] = frozenset()
     """Parts that several weights may share, small ones: they stay on the device when codes rest elsewhere."""
 

@@ -1,27 +1,55 @@
 """Quantized weights that FSDP2 has sharded: those whose codes may be cut anywhere, and those that stay whole."""
 
+from collections.abc import Collection
+
+import torch
 from torch import nn
+from torch.torch_version import TorchVersion
 
 from ...core.errors import HybridOptError
+from ..fsdp_units import casts
+from ..roles import base_name
 from ..sharding import is_sharded
 from .owners import owner
 from .replacing import guard_
 
 __all__ = ["follow_shards_"]
 
+NUMBERS_STAY = "2.13"  # the first torch that is known to gather integers as they are, whatever param_dtype is
+WHOLE = (
+    "leave such weights on every rank, fully_shard(..., ignored_params={p for p in model.parameters() if type(p) is "
+    "not torch.nn.Parameter})"
+)
 
-def follow_shards_(model: nn.Module) -> None:
+
+def follow_shards_(model: nn.Module, quantized: Collection[str] = ()) -> None:
     """Let schemes know the weights that were sharded since they were quantized.
 
-    Raises HybridOptError for codes that a scheme does not know without their constants.
+    Args:
+        model: sharded or not.
+        quantized: base names of weights that were quantized when the model was wrapped, without ".weight".
+
+    Raises:
+        HybridOptError: for codes that a scheme does not know without their constants, and for stacks of matrices
+            that fully_shard has turned into floats.
     """
+    for name, p in model.named_parameters() if quantized else ():
+        if is_sharded(p) and p.is_floating_point() and base_name(name).removesuffix(".weight") in quantized:
+            raise HybridOptError(
+                f"parameter {name!r} was quantized, and fully_shard has turned its rows into {p.dtype}; {WHOLE}"
+            )
     packed = [(n, p) for n, p in model.named_parameters() if is_sharded(p) and not p.is_floating_point()]
     if packed:
         guard_(model)
+    if packed and casts(model) and TorchVersion(torch.__version__) < NUMBERS_STAY:
+        raise HybridOptError(
+            f"parameter {packed[0][0]!r} is quantized and sharded, with a MixedPrecisionPolicy, and torch "
+            f"{torch.__version__} may turn its codes into numbers of param_dtype: take torch {NUMBERS_STAY}, or "
+            f"{WHOLE}"
+        )
     for name, p in packed:
         if owner(p) is None:
             raise HybridOptError(
                 f"parameter {name!r} is quantized ({p.dtype}), and fully_shard has cut its codes from their scales: "
-                "leave such weights on every rank, fully_shard(..., ignored_params={p for p in model.parameters() if "
-                "not p.is_floating_point()}), or take quantization='nf4'"
+                f"{WHOLE}, or take quantization='nf4'"
             )

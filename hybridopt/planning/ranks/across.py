@@ -12,7 +12,7 @@ from ..request import Request
 from ..trace.peak import Peak, Step, alone_moments
 from ..trace.simulate import Trace
 from .moments import sharded_moments
-from .units import Unit, Units, is_cut, units_of
+from .units import Unit, Units, bytes_of, is_cut, units_of
 from .updates import RankUpdates
 
 __all__ = ["Across", "PlannedReplicas", "PlannedShards", "across"]
@@ -61,7 +61,8 @@ class PlannedShards:
 
     def __init__(self, found: Weights, plan: Plan, gradients: dict[str, int], request: Request):
         self._plan, self._gradients, self._ranks = plan, gradients, request.gpus
-        whole = sum(e.numel * e.param.dtype.itemsize for e in plan.entries if is_cut(e.param))
+        self._scheme = request.scheme
+        whole = sum(bytes_of(e.param, self._scheme) for e in plan.entries if is_cut(e.param, self._scheme))
         everything = sum(self._units("").each.values(), Unit())
         self.weights = replace(found, weights=found.weights - whole + everything.shard)
         own = RankUpdates(plan, request.device == "cuda", request.gpus)
@@ -91,7 +92,7 @@ class PlannedShards:
         return replace(moment, temporaries=moment.temporaries + copies)
 
     def _units(self, path: str) -> Units:
-        return units_of(self._plan.entries, self._gradients, path, self._ranks)
+        return units_of(self._plan.entries, self._gradients, path, self._ranks, self._scheme)
 
 
 class PlannedReplicas:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
+from ...core.contracts import Scheme
 from ...core.errors import HybridOptError
 from ...execution.sharded.rows import cuts
 from ...model.roles import Param
 from ...policy.plan import Entry
 
-__all__ = ["ROOT", "Unit", "Units", "is_cut", "layer_of", "rows_here", "units_of"]
+__all__ = ["ROOT", "Unit", "Units", "bytes_of", "is_cut", "layer_of", "rows_here", "units_of"]
 
 ROOT = -1  # number of the unit outside of all layers
 
@@ -60,7 +61,9 @@ class Units:
         return self.ranks * self[number].reduced
 
 
-def units_of(entries: Iterable[Entry], gradients: Mapping[str, int], path: str, ranks: int) -> Units:
+def units_of(
+    entries: Iterable[Entry], gradients: Mapping[str, int], path: str, ranks: int, scheme: Scheme | None = None
+) -> Units:
     """Return the units of a model, each layer sharded by itself and the rest by the root.
 
     Args:
@@ -68,13 +71,16 @@ def units_of(entries: Iterable[Entry], gradients: Mapping[str, int], path: str, 
         gradients: bytes by name of those that the backward pass serves.
         path: name of the module that lists the layers; "" where there are none.
         ranks: that share each.
+        scheme: by which weights are quantized; None: none are.
     """
     found: dict[int, Unit] = {}
     for entry in entries:
         p = entry.param
-        if not is_cut(p):
+        if not is_cut(p, scheme):
             continue
         shard = rows_here(p, ranks, 0) * _row(p) * p.dtype.itemsize
+        if p.role == "quantized":
+            shard = -(-bytes_of(p, scheme) // ranks)  # codes are cut between any two bytes
         trained = p.name in gradients
         unit = Unit(shard, ranks * shard, gradients.get(p.name, 0), shard if trained else 0)
         number = layer_of(p.name, path)
@@ -82,8 +88,12 @@ def units_of(entries: Iterable[Entry], gradients: Mapping[str, int], path: str, 
     return Units(ranks, path, found)
 
 
-def is_cut(p: Param) -> bool:
-    """Return whether a parameter is sharded: quantized weights stay whole on every rank.
+def is_cut(p: Param, scheme: Scheme | None = None) -> bool:
+    """Return whether a parameter is sharded: of quantized weights only matrices of schemes whose codes may be cut.
+
+    Args:
+        p: the parameter.
+        scheme: by which weights are quantized; None: such weights stay whole.
 
     Raises:
         HybridOptError: it is kept as codes that are trained.
@@ -93,7 +103,15 @@ def is_cut(p: Param) -> bool:
             f"plan: parameter {p.name!r} is kept as codes of {p.codes}, of which no rows can be taken; take "
             "parallel='ddp', or train it in floats"
         )
-    return p.role not in ("quantized", "scales") and p.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    if p.role == "quantized":
+        return scheme is not None and scheme.shards and len(p.shape) == 2
+    return p.role != "scales" and p.dtype in (torch.float32, torch.bfloat16, torch.float16)
+
+
+def bytes_of(p: Param, scheme: Scheme | None = None) -> int:
+    """Return the bytes of a whole parameter that `is_cut`: of a quantized one those of its codes."""
+    count = math.prod(p.shape)
+    return -(-count * scheme.bits // 8) if scheme is not None and p.role == "quantized" else count * p.dtype.itemsize
 
 
 def layer_of(name: str, path: str) -> int:

@@ -178,7 +178,7 @@ def _several(request: Request) -> list[str]:
     if request.parallel == "ddp":
         return ["replica = torch.nn.parallel.DistributedDataParallel(model)  # call it in place of model, to train"]
     whole = "{p for p in model.parameters() if not p.is_floating_point()}"
-    ignored = f", ignored_params={whole}" if request.quantization else ""
+    ignored = f", ignored_params={whole}" if request.scheme is not None and not request.scheme.shards else ""
     return [
         "from torch.distributed.fsdp import fully_shard",
         "for layer in next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList)):",
