@@ -12,7 +12,7 @@ from ..execution.guarded import guarded
 from ..execution.probe_gradient import ProbeGradient
 from ..execution.probed import run_estimated
 from ..execution.run import WORTH_COMPILING, Ran, run
-from ..execution.sharded.rows import elements_before, local
+from ..execution.sharded.rows import cut_as, elements_before, local
 from ..execution.sharded.waiting import Waiting
 from ..execution.sharded.ways import ROUNDS, WHOLE, made
 from ..execution.sharded.whole import Gathered
@@ -87,6 +87,7 @@ class Updates:
         for name, p in work:
             one = self.windows.of(name, p)
             grad = self._estimate(one) if one.probed else p.grad
+            grad = grad if one.share is None else cut_as(p, grad)
             if grad is None or one.idle or one.empty:
                 continue
             if id(one.group) not in known:
@@ -127,7 +128,7 @@ class Updates:
         if one.share is None:
             return grad
         before = elements_before(one.share.rows, tuple(p.shape))
-        own = None if backprop is None else local(backprop)
+        own = None if backprop is None else local(cut_as(p, backprop))
         return replace(grad, shape=tuple(local(p).shape), backprop=own, start=before, before=before)
 
     def _task(self, one: Resolved, param: Tensor, grad: Tensor, numbers: tuple) -> Task:

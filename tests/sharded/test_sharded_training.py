@@ -97,6 +97,14 @@ def test_sampled_inputs_are_those_of_one_process(two):
             torch.testing.assert_close(found[n], x, rtol=1e-4, atol=1e-5)
 
 
+def reported(ranks=True):
+    return str(llama(ranks, policy="frugal", lora=True).hybrid.report())
+
+
+def test_a_report_counts_the_whole_model(two):
+    assert set(two.run(reported)) == {reported(ranks=False)}
+
+
 def looked_for():
     """Return how often all objects of the process are looked through for DDP, in three steps of fused updates."""
     from torch.distributed.fsdp import fully_shard

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ...core.contracts import Shape
 from ...core.errors import HybridOptError
+from ...core.meeting import meeting
 
-__all__ = ["RankRows", "cuts", "elements_before", "is_sharded", "local", "part_of", "rows_of"]
+__all__ = ["RankRows", "cut_as", "cuts", "elements_before", "is_sharded", "local", "part_of", "rows_of"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,17 @@ def local(x: Any) -> Tensor:
     return own
 
 
+def cut_as(p: Any, grad: Any) -> Any:
+    """Return the gradient of a parameter, cut as it is; parts of a sum, as sequence parallelism leaves them, added up.
+
+    All ranks that have a part of it have to come here.
+    """
+    if not is_sharded(grad) or grad.placements == p.placements:
+        return grad
+    with meeting("add up a gradient"):
+        return grad.redistribute(p.device_mesh, p.placements)
+
+
 def is_sharded(x: Tensor) -> bool:
     """Return whether `x` is a DTensor."""
     return hasattr(x, "to_local")
@@ -91,8 +103,8 @@ def rows_of(name: str, p: Tensor) -> RankRows | None:
     if len(cut) > 1 or not all(placements[i].is_shard(0) for i in cut):
         raise HybridOptError(
             f"parameter {name!r} (shape {tuple(p.shape)}) is sharded as {placements}; only shards along dimension 0, "
-            "over one dimension of the mesh, are updated: take fully_shard without shard_placement_fn, and no tensor "
-            "parallelism"
+            "over one dimension of the mesh, are updated. With fully_shard leave shard_placement_fn out; with tensor "
+            "parallelism leave these layers whole, or let ColwiseParallel cut them, without fully_shard"
         )
     _check_plain(name, p)
     along = cut[0] if cut else None

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import CodedWeight, PackedWeight, Scheme, Shape
 from ...core.registry import every
+from ..sharding import is_sharded
 from .frozen_weight import FrozenWeight
 
 __all__ = ["is_frozen", "kept_dtype", "layer_scheme", "logical_shape", "owner", "parts", "scheme_of"]
@@ -65,5 +66,5 @@ def parts(p: Tensor, layer: nn.Module | None = None) -> dict[str, Tensor]:
     scheme = owner(p)
     if scheme is not None:
         return scheme.parts(p, layer)
-    inner = p.__tensor_flatten__()[0] if hasattr(p, "__tensor_flatten__") else ()
+    inner = p.__tensor_flatten__()[0] if hasattr(p, "__tensor_flatten__") and not is_sharded(p) else ()
     return {name: getattr(p, name) for name in inner} or {"": p}

@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..sharding import is_sharded
 from .owners import is_frozen, parts
 
 __all__ = ["fingerprint", "weight_bytes"]
@@ -14,10 +16,15 @@ __all__ = ["fingerprint", "weight_bytes"]
 def weight_bytes(*things: nn.Module | Tensor) -> int:
     """Return the bytes of the weights in modules or tensors: values or codes, and every quantization constant.
 
-    Memory that several share (tied weights) counts once per call.
+    Memory that several share (tied weights) counts once per call; of sharded ones all ranks count.
     """
     tensors = [tensor for thing in things for tensor in _tensors(thing)]  # all alive, or memory would be used twice
-    return sum({(t.untyped_storage()._cdata, t.storage_offset()): t.nbytes for t in tensors}.values())
+    return sum({_place(t): t.nbytes for t in tensors}.values())
+
+
+def _place(t: Any) -> tuple[int, int]:
+    own = t.to_local() if is_sharded(t) else t
+    return own.untyped_storage()._cdata, own.storage_offset()
 
 
 def fingerprint(model: nn.Module) -> str:
