@@ -8,6 +8,8 @@ from statistics import median, quantiles
 import torch
 from torch import nn
 
+from hybridopt.execution.run import LASTING, WORTH_PRINTING
+
 from ..shared.peak import Peak
 from ..shared.tensor_bytes import held
 from ..shared.timing import seconds
@@ -18,7 +20,7 @@ LR = 1e-3
 SLOW, VERY_SLOW = 0.5, 2.0  # seconds; from there on a third and a fifth of the pairs are enough
 QUICK, MORE = 0.005, 4  # seconds; below, noise is larger and that many times the pairs cost nothing
 COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}  # far more than any cache
-WARM = 3  # steps before the measured ones, the first included
+WARM = 3  # steps before the measured ones, the first included, and for small models those before kernels are taken
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Bench:
         self._reference()
         first = self._timed(subject.step, params)
         before = self.weights.marks()
-        for _ in range(WARM - 1):
+        for _ in range(WARM - 1 + (LASTING if self.weights.numel < WORTH_PRINTING else 0)):
             self._timed(subject.step, params)
         idle = frozenset(name for name, mark in self.weights.marks().items() if mark == before[name])
         return first, idle

@@ -13,10 +13,26 @@ from .first_look import FirstLook, UnreadGradient
 from .guarded import guarded, written
 from .task import Task
 
-__all__ = ["WORTH_COMPILING", "Ran", "able", "backends", "carry_out", "choose", "first_look", "repeat_look", "run"]
+__all__ = [
+    "LASTING",
+    "WORTH_COMPILING",
+    "WORTH_PRINTING",
+    "Ran",
+    "able",
+    "backends",
+    "carry_out",
+    "choose",
+    "first_look",
+    "prepare",
+    "repeat_look",
+    "run",
+    "worth",
+]
 
 Ran = dict[Backend[Task], list[Task]]
 WORTH_COMPILING = 50_000_000  # elements of an optimizer on a CPU: below, compiling takes longer than it saves
+WORTH_PRINTING = 1 << 20  # the same of printed kernels: two seconds once a machine, a fraction of one in a process
+LASTING = 100  # steps of an optimizer that is worth printed kernels, whatever its size
 
 
 def run(tasks: Iterable[Task], compile: bool | int) -> Ran:
@@ -43,6 +59,31 @@ def carry_out(backend: Backend[Task], tasks: Sequence[Task]) -> None:
         for task in () if backend.heeds_sound else [task for task in tasks if task.sound is not None]:
             stack.enter_context(guarded(task.sound, partial(written, task.param, task.raw)))
         backend.run(tasks)
+
+
+def worth(elements: int, step: int) -> int:
+    """Return for how many elements an optimizer counts: where it lasts, for enough to have printed kernels.
+
+    So nobody waits for a compiler for a small model of a few steps. It depends on the step alone, not on whether
+    kernels are there already, or how long a compiler takes: a run that is resumed has the bits of one that was not.
+
+    Args:
+        elements: of the optimizer.
+        step: from 0.
+    """
+    return max(elements, WORTH_PRINTING) if step >= LASTING else elements
+
+
+def prepare(tasks: Iterable[Task], compile: bool | int) -> None:
+    """Let backends begin to make what they need to carry out tasks like these with `compile`, as `run` takes it."""
+    chosen: dict[str, Ran] = {}  # by device
+    for task in tasks:
+        device = task.param.device.type
+        backend, seen = choose(task, compile, device)
+        chosen.setdefault(device, {}).setdefault(backend, []).append(seen)
+    for device, some in chosen.items():
+        for backend in able(compile, device):
+            backend.prepare(some.get(backend, []))
 
 
 def choose(task: Task, compile: bool | int, device: str, alone: bool = False) -> tuple[Backend[Task], Task]:

@@ -55,9 +55,9 @@ class HybridOptimizer(Probing, Following, Persistent):
         nonfinite: what an infinite or NaN gradient does: "raise" an error, "skip" the step, or "ignore". With
             release="fused" "skip" skips the parameter, and "raise" comes before the parameter is changed, but after
             others were: on a CPU in the backward pass, on a GPU in `step()`, which reads all flags at once.
-        compile: updates by compiled kernels: True, False, or "auto": on GPUs; on CPUs from a million elements on those
-            in C++, which a C++ compiler makes once a machine, and from 50 million on what else torch.compile makes.
-            Results differ by rounding only.
+        compile: updates by compiled kernels: True, False, or "auto": on GPUs; on CPUs from a million elements on, or
+            else from step 100 on, those in C++, which a C++ compiler makes once a machine, and from 50 million on what
+            else torch.compile makes. Results differ by rounding only.
         roles: role, Param, or Entry of a Plan, by parameter name; None: those of `module`. What is missing is guessed
             from name and shape. Of an Entry the treatment is taken as it is.
         module: the model of the parameters: it tells their roles, and probes shift one of its modules at a time.

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ..core.errors import HybridOptError
-from ..execution.run import WORTH_COMPILING
+from ..execution.run import LASTING, WORTH_COMPILING, WORTH_PRINTING, worth
 from ..model.placement.homes import device_of
 from .groups import Tags
 from .looking import Looked, look
@@ -25,6 +25,7 @@ from .windows import Windows, carried_over
 __all__ = ["Parameters", "Work"]
 
 Work = tuple[str, Tensor]  # a parameter with its name
+AHEAD = 50  # steps before kernels are taken, in which a compiler makes them while training goes on
 
 
 class Parameters(Updates):
@@ -67,7 +68,15 @@ class Parameters(Updates):
     @property
     def _compiling(self) -> bool | int:
         """What `run` is told of compiling: a number of elements where that decides."""
-        return not is_in_torch_dispatch_mode(include_infra_modes=False) and self._compile
+        if is_in_torch_dispatch_mode(include_infra_modes=False):
+            return False
+        return self._compile if isinstance(self._compile, bool) else worth(self._compile, self.step)
+
+    @property
+    def _prepares(self) -> int:
+        """What `prepare` is told of compiling, in the step in which steps to come are prepared; else 0."""
+        small = not isinstance(self._compile, bool) and self._compile < WORTH_PRINTING
+        return WORTH_PRINTING if small and self.step == LASTING - AHEAD and self._compiling else 0
 
     def params(self) -> list[Work]:
         """Return all parameters, group by group."""

@@ -11,7 +11,7 @@ from ..core.contracts import Named, State
 from ..execution.guarded import guarded
 from ..execution.probe_gradient import ProbeGradient
 from ..execution.probed import run_estimated
-from ..execution.run import WORTH_COMPILING, Ran, run
+from ..execution.run import WORTH_COMPILING, Ran, prepare, run
 from ..execution.sharded.rows import cut_as, elements_before, local
 from ..execution.sharded.waiting import Waiting
 from ..execution.sharded.ways import ROUNDS, WHOLE, made
@@ -50,6 +50,10 @@ class Updates:
     def _compiling(self) -> bool | int:
         raise NotImplementedError
 
+    @property
+    def _prepares(self) -> int:
+        raise NotImplementedError
+
     def carry_out(self, work: Iterable[Named], sound: Tensor | None = None, looked: Looked = NOTHING) -> None:
         """Update parameters; what is not contiguous is updated in a contiguous copy, which is written back.
 
@@ -65,7 +69,7 @@ class Updates:
             self._carry_out(work, sound, compile, looked)
             return
         setting = compile, self.windows.edition, all_near()
-        left = self._repeats.carry_out(work, self._optimizer.state, setting)
+        left = work if self._prepares else self._repeats.carry_out(work, self._optimizer.state, setting)
         ran = self._carry_out(left, None, compile, looked) if left else {}
         if len(left) == len(work):
             self._repeats.learn(work, self.windows, ran, setting)
@@ -113,6 +117,8 @@ class Updates:
                 tasks.append(task)
             if copied:
                 live.copy_(task.param.view(live.shape))
+        if later := self._prepares:
+            prepare(tasks, later)
         ran = run(tasks, compile)
         waiting.carry_out(lambda some: _run(some, compile))
         return ran

@@ -156,9 +156,7 @@ def experts():
 
     lora = LoraConfig(r=2, target_modules=["q_proj"])
     model = hybridopt.wrap(tiny_moe(), policy="lion", quantization="nf4", peft_config=lora)
-    with pytest.raises(
-        hybridopt.HybridOptError, match=r"experts.*fully_shard has turned .*float32"
-    ):
+    with pytest.raises(hybridopt.HybridOptError, match=r"experts.*fully_shard has turned .*float32"):
         fully_shard(model).hybrid.optimizer(lr=1e-2)
     model = hybridopt.wrap(tiny_moe(), policy="lion", quantization="nf4", peft_config=lora)
     stacks = {p for p in model.parameters() if p.ndim == 3}

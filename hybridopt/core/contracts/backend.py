@@ -101,6 +101,12 @@ class Backend(Protocol[TaskT]):
     def run(self, tasks: Iterable[TaskT]) -> None:
         """Carry out tasks that fit: change their parameters and state in place."""
 
+    def prepare(self, tasks: Sequence[TaskT]) -> None:
+        """Begin to make what it needs for steps of tasks like these, such as kernels; wait for nothing.
+
+        tasks: those that fit, and that no backend before it takes; there may be none.
+        """
+
     def first_look(self, gradients: Sequence[Any]) -> Mapping[str, Any]:
         """Look at gradients before anything is changed, of a backend that reads all of them at once.
 

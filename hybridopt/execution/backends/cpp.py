@@ -15,12 +15,13 @@ from ...policy.job import Job, declare
 from ..cpp import builder
 from ..cpp.call import KernelCall
 from ..cpp.chosen import chosen
-from ..cpp.first_look import finite, first_look
+from ..cpp.first_look import TEXT, finite, first_look
 from ..cpp.layouts import LONG, Layout, in_memory, joined, layout_of, sizes_of, text_of
 from ..first_look import FirstLook, UnreadGradient
 from ..printing.cpp_rounds import RoundsLayout
 from ..printing.cpp_structs import ROOTS
 from ..printing.traced import traced
+from ..run import WORTH_PRINTING
 from ..slices import update_in_slices
 from ..state import seeds
 from ..task import Task
@@ -41,7 +42,7 @@ class Cpp(Backend[Task]):
     rank = 15  # torch's own AdamW is as fast, and costs less Python a parameter
     devices = frozenset({"cpu"})
     compiles = True
-    worth_from = 1 << 20  # two seconds once a machine, and from then on a fraction of one in every process
+    worth_from = WORTH_PRINTING
     in_blocks = True
 
     def fits(self, task: Task) -> bool:
@@ -69,6 +70,10 @@ class Cpp(Backend[Task]):
                 keys = _keys(layout, (task.job for task in same), (task.key for task in same))
                 _call(layout, same).run([task.grad for task in same], keys, _numbers(same[0]))
             increment_version([task.param for task in same])
+
+    def prepare(self, tasks: Sequence[Task]) -> None:
+        """Begin to compile the kernels of these tasks, and the one that looks at gradients for all backends."""
+        builder.begin([TEXT, *(text_of(layout) for layout in map(_layout, tasks) if layout)])
 
     def first_look(self, gradients: Sequence[UnreadGradient]) -> dict[str, FirstLook]:
         """Look at gradients by a few calls: those of rules with rounds are read as their first round reads them."""

@@ -14,10 +14,11 @@ from pathlib import Path
 from time import perf_counter, sleep
 
 from ...core.errors import HybridOptWarning
+from . import ahead
 from .cache import LIBRARY, SOURCE, KernelFolder, folder
 from .compiler import FLAGS, SKELETON, CompilerError, compiler, processor, stop, wide
 
-__all__ = ["Built", "available", "build", "function", "give_up", "refused", "trial", "usable"]
+__all__ = ["Built", "available", "begin", "build", "function", "give_up", "refused", "trial", "usable"]
 
 ENTRY, LOOK = "hybridopt_run", "hybridopt_look"  # the latter of rules with rounds
 CURE = "Install g++ (or name a compiler in CXX), or pass compile=False to be silent"
@@ -69,6 +70,13 @@ def function(text: str, entry: str = ENTRY) -> Callable[..., None] | None:
     return _built.get(text, {}).get(entry)
 
 
+def begin(texts: Iterable[str]) -> None:
+    """Begin to make the kernels of several texts that are not known yet; `build` waits for them."""
+    for text in texts:
+        if not (text in _built or text in refused or _failed):
+            ahead.begin(text, _made)
+
+
 def build(texts: Iterable[str]) -> None:
     """Make the kernels of several texts at the same time, those that are not known yet.
 
@@ -79,7 +87,7 @@ def build(texts: Iterable[str]) -> None:
     if not new or not available():
         return
     with ThreadPoolExecutor(max(1, min(len(new), cpu_count() or 1))) as pool:
-        made = [pool.submit(_made, text) for text in new]
+        made = [ahead.taken(text) or pool.submit(_made, text) for text in new]
         try:
             for text, one in zip(new, made, strict=True):
                 _take(text, one)

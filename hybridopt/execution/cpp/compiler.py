@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["FLAGS", "SKELETON", "Compiler", "CompilerError", "compiler", "processor", "stop", "wide"]
+__all__ = ["FLAGS", "SKELETON", "Compiler", "CompilerError", "compiler", "forget", "processor", "stop", "wide"]
 
 NAMES = ("g++", "clang++", "c++")
 FLAGS = (
@@ -110,6 +110,11 @@ def stop() -> None:
     """End the compilers that this process has started, as nobody waits for them any more."""
     for process in list(_running):
         _end(process)
+
+
+def forget() -> None:
+    """Leave compilers alone that the parent of this process, which was forked, has started."""
+    _running.clear()
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -14,7 +14,7 @@ from . import builder
 from .call import KernelCall
 from .layouts import in_memory, layout_of, sizes_of, text_of
 
-__all__ = ["Finite", "finite", "first_look"]
+__all__ = ["TEXT", "Finite", "finite", "first_look"]
 
 TEXT = """\
 // Printed from the check for NaN and infinity.

@@ -1,0 +1,99 @@
+"""Kernels whose making was begun while steps went on."""
+
+import os
+import time
+import warnings
+
+import pytest
+
+from hybridopt import HybridOptWarning
+from hybridopt.execution.cpp import ahead, builder, compiler
+
+TEXT = 'extern "C" void hybridopt_run(const void*) {}\n'
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    """Nothing is known, and the cache is a folder of the test's own."""
+    monkeypatch.setenv("HYBRIDOPT_KERNELS", str(tmp_path / "kernels"))
+    for name in ("_failed", "_found", "_told", "refused"):
+        monkeypatch.setattr(builder, name, set())
+    monkeypatch.setattr(builder, "_built", {})
+    monkeypatch.setattr(builder, "_missing", [])
+    monkeypatch.setattr(ahead, "_begun", {})
+    monkeypatch.setattr(compiler, "wide", lambda: ())
+    return tmp_path
+
+
+def called(path, monkeypatch, text):
+    """Let a script be the compiler, which notes that it was called."""
+    script = path / "cxx"
+    script.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo called >> {path}/calls\n{text}\nexec g++ "$@"\n')
+    script.chmod(0o700)
+    monkeypatch.setenv("CXX", str(script))
+    return path / "calls"
+
+
+def test_a_kernel_that_was_begun_is_made_once(fresh, monkeypatch):
+    calls = called(fresh, monkeypatch, "")
+    builder.begin([TEXT, TEXT])
+    builder.begin([TEXT])
+    builder.build([TEXT])
+    assert callable(builder.function(TEXT)) and calls.read_text() == "called\n"
+    builder.begin([TEXT])
+    assert not ahead._begun  # it is known
+
+
+def test_nobody_waits_for_what_was_begun(fresh, monkeypatch):
+    called(fresh, monkeypatch, f"while [ ! -e {fresh}/go ]; do sleep 0.05; done")
+    (fresh / "go").touch()
+    compiler.compiler()
+    (fresh / "go").unlink()
+    builder.begin([TEXT])
+    assert builder.function(TEXT) is None and not ahead._begun[TEXT][0].done()
+    (fresh / "go").touch()
+    builder.build([TEXT])
+    assert builder.function(TEXT)
+
+
+def test_what_goes_wrong_is_said_where_it_is_missed(fresh, monkeypatch):
+    called(
+        fresh,
+        monkeypatch,
+        'for x; do case "$x" in *.cpp) ! grep -q hybridopt_run.const.void "$x" || exit 1;; esac; done',
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        builder.begin([TEXT])
+        ahead._begun[TEXT][1].join()
+    with pytest.warns(HybridOptWarning, match="are not compiled, and slower"):
+        builder.build([TEXT])
+    assert builder.refused == {TEXT} and builder.available()
+
+
+def test_the_end_of_a_process_ends_compilers(fresh, monkeypatch):
+    called(fresh, monkeypatch, '[ "$1" = --version ] || exec sleep 60')
+    builder.begin([TEXT])
+    while not compiler._running:
+        time.sleep(0.01)
+    (running,) = compiler._running
+    start = time.monotonic()
+    ahead._end()
+    assert running.poll() is not None and time.monotonic() - start < 30
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_a_forked_child_makes_its_own_and_leaves_its_parent_s_alone(fresh, monkeypatch):
+    called(fresh, monkeypatch, f'[ "$1" = --version ] || while [ ! -e {fresh}/go ]; do sleep 0.05; done')
+    builder.begin([TEXT])
+    while not compiler._running:
+        time.sleep(0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of threads
+        child = os.fork()
+    if not child:
+        os._exit(0 if not ahead._begun and not compiler._running and ahead._room[0].acquire(blocking=False) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    (fresh / "go").touch()
+    builder.build([TEXT])
+    assert builder.function(TEXT)
