@@ -12,7 +12,7 @@ from .task import PLAIN
 __all__ = ["LyingForm", "Unmoved", "readable"]
 
 TYPES = frozenset(PLAIN)
-_dtype, _device = attrgetter("dtype"), attrgetter("device")
+_dtype, _device, _is_cpu = attrgetter("dtype"), attrgetter("device"), attrgetter("is_cpu")
 
 
 def readable(xs: Sequence[Tensor]) -> bool:
@@ -20,12 +20,12 @@ def readable(xs: Sequence[Tensor]) -> bool:
 
     That is not so for subclasses, views that negate, and zeros without memory.
     """
-    return (
-        TYPES.issuperset(map(type, xs))
-        and all(map(Tensor.is_contiguous, xs))
-        and not any(map(Tensor.is_neg, xs))
-        and all(map(Tensor.data_ptr, xs))
-    )
+    return _in_order(xs) and all(map(Tensor.data_ptr, xs))
+
+
+def _in_order(xs: Sequence[Tensor]) -> bool:
+    """Return what `readable` does, but of tensors that may have no memory."""
+    return TYPES.issuperset(map(type, xs)) and all(map(Tensor.is_contiguous, xs)) and not any(map(Tensor.is_neg, xs))
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,15 @@ class LyingForm:
 
     def fits(self, xs: Sequence[Tensor]) -> bool:
         """Return whether tensors have this form, and their numbers can be read by their addresses."""
+        return self.holds(xs) and all(map(Tensor.data_ptr, xs))
+
+    def holds(self, xs: Sequence[Tensor]) -> bool:
+        """Return what `fits` does, but of tensors that may have no memory."""
         return (
-            readable(xs)
+            _in_order(xs)
             and list(map(_dtype, xs)) == self.dtypes
-            and set(map(_device, xs)) == {self.device}
             and list(map(Tensor.numel, xs)) == self.sizes
+            and (all(map(_is_cpu, xs)) if self.device.type == "cpu" else set(map(_device, xs)) == {self.device})
         )
 
 
@@ -76,4 +80,5 @@ class Unmoved:
 
     def fits(self, xs: Sequence[Tensor]) -> bool:
         """Return whether tensors lie there, in the same form; they need not be the same objects."""
-        return self.form.fits(xs) and list(map(Tensor.data_ptr, xs)) == self.at
+        at = list(map(Tensor.data_ptr, xs))
+        return at == self.at and all(at) and self.form.holds(xs)

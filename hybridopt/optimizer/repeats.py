@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from .windows import Windows
 __all__ = ["Repeats"]
 
 NOTHING = torch.empty(0)
+_second = itemgetter(1)
 
 
 class Repeats:
@@ -161,4 +163,4 @@ def _crews(params: Mapping[str, Tensor], windows: Windows, ran: Ran) -> list[_Cr
 
 
 def _identities(work: Sequence[Named]) -> list[int]:
-    return [id(p) for _, p in work]
+    return list(map(id, map(_second, work)))

@@ -67,7 +67,7 @@ def finite(grads: Sequence[Tensor]) -> "Finite | None":
 
 
 class Finite(RepeatedLook):
-    """One call of the kernel in every step, with one flag for all gradients.
+    """One call of the kernel in every step, with one flag for all gradients; those of the first updates are read last.
 
     Args:
         kernel: that of `TEXT`.
@@ -76,12 +76,14 @@ class Finite(RepeatedLook):
 
     def __init__(self, kernel: Callable[..., None], grads: Sequence[Tensor]):
         self._flag = torch.zeros(1, dtype=torch.int32, device=CPU)
-        self._call = KernelCall(kernel, [(grad, self._flag) for grad in grads], list(map(_sizes, grads)), 0, 0, grad=0)
+        self._call = KernelCall(
+            kernel, [(x, self._flag) for x in grads[::-1]], list(map(_sizes, grads[::-1])), 0, 0, grad=0
+        )
 
     def finite(self, grads: Sequence[Tensor]) -> bool:
         """Return whether no gradient has NaN or infinity."""
         self._flag.zero_()
-        self._call.run(grads, (), ())
+        self._call.run(grads[::-1], (), ())
         return not self._flag.item()
 
 
