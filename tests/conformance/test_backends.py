@@ -192,7 +192,7 @@ def test_a_backend_takes_the_temporaries_that_it_states(name, small):
 
 
 def test_the_order_and_what_goes_through_it(monkeypatch):
-    assert [b.name for b in run.able(True, "cpu")] == ["native", "cpp", "banks", "compiled", "subspace", "eager"]
+    assert [b.name for b in run.able(True, "cpu")] == ["cpp", "native", "banks", "compiled", "subspace", "eager"]
     for elements, more in [(1, []), (1 << 20, ["cpp"]), (run.WORTH_COMPILING, ["cpp", "compiled"])]:
         assert [b.name for b in run.able(elements, "cpu") if b.compiles] == more
     assert [b.name for b in run.able(False, "cuda")] == ["native", "banks", "subspace", "eager"]

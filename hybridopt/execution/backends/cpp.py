@@ -25,6 +25,7 @@ from ..run import WORTH_PRINTING
 from ..slices import update_in_slices
 from ..state import seeds
 from ..task import Task
+from .native import known
 
 __all__ = ["Cpp"]
 
@@ -39,7 +40,7 @@ class Cpp(Backend[Task]):
     """
 
     name = "cpp"
-    rank = 15  # torch's own AdamW is as fast, and costs less Python a parameter
+    rank = 5  # before torch's own AdamW, which cuts every tensor by itself for threads, and small ones not at all
     devices = frozenset({"cpu"})
     compiles = True
     worth_from = WORTH_PRINTING
@@ -52,7 +53,7 @@ class Cpp(Backend[Task]):
         if not isinstance(task.grad, Tensor) or (task.before and task.rounded):  # of probes; rows that others count
             return False
         layout = _layout(task)
-        if layout is None or not builder.available() or (builder.refused and text_of(layout) in builder.refused):
+        if layout is None or not _compiler(task) or (builder.refused and text_of(layout) in builder.refused):
             return False
         return _in_memory(task)
 
@@ -112,6 +113,11 @@ class Cpp(Backend[Task]):
             for layout, shape in layouts
             if isinstance(layout, RoundsLayout)
         )
+
+
+def _compiler(task: Task) -> bool:
+    """Return whether there is a compiler; who misses one is told, but not where torch has a kernel of its own."""
+    return builder.usable() if known(task) else builder.available()
 
 
 def _layout(task: Task) -> Layout | None:
