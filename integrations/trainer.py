@@ -14,7 +14,6 @@ from transformers import Trainer
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.model.quantization.sizes import weight_bytes
-from hybridopt.optimizer.optimizer import HybridOptimizer
 from hybridopt.optimizer.releases import release_class
 from hybridopt.policy.routes import Ready, read_policy
 from hybridopt.strategy import Strategy
@@ -27,6 +26,7 @@ from .trainer_batches import PreparedBatches
 from .trainer_checkpoints import ResumeCheck, Resuming
 from .trainer_checks import check, check_arguments, check_assignment, check_options
 from .trainer_log import with_probes, with_true_norm
+from .trainer_norms import TellingNorms, bare
 from .trainer_windows import WindowsCheck
 from .transformers import HybridOptimizerFactory
 
@@ -37,7 +37,7 @@ LOADING: tuple[str, ...] = ("num_workers", "worker_init_fn", "pin_memory", "pers
 LOADING += ("multiprocessing_context", "prefetch_factor")
 
 
-class HybridTrainerMixin(Resuming, PreparedBatches):
+class HybridTrainerMixin(Resuming, PreparedBatches, TellingNorms):
     """Makes any Trainer run any policy: `class Mine(HybridTrainerMixin, SFTTrainer)`.
 
     Policies with probes: every micro-batch is probed before its backward pass, all of a step along the same
@@ -102,7 +102,7 @@ class HybridTrainerMixin(Resuming, PreparedBatches):
         """
         if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
             optimizer = super().create_optimizer(model)
-            check(self, _bare(optimizer))
+            check(self, bare(optimizer))
             return optimizer
         check_arguments(self.args)
         model = self.model if model is None else model
@@ -131,7 +131,7 @@ class HybridTrainerMixin(Resuming, PreparedBatches):
             The loss of the Trainer's step, or of the probe without one, over the number of micro-batches.
         """
         self.tokens_seen.add(inputs)
-        optimizer = _bare(self.optimizer)
+        optimizer = bare(self.optimizer)
         if optimizer is None or not optimizer.probes_needed:
             with self._tells(optimizer):
                 return super().training_step(model, inputs, num_items_in_batch)
@@ -230,7 +230,7 @@ class HybridTrainerMixin(Resuming, PreparedBatches):
             args: the Trainer's own.
             kwargs: the Trainer's own.
         """
-        optimizer = _bare(self.optimizer)
+        optimizer = bare(self.optimizer)
         logs = with_probes(with_true_norm(logs, optimizer), optimizer, self._probed)
         super().log(logs, *args, **kwargs)
 
@@ -241,9 +241,3 @@ class HybridTrainer(HybridTrainerMixin, Trainer):
 
 def _read(policy: str | Ready | None, options: Mapping[str, Any]) -> Ready:
     return read_policy("frugal" if policy is None else policy, dict(options))
-
-
-def _bare(optimizer: torch.optim.Optimizer | None) -> HybridOptimizer | None:
-    """Return the HybridOptimizer in accelerate's container, if any; None for another optimizer."""
-    optimizer = getattr(optimizer, "optimizer", optimizer)
-    return optimizer if isinstance(optimizer, HybridOptimizer) else None

@@ -12,7 +12,7 @@ from ..core.meeting import meeting
 __all__ = ["abandon_", "check_plain", "class_of", "is_sharded", "reshard_", "sharded_tensors", "whole", "write_"]
 
 
-def is_sharded(x: Tensor) -> bool:
+def is_sharded(x: Any) -> bool:
     """Return whether `x` is a DTensor."""
     return hasattr(x, "full_tensor")
 

@@ -10,7 +10,18 @@ from torch import Tensor
 from ..core.errors import HybridOptError
 from ..model.sharding import is_sharded, whole
 
-__all__ = ["NONFINITE", "check_dense", "first_not_finite", "norm", "norms", "not_finite", "sums", "total"]
+__all__ = [
+    "NONFINITE",
+    "check_dense",
+    "first_not_finite",
+    "fitting",
+    "judged",
+    "norm",
+    "norms",
+    "not_finite",
+    "sums",
+    "total",
+]
 
 NONFINITE = ("raise", "skip", "ignore")
 PIECE = 1 << 18  # elements of a gradient that are there in float32 at a time
@@ -31,8 +42,18 @@ def not_finite(grads: Named, shown: list[Tensor]) -> str | None:
     Finite entries may make it overflow: then all are looked at closely. One synchronisation a device where everything
     is finite.
     """
-    if _all_finite(shown):
-        return None
+    return None if _all_finite(shown) else _first(grads)
+
+
+def judged(grads: Named, norms: list[Tensor]) -> tuple[str | None, list[Tensor]]:
+    """Return what `not_finite` does of gradients and their norms, and the norms as `fitting` does, on any device."""
+    if _all_finite(norms):
+        return None, norms
+    bad = _first(grads)
+    return bad, norms if bad is not None else _wide(grads)
+
+
+def _first(grads: Named) -> str | None:
     return next((name for name, grad in grads if not bool(whole(grad.isfinite().all()))), None)
 
 
@@ -44,6 +65,24 @@ def first_not_finite(numbers: dict[str, Tensor]) -> str | None:
     if _all_finite(list(numbers.values())):
         return None
     return next((name for name, number in numbers.items() if not math.isfinite(number)), None)
+
+
+def fitting(grads: Named, norms: list[Tensor]) -> list[Tensor]:
+    """Return norms; where one on the host overflows float32, though no entry does, all in float64.
+
+    Clipping by an infinite norm would make every gradient 0.
+
+    Args:
+        grads: (name, gradient) pairs.
+        norms: of each, shape [], as `norms` returns them.
+    """
+    if all(norm.is_cpu for norm in norms) and any(map(math.isinf, norms)):
+        return _wide(grads)
+    return norms
+
+
+def _wide(grads: Named) -> list[Tensor]:
+    return _joined([torch.linalg.vector_norm(grad, dtype=torch.float64) for _, grad in grads])
 
 
 def sums(grads: Named) -> list[Tensor]:
@@ -93,7 +132,10 @@ def _joined(numbers: list[Any]) -> list[Tensor]:
 def total(norms: Iterable[Tensor]) -> Tensor | None:
     """Return the norm of all gradients from the norms of each, on the first one's device; nothing waits for it."""
     norms = list(norms)
-    return torch.linalg.vector_norm(torch.stack([x.to(norms[0].device) for x in norms])) if norms else None
+    if not norms:
+        return None
+    widest = torch.float64 if any(x.dtype == torch.float64 for x in norms) else norms[0].dtype
+    return torch.linalg.vector_norm(torch.stack([x.to(norms[0].device, widest) for x in norms]))
 
 
 def _all_finite(numbers: list[Tensor]) -> bool:

@@ -201,6 +201,7 @@ class HybridOptimizer(Probing, Following, Persistent):
             self._reach.check(self._parameters, self._release, self._probing)
             self._replicas.check(self._parameters)
             moved, self._norm = self._release.finish(self._parameters, self.nonfinite)
+        self._parameters.told.forget()
         if moved:
             self._probing.end(self._parameters, skipped)
             for group in self.param_groups:
@@ -299,6 +300,16 @@ class HybridOptimizer(Probing, Following, Persistent):
         if not self._release.midway:
             self._look()
         return self._release.measure(self._parameters, loss, self.nonfinite)
+
+    def tell_norm(self, norm: Tensor | float) -> None:
+        """Tell the norm of all gradients as they are now, as `torch.nn.utils.clip_grad_norm_` returns it.
+
+        Where it is finite, the next `step` does not read gradients once more to look for NaN, unless they have changed
+        since. `HybridTrainer` tells it by itself.
+
+        norm: of the gradients of this optimizer's parameters, others may be among them, before or after clipping.
+        """
+        self._parameters.told.tell(norm, (p for _, p in self._parameters.params()))
 
     @property
     def grad_norm(self) -> Tensor | None:

@@ -18,6 +18,7 @@ from .probing.measured import Measured
 from .probing.shifts import Shifts
 from .repeats import Repeats
 from .resting import check_resting
+from .told_norm import ToldNorm
 from .turns import Turns
 from .updates import NOTHING, Updates
 from .windows import Windows, carried_over
@@ -55,6 +56,7 @@ class Parameters(Updates):
         self.windows = Windows(tags, optimizer.param_groups, pace)
         self.shifts = Shifts(self.windows, trainable)
         self._repeats, self._looks, self._begun = Repeats(), Looks(), NewWindows()
+        self.told = ToldNorm()
         self._check_shared()
         check_resting(self.windows.all())
         self._compile = self._elements() if compile == "auto" else bool(compile)
@@ -160,12 +162,12 @@ class Parameters(Updates):
     def look(self, work: Iterable[Work]) -> tuple[str | None, Looked]:
         """Look at gradients before anything is changed. Arguments and results as in `ReleasedParameters.look`."""
         work, compile = list(work), self._compiling
-        if self._looks.finite(work, compile):
+        if self.told.finite(work) or self._looks.finite(work, compile):
             return None, NOTHING
         names = {name for name, _ in work}
         resolved = [one for one in self.windows.all() if one.name in names]
         bad, looked = look(resolved, compile)
-        if bad is None and not any(one.job.rounds for one in resolved):  # whose looks find more
+        if bad is None and not any(one.numbers is not None for one in looked.values()):  # those are of this step
             self._looks.learn(work, compile)
         return bad, looked
 

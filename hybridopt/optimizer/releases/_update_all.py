@@ -33,11 +33,14 @@ def update_all(
     some = [(n, p) for n, p in work if n in with_gradient]
     grads = [(n, p.grad) for n, p in some if p.grad is not None]
     gradients.check_dense(grads)
+    ignored = nonfinite == "ignore"
     norms = gradients.norms(grads) if clip.limit is not None else []
     bad: str | None = None
     looked: Mapping[str, Any] = {}
-    if nonfinite != "ignore":  # where the norms are wanted, they show it, and nothing is read twice
-        bad, looked = (gradients.not_finite(grads, norms), {}) if norms else parameters.look(some)
+    if norms:  # they show NaN and infinity, and nothing is read twice
+        bad, norms = (None, gradients.fitting(grads, norms)) if ignored else gradients.judged(grads, norms)
+    elif not ignored:
+        bad, looked = parameters.look(some)
     if bad is not None:
         _refuse(bad, nonfinite, parameters.step)
         return False, None

@@ -160,6 +160,8 @@ class Fused(Release):
         gradients.check_dense([(name, p.grad)])
         norm = gradients.norm(p.grad)
         sound = self._sound(parameters, name, p, norm, nonfinite)
+        if sound is True and norm.is_cpu and norm.isinf():
+            (norm,) = gradients.fitting([(name, p.grad)], [norm])
         self._norms[name] = norm
         if sound is not False:
             size = parameters.previous if self.clip.mode == "previous" else self._size
