@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from ..execution.first_look import FirstLook, UnreadGradient
-from ..execution.run import first_look
+from ..execution.run import WORTH_PRINTING, first_look
 from ..model.placement.homes import all_near, home
 from . import gradients
 from .resolved import Resolved
@@ -21,7 +21,8 @@ def look(resolved: Iterable[Resolved], compile: bool | int) -> tuple[str | None,
         compile: as `execution.run` takes it.
     """
     grads, near = [(one, one.p.grad) for one in resolved if one.p.grad is not None], all_near()
-    apart = [one.share is not None or one.probed or one.idle or one.empty for one, _ in grads]
+    few = sum(grad.numel() for _, grad in grads) < WORTH_PRINTING  # one call a step is worth more than one read
+    apart = [few or one.share is not None or one.probed or one.idle or one.empty for one, _ in grads]
     unread = [
         UnreadGradient(one.name, one.p, grad, one.own, one.store, not other and (near or home(one.p) is None))
         for (one, grad), other in zip(grads, apart, strict=True)

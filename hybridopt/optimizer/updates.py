@@ -68,7 +68,8 @@ class Updates:
         if sound is not None or len(work) < FEW:
             self._carry_out(work, sound, compile, looked)
             return
-        setting = compile, self.windows.edition, all_near()
+        found = any(one.numbers is not None for one in looked.values())  # what was found is for this step alone
+        setting = compile, self.windows.edition, all_near(), found
         left = work if self._prepares else self._repeats.carry_out(work, self._optimizer.state, setting)
         ran = self._carry_out(left, None, compile, looked) if left else {}
         if len(left) == len(work):
@@ -117,7 +118,7 @@ class Updates:
                 tasks.append(task)
             if copied:
                 live.copy_(task.param.view(live.shape))
-        if later := self._prepares:
+        if compile is not True and compile is not False and (later := self._prepares):
             prepare(tasks, later)
         ran = run(tasks, compile)
         waiting.carry_out(lambda some: _run(some, compile))
@@ -150,6 +151,8 @@ class Updates:
             shape = (share.rows.count, *own.shape[1:]) if share.way == ROUNDS else shape
         if param.shape != shape or not param.is_contiguous():
             param = param.reshape(shape).contiguous()
+        if not one.probed and grad._is_zerotensor():
+            grad = grad.clone()  # one without memory, which operations would hand on to others that write
         if one.probed or grad.shape != shape or not grad.is_contiguous():  # of probes: no tensor yet
             grad = grad.reshape(shape).contiguous()
         lr, decay, sound, looked = numbers

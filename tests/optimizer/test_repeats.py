@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
 from hybridopt.execution.cpp.first_look import Finite
 from hybridopt.optimizer import looks, repeats, updates
-from hybridopt.parts import AdamW, Columns, Empty, Lion, Momentum, NoUpdate, SignSGD
+from hybridopt.parts import AdaLomo, AdamW, Columns, Empty, Lion, Momentum, NoUpdate, SignSGD
 
 SHAPES = [(64, 16), (16, 64), (5, 9), (7,), (33, 32), (32, 33), (2, 3, 16), (40, 16)]
 WAYS = {
@@ -20,7 +20,9 @@ WAYS = {
     "columns": (Treatment(Lion(), SignSGD(), Columns(0.3, 4)), torch.float32),
     "random": (Treatment(Momentum(), SignSGD(), Columns(0.3, 4)), torch.bfloat16),
     "adamw": (Treatment(AdamW(), NoUpdate()), torch.float32),
+    "rounds": (Treatment(AdaLomo(), NoUpdate()), torch.float32),
 }
+ROUNDED = {"adamw", "rounds"}  # elsewhere than eager updates
 
 
 class Run:
@@ -152,7 +154,7 @@ CHANGES |= {f.__name__: f for f in (all_older, other_columns, other_window, adde
 
 def twins(way, monkeypatch):
     """Return a run that repeats, one that never does, and a function that takes a step of both and compares them."""
-    fast, slow = Run(way, True), Run(way, way == "adamw")
+    fast, slow = Run(way, True), Run(way, way in ROUNDED)
 
     def step():
         fast.step()

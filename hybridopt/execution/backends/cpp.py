@@ -25,11 +25,12 @@ from ..run import WORTH_PRINTING
 from ..slices import update_in_slices
 from ..state import seeds
 from ..task import Task
-from .native import known
+from .native import Native
 
 __all__ = ["Cpp"]
 
 NOTHING = torch.empty(0, device="cpu")  # its address is 0
+TORCHS = Native()
 
 
 class Cpp(Backend[Task]):
@@ -86,8 +87,10 @@ class Cpp(Backend[Task]):
 
     def kind(self, task: Task) -> Hashable | None:
         """Return the layout and the treatment, whose numbers a kernel is told, if there is a kernel."""
-        layout = _layout(task)
-        if layout is None or layout.looks_first or builder.function(text_of(layout)) is None:
+        layout, seen = _layout(task), task.looked
+        if layout is None or builder.function(text_of(layout)) is None:
+            return None
+        if seen is not None and seen.numbers is not None:
             return None  # what first looks find lies at another place in every step
         return layout, id(task.job.treatment)
 
@@ -117,7 +120,7 @@ class Cpp(Backend[Task]):
 
 def _compiler(task: Task) -> bool:
     """Return whether there is a compiler; who misses one is told, but not where torch has a kernel of its own."""
-    return builder.usable() if known(task) else builder.available()
+    return builder.usable() if TORCHS.fits(task) else builder.available()
 
 
 def _layout(task: Task) -> Layout | None:

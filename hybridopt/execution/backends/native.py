@@ -15,7 +15,7 @@ from ...parts.splits.whole import Whole
 from ...parts.stores.dense import Dense
 from ..task import Task
 
-__all__ = ["Native", "known", "plain"]
+__all__ = ["Native", "plain"]
 
 Lists = Mapping[str, Sequence[Tensor]]  # the state of several parameters, by name
 Kernel = Callable[[Task, Sequence[Tensor], Sequence[Tensor], Lists], None]
@@ -30,8 +30,10 @@ class Native(Backend[Task]):
     heeds_sound = True
 
     def fits(self, task: Task) -> bool:
-        """Return whether torch has a kernel for it."""
-        return known(task)
+        """Return whether a kernel of `KERNELS` does all of this task: whole, exact state, weights not rounded."""
+        t = task.job.treatment
+        known = type(t.full) in KERNELS and type(task.job.part) is Whole and type(t.codec) is Fp32
+        return known and t.lr_scale > 0 and not isinstance(task.lr, Tensor) and task.lr > 0 and plain(task)
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Carry out tasks, together those of one treatment and the same numbers."""
@@ -59,13 +61,6 @@ class Native(Backend[Task]):
     def temporaries(self, tasks: Sequence[Task], measured: Callable[[], int]) -> int:
         """Return 0: the kernels work in registers."""
         return 0
-
-
-def known(task: Task) -> bool:
-    """Return whether a kernel of `KERNELS` does all of a task: whole, exact state, weights not rounded."""
-    t = task.job.treatment
-    rule = type(t.full) in KERNELS and type(task.job.part) is Whole and type(t.codec) is Fp32
-    return rule and t.lr_scale > 0 and not isinstance(task.lr, Tensor) and task.lr > 0 and plain(task)
 
 
 def plain(task: Task) -> bool:
