@@ -36,8 +36,8 @@ def tensors(root: object) -> Iterator[Tensor]:
 def parts(item: object) -> list:
     """Return what an object directly consists of."""
     if isinstance(item, Tensor):
-        wrapper = is_traceable_wrapper_subclass(item)
-        return [getattr(item, name) for name in item.__tensor_flatten__()[0]] if wrapper else []
+        inner: list[str] = item.__tensor_flatten__()[0] if is_traceable_wrapper_subclass(item) else []
+        return [getattr(item, name) for name in inner]
     if isinstance(item, Mapping):
         return list(item.values())
     if isinstance(item, list | tuple | set | frozenset):

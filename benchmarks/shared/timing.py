@@ -11,9 +11,9 @@ import torch
 def seconds(work: Callable[[], object], device: str) -> float:
     """Return the seconds that some work takes; on CUDA between two events, so with the gaps between its kernels."""
     if device != "cuda":
-        start = time.perf_counter()
+        before = time.perf_counter()
         work()
-        return time.perf_counter() - start
+        return time.perf_counter() - before
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()

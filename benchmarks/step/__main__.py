@@ -33,7 +33,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     command.add_argument("--skip", default="", help="patterns of row names to leave out, split by |")
     command.add_argument("--pairs", type=int, default=15, help="measured steps a row, fewer for slow ones")
-    command.add_argument("--compile", choices=COMPILE, default="auto", help="given to HybridOptimizer, if it takes it")
+    command.add_argument("--compile", choices=COMPILE, default="auto", help="given to HybridOptimizer")
     command.add_argument("--minutes", type=float, default=60.0, help="after these, no further row is begun")
     command.add_argument("--row-seconds", type=float, default=300.0, help="after these, a row has failed")
     command.add_argument("--json", action="store_true", help="print the records instead of tables")

@@ -17,6 +17,7 @@ class CompiledSignSGD:
     def step(self) -> None:
         """Update every parameter."""
         for p in self.params:
+            assert p.grad is not None
             self._update(p.detach(), p.grad, self.lr)
 
 
@@ -35,6 +36,7 @@ class CompiledAdamW:
         root = (1 - 0.999**self.age) ** 0.5
         size, eps = torch.tensor(self.lr * root / (1 - 0.9**self.age)), torch.tensor(1e-8 * root)
         for p, (mean, square) in zip(self.params, self.state, strict=True):
+            assert p.grad is not None
             self._update(p.detach(), p.grad, mean, square, size, eps)
 
 

@@ -1,8 +1,8 @@
 """The rows of hybridopt: every policy there is, and some options of them."""
 
 from dataclasses import replace
-from inspect import signature
 from itertools import cycle
+from typing import Any
 
 import torch
 
@@ -13,7 +13,7 @@ from hybridopt.policy.routes import read_policy
 
 from .measure import LR, Make, Subject
 
-OWN = {
+OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "frugal": ("frugal", {"density": 0.25, "split": "columns"}),
     "frugal-rows": ("frugal", {"density": 0.25, "split": "rows"}),
     "frugal-0": ("frugal", {"density": 0.0}),
@@ -25,7 +25,7 @@ OWN = {
     "adamw-companded8": ("adamw", {"codec": "companded8"}),
     "adamw-bf16": ("adamw", {"codec": "bf16"}),
 }
-HALVES = {  # of bfloat16 weights alone
+HALVES: dict[str, tuple[str, dict[str, Any]]] = {  # of bfloat16 weights alone
     "adamw-split": ("adamw", {"store": "bf16_split"}),
     "adamw-split-companded8": ("adamw", {"store": "bf16_split", "codec": "companded8"}),
 }
@@ -34,7 +34,8 @@ NEAREST = "+nearest"
 
 def rows(dtype: torch.dtype, compile: str | bool) -> dict[str, Make]:
     """Return what makes each row's optimizer, by name; bf16 weights rounded at random, and again to nearest."""
-    policies = {name: (name, {}) for name in names("policies")} | OWN
+    policies: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in names("policies")}
+    policies |= OWN
     found = {f"hybridopt.{name}": maker(*policy, compile) for name, policy in policies.items()}
     if dtype != torch.bfloat16:
         return found
@@ -54,8 +55,8 @@ def maker(policy: str, options: dict, compile: str | bool, nearest: bool = False
 
     def make(params):
         use = read_policy(policy, options)
-        extra = {"compile": compile} if "compile" in signature(HybridOptimizer.__init__).parameters else {}
-        optimizer = HybridOptimizer(params.items(), lr=LR, policy=rounded(use) if nearest else use, **extra)
+        use = rounded(use) if nearest else use
+        optimizer = HybridOptimizer(params.items(), lr=LR, policy=use, compile=compile)
         return Subject(stepper(optimizer), optimizer, {"ignore": lambda: setattr(optimizer, "nonfinite", "ignore")})
 
     return make

@@ -1,6 +1,7 @@
 """The optimizers of other packages, each with its own defaults."""
 
 from dataclasses import dataclass
+from typing import Protocol
 from unittest.mock import patch
 
 import torch
@@ -27,8 +28,15 @@ class Module:
         return self.params.values()
 
 
-def of(optimizer: torch.optim.Optimizer) -> Subject:
-    """Return a torch optimizer as a subject."""
+class Stepping(Protocol):
+    """What steps, as torch's optimizers do."""
+
+    def step(self) -> object:
+        """Update every parameter."""
+
+
+def of(optimizer: Stepping) -> Subject:
+    """Return a torch optimizer, or what steps as one, as a subject."""
     return Subject(optimizer.step, optimizer)
 
 

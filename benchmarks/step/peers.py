@@ -52,7 +52,12 @@ PEERS = {
 
 def rows(llama: Model) -> dict[str, Make]:
     """Return what makes each row's optimizer, by name; `missing` tells which of them cannot."""
-    return {name: partial(peer.make, llama=llama) for name, peer in PEERS.items()}
+    return {name: maker(peer, llama) for name, peer in PEERS.items()}
+
+
+def maker(peer: Peer, llama: Model) -> Make:
+    """Return what makes a peer's optimizer for the sizes of one model."""
+    return lambda params: peer.make(params, llama)
 
 
 def missing() -> dict[str, str]:

@@ -19,9 +19,9 @@ from .memory import lacking, numel_of, row_bytes, shared_bytes
 from .sets import SETS, patterns
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-COMPILE = {"auto": "auto", "true": True, "false": False}
-PACKAGES = ("torch", "transformers", "bitsandbytes", "torchao", "lomo-optim", "adam-mini", "came-pytorch")
-PACKAGES += ("galore-torch", "apollo-torch", "torch-optimi", "deepspeed")
+COMPILE: dict[str, str | bool] = {"auto": "auto", "true": True, "false": False}
+PACKAGES: tuple[str, ...] = ("torch", "transformers", "bitsandbytes", "torchao", "lomo-optim", "adam-mini")
+PACKAGES += ("came-pytorch", "galore-torch", "apollo-torch", "torch-optimi", "deepspeed")
 
 
 def records_at(folder: Path) -> Records:
@@ -52,7 +52,7 @@ def measure(options: argparse.Namespace, dtype: str, screen: Console) -> None:
             late.append(name)
             continue
         reason = absent.get(name) or short or lacking(row_bytes(model), options.device)
-        record = {"failed": reason} if reason else outcome(bench, make, options.row_seconds)
+        record = outcome(bench, make, options.row_seconds) if bench and not reason else {"failed": reason}
         record |= {"row": name, "index": order.index(name), "settings": settings}
         record |= {"parameters": numel_of(model), "tensors": len(model.shapes)}
         records.put(record | {"environment": environment(PACKAGES, options.device)})

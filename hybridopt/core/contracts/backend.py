@@ -106,6 +106,7 @@ class Backend(Protocol[TaskT]):
 
         tasks: those that fit, and that no backend before it takes; there may be none.
         """
+        return None
 
     def first_look(self, gradients: Sequence[Any]) -> Mapping[str, Any]:
         """Look at gradients before anything is changed, of a backend that reads all of them at once.
