@@ -150,6 +150,39 @@ def test_loaded_adapters_go_on_with_other_ranks(two, three, tmp_path):
     assert all(torch.as_tensor(state[n]).shape == torch.as_tensor(x).shape for n, x in expected.items())
 
 
+def injected(folder, out):
+    """Load adapters that transformers itself has put in, in mixed precision, to be trained and for inference."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    halved = {"mp_policy": MixedPrecisionPolicy(torch.bfloat16, torch.float32)}
+    model = hybridopt.from_pretrained(sharded(bare({}), **halved), folder)
+    assert model.hybrid.model is model and model.training
+    dtypes = []
+    model.model.layers[0].self_attn.q_proj.lora_A["default"].register_forward_hook(
+        lambda module, *_: dtypes.append(module.weight.dtype)
+    )
+    model.hybrid.save_pretrained(out)
+    before = weights(model)
+    trained(model)
+    idle = hybridopt.from_pretrained(sharded(bare({})), folder, is_trainable=False)
+    assert not idle.training and not any(p.requires_grad for n, p in idle.named_parameters() if "lora" in n)
+    return before, set(dtypes), idle(input_ids=TOKENS).logits.detach()
+
+
+def test_injected_adapters_are_gathered_in_the_precision_of_their_layer(two, tmp_path):
+    torch.manual_seed(1)
+    model = bare({})
+    model.add_adapter(LoraConfig(**TARGETS, init_lora_weights=False))
+    model = hybridopt.wrap(model, policy="lion")
+    model.hybrid.save_pretrained(tmp_path / "one")
+    with torch.no_grad():
+        expected = model.eval()(input_ids=TOKENS).logits
+    for before, dtypes, answer in two.run(injected, str(tmp_path / "one"), str(tmp_path / "two")):
+        assert all(before[n].equal(x) for n, x in weights(model).items()) and dtypes == {torch.bfloat16}
+        torch.testing.assert_close(answer, expected, rtol=1e-4, atol=1e-4)
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+
+
 def refused(folder, called):
     model = sharded(bare({}))
     if called:
