@@ -20,6 +20,7 @@ from .loading import Given, check_form, form_of, fresh, listen
 from .on_gpu import dense_room
 from .packed import four_bit_values, frozen
 from .repacking import forbid_repacking_
+from .sharded import tell_shard_
 from .states import (
     BLOCK,
     LEVELS,
@@ -64,9 +65,8 @@ class FourBitScheme(FrozenScheme):
     def twin(self, layer: Any) -> nn.Module:
         """Return a Linear4bit whose codes, scales and tables are on the meta device."""
         shape, dtype = matrix_shape(layer), layer.weight.dtype
-        codes = empty_codes(shape)
         new = _layer(shape, dtype, self)
-        new.weight = nn.Parameter(codes, requires_grad=False)
+        new.weight = nn.Parameter(empty_codes(shape), requires_grad=False)
         new.weight.quant_state = new.quant_state = empty_state(shape, dtype, self.name, self.nested)
         new.weight.compress_statistics, new.weight.quant_type = self.nested, self.name  # PEFT looks for them
         return in_its_place(new, layer)
@@ -109,17 +109,9 @@ class FourBitScheme(FrozenScheme):
         """Keep evaluation on CPUs from repacking the weights for inference, and let layers read state dicts."""
         forbid_repacking_(model)
         for layer in model.modules():
-            self._follow_shards_(layer)
+            tell_shard_(layer, self.name)
             if self.holds(layer):
                 listen(layer, self.load)
-
-    def _follow_shards_(self, layer: Any) -> None:
-        """Tell a weight of which FSDP2 has made shards what its codes stand for: the layer still knows."""
-        weight, state = layer._parameters.get("weight"), vars(layer).get("quant_state")
-        if weight is not None and is_sharded(weight) and state is not None and state.quant_type == self.name:
-            weight.quant_state, weight.quant_type, weight.compress_statistics = state, self.name, state.nested
-            for name, x in state.as_dict(packed=True).items():  # torch.distributed.checkpoint asks for these
-                setattr(weight, name, x)
 
     def told(self, model: nn.Module) -> dict[str, Any]:
         """Return the number of bits, the table, and the dtype of the arithmetic, which is that of most layers."""
