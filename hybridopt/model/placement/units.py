@@ -9,34 +9,41 @@ from ...core.errors import HybridOptError
 from ..quantization.owners import owner, parts
 from ..roles import of_base
 
-__all__ = ["layer_names", "pieces", "small_parts", "units"]
+__all__ = ["layer_names", "pieces", "repeated", "small_parts", "units"]
 
 LITTLE = 0.1  # of the weights of the largest list
 
 
 def layer_names(model: nn.Module) -> list[str]:
+    """Return the names of the repeated layers of a model, as `repeated` does; raise HybridOptError without any."""
+    found = repeated(model)
+    if not found:
+        raise HybridOptError(
+            f"{type(model).__name__} has no list of layers (nn.ModuleList), of which one after the other could be "
+            "fetched; leave placement out"
+        )
+    return found
+
+
+def repeated(model: nn.Module, least: int = 2) -> list[str]:
     """Return the names of the repeated layers of a model, in its order; of a layer that is used again the first one.
 
     They are those of its lists of modules that lie in no other one, but for lists that hold little: an encoder and a
     decoder have one each.
 
-    Raises:
-        HybridOptError: there is none.
+    Args:
+        model: of which they are the layers.
+        least: modules of a list that counts.
     """
     lists: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in lists)
-        if isinstance(module, nn.ModuleList) and len(module) > 1 and not inside:
+        if isinstance(module, nn.ModuleList) and len(module) >= least and not inside:
             lists[name] = module
     sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in lists.items()}
-    if not any(sizes.values()):
-        raise HybridOptError(
-            f"{type(model).__name__} has no list of layers (nn.ModuleList), of which one after the other could be "
-            "fetched; leave placement out"
-        )
-    chosen = [name for name, size in sizes.items() if size >= LITTLE * max(sizes.values())]
+    most = max(sizes.values(), default=0)
     layers: dict[nn.Module, str] = {}
-    for name in chosen:
+    for name in (name for name, size in sizes.items() if size and size >= LITTLE * most):
         for number, layer in enumerate(lists[name]):
             layers.setdefault(layer, f"{name}.{number}")
     return list(layers.values())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ...core.contracts import PackedWeight
+from ...execution.sharded.rows import local
 from ...policy.plan import LONGEST, Entry, Plan
 from ..trace.fake_models import tensors_of
 from ..trace.tracker import storages
@@ -42,20 +43,20 @@ class Weights:
 
 
 def weights(model: nn.Module, elsewhere: Iterable[Tensor] = ()) -> Weights:
-    """Count the bytes of a model, on meta or not.
+    """Count the bytes of a model, on meta or not; of what is sharded the rows of this rank.
 
     Args:
         model: with adapters or without.
         elsewhere: tensors of it that do not count.
     """
     left_out = {id(x) for x in elsewhere}
-    parameters = {id(p): p for p in model.parameters() if id(p) not in left_out}
+    parameters = {id(p): local(p) for p in model.parameters() if id(p) not in left_out}
     codes = sum(_code_bytes(p) for p in parameters.values())
     buffers = {id(b): b.nbytes for b in model.buffers() if id(b) not in left_out}
     everything: dict[int, int] = {}
     for tensor in tensors_of(model):
         if id(tensor) not in left_out:
-            everything |= {s._cdata: s.nbytes() for s in storages(tensor)}
+            everything |= {s._cdata: s.nbytes() for s in storages(local(tensor))}
     kept = codes + sum(buffers.values())
     return Weights(kept, sum(everything.values()) - kept)
 

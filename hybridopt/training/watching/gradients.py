@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from ...execution.sharded.rows import local
 from ...optimizer.gradients import norm, total
 from ...optimizer.optimizer import HybridOptimizer
 from ...optimizer.releases import release_class
@@ -55,4 +56,4 @@ class GradientWatch:
         self._handles, self._parameters = [], []
 
     def _seen(self, gradient: Tensor) -> None:
-        self.largest = max(self.largest, gradient.nbytes)
+        self.largest = max(self.largest, local(gradient).nbytes)

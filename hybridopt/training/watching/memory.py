@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.system_files import words
+from ...execution.sharded.rows import local
 from ...model.placement.placed import placed
 from ...model.quantization.scales import scales
 from ...model.quantization.sizes import weight_bytes
@@ -26,13 +27,13 @@ def model_bytes(model: nn.Module) -> int:
 
 
 def gradient_bytes(parameters: Iterable[Tensor]) -> int:
-    """Return the bytes of the gradients that are there now."""
-    return sum(p.grad.nbytes for p in parameters if p.grad is not None)
+    """Return the bytes of the gradients that are there now; of sharded ones the rows of this rank."""
+    return sum(local(p.grad).nbytes for p in parameters if p.grad is not None)
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Return the bytes of all tensors in the optimizer's state."""
-    found = {id(x): x for x in _tensors(optimizer.state)}.values()
+    """Return the bytes of all tensors in the optimizer's state; of sharded ones the rows of this rank."""
+    found = {id(x): local(x) for x in _tensors(optimizer.state)}.values()
     plain = [x.nbytes for x in found if type(x) is Tensor]  # nothing hangs on them, so that no scheme need be asked
     return sum(plain) + weight_bytes(*(x for x in found if type(x) is not Tensor))
 
@@ -89,7 +90,8 @@ def reset_peak(device: torch.device) -> None:
 def tensor_map(model: nn.Module) -> list[dict[str, Any]]:
     """Return name, role, tag, shape and bytes of every parameter of a wrapped model.
 
-    Quantized weights count with their constants; a table that several share counts in each.
+    Quantized weights count with their constants; a table that several share counts in each. Of sharded ones all rows
+    count, of all ranks.
     """
     strategy: Any = model.hybrid
     live: dict[str, Tensor] = {clean(n): p for n, p in model.named_parameters()}
