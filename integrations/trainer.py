@@ -27,6 +27,7 @@ from .trainer_checkpoints import ResumeCheck, Resuming
 from .trainer_checks import check, check_arguments, check_assignment, check_options
 from .trainer_log import with_probes, with_true_norm
 from .trainer_norms import TellingNorms, bare
+from .trainer_ranks import OnRanks
 from .trainer_windows import WindowsCheck
 from .transformers import HybridOptimizerFactory
 
@@ -37,14 +38,13 @@ LOADING: tuple[str, ...] = ("num_workers", "worker_init_fn", "pin_memory", "pers
 LOADING += ("multiprocessing_context", "prefetch_factor")
 
 
-class HybridTrainerMixin(Resuming, PreparedBatches, TellingNorms):
+class HybridTrainerMixin(OnRanks, Resuming, PreparedBatches, TellingNorms):
     """Makes any Trainer run any policy: `class Mine(HybridTrainerMixin, SFTTrainer)`.
 
     Policies with probes: every micro-batch is probed before its backward pass, all of a step along the same
     directions, with the model in training mode (both sides of a probe drop out the same), and the mean of their
     projected gradients is used. The log gets projected_gradient, of the last step, and probe_loss, the mean since the
-    log before. Several processes (DDP) exchange losses. fp16 and sharded weights are refused with a HybridOptError
-    before anything is trained.
+    log before. Several processes (DDP, FSDP2) exchange losses. fp16 is refused before anything is trained.
 
     Args:
         args: the Trainer's own.
@@ -100,6 +100,7 @@ class HybridTrainerMixin(Resuming, PreparedBatches, TellingNorms):
         Raises:
             HybridOptError: the policy does not go with the Trainer's settings; a model wrapped here is unwrapped.
         """
+        self._shard_as_asked()
         if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
             optimizer = super().create_optimizer(model)
             check(self, bare(optimizer))

@@ -18,6 +18,7 @@ from hybridopt.core.errors import HybridOptError, HybridOptWarning, shown
 from hybridopt.core.files import tensors
 from hybridopt.core.files.paths import path_of
 from hybridopt.optimizer.optimizer import HybridOptimizer
+from hybridopt.saving.checkpoint import SHARDS
 
 __all__ = ["ResumeCheck", "Resuming", "check_checkpoint", "last_complete_checkpoint"]
 
@@ -169,7 +170,8 @@ def _flaws(folder: Path) -> Iterator[str]:
             yield f"{folder} has no {name}, as save_only_model=True leaves it: training would go on with fresh state"
     pickled = [file for pattern in PICKLED for file in folder.glob(pattern)]
     yield from (f"{file} is not whole" for file in pickled if not _is_whole(file))
-    if not weights and not any(file.name.startswith("pytorch_model") for file in pickled):
+    shards = (folder / SHARDS / ".metadata").is_file()
+    if not shards and not weights and not any(file.name.startswith("pytorch_model") for file in pickled):
         yield f"{folder} has no weights"
 
 

@@ -92,14 +92,6 @@ def _obstacles(trainer: Trainer, optimizer: HybridOptimizer) -> Iterator[tuple[b
     """Yield (is it so?, why probes would go wrong) of every setting that stands in the way of probes."""
     args = trainer.args
     yield trainer.is_deepspeed_enabled, "DeepSpeed keeps the weights to itself; train without it"
-    yield trainer.is_fsdp_enabled, "FSDP holds but a part of each weight; train without it, on whole copies"
-    yield (
-        args.world_size > 1 and not optimizer.gradients_needed,
-        (
-            f"{args.world_size} processes have no gradients to share, so DDP refuses the model; start one, or write "
-            "the loop yourself: optimizer.probe() takes the mean over processes"
-        ),
-    )
     alone = f"{args.n_gpu} GPUs in one process would hold unshifted copies; start one process for each (torchrun), or "
     yield args.n_gpu > 1, alone + "set CUDA_VISIBLE_DEVICES to one of them"
     yield args.fp16, "fp16=True scales losses and rounds their differences away; take bf16=True"

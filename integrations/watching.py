@@ -19,6 +19,7 @@ from hybridopt.training.watching.screen import Screen
 from hybridopt.training.watching.speed import Stopwatch
 
 from .trainer import HybridTrainerMixin
+from .trainer_ranks import trains_sharded
 
 __all__ = ["Watching", "watch"]
 
@@ -114,7 +115,9 @@ class Watching(TrainerCallback):
         bytes_now = memory.measured(kwargs["model"])
         self._fixed = {key: bytes_now[key] for key in FIXED}
         self._gradients.begin(_bare(kwargs["optimizer"]))
-        self._noise.begin(args.per_device_train_batch_size, args.gradient_accumulation_steps, state.max_steps)
+        batch = args.per_device_train_batch_size
+        batch *= args.world_size if trains_sharded(self.trainer) else 1  # shards are added up after every pass
+        self._noise.begin(batch, args.gradient_accumulation_steps, state.max_steps)
         if self.screen is not None:
             self.screen.expect(state.max_steps)
 

@@ -313,11 +313,9 @@ def sharded(attribute):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (world("world_size", 2), "2 processes have no gradients to share.*start one"),
         (world("n_gpu", 2), "2 GPUs in one process would hold unshifted copies.*torchrun.*CUDA_VISIBLE_DEVICES"),
         (lambda run, _: setattr(run.args, "fp16", True), "fp16=True scales losses.*bf16=True"),
         (sharded("is_deepspeed_enabled"), "DeepSpeed.*train without it"),
-        (sharded("is_fsdp_enabled"), "FSDP.*train without it"),
     ],
 )
 def test_probes_where_they_would_go_wrong_are_refused_and_nothing_is_wrapped(change, text, tmp_path, monkeypatch):
