@@ -1,6 +1,8 @@
 """A task as a transformers `Trainer` does it, mixed with what makes it run any policy."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -9,9 +11,12 @@ from torch import Tensor, nn
 from hybridopt.core.contracts import TrainingJob, TrainingTask
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.registry import title
+from hybridopt.core.world import world
+from hybridopt.model.sharding import is_sharded
 from hybridopt.training.config.run import AUTO, Run
 
 from .arguments import arguments, optimizer_options
+from .reached import reaches_all
 
 __all__ = ["TrainerTask"]
 
@@ -35,6 +40,11 @@ class TrainerTask(TrainingTask):
             raise HybridOptError(
                 f"task={name!r} learns from {' or '.join(self.formats)}, and the data is {format!r}; take another "
                 "task, or name its columns in data.columns"
+            )
+        if run.parallel == "fsdp" and world().size > 1 and not self.shards:
+            raise HybridOptError(
+                f"parallel: fsdp is not for task {name!r}, whose trainer copies the model or writes answers with it; "
+                "take parallel: ddp"
             )
         if data.packing is True and not self.packs:
             raise HybridOptError(f"data.packing=true: task {name!r} has no packing; write data.packing: false")
@@ -66,16 +76,17 @@ class TrainerTask(TrainingTask):
 
         kind, options = self.kinds()
         before = _trainable(job.model)
-        trainer = _mixed(kind)(
-            model=job.model,
-            args=options(**arguments(job) | self.settings(job)),
-            train_dataset=self.examples(job, job.train),
-            eval_dataset=None if job.eval is None else self.examples(job, job.eval),
-            processing_class=job.tokenizer,
-            callbacks=[*job.callbacks, *_stopping(job)],
-            optimizer_options=optimizer_options(job.run),
-            **self.given(job),
-        )
+        with _uncast(job.model):
+            trainer = _mixed(kind)(
+                model=job.model,
+                args=options(**arguments(job) | self.settings(job) | _replicas(job)),
+                train_dataset=self.examples(job, job.train),
+                eval_dataset=None if job.eval is None else self.examples(job, job.eval),
+                processing_class=job.tokenizer,
+                callbacks=[*job.callbacks, *_stopping(job)],
+                optimizer_options=optimizer_options(job.run),
+                **self.given(job),
+            )
         _restore_(job.model, before)
         trainer.remove_callback(PrinterCallback)
         return trainer
@@ -91,6 +102,14 @@ class TrainerTask(TrainingTask):
         from ..watching import watch
 
         return watch(trainer, log, screen)
+
+
+def _replicas(job: TrainingJob) -> dict[str, Any]:
+    """Return what DDP is told of a model: to look for parameters without gradients in every step, or not."""
+    run: Run = job.run
+    if job.rehearsed or world().size == 1 or run.parallel != "ddp" or run.train.checkpointing is True:
+        return {}
+    return {"ddp_find_unused_parameters": not reaches_all(job.model)}
 
 
 @cache
@@ -111,6 +130,19 @@ def _stopping(job: TrainingJob) -> list[Any]:
 
 def _trainable(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
+
+
+@contextmanager
+def _uncast(model: nn.Module) -> Iterator[None]:
+    """Keep trainers from casting sharded parameters within, which cannot be undone: they cast what is trained."""
+    held = [p for p in model.parameters() if p.requires_grad and is_sharded(p)]
+    for p in held:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in held:
+            p.requires_grad_(True)
 
 
 def _restore_(model: nn.Module, before: dict[str, Tensor]) -> None:

@@ -81,6 +81,9 @@ class TrainingTask(Protocol):
     reuses: ClassVar[bool] = False
     """Does its trainer take examples as it has prepared them before, uncut, instead of preparing them again?"""
 
+    shards: ClassVar[bool] = True
+    """Does its trainer take a model that is sharded over several processes (FSDP2)?"""
+
     @property
     def code(self) -> str | None:
         """Return the name, package.module:function, of code that its options name; None without."""

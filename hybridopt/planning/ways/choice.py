@@ -50,13 +50,12 @@ class Choice:
         return script(self.request, self.lr, self.estimate.model.partition(" (")[0], self.causal)
 
     def command(self, room: Budget) -> str:
-        """Return the command that trains the model on such GPUs; where they share a model, it starts `script`."""
-        several = f"torchrun --nproc-per-node {self.request.gpus}"
-        if self.request.gpus > 1 and self.request.parallel == "fsdp":
-            return f"{several} FILE  # with the lines that follow in FILE"
-        given = [quote(self.place) if self.place else "MODEL", "DATA"]
-        called = "hybridopt train" if self.request.gpus == 1 else f"{several} -m hybridopt train"
-        return " ".join([called, *given, "--gpu", quote(room.asked)])
+        """Return the command that trains the model on such GPUs."""
+        given = [quote(self.place) if self.place else "MODEL", "DATA", "--gpu", quote(room.asked)]
+        if self.request.gpus == 1:
+            return " ".join(["hybridopt train", *given])
+        called = f"torchrun --nproc-per-node {self.request.gpus} -m hybridopt train"
+        return " ".join([called, *given, "--set", f"parallel={self.request.parallel}"])
 
     @property
     def code(self) -> str:

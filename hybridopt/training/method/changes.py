@@ -112,10 +112,12 @@ def _shorter(candidate: Request, request: Request) -> Iterator[Request]:
 
 
 def _free(planner: Planner, request: Request) -> Iterator[Request]:
-    """Yield what changes nothing that is learnt: checkpointing, gradients freed at once, both."""
+    """Yield what changes nothing that is learnt: checkpointing, gradients freed at once, both; shards, all three."""
     again = {"checkpointing": True} if planner.checkpoints(request) and not request.checkpointing else {}
     fused = {"release": FUSED} if request.release == DEFAULT and not request.probes else {}
     changes: list[dict[str, Any]] = [again, fused, again | fused]
+    if request.gpus > 1 and request.parallel == "ddp" and planner.shape.shards:
+        changes += [{"parallel": "fsdp"}, again | fused | {"parallel": "fsdp"}]
     found = [change for i, change in enumerate(changes) if change and change not in changes[:i]]
     yield from (request.but(**change) for change in found)
 

@@ -177,23 +177,12 @@ def _tight(estimate: Estimate, room: Budget) -> str:
 
 def _chosen(planner: Planner, estimate: Estimate, told: list[str]) -> Chosen:
     request = estimate.request
-    _check_shared(request)
     run = planner.run_of(request)
     told = [*planner.told, *told]
     run, rate = with_rate(run, planner.estimator, request)
     run, windows = with_windows(run, planner.estimator, request, planner.shape.steps)
     told += [*rate, *windows, *_notes(planner, request)]
     return Chosen(run, planner.shown(estimate), planner.room, told)
-
-
-def _check_shared(request: Request) -> None:
-    """Raise HybridOptError where several processes would have nothing to share."""
-    if request.gpus > 1 and request.probes:
-        raise HybridOptError(
-            f"method.policy={request.policy!r} has no gradients that {request.gpus} processes could share, so DDP "
-            "refuses the model; start one process, take another policy, or write the loop yourself: optimizer.probe() "
-            "takes the mean over processes"
-        )
 
 
 def _notes(planner: Planner, request: Request) -> list[str]:

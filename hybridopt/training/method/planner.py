@@ -21,7 +21,6 @@ from .shape import Shape
 
 __all__ = ["Planner"]
 
-REPLICAS = "ddp"  # as the trainers have it
 HALF = "fp16"  # its gradients vanish or overflow unless losses are scaled
 
 
@@ -60,7 +59,7 @@ class Planner:
             "device": self.device,
             "seed": self.run.train.seed,
             "gpus": world().size,
-            "parallel": REPLICAS,
+            "parallel": self.run.parallel,
             "peft_config": adapters(lora, head),
         }
 
@@ -117,7 +116,7 @@ class Planner:
             checkpointing=request.checkpointing,
             dtype=request.dtype,
         )
-        return replace(self.run, method=method, data=data, train=train)
+        return replace(self.run, method=method, data=data, train=train, parallel=request.parallel)
 
     def shown(self, estimate: Estimate) -> Estimate:
         """Return an estimate whose batch is counted in sequences, as it is planned."""

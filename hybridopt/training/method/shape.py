@@ -23,6 +23,7 @@ class Shape:
         micro_batches: passes of a step.
         causal: whether the model continues texts; otherwise it classifies or rates them.
         generates: whether texts are made between the steps, which the plan does not know.
+        shards: whether several processes can share the model by its rows.
         steps: of the run; None: not known.
         change: lets a model on meta compute its loss as the trainer does, for a device ("cuda" or "cpu").
     """
@@ -32,6 +33,7 @@ class Shape:
     micro_batches: int
     causal: bool = True
     generates: bool = False
+    shards: bool = True
     steps: int | None = None
     change: Callable[[Any, str], object] = lambda model, device: None
 

@@ -74,7 +74,8 @@ def shape_for(run: Run, task: TrainingTask, longest: int) -> Shape:
     tokens = longest + task.more_tokens
     batch = run.train.batch * task.sequences
     passes, causal = run.train.accumulate, task.head == "causal"
-    return Shape(tokens, batch, passes, causal=causal, generates=task.more_tokens > 0, change=task.fuse_)
+    told = {"causal": causal, "generates": task.more_tokens > 0, "shards": task.shards}
+    return Shape(tokens, batch, passes, **told, change=task.fuse_)
 
 
 def less_than(run: Run, task: TrainingTask, config: Any, rehearsal: Rehearsal) -> str | None:

@@ -23,6 +23,8 @@ MERGED = "merged"
 def finish(prepared: Prepared, model: Any, result: Any) -> tuple[list[str], list[str]]:
     """Save the model, then what was asked for beside it; return what was made, and what could not be, for people.
 
+    All processes that share the model call this; the first writes.
+
     Args:
         prepared: the run.
         model: trained.
@@ -30,6 +32,8 @@ def finish(prepared: Prepared, model: Any, result: Any) -> tuple[list[str], list
     """
     folder, run = prepared.place.folder, prepared.run
     save(model, folder, prepared.rehearsal.job.tokenizer, card_of(prepared, result))
+    if not prepared.ranks.leads:
+        return [], []
     end(prepared, result.measured, tensor_map(model))
     made, problems = [], []
     for make in _further(folder, run):

@@ -12,6 +12,7 @@ from ...core.errors import HybridOptError
 from ...model.loading.building import check_folder, read_model_config
 from ...model.loading.new_head import load_with_head
 from ...model.loading.streaming import How, load
+from ...model.shards import shard_
 from ...planning.subject.hub import hub_config, is_hub_name
 from ...wrapping import wrap
 from ..config.run import AUTO, Run
@@ -23,22 +24,28 @@ __all__ = ["config_of", "fetched", "load_model"]
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # never code, never pickles
 
 
-def load_model(run: Run, folder: Path, task: TrainingTask, config: Any) -> Any:
-    """Return the model as the run trains it: quantized while it is read, with new adapters, wrapped.
+def load_model(run: Run, folder: Path, task: TrainingTask, config: Any, shards: bool = False) -> Any:
+    """Return the model as the run trains it: quantized while it is read, with new adapters, wrapped, sharded.
 
     Args:
         run: with its method resolved.
         folder: of the model.
         task: says which output layer it has.
         config: of the model with that output layer.
+        shards: whether this process keeps its rows alone.
     """
     method, seed = run.method, run.train.seed
-    how = How(method.quantization, _dtype(run), device_here(), placement=placement_of(method.placement))
+    device = "cpu" if shards and method.quantization is None else device_here()  # from where layers go to their GPUs
+    how = How(method.quantization, _dtype(run), device, placement=placement_of(method.placement))
     causal = task.head == "causal"
     model = load(folder, **vars(how)) if causal else load_with_head(folder, config, how, seed)
     torch.manual_seed(seed)  # adapters begin with random numbers
     config = None if method.lora is None else adapters(method.lora, task.head)
-    return wrap(model, method.policy, peft_config=config, activations=method.activations, seed=seed, **method.options)
+    given = {"peft_config": config, "activations": method.activations, "seed": seed}
+    model = wrap(model, method.policy, **given, **method.options)
+    if shards:
+        shard_(model)
+    return model
 
 
 def config_of(model: str) -> Any:

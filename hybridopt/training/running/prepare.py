@@ -1,5 +1,6 @@
 """Everything about a run that can be known before its model is loaded."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,7 @@ from .lengths import check_positions, check_words, positions_of, with_lengths
 from .loading import config_of
 from .place import Place
 from .quiet import quietly
-from .ranks import ALONE, Ranks
+from .ranks import ALONE, Ranks, check_launcher
 from .rehearsal import Rehearsal, rehearse
 from .resuming import check_data, resumed
 from .telling import told_of
@@ -53,6 +54,11 @@ class Prepared:
     resume: bool
     told: tuple[str, ...]
     ranks: Ranks = ALONE
+
+    @property
+    def shards(self) -> bool:
+        """Return whether each process keeps its rows of the model alone."""
+        return self.ranks.world.size > 1 and self.run.parallel == "fsdp"
 
     @property
     def fits(self) -> bool:
@@ -94,6 +100,7 @@ def prepare(
     Raises:
         HybridOptError: anything that stands in the way of the run, before anything is loaded or written.
     """
+    check_launcher(os.environ)
     place = Place(asked.output.folder)
     place.check(resume)
     run = resumed(asked, place, ranks.world.size) if resume else asked

@@ -1,6 +1,6 @@
 """Several processes that carry out one run: the first prints and writes, and where one fails all of them end."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import count
@@ -13,7 +13,7 @@ from ...core.errors import HybridOptError
 from ...core.meeting import meeting
 from ...core.world import World
 
-__all__ = ["ALONE", "Ranks", "joined"]
+__all__ = ["ALONE", "Ranks", "check_launcher", "joined"]
 
 T = TypeVar("T")
 FAILED = "failed"  # key of the rank whose error is shown; all ranks see it while they are alive
@@ -105,6 +105,18 @@ class Ranks:
 
 
 ALONE = Ranks(World())
+
+
+def check_launcher(told: Mapping[str, str]) -> None:
+    """Raise HybridOptError where `accelerate launch` says that accelerate is to shard, too.
+
+    told: the environment.
+    """
+    if told.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1"):
+        raise HybridOptError(
+            "accelerate launch --use_fsdp (or ACCELERATE_USE_FSDP in the environment) shards by its own settings; "
+            "leave it out, and give --set parallel=fsdp"
+        )
 
 
 @contextmanager

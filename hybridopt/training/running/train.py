@@ -75,7 +75,7 @@ def train(prepared: Prepared, console: Console | None = None) -> Result:
 
 def _trained(prepared: Prepared, folder: Path, screen: Screen | None, stop: Stop) -> Result:
     run, place, task = prepared.run, prepared.place, prepared.task
-    model = load_model(run, folder, task, prepared.config)
+    model = load_model(run, folder, task, prepared.config, prepared.shards)
     job = replace(
         prepared.rehearsal.job, run=run, model=model, folder=str(place.checkpoints), callbacks=(stop.callback(),)
     )
@@ -92,7 +92,7 @@ def _trained(prepared: Prepared, folder: Path, screen: Screen | None, stop: Stop
     result = _result(prepared, trainer, watching.measured, stop.asked)
     if stop.asked:
         return result
-    made, problems = finish(prepared, trainer.model, result) if prepared.ranks.leads else ((), ())
+    made, problems = finish(prepared, trainer.model, result) if prepared.ranks.leads or prepared.shards else ((), ())
     prepared.ranks.meet()  # where one ends, torch takes the others for lost
     return replace(result, made=tuple(made), problems=tuple(problems))
 

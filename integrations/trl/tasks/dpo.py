@@ -38,6 +38,7 @@ class Dpo(TrainerTask):
 
     formats: ClassVar[tuple[str, ...]] = ("preference",)
     sequences: ClassVar[int] = 2
+    shards: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_number("dpo", "beta", self.beta, 0)

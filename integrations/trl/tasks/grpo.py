@@ -40,6 +40,7 @@ class Grpo(TrainerTask):
 
     formats: ClassVar[tuple[str, ...]] = ("prompt",)
     cuts: ClassVar[bool] = False
+    shards: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_name(self.reward)

@@ -11,7 +11,8 @@ from peft import LoraConfig
 from transformers import LlamaConfig
 
 from hybridopt import HybridOptError
-from hybridopt.planning import Request, plan
+from hybridopt.core.budget import budget
+from hybridopt.planning import Request, plan, search
 from hybridopt.planning.estimate import OVERHEAD
 from hybridopt.policy.routes import read_policy
 from hybridopt.training.config.reading import read_run
@@ -168,14 +169,38 @@ def test_without_a_gpu_the_memory_of_this_machine_is_planned_for(config, monkeyp
         choose(run("method: adamw"), config, SHAPE)
 
 
-def test_a_policy_without_gradients_is_refused_for_several_processes_before_anything_is_written(config, monkeypatch):
+@pytest.fixture
+def two_processes(monkeypatch):
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
-    with pytest.raises(
-        HybridOptError, match="'mezo' has no gradients that 2 processes could share.*start one process"
-    ):
-        choose(run("gpu: 24GiB", "method=mezo"), config, SHAPE)
-    assert choose(run("gpu: 24GiB", "method=addax"), config, SHAPE).run.method.policy == "addax"
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_every_way_that_is_planned_for_two_gpus_is_trained_by_two_processes(parallel, config, two_processes):
+    found = search(config, "24GiB", margin=0, gpus=2, parallel=parallel, seq_len=64, micro_batches=16)
+    assert {"adamw", "mezo"} < {choice.request.policy for choice in found if choice.fits}
+    for choice in found:
+        line = choice.command(budget("24GiB"))
+        assert line.startswith("torchrun --nproc-per-node 2 -m hybridopt train MODEL DATA --gpu 24GiB ")
+        request, sets = choice.request, line.split(" --set ")[1:]
+        method = {"policy": request.policy, "options": dict(request.options), "release": request.release}
+        method |= {"quantization": request.quantization} if request.quantization else {}
+        method |= {"lora": request.lora} if request.lora else {}
+        text = yaml.safe_dump({"gpu": "24GiB", "method": method, "train": {"dtype": "bf16"}})
+        chosen = choose(run(text, *sets), config, SHAPE)
+        assert chosen.fits and chosen.run.parallel == parallel, choice.way.title
+        assert (chosen.estimate.request.gpus, chosen.estimate.request.parallel) == (2, parallel)
+
+
+def test_shards_are_proposed_where_replicas_do_not_fit(config, two_processes):
+    text = "gpu: 24GiB\nmethod: {policy: adamw, release: fused}\ntrain: {checkpointing: true, dtype: fp32}"
+    half = choose(run(text, "parallel=fsdp"), config, SHAPE).estimate.peak_bytes
+    small = text.replace("24GiB", f"{half // 1024 + 1}KiB")
+    with pytest.raises(HybridOptError, match="the least change: .*--set parallel=fsdp"):
+        choose(run(small), config, SHAPE)
+    with pytest.raises(HybridOptError) as refused:
+        choose(run(small), config, replace(SHAPE, shards=False))
+    assert "parallel" not in str(refused.value)
 
 
 def test_people_are_told_what_a_method_brings_with_it(config):
