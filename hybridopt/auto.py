@@ -13,6 +13,7 @@ from .core.sizes import gib
 from .model.adapters import adapted_layers, library_for, usual_library
 from .model.placement.placement import Placement
 from .model.quantization.owners import scheme_of
+from .model.sharding import check_plain, class_of
 from .planning.request import DTYPES, short_name
 from .planning.subject.model import checkpoint_
 from .planning.table import watched
@@ -78,11 +79,12 @@ def _check_model(model: nn.Module, freezes: bool) -> None:
 
     freezes: are parameters to be frozen anyway?
     """
-    kind, config = type(model).__name__, getattr(model, "config", None)
+    kind, config = class_of(model).__name__, getattr(model, "config", None)
     if not hasattr(config, "to_dict") or not hasattr(config, "model_type"):
         raise HybridOptError(
             f"policy='auto' plans transformers models, and {kind} has no configuration of that kind; name a policy"
         )
+    check_plain(model, "policy='auto' plans for one GPU; name the policy that `hybridopt plan --gpus` chooses")
     if adapted_layers(model):
         raise HybridOptError(
             f"policy='auto' chooses adapters, and {kind} has some already; give it the model without them, with "

@@ -21,6 +21,7 @@ __all__ = [
     "not_finite",
     "sums",
     "total",
+    "worst",
 ]
 
 NONFINITE = ("raise", "skip", "ignore")
@@ -104,6 +105,20 @@ def norms(grads: Named) -> list[Tensor]:
 def norm(grad: Tensor) -> Tensor:
     """Return the 2-norm of a gradient, of all its shards together: shape [], float32, or float64 for float64."""
     return whole(_norm(grad))
+
+
+def worst(grad: Tensor) -> Tensor:
+    """Return a number, shape [], that is finite if all entries of a gradient are, of all its shards together."""
+    if not is_sharded(grad):
+        return torch.linalg.vector_norm(grad, torch.inf)
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    live: Any = grad
+    own = live.to_local()
+    largest = torch.linalg.vector_norm(own, torch.inf) if own.numel() else own.new_zeros(())
+    parts = [Replicate() if x.is_replicate() else Partial() for x in live.placements]
+    shown: Tensor = DTensor.from_local(largest * 0, live.device_mesh, parts, run_check=False)  # infinity is NaN then
+    return whole(shown)
 
 
 def _norm(grad):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..core.errors import HybridOptError
+from ..model.sharding import class_of
 
 __all__ = ["write_config", "write_generation"]
 
@@ -22,7 +23,7 @@ def write_config(model: Any, folder: Path, dtype: torch.dtype, untied: bool) -> 
         untied: are embeddings no longer tied?
     """
     config = copy.deepcopy(model.config)
-    config.dtype, config.architectures = dtype, [type(model).__name__.removeprefix("FSDP")]
+    config.dtype, config.architectures = dtype, [class_of(model).__name__]
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     if untied:

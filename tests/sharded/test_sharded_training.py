@@ -10,9 +10,12 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import hybridopt
+from hybridopt import HybridOptError, HybridOptimizer
 from hybridopt.optimizer.replicas import replicas
 from support.models import tiny_llama
 from support.sharded_llama import LORA, llama
+from support.sharded_probing import Loss, batch
+from support.sharding import sharded
 
 pytestmark = pytest.mark.slow
 
@@ -97,12 +100,56 @@ def test_sampled_inputs_are_those_of_one_process(two):
             torch.testing.assert_close(found[n], x, rtol=1e-4, atol=1e-5)
 
 
+def spoilt(module, given, out):
+    out.register_hook(lambda grad: grad * torch.nan)
+
+
+def clipped(ranks=True):
+    """Clip fused updates by every norm, also where this rank has no row, and measure a gradient that is not finite."""
+    found = {}
+    for mode in ("global", "previous", "tensor"):
+        model = sharded(Loss()) if ranks else Loss()
+        how = {"module": model, "policy": "adamw", "clip": 0.1, "clip_mode": mode, "release": "fused"}
+        optimizer = HybridOptimizer(model.named_parameters(), 0.01, **how)
+        for step in range(2):
+            if mode == "global":
+                optimizer.measure(model(batch(step)))
+            model(batch(step)).backward()
+            optimizer.step()
+        found[mode] = {n: (p.full_tensor() if ranks else p).detach() for n, p in model.named_parameters()}
+        if mode == "global":
+            at_last = torch.zeros(4, 6, dtype=torch.long).fill_(12)  # a row of the last rank
+            model.embed.register_forward_hook(spoilt)
+            with pytest.raises(HybridOptError, match="gradient of 'embed.weight' is not finite"):
+                optimizer.measure(model(at_last))
+    return found
+
+
+def test_fused_updates_are_clipped_by_norms_of_all_ranks(two):
+    expected = clipped(ranks=False)
+    for found in two.run(clipped):
+        for mode, some in expected.items():
+            for n, x in some.items():
+                torch.testing.assert_close(found[mode][n], x, rtol=1e-4, atol=1e-6)
+
+
 def reported(ranks=True):
     return str(llama(ranks, policy="frugal", lora=True).hybrid.report())
 
 
 def test_a_report_counts_the_whole_model(two):
     assert set(two.run(reported)) == {reported(ranks=False)}
+
+
+def chosen():
+    with pytest.raises(
+        HybridOptError, match=r"is sharded .fully_shard.: policy='auto' plans for one GPU.*plan --gpus"
+    ):
+        llama(True, after=True, policy="auto", memory="1GiB")
+
+
+def test_a_policy_for_one_gpu_is_not_chosen_for_shards(two):
+    two.run(chosen)
 
 
 def looked_for():

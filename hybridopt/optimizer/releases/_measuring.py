@@ -7,12 +7,11 @@ from torch import Tensor
 
 from ...core.contracts import Named
 from ...core.errors import HybridOptError
-from ...model.sharding import whole
 from .. import gradients
 
 __all__ = ["Measuring"]
 
-Sizes = tuple[Tensor, Tensor]  # the 2-norm of a gradient, and its largest entry
+Sizes = tuple[Tensor, Tensor]  # the 2-norm of a gradient, and a number in which NaN and infinity show
 
 
 class Measuring:
@@ -66,4 +65,4 @@ class Measuring:
 
 
 def _sizes(grad: Tensor) -> Sizes:
-    return gradients.norm(grad), whole(torch.linalg.vector_norm(grad, torch.inf))
+    return gradients.norm(grad), gradients.worst(grad)
