@@ -17,7 +17,7 @@ from hybridopt.model.sharding import is_sharded, write_
 
 from .frozen import FrozenScheme, in_its_place
 from .loading import Given, check_form, form_of, fresh, listen
-from .on_gpu import dense_room
+from .on_gpu import dense_room, many_tokens_room
 from .packed import four_bit_values, frozen
 from .repacking import forbid_repacking_
 from .sharded import tell_shard_
@@ -45,7 +45,8 @@ class FourBitScheme(FrozenScheme):
     bits = 4
     shards = True
     tables = frozenset({"code", "state2.code"})
-    kernels = MappingProxyType({"bitsandbytes.gemm_4bit.default": dense_room})
+    kernels = MappingProxyType({"bitsandbytes.gemm_4bit.default": many_tokens_room})
+    cpu_kernels = MappingProxyType({"bitsandbytes.gemm_4bit.default": dense_room})
     flag = "is_loaded_in_4bit"
 
     def covers(self, layer: nn.Module, device: torch.device) -> bool:

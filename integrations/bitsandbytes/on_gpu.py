@@ -1,4 +1,4 @@
-"""What the products of bitsandbytes take on a GPU, and fake tensors that compute as there."""
+"""What the products of bitsandbytes take for themselves, and fake tensors that compute as there."""
 
 import logging
 import sys
@@ -11,18 +11,24 @@ from torch import Tensor
 
 from hybridopt.core.instead import instead
 
-__all__ = ["as_on_gpu", "dense_room", "outlier_room", "product_room"]
+__all__ = ["as_on_gpu", "dense_room", "many_tokens_room", "outlier_room", "product_room"]
 
 DEQUANTIZES_FROM = 1537  # tokens: the CUDA product makes the dense weight first (0.50, gemm_4bit)
 
 
 def dense_room(args: tuple, kwargs: dict[str, Any]) -> int:
-    """Return the bytes of the dense weight that a 4-bit product makes for many tokens, with its output to come."""
+    """Return the bytes of the dense weight that a 4-bit product makes first, of its scales, and of its output."""
     x, _, shape, _ = args[:4]
     tokens = x.numel() // x.shape[-1]
     scales = kwargs.get("absmax_8bit")
     dense = shape[0] * shape[1] * x.element_size() + (0 if scales is None else 4 * scales.numel())
-    return dense + tokens * shape[0] * x.element_size() if tokens >= DEQUANTIZES_FROM else 0
+    return int(dense + tokens * shape[0] * x.element_size())
+
+
+def many_tokens_room(args: tuple, kwargs: dict[str, Any]) -> int:
+    """Return the bytes that a 4-bit product takes where it makes the dense weight for many tokens only."""
+    x = args[0]
+    return dense_room(args, kwargs) if x.numel() // x.shape[-1] >= DEQUANTIZES_FROM else 0
 
 
 def product_room(args: tuple, kwargs: dict[str, Any]) -> int:

@@ -231,7 +231,7 @@ def test_a_copy_without_memory_has_the_same_tensors(name, used):
 def test_operations_that_take_room_are_there():
     import bitsandbytes  # noqa: F401, it registers them
 
-    for operation in (name for scheme in every("schemes") for name in scheme.kernels):
+    for operation in (name for s in every("schemes") for name in (*s.kernels, *s.cpu_kernels)):
         library, name, overload = operation.split(".")
         assert str(getattr(getattr(getattr(torch.ops, library), name), overload)) == operation
 

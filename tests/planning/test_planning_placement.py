@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import hybridopt
 from benchmarks.plan_grid.measure import step
+from benchmarks.shared.peak import Peak
 from hybridopt import HybridOptError, Placement
 from hybridopt.cli.main import app
 from hybridopt.core.budget import Budget
@@ -20,6 +21,8 @@ from hybridopt.core.host import Host, Speed
 from hybridopt.model.placement.endurance import WRITTEN
 from hybridopt.model.placement.outstanding import MOST
 from hybridopt.model.placement.placed import placed
+from hybridopt.model.placement.placing import place_
+from hybridopt.model.placement.units import units
 from hybridopt.planning import Estimator, Request, plan_live
 from hybridopt.planning.placement.pace import pace_of
 from hybridopt.planning.placement.visits import Rounds, visited
@@ -31,8 +34,8 @@ from hybridopt.planning.trace.tracker import Tracker, storages
 from hybridopt.planning.ways.hunt import Hunt
 from hybridopt.planning.ways.placed import placed_ways
 from hybridopt.planning.ways.search import search
-from support.models import batch
-from support.placed import Training, adapted, folder, model_at, stand_in
+from support.models import batch, tiny_llama
+from support.placed import CPU, Training, adapted, folder, model_at, stand_in
 
 BASES = {"mapped": "disk", "staged": "host"}
 AGAIN = "reentrant"
@@ -69,30 +72,51 @@ def placement(way, slots, resident, ahead) -> Placement:
     return Placement(BASES[way], slots=slots, resident=resident, ahead=ahead)
 
 
-def ready(way, scheme, slots, resident, ahead, again):
+def ready(way, scheme, slots, resident, ahead, again, path=None):
     """The model of a cell, wrapped, its optimizer, and tokens for it; what is staged is placed anew."""
     how = {"slots": slots, "resident": resident, "ahead": ahead}
     if way == "staged":
-        model = unplaced(scheme)
+        model = unplaced(scheme, path)
         model.gradient_checkpointing_disable()
+        model.disable_input_require_grads()
         if again is not None:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": again == AGAIN})
             model.enable_input_require_grads()
         stand_in(model, **how)
+    elif path is None:
+        model = mapped_anew(again, **how)
     else:
-        model = adapted(model_at(way, scheme, **how), Training(checkpointing=again), policy="adamw")
+        model = adapted(model_at(way, scheme, path=path, **how), Training(checkpointing=again), policy="adamw")
     return model, model.hybrid.optimizer(lr=1e-4), batch(model, size=2)["input_ids"]
 
 
 @cache
-def wrapped(scheme):
-    return adapted(model_at("resident", scheme), policy="adamw")
+def mapped(again):
+    model = adapted(model_at("mapped"), Training(checkpointing=again), policy="adamw")
+    pieces = [piece for unit in placed(model).units for piece in unit.pieces]
+    return model, {id(piece.tensor): (piece.file, piece.extent) for piece in pieces}
 
 
-def unplaced(scheme):
-    if (rests := placed(wrapped(scheme))) is not None:
+def mapped_anew(again, **how):
+    """The model that is mapped with this checkpointing, placed in another way: its weights stay in their file."""
+    model, files = mapped(again)
+    if (rests := placed(model)) is not None:
         rests.end()
-    return wrapped(scheme)
+    found = units(model, how["resident"])
+    stored = {piece.name: files[id(piece.tensor)] for unit in found for piece in unit.pieces}
+    place_(model, Placement("disk", **how), CPU, stored, found)
+    return model
+
+
+@cache
+def wrapped(scheme, path):
+    return adapted(model_at("resident", scheme, path=path), policy="adamw")
+
+
+def unplaced(scheme, path=None):
+    if (rests := placed(wrapped(scheme, path))) is not None:
+        rests.end()
+    return wrapped(scheme, path)
 
 
 def asked(cell, tokens) -> Request:
@@ -132,9 +156,19 @@ def test_bytes_are_those_that_the_streamer_counts(cell):
     assert told.layers == len(found.units) and told.written == 0
 
 
-@pytest.mark.parametrize("cell", [CELLS[1], CELLS[12], CELLS[18]], ids=str)
-def test_the_peak_is_what_operations_make_beside_the_layers_that_are_near(cell, monkeypatch):
-    model, optimizer, tokens = ready(*cell[:-1])
+@pytest.fixture(scope="module")
+def wider(tmp_path_factory):
+    """A model whose activations are so large that buffers of a kernel, some KiB a thread, hardly count."""
+    path = tmp_path_factory.mktemp("wider")
+    tiny_llama(layers=4, hidden=256).bfloat16().save_pretrained(path)
+    return path, Estimator(subject_of(str(path)))
+
+
+@pytest.mark.parametrize("cell", [CELLS[n] for n in (1, 2, 14, 18)], ids=str)
+def test_the_peak_is_what_the_allocator_hands_out_beside_the_layers_that_are_near(cell, wider, monkeypatch):
+    path, estimator = wider
+    model, optimizer, tokens = ready(*cell[:-1], path=path)
+    tokens = tokens.repeat(1, 6)
     step(model, optimizer, tokens, cell[-1])
     rests = placed(model)
     rests.rest()
@@ -145,12 +179,17 @@ def test_the_peak_is_what_operations_make_beside_the_layers_that_are_near(cell, 
     near = watched(rests, monkeypatch)
     memory = [x for name in ("_sides", "_arenas") for x in vars(rests.streamer.backend).get(name, {}).values()]
     memory = [x.memory if hasattr(x, "memory") else x.bytes for x in memory]
-    with Tracker([*tensors_of(model), *kept, *memory, tokens], "cpu") as tracker:
+    with Peak("cpu") as peak, Tracker([*tensors_of(model), *kept, *memory, tokens], "cpu") as tracker:
         step(model, optimizer, tokens, cell[-1])
-    planned = estimator().estimate(asked(cell, tokens))
-    assert planned.peak_bytes == pytest.approx(before + tracker.peak + max(near), rel=0.03)
+    planned = estimator.estimate(asked(cell, tokens))
+    kept_twice = 0.02 if cell[5] == AGAIN else 0  # what is planned is the other checkpointing: one layer's input less
+    assert planned.peak_bytes == pytest.approx(before + tracker.peak + max(near), rel=0.001 + kept_twice)
+    pages = max(near) if cell[0] == "mapped" else 0  # those of files are none of the allocator's
+    assert planned.peak_bytes == pytest.approx(before + peak.extra + pages, rel=0.01 + kept_twice)
     live = plan_live(model, seq_len=tokens.shape[1], batch_size=tokens.shape[0], micro_batches=cell[-1])
-    assert live.carried == planned.carried and live.peak_bytes == pytest.approx(planned.peak_bytes, rel=0.03)
+    assert live.carried == planned.carried and live.peak_bytes == pytest.approx(
+        planned.peak_bytes, rel=0.001 + kept_twice
+    )
 
 
 ALONE = [  # way, policy, slots, write_every, paired

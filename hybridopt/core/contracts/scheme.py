@@ -72,6 +72,9 @@ class Scheme(Protocol):
     kernels: Mapping[str, Room] = MappingProxyType({})
     """Operations of its layers that take more memory on a GPU than they hand out, by torch's names."""
 
+    cpu_kernels: Mapping[str, Room] = MappingProxyType({})
+    """The same on a CPU."""
+
     def covers(self, layer: nn.Module, device: torch.device) -> bool:
         """Return whether this linear layer, moved to `device`, would compute correctly once quantized."""
         return True

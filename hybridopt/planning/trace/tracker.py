@@ -11,9 +11,8 @@ from torch._C import _get_dispatch_mode as active
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
-from ...core.contracts import Room
-from ...core.registry import every
 from .moments import Event, Limit, Moment, Stage
+from .rooms import room_of
 
 try:
     from torch._C._dynamo.eval_frame import _FrameAction as FrameAction
@@ -58,7 +57,7 @@ class Tracker(TorchDispatchMode):
         self._fakes = fakes
         self.operations, self._limit, self._events = 0, limit, list[tuple[str, int, int, int]]()
         self.moments: list[Moment] = []
-        self._within, self._stage, self._after = _within(device), ("start",), 0
+        self._room_of, self._stage, self._after = room_of(device), ("start",), 0
         self._alive, self._top, self._top_age = [0, 0], (0, 0), 0
         self._refs: dict[int, weakref.ref] = {}
         self._born: dict[int, int] = {}  # when each storage was made: its number among all
@@ -153,8 +152,7 @@ class Tracker(TorchDispatchMode):
         if wrapper is not None:  # what it does inside counts, too
             with self:
                 return wrapper.__torch_dispatch__(function, types, args, kwargs)
-        if self._within and (room := self._within.get(str(function))) is not None:
-            size = room(args, kwargs)
+        if (room := self._room_of(function)) is not None and (size := room(args, kwargs)):
             self.bump(size)
             self._log(f"within {function}", size)
         self.operations += 1
@@ -185,17 +183,3 @@ def storages(tensor: Tensor) -> list[torch.UntypedStorage]:
 @cache
 def _wraps(kind: type) -> bool:
     return hasattr(kind, "__tensor_flatten__") and kind.__name__ != "FakeTensor"
-
-
-def _within(device: str | None) -> dict[str, Room]:
-    """Return, by name, the operations that take more memory on a device than they hand out; none without device."""
-    if device == "cuda":
-        return {name: room for scheme in every("schemes") for name, room in scheme.kernels.items()}
-    return {"aten.mul_.Tensor": _mixed} if device == "cpu" else {}
-
-
-def _mixed(args: tuple[Any, ...], _: object) -> int:
-    """Return the bytes of a product in place with another dtype on a CPU: factor and result in float32."""
-    x, factor = args[:2]
-    same = not isinstance(factor, Tensor) or factor.dtype == x.dtype or not factor.dim()
-    return 0 if same else 8 * x.numel()
