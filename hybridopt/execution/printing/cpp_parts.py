@@ -9,10 +9,12 @@ static void piece(const Task& task, const Given& given, i64 at, int n) {{
 {lines}}}
 
 extern "C" void hybridopt_run(const Given* given) {{
-    in_chunks(*given, [](const Task& task) {{ return task.rows * task.width; }}, [](const Task&) {{ return CHUNK; }},
+    const i64 some = at_a_time(*given, elements_of, CHUNK, LONGEST) / PIECE * PIECE;
+    in_chunks(*given, elements_of, [=](const Task&) {{ return some; }},
               [&](const Task& task, i64 first, i64 last) {{
-                  for (i64 at = first; at < last; at += PIECE)
-                      piece(task, *given, at, (int)(last - at < PIECE ? last - at : PIECE));
+                  in_turns<2>(first, last, PIECE, 4, [&](i64 at, i64 end) {{
+                      piece(task, *given, at, (int)(end - at));
+                  }});
               }});
 }}
 """
@@ -25,10 +27,11 @@ in_rows(at, n, task.width, [&](i64 at, int n, i64 row, i64 column) ALWAYS {{
 """
 BY_ROWS = """
 extern "C" void hybridopt_run(const Given* given) {
+    const i64 some = at_a_time(*given, elements_of, CHUNK, LONGEST);
     in_chunks(*given, [](const Task& task) { return task.rows; },
-              [](const Task& task) { return task.width < CHUNK ? CHUNK / task.width : (i64)1; },
+              [=](const Task& task) { return task.width < some ? some / task.width : (i64)1; },
               [&](const Task& task, i64 first, i64 last) {
-                  for (i64 row = first; row < last; ++row) whole_row(task, *given, row);
+                  in_turns<2>(first, last, 1, 4 * task.width, [&](i64 row, i64) { whole_row(task, *given, row); });
               });
 }
 """

@@ -27,6 +27,17 @@ INLINE Task task_of(const Given& given, i64 t) {
     return Task{given.at + given.tensors * t, sizes[0], sizes[1], sizes[2], given.keys + given.of_keys * t};
 }
 
+// How many units of all tasks a thread takes at a time: within `least` and `most`, and no large share of the whole.
+template <class Units>
+static i64 at_a_time(const Given& given, Units units, i64 least, i64 most) {
+    i64 all = 0;
+    for (i64 t = 0; t < given.tasks; ++t) all += units(task_of(given, t));
+    const i64 share = all / (16 * (given.threads < 1 ? 1 : given.threads));
+    return share < least ? least : share < most ? share : most;
+}
+
+INLINE i64 elements_of(const Task& task) { return task.rows * task.width; }
+
 // Call work(task, first, last) for ranges of the `units(task)` of every task, about `size(task)` of them at a time.
 template <class Units, class Size, class Work>
 static void in_chunks(const Given& given, Units units, Size size, Work work) {
@@ -58,4 +69,21 @@ static void in_chunks(const Given& given, Units units, Size size, Work work) {
             }
         }
     }
+}
+
+// A core waits less for memory that it reads at several places in turns than for one place after the other: its own
+// looking ahead ends with a page. Places nearer to each other than APART bytes are no help.
+static const i64 APART = 1 << 16;
+
+// Call work(begin, end) for pieces of `step` of first ... last - 1: of up to PLACES parts of them, in turns.
+// bytes: of one of them, in the tensor that most of what is read comes from.
+template <int PLACES, class Work>
+INLINE void in_turns(i64 first, i64 last, i64 step, i64 bytes, Work work) {
+    const i64 pieces = (last - first + step - 1) / step, apart = (last - first) * bytes / APART;
+    const i64 places = apart < 1 ? 1 : apart < PLACES ? apart : PLACES, own = (pieces + places - 1) / places;
+    for (i64 turn = 0; turn < own; ++turn)
+        for (i64 piece = turn; piece < pieces; piece += own) {
+            const i64 begin = first + piece * step;
+            work(begin, begin + step < last ? begin + step : last);
+        }
 }

@@ -17,14 +17,19 @@ struct Seen {  // the largest bits without a sign
     }
 };
 
-INLINE u32 most_of(const float* x, int n) {
-    Seen seen;
+INLINE void see(Seen& seen, const float* x, int n) {
     in_sums(n, [&](int i, int k, auto some) ALWAYS { seen.add(k, bits_of(load(x + i, some)), 0x7fffffffu); });
-    return seen.most();
 }
-INLINE u32 most_of(const u16* x, int n) {
-    Seen seen;
+INLINE void see(Seen& seen, const u16* x, int n) {
     in_sums(n, [&](int i, int k, auto some) ALWAYS { seen.add(k, load(x + i, some), 0x7fffu); });
+}
+
+// The largest bits of x[first] ... x[last - 1].
+template <class Number>
+static u32 most_of(const Number* x, i64 first, i64 last) {
+    Seen seen;
+    in_turns<4>(first, last, 2048 / sizeof(Number), sizeof(Number),
+                [&](i64 begin, i64 end) ALWAYS { see(seen, x + begin, (int)(end - begin)); });
     return seen.most();
 }
 
@@ -37,12 +42,13 @@ INLINE void note(void* flag) {
 // Of every task: at[0] the numbers, of `rows` bytes each, `width` of them, infinite from the bits `count` on; at[1] an
 // int that becomes 1 where one is not finite. Tasks are read from their end on: an update begins with what is read last.
 static void not_finite(const Given& given) {
-    in_chunks(given, [](const Task& task) { return task.width; }, [](const Task&) { return (i64)1 << 18; },
+    const auto units = [](const Task& task) { return task.width; };
+    const i64 some = at_a_time(given, units, 1 << 16, 1 << 19);
+    in_chunks(given, units, [=](const Task&) { return some; },
               [](const Task& task, i64 first, i64 last) {
-                  const i64 at = task.width - last;
-                  const int n = (int)(last - first);
-                  const u32 most = task.rows == 4 ? most_of((const float*)task.at[0] + at, n)
-                                                  : most_of((const u16*)task.at[0] + at, n);
+                  const i64 begin = task.width - last, end = task.width - first;
+                  const u32 most = task.rows == 4 ? most_of((const float*)task.at[0], begin, end)
+                                                  : most_of((const u16*)task.at[0], begin, end);
                   if (most >= (u32)task.count) note(task.at[1]);
               });
 }

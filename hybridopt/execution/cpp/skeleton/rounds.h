@@ -40,6 +40,51 @@ static int rounds_before(const Task& task, float* room) {
     return 1;
 }
 
+INLINE i64 rows_of(const Task& task, i64 elements) { return task.width < elements ? elements / task.width : 1; }
+
+// Rows of a part, where no row depends on another one: some at a time, at several places in turns.
+static const i64 AT_ONCE = 1 << 10;  // elements
+template <class Work>
+INLINE void rows_in_turns(const Task& task, i64 first, i64 last, Work work) {
+    in_turns<2>(first, last, rows_of(task, AT_ONCE), 4 * task.width, work);
+}
+
+template <class K>
+static void updated(const Task& task, const Given& given, float* room, i64 first, i64 last) {
+    rows_in_turns(task, first, last, [&](i64 begin, i64 end) { K::update(task, given, room, begin, end); });
+}
+
+// Call work(task, room) for every small matrix, by the thread that is free; room(task): numbers that it needs.
+template <class Size, class Work>
+static void of_small(const Given& given, Size size, Work work) {
+    i64 most = 0, next = 0;
+    for (i64 t = 0; t < given.tasks; ++t) {
+        const Task task = task_of(given, t);
+        if (elements_of(task) <= SMALL && most < size(task)) most = size(task);
+    }
+#pragma omp parallel num_threads((int)given.threads) if (given.threads > 1)
+    {
+        Room room(most);
+        for (;;) {
+            i64 mine;
+#pragma omp atomic capture
+            mine = next++;
+            if (mine >= given.tasks) break;
+            const Task task = task_of(given, mine);
+            if (elements_of(task) <= SMALL) work(task, room.at);
+        }
+    }
+}
+
+// Call work(task) for every other one, one after the other.
+template <class Work>
+static void of_large(const Given& given, Work work) {
+    for (i64 t = 0; t < given.tasks; ++t) {
+        const Task task = task_of(given, t);
+        if (elements_of(task) > SMALL) work(task);
+    }
+}
+
 template <class K>
 static void all_rounds(const Task& task, const Given& given, float* room) {
     const int before = rounds_before<K>(task, room);
@@ -51,7 +96,7 @@ static void all_rounds(const Task& task, const Given& given, float* room) {
         }
         K::settle(i, task, given, room, 0, task.rows);
     }
-    K::update(task, given, room, 0, task.rows);
+    updated<K>(task, given, room, 0, task.rows);
 }
 
 // Add up the sums of a look by all threads: look(first row, last row, sums). Backwards: from the last rows on.
@@ -88,7 +133,7 @@ static void rounds_of_all_threads(const Task& task, const Given& given, int thre
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
     for (i64 next = 0; next < pieces; ++next) {
         const i64 piece = K::ROUNDS & 1 ? pieces - 1 - next : next;
-        K::update(task, given, room.at, task.rows * piece / pieces, task.rows * (piece + 1) / pieces);
+        updated<K>(task, given, room.at, task.rows * piece / pieces, task.rows * (piece + 1) / pieces);
     }
 }
 
@@ -96,71 +141,43 @@ static void rounds_of_all_threads(const Task& task, const Given& given, int thre
 // seen(task) where the gradient is not finite. first(...) is a look that returns the largest bits.
 template <class K>
 static void first_in_rounds(const Given& given) {
-    const int threads = (int)given.threads;
-    i64 next = 0;
     const auto look = [&](const Task& task, i64 first, i64 last, float* sums) {
         if (K::first(task, given, K::looked(task), first, last, sums) >= INFINITE) note(K::seen(task));
     };
-    for (i64 t = 0; t < given.tasks; ++t) {
-        const Task task = task_of(given, t);
-        if (task.rows * task.width > SMALL)
-            looked_by_all_threads<K>(0, task, K::looked(task), threads, true,
-                                     [&](i64 first, i64 last, float* sums) { look(task, first, last, sums); });
-    }
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    for (;;) {
-        i64 mine;
-#pragma omp atomic capture
-        mine = next++;
-        if (mine >= given.tasks) break;
-        const Task task = task_of(given, mine);
-        if (task.rows * task.width > SMALL) continue;
+    of_large(given, [&](const Task& task) {
+        looked_by_all_threads<K>(0, task, K::looked(task), (int)given.threads, true,
+                                 [&](i64 first, i64 last, float* sums) { look(task, first, last, sums); });
+    });
+    of_small(given, [](const Task&) { return (i64)0; }, [&](const Task& task, float*) {
         float* sums = K::found(0, task, K::looked(task));
         memset(sums, 0, K::sums(0, task) * 4);
         look(task, 0, task.rows, sums);
-    }
+    });
 }
 
 template <class K>
 static void in_rounds(const Given& given) {
-    i64 most = 0, next = 0;
-    for (i64 t = 0; t < given.tasks; ++t) {
-        const Task task = task_of(given, t);
-        if (task.rows * task.width > SMALL) continue;
-        most = most < K::room(task) ? K::room(task) : most;
-    }
-    const int threads = (int)given.threads;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        Room room(most);
-        for (;;) {
-            i64 mine;
-#pragma omp atomic capture
-            mine = next++;
-            if (mine >= given.tasks) break;
-            const Task task = task_of(given, mine);
-            if (task.rows * task.width <= SMALL) all_rounds<K>(task, given, room.at);
-        }
-    }
-    for (i64 t = 0; t < given.tasks; ++t) {
-        const Task task = task_of(given, t);
-        if (task.rows * task.width > SMALL) rounds_of_all_threads<K>(task, given, threads);
-    }
+    of_small(given, K::room, [&](const Task& task, float* room) { all_rounds<K>(task, given, room); });
+    of_large(given, [&](const Task& task) { rounds_of_all_threads<K>(task, given, (int)given.threads); });
 }
 
 // Rules of which every row goes by itself: a thread takes some rows, and makes all rounds of those.
-static const i64 TAKEN = 1 << 15, AT_ONCE = 1 << 12;  // elements that a thread takes, and of which it makes all rounds
-
-INLINE i64 rows_of(const Task& task, i64 elements) { return task.width < elements ? elements / task.width : 1; }
+template <class Work>
+static void in_chunks_of_rows(const Given& given, Work work) {
+    const i64 taken = at_a_time(given, elements_of, 1 << 15, 1 << 18);
+    in_chunks(given, [](const Task& task) { return task.rows; }, [=](const Task& task) { return rows_of(task, taken); }, work);
+}
 
 template <class K>
 static void first_in_rows(const Given& given) {
-    in_chunks(given, [](const Task& task) { return task.rows; },
-              [](const Task& task) { return rows_of(task, TAKEN); },
-              [&](const Task& task, i64 first, i64 last) {
-                  const u32 most = K::first(task, given, K::looked(task), task.rows - last, task.rows - first, nullptr);
-                  if (most >= INFINITE) note(K::seen(task));
-              });
+    in_chunks_of_rows(given, [&](const Task& task, i64 first, i64 last) {
+        u32 most = 0;
+        rows_in_turns(task, task.rows - last, task.rows - first, [&](i64 begin, i64 end) {
+            const u32 found = K::first(task, given, K::looked(task), begin, end, nullptr);
+            most = most < found ? found : most;
+        });
+        if (most >= INFINITE) note(K::seen(task));
+    });
 }
 
 template <class K>
@@ -176,20 +193,16 @@ static void in_rows(const Given& given) {
     i64 all = 0;
     for (i64 t = 0; t < given.tasks; ++t) all += K::room(task_of(given, t));
     Room room(all);
-    in_chunks(given, [](const Task& task) { return task.rows; },
-              [](const Task& task) { return rows_of(task, TAKEN); },
-              [&](const Task& task, i64 first, i64 last) {
-                  float* own = room.at;
-                  for (i64 t = 0; given.at + given.tensors * t != task.at; ++t) own += K::room(task_of(given, t));
-                  const int before = rounds_before<K>(task, own, first, last);
-                  const i64 some = rows_of(task, AT_ONCE);
-                  for (i64 row = first; row < last; row += some) {
-                      const i64 end = row + some < last ? row + some : last;
-                      for (int i = 0; i < K::ROUNDS; ++i) {
-                          if (i >= before) K::look(i, task, given, own, row, end, nullptr);
-                          K::settle(i, task, given, own, row, end);
-                      }
-                      K::update(task, given, own, row, end);
-                  }
-              });
+    in_chunks_of_rows(given, [&](const Task& task, i64 first, i64 last) {
+        float* own = room.at;
+        for (i64 t = 0; given.at + given.tensors * t != task.at; ++t) own += K::room(task_of(given, t));
+        const int before = rounds_before<K>(task, own, first, last);
+        rows_in_turns(task, first, last, [&](i64 begin, i64 end) {
+            for (int i = 0; i < K::ROUNDS; ++i) {
+                if (i >= before) K::look(i, task, given, own, begin, end, nullptr);
+                K::settle(i, task, given, own, begin, end);
+            }
+            K::update(task, given, own, begin, end);
+        });
+    });
 }
