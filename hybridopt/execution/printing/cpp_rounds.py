@@ -114,7 +114,8 @@ class _Text:
         named = {kind: ", ".join(f"{kind[:-1]}_{i}" for i in count) for kind in ("looks", "settles")}
         sums, found = (", ".join(some) for some in zip(*self.found, strict=True))
         schedule = "in_rows" if self.rounds.by_rows else "in_rounds"
-        sizes = {"rounds": len(count), "room": self.room.text, "sums": sums, "found": found}
+        places = 2 if self.rounds.by_rows or not layout.slots else 1  # more tensors of a matrix in caches: measured
+        sizes = {"rounds": len(count), "places": places, "room": self.room.text, "sums": sums, "found": found}
         first = FIRST_LOOK if layout.looks_first else NO_FIRST_LOOK
         out.append(RULE.format(schedule=schedule, first_room=sized(self.first), **sizes, **named, **first))
         if layout.looks_first:

@@ -21,7 +21,7 @@ SIZES = """\
 RULE = """\
 namespace {{  // or all kernels of a process would share its tables
 struct Rule {{
-    static const int ROUNDS = {rounds};
+    static const int ROUNDS = {rounds}, PLACES = {places};
     static i64 room(const Task& task) {{
         const i64 rows = task.rows, width = task.width;
         return {room};

@@ -1,4 +1,4 @@
-"""Memory is read at several places in turns: nothing is left out, nothing is read twice, whatever registers there are."""
+"""Memory is read at several places in turns: nothing is left out and nothing is read twice, by any registers."""
 
 import pytest
 import torch

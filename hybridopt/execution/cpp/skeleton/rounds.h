@@ -30,7 +30,7 @@ struct Room {  // numbers that are there for the length of a call
     Room(const Room&) = delete;
 };
 
-// K, which is printed: ROUNDS; room(task) and sums(i, task), in numbers; found(i, task, room): where the sums lie;
+// K, which is printed: ROUNDS; PLACES that are read in turns; room(task) and sums(i, task), in numbers; found(i, task, room): where the sums lie;
 // look(i, task, given, room, first row, last row, sums), settle and update the same way. Where the first look came
 // before, looked(task) is what it has found, the first numbers of the room.
 template <class K>
@@ -44,14 +44,21 @@ INLINE i64 rows_of(const Task& task, i64 elements) { return task.width < element
 
 // Rows of a part, where no row depends on another one: some at a time, at several places in turns.
 static const i64 AT_ONCE = 1 << 10;  // elements
-template <class Work>
+template <class K, class Work>
 INLINE void rows_in_turns(const Task& task, i64 first, i64 last, Work work) {
-    in_turns<2>(first, last, rows_of(task, AT_ONCE), 4 * task.width, work);
+    in_turns<K::PLACES>(first, last, rows_of(task, AT_ONCE), 4 * task.width, work);
 }
 
 template <class K>
 static void updated(const Task& task, const Given& given, float* room, i64 first, i64 last) {
-    rows_in_turns(task, first, last, [&](i64 begin, i64 end) { K::update(task, given, room, begin, end); });
+    rows_in_turns<K>(task, first, last, [&](i64 begin, i64 end) { K::update(task, given, room, begin, end); });
+}
+
+// A look that adds nothing up over rows finds something of each row by itself.
+template <class K>
+static void looked_at(int i, const Task& task, const Given& given, float* room, i64 first, i64 last, float* sums) {
+    if (K::sums(i, task)) return K::look(i, task, given, room, first, last, sums);
+    rows_in_turns<K>(task, first, last, [&](i64 begin, i64 end) { K::look(i, task, given, room, begin, end, sums); });
 }
 
 // Call work(task, room) for every small matrix, by the thread that is free; room(task): numbers that it needs.
@@ -92,7 +99,7 @@ static void all_rounds(const Task& task, const Given& given, float* room) {
         if (i >= before) {
             float* sums = K::found(i, task, room);
             memset(sums, 0, K::sums(i, task) * 4);
-            K::look(i, task, given, room, 0, task.rows, sums);
+            looked_at<K>(i, task, given, room, 0, task.rows, sums);
         }
         K::settle(i, task, given, room, 0, task.rows);
     }
@@ -125,7 +132,7 @@ static void rounds_of_all_threads(const Task& task, const Given& given, int thre
     for (int i = 0; i < K::ROUNDS; ++i) {
         if (i >= before)
             looked_by_all_threads<K>(i, task, room.at, threads, i & 1, [&](i64 first, i64 last, float* sums) {
-                K::look(i, task, given, room.at, first, last, sums);
+                looked_at<K>(i, task, given, room.at, first, last, sums);
             });
         K::settle(i, task, given, room.at, 0, task.rows);
     }
@@ -172,7 +179,7 @@ template <class K>
 static void first_in_rows(const Given& given) {
     in_chunks_of_rows(given, [&](const Task& task, i64 first, i64 last) {
         u32 most = 0;
-        rows_in_turns(task, task.rows - last, task.rows - first, [&](i64 begin, i64 end) {
+        rows_in_turns<K>(task, task.rows - last, task.rows - first, [&](i64 begin, i64 end) {
             const u32 found = K::first(task, given, K::looked(task), begin, end, nullptr);
             most = most < found ? found : most;
         });
@@ -197,7 +204,7 @@ static void in_rows(const Given& given) {
         float* own = room.at;
         for (i64 t = 0; given.at + given.tensors * t != task.at; ++t) own += K::room(task_of(given, t));
         const int before = rounds_before<K>(task, own, first, last);
-        rows_in_turns(task, first, last, [&](i64 begin, i64 end) {
+        rows_in_turns<K>(task, first, last, [&](i64 begin, i64 end) {
             for (int i = 0; i < K::ROUNDS; ++i) {
                 if (i >= before) K::look(i, task, given, own, begin, end, nullptr);
                 K::settle(i, task, given, own, begin, end);
