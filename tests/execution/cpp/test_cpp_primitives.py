@@ -110,7 +110,11 @@ def test_bfloat16_in_and_to_nearest(run, n):
     assert bits(back[:n]).equal(bits(out[:n].float())) and back[n] == 0
 
 
-@pytest.mark.parametrize(("rows", "width"), [(1, 1), (40, 3), (5, 63), (7, 64), (3, 100), (1, 1000), (2, 5000)])
+SIZES = [(1, 1), (40, 3), (5, 63), (7, 64), (3, 100), (1, 1000), (2, 5000)]
+SIZES += [(21, 16), (60, 16), (9, 32), (30, 48)]  # whole rows of whole lanes
+
+
+@pytest.mark.parametrize(("rows", "width"), SIZES)
 def test_random_bits_and_rounding_by_them(run, rows, width):
     x = numbers(rows * width).view(rows, width)
     first, n = (x.numel() // 3, x.numel() - x.numel() // 3)

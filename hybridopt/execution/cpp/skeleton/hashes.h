@@ -20,6 +20,12 @@ INLINE u32 row_hash(i64 row, u64 key) {
     return mixed_one(own + (u32)key, (u32)(key >> 32));
 }
 
+INLINE U row_hashes(i64 first, u64 key) {  // of as many rows as there are lanes
+    const U row = plus_(all((u32)first), counting());
+    const U own = mixed(plus_(times_(row, GOLDEN), all(0x3C6EF372u)), all(0x3C6EF372u));
+    return mixed(plus_(own, all((u32)key)), all((u32)(key >> 32)));
+}
+
 INLINE U sixteen(U hashed) {  // random bits from the hashes of row and column, joined by ^
     const U x = times_(hashed, ONE);
     return right<16>(times_(xor_(right<15>(x), x), OTHER));
@@ -67,8 +73,27 @@ INLINE void in_rows(i64 at, int n, i64 width, Work work) {
 
 // out[i]: the random bits of elements at ... at + n - 1 of a matrix with `width` columns.
 static void random_bits(u32* out, i64 at, int n, i64 width, u64 key, Columns columns) {
+    alignas(64) u32 hashes[LANES];
+    // whole rows of whole lanes
+    if (width % LANES == 0 && at % width == 0 && n % width == 0 && width <= columns.known) {
+        const i64 rows = n / width, begin = at / width;
+        for (i64 row = 0; row < rows; row += LANES) {
+            store(hashes, row_hashes(begin + row, key), All());
+            const i64 some = rows - row < LANES ? rows - row : LANES;
+            for (i64 own = 0; own < some; ++own, out += width)
+                for (i64 column = 0; column < width; column += LANES)
+                    store(out + column, sixteen(xor_(load(columns.of + column, All()), all(hashes[own]))), All());
+        }
+        return;
+    }
+    int next = LANES;
     in_rows(at, n, width, [&](i64 first, int some, i64 row, i64 column) {
-        const OfRow bits = of_row(columns, row, column, some, key);
+        if (next == LANES) {
+            store(hashes, row_hashes(row, key), All());
+            next = 0;
+        }
+        const u32* known = column + some <= columns.known ? columns.of + column : nullptr;
+        const OfRow bits{known, (u32)column, hashes[next++]};
         u32* to = out + (first - at);
         in_lanes(some, [&](int i, auto lanes) ALWAYS { store(to + i, bits.lanes(i, lanes), lanes); });
     });
