@@ -51,7 +51,7 @@ class OnRanks(Mixed):
             found = tuple(self._left(thing) for thing in things)
             return found if len(found) > 1 else found[0]
 
-        vars(self.accelerator)["prepare"] = in_place
+        self.accelerator.__dict__["prepare"] = in_place
 
     def _shard_as_asked(self) -> None:
         """Shard the model as accelerate would, if the arguments or the launcher say so and it is not sharded yet."""

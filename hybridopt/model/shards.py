@@ -29,9 +29,8 @@ def shard_(model: nn.Module) -> None:
     _check_codes(model)
     _check_dtypes(model, units)
     whole = {p for p in model.parameters() if not (p.is_floating_point() or _is_cut(p))}
-    told = {"ignored_params": whole} if whole else {}
     for unit in (*units, model):
-        fully_shard(unit, **told)
+        fully_shard(unit, ignored_params=whole or None)
 
 
 def _is_cut(p: Tensor) -> bool:
