@@ -26,6 +26,7 @@ from .handed_out import HandedOut
 from .hooks import Hooks
 from .known import Known, in_model, params_of
 from .loss_windows import windows_of
+from .observing import Observing
 from .options import check_options
 from .probe_face import Probing
 from .probing.state import ProbeState
@@ -41,7 +42,7 @@ from .turns import Turns
 __all__ = ["HybridOptimizer"]
 
 
-class HybridOptimizer(Probing, Following, Persistent):
+class HybridOptimizer(Probing, Observing, Following, Persistent):
     """Train every parameter as a policy says: state-full, state-free, or split.
 
     Args:
@@ -231,35 +232,6 @@ class HybridOptimizer(Probing, Following, Persistent):
         if loss is not None:
             self.observe(loss)
         return loss if probed is None else probed
-
-    # ---- windows that follow the loss
-
-    @property
-    def watches(self) -> bool:
-        """Whether the policy goes by the loss, so that `observe` has to be told of it."""
-        return self._pace is not None
-
-    def observe(self, loss: float | Tensor) -> None:
-        """Tell the loss of a batch, before its backward pass: for policies whose windows follow it (`adafrugal`).
-
-        The mean of all that were told in a window counts, of all processes where there are several; a tensor is read
-        when the window ends. `step(closure)` and `HybridTrainer` tell it by themselves. Other policies take no notice.
-        Raises HybridOptError for what is no number.
-        """
-        if self._pace is not None:
-            self._pace.observe(loss)
-
-    def _check_observed(self) -> None:
-        """Raise HybridOptError, before a weight is changed, if windows follow a loss that nobody has told."""
-        if self._pace is None or self._told_later or not self._pace.blind(self._parameters.step):
-            return
-        if any(float(group["lr"]) for group in self.param_groups) and self._parameters.waiting():
-            since = self._parameters.step - self._pace.begins[-2]
-            raise HybridOptError(
-                "the windows of this policy grow while the loss stalls, and no loss was told in the last "
-                f"{since} steps: call optimizer.observe(loss) before loss.backward(), or optimizer.step(closure); "
-                "HybridTrainer tells it by itself. With gap=None, as in policy 'frugal', windows need no loss"
-            )
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
