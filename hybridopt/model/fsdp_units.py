@@ -40,7 +40,8 @@ def empty_(model: nn.Module) -> Iterator[None]:
     """
     modules = list(model.modules())
     kept = [(m, {k: vars(m)[k] for k in list(vars(m)) if k.startswith(STATE)}) for m in modules]
-    hooks = [(h, OrderedDict(h)) for m in modules for k, h in vars(m).items() if k.endswith("_hooks") and h]
+    own = [h for m in modules for k, h in vars(m).items() if k.endswith("_hooks") and isinstance(h, dict) and h]
+    hooks = [(h, OrderedDict(h)) for h in own]
     places: list[tuple[nn.Module, str, Any]] = [
         (m, n, p) for m in modules for n, p in m._parameters.items() if p is not None and is_sharded(p)
     ]
@@ -157,7 +158,8 @@ def casts(model: nn.Module) -> bool:
 
 def hooks_of_others(module: nn.Module) -> bool:
     """Return whether a module has hooks beside those of FSDP2."""
-    found = (hook for key, hooks in vars(module).items() if key.endswith("_hooks") for hook in hooks.values())
+    all_ = [each for key, each in vars(module).items() if key.endswith("_hooks") and isinstance(each, dict)]
+    found = (hook for hooks in all_ for hook in hooks.values())
     return any(not _of_fsdp(hook) for hook in found)
 
 
