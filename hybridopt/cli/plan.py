@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.budget import MARGIN, Budget, budget, check_margin
-from ..core.errors import HybridOptError
 from ..core.part_files import names
 from ..core.silence import without_messages
 from .plan_checks import (
@@ -21,6 +20,7 @@ from .plan_checks import (
     check_activations,
     check_asked,
     check_beside,
+    options_asked,
     placement_asked,
     rate_asked,
 )
@@ -130,7 +130,7 @@ def plan(
     asked = {name: value for name, value in asked.items() if value is not None}
     rests = placement_asked(placement, {"slots": slots, "resident": resident}, device)
     beside = beside_asked(room, host, bus, disk, tflops)
-    options = _options(option or [], {"density": density, "codec": codec, "update_gap": update_gap})
+    options = options_asked(option or [], {"density": density, "codec": codec, "update_gap": update_gap})
     searches = policy is None and room is not None and not options
     check_activations(activations, policy, searches)
     if rests is None and not searches:
@@ -212,25 +212,6 @@ def _search(
     else:
         Console().print(table.choices_table(choices, room, *beside), crop=False)  # lines to paste may be longer
     return choices[0].fits
-
-
-def _options(pairs: list[str], short: dict[str, Any]) -> dict[str, Any]:
-    """Return the policy's options: those with a short form that were given, then those of key=value texts."""
-    found = {name: value for name, value in short.items() if value is not None}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise HybridOptError(f"--option {pair!r} is not allowed; write key=value, such as density=0.25")
-        found[name.replace("-", "_")] = _value(value)
-    return found
-
-
-def _value(text: str) -> Any:
-    """Read a number, a list, a truth value or None; anything else is a word and stays text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return {"True": True, "False": False, "None": None}.get(text, text)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
-"""Refuse what `hybridopt plan` cannot be asked for before torch is imported, which takes seconds."""
+"""What `hybridopt plan` is asked for: read, and refused, before torch is imported, which takes seconds."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,7 @@ __all__ = [
     "check_activations",
     "check_asked",
     "check_beside",
+    "options_asked",
     "placement_asked",
     "rate_asked",
 ]
@@ -76,6 +78,22 @@ def placement_asked(base: str | None, counts: Mapping[str, int | None], device: 
             "--placement disk"
         )
     return found if found is None else found.but(**given)
+
+
+def options_asked(pairs: list[str], short: dict[str, Any]) -> dict[str, Any]:
+    """Return the policy's options: those with a short form that were given, then those of key=value texts.
+
+    Args:
+        pairs: texts as key=value.
+        short: by option, what its short form was given; None: nothing was said.
+    """
+    found = {name: value for name, value in short.items() if value is not None}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise HybridOptError(f"--option {pair!r} is not allowed; write key=value, such as density=0.25")
+        found[name.replace("-", "_")] = _value(value)
+    return found
 
 
 def check_activations(activations: str | None, policy: str | None, searches: bool) -> None:
@@ -168,3 +186,11 @@ def _check_policy(policy: str | None, options: Mapping[str, Any]) -> None:
         from ..policy.other_names import check_known
 
         check_known(name, options, known)
+
+
+def _value(text: str) -> Any:
+    """Read a number, a list, a truth value or None; anything else is a word and stays text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"True": True, "False": False, "None": None}.get(text, text)
