@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
 from threading import Lock
 from typing import Any
 
@@ -19,7 +18,7 @@ from .clip import Clip
 from .first_rate import FirstRate
 from .following import Following
 from .forms import Forms
-from .gradients import norm, total
+from .gradient_face import Backpropagating
 from .group_numbers import check_numbers
 from .groups import Tags, named, trainable_of
 from .handed_out import HandedOut
@@ -42,7 +41,7 @@ from .turns import Turns
 __all__ = ["HybridOptimizer"]
 
 
-class HybridOptimizer(Probing, Observing, Following, Persistent):
+class HybridOptimizer(Backpropagating, Probing, Observing, Following, Persistent):
     """Train every parameter as a policy says: state-full, state-free, or split.
 
     Args:
@@ -233,12 +232,6 @@ class HybridOptimizer(Probing, Observing, Following, Persistent):
             self.observe(loss)
         return loss if probed is None else probed
 
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """With release="fused" torch.amp.GradScaler finds no gradients, and must leave it to `step()` to say so."""
-        conflicts.check_unscaled(self._parameters, self._turns.arrived)
-        return self._release.frees_gradients
-
     def _sections(self):
         """Return what is trained alike: groups of one treatment, and the sections of others."""
         return self._parameters.windows.sections
@@ -246,51 +239,3 @@ class HybridOptimizer(Probing, Observing, Following, Persistent):
     def _backward(self, group):
         """Return the parameters of a section, if they take gradients from the backward pass."""
         return group["params"] if self._tags.treatment(group).source.backward else ()
-
-    # ---- gradients as the backward pass makes them
-
-    def hold(self) -> AbstractContextManager:
-        """Return a context in which backward passes only add up gradients; with release="accumulate" they always do.
-
-        For all but the last backward pass of a step. The sum is kept in `.grad`: all gradients are alive meanwhile.
-        """
-        return self._release.hold()
-
-    def measure(self, loss: Tensor) -> Tensor | None:
-        """Work out the norm of all gradients of `loss`, held ones included, by a backward pass that keeps none.
-
-        For clip_mode="global" with release="fused": call it before `loss.backward()`, which has to run again. With
-        release="accumulate" it does nothing, since the norm is known anyway, nor where no parameter takes gradients.
-        """
-        if not any(map(self._backward, self._sections())):
-            return None
-        if self._replicas.buckets:
-            raise HybridOptError(
-                "measure() takes a backward pass of its own, which DistributedDataParallel would average instead of "
-                "the next one: take clip_mode='previous' or 'tensor', or release='accumulate'"
-            )
-        if not self._release.midway:
-            self._look()
-        return self._release.measure(self._parameters, loss, self.nonfinite)
-
-    def tell_norm(self, norm: Tensor | float) -> None:
-        """Tell the norm of all gradients as they are now, as `torch.nn.utils.clip_grad_norm_` returns it.
-
-        Where it is finite, the next `step` does not read gradients once more to look for NaN, unless they have changed
-        since. `HybridTrainer` tells it by itself.
-
-        norm: of the gradients of this optimizer's parameters, others may be among them, before or after clipping.
-        """
-        self._parameters.told.tell(norm, (p for _, p in self._parameters.params()))
-
-    @property
-    def grad_norm(self) -> Tensor | None:
-        """The norm of all gradients of the last step together, before clipping: shape [], on their device.
-
-        With release="accumulate" and clip=None it is worked out from `.grad` when asked for, so ask before
-        `zero_grad()`, or pass clip=float("inf"). None where there are no gradients.
-        """
-        if self._norm is None:
-            with torch.no_grad():
-                return total(norm(p.grad) for _, p in self._parameters.waiting() if p.grad is not None)
-        return self._norm
