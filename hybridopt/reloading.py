@@ -1,42 +1,34 @@
 """`from_pretrained`: restore a saved folder on its base model."""
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .core.contracts import Activations, Adapters, Scheme
-from .core.errors import HybridOptError, HybridOptWarning
+from .core.errors import HybridOptError
 from .core.files import tensors
-from .core.registry import unpack
 from .model.base_record import Base, Origin, without_values
 from .model.containers import as_given, check_container, uncompiled
 from .model.kept_codes import codes_record, layer_of_kept, restore_, unknown
 from .model.placement.homes import assign
 from .model.placement.opened import open_scales_
 from .model.placement.refusals import check_not_quantized, check_written
-from .model.quantization.known import named
 from .model.quantization.replacing import quantize_
 from .model.quantization.shards import follow_shards_
 from .model.roles import base_name, clean, of_base
 from .model.sharding import is_sharded, reshard_, sharded_tensors, write_
 from .policy.routes import Ready
-from .saving.completeness import check_complete
-from .saving.configuration import policy_of, read_config
+from .saving.contents import Contents, contents_of
 from .saving.fitting import base_tensors, check_bare, check_base, check_quantization, scaled_layers
-from .saving.folder import Folder, open_folder
-from .saving.held_adapters import library_in, together
-from .saving.names import CONFIG, DELTA, REPLAY
-from .saving.replay import file as replay_file
-from .saving.replay.rebuild import check_names, rebuild_shards_, rebuilt
-from .saving.replay.trajectory import Trajectory
+from .saving.folder import open_folder
+from .saving.held_adapters import together
+from .saving.names import CONFIG, DELTA
+from .saving.replay.rebuild import rebuild_shards_, rebuilt
 from .saving.save import check_directory
-from .saving.whole.read import check_whole, matched, write_onto_
+from .saving.whole.read import matched, write_onto_
 from .wrapping import attach_strategy
 
 __all__ = ["from_pretrained"]
@@ -78,86 +70,12 @@ def from_pretrained(
     return given
 
 
-@dataclass(frozen=True)
-class _Saved:
-    """What lies in a folder, read and checked, but not yet against a model.
-
-    Args:
-        folder: the folder.
-        config: its configuration.
-        ready: the policy to go on with.
-        delta: changed tensors of the base, by name.
-        run: what was saved as the scalars of a run; None: nothing.
-        library: of its adapters.
-        activations: what trained linear layers keep of their inputs; None: everything.
-    """
-
-    folder: Folder
-    config: dict[str, Any]
-    ready: Ready
-    delta: dict[str, Tensor]
-    run: Trajectory | None
-    library: Adapters
-    activations: Activations | None
-
-    @property
-    def scheme(self) -> Scheme:
-        """Return the quantization scheme of the base, which is quantized."""
-        return named(self.config["quantization"], CONFIG)
-
-    @property
-    def changed(self) -> set[str]:
-        """Return the names of what was saved of the base's tensors: values, or the run that they follow from."""
-        return {*self.delta, *(() if self.run is None else self.run.traces)}
-
-
-def _delta(folder: Folder, sharded: bool) -> dict[str, Tensor]:
-    """Return the changed tensors of the base; for a sharded model without values, which are read when written."""
-    if DELTA not in folder.names:
-        return {}
-    path, what = folder.path(DELTA), "changed base tensors"
-    return {name: x.to("meta") for name, x in tensors.each(path, what)} if sharded else tensors.load(path, what)
-
-
-def _read(folder: Folder, policy: str | Ready | None, options: dict[str, Any], sharded: bool) -> _Saved:
-    config = read_config(folder.path(CONFIG))
-    ready = policy_of(policy, options, config)
-    delta = _delta(folder, sharded)
-    run = replay_file.read(folder.path(REPLAY)) if REPLAY in folder.names else None
-    library = library_in(folder, config)
-    check_names(run, config, delta)
-    check_complete(folder, config, delta)
-    check_whole(folder, config)
-    if config["whole"] and ready.opens_scales:
-        raise HybridOptError(
-            f"{folder.directory} holds a whole model in floats, and policy {type(ready).__name__} trains the scales "
-            "of a quantized one; load it with transformers and wrap it with quantization=..., or give policy=..."
-        )
-    return _Saved(folder, config, ready, delta, run, library, _activations(config["activations"]))
-
-
-def _activations(kept: dict[str, Any] | None) -> Activations | None:
-    """Return what trained linear layers keep of their inputs; None: everything, also for a scheme that has to be told.
-
-    kept: as it was saved.
-    """
-    if kept is None or "custom" not in kept:
-        return None if kept is None else unpack(kept, "activations")
-    warnings.warn(
-        f"this was trained with activations={kept['custom']!r}, which is no part of hybridopt: inputs are kept now; "
-        "call model.hybrid.keep_activations(...) before training goes on",
-        HybridOptWarning,
-        stacklevel=5,
-    )
-    return None
-
-
 def _load(model, directory, policy, is_trainable, policy_options):
     """Load a folder onto a model in no container; see `from_pretrained`."""
     with open_folder(Path(directory)) as folder:
         reshard_(model)
         sharded = bool(sharded_tensors(model))
-        saved = _read(folder, policy, policy_options, sharded)
+        saved = contents_of(folder, policy, policy_options, sharded)
         config, delta = saved.config, saved.delta
         follow_shards_(model)
         check_bare(model, config)
@@ -190,7 +108,7 @@ def _load(model, directory, policy, is_trainable, policy_options):
     return loaded
 
 
-def _check_writable(saved: _Saved, model: nn.Module, base: Base) -> None:
+def _check_writable(saved: Contents, model: nn.Module, base: Base) -> None:
     """Raise HybridOptError for weights that rest where what was saved cannot be written.
 
     Args:
@@ -203,7 +121,7 @@ def _check_writable(saved: _Saved, model: nn.Module, base: Base) -> None:
 
 
 def _with_adapters(
-    saved: _Saved, model: nn.Module, names: Sequence[str], is_trainable: bool
+    saved: Contents, model: nn.Module, names: Sequence[str], is_trainable: bool
 ) -> tuple[nn.Module, set[str]]:
     """Return the model, quantized and with its adapters as they were, and the names of what the adapters hold.
 
