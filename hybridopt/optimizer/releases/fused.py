@@ -13,6 +13,7 @@ from .. import conflicts, gradients
 from ..clip import Clip
 from ..readers import still_read
 from ._flags import Flags, reading_waits
+from ._kept import KeptGradients
 from ._measuring import Measuring
 from ._update_all import update_all
 
@@ -21,11 +22,6 @@ __all__ = ["Fused"]
 
 # After an error the gradient in question is gone, but those of held passes are not.
 END = "After an error within the backward pass call optimizer.zero_grad(), then optimizer.step(), which ends that step"
-KEPT = (
-    "release='fused' has kept most gradients until step(), among them that of {name!r}: weights are read once more "
-    "without a gradient (detach()), or somebody keeps a graph (retain_graph) or a view (.data, .detach()) of them. "
-    "Updates are right, but take the memory of 'accumulate'"
-)
 UPDATED = "updated in this step"
 ONCE_MORE = "Call optimizer.zero_grad(), then optimizer.step() once more, which ends that step"
 
@@ -50,7 +46,7 @@ class Fused(Release):
     frees_gradients = True
 
     def __init__(self, clip: Clipping):
-        self.clip, self._holding, self._told = clip, 0, False
+        self.clip, self._holding, self._kept = clip, 0, KeptGradients()
         self._lock = Lock()  # backward runs a thread for each device
         self._looked = False  # for who runs the loop
         self._measuring: Measuring | None = None  # while a pass only measures
@@ -62,7 +58,7 @@ class Fused(Release):
         self._updated: set[str] = set()  # those of them that were updated, if their flag is not False
         self._flags = Flags()
         self._size: Tensor | None = None  # of all measured gradients
-        self._read: set[str] = set()  # weights that were still to be read when their gradient was there
+        self._kept.begin()
         self._skips = self._warned = False
 
     @property
@@ -103,7 +99,7 @@ class Fused(Release):
                 return
             elif still_read(p) if read is None else read:
                 self._check_order(parameters, name, p)
-                self._read.add(name)
+                self._kept.add(name)
             else:
                 self._update(parameters, name, p, nonfinite)
 
@@ -114,7 +110,7 @@ class Fused(Release):
     def finish(self, parameters: ReleasedParameters, nonfinite: str) -> tuple[bool, Tensor | None]:
         """Update what still has a gradient and what probes alone train; returns as `Release.finish` does."""
         work = parameters.due()
-        self._say_kept(parameters)
+        self._kept.warn(parameters, self._norms.keys())
         if self._norms:
             waiting = {n for n, _ in parameters.waiting()}
             for name, p in work:
@@ -130,14 +126,6 @@ class Fused(Release):
             out = update_all(parameters, work, clip, nonfinite)
         self._begin()
         return out
-
-    def _say_kept(self, parameters):
-        """Warn once where most gradients could not be freed: that is what this release is taken for."""
-        kept = {n: p.numel() for n, p in parameters.waiting() if n in self._read}
-        freed = sum(p.numel() for n, p in parameters.params() if n in self._norms)
-        if sum(kept.values()) > freed and not self._told:
-            self._told = True
-            warnings.warn(KEPT.format(name=next(iter(kept))), HybridOptWarning, stacklevel=7)
 
     def drop(self) -> None:
         """Begin a new step."""
@@ -160,7 +148,7 @@ class Fused(Release):
         gradients.check_dense([(name, p.grad)])
         norm = gradients.norm(p.grad)
         sound = self._sound(parameters, name, p, norm, nonfinite)
-        if sound is True and norm.is_cpu and norm.isinf():
+        if sound is True and not reading_waits(norm.device) and norm.isinf():
             (norm,) = gradients.fitting([(name, p.grad)], [norm])
         self._norms[name] = norm
         if sound is not False:
