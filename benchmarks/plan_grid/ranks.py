@@ -14,7 +14,7 @@ from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hybridopt.core.numerics import rounding
-from hybridopt.execution.sharded.rows import local
+from hybridopt.model.sharding import local
 from hybridopt.planning import Request
 from hybridopt.planning.subject.model import Subject
 from hybridopt.planning.trace.tracker import storages

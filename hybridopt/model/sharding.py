@@ -9,12 +9,28 @@ from torch import Tensor, nn
 from ..core.errors import HybridOptError
 from ..core.meeting import meeting
 
-__all__ = ["abandon_", "check_plain", "class_of", "is_sharded", "reshard_", "sharded_tensors", "whole", "write_"]
+__all__ = [
+    "abandon_",
+    "check_plain",
+    "class_of",
+    "is_sharded",
+    "local",
+    "reshard_",
+    "sharded_tensors",
+    "whole",
+    "write_",
+]
 
 
 def is_sharded(x: Any) -> bool:
     """Return whether `x` is a DTensor."""
     return hasattr(x, "full_tensor")
+
+
+def local(x: Any) -> Tensor:
+    """Return this rank's shard of a sharded tensor; any other tensor as it is."""
+    own: Tensor = x.to_local() if is_sharded(x) else x
+    return own
 
 
 def whole(x: Any) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..core.contracts import Named
-from ..execution.sharded.rows import is_sharded
+from ..model.sharding import is_sharded
 
 __all__ = ["warning_of"]
 

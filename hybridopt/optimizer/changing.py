@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor
 
 from ..core.errors import HybridOptError, HybridOptWarning
+from ..model.sharding import is_sharded
 from .forms import AGAIN, Forms, check_shape
 from .groups import Tags, named
 from .tree import TreeChanges
@@ -143,7 +144,7 @@ def say_untrained(names: Sequence[str], tags: Tags, told: set[str]) -> None:
 
 def _check_replaced(name, old, new):
     check_shape(name, old.shape, new)
-    if hasattr(new, "to_local") != hasattr(old, "to_local"):
+    if is_sharded(new) != is_sharded(old):
         raise HybridOptError(f"parameter {name!r} was sharded after this optimizer was made: {AGAIN}")
 
 

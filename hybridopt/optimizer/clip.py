@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..core.errors import HybridOptError, check_choice, check_number
-from ..execution.sharded.rows import local
+from ..model.sharding import local
 
 __all__ = ["MODES", "Clip"]
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..core.errors import HybridOptError
 from ..model.placement.homes import devices_of
 from ..model.roles import codes_dtype
+from ..model.sharding import is_sharded
 from ..policy.job import declare
 from .groups import Tags, named
 from .windows import Windows
@@ -120,4 +121,4 @@ def _moved(windows, group, name, p, state):
 def _fitted(x, p, dtype):
     """Return a tensor of the state; numbers are converted, codes and indices are not."""
     numbers = dtype.is_floating_point and x.is_floating_point()
-    return x.to(x.device if hasattr(x, "to_local") or x.is_meta else p.device, dtype if numbers else x.dtype)
+    return x.to(x.device if is_sharded(x) or x.is_meta else p.device, dtype if numbers else x.dtype)

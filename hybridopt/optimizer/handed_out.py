@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..execution.sharded.rows import local
+from ..model.sharding import local
 from .groups import named
 
 __all__ = ["HandedOut"]

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from ..execution.sharded.meeting import exchange
-from ..execution.sharded.rows import RankRows, is_sharded
+from ..execution.sharded.rows import RankRows
 from ..execution.sharded.ways import WHOLE, Share, spread
-from ..model.sharding import whole
+from ..model.sharding import is_sharded, whole
 from ..policy.job import Job, with_elements
 from .groups import named
 from .windows import Windows

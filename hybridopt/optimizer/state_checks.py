@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ..core.contracts import Slot
 from ..core.errors import HybridOptError, check_count, check_number, shown
-from ..execution.sharded.rows import local
-from ..model.sharding import whole
+from ..model.sharding import is_sharded, local, whole
 from ..policy.job import BASIS, Job
 from .group_numbers import check_numbers
 
@@ -132,8 +131,8 @@ def check_basis(name: str, job: Job, state: Mapping[str, Tensor], window: int) -
 
 
 def _check_sharding(what: str, value: Tensor, p: Tensor) -> None:
-    if not hasattr(p, "to_local") and hasattr(value, "__tensor_flatten__"):
-        cure = "full_tensor()" if hasattr(value, "to_local") else "dequantize() or another conversion"
+    if not is_sharded(p) and hasattr(value, "__tensor_flatten__"):
+        cure = "full_tensor()" if is_sharded(value) else "dequantize() or another conversion"
         raise HybridOptError(f"{what} is a {type(value).__name__}, and the parameter a plain tensor: take its {cure}")
 
 

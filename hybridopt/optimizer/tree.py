@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from ..model.roles import clean
+from ..model.sharding import is_sharded
 
 __all__ = ["TreeChanges", "Tree"]
 
@@ -70,7 +71,7 @@ class Tree:
         root = self.module
         live = set(_identities(root)[1]) if root is not None else set()
         stay = {n: p for n, p in held.items() if self._placed.get(n) is p or id(p) in live}
-        self._placed = {n: p for n, p in stay.items() if not hasattr(p, "to_local")}
+        self._placed = {n: p for n, p in stay.items() if not is_sharded(p)}
         self._seen = None
 
     def leave(self, held: Mapping[str, Tensor]) -> None:

@@ -12,13 +12,14 @@ from ..execution.guarded import guarded
 from ..execution.probe_gradient import ProbeGradient
 from ..execution.probed import run_estimated
 from ..execution.run import WORTH_COMPILING, Ran, prepare, run
-from ..execution.sharded.rows import cut_as, elements_before, local
+from ..execution.sharded.rows import cut_as, elements_before
 from ..execution.sharded.waiting import Waiting
 from ..execution.sharded.ways import ROUNDS, WHOLE, made
 from ..execution.sharded.whole import Gathered
 from ..execution.state import allocate, basis
 from ..execution.task import Task
 from ..model.placement.homes import all_near, device_of, home
+from ..model.sharding import local
 from ..policy.job import BASIS
 from .group_numbers import rates
 from .looking import Looked

@@ -5,8 +5,8 @@ import sys
 from torch import Tensor
 
 from ..core.contracts import Draw, Population
-from ..execution.sharded.rows import is_sharded
 from ..execution.sharded.ways import Share
+from ..model.sharding import is_sharded
 from ..policy.job import BASIS, WEIGHT, Job, arithmetic, declare, seen_as
 from .groups import Tags, named
 from .loss_windows import LossWindows

@@ -42,6 +42,7 @@ LEVEL = {name: level for level, name in enumerate(ROOMS)}
 FILES = sorted(f for folder in (PACKAGE, ROOT / "integrations") for f in folder.rglob("*.py"))
 LIBRARIES = ("peft", "bitsandbytes", "accelerate", "trl")  # what is special to them lies in integrations
 HEAVY = ("transformers", *LIBRARIES)
+MOST_LINES = 250  # of a file
 
 
 def room(module):
@@ -71,6 +72,11 @@ def imports(file):
                     (f"{stem}.{alias.name}" if (PACKAGE.parent / stem.replace(".", "/")).is_dir() else stem),
                     (node in inner),
                 )
+
+
+def test_files_are_small():
+    lengths = {module_of(file): len(file.read_text().splitlines()) for file in FILES}
+    assert {name: count for name, count in lengths.items() if count > MOST_LINES} == {}, "move a part of it to a file"
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_of)

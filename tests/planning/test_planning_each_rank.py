@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.plan_grid.measure import prepared
 from hybridopt.execution.sharded import waiting
-from hybridopt.execution.sharded.rows import local
+from hybridopt.model.sharding import local
 from hybridopt.optimizer import updates
 from hybridopt.planning import Estimator, Request
 from hybridopt.planning.subject.model import Subject

@@ -10,8 +10,9 @@ from torch import Tensor
 from ...core.contracts import Shape
 from ...core.errors import HybridOptError
 from ...core.meeting import meeting
+from ...model.sharding import is_sharded, local
 
-__all__ = ["RankRows", "cut_as", "cuts", "elements_before", "is_sharded", "local", "part_of", "rows_of"]
+__all__ = ["RankRows", "cut_as", "cuts", "elements_before", "part_of", "rows_of"]
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,6 @@ def cuts(total: int, ranks: int) -> list[tuple[int, int]]:
     return [(min(i * each, total), min((i + 1) * each, total)) for i in range(ranks)]
 
 
-def local(x: Any) -> Tensor:
-    """Return this rank's shard of a DTensor; any other tensor as it is."""
-    own: Tensor = x.to_local() if is_sharded(x) else x
-    return own
-
-
 def cut_as(p: Any, grad: Any) -> Any:
     """Return the gradient of a parameter, cut as it is; parts of a sum, as sequence parallelism leaves them, added up.
 
@@ -82,11 +77,6 @@ def cut_as(p: Any, grad: Any) -> Any:
         return grad
     with meeting("add up a gradient"):
         return grad.redistribute(p.device_mesh, p.placements)
-
-
-def is_sharded(x: Tensor) -> bool:
-    """Return whether `x` is a DTensor."""
-    return hasattr(x, "to_local")
 
 
 def rows_of(name: str, p: Tensor) -> RankRows | None:

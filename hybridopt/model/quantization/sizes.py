@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..sharding import is_sharded
+from ..sharding import local
 from .owners import is_frozen, parts
 
 __all__ = ["fingerprint", "weight_bytes"]
@@ -23,7 +23,7 @@ def weight_bytes(*things: nn.Module | Tensor) -> int:
 
 
 def _place(t: Any) -> tuple[int, int]:
-    own = t.to_local() if is_sharded(t) else t
+    own: Any = local(t)
     return own.untyped_storage()._cdata, own.storage_offset()
 
 

@@ -8,10 +8,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
-from ...execution.sharded.rows import is_sharded
 from ...model.placement.homes import home
 from ...model.placement.placed import placed
-from ...model.sharding import abandon_, reshard_
+from ...model.sharding import abandon_, is_sharded, reshard_
 from .swaps import Swaps
 from .watch import Seen, Watch, plain
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...core.contracts import Named
 from ...core.errors import HybridOptError
+from ...model.sharding import is_sharded
 from .. import gradients
 
 __all__ = ["Measuring"]
@@ -28,7 +29,7 @@ class Measuring:
 
     def run(self, loss: Tensor) -> None:
         """Run the backward pass of a loss; its graph is kept, and all `.grad` are as before afterwards."""
-        sharded = any(hasattr(p, "to_local") for _, p in self._work)  # then the graph holds other tensors
+        sharded = any(is_sharded(p) for _, p in self._work)  # then the graph holds other tensors
         for _, p in self._work:
             p.grad = None
         try:

@@ -11,8 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...core.contracts import Named
 from ...core.errors import HybridOptError
-from ...execution.sharded.rows import is_sharded
 from ...model.containers import contained
+from ...model.sharding import is_sharded
 from ..parameters import Parameters
 from ..readers import held_at_rest
 from . import reducer

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ...core.contracts import PackedWeight
-from ...execution.sharded.rows import local
+from ...model.sharding import local
 from ...policy.plan import LONGEST, Entry, Plan
 from ..trace.fake_models import tensors_of
 from ..trace.tracker import storages

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
-from ...execution.sharded.rows import local
 from ...model.base_record import Base
 from ...model.roles import base_name
+from ...model.sharding import local
 from ...optimizer.probing.follow import Followed
 from ...optimizer.probing.log import Log
 from .record import holds, trajectory

@@ -72,7 +72,7 @@ def _value(names: tuple[str, ...], module: Any, x: Any, dtype: torch.dtype, whol
     scheme = layer_scheme(module) if module._parameters.get("weight") is x else None
     if scheme is not None and not scheme.trains:
         return _of_layer(names, module, scheme, dtype, whole, names[0] in turned)
-    if hasattr(x, "__tensor_flatten__") and not hasattr(x, "full_tensor"):
+    if hasattr(x, "__tensor_flatten__") and not is_sharded(x):
         raise HybridOptError(
             f"{names[0]!r} is kept as {type(x).__name__}, whose values are not known here; turn it into floats first"
         )

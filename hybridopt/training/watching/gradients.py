@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from ...execution.sharded.rows import local
+from ...model.sharding import local
 from ...optimizer.gradients import norm, total
 from ...optimizer.optimizer import HybridOptimizer
 from ...optimizer.releases import release_class
