@@ -19,7 +19,7 @@ from .model.placement.refusals import check_not_quantized, check_written
 from .model.quantization.replacing import quantize_
 from .model.quantization.shards import follow_shards_
 from .model.roles import base_name, clean, of_base
-from .model.sharding import is_sharded, reshard_, sharded_tensors, write_
+from .model.sharding import reshard_, sharded_tensors
 from .policy.routes import Ready
 from .saving.contents import Contents, contents_of
 from .saving.fitting import base_tensors, check_bare, check_base, check_quantization, scaled_layers
@@ -178,8 +178,6 @@ def _write_shards(model, folder, delta):
         target = live.get(base_name(name))
         if target is None:
             left[name] = value.clone()  # of quantized weights, which every rank has whole
-        elif is_sharded(target):
-            write_(target, value)
         else:
             assign(target, value)
     return left

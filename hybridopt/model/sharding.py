@@ -44,7 +44,10 @@ def whole(x: Any) -> Tensor:
 
 @torch.no_grad()
 def write_(x: Tensor, values: Tensor) -> None:
-    """Write a whole tensor that every rank has to this rank's part of a sharded one; nothing is sent."""
+    """Write a whole tensor that every rank has to what this rank has of `x`, its part or all; nothing is sent."""
+    if not is_sharded(x):
+        x.copy_(values)
+        return
     from torch.distributed.tensor import distribute_tensor
 
     live: Any = x.detach()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hybridopt.core.contracts import Make, PackedWeight, Shape
 from hybridopt.model.quantization.layers import matrix, matrix_shape
-from hybridopt.model.sharding import is_sharded, write_
+from hybridopt.model.sharding import write_
 
 from .frozen import FrozenScheme, in_its_place
 from .loading import Given, check_form, form_of, fresh, listen
@@ -23,9 +23,8 @@ from .repacking import forbid_repacking_
 from .sharded import tell_shard_
 from .states import (
     BLOCK,
-    LEVELS,
     NESTED_BLOCK,
-    NESTED_LEVELS,
+    bytes_kept,
     empty_codes,
     empty_state,
     plain_scales,
@@ -170,7 +169,7 @@ class FourBitScheme(FrozenScheme):
             *path, last = name.split(".")
             x = x.to(weight.device)
             if name == "codes":
-                write_(weight, x) if is_sharded(weight) else weight.data.copy_(x)
+                write_(weight, x)
             elif name == "values":
                 weight.quant_state.dtype = x.dtype
             else:
@@ -205,10 +204,7 @@ class FourBitScheme(FrozenScheme):
 
     def nbytes(self, shape: Shape) -> int:
         """Return the bytes of codes, scales and tables."""
-        count = math.prod(shape)
-        blocks = math.ceil(count / BLOCK)
-        outer = 4 * math.ceil(blocks / NESTED_BLOCK) + 4 + 4 * NESTED_LEVELS  # scales, offset, table
-        return math.ceil(count / 2) + 4 * LEVELS + (blocks + outer if self.nested else 4 * blocks)
+        return bytes_kept(shape, self.nested)
 
     def scales(self, layer: Any) -> dict[str, Tensor]:
         """Return the scales of the blocks, if they are opened."""

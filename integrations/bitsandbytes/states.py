@@ -11,7 +11,7 @@ from hybridopt.core.contracts import Make, Shape
 
 from .frozen import empty, quantized_at_once
 
-__all__ = ["BLOCK", "LEVELS", "NESTED_BLOCK", "NESTED_LEVELS", "empty_codes", "empty_state", "plain_scales"]
+__all__ = ["BLOCK", "NESTED_BLOCK", "bytes_kept", "empty_codes", "empty_state", "plain_scales"]
 __all__ += ["quantized", "remade", "state_of", "tensors_of"]
 
 BLOCK, NESTED_BLOCK = 64, 256  # weights per scale, scales per nested scale
@@ -57,6 +57,19 @@ def quantized(weight: Tensor, kind: str, nested: bool) -> tuple[Tensor, Any]:
 def empty_codes(shape: Shape) -> Tensor:
     """Return codes for a weight on the meta device."""
     return empty(math.ceil(math.prod(shape) / 2), 1, dtype=torch.uint8)
+
+
+def bytes_kept(shape: Shape, nested: bool) -> int:
+    """Return the bytes of codes, scales and tables of a weight.
+
+    Args:
+        shape: of the weight.
+        nested: are the scales quantized in turn?
+    """
+    count = math.prod(shape)
+    blocks = math.ceil(count / BLOCK)
+    outer = 4 * math.ceil(blocks / NESTED_BLOCK) + 4 + 4 * NESTED_LEVELS  # scales, offset, table
+    return math.ceil(count / 2) + 4 * LEVELS + (blocks + outer if nested else 4 * blocks)
 
 
 def empty_state(shape: Shape, dtype: torch.dtype, kind: str, nested: bool) -> Any:

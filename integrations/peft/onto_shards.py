@@ -12,7 +12,7 @@ from hybridopt.core.files import tensors
 from hybridopt.model.fsdp_units import check_not_run, empty_, fill_, shard_added_
 from hybridopt.model.placement.homes import assign
 from hybridopt.model.roles import of_base
-from hybridopt.model.sharding import is_sharded, sharded_tensors, write_
+from hybridopt.model.sharding import sharded_tensors
 
 from . import starts, tree
 from .rehearsal import state
@@ -118,7 +118,5 @@ def _fill(model: Any, live: dict[str, Tensor], place: Path, home: torch.device) 
         x = live[name]
         if x.is_meta:
             fill_(*owners[id(x)], values, home)
-        elif is_sharded(x):
-            write_(x, values)
         else:
             assign(x, values)

@@ -10,8 +10,8 @@ from peft import LoraConfig, VeraConfig
 
 import hybridopt
 from hybridopt.model import fsdp_units
+from hybridopt.model.placement import homes
 from hybridopt.model.sharding import write_
-from integrations.peft import onto_shards
 from support.models import tiny_llama
 from support.quantized import quantized
 from support.sharding import going_on, kept, weights
@@ -90,7 +90,7 @@ def loaded(folder, name):
         most.append(sum(ref() is not None for ref in alive))
         write_(target, values)
 
-    with patch.object(onto_shards, "write_", counting), patch.object(fsdp_units, "write_", counting):
+    with patch.object(homes, "write_", counting), patch.object(fsdp_units, "write_", counting):
         model = hybridopt.from_pretrained(model, folder)
     assert len(alive) >= 4 and max(most) <= 2
     return model

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 import hybridopt
-from hybridopt import reloading
+from hybridopt.model.placement import homes
 from hybridopt.model.sharding import write_
 from hybridopt.saving.replay import rebuild
-from hybridopt.saving.whole import read
 from support.models import tiny_llama
 
 pytestmark = pytest.mark.slow
@@ -73,7 +72,7 @@ def loaded(folder):
         write_(target, values)
 
     with ExitStack() as undo:
-        for module in (reloading, read, rebuild):
+        for module in (homes, rebuild):
             undo.enter_context(patch.object(module, "write_", counting))
         model = hybridopt.from_pretrained(model, folder)
     return {name: p.full_tensor().detach() for name, p in model.named_parameters()}, len(alive), max(most)

@@ -10,6 +10,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...core.contracts import Piece, PlacedUnit
 from ...core.errors import HybridOptError
+from ..sharding import write_
 from .outstanding import Update
 from .placement import Placement
 
@@ -148,10 +149,10 @@ def check_kept(name: str, p: Tensor, why: str) -> None:
 
 
 def assign(p: Tensor, values: Tensor) -> None:
-    """Write the values of another tensor to one, wherever it rests."""
+    """Write the values of a whole tensor to another one, wherever it rests; of a sharded one to this rank's part."""
     found = home(p)
     if found is None:
-        p.copy_(values)
+        write_(p, values)
     else:
         found.assign(values)
 

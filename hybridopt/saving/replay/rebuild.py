@@ -9,7 +9,7 @@ from ...core.errors import HybridOptError
 from ...model.checksums import checksum
 from ...model.quantization.layers import is_named
 from ...model.roles import base_name
-from ...model.sharding import is_sharded, whole, write_
+from ...model.sharding import whole, write_
 from ..names import CONFIG, DELTA, REPLAY
 from .steps import Progress, replay_
 from .trajectory import Endpoints, Trajectory
@@ -74,7 +74,7 @@ def rebuild_shards_(run: Trajectory, base: Mapping[str, Tensor], progress: Progr
             target = base[base_name(name)]
             x = _rebuilt(name, run, whole(target), progress)
             if writes:
-                write_(target, x) if is_sharded(target) else target.detach().copy_(x)
+                write_(target, x)
 
 
 def _rebuilt(name: str, run: Trajectory, base: Tensor, progress: Progress) -> Tensor:

@@ -10,7 +10,6 @@ from ...core.errors import HybridOptError
 from ...model.loading.matching import Match, match
 from ...model.loading.weight_files import INDEX, WHOLE, stored
 from ...model.placement.homes import assign
-from ...model.sharding import is_sharded, write_
 from ..folder import Folder
 from ..names import CONFIG, DELTA, REPLAY
 
@@ -74,8 +73,7 @@ def write_onto_(model: nn.Module, found: Match) -> None:
     state: dict[str, Any] = model.state_dict(keep_vars=True)
 
     def written(name: str, value: Tensor, _: bool) -> Tensor:
-        target = state[name]
-        write_(target, value) if is_sharded(target) else assign(target, value)
+        assign(state[name], value)
         return value
 
     with torch.no_grad():
