@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ..model.sharding import is_sharded
-
 __all__ = ["held_at_rest", "still_read"]
 
 
@@ -25,7 +23,7 @@ def still_read(p: Tensor, beside: int = 0) -> bool:
     that is kept (`retain_graph`), or a view that its owner keeps; autograd would refuse to read a weight that was
     written since. Reference counts tell that without looking for graphs. Shards are copied for use, and are their own.
     """
-    if is_sharded(p) or hasattr(p, "__tensor_flatten__"):
+    if hasattr(p, "__tensor_flatten__"):  # DTensors have it, too
         return False
     (holding, sharing), (one, own) = _counts(p), _alone()
     return holding > one + beside or sharing > own

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ...model.sharding import is_sharded
-
 __all__ = ["Seen", "Watch", "plain"]
 
 METADATA = {
@@ -95,7 +93,7 @@ class Watch(TorchFunctionMode):
 
 def plain(x: Tensor) -> bool:
     """Has it memory of its own, unlike DTensors and other subclasses that keep their values in other tensors?"""
-    return not is_sharded(x) and not hasattr(x, "__tensor_flatten__")
+    return not hasattr(x, "__tensor_flatten__")
 
 
 def _note(parts: Parts, name: str, p: Tensor) -> bool:

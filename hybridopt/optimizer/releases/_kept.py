@@ -37,7 +37,9 @@ class KeptGradients:
             parameters: of the optimizer.
             freed: names of those whose gradients were freed in this step.
         """
+        if self._told or not self._names:
+            return
         kept = {n: p.numel() for n, p in parameters.waiting() if n in self._names}
-        if sum(kept.values()) > sum(p.numel() for n, p in parameters.params() if n in freed) and not self._told:
+        if sum(kept.values()) > sum(p.numel() for n, p in parameters.params() if n in freed):
             self._told = True
             warnings.warn(TEXT.format(name=next(iter(kept))), HybridOptWarning, stacklevel=7)
