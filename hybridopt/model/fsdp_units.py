@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import HybridOptError
+from .fsdp_state import check_torch, drop, groups, states, units
 from .sharding import class_of, is_sharded, whole, write_
 
 __all__ = ["casts", "check_not_run", "empty_", "fill_", "hooks_of_others", "move_", "of_own_classes_"]
@@ -49,8 +50,8 @@ def empty_(model: nn.Module) -> Iterator[None]:
     for _, _, p in places:
         empty = nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta"), p.requires_grad)
         vars(known.setdefault(id(p), empty)).update(vars(p))  # such as what codes stand for
-    for module, states in kept:
-        for key in states:
+    for module, found in kept:
+        for key in found:
             del vars(module)[key]
     for hook, all_ in hooks:
         for key in [key for key, each in all_.items() if _of_fsdp(each)]:
@@ -67,8 +68,8 @@ def empty_(model: nn.Module) -> Iterator[None]:
             later = {key: each for key, each in hook.items() if key not in all_}
             hook.clear()
             hook.update(all_ | later)
-        for module, states in kept:
-            vars(module).update(states)
+        for module, found in kept:
+            vars(module).update(found)
 
 
 def check_not_run(model: nn.Module, what: str) -> None:
@@ -78,7 +79,8 @@ def check_not_run(model: nn.Module, what: str) -> None:
         model: sharded or not.
         what: cannot be done with it.
     """
-    for name, module in _units(model):
+    check_torch(model, what)
+    for name, module in units(model):
         if module._get_fsdp_state()._is_root is not None:
             raise HybridOptError(
                 f"{what} cannot be put on a sharded model that has been called: FSDP2 takes up no more units at "
@@ -97,14 +99,14 @@ def shard_added_(model: nn.Module, modules: dict[str, nn.Module]) -> None:
     """
     from torch.distributed.fsdp import fully_shard
 
-    units = dict(_units(model))
+    there = dict(units(model))
     together: dict[int, tuple[Any, list[nn.Module]]] = {}
     for name, module in modules.items():
-        unit = _above(units, name)
+        unit = _above(there, name)
         together.setdefault(id(unit), (unit, []))[1].append(module)
     for unit, some in together.values():
-        there: Any = {p for module in some for p in module.parameters() if is_sharded(p) or not _is_float(p)}
-        fully_shard(some, ignored_params=there, **_as(unit, units))
+        apart: Any = {p for module in some for p in module.parameters() if is_sharded(p) or not _is_float(p)}
+        fully_shard(some, ignored_params=apart, **_as(unit, there))
 
 
 def take_out_(model: nn.Module, module: nn.Module, member: str) -> None:
@@ -120,7 +122,7 @@ def take_out_(model: nn.Module, module: nn.Module, member: str) -> None:
             each._post_load_hook_handle.remove()
             group.fsdp_params.remove(each)
             if not group.fsdp_params:
-                state._fsdp_param_groups.remove(group)
+                drop(state, group)
     p = module.get_parameter(member)
     module._parameters[member] = nn.Parameter(whole(p.detach()), p.requires_grad)
 
@@ -153,7 +155,8 @@ class _Reset:
 
 def casts(model: nn.Module) -> bool:
     """Return whether some unit gathers its parameters in another dtype (`MixedPrecisionPolicy`)."""
-    return any(unit._get_fsdp_state()._mp_policy.param_dtype is not None for _, unit in _units(model))
+    check_torch(model, "sharded codes")
+    return any(state._mp_policy.param_dtype is not None for state in states(model))
 
 
 def hooks_of_others(module: nn.Module) -> bool:
@@ -177,16 +180,16 @@ def fill_(owner: nn.Module, member: str, values: Tensor, device: torch.device) -
     owner.load_state_dict({member: rows}, strict=False, assign=True)  # so FSDP2 hears of it
 
 
-def _above(units: dict[str, Any], name: str) -> Any:
+def _above(there: dict[str, Any], name: str) -> Any:
     """Return the unit that gathers what lies in the module `name`: the next above it."""
     path = name.split(".")
-    return next(u for n in range(len(path) - 1, -1, -1) if (u := units.get(".".join(path[:n]))) is not None)
+    return next(u for n in range(len(path) - 1, -1, -1) if (u := there.get(".".join(path[:n]))) is not None)
 
 
-def _as(unit: Any, units: dict[str, Any]) -> dict[str, Any]:
+def _as(unit: Any, there: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of `fully_shard` with which a unit was made."""
     state = unit._get_fsdp_state()
-    group = next(g for u in (unit, *units.values()) for g in u._get_fsdp_state()._fsdp_param_groups)
+    group = next(g for u in (unit, *there.values()) for g in groups(u._get_fsdp_state()))
     return {
         "mesh": group.mesh_info.mesh,
         "mp_policy": state._mp_policy,
@@ -195,15 +198,10 @@ def _as(unit: Any, units: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _units(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    return ((name, module) for name, module in model.named_modules() if class_of(module) is not type(module))
-
-
 def _gathered_of(model: nn.Module, module: nn.Module) -> list[tuple[Any, Any, Any]]:
     """Return the sharded parameters of a module as FSDP2 keeps them, with state and group of their unit."""
-    states = [unit._get_fsdp_state() for _, unit in _units(model)]
-    groups = [(state, group) for state in states for group in list(state._fsdp_param_groups)]
-    return [(s, g, x) for s, g in groups for x in list(g.fsdp_params) if x._module_info.module is module]
+    found = [(state, group) for state in states(model) for group in groups(state)]
+    return [(s, g, x) for s, g in found for x in list(g.fsdp_params) if x._module_info.module is module]
 
 
 def _of_fsdp(hook: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import warnings
 import weakref
+from contextlib import contextmanager
 from unittest.mock import patch
 
 import pytest
@@ -28,6 +29,7 @@ CELLS = {
     "nf4": {"config": TARGETS, "scheme": "nf4"},
     "nf4-of-floats": {"config": TARGETS, "quantization": "nf4", "biases": True},
     "int8-of-floats": {"config": TARGETS, "quantization": "int8", "layers": False},
+    "nf4-of-pairs": {"config": TARGETS, "quantization": "nf4", "layers": False, "units": [["0", "1"]]},
     "bf16-root": {"config": TARGETS, "dtype": torch.bfloat16, "layers": False},
 }
 STEPS = 2
@@ -38,7 +40,8 @@ def sharded(model, layers=True, units=(), **options):
     from torch.distributed.fsdp import fully_shard
 
     for name in units:
-        fully_shard(model.get_submodule(name), **options)
+        together = [model.model.layers[int(number)] for number in name] if isinstance(name, list) else None
+        fully_shard(together or model.get_submodule(name), **options)
     for layer in model.model.layers if layers else ():
         fully_shard(layer, **options, ignored_params=codes(layer))
     return fully_shard(model, **options, ignored_params=codes(model))
@@ -104,6 +107,51 @@ def again(folder, name, out):
     before = weights(model)
     trained(model, first=STEPS)
     return before, weights(model), cut
+
+
+@contextmanager
+def older(model, missing=""):
+    """Let units keep one group each, as in torch 2.10, and groups lack what torch may call otherwise."""
+    from torch.distributed.fsdp import FSDPModule
+
+    units = [m._get_fsdp_state() for m in model.modules() if isinstance(m, FSDPModule)]
+    kind, all_ = type(units[0]), [state._fsdp_param_groups for state in units]
+    several = property(lambda self: [group for group in (self._fsdp_param_group,) if group])  # for torch itself
+    old = type("Older", (kind,), {"_fsdp_param_group": None, "_fsdp_param_groups": several})
+    for state, (group,) in zip(units, all_, strict=True):
+        del state._fsdp_param_groups
+        state.__class__, state._fsdp_param_group = old, group
+        vars(group).pop(missing, None)
+    try:
+        yield
+    finally:
+        for state in units:
+            group = vars(state).pop("_fsdp_param_group")
+            state.__class__, state._fsdp_param_groups = kind, [] if group is None else [group]
+
+
+def of_older_torch(folder):
+    """Load onto units as older torch keeps them, and onto those of a torch that is not known."""
+    model = sharded(bare(CELLS["nf4-of-floats"]))
+    with older(model):
+        model = hybridopt.from_pretrained(model, folder)
+    trained(model, first=STEPS)
+    other = sharded(bare(CELLS["nf4-of-floats"]))
+    before = [(n, type(m)) for n, m in other.named_modules()]
+    with older(other, missing="offload_policy"), pytest.raises(hybridopt.HybridOptError) as error:
+        hybridopt.from_pretrained(other, folder)
+    assert before == [(n, type(m)) for n, m in other.named_modules()]
+    return weights(model), str(error.value)
+
+
+def test_units_are_known_as_older_torch_keeps_them(two, tmp_path):
+    saved(tmp_path / "one", CELLS["nf4-of-floats"])
+    alone = hybridopt.from_pretrained(bare(CELLS["nf4-of-floats"]), tmp_path / "one")
+    trained(alone, first=STEPS)
+    for found, text in two.run(of_older_torch, str(tmp_path / "one")):
+        for n, x in weights(alone).items():
+            torch.testing.assert_close(found[n], x, rtol=1e-3, atol=1e-4)
+        assert "has no 'offload_policy'" in text and "load onto the plain model" in text
 
 
 def files(folder):

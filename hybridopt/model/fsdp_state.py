@@ -1,0 +1,72 @@
+"""What FSDP2 keeps of its units, by names that torch may change."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.errors import HybridOptError
+from .sharding import class_of
+
+__all__ = ["check_torch", "drop", "groups", "states", "units"]
+
+GROUPS, GROUP = "_fsdp_param_groups", "_fsdp_param_group"  # of a state; older torch has the second, one or none
+OF_STATE = ("_is_root", "_mp_policy")
+OF_GROUP = ("fsdp_params", "mesh_info", "offload_policy", "post_forward_mesh_info")
+OF_PARAMETER = ("_module_info", "_post_load_hook_handle", "reset_sharded_param")
+
+
+def units(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the modules that `fully_shard` was called on, by name."""
+    return ((name, module) for name, module in model.named_modules() if class_of(module) is not type(module))
+
+
+def states(model: nn.Module) -> list[Any]:
+    """Return what FSDP2 keeps of every unit; several modules may make up one."""
+    return list({id(state): state for _, unit in units(model) if (state := unit._get_fsdp_state())}.values())
+
+
+def groups(state: Any) -> list[Any]:
+    """Return the groups of parameters that a unit gathers."""
+    found = vars(state)[GROUPS] if GROUPS in vars(state) else [state._fsdp_param_group]
+    return [group for group in found if group is not None]
+
+
+def drop(state: Any, group: Any) -> None:
+    """Let a unit forget a group."""
+    if GROUPS in vars(state):
+        vars(state)[GROUPS].remove(group)
+    else:
+        state._fsdp_param_group = None
+
+
+def check_torch(model: nn.Module, what: str) -> None:
+    """Raise HybridOptError where torch keeps the units of a model otherwise than is known here.
+
+    Args:
+        model: sharded or not.
+        what: cannot be done with it.
+    """
+    missing = next(_missing(model), None)
+    if missing is not None:
+        raise HybridOptError(
+            f"{what} cannot be put on a model that torch {torch.__version__} has sharded, as its FSDP2 has no "
+            f"{missing!r}: load onto the plain model, and shard it afterwards, or take torch 2.13"
+        )
+
+
+def _missing(model: nn.Module) -> Iterator[str]:
+    for _, unit in units(model):
+        yield from _not_of(unit, ("_get_fsdp_state",))
+        state = unit._get_fsdp_state()
+        yield from _not_of(state, (*OF_STATE, GROUPS if GROUPS in vars(state) else GROUP))
+        for group in groups(state):
+            yield from _not_of(group, OF_GROUP)
+            for parameter in group.fsdp_params:
+                yield from _not_of(parameter, OF_PARAMETER)
+
+
+def _not_of(kept: Any, names: Iterable[str]) -> Iterator[str]:
+    there = dir(kept)
+    return (name for name in names if name not in there)
