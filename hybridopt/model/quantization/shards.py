@@ -7,6 +7,7 @@ from torch import nn
 from torch.torch_version import TorchVersion
 
 from ...core.errors import HybridOptError
+from ...core.registry import every
 from ..fsdp_units import casts
 from ..roles import base_name
 from ..sharding import is_sharded
@@ -51,5 +52,5 @@ def follow_shards_(model: nn.Module, quantized: Collection[str] = ()) -> None:
         if owner(p) is None:
             raise HybridOptError(
                 f"parameter {name!r} is quantized ({p.dtype}), and fully_shard has cut its codes from their scales: "
-                f"{WHOLE}, or take quantization='nf4'"
+                f"{WHOLE}, or take quantization={' or '.join(repr(x.name) for x in every('schemes') if x.shards)}"
             )
