@@ -139,6 +139,9 @@ def joined(world: World) -> Iterator[Ranks]:
         if found is None:
             raise SystemExit(OTHER) from None
         raise found from (None if found is error else error)
+    except BaseException:  # the first rank has said what is wrong, or this one is interrupted
+        _part()
+        raise
     distributed.destroy_process_group()
 
 
