@@ -132,7 +132,10 @@ def _said(error: yaml.MarkedYAMLError) -> str:
     if error.problem and "\\t" in error.problem:
         return f"a tab, and YAML is indented by spaces only ({said})"
     if error.problem and "mapping values are not allowed" in error.problem:
-        return f"this is no YAML ({said}); put texts that have ': ' in them in quotes"
+        return (
+            f"this is no YAML ({said}); put texts that have ': ' in them in quotes, and a space behind the colon of "
+            "every key (key: value)"
+        )
     return f"this is no YAML ({said})"
 
 
@@ -151,5 +154,16 @@ def _node(found: Any, place: Callable[[int], str], line: int | None = None) -> N
         if key.value in children:
             first = children[key.value].place
             raise HybridOptError(f"{place(at)}: {shown(key.value)} is given twice, first at {first}; keep one of them")
+        _check_space(key, value, place(at))
         children[key.value] = _node(value, place, at)
     return Node(children, where)
+
+
+def _check_space(key: yaml.ScalarNode, value: Any, place: str) -> None:
+    """Raise HybridOptError for {r:8}, which YAML reads as a key 'r:8' without a value."""
+    name, colon, meant = key.value.partition(":")
+    bare = key.style is None and isinstance(value, yaml.ScalarNode) and value.style is None and value.value == ""
+    if colon and bare:
+        raise HybridOptError(
+            f"{place}: {shown(key.value)} has no value, as YAML wants a space behind the colon; write {name}: {meant}"
+        )

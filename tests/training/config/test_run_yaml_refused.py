@@ -127,6 +127,11 @@ def test_what_is_wrong_is_told_with_its_line(line, say):
         ("model: m\ndata: {train: x, format: chat}\n", "format='chat' is not known"),
         ("model: m\ndata: {train: x, columns: {a: [b]}}\n", r"data.columns.a=\['b'\] is not allowed"),
         ("a" * (LARGEST + 1), "more than .* characters"),
+        (
+            "model: m\ndata: {train: x, columns: {prompt:ask}}\n",
+            "line 2: 'prompt:ask' has no value.*write prompt: ask",
+        ),
+        ("model: m\ntrain:\n  lr:1e-4\n  batch: 2\n", "line 4: this is no YAML.*a space behind the colon"),
     ],
 )
 def test_files_that_are_no_run_are_refused(text, say):
@@ -152,3 +157,23 @@ def test_places_that_are_no_file_are_refused(tmp_path):
 def test_the_line_is_that_of_the_key_and_not_of_what_lies_beneath_it():
     with pytest.raises(HybridOptError, match=r"^line 3: trian is not known; did you mean train\?"):
         read_run(BASE + "trian:\n\n\n  batch: 1\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [
+        ("method.options={density:0.5}", "density: 0.5"),
+        ("method.lora={r:8, alpha: 16}", "r: 8"),
+        ("task_options={beta:0.1}", "beta: 0.1"),
+    ],
+)
+def test_a_key_without_a_space_behind_its_colon_is_named_with_the_cure(given, cure):
+    with pytest.raises(HybridOptError, match=f"^--set .*: '{cure.replace(' ', '')}' has no value.*write {cure}$"):
+        read_run(BASE, [given])
+
+
+def test_a_colon_within_a_key_that_has_a_value_is_left_alone():
+    assert dict(read_run(BASE, ["data.columns={prompt: 'a:b', completion: a:c}"]).data.columns) == {
+        "prompt": "a:b",
+        "completion": "a:c",
+    }
