@@ -119,7 +119,8 @@ class HybridOptimizer(Backpropagating, Probing, Observing, Following, Persistent
         if not self._sections():
             raise HybridOptError("nothing to train: the policy freezes every parameter given")
         by_gradients = (group for group in self._sections() if self._backward(group))
-        if text := beside_shards.warning_of(pair for group in by_gradients for pair in named(group)):
+        beside = (pair for group in by_gradients for pair in named(group))
+        if text := beside_shards.warning_of(beside, self._tree.module):
             warnings.warn(text, HybridOptWarning, stacklevel=2)
         self._check_clip()
         self._release.check(self._parameters.params())

@@ -1,5 +1,6 @@
 """Adapters that are loaded onto a sharded model: sharded as their layers are, the same as of one process."""
 
+import re
 import warnings
 import weakref
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from peft import LoraConfig, VeraConfig
+from peft import LoraConfig, VeraConfig, get_peft_model
 
 import hybridopt
 from hybridopt.model import fsdp_units
@@ -152,6 +153,27 @@ def test_units_are_known_as_older_torch_keeps_them(two, tmp_path):
         for n, x in weights(alone).items():
             torch.testing.assert_close(found[n], x, rtol=1e-3, atol=1e-4)
         assert "has no 'offload_policy'" in text and "load onto the plain model" in text
+
+
+def told_of_plain_adapters():
+    """Put adapters on by PEFT itself, before and after the base is sharded, and return what is warned of."""
+    found = []
+    for late in (True, False):
+        model = sharded(bare({})) if late else bare({})
+        model = get_peft_model(model, LoraConfig(**TARGETS))
+        if not late:
+            sharded(model.get_base_model())
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            hybridopt.wrap(model, policy="lion").hybrid.optimizer(lr=1e-2)
+        found.append([str(each.message) for each in said if each.category is hybridopt.HybridOptWarning])
+    return found
+
+
+def test_adapters_that_nobody_averages_are_told(two):
+    for late, before in two.run(told_of_plain_adapters):
+        assert re.search("lora_A.*7 more: trained, and not sharded as others .*ranks drift apart", late[0])
+        assert not before
 
 
 def files(folder):
