@@ -8,6 +8,7 @@ from ...core.contracts import TrainingTask
 from ...core.errors import HybridOptError
 from ..config.run import Run
 from ..method.choosing import Chosen, Shape, choose, least_change
+from .causality import check_causal
 from .rehearsal import Rehearsal
 
 __all__ = ["chosen_for", "shape_for", "with_head"]
@@ -22,7 +23,7 @@ def with_head(config: Any, task: TrainingTask, labels: tuple[str, ...] = ()) -> 
         labels: names of the classes, where there are any.
 
     Raises:
-        HybridOptError: transformers has no such model of this kind.
+        HybridOptError: transformers has no such model of this kind, or it sees the tokens that it is to predict.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
@@ -35,6 +36,8 @@ def with_head(config: Any, task: TrainingTask, labels: tuple[str, ...] = ()) -> 
             f"model: {config.model_type!r} has no class of transformers that can {what}, as the task asks; take "
             "another model or task"
         )
+    if causal:
+        check_causal(config)
     if causal and any(name.endswith("ForConditionalGeneration") for name in config.architectures or ()):
         return found
     found.architectures = [table[type(config)].__name__]
