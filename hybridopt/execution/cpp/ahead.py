@@ -5,16 +5,18 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
-from threading import BoundedSemaphore, Thread
+from threading import BoundedSemaphore, Event, Thread
+from time import monotonic
 from typing import Any
 
-from .compiler import forget, stop
+from .compiler import CompilerError, forget, stop
 
 __all__ = ["begin", "taken"]
 
-SECONDS = 1.0  # that the end of the process waits for a compiler to be gone
+SECONDS = 1.0  # that the end of the process waits for compilers to be gone
 _begun: dict[str, tuple[Future[Any], Thread]] = {}  # by text
 _room = [BoundedSemaphore(os.cpu_count() or 1)]
+_ended = Event()  # the process: no compiler is started any more
 
 
 def begin(text: str, make: Callable[[str], Any]) -> None:
@@ -27,24 +29,31 @@ def begin(text: str, make: Callable[[str], Any]) -> None:
 
 
 def taken(text: str) -> Future[Any] | None:
-    """Return what was begun for a text, once; None where nothing was."""
+    """Return what was begun for a text, once; None where nothing was, or it has failed: then it is worth another try.
+
+    A compiler may have been stopped together with those that somebody waited for.
+    """
     made, _ = _begun.pop(text, (None, None))
-    return made
+    return None if made is not None and made.done() and made.exception() else made
 
 
 def _fulfil(made: Future[Any], text: str, make: Callable[[str], Any]) -> None:
     try:
         with _room[0]:
+            if _ended.is_set():
+                raise CompilerError("the process ends")
             made.set_result(make(text))
     except BaseException as error:  # whoever asks for the result is told
         made.set_exception(error)
 
 
 def _end() -> None:
-    if _begun:
-        stop()
+    _ended.set()
+    until = monotonic() + SECONDS
     for _, thread in _begun.values():
-        thread.join(SECONDS)
+        while thread.is_alive() and monotonic() < until:
+            stop()  # again, as one may have been about to start
+            thread.join(0.02)
 
 
 def _after_fork() -> None:

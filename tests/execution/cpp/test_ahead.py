@@ -3,6 +3,7 @@
 import os
 import time
 import warnings
+from threading import BoundedSemaphore, Event
 
 import pytest
 
@@ -21,6 +22,8 @@ def fresh(monkeypatch, tmp_path):
     monkeypatch.setattr(builder, "_built", {})
     monkeypatch.setattr(builder, "_missing", [])
     monkeypatch.setattr(ahead, "_begun", {})
+    monkeypatch.setattr(ahead, "_room", [BoundedSemaphore(2)])
+    monkeypatch.setattr(ahead, "_ended", Event())
     monkeypatch.setattr(compiler, "wide", lambda: ())
     return tmp_path
 
@@ -73,13 +76,29 @@ def test_what_goes_wrong_is_said_where_it_is_missed(fresh, monkeypatch):
 
 def test_the_end_of_a_process_ends_compilers(fresh, monkeypatch):
     called(fresh, monkeypatch, '[ "$1" = --version ] || exec sleep 60')
+    builder.begin([TEXT + "\n" * i for i in range(5)])  # more than there is room for at once
+    while len(compiler._running) < 2:
+        time.sleep(0.01)
+    running, threads = list(compiler._running), [thread for _, thread in ahead._begun.values()]
+    start = time.monotonic()
+    ahead._end()
+    assert all(one.poll() is not None for one in running) and time.monotonic() - start < 30
+    assert not compiler._running and not any(thread.is_alive() for thread in threads)  # none takes another's place
+    assert not list((fresh / "kernels").glob(".begun-*"))
+
+
+def test_a_compiler_that_was_stopped_together_with_others_is_called_again(fresh, monkeypatch):
+    called(fresh, monkeypatch, f'[ "$1" = --version ] || [ -e {fresh}/go ] || exec sleep 60')
     builder.begin([TEXT])
     while not compiler._running:
         time.sleep(0.01)
-    (running,) = compiler._running
-    start = time.monotonic()
-    ahead._end()
-    assert running.poll() is not None and time.monotonic() - start < 30
+    compiler.stop()  # as Ctrl-C does to those that somebody waits for
+    ahead._begun[TEXT][1].join()
+    (fresh / "go").touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        builder.build([TEXT])
+    assert builder.function(TEXT) and not builder.refused
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
