@@ -20,7 +20,7 @@ class TellingNorms:
         inner: Any = super()
         norm, optimizer = inner._get_grad_norm(model, grad_norm=grad_norm), bare(self.optimizer)
         if optimizer is not None and norm is not None:
-            optimizer.tell_norm(norm)
+            optimizer.tell_norm(norm, model.parameters())  # it may train others, too, as those of a loss
         return norm
 
 

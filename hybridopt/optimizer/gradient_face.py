@@ -1,6 +1,6 @@
 """The first-order side of an optimizer, as its users see it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -55,15 +55,17 @@ class Backpropagating:
             self._look()
         return self._release.measure(self._parameters, loss, self.nonfinite)
 
-    def tell_norm(self, norm: Tensor | float) -> None:
+    def tell_norm(self, norm: Tensor | float, params: Iterable[Tensor] | None = None) -> None:
         """Tell the norm of all gradients as they are now, as `torch.nn.utils.clip_grad_norm_` returns it.
 
         Where it is finite, the next `step` does not read gradients once more to look for NaN, unless they have changed
         since. `HybridTrainer` tells it by itself.
 
-        norm: of the gradients of this optimizer's parameters, others may be among them, before or after clipping.
+        Args:
+            norm: of the gradients of these parameters, others may be among them, before or after clipping.
+            params: the parameters; None: all of this optimizer. If it trains others, too, all gradients are read.
         """
-        self._parameters.told.tell(norm, (p for _, p in self._parameters.params()))
+        self._parameters.told.tell(norm, (p for _, p in self._parameters.params()) if params is None else params)
 
     @property
     def grad_norm(self) -> Tensor | None:

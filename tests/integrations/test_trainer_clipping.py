@@ -159,3 +159,21 @@ def test_what_was_read_for_the_norm_is_not_read_once_more(tmp_path, most, monkey
     trainer = HybridTrainer(tiny_llama(), settings(tmp_path, max_grad_norm=most), policy="adamw", train_dataset=data())
     trainer.train()
     assert found == [True] * 3
+
+
+@pytest.mark.parametrize("most", [0.5, 0.0])
+def test_parameters_beside_the_model_s_are_not_in_its_norm(tmp_path, most):
+    """Such as those of a loss: the Trainer has not read their gradients, so steps do."""
+    model, scale = tiny_llama(), torch.nn.Parameter(torch.ones(()))
+    optimizer = HybridOptimizer([*model.named_parameters(), ("scale", scale)], lr=LR, policy="adamw")
+    trainer = HybridTrainer(
+        model,
+        settings(tmp_path, max_grad_norm=most),
+        train_dataset=data(),
+        optimizers=(optimizer, None),
+        compute_loss_func=lambda out, labels, **_: out.logits.mean() + scale * float("inf"),
+    )
+    before = bits(model)
+    with pytest.raises(HybridOptError, match="'scale' is not finite at step 0"):
+        trainer.train()
+    assert equal(bits(model), before) and scale.item() == 1

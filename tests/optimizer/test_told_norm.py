@@ -56,6 +56,19 @@ def test_what_has_changed_since_is_read(how):
     assert all(p.eq(1).all() for p in params)
 
 
+def test_a_norm_of_some_parameters_is_none_of_others(looked):
+    params, optimizer = made(compile=False)
+    optimizer.tell_norm(nn.utils.clip_grad_norm_(params[:1], 1.0), params[:1])
+    params[1].grad[3] = INF
+    with pytest.raises(HybridOptError, match="'layers.0.bias' is not finite"):
+        optimizer.step()
+    params[1].grad.fill_(1.0)
+    looked.clear()
+    optimizer.tell_norm(nn.utils.clip_grad_norm_(params, 1.0), [*params, nn.Parameter(torch.ones(3))])
+    optimizer.step()
+    assert not looked
+
+
 @pytest.mark.parametrize("release", ["accumulate", "fused"])
 @pytest.mark.parametrize("nonfinite", ["raise", "ignore"])
 @pytest.mark.parametrize("mode", ["global", "tensor"])
