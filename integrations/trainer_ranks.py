@@ -84,16 +84,20 @@ class OnRanks(Mixed):
     # ---- checkpoints of shards
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save as the Trainer does; of a sharded model what `model.hybrid.save_pretrained` saves, on all ranks.
+        """Save as the Trainer does; of a sharded model what `model.hybrid.save_pretrained` saves, and the tokenizer.
+
+        All ranks call this. For checkpoints (`_internal_call`) shards are written beside the optimizer's instead.
 
         Args:
             output_dir: the folder; None: that of the run.
-            _internal_call: is it for a checkpoint? Shards are written beside the optimizer's then.
         """
         if not trains_sharded(self):
             super().save_model(output_dir, _internal_call)
-        elif not _internal_call:
-            self.model.hybrid.save_pretrained(output_dir or self.args.output_dir)
+        elif output_dir is None or not _internal_call:  # push_to_hub is an internal call, too, and names no folder
+            folder = output_dir or self.args.output_dir
+            self.model.hybrid.save_pretrained(folder)
+            if self.processing_class is not None and self.args.should_save:
+                self.processing_class.save_pretrained(folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not trains_sharded(self):
