@@ -60,6 +60,11 @@ def config_of(model: str) -> Any:
             f"model={model!r}: there is no folder {folder.absolute()} (paths are relative to where the command is "
             "called); give a folder, or a model's name on the hub (org/name)"
         )
+    if folder.is_file():
+        raise HybridOptError(
+            f"model={model!r} is a file; give a folder with config.json and weights, or a name on the hub, and then "
+            "the data: hybridopt train MODEL DATA"
+        )
     if folder.exists():
         return read_model_config(check_folder(folder))
     try:

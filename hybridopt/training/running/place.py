@@ -1,5 +1,6 @@
 """The folder of a run: what lies where, whether a run may begin there, and who holds it."""
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -53,8 +54,9 @@ class Place:
 
     def check(self, resume: bool) -> None:
         """Raise HybridOptError where a new run would spoil what is there, or there is nothing to resume."""
-        if self.folder.exists() and not self.folder.is_dir():
+        if os.path.exists(self.folder) and not os.path.isdir(self.folder):
             raise HybridOptError(f"output.folder={str(self.folder)!r} is a file; give a folder: -o OUT")
+        self._check_writable()
         if resume:
             self._check_resumable()
         elif self.finished:
@@ -69,6 +71,17 @@ class Place:
                 f"{self.folder} holds a model already ({found.name}), which a run would overwrite; give another "
                 "folder: -o OUT"
             )
+
+    def _check_writable(self) -> None:
+        """Raise HybridOptError where the folder cannot be made or written to, as far as the system says beforehand."""
+        there = next(
+            path for path in (self.folder.absolute(), *self.folder.absolute().parents) if os.path.exists(path)
+        )  # os.path tells no error where a parent must not be searched
+        given = f"output.folder={str(self.folder)!r}"
+        if not there.is_dir():
+            raise HybridOptError(f"{given} lies below {there}, which is a file; give another folder: -o OUT")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise HybridOptError(f"{given}: {there} must not be written to; give another folder: -o OUT")
 
     def _check_resumable(self) -> None:
         if not self.started:

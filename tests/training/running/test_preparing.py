@@ -1,6 +1,7 @@
 """What is known, told and refused before a model is loaded."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -188,9 +189,24 @@ def test_places_that_hold_something_are_refused(workshop):
     (workshop.folder / "file").touch()
     with pytest.raises(HybridOptError, match="is a file; give a folder"):
         prepare(workshop.run(out="file"))
+    with pytest.raises(
+        HybridOptError, match="output.folder=.*lies below .*file, which is a file; give another folder"
+    ):
+        prepare(workshop.run(out="file/deeper/out"))
     (workshop.folder / "mine").mkdir()
     (workshop.folder / "mine" / "notes.txt").touch()
     prepare(workshop.run(out="mine"))
+
+
+def test_a_place_that_must_not_be_written_to_is_told_before_anything_is_read(workshop, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != workshop.folder)
+    with pytest.raises(HybridOptError, match=f"{workshop.folder} must not be written to; give another folder: -o OUT"):
+        prepare(workshop.run(out="new/out", model="./nowhere"))
+
+
+def test_a_file_in_place_of_a_model_is_told_of_with_the_order_of_both(workshop):
+    with pytest.raises(HybridOptError, match="messages.jsonl' is a file; give a folder .*hybridopt train MODEL DATA"):
+        prepare(workshop.run(model=workshop.data()))
 
 
 def test_a_model_that_is_not_there_is_told_of(workshop):
