@@ -65,7 +65,7 @@ def check_base(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> B
     if why := first_difference(base, config["base"]):
         raise _another(model, why + _made_at_random(base, config["base"]))
     _check_kept(base, config)
-    if base_dtype(model) != config["dtype"]:
+    if config["dtype"] not in (None, base_dtype(model)):
         raise HybridOptError(
             f"the base model is in {base_dtype(model)}, but was trained in {config['dtype']}, and would answer "
             f"otherwise; load it with dtype=torch.{config['dtype']}"
@@ -182,11 +182,12 @@ def _scales(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> dict
 
 
 def base_dtype(model: nn.Module) -> str | None:
-    """Return the dtype of the first base parameter that is not quantized, such as "bfloat16"; None without base."""
+    """Return the dtype of the first base parameter that is not quantized, such as "bfloat16"; None without any."""
     own = set(base_names(model))
     live = ((n, p) for n, p in model.named_parameters() if base_name(n) in own and not is_frozen(p))
     floats = (p.dtype for _, p in live if p.is_floating_point())
-    return str(next(floats)).removeprefix("torch.") if own else None
+    first = next(floats, None)
+    return None if first is None else str(first).removeprefix("torch.")
 
 
 def _check_rows(model: nn.Module, base: Base) -> None:

@@ -206,3 +206,16 @@ def damage(folder, change):
 def test_damaged_parts_are_refused(folder, change, text):
     damage(folder, change)
     refused(llama(), folder, text)
+
+
+def test_models_without_a_float_but_adapters_come_back(tmp_path):
+    def linear():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(*(torch.nn.Linear(64, 64, bias=False) for _ in range(2)))
+
+    config = LoraConfig(r=2, target_modules=["0", "1"], init_lora_weights=False)
+    model = hybridopt.wrap(linear(), policy="lion", quantization="nf4", peft_config=config)
+    model.hybrid.save_pretrained(tmp_path)
+    back = hybridopt.from_pretrained(linear(), tmp_path)
+    x = torch.ones(1, 64)
+    assert back(x).equal(model(x))
