@@ -28,8 +28,9 @@ def check_causal(config: Any) -> None:
 
 
 def _saying(config: Any) -> tuple[str, Any] | None:
+    said = config.to_dict()
     for name, value in BOTH_SIDES.items():
-        if getattr(config, name, None) is value:
+        if said.get(name) is value:
             return name, value
     return ("is_decoder", False) if _encoder(config) else None
 
@@ -39,4 +40,4 @@ def _encoder(config: Any) -> bool:
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
     known = type(config) in MODEL_FOR_MASKED_LM_MAPPING or config.model_type in ENCODERS
-    return known and getattr(config, "is_decoder", None) is False and not config.is_encoder_decoder
+    return known and config.to_dict().get("is_decoder") is False and not config.is_encoder_decoder
