@@ -146,16 +146,16 @@ def test_equal_updates_are_looked_at_once(monkeypatch):
     seen: list[Entry] = []
     asked = Temporaries._asked
 
-    def noting(self, backend, entries):
+    def noting(self, backend, entries, flagged):
         seen.extend(() if backend.largest_stacked else entries)
-        return asked(self, backend, entries)
+        return asked(self, backend, entries, flagged)
 
     monkeypatch.setattr(Temporaries, "_asked", noting)
     request = Request(policy="adamw", options={"codec": "int8"}, lora=32, **SIZE)
     quick = Estimator(Subject("it", SETTINGS)).estimate(request)
     assert seen and len({entry.param.shape for entry in seen}) == len(seen)
     monkeypatch.setattr(
-        Temporaries, "_by", lambda self, backend, entries: max(noting(self, backend, [e]) for e in entries)
+        Temporaries, "_by", lambda self, backend, all_, flagged: max(noting(self, backend, [e], flagged) for e in all_)
     )
     assert Estimator(Subject("it", SETTINGS)).estimate(request) == quick
     assert len(seen) > 2 * len({entry.param.shape for entry in seen}) + 14
