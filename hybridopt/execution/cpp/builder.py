@@ -87,8 +87,10 @@ def build(texts: Iterable[str]) -> None:
     if not new or not available():
         return
     with ThreadPoolExecutor(max(1, min(len(new), cpu_count() or 1))) as pool:
-        made = [ahead.taken(text) or pool.submit(_made, text) for text in new]
+        made: list[Future[Functions]] = []
         try:
+            for text in new:
+                made.append(ahead.taken(text) or pool.submit(_made, text))
             for text, one in zip(new, made, strict=True):
                 _take(text, one)
                 if not available():
