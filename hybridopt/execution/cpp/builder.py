@@ -168,7 +168,7 @@ def _inputs(text: str) -> dict[str, str]:
         "text": text,
         "skeleton": skeleton(),
         "flags": " ".join((*FLAGS, *wide())),
-        "compiler": "\n".join([known.path, *known.options, known.version]),
+        "compiler": "\n".join([known.path, *known.options, *known.libraries, known.version]),
         "processor": processor(),
     }
 

@@ -47,6 +47,13 @@ class Compiler:
     version: str
     options: tuple[str, ...] = ()
 
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Return the flag for the C++ library, which a C compiler leaves out (PEFT sets CXX=gcc for BOFT)."""
+        if any("++" in Path(word).name for word in (self.path, *self.options)):
+            return ()
+        return ("-lc++",) if sys.platform == "darwin" else ("-lstdc++",)
+
     def compile(self, source: Path, out: Path, flags: tuple[str, ...] = FLAGS) -> None:
         """Make a shared library of a file.
 
@@ -59,7 +66,8 @@ class Compiler:
             CompilerError: that is not possible.
             OSError: there is no room for what it writes.
         """
-        _called([self.path, *self.options, *flags, *wide(), f"-I{SKELETON}", str(source), "-o", str(out)])
+        made = (f"-I{SKELETON}", str(source), "-o", str(out), *self.libraries)
+        _called([self.path, *self.options, *flags, *wide(), *made])
         if not out.is_file():
             raise CompilerError(f"{self.path} said that it has made {out.name}, and has not")
 

@@ -225,11 +225,12 @@ def test_kernels_are_kept_whatever_the_umask(umask, fresh, monkeypatch):
     assert builder.function(TEXT) is not None
 
 
-@pytest.mark.parametrize("asked", ["{} -DOWN=1", "{}", "env  OWN='a b' {}"])
+@pytest.mark.parametrize("asked", ["{} -DOWN=1", "{}", "env  OWN='a b' {}", "gcc", "env OWN=1 gcc"])
 def test_the_environment_may_name_a_compiler_with_options(asked, fresh, monkeypatch):
     monkeypatch.setenv("CXX", asked.format(shutil.which("g++")))
-    builder.build([TEXT])
-    assert builder.function(TEXT) is not None and builder.available()
+    text = TEXT + 'extern "C" void throws() { try { throw 1; } catch (...) {} }\n'  # needs the library of C++
+    builder.build([text])
+    assert builder.function(text) is not None and builder.available()
     assert ("-DOWN=1" in compiler.compiler().options) == ("-DOWN=1" in asked)
 
 
