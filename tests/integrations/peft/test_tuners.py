@@ -13,6 +13,14 @@ from support.models import tiny_llama, tiny_moe
 from support.saved import anatomy, bits, different
 from support.tuners import REFUSED, TYPES, answers, base, config_of, steps
 
+
+@pytest.fixture(autouse=True)
+def compilers(monkeypatch):
+    """Take back CC and CXX, which PEFT's BOFT leaves set where its own kernel cannot be compiled."""
+    for name in ("CC", "CXX"):
+        monkeypatch.setenv(name, "g++")
+
+
 CURED = "LoraConfig|leave out|use_cache"
 
 
