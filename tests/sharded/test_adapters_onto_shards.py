@@ -16,6 +16,7 @@ from hybridopt.model.placement import homes
 from hybridopt.model.sharding import write_
 from support.models import tiny_llama
 from support.quantized import quantized
+from support.sharded_llama import trained
 from support.sharding import going_on, kept, weights
 
 pytestmark = pytest.mark.slow
@@ -50,18 +51,6 @@ def sharded(model, layers=True, units=(), **options):
 
 def codes(module):
     return {p for p in module.parameters() if not p.is_floating_point()}
-
-
-def trained(model, steps=STEPS, first=0, optimizer=None):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        optimizer = optimizer or model.hybrid.optimizer(lr=1e-2)
-        for step in range(first, first + steps):
-            tokens = torch.randint(0, 32, (2, 12), generator=torch.Generator().manual_seed(step))
-            model(input_ids=tokens, labels=tokens).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    return optimizer
 
 
 def bare(cell):

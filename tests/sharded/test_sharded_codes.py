@@ -1,6 +1,5 @@
 """4-bit codes that FSDP2 cuts: adapters on them are trained, saved and loaded as in one process."""
 
-import warnings
 from unittest.mock import patch
 
 import pytest
@@ -10,6 +9,7 @@ from peft import LoraConfig
 import hybridopt
 from support.models import tiny_llama, tiny_moe
 from support.quantized import quantized
+from support.sharded_llama import trained
 from support.sharding import going_on, kept
 
 pytestmark = pytest.mark.slow
@@ -39,18 +39,6 @@ def wrapped(scheme):
     return hybridopt.wrap(base(), policy="lion", peft_config=lora, quantization=scheme)
 
 
-def trained(model, first=0, optimizer=None):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        optimizer = optimizer or model.hybrid.optimizer(lr=1e-2)
-        for step in range(first, first + STEPS):
-            tokens = torch.randint(0, 32, (2, 12), generator=torch.Generator().manual_seed(step))
-            model(input_ids=tokens, labels=tokens).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    return optimizer
-
-
 def whole(model):
     floats = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
     return {n: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone() for n, p in floats.items()}
@@ -65,7 +53,7 @@ def run(scheme, out):
     model.hybrid.save_pretrained(out)
     again = hybridopt.from_pretrained(sharded(base(scheme)), out)
     first = whole(again)
-    trained(again, STEPS)
+    trained(again, first=STEPS)
     return cut, whole(model), first, whole(again), model(input_ids=TOKENS).logits.detach()
 
 
@@ -83,7 +71,7 @@ def test_adapters_on_cut_codes_are_those_of_one_process(scheme, two, tmp_path):
     expected = whole(model)
     with torch.no_grad():
         answer = model(input_ids=TOKENS).logits
-    trained(model, STEPS)
+    trained(model, first=STEPS)
     for cut, first, loaded, last, logits in found:
         assert len(cut) == 14 and max(cut) <= 0.5
         for n, x in expected.items():
@@ -102,7 +90,7 @@ def part(number, place, ranks=True):
     model = sharded(model) if ranks else model
     optimizer = model.hybrid.optimizer(lr=1e-2)
     with going_on(model, optimizer, place, number):
-        trained(model, number * STEPS, optimizer)
+        trained(model, first=number * STEPS, optimizer=optimizer)
     return whole(model), kept(model, optimizer)
 
 
@@ -113,7 +101,7 @@ def test_checkpoints_go_on_with_other_ranks(two, three, tmp_path):
     model = wrapped("nf4")
     optimizer = trained(model)
     for number in (1, 2):
-        trained(model, number * STEPS, optimizer)
+        trained(model, first=number * STEPS, optimizer=optimizer)
     for n, x in whole(model).items():
         torch.testing.assert_close(found[n], x, rtol=1e-3, atol=1e-4)
     assert state.keys() == kept(model, optimizer).keys()

@@ -1,5 +1,7 @@
 """A small Llama that is sharded or not, in every way in which users shard one."""
 
+import warnings
+
 import torch
 from peft import LoraConfig
 
@@ -7,7 +9,7 @@ import hybridopt
 
 from .models import tiny_llama
 
-__all__ = ["LORA", "llama"]
+__all__ = ["LORA", "llama", "trained"]
 
 LORA = {"r": 3, "target_modules": ["q_proj", "down_proj"]}
 
@@ -37,3 +39,16 @@ def llama(ranks, after=False, mixed=False, offload=False, lora=False, nf4=False,
     given |= {"quantization": "nf4"} if nf4 else {}
     torch.manual_seed(1)
     return hybridopt.wrap(cut(model), **given, **options) if after else cut(hybridopt.wrap(model, **given, **options))
+
+
+def trained(model, steps=2, first=0, optimizer=None):
+    """Train for some steps, from step `first` on, whose tokens follow from its number; return the optimizer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimizer = optimizer or model.hybrid.optimizer(lr=1e-2)
+        for step in range(first, first + steps):
+            tokens = torch.randint(0, 32, (2, 12), generator=torch.Generator().manual_seed(step))
+            model(input_ids=tokens, labels=tokens).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return optimizer

@@ -14,18 +14,11 @@ TEXT = 'extern "C" void hybridopt_run(const void*) {}\n'
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch, tmp_path):
-    """Nothing is known, and the cache is a folder of the test's own."""
-    monkeypatch.setenv("HYBRIDOPT_KERNELS", str(tmp_path / "kernels"))
-    for name in ("_failed", "_found", "_told", "refused"):
-        monkeypatch.setattr(builder, name, set())
-    monkeypatch.setattr(builder, "_built", {})
-    monkeypatch.setattr(builder, "_missing", [])
+def fresh(nothing_built, monkeypatch):
     monkeypatch.setattr(ahead, "_begun", {})
     monkeypatch.setattr(ahead, "_room", [BoundedSemaphore(2)])
     monkeypatch.setattr(ahead, "_ended", Event())
-    monkeypatch.setattr(compiler, "wide", lambda: ())
-    return tmp_path
+    return nothing_built
 
 
 def called(path, monkeypatch, text):

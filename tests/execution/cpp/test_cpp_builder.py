@@ -24,15 +24,8 @@ TEXT = 'extern "C" void hybridopt_run(const void*) {}\n'
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch, tmp_path):
-    """Nothing is known, and the cache is a folder of the test's own."""
-    monkeypatch.setenv("HYBRIDOPT_KERNELS", str(tmp_path / "kernels"))
-    for name in ("_failed", "_found", "_told", "refused"):
-        monkeypatch.setattr(builder, name, set())
-    monkeypatch.setattr(builder, "_built", {})
-    monkeypatch.setattr(builder, "_missing", [])
-    monkeypatch.setattr(compiler, "wide", lambda: ())
-    return tmp_path
+def fresh(nothing_built):
+    return nothing_built
 
 
 def program(path, text):
