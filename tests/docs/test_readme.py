@@ -52,6 +52,23 @@ def test_the_example_runs_as_pasted_and_prints_the_table(tmp_path):
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
 
+def test_what_24_gb_take_is_the_column_of_the_table():
+    lines = README.partition("<!-- fits:")[2].partition("<!-- end of fits -->")[0].splitlines()
+    head, *rows = (line.split(" | ") for line in lines if line.startswith("| "))
+    column = next(i for i, title in enumerate(head) if "4090" in title)
+    ways = {row[0].strip("| "): row[column] for row in rows}
+    assert "AdamW, 8-bit state" in ways["llama-3.2-3b"] and "FRUGAL" in ways["llama-3-8b"]
+    assert "AdamW on LoRA, 8-bit base" in ways["qwen2.5-14b"] and "AdamW on LoRA, nf4 base (" in ways["qwen2.5-32b"]
+    assert "nf4 base, layers on the host" in ways["llama-3-70b"]
+
+
+def test_the_largest_error_of_a_plan_is_that_of_its_table():
+    page = (ROOT / "benchmarks" / "results" / "plan_grid.md").read_text()
+    rows = re.findall(r"op by op \| \+?(-?[\d.]+) % \| [\d.]+ % \| [+-]([\d.]+) %", page)
+    assert {float(median) for median, _ in rows} == {0.0}
+    assert f"median error 0.00 %, the largest {max(float(most) for _, most in rows):.1f} %" in README
+
+
 def test_numbers_of_the_results_are_those_of_the_pages():
     start, end = README.index("## Measured"), README.index("## Limits")
     pages = (ROOT / "docs" / "benchmarks.md", ROOT / "benchmarks" / "results" / "finetune.md")
