@@ -1,12 +1,14 @@
-"""How functions of tensors are compiled here, and what compiling raises where it is not possible."""
+"""How functions of tensors are compiled here, which are not, and what compiling raises where it is not possible."""
 
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["compiled", "failures", "reason"]
+__all__ = ["compiled", "failures", "reason", "uncompilable"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(
@@ -28,6 +30,12 @@ def compiled(
     copy = FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
     told: dict[str, Any] = {"guard_filter_fn": _sizes, "size_asserts": False, **options}
     return torch.compile(copy, fullgraph=True, dynamic=dynamic, options=told)
+
+
+def uncompilable(function: F) -> F:
+    """Let compiled models call this function as it is, as torch.compiler.disable does, which imports all of dynamo."""
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return function
 
 
 def failures() -> tuple[type[Exception], ...]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import Activations, HowTrained
 from ...core.errors import HybridOptError
+from ...core.numerics.compiling import uncompilable
 from ..output_layer import output_layer
 from ..quantization.layers import is_linear, matrix_shape
 from ..roles import clean
@@ -92,12 +93,10 @@ class _Forward:
         return result
 
 
+@uncompilable
 def _forward(forward: _Forward, *args: Any, **kwargs: Any) -> Tensor:
     (x,) = (*args, *kwargs.values())
     return forward.run(x)
-
-
-_forward._torchdynamo_disable = True  # type: ignore[attr-defined]  # as torch.compiler.disable does, without an import
 
 
 def _plain(layer: nn.Module, *args: Any, **kwargs: Any) -> Tensor:

@@ -9,6 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...core.contracts import PlacedUnit
 from ...core.errors import HybridOptError
+from ...core.numerics.compiling import uncompilable
 from .copies import Copied
 from .outputs import tensors_in
 
@@ -103,8 +104,6 @@ class _After(_Hook):
         self.need(self.unit)
 
 
+@uncompilable
 def _outside(call: Callable[[Any], None], argument: Any) -> None:
     call(argument)
-
-
-_outside._torchdynamo_disable = True  # type: ignore[attr-defined]  # as torch.compiler.disable does, without an import

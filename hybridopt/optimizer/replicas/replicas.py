@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...core.contracts import Named
 from ...core.errors import HybridOptError
+from ...core.numerics.compiling import uncompilable
 from ...model.containers import contained
 from ...model.sharding import is_sharded
 from ..parameters import Parameters
@@ -90,7 +91,7 @@ class Replicated:
             self.leave()
             self._ddp, self._on = weakref.ref(ddp), ddp.register_forward_pre_hook(self)
 
-    @torch.compiler.disable
+    @uncompilable
     def __call__(self, module: nn.Module, _: Any) -> None:
         """Tell the optimizer that its model is about to compute with gradients, and in which DDP module, if any."""
         optimizer = self._optimizer()
