@@ -6,6 +6,7 @@ from .core.lazy import offered
 
 if TYPE_CHECKING:
     from .core.errors import HybridOptError, HybridOptWarning
+    from .core.version import __version__
     from .model.activations.schemes.wta_crs import WtaCrs
     from .model.loading.streaming import load
     from .model.losses.chunked import chunked_loss
@@ -29,6 +30,7 @@ __all__ = [
     "Strategy",
     "Treatment",
     "WtaCrs",
+    "__version__",
     "chunked_loss",
     "from_pretrained",
     "load",
@@ -38,6 +40,7 @@ __all__ = [
 _HOMES = {
     "HybridOptError": "core.errors",
     "HybridOptWarning": "core.errors",
+    "__version__": "core.version",
     "load": "model.loading.streaming",
     "chunked_loss": "model.losses.chunked",
     "Placement": "model.placement.placement",
@@ -55,4 +58,4 @@ __getattr__ = offered(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return [*__all__, "integrations", "parts", "planning", "policy"]

@@ -52,6 +52,11 @@ class Strategy(Saved):
         self._given = model
         self._optimizers, self._made = WeakKeyDictionary[HybridOptimizer, int](), 0
 
+    def __repr__(self) -> str:
+        """Say what trains which class of model; the tags are in `report()`."""
+        base = "" if self.quantization is None else f", quantization={self.quantization!r}"
+        return f"{type(self).__name__}({type(self.model).__name__}, {self.policy!r}{base}, seed={self.seed})"
+
     def adopt(self, inner: "Strategy") -> None:
         """Take over records and quantization of the base model's own strategy, and detach that strategy."""
         self.codes = updated(inner.codes, self.codes)

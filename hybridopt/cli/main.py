@@ -4,7 +4,6 @@ import atexit
 import gc
 import sys
 from contextlib import nullcontext
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import HybridOptError
+from ..core.version import __version__
 from .chat import chat
 from .doctor.command import doctor
 from .init import DRAFTS, init
@@ -51,7 +51,7 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"hybridopt {metadata.version('hybridopt')}")
+        typer.echo(f"hybridopt {__version__}")
         raise typer.Exit
 
 

@@ -1,6 +1,7 @@
 """A policy resolved on a model: every parameter tagged, every byte counted, nothing allocated."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,7 +41,7 @@ class Entry:
         return math.prod(self.param.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Which parameter is trained how, and what its state costs in every window."""
 
@@ -70,6 +71,11 @@ class Plan:
                 _check_slots(entry.param, plan.first(entry))
         check_scheme((e.param.name, e.treatment) for e in plan.entries if e.treatment is not None)
         return plan
+
+    def __repr__(self) -> str:
+        """Count the parameters of each tag, as models have thousands of them."""
+        counts = Counter(e.tag for e in self.entries)
+        return f"Plan({', '.join(f'{count} {tag}' for tag, count in counts.items())}; seed={self.seed})"
 
     @property
     def tags(self) -> dict[str, str]:

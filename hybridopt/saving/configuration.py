@@ -2,13 +2,13 @@
 
 import warnings
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import HybridOptError, HybridOptWarning
 from ..core.files import plain_json
 from ..core.registry import pack, unpack
+from ..core.version import __version__
 from ..model.adapters import library_of, usual_library
 from ..model.checksums import VERSION
 from ..model.kept_codes import layer_of_kept
@@ -62,7 +62,7 @@ def configuration(strategy: Any, saved: set[str], replayed: Mapping[str, object]
     free |= {f"{layer}.weight" for n in free if (layer := layer_of_kept(n))}
     return {
         "format": 1,
-        "hybridopt": version("hybridopt"),
+        "hybridopt": __version__,
         "policy": {"routes": pack_routes(policy)} if isinstance(policy, Policy) else pack(policy),
         "seed": strategy.seed,
         "quantization": scheme_of(model),

@@ -23,4 +23,11 @@ def test_parts_of_a_package_are_found_and_others_are_not():
     assert hybridopt.parts.AdamW is import_module("hybridopt.parts").AdamW
     with pytest.raises(AttributeError, match="'hybridopt' has no attribute 'wrapp'"):
         hybridopt.wrapp  # noqa: B018 (it raises)
-    assert "wrap" in dir(hybridopt)
+
+
+def test_completion_offers_what_users_call_and_nothing_else():
+    import hybridopt
+
+    offered = set(dir(hybridopt))
+    assert set(hybridopt.__all__) < offered and all(getattr(hybridopt, name) is not None for name in offered)
+    assert not {"TYPE_CHECKING", "offered", "wrapping"} & offered

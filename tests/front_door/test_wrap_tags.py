@@ -256,3 +256,10 @@ def test_a_module_that_is_trained_as_a_whole_stays_the_output_layer():
     tags = {n: tag for n, tag in model.hybrid.tags.items() if "modules_to_save" in n}
     assert set(tags.values()) == {"state-full"} and len(tags) == 2
     assert {p.role for p in params(model) if p.name in tags} == {"head", "bias"}
+
+
+def test_what_is_shown_of_it_is_short():
+    model = hybridopt.wrap(nn.Sequential(*(nn.Linear(4, 4) for _ in range(50))), policy="adamw", seed=3)
+    assert repr(model.hybrid.resolved()) == "Plan(100 state-full; seed=3)"
+    assert repr(model.hybrid).startswith("Strategy(Sequential, AdamWPolicy(betas=(0.9, 0.999), ")
+    assert repr(model.hybrid).endswith("embeddings_lr_scale=1.0), seed=3)")
