@@ -21,8 +21,9 @@ static const int BLOCK = {block};  // elements that share a scale
 static const int PIECE = {piece};  // elements at a time
 static const i64 CHUNK = {chunk}, LONGEST = {longest};  // elements that a thread takes at a time
 """
-TURN = {"float32": 512, "bfloat16": 1024}  # elements of one place of a gradient, before another one has its turn
+TURN = 512  # elements of one place, before another one has its turn
 PIECE = 2048  # elements at a time: what waits for being written stays in the first cache
+PACKED = 512  # columns of which the chosen ones are packed at a time: a core reads ahead while it works on those
 CHUNK, LONGEST = 1 << 15, 1 << 18  # elements that a thread takes at a time, where there are few and where many
 RATES = ("lr", "free_lr", "decay")
 OWN_COLUMN = "(own - row * task.count)"  # among the chosen ones
@@ -75,7 +76,7 @@ class KernelLayout:
         """Return the text that the compiler is given."""
         tensors = ["PARAM", "GRAD", *(f"STATE_{name.upper()}" for name in self.state if name != "weight.low")]
         tensors += ["LOW"] * (self.weight == "bfloat16 split") + ["CHOSEN"] * (self.part != "flat")
-        most = TURN[self.grad] if self.part == "flat" and not self.block else PIECE
+        most = PIECE if self.block else {"flat": TURN, "columns": PACKED}.get(self.part, PIECE)
         piece = self.block * max(1, most // self.block) if self.block else most
         chunk = piece * max(1, CHUNK // piece)
         sizes = {"block": self.block, "piece": piece, "chunk": chunk, "longest": max(chunk, LONGEST)}

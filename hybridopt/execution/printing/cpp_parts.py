@@ -26,14 +26,16 @@ in_rows(at, n, task.width, [&](i64 at, int n, i64 row, i64 column) ALWAYS {{
 {by_row}}});
 """
 BY_ROWS = """
-extern "C" void hybridopt_run(const Given* given) {
+extern "C" void hybridopt_run(const Given* given) {{
     const i64 some = at_a_time(*given, elements_of, CHUNK, LONGEST);
-    in_chunks(*given, [](const Task& task) { return task.rows; },
-              [=](const Task& task) { return task.width < some ? some / task.width : (i64)1; },
-              [&](const Task& task, i64 first, i64 last) {
-                  in_turns<2>(first, last, 1, 4 * task.width, [&](i64 row, i64) { whole_row(task, *given, row); });
-              });
-}
+    in_chunks(*given, [](const Task& task) {{ return task.rows; }},
+              [=](const Task& task) {{ return task.width < some ? some / task.width : (i64)1; }},
+              [&](const Task& task, i64 first, i64 last) {{
+                  in_turns<{places}>(first, last, 1, 4 * task.width, [&](i64 row, i64) {{
+                      whole_row(task, *given, row);
+                  }});
+              }});
+}}
 """
 ROWS = """\
 static void whole_row(const Task& task, const Given& given, i64 row) {{
@@ -53,8 +55,7 @@ static int piece(const Task& task, const Given& given, i64 row, i64 column, int 
     const u16* mask = (const u16*)task.at[CHOSEN] + column / 16;
     const i64 at = row * task.width + column;
     alignas(64) float low[{size} + SLACK], low_grad[{size} + SLACK];
-    const int count = pack(low, {weight}, mask, n);
-    pack(low_grad, {grad}, mask, n);
+    const int count = pack(low, {weight}, low_grad, {grad}, mask, n);
 {full}    int next = 0;
     {free}
     return count;
@@ -95,7 +96,7 @@ def rows(full: Sequence[str], free: Sequence[str]) -> str:
         full: lines for a chosen row, whose state begins at `own`.
         free: lines for any other.
     """
-    return ROWS.format(full=_deeper(full, 12), free=_deeper(free, 12)) + BY_ROWS
+    return ROWS.format(full=_deeper(full, 12), free=_deeper(free, 12)) + BY_ROWS.format(places=2)
 
 
 def columns(weight: str, grad: str, full: Sequence[str], free: str, whole: bool) -> str:
@@ -112,7 +113,7 @@ def columns(weight: str, grad: str, full: Sequence[str], free: str, whole: bool)
     plain = weight.split(", Mixed")[0].replace("bf16_by(", "Bf16{") + "}" if ", Mixed" in weight else weight
     size, step = ("task.count", "task.width") if whole else ("PIECE", "PIECE")
     lines = {"weight": plain, "grad": grad, "full": _deeper(full), "free": free}
-    return COLUMNS.format(size=size, step=step, **lines) + BY_ROWS
+    return COLUMNS.format(size=size, step=step, **lines) + BY_ROWS.format(places=1)  # what is packed waits less
 
 
 def _deeper(lines: Sequence[str], by: int = 4) -> str:

@@ -41,7 +41,15 @@ extern "C" void hybridopt_run(const Given* given) {
         case 13: return int8_blocks_in<Companded>(x, (u8*)at[1], (float*)at[2], n, (int)width);
         case 14: return int8_blocks_out<Companded>((i8*)at[1], (float*)at[2], x, first, n, (int)width, key, some);
         case 15: return int8_blocks_out<Companded>((u8*)at[1], (float*)at[2], x, first, n, (int)width, key, some);
-        case 10: pack((float*)at[1], Floats{x}, (u16*)at[2], n); return;
+        case 10: pack((float*)at[1], Floats{x}, (float*)at[4], Floats{(float*)at[3]}, (u16*)at[2], n); return;
+        case 16:
+            return in_lanes(n, [&](int i, auto some) { store((float*)at[1] + i, sign_(load(x + i, some)), some); });
+        case 17: {
+            const F by = 0.7f, inverse = div_(F(1.f), by);
+            return in_lanes(n, [&](int i, auto some) {
+                store((float*)at[1] + i, over_(load(x + i, some), by, inverse), some);
+            });
+        }
         case 11:
             int next = 0;
             const auto spread = with_chosen(Floats{x}, (float*)at[1], (u16*)at[2], &next);
@@ -110,6 +118,22 @@ def test_bfloat16_in_and_to_nearest(run, n):
     assert bits(back[:n]).equal(bits(out[:n].float())) and back[n] == 0
 
 
+@pytest.mark.parametrize("alike", [1e-41, 1e-38, -0.0, 1.0, 1.00390625, 3.4e38, float("inf"), float("nan")])
+def test_lanes_that_are_all_alike_go_to_the_nearest_bfloat16(run, alike):
+    """One lane that is special has them all looked at."""
+    x, out = torch.full((64,), alike), torch.zeros(64, dtype=torch.bfloat16)
+    run(1, (x, out), 64)
+    assert bits(out).equal(bits(x.to(torch.bfloat16))) and out.signbit().equal(x.to(torch.bfloat16).signbit())
+
+
+@pytest.mark.parametrize("n", [5, 37, 1000])
+def test_a_quotient_by_one_number_is_rounded_to_nearest(run, n):
+    x, out = numbers(n), torch.zeros(n + 1)
+    run(17, (x, out), n)
+    wanted, exact = x / torch.full_like(x, 0.7), (x.abs() > 1e-29) | (x == 0) | x.isnan()
+    assert exact[:5].all() and torch.allclose(out[:n][exact], wanted[exact], 0, 0, equal_nan=True) and out[n] == 0
+
+
 SIZES = [(1, 1), (40, 3), (5, 63), (7, 64), (3, 100), (1, 1000), (2, 5000)]
 SIZES += [(21, 16), (60, 16), (9, 32), (30, 48)]  # whole rows of whole lanes
 
@@ -165,16 +189,24 @@ def test_state_of_eight_bits(run, eight_bits, signed, n, block):
     assert out.equal(codec.load(wanted, slot))
 
 
+@pytest.mark.parametrize("n", [5, 37, 1000])
+def test_a_sign_is_zero_of_zeros_and_of_no_number(run, n):
+    x, out = numbers(n), torch.ones(n + 1)
+    x[-1] = -float("nan")
+    run(16, (x, out), n)
+    assert out[:n].equal(x.sign()) and not out[:n].signbit()[x == 0].any() and out[n] == 1
+
+
 @pytest.mark.parametrize("n", [1, 8, 16, 37, 200])
 def test_columns_are_packed_and_spread(run, n):
     chosen = torch.rand(n, generator=torch.Generator().manual_seed(n)) < 0.4
     lanes = torch.zeros(-(-n // 16) * 16, dtype=torch.int32)
     lanes[:n] = chosen
     mask = (lanes.view(-1, 16) << torch.arange(16)).sum(1).to(torch.int16)
-    x, count = torch.randn(n), int(chosen.sum())
-    packed = torch.zeros(n + 16)
-    run(10, (x, packed, mask), n)
-    assert packed[:count].equal(x[chosen])
+    x, y, count = torch.randn(n), torch.randn(n), int(chosen.sum())
+    packed, others = torch.zeros(n + 16), torch.zeros(n + 16)
+    run(10, (x, packed, mask, y, others), n)
+    assert packed[:count].equal(x[chosen]) and others[:count].equal(y[chosen])
     own = torch.randn(n + 16)
     wanted = x.clone()
     wanted[chosen] = own[:count]

@@ -53,13 +53,14 @@ INLINE void in_order(int n, Work work) {
     if (i < n) work(i, First(n - i));
 }
 
-// Pack the chosen ones of n columns into out, which has SLACK floats more than those; return how many.
-template <class Tensor>
-static int pack(float* out, Tensor x, const u16* mask, int n) {
+// Pack the chosen ones of n columns of two tensors into x and y, which have SLACK floats more than those; return how many.
+template <class Weight, class Grad>
+static int pack(float* x, Weight weight, float* y, Grad grad, const u16* mask, int n) {
     int count = 0;
     in_order(n, [&](int i, auto some) ALWAYS {
         const Picked mine = picked(mask, i);
-        store(out + count, packed(x.in(i, some), mine), All());
+        store(x + count, packed(weight.in(i, some), mine), All());
+        store(y + count, packed(grad.in(i, some), mine), All());
         count += __builtin_popcount(mine);
     });
     return count;
