@@ -115,13 +115,29 @@ INLINE float over_(float a, float b, float inverse) {
 
 #endif
 
-INLINE F sign_(F x) { return choose_(x > F(0.f), 1.f, 0.f) - choose_(x < F(0.f), 1.f, 0.f); }
+#if LANES == 16
+INLINE F sign_(F x) {  // 1 with the sign of x where that is neither 0 nor NaN, in three instructions
+    const __mmask16 some = _mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_NEQ_OQ);
+    return floats_of(_mm512_maskz_mov_epi32(some, _mm512_ternarylogic_epi32(bits_of(x), all(0x80000000u), all(0x3f800000u), 0xea)));
+}
+#elif LANES == 8
+INLINE F sign_(F x) {
+    const __m256 some = _mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_NEQ_OQ);
+    return _mm256_and_ps(some, _mm256_or_ps(_mm256_and_ps(x.v, F(-0.f).v), F(1.f).v));
+}
+#else
+INLINE F sign_(F x) { return (x > 0.f ? 1.f : 0.f) - (x < 0.f ? 1.f : 0.f); }
+#endif
 INLINE F max_(F a, F b) { return choose_(a == a, larger(a, b), a); }  // NaN, where one of them is
 INLINE F min_(F a, F b) { return choose_(a == a, smaller(a, b), a); }
 // a / b for many a, without the slow division: `inverse` is 1 / b. Rounded to nearest as that is, down to 1e-30.
 INLINE F over_(F a, F b, F inverse) {
     const F near = a * inverse, exact = fma_(less(near, b, a), inverse, near);
+#if LANES == 16  // the same in one instruction: of what is NaN in `exact`, `near` stays
+    return _mm512_fixupimm_ps(near.v, exact.v, _mm512_set1_epi32(0x11111100), 0);
+#else
     return choose_(exact == exact, exact, near);  // of infinity the difference is no number
+#endif
 }
 
 // Which of the lanes exist: all of them, or those at the end of a piece.

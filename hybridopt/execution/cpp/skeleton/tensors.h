@@ -43,10 +43,19 @@ INLINE U bf16_random(F x, U bits) {
     return right<16>(plus_(u, bits));
 }
 
+template <class Some> INLINE void store_nearest(u16* at, F x, Some some) { store(at, bf16_nearest(x), some); }
+#if LANES == 16 && defined(__AVX512BF16__) && defined(__AVX512DQ__)
+INLINE void store_nearest(u16* at, F x, All) {  // the processor's own, which has 0 for what is subnormal, and another NaN
+    const int odd = _mm512_fpclass_ps_mask(x.v, 0xa1);  // NaN of both kinds, subnormal
+    if (__builtin_expect(odd, 0)) return store(at, bf16_nearest(x), All());
+    _mm256_storeu_si256((__m256i*)at, (__m256i)_mm512_cvtneps_pbh(x.v));
+}
+#endif
+
 struct Bf16 {  // written to nearest
     u16* at;
     template <class Some> ALWAYS F in(int i, Some some) const { return bf16_in(load(at + i, some)); }
-    template <class Some> ALWAYS void out(int i, F x, Some some) const { store(at + i, bf16_nearest(x), some); }
+    template <class Some> ALWAYS void out(int i, F x, Some some) const { store_nearest(at + i, x, some); }
 };
 
 template <class Bits>
