@@ -1,13 +1,19 @@
 """Tensors that lie where they lay, in the same form: what was derived from their addresses still holds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .task import PLAIN
+
+guards: Any = None
+with suppress(ImportError):  # torch's own, of no public interface
+    from torch._C._dynamo import guards
 
 __all__ = ["LyingForm", "Unmoved", "readable"]
 
@@ -41,6 +47,7 @@ class LyingForm:
     dtypes: list[torch.dtype]
     device: torch.device
     sizes: list[int]
+    _alike: list[Any] = field(default_factory=list, compare=False, repr=False)  # of `_guarding`
 
     @staticmethod
     def of(xs: Sequence[Tensor]) -> "LyingForm":
@@ -52,7 +59,20 @@ class LyingForm:
         return self.holds(xs) and all(map(Tensor.data_ptr, xs))
 
     def holds(self, xs: Sequence[Tensor]) -> bool:
-        """Return what `fits` does, but of tensors that may have no memory."""
+        """Return what `fits` does, but of tensors that may have no memory.
+
+        Those that are in all ways as others that had this form are recognized by one call of torch.
+        """
+        if not TYPES.issuperset(map(type, xs)):
+            return False
+        if self._alike and len(xs) == len(self.sizes) and self._alike[0].check(*xs):
+            return True
+        found = self._found(xs)
+        if found and not self._alike:
+            self._alike.extend(_guarding(xs))
+        return found
+
+    def _found(self, xs):
         return (
             _in_order(xs)
             and list(map(_dtype, xs)) == self.dtypes
@@ -80,5 +100,11 @@ class Unmoved:
 
     def fits(self, xs: Sequence[Tensor]) -> bool:
         """Return whether tensors lie there, in the same form; they need not be the same objects."""
-        at = list(map(Tensor.data_ptr, xs))
-        return at == self.at and all(at) and self.form.holds(xs)
+        return self.form.holds(xs) and list(map(Tensor.data_ptr, xs)) == self.at and all(self.at)
+
+
+def _guarding(xs: Sequence[Tensor]) -> list[Any]:
+    """Return what recognizes tensors of the same types, dtypes, devices, shapes, strides and dispatch keys, if any."""
+    with suppress(AttributeError, TypeError, RuntimeError):
+        return [guards.TensorGuards(*xs, dynamic_dims_sizes=None, dynamic_dims_strides=None)]
+    return []

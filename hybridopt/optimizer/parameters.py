@@ -14,6 +14,7 @@ from .looking import Looked, look
 from .looks import Looks
 from .loss_windows import LossWindows
 from .new_windows import NewWindows
+from .open_windows import OpenWindows
 from .probing.measured import Measured
 from .probing.shifts import Shifts
 from .repeats import Repeats
@@ -55,7 +56,7 @@ class Parameters(Updates):
         self._optimizer, self._measured, self._turns = weakref.proxy(optimizer), measured, turns
         self.windows = Windows(tags, optimizer.param_groups, pace)
         self.shifts = Shifts(self.windows, trainable)
-        self._repeats, self._looks, self._begun = Repeats(), Looks(), NewWindows()
+        self._repeats, self._looks, self._begun, self._open = Repeats(), Looks(), NewWindows(), OpenWindows()
         self.told = ToldNorm()
         self._check_shared()
         check_resting(self.windows.all())
@@ -149,15 +150,22 @@ class Parameters(Updates):
         self._end_windows()
 
     def _end_windows(self):
-        states = self._optimizer.state
-        for one in self.windows.all():
+        states, everything = self._optimizer.state, self.windows.all()
+        if self._open.hold(everything, states):
+            return
+        ended = False
+        for one in everything:
             state = states.get(one.p)
             if not state:
                 continue
             if one.job.part.empty and not one.job.beside:
                 del states[one.p]
+                ended = True
             elif state["window"] != one.window:
                 states[one.p] = carried_over(state, one.job, one.window)
+                ended = True
+        if not ended:
+            self._open.learn(everything, states)
 
     def look(self, work: Iterable[Work]) -> tuple[str | None, Looked]:
         """Look at gradients before anything is changed. Arguments and results as in `ReleasedParameters.look`."""

@@ -92,7 +92,8 @@ class _Crew:
         self.ones, self._update = ones, backend.repeat(tasks)
         self._group, self._params = ones[0].group, [one.p for one in ones]
         self._begin, self._end = max(one.begin for one in ones), min(one.end for one in ones)
-        self._windows, self._slots = [one.window for one in ones], tuple(ones[0].slots)
+        self._windows, self._slots = tuple(one.window for one in ones), tuple(ones[0].slots)
+        self._told = itemgetter("step", "window", *self._slots)
         self._moves = tasks[0].lr > 0  # a backend may be for weights that move only
         self._first = replace(tasks[0], param=NOTHING, grad=NOTHING, raw={})
         self._weights, self._grads = Unmoved.of(self._params), LyingForm.of([task.grad for task in tasks])
@@ -104,12 +105,17 @@ class _Crew:
         grads: list[Any] = [p.grad for p in params]
         if not self._begin <= step < self._end or not self._weights.fits(params) or not self._grads.fits(grads):
             return None
-        kept, raw, age = self._kept(states), {}, step + 1
+        kept: list[dict] = [states.get(p) or {} for p in params] if self._slots else []
+        raw: dict[str, Any] = {}
+        age = step + 1
         if self._slots:
-            ages = [state.get("step") for state in kept]
-            if ages.count(ages[0]) != len(ages) or [state.get("window") for state in kept] != self._windows:
+            try:
+                ages, windows, *tensors = zip(*map(self._told, kept), strict=True)
+            except KeyError:
                 return None
-            raw, age = {name: [state.get(name) for state in kept] for name in self._slots}, ages[0] + 1
+            if ages.count(ages[0]) != len(ages) or windows != self._windows:
+                return None
+            raw, age = dict(zip(self._slots, tensors, strict=True)), ages[0] + 1
             if not all(self._state[name].fits(xs) for name, xs in raw.items()):
                 return None
         lr, decay = rates(self._group)
@@ -117,9 +123,6 @@ class _Crew:
             return None
         one = replace(self._first, lr=lr, decay=decay, age=age, step=step)
         return _CrewStep(self._update, one, params, grads, raw, kept) if self._update.holds(one, raw) else None
-
-    def _kept(self, states):
-        return [states.get(p) or {} for p in self._params] if self._slots else []
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class _CrewStep:
     one: Task
     params: list[Tensor]
     grads: list[Tensor]
-    raw: dict[str, list[Tensor]]
+    raw: dict[str, Sequence[Tensor]]
     kept: list[dict]
 
     def run(self) -> None:
