@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import HybridOptError
+from ..core.visible import visible
 
 if TYPE_CHECKING:
     from ..training.chat.conversation import Conversation
@@ -75,7 +76,7 @@ def _answer(conversation: "Conversation", line: str) -> None:
 
 
 def _show(text: str) -> None:
-    typer.echo(text, nl=False)
+    typer.echo(visible(text), nl=False)
     sys.stdout.flush()
 
 

@@ -1,14 +1,19 @@
 """The command `hybridopt`; what takes time to import is imported inside the commands."""
 
 import atexit
+import errno
 import gc
+import signal
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
+from inspect import cleandoc
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from ..core.errors import HybridOptError
 from ..core.version import __version__
@@ -26,27 +31,82 @@ from .train import train
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+FIRST, AFTER, MORE = "From a file to a model", "What was trained", "Optimizers and this machine"
+BEGIN = """Examples:
 
-app.command()(chat)
-app.command()(doctor)
-app.command(epilog=DRAFTS)(init)
-app.command()(inspect)
-app.command()(merge)
-app.command(epilog=EXAMPLES)(plan)
-app.command()(policies)
-app.command()(rate)
-app.command()(replay)
-app.command(epilog=WAYS)(train)
+hybridopt demo
+
+hybridopt train ./my-model chats.jsonl --gpu 4090 --dry-run
+
+hybridopt train ./my-model chats.jsonl -o out
+
+hybridopt plan llama-3.1-8b --gpu 24GiB
+
+Each command has examples of its own: hybridopt train --help
+"""
+INTERRUPTED = 128 + signal.SIGINT
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class _Commands(TyperGroup):
+    """Commands that say so where Ctrl-C has ended them."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        """Carry out what was typed."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SystemExit(_interrupted()) from None
+
+
+def _interrupted() -> int:
+    """Say that Ctrl-C was pressed, and return the status of the command."""
+    print("hybridopt: interrupted", file=sys.stderr)
+    return INTERRUPTED
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _offer(command: Callable[..., None], panel: str, examples: str | None = None) -> None:
+    """Add a command; its help is its docstring, whose lines are put together anew for the width of the terminal."""
+    paragraphs = cleandoc(command.__doc__ or "").partition("\n\nArgs:")[0].split("\n\n")
+    text = "\n\n".join(" ".join(each.split()) for each in paragraphs)
+    app.command(help=text, epilog=examples, rich_help_panel=panel)(command)
+
+
+_offer(train, FIRST, WAYS)
+_offer(init, FIRST, DRAFTS)
+_offer(plan, FIRST, EXAMPLES)
+_offer(chat, AFTER)
+_offer(merge, AFTER)
+_offer(inspect, AFTER)
+_offer(replay, AFTER)
+_offer(policies, MORE)
+_offer(rate, MORE)
+_offer(doctor, MORE)
 
 
 def main() -> None:
-    """Run the command; an error that hybridopt explains ends it with one line and status 1."""
+    """Run the command; an error that hybridopt or the system explains ends it with one line and status 1."""
     atexit.register(gc.freeze)  # or Python looks for garbage in all that was imported, for a second, before it ends
     try:
         app(prog_name="hybridopt")
     except HybridOptError as error:
         sys.exit(f"hybridopt: {error}")
+    except OSError as error:
+        if error.errno is None:  # of a library: no word of the system's
+            raise
+        sys.exit(f"hybridopt: {_of_the_system(error)}")
+    except KeyboardInterrupt:
+        sys.exit(_interrupted())
+
+
+def _of_the_system(error: OSError) -> str:
+    """Return what the system could not do, and with which file."""
+    where = "" if error.filename is None else f"{error.filename}: "
+    full = "; make room, or give another folder" if error.errno in FULL else ""
+    return f"{where}{error.strerror}{full}"
 
 
 def _version(wanted: bool) -> None:
@@ -62,12 +122,11 @@ Out = Annotated[Path | None, typer.Option(file_okay=False, help="Keep the saved 
 Json = Annotated[Path | None, typer.Option(dir_okay=False, help="Write the numbers to this file.")]
 
 
-@app.callback()
+@app.callback(epilog=BEGIN)
 def root(version: Version = False) -> None:
-    """State-full and state-free optimizers for every parameter of a model, with LoRA and 4/8-bit weights."""
+    """Train models that do not fit with AdamW on your GPU: on all weights or LoRA, over 16-, 8- or 4-bit weights."""
 
 
-@app.command()
 def demo(seed: Seed = 0, steps: Steps = 64, out: Out = None, json: Json = None) -> None:
     """Fine-tune a pretrained encoder in three ways and compare accuracy, bytes and time; about 2 minutes on 2 cores.
 
@@ -80,6 +139,9 @@ def demo(seed: Seed = 0, steps: Steps = 64, out: Out = None, json: Json = None) 
         problems = _demo(Path(folder), seed, steps, json)
     if problems:
         sys.exit("\n".join(f"hybridopt: {problem}" for problem in problems))
+
+
+_offer(demo, MORE)
 
 
 def _check_places(out: Path | None, json: Path | None) -> None:

@@ -1,7 +1,8 @@
 """The command `hybridopt train`; what takes time to import is imported inside."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
@@ -16,6 +17,7 @@ from ..core.world import World, world
 if TYPE_CHECKING:
     from ..training.config.reading import OptionValue
     from ..training.config.run import Run
+    from ..training.running.place import Place
     from ..training.running.prepare import Prepared
     from ..training.running.train import Result
 
@@ -74,10 +76,14 @@ def train(
     First everything is read and checked, the first example is shown with the tokens that are learnt, and the memory of
     exactly this run is planned; only then is the model loaded. Exits with status 1 where it does not fit.
     """
+    from ..training.running.there import check_there
+
     processes = world()
     try:
         run = _run(what, [*(sets or ()), *_given(task, gpu, out)])
         check_installed()
+        if processes.size == 1:  # several have to wait for each other first
+            check_there(run, resume)
     except HybridOptError:
         if processes.leads:
             raise
@@ -88,7 +94,8 @@ def train(
     console = Console(quiet=not processes.leads)
     with joined(processes) as ranks:
         how = {"allow_code": allow_code, "resume": resume, "must_fit": not force}
-        prepared = prepare(run, **how, console=console, ranks=ranks)
+        with _interruptible(console):
+            prepared = prepare(run, **how, console=console, ranks=ranks)
         if processes.leads:
             _show(prepared, console)
         if dry_run:
@@ -139,6 +146,16 @@ def _show(prepared: "Prepared", console: Console) -> None:
     _say(console, prepared.plan_line())
 
 
+@contextmanager
+def _interruptible(console: Console) -> Iterator[None]:
+    """Say, after Ctrl-C within, that nothing has been done yet."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say(console, "Interrupted: nothing is loaded, and nothing written.")
+        raise SystemExit(INTERRUPTED) from None
+
+
 def _carry_out(prepared: "Prepared", console: Console) -> int:
     """Carry out a run, say how it ended, and return the status of the command."""
     from ..training.running.train import train as carried_out
@@ -147,14 +164,20 @@ def _carry_out(prepared: "Prepared", console: Console) -> int:
     try:
         result = carried_out(prepared, console)
     except KeyboardInterrupt:
-        saved = prepared.place.saved
-        _say(console, f"Interrupted. Go on with: {again}" if saved else "Interrupted before the first checkpoint.")
+        _say(console, _interrupted(prepared.place, again))
         return INTERRUPTED
     if result.stopped:
         _say(console, f"Ended after step {result.steps}, with a checkpoint. Go on with: {again}")
         return INTERRUPTED
     _show_end(prepared, result, console)
-    return 0
+    return INTERRUPTED if result.hurried else 0
+
+
+def _interrupted(place: "Place", again: str) -> str:
+    """Say what is there after Ctrl-C has ended a run at once."""
+    if place.finished:
+        return f"Interrupted. The trained model lies in {place.folder}"
+    return f"Interrupted. Go on with: {again}" if place.saved else "Interrupted before the first checkpoint."
 
 
 def _started_by(processes: World) -> str:

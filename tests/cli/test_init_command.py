@@ -57,7 +57,7 @@ def test_a_method_that_is_given_stays(place):
 @pytest.mark.parametrize(
     ("arguments", "say"),
     [
-        (["nowhere", "chats.jsonl"], "nowhere"),
+        (["nowhere", "chats.jsonl"], "there is no folder .*nowhere"),
         (["model", "none.jsonl"], "none.jsonl"),
         (["model", "chats.jsonl", "--set", "train.batchs=2"], r"--set train\.batchs=2: .*did you mean train\.batch"),
         (["model", "chats.jsonl", "--gpu", "rtx4091"], "did you mean RTX 4090"),

@@ -172,15 +172,38 @@ def test_what_is_missing_is_named(model, place, monkeypatch):
     assert text.startswith('training needs trl, which is not installed; pip install "hybridopt[train]"')
 
 
-def test_a_typo_is_told_without_torch(place):
+TYPOS = {
+    "a key": (["train", "model", "chats.jsonl", "--set", "train.btach=4"], "did you mean train.batch?"),
+    "a model": (["train", "modle", "chats.jsonl"], "there is no folder"),
+    "a near model": (
+        ["train", "modle", "chats.jsonl"],
+        "on the hub (org/name); did you mean model?",
+    ),
+    "data": (["train", "model", "chat.jsonl"], "there is no chat.jsonl; did you mean chats.jsonl?"),
+    "data to evaluate with": (["train", "model", "chats.jsonl", "--set", "data.eval=c.jsonl"], "data.eval: there is"),
+    "nothing to resume": (["train", "model", "chats.jsonl", "--resume"], "holds no run that has begun"),
+    "a folder": (["train", "model", "chats.jsonl", "-o", "chats.jsonl"], "is a file; give a folder"),
+    "a model for init": (["init", "modle", "chats.jsonl"], "did you mean model?"),
+}
+
+
+def test_typos_are_told_without_torch(place):
+    (place / "model").mkdir()
+    (place / "model" / "config.json").write_text("{}")
     code = (
-        "import sys; sys.argv[1:] = ['train', 'm', 'chats.jsonl', '--set', 'train.btach=4']\n"
+        "import sys\n"
         "from hybridopt.cli.main import main\n"
-        "try: main()\n"
-        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+        f"for words in {[words for words, _ in TYPOS.values()]!r}:\n"
+        "    sys.argv[1:] = words\n"
+        "    try: main()\n"
+        "    except SystemExit as end: print(end.code)\n"
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
-    assert "train.btach is not known; did you mean train.batch?" in done.stdout and done.stdout.endswith("False\n")
+    *answers, torch_there = done.stdout.splitlines()
+    assert torch_there == "False" and len(answers) == len(TYPOS)
+    for answer, (name, (_, say)) in zip(answers, TYPOS.items(), strict=True):
+        assert say in answer, name
 
 
 def test_the_help_has_examples():

@@ -31,8 +31,11 @@ def rows(file: BinaryIO, path: str, faults: Faults) -> Iterator[tuple[int, dict[
     if first is None:
         return
     csv.field_size_limit(LONGEST)
-    separator = _separator(first)
-    names = _names(first, separator, path)
+    try:
+        separator = _separator(first)
+        names = _names(first, separator, path)
+    except csv.Error as error:
+        return faults.add(f"{path}:{every.number}", _broken(error))
     reader = csv.reader(every, delimiter=separator, strict=True)
     while True:
         start = every.number + 1
@@ -82,4 +85,6 @@ def _names(first: str, separator: str, path: str) -> list[str]:
 def _broken(error: csv.Error) -> str:
     if str(error) == "unexpected end of data":
         return 'a double quote (") is opened here and never closed; a quote within a cell is written twice ("")'
+    if str(error).startswith("new-line character"):
+        return "a carriage return (CR) stands within a cell that has no double quotes around it; put them there"
     return f"is no row of a table: {error}"

@@ -1,6 +1,7 @@
 """Rows of JSON: an object a line, or one list of objects."""
 
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -54,7 +55,7 @@ def _row(line: str, where: str, faults: Faults) -> dict[str, Any] | None:
         faults.add(where, _broken(line, error))
         return None
     except (ValueError, RecursionError) as error:
-        faults.add(where, f"is no JSON object: {error}")
+        faults.add(where, _unreadable(error))
         return None
     return _object(row, where, faults, "\\u" in line)
 
@@ -92,7 +93,22 @@ def _broken(line: str, error: json.JSONDecodeError) -> str:
     if line.strip() in ("{", "}", "},", "]"):
         return "is no whole JSON object: a row is on one line, or the file is one list, [{...}, {...}]"
     near = line[max(0, error.pos - NEAR) : error.pos + NEAR].strip()
-    return f"is no JSON object: {error.msg} in column {error.colno}, near {near!r}"
+    return f"is no JSON object: {_wrong(error)} in column {error.colno}, near {near!r}"
+
+
+def _wrong(error: json.JSONDecodeError) -> str:
+    """Return what is wrong, in words that go on with a column."""
+    if error.msg.startswith("Invalid control character"):  # json's words end in "at"
+        return "a text goes over a line end, or has a tab or the like in it, which are written \\n and \\t,"
+    return error.msg
+
+
+def _unreadable(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "has lists or objects within each other, deeper than can be read"
+    if isinstance(error, _Doubled):
+        return f"is no JSON object: {error}"
+    return f"has a whole number of more than {sys.get_int_max_str_digits():,} digits; write it as text, in quotes"
 
 
 def _listed(text: str, path: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -106,7 +122,7 @@ def _listed(text: str, path: str, faults: Faults) -> Iterator[tuple[int, dict[st
         except json.JSONDecodeError as error:
             return faults.add(f"{path}:{error.lineno}", _broken_list(text, error))
         except (ValueError, RecursionError) as error:
-            return faults.add(where, f"is no JSON object: {error}")
+            return faults.add(where, _unreadable(error))
         if (good := _object(row, where, faults, "\\u" in text)) is not None:
             yield line, good
         at = _skip(text, end)
@@ -129,7 +145,7 @@ def _broken_list(text: str, error: json.JSONDecodeError) -> str:
     if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
         return "the list ends in the middle of a row, so the file is incomplete; copy it again"
     near = text[max(0, error.pos - NEAR) : error.pos + NEAR].strip()
-    return f"is no JSON: {error.msg} in column {error.colno}, near {near!r}"
+    return f"is no JSON: {_wrong(error)} in column {error.colno}, near {near!r}"
 
 
 def _skip(text: str, at: int) -> int:

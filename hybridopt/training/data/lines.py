@@ -11,7 +11,12 @@ from .faults import Faults
 __all__ = ["lines"]
 
 BOM = b"\xef\xbb\xbf"
-UTF16 = (b"\xff\xfe", b"\xfe\xff")
+OTHERS = {  # how files in other encodings begin, the longer ones first
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
 
 
 def lines(file: BinaryIO, path: str, faults: Faults) -> Iterator[tuple[int, str]]:
@@ -24,8 +29,7 @@ def lines(file: BinaryIO, path: str, faults: Faults) -> Iterator[tuple[int, str]
     """
     for number, line in enumerate(_raw(file, path), 1):
         if number == 1:
-            if line.startswith(UTF16):
-                raise HybridOptError(f"{path} is UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8")
+            _check_first(line, path)
             line = line.removeprefix(BOM)
         if b"\0" in line:
             cure = "it is damaged, or in another encoding than UTF-8"
@@ -35,6 +39,18 @@ def lines(file: BinaryIO, path: str, faults: Faults) -> Iterator[tuple[int, str]
             yield number, line.decode()
         except UnicodeDecodeError as error:
             faults.add(f"{path}:{number}", _undecoded(line, error))
+
+
+def _check_first(line: bytes, path: str) -> None:
+    """Raise HybridOptError where the first line tells that the file is in another encoding, or has no other lines."""
+    for begin, name in OTHERS.items():
+        if line.startswith(begin):
+            raise HybridOptError(f"{path} is {name}, not UTF-8; convert it: iconv -f {name} -t UTF-8")
+    if not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r") and not line.lstrip().startswith(b"["):  # a list
+        raise HybridOptError(
+            f"{path} ends its lines with a carriage return (CR) alone, as old Macs did; convert it: "
+            r"tr '\r' '\n' < OLD > NEW"
+        )
 
 
 def _raw(file: BinaryIO, path: str) -> Iterator[bytes]:

@@ -1,6 +1,6 @@
 """What a finished run leaves behind: model, card, report, and what else was asked for."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from ...core.errors import HybridOptError
 from ..config.run import Run
 from ..output.folder import save
 from ..watching.memory import tensor_map
+from .interrupting import Stop
 from .prepare import Prepared
 from .records import end
 from .resuming import data_notes
@@ -20,7 +21,7 @@ __all__ = ["finish"]
 MERGED = "merged"
 
 
-def finish(prepared: Prepared, model: Any, result: Any) -> tuple[list[str], list[str]]:
+def finish(prepared: Prepared, model: Any, result: Any, stop: Stop) -> tuple[list[str], list[str]]:
     """Save the model, then what was asked for beside it; return what was made, and what could not be, for people.
 
     All processes that share the model call this; the first writes.
@@ -29,23 +30,33 @@ def finish(prepared: Prepared, model: Any, result: Any) -> tuple[list[str], list
         prepared: the run.
         model: trained.
         result: of the run, a `Result`.
+        stop: whether Ctrl-C was pressed; the model and the report are made all the same.
     """
     folder, run = prepared.place.folder, prepared.run
-    save(model, folder, prepared.rehearsal.job.tokenizer, card_of(prepared, result))
-    if not prepared.ranks.leads:
-        return [], []
-    end(prepared, result.measured, tensor_map(model))
+    with stop.later("training is done and its result is being saved, then the run ends"):
+        save(model, folder, prepared.rehearsal.job.tokenizer, card_of(prepared, result))
+        if not prepared.ranks.leads:
+            return [], []
+        end(prepared, result.measured, tensor_map(model))
+        made, problems = _made([lambda: _report(folder)])
+    if stop.asked:
+        return made, problems
+    more, more_problems = _made(_further(folder, run))
+    return made + more, problems + more_problems
+
+
+def _made(makers: Iterable[Callable[[], str]]) -> tuple[list[str], list[str]]:
+    """Return what was made, and what could not be: the model is saved, and that is not to be lost for a report."""
     made, problems = [], []
-    for make in _further(folder, run):
+    for make in makers:
         try:
             made.append(make())
-        except HybridOptError as error:  # the model is saved: that is not to be lost for a report
+        except HybridOptError as error:
             problems.append(str(error))
     return made, problems
 
 
 def _further(folder: Path, run: Run) -> Iterator[Callable[[], str]]:
-    yield lambda: _report(folder)
     if run.output.merge and run.method.lora is not None:
         yield lambda: _merge(folder, DTYPES.get(run.train.dtype, "bfloat16"))
     push = run.output.push

@@ -1,4 +1,4 @@
-"""Ctrl-C: the first ends a run after its step, with a checkpoint; the second at once."""
+"""Ctrl-C: while there is something to save the first ends a run after that, and the second at once; else the first."""
 
 import signal
 import threading
@@ -24,6 +24,19 @@ class Stop:
     def __init__(self, ranks: Ranks = ALONE) -> None:
         self.asked = False
         self.ranks = ranks
+        self.first: str | None = None
+
+    @contextmanager
+    def later(self, first: str) -> Iterator[None]:
+        """Let what is under way come to its end after a first Ctrl-C; elsewhere that ends the run at once.
+
+        first: what is told then.
+        """
+        before, self.first = self.first, first
+        try:
+            yield
+        finally:
+            self.first = before
 
     def callback(self) -> Any:
         """Return a callback of transformers that saves and ends training after the step that is under way."""
@@ -44,7 +57,7 @@ class Stop:
 
 @contextmanager
 def stoppable(note: Callable[[str], object], ranks: Ranks = ALONE) -> Iterator[Stop]:
-    """Let the first Ctrl-C within be noted, and the second raise KeyboardInterrupt as ever.
+    """Let Ctrl-C raise KeyboardInterrupt as ever, but for the first within `Stop.later`, which is noted.
 
     With several processes the second counts only a while after the first, as the terminal and the launcher both pass
     on the first.
@@ -71,7 +84,10 @@ def stoppable(note: Callable[[str], object], ranks: Ranks = ALONE) -> Iterator[S
         stop.asked = True
         if ranks.world.size == 1 or not callable(before):
             signal.signal(signal.SIGINT, before)
-        note("Ctrl-C: a checkpoint is saved after this step, then the run ends; once more ends it at once")
+        if stop.first is None and callable(before):
+            before(number, frame)
+        else:
+            note(f"Ctrl-C: {stop.first}; once more ends it at once")
 
     signal.signal(signal.SIGINT, heard)
     try:

@@ -13,11 +13,12 @@ from ...model.loading.building import check_folder, read_model_config
 from ...model.loading.new_head import load_with_head
 from ...model.loading.streaming import How, load
 from ...model.shards import shard_
-from ...planning.subject.hub import hub_config, is_hub_name
+from ...planning.subject.hub import hub_config
 from ...wrapping import wrap
 from ..config.run import AUTO, Run
 from ..method.adapters import adapters
 from ..method.resting import placement_of
+from .there import check_model
 
 __all__ = ["config_of", "fetched", "load_model"]
 
@@ -54,17 +55,8 @@ def config_of(model: str) -> Any:
     Raises:
         HybridOptError: there is no such model, or it is quantized already, or is not one of transformers' own.
     """
+    check_model(model)
     folder = Path(model).expanduser()
-    if not folder.exists() and not is_hub_name(model):
-        raise HybridOptError(
-            f"model={model!r}: there is no folder {folder.absolute()} (paths are relative to where the command is "
-            "called); give a folder, or a model's name on the hub (org/name)"
-        )
-    if folder.is_file():
-        raise HybridOptError(
-            f"model={model!r} is a file; give a folder with config.json and weights, or a name on the hub, and then "
-            "the data: hybridopt train MODEL DATA"
-        )
     if folder.exists():
         return read_model_config(check_folder(folder))
     try:

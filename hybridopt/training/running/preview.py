@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ...core.visible import visible
 from .rehearsal import Rehearsal
 
 __all__ = ["preview"]
@@ -43,4 +44,4 @@ def _parts(tokens: Any, trained: Any, tokenizer: Any) -> Iterator[tuple[str, boo
         if part is not pairs and part[-1] is pairs[-1]:
             yield f" ... {left_out:,} tokens ... ", False
         for learnt, group in groupby(part, key=lambda pair: bool(pair[1])):
-            yield tokenizer.decode([token for token, _ in group]), learnt
+            yield visible(tokenizer.decode([token for token, _ in group])), learnt

@@ -31,7 +31,7 @@ def told_of(rehearsal: Rehearsal, examples: Any, run: Run, processes: int = 1) -
 
 def _tokens(rehearsal: Rehearsal, run: Run) -> str:
     train, held = rehearsal.train, rehearsal.eval
-    text = f"{train.rows:,} examples{f', {held.rows:,} held out' if held else ''}: {train.tokens:,} tokens"
+    text = f"{many(train.rows, 'example')}{f', {held.rows:,} held out' if held else ''}: {train.tokens:,} tokens"
     if train.trained:
         loss = LOSSES.get(run.data.loss_on)
         text += f", of which {_share(train.trained, train.tokens)} are trained{f' (loss on {loss})' if loss else ''}"
@@ -47,7 +47,7 @@ def _cut(rehearsal: Rehearsal) -> list[str]:
         )
     if rehearsal.dropped:
         found.append(
-            f"{rehearsal.dropped:,} examples are left out: nothing to learn is left of them within data.max_length="
+            f"{many(rehearsal.dropped, 'example')} left out: nothing to learn is left of them within data.max_length="
             f"{rehearsal.max_length}"
         )
     return found
@@ -59,7 +59,7 @@ def _untrained(rehearsal: Rehearsal, examples: Any) -> list[str]:
         return []
     listed = ", ".join(examples.origin(number) for number in bad[:LISTED])
     more = f" and {len(bad) - LISTED:,} more" if len(bad) > LISTED else ""
-    return [f"{len(bad):,} examples have no token that the loss counts: {listed}{more}"]
+    return [f"{many(len(bad), 'example')} without a token that the loss counts: {listed}{more}"]
 
 
 def _steps(rehearsal: Rehearsal, run: Run, processes: int) -> list[str]:
@@ -68,7 +68,7 @@ def _steps(rehearsal: Rehearsal, run: Run, processes: int) -> list[str]:
     each += "" if processes == 1 else f" x {processes} processes"
     if rehearsal.packed:
         text = (
-            f"{rehearsal.train.rows:,} rows are packed into {many(rehearsal.rows, 'sequence')} of "
+            f"{many(rehearsal.train.rows, 'row')} packed into {many(rehearsal.rows, 'sequence')} of "
             f"{rehearsal.max_length:,} tokens: {many(steps)} ({each})"
         )
     else:

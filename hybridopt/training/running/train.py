@@ -29,6 +29,7 @@ class Result:
         folder: where everything lies.
         steps: optimizer steps taken in all.
         stopped: whether it was ended by Ctrl-C; the model is not saved then, but a checkpoint is.
+        hurried: whether Ctrl-C came while the model was saved; what was to be made after that is left out.
         loss: of the last step that was logged; None: there is none.
         metrics: of the weights that are kept, by name, as they were evaluated; {}: they were not.
         best: the least eval_loss; None: there was no evaluation.
@@ -48,6 +49,7 @@ class Result:
     planned_bytes: int
     made: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    hurried: bool = False
 
 
 def train(prepared: Prepared, console: Console | None = None) -> Result:
@@ -83,7 +85,8 @@ def _trained(prepared: Prepared, folder: Path, screen: Screen | None, stop: Stop
     log = LogFile(place.log) if prepared.ranks.leads else None
     try:
         watching = task.watch(trainer, log, screen)
-        trainer.train(resume_from_checkpoint=True if prepared.resume else None)
+        with stop.later("a checkpoint is saved after this step, then the run ends"):
+            trainer.train(resume_from_checkpoint=True if prepared.resume else None)
         if not stop.asked and job.eval is not None and not _evaluated(trainer):
             trainer.evaluate()
     finally:
@@ -92,9 +95,11 @@ def _trained(prepared: Prepared, folder: Path, screen: Screen | None, stop: Stop
     result = _result(prepared, trainer, watching.measured, stop.asked)
     if stop.asked:
         return result
-    made, problems = finish(prepared, trainer.model, result) if prepared.ranks.leads or prepared.shards else ((), ())
+    made, problems = (
+        finish(prepared, trainer.model, result, stop) if prepared.ranks.leads or prepared.shards else ((), ())
+    )
     prepared.ranks.meet()  # where one ends, torch takes the others for lost
-    return replace(result, made=tuple(made), problems=tuple(problems))
+    return replace(result, made=tuple(made), problems=tuple(problems), hurried=stop.asked)
 
 
 def _begun(prepared: Prepared) -> Path:

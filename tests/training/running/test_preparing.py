@@ -96,7 +96,7 @@ def test_rows_that_are_packed_make_fewer_steps_which_is_told(workshop):
     prepared = prepare(workshop.run("data.packing=true", "data.max_length=128"))
     rehearsal = prepared.rehearsal
     assert rehearsal.rows < 16 and rehearsal.longest == 128
-    assert f"16 rows are packed into {rehearsal.rows} sequences of 128 tokens: " in told(prepared)
+    assert f"16 rows packed into {rehearsal.rows} sequences of 128 tokens: " in told(prepared)
     assert "for more: data.packing: false" in told(prepared)
 
 
