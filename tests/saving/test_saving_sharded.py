@@ -2,13 +2,14 @@
 
 import itertools
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import distributed, multiprocessing, nn
+from torch import distributed, nn
 
 import hybridopt
 from hybridopt import HybridOptError
@@ -16,6 +17,7 @@ from hybridopt.model.base_record import record
 from hybridopt.model.checksums import checksum
 from hybridopt.model.sharding import sharded_tensors
 from support.models import tiny_llama
+from support.ranks import Ranks
 
 pytestmark = pytest.mark.slow
 
@@ -179,23 +181,17 @@ def interrupted(model, rank, folder):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def process(rank, folder):
-    torch.set_num_threads(1)
-    folder = Path(folder)
-    init = f"file://{folder}/rendezvous"
-    distributed.init_process_group("gloo", init_method=init, rank=rank, world_size=RANKS)
-    try:
-        checks(rank, folder)
-        scenes(rank, folder)
-        streams(folder)
-    finally:
-        distributed.destroy_process_group()
+def checked(folder):
+    rank = distributed.get_rank()
+    checks(rank, folder)
+    scenes(rank, folder)
+    streams(folder)
 
 
 @pytest.fixture(scope="module")
 def results():
-    with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(process, (folder,), RANKS)
+    with tempfile.TemporaryDirectory() as folder, closing(Ranks(RANKS)) as ranks:
+        ranks.run(checked, Path(folder))
         yield Path(folder)
 
 

@@ -19,6 +19,8 @@ PRELOADED = [
     "torch.distributed.fsdp",
     "torch.distributed.checkpoint.state_dict",
     "hybridopt.optimizer.optimizer",
+    "transformers.models.llama.modeling_llama",
+    "peft",
 ]
 PATIENCE = 30  # seconds, for a collective
 

@@ -1,13 +1,15 @@
 """FSDP2 shards updated within the backward pass: two processes, gloo."""
 
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import distributed, nn
 
 from hybridopt import HybridOptimizer
+from support.ranks import Ranks
 from support.sharding import kept as state_of
 
 pytestmark = pytest.mark.slow
@@ -60,8 +62,9 @@ def sharded(model):
     return fully_shard(model)
 
 
-def shards(rank, folder):
+def shards(folder):
     """All policies sharded; rank 0 saves the whole weights and the norm."""
+    rank = distributed.get_rank()
     for name, options in POLICIES.items():
         for release in ("fused", "accumulate"):
             model = sharded(model_of())
@@ -81,20 +84,10 @@ def shards(rank, folder):
         assert again.state[p]["exp_avg"].to_local().equal(loaded.state[q]["exp_avg"].to_local())
 
 
-def process(rank, folder):
-    torch.set_num_threads(1)
-    init = f"file://{folder}/rendezvous"
-    distributed.init_process_group("gloo", init_method=init, rank=rank, world_size=RANKS)
-    try:
-        shards(rank, folder)
-    finally:
-        distributed.destroy_process_group()
-
-
 @pytest.fixture(scope="module")
 def results():
-    with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(process, (folder,), RANKS)
+    with tempfile.TemporaryDirectory() as folder, closing(Ranks(RANKS)) as ranks:
+        ranks.run(shards, folder)
         yield {f.stem: torch.load(f) for f in Path(folder).glob("*.pt")}
 
 
