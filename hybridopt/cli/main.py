@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from inspect import cleandoc
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -51,7 +51,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class _Commands(TyperGroup):
     """Commands that say so where Ctrl-C has ended them."""
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def invoke(self, ctx: Any) -> Any:  # newer typers hand over a context of their own click
         """Carry out what was typed."""
         try:
             return super().invoke(ctx)
