@@ -27,10 +27,11 @@ from ..task import PLAIN
 __all__ = ["Layout", "in_memory", "joined", "layout_of", "sizes_of", "text_of"]
 
 Layout = KernelLayout | RoundsLayout
-NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 STORES = {  # by store and dtype
     (Dense, "float32"): "float32",
     (Dense, "bfloat16"): "bfloat16",
+    (Dense, "float16"): "float16",
     (Nonnegative, "float32"): "float32 nonnegative",
     (Bf16Stochastic, "bfloat16"): "bfloat16 random",
     (Bf16Split, "bfloat16"): "bfloat16 split",

@@ -37,9 +37,9 @@ class KernelLayout:
         part: "flat": one rule for every element; "columns" or "rows": `full` for those chosen, `free` for the others.
         full: the state-full rule; None where there is none.
         free: the state-free rule; of one that is idle weights only decay; None where there is none.
-        weight: how weights are kept: "float32", "float32 nonnegative", "bfloat16", "bfloat16 random" (rounded at
-            random) or "bfloat16 split".
-        grad: dtype of the gradient, "float32" or "bfloat16".
+        weight: how weights are kept: "float32", "float32 nonnegative", "float16", "bfloat16", "bfloat16 random"
+            (rounded at random) or "bfloat16 split".
+        grad: dtype of the gradient, "float32", "float16" or "bfloat16".
         slots: the names of the state, and how each is kept: "float32", "bfloat16" or one of LEVELS.
         block: elements that share a scale; 0 where none do.
         rounded: names of the seeds in the order of their keys.

@@ -4,7 +4,7 @@ __all__ = ["LEVELS", "ROOTS", "codes", "grad", "most", "raw", "slot", "weight"]
 
 LEVELS = {"int8": "Linear", "uint8": "Linear", "companded int8": "Companded", "companded uint8": "Companded"}
 ROOTS = frozenset({"uint8", "companded uint8"})  # kept as square roots
-KINDS = {"float32": "float", "bfloat16": "u16"}
+KINDS = {"float32": "float", "bfloat16": "u16", "float16": "u16"}
 
 
 def codes(kept: str) -> str:
@@ -16,13 +16,14 @@ def weight(kept: str, at: str, bits: str) -> str:
     """Return the struct of the weight.
 
     Args:
-        kept: "float32", "bfloat16", "bfloat16 random" or "bfloat16 split".
+        kept: "float32", "float16", "bfloat16", "bfloat16 random" or "bfloat16 split".
         at: the first element, in C++.
         bits: what makes its random bits, where it is rounded by some.
     """
     own = f"({KINDS[kept.split()[0]]}*)task.at[PARAM] + {at}"
     return {
         "float32": f"Floats{{{own}}}",
+        "float16": f"Fp16{{{own}}}",
         "bfloat16": f"Bf16{{{own}}}",
         "bfloat16 random": f"bf16_by({own}, {bits})",
         "bfloat16 split": f"Bf16Split{{{own}, (i8*)task.at[LOW] + {at}}}",
@@ -33,10 +34,10 @@ def grad(dtype: str, at: str) -> str:
     """Return the struct of the gradient.
 
     Args:
-        dtype: "float32" or "bfloat16".
+        dtype: "float32", "float16" or "bfloat16".
         at: the first element, in C++.
     """
-    name = {"float32": "Floats", "bfloat16": "Bf16"}[dtype]
+    name = {"float32": "Floats", "float16": "Fp16", "bfloat16": "Bf16"}[dtype]
     return f"{name}{{({KINDS[dtype]}*)task.at[GRAD] + {at}}}"
 
 

@@ -6,6 +6,8 @@ from .cpp_structs import LEVELS, codes
 
 __all__ = ["FloatPiece", "grad", "seeded", "slot", "weight"]
 
+NEAREST = {"float16": "fp16", "bfloat16": "bf16"}  # functions of numbers of 16 bits, rounded to nearest
+
 
 @dataclass(frozen=True)
 class FloatPiece:
@@ -26,7 +28,7 @@ def weight(kept: str, at: str, n: str, random: str = "") -> FloatPiece:
     """Return how the weight is read and written.
 
     Args:
-        kept: "float32", "bfloat16", "bfloat16 random" or "bfloat16 split".
+        kept: "float32", "float16", "bfloat16", "bfloat16 random" or "bfloat16 split".
         at: the first element, in C++.
         n: how many there are.
         random: where random bits come from: `seeded`, or the name of some that were made.
@@ -35,8 +37,9 @@ def weight(kept: str, at: str, n: str, random: str = "") -> FloatPiece:
     if kept == "float32":
         return FloatPiece("weight", (f"float* weight = (float*)task.at[PARAM] + {at};",))
     made = "alignas(64) float weight[PIECE + SLACK];"
-    if kept == "bfloat16":
-        return FloatPiece("weight", (made, f"bf16_in(weight, {raw}, {n});"), (f"bf16_nearest({raw}, weight, {n});",))
+    if kept in NEAREST:
+        own = NEAREST[kept]
+        return FloatPiece("weight", (made, f"{own}_in(weight, {raw}, {n});"), (f"{own}_nearest({raw}, weight, {n});",))
     if kept == "bfloat16 random":
         read, write = f"bf16_in(weight, {raw}, {n});", f"bf16_random({raw}, weight, Made{{{random}}}, {n});"
         if "," in random:
@@ -52,14 +55,14 @@ def grad(dtype: str, at: str, n: str) -> FloatPiece:
     """Return how the gradient is read.
 
     Args:
-        dtype: "float32" or "bfloat16".
+        dtype: "float32", "float16" or "bfloat16".
         at: the first element, in C++.
         n: how many there are.
     """
     if dtype == "float32":
         return FloatPiece("grad", (f"const float* grad = (const float*)task.at[GRAD] + {at};",))
     made = "alignas(64) float grad[PIECE + SLACK];"
-    return FloatPiece("grad", (made, f"bf16_in(grad, (const u16*)task.at[GRAD] + {at}, {n});"))
+    return FloatPiece("grad", (made, f"{NEAREST[dtype]}_in(grad, (const u16*)task.at[GRAD] + {at}, {n});"))
 
 
 def seeded(at: str, n: str, width: str, key: int) -> str:

@@ -11,9 +11,10 @@ from hybridopt.core.contracts import Draw
 from hybridopt.execution.backends.cpp import Cpp
 from hybridopt.execution.cpp import builder
 from hybridopt.execution.cpp.layouts import layout_of, sizes_of
+from hybridopt.execution.update import update
 from hybridopt.parts import Bf16, Columns, Fp32, Int8, Lion, Momentum, NoUpdate, Rows, SignSGD, Whole
 from hybridopt.policy.job import Job
-from support.updates import DTYPES, OPTIONS, Cell, cells, tasks_of
+from support.updates import DTYPES, OPTIONS, Cell, cells, copy, tasks_of
 
 SHAPES = [(7,), (1,), (5, 9), (33, 17), (3, 4, 6), (0, 4), (2, 2500), (90, 500), (64, 1)]
 WAYS = {  # every way to round by random bits, and none
@@ -23,6 +24,8 @@ WAYS = {  # every way to round by random bits, and none
     "whole": (Treatment(Lion(), codec=Bf16(), weight_decay=0.1), torch.bfloat16),
     "codes": (Treatment(Lion(), SignSGD(), Columns(0.5, 2), Int8(block=16, exact_below=0)), torch.bfloat16),
     "codes joined": (Treatment(Lion(), SignSGD(), Columns(0.5, 2), Int8(block=16, exact_below=0)), torch.float32),
+    "columns of float16": (Treatment(Lion(), SignSGD(), Columns(0.3, 2)), torch.float16),
+    "codes of float16": (Treatment(Lion(), codec=Int8(block=16, exact_below=0), weight_decay=0.1), torch.float16),
 }
 CODED = [(5, 32), (33, 64), (90, 512)]
 
@@ -119,9 +122,9 @@ def test_a_run_goes_on_from_what_it_has_saved(way):
 
 
 def test_what_is_covered(monkeypatch):
-    """What is missing here takes another way: state in blocks that reach over the rows of chosen columns, fp16."""
+    """What is missing here takes another way: state in blocks that reach over the rows of chosen columns, float64."""
     monkeypatch.setitem(OPTIONS, "companded8", OPTIONS["int8"])
-    backend, exact = Cpp(), ("fp32", "bf16")
+    backend, exact = Cpp(), ("fp32", "bf16", "fp16")
     rules, splits = ("adamw", "lion", "momentum", "sgd", "signsgd"), ("whole", "empty", "columns", "rows", "block")
     for cell in cells(rules, splits, ("fp32", "int8", "companded8"), exact):
         assert all(backend.fits(task.in_blocks()) for task in tasks_of(cell)), cell
@@ -165,3 +168,22 @@ def test_a_large_optimizer_uses_them_unasked_and_a_small_one_does_not(codec, mon
         HybridOptimizer([("w", p)], lr=1e-3, policy=policy).step()
         assert bool(ran) == there
         ran.clear()
+
+
+@pytest.mark.parametrize(
+    ("weight", "grad"), [("fp16", torch.float32), ("fp32", torch.float16), ("bf16", torch.float16)], ids=str
+)
+def test_gradients_of_another_dtype_than_the_weight(weight, grad):
+    """A weight of float16 that goes beyond what that holds is infinite, as in eager updates."""
+    for full, split in (("lion", "columns"), ("sgd", "whole")):
+        tasks = [replace(task, grad=task.grad.to(grad)) for task in tasks_of(Cell(full, split, "fp32", weight))]
+        for task in tasks:
+            task.param.view(-1)[:4] = torch.tensor([65504.0, -65504.0, 6e-8, -0.0]).to(task.param.dtype)
+            task.grad.view(-1)[:4] = torch.tensor([-60000.0, 60000.0, 6e-8, 0.0])
+        others = [copy(task) for task in tasks]
+        assert all(map(Cpp().fits, tasks))
+        Cpp().run(tasks)
+        for task, other in zip(tasks, others, strict=True):
+            update(other.param, other.grad, other.raw, other.job, other.store, other.now())
+            assert task.param.equal(other.param) and all(task.raw[name].equal(x) for name, x in other.raw.items())
+        assert weight != "fp16" or split != "whole" or tasks[0].param.isinf().any()

@@ -58,6 +58,17 @@ extern "C" void hybridopt_run(const Given* given) {
 }
 """
 KEY = 0x5DEECE66D1234567
+HALVES = """
+#include "chunks.h"
+#include "bf16.h"
+// tasks: from floats or to them; sizes: n
+extern "C" void hybridopt_run(const Given* given) {
+    void* const* at = given->at;
+    const int n = (int)given->sizes[0];
+    if (given->tasks) return fp16_in((float*)at[0], (u16*)at[1], n);
+    fp16_nearest((u16*)at[1], (float*)at[0], n);
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +223,32 @@ def test_columns_are_packed_and_spread(run, n):
     wanted[chosen] = own[:count]
     run(11, (x, own, mask), n)
     assert x.equal(wanted)
+
+
+@pytest.fixture(scope="module")
+def halves():
+    """Functions from floats to float16 (0) and back (1), one for each kind of registers."""
+    texts = {way: way + HALVES for way in (*WAYS, f"{WAYS[1]}#undef __F16C__\n")}
+    builder.build(texts.values())
+    return {way: builder.function(text) for way, text in texts.items()}
+
+
+def test_float16_is_converted_as_by_torch(halves):
+    """All of them, what lies between two neighbours, and beside it; ends of any length."""
+    half = torch.arange(1 << 16).to(torch.uint16).view(torch.float16)
+    exact = half.float()
+    between = (exact[:-1].double() + exact[1:].double()).div(2).float().nan_to_num(65520.0, 65520.0, -65520.0)
+    up, down = torch.tensor(float("inf")), torch.tensor(-float("inf"))
+    floats = torch.cat([exact, between, between.nextafter(up), between.nextafter(down), numbers(999)])
+    pieces = [(floats, floats.half()), *((floats[-n:], floats[-n:].half()) for n in (1, 3, 8, 17, 30))]
+    for way, run in halves.items():
+        for x, wanted in pieces:
+            n, out = len(x), torch.zeros(len(x) + 1, dtype=torch.float16)
+            back, x = torch.zeros(n + 1), x.clone()
+            for to, floats in ((0, x), (1, back)):
+                at, sizes = array("Q", [floats.data_ptr(), out.data_ptr()]), array("q", [n, 1, 0])
+                where, size = at.buffer_info()[0], sizes.buffer_info()[0]
+                given = call.CallArguments(to, where, 2, size, None, 0, None, None, 0, 1)
+                run(ctypes.byref(given))
+            assert bits(out[:n]).equal(bits(wanted)) and out[n] == 0, way
+            assert bits(back[:n]).equal(bits(wanted.float())) and back[n] == 0, way

@@ -78,7 +78,9 @@ def test_what_is_no_memory_of_its_own_is_left_to_others(gradient):
 
 
 @pytest.mark.parametrize(
-    ("policy", "dtype"), [*((policy, torch.float32) for policy in IN_ROUNDS), ("adalomo", torch.bfloat16)], ids=str
+    ("policy", "dtype"),
+    [*((policy, torch.float32) for policy in IN_ROUNDS), ("adalomo", torch.bfloat16), ("came", torch.float16)],
+    ids=str,
 )
 def test_updates_after_the_first_look_have_the_bits_of_updates_without(policy, dtype, threads, monkeypatch):
     looked, run = [], Cpp.run

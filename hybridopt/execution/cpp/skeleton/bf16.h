@@ -1,4 +1,4 @@
-// Pieces of bfloat16 tensors, decoded into floats and written back, for loops over floats in memory.
+// Pieces of 16-bit tensors, decoded into floats and written back, for loops over floats in memory.
 #pragma once
 #include "tensors.h"
 
@@ -12,6 +12,8 @@ static void encoded(Tensor out, const float* x, int n) {
     in_lanes(n, [&](int i, auto some) ALWAYS { out.out(i, load(x + i, some), some); });
 }
 
+static void fp16_in(float* out, const u16* x, int n) { decoded(out, Fp16{(u16*)x}, n); }
+static void fp16_nearest(u16* out, const float* x, int n) { encoded(Fp16{out}, x, n); }
 static void bf16_in(float* out, const u16* x, int n) { decoded(out, Bf16{(u16*)x}, n); }
 static void bf16_nearest(u16* out, const float* x, int n) { encoded(Bf16{out}, x, n); }
 static void bf16_joined(float* out, const u16* high, const i8* low, int n) {

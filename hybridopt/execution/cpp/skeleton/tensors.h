@@ -1,5 +1,6 @@
 // How the numbers of a tensor are read into floats and written back.
 #pragma once
+#include "fp16.h"
 #include "hashes.h"
 
 struct Floats {
