@@ -1,16 +1,23 @@
 """Kernels of rules with rounds: matrices of all sizes in one call, the same bits for any number of threads."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
-from hybridopt import Treatment
+from hybridopt import HybridOptError, HybridOptimizer, Treatment
+from hybridopt.core.contracts import Slot
 from hybridopt.execution.backends.cpp import Cpp
 from hybridopt.execution.cpp import builder
 from hybridopt.execution.state import allocate
 from hybridopt.execution.task import Task
 from hybridopt.execution.update import update
+from hybridopt.optimizer import looking
+from hybridopt.parts.codecs.fp32 import Fp32
+from hybridopt.parts.codecs.int8 import Int8
 from hybridopt.parts.rules.adafactor import Adafactor
 from hybridopt.parts.rules.adam_mini import AdamMini
+from hybridopt.parts.rules.came import CAME
 from hybridopt.parts.splits.whole import Whole
 from hybridopt.policy.job import Job, declare
 from support.updates import copy
@@ -18,10 +25,10 @@ from support.updates import copy
 SHAPES = [(64, 48), (2100, 512), (3, 5000), (130, 2)]  # the second one is larger than one thread takes
 
 
-def task(rule, shape, name="w"):
-    treatment, random = Treatment(full=rule), torch.Generator().manual_seed(sum(shape))
+def task(rule, shape, name="w", dtype=torch.float32, codec=Fp32()):
+    treatment, random = Treatment(full=rule, codec=codec), torch.Generator().manual_seed(sum(shape))
     job = Job(treatment, Whole(), shape)
-    param, grad = (torch.randn(shape, generator=random) for _ in range(2))
+    param, grad = (torch.randn(shape, generator=random).to(dtype) for _ in range(2))
     raw = {key: allocate(slot, param.device) for key, slot in declare(job).items()}
     return Task(param, grad, raw, job, treatment.store_for(param.dtype), 0.1, 0.99, 1, (0, name), 0)
 
@@ -55,6 +62,79 @@ def test_all_sizes_at_once_by_any_number_of_threads(rule, shapes, threads):
             assert (got - plain).abs().max() <= Cpp().tolerance(one) * plain.abs().max(), name
 
 
-@pytest.mark.parametrize("shape", [(64, 1), (2, 3, 4)])
+@pytest.mark.parametrize("shape", [(64, 1), (2, 64, 1)])
 def test_what_is_no_matrix_goes_another_way(shape):
     assert not Cpp().fits(task(Adafactor(), shape))
+
+
+STACKS = {  # of experts: rules with rounds, state of all kinds, what is rounded by the row in the whole stack
+    "adafactor": (Adafactor(), torch.float32, Fp32()),
+    "adam_mini": (AdamMini(blocks=((2, 5), (1, 10))), torch.bfloat16, Fp32()),
+    "came": (CAME(), torch.bfloat16, Int8(block=16, exact_below=0)),
+}
+
+
+@pytest.mark.skipif(not builder.available(), reason="there is no compiler")
+@pytest.mark.parametrize("name", STACKS)
+def test_a_stack_is_so_many_matrices(name, threads):
+    """Beside a plain matrix, by one call; results are the eager ones, and the same for any number of threads."""
+    rule, dtype, codec = STACKS[name]
+    tasks = [task(rule, shape, "w", dtype, codec) for shape in [(5, 20, 48), (20, 64), (2, 3, 20, 16)]]
+    wanted, others = [copy(one) for one in tasks], [copy(one) for one in tasks]
+    assert all(map(Cpp().fits, tasks))
+    for some, count in ((tasks, 1), (others, 2)):
+        threads(count)
+        Cpp().run(some)
+    assert builder.available()
+    for one, two, other in zip(tasks, others, wanted, strict=True):
+        update(other.param, other.grad, other.raw, other.job, other.store, other.now())
+        for key in ("param", *one.raw):
+            got, again, plain = (x.param if key == "param" else x.raw[key] for x in (one, two, other))
+            assert got.equal(again), key
+            if not got.dtype.is_floating_point or got.dtype == torch.bfloat16:  # rounded by the same bits
+                assert (got == plain).float().mean() > 0.99, key
+            else:
+                assert (got - plain).abs().max() <= Cpp().tolerance(one) * plain.abs().max(), key
+
+
+@dataclass(frozen=True)
+class Shared(Adafactor):
+    """A rule that keeps a number for a whole stack."""
+
+    def slots(self, shape):
+        return super().slots(shape) | {"largest": Slot((1,), exact=True, settled=True)}
+
+
+def test_a_stack_that_keeps_something_for_all_its_matrices_goes_another_way():
+    assert Cpp().fits(task(Shared(), (8, 12))) and not Cpp().fits(task(Shared(), (3, 8, 12)))
+
+
+@pytest.mark.skipif(not builder.available(), reason="there is no compiler")
+@pytest.mark.parametrize("policy", ["adafactor", "adam_mini"])
+def test_an_optimizer_repeats_steps_of_stacks(policy, monkeypatch):
+    """Its first look reads the gradients of a stack, and finds what is no number in the last of its matrices."""
+    runs, looked, run = [], [], Cpp.run
+
+    def seen(self, tasks):
+        tasks = list(tasks)
+        looked.extend(task.stream[1] for task in tasks if task.looked is not None and task.looked.numbers is not None)
+        run(self, tasks)
+
+    monkeypatch.setattr(Cpp, "run", seen)
+    monkeypatch.setattr(looking, "WORTH_PRINTING", 1)
+    for compile in (True, False):
+        random = torch.Generator().manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(shape, generator=random)) for shape in [(4, 16, 32), (16, 32)]]
+        named = [("experts.weight", params[0]), ("layer.weight", params[1])]
+        optimizer = HybridOptimizer(named, lr=1e-2, policy=policy, compile=compile)
+        for _ in range(4):
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=random)
+            optimizer.step()
+        params[0].grad[-1, -1, -1] = float("nan")
+        with pytest.raises(HybridOptError, match="experts.weight.*not finite"):
+            optimizer.step()
+        runs.append([p.detach() for p in params])
+    assert looked.count("experts.weight") == 4
+    for fast, eager in zip(*runs, strict=True):
+        torch.testing.assert_close(fast, eager, rtol=1e-5, atol=1e-6)

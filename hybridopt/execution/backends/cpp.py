@@ -16,7 +16,8 @@ from ..cpp import builder
 from ..cpp.call import KernelCall
 from ..cpp.chosen import chosen
 from ..cpp.first_look import TEXT, finite, first_look
-from ..cpp.layouts import LONG, Layout, in_memory, joined, layout_of, sizes_of, text_of
+from ..cpp.layouts import LONG, Layout, in_memory, joined, layout_of, text_of
+from ..cpp.stacks import cut, matrices, places
 from ..first_look import FirstLook, UnreadGradient
 from ..printing.cpp_rounds import RoundsLayout
 from ..printing.cpp_structs import ROOTS
@@ -69,8 +70,8 @@ class Cpp(Backend[Task]):
                 for task in same:
                     update_in_slices(task)
             else:
-                keys = _keys(layout, (task.job for task in same), (task.key for task in same))
-                _call(layout, same).run([task.grad for task in same], keys, _numbers(same[0]))
+                keys = _keys(layout, [task.job for task in same], (task.key for task in same))
+                _call(layout, same).run(None, keys, _numbers(same[0]))
             increment_version([task.param for task in same])
 
     def prepare(self, tasks: Sequence[Task]) -> None:
@@ -110,10 +111,10 @@ class Cpp(Backend[Task]):
     def temporaries(self, tasks: Sequence[Task], measured: Callable[[], int]) -> int:
         """Return what a kernel is told of chosen columns, a bit each, or rows, and what it keeps between rounds."""
         found = sum(8 * max(*task.job.shape, LONG.stop // 64) for task in tasks if type(task.job.part) is Lines)
-        layouts = [(_layout(task), task.job.shape) for task in tasks if task.job.rounds]
+        layouts = [(_layout(task), task.job) for task in tasks if task.job.rounds]
         return found + sum(
-            4 * (layout.room(*shape) + layout.looked(*shape))
-            for layout, shape in layouts
+            4 * matrices(job, layout) * (layout.room(*job.shape[-2:]) + layout.looked(*job.shape[-2:]))
+            for layout, job in layouts
             if isinstance(layout, RoundsLayout)
         )
 
@@ -152,6 +153,7 @@ def _call(layout: Layout, tasks: Sequence[Task]) -> KernelCall:
     """Return the call of the kernel of a layout on tasks of that layout."""
     kernel = builder.function(text_of(layout))
     assert kernel is not None  # `run` and `kind` have looked
+    counts = [matrices(task.job, layout) for task in tasks]
     tensors = [[task.param, task.grad, *(task.raw[name] for name in layout.state)] for task in tasks]
     if layout.part != "flat":
         for task, own in zip(tasks, tensors, strict=True):
@@ -160,9 +162,10 @@ def _call(layout: Layout, tasks: Sequence[Task]) -> KernelCall:
         for task, own in zip(tasks, tensors, strict=True):
             seen = task.looked
             own.append(NOTHING if seen is None or seen.numbers is None or seen.layout != layout else seen.numbers)
-    sizes = [sizes_of(task.job, layout) for task in tasks]
+    each = [one for own, n in zip(tensors, counts, strict=True) for one in zip(*(cut(x, n) for x in own), strict=True)]
+    sizes = [size for task in tasks for size in places(task.job, layout)]
     widest = max(width for _, width, _ in sizes) if layout.rounded else 0
-    return KernelCall(kernel, tensors, sizes, len(layout.rounded), widest)
+    return KernelCall(kernel, each, sizes, len(layout.rounded), widest)
 
 
 def _numbers(one: Task) -> list[Any]:
@@ -172,8 +175,8 @@ def _numbers(one: Task) -> list[Any]:
     return [now.lr, now.lr * rates.free_lr_scale, now.decay, *told]
 
 
-def _keys(layout: Layout, jobs: Iterable[Job], keys: Iterable[int]) -> list[int]:
-    """Return the keys of all that is rounded at random, parameter by parameter.
+def _keys(layout: Layout, jobs: Sequence[Job], keys: Iterable[int]) -> list[int]:
+    """Return the keys of all that is rounded at random, parameter by parameter, the same for all matrices of a stack.
 
     Args:
         layout: of the kernel.
@@ -182,8 +185,10 @@ def _keys(layout: Layout, jobs: Iterable[Job], keys: Iterable[int]) -> list[int]
     """
     if not layout.rounded:
         return []
-    found = (seeds(job, key) for job, key in zip(jobs, keys, strict=True))
-    made: list[Any] = [own[name].key for own in found for name in layout.rounded]
+    made: list[Any] = []
+    for job, key in zip(jobs, keys, strict=True):
+        own = seeds(job, key)
+        made += [own[name].key for name in layout.rounded] * matrices(job, layout)
     return made
 
 
@@ -195,6 +200,7 @@ class _Again(RepeatedUpdate[Task]):
         assert layout is not None  # they fit
         self._layout, self._call = layout, _call(layout, tasks)
         self._jobs, self._streams = [task.job for task in tasks], [task.stream for task in tasks]
+        self._counts = [matrices(job, layout) for job in self._jobs]
         self._index = one.job.basis.get("index", "") if layout.part != "flat" else ""
         self._chosen = torch.cat([task.raw[self._index] for task in tasks]) if self._index else None
         self._now = None if self._chosen is None else torch.empty_like(self._chosen)
@@ -209,4 +215,6 @@ class _Again(RepeatedUpdate[Task]):
         self, one: Task, params: Sequence[Tensor], grads: Sequence[Tensor], raw: Mapping[str, Sequence[Tensor]]
     ) -> None:
         keys = (stream(*own, one.step) for own in self._streams)
+        if max(self._counts) > 1:
+            grads = [x for grad, n in zip(grads, self._counts, strict=True) for x in cut(grad, n)]
         self._call.run(grads, _keys(self._layout, self._jobs, keys), _numbers(one))

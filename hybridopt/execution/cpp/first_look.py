@@ -12,7 +12,8 @@ from ..printing.cpp_rounds import RoundsLayout
 from ..unmoved import readable
 from . import builder
 from .call import KernelCall
-from .layouts import in_memory, layout_of, sizes_of, text_of
+from .layouts import in_memory, layout_of, text_of
+from .stacks import cut, places
 
 __all__ = ["TEXT", "Finite", "finite", "first_look"]
 
@@ -111,12 +112,16 @@ def _checked(kernel: Callable[..., None], some: Some) -> dict[str, FirstLook]:
 
 
 def _looked(kernel: Callable[..., None], layout: RoundsLayout, some: Some) -> dict[str, FirstLook]:
-    flags, sizes = torch.zeros(len(some), dtype=torch.int32, device=CPU), [sizes_of(one.job, layout) for one in some]
-    counts = [layout.looked(rows, width) for rows, width, _ in sizes]
-    rooms = [-(-count // TOGETHER) * TOGETHER for count in counts]
+    flags, sizes = torch.zeros(len(some), dtype=torch.int32, device=CPU), [places(one.job, layout) for one in some]
+    counts = [layout.looked(*one.job.shape[-2:]) for one in some]
+    rooms = [len(own) * (-(-count // TOGETHER) * TOGETHER) for own, count in zip(sizes, counts, strict=True)]
     numbers = torch.empty(sum(rooms), dtype=torch.float32, device=CPU).split(rooms)
     none = [torch.empty(0, device=CPU)] * len(layout.state)
-    tensors = [[one.param, one.grad, *none, x, flag] for one, x, flag in zip(some, numbers, flags, strict=True)]
-    KernelCall(kernel, tensors, sizes, 0, 0).run(None, (), ())
+    tensors = [
+        [*parts, *none, x, flag]
+        for one, own, found, flag in zip(some, sizes, numbers, flags, strict=True)
+        for *parts, x in zip(*(cut(t, len(own)) for t in (one.param, one.grad, found)), strict=True)
+    ]
+    KernelCall(kernel, tensors, [size for own in sizes for size in own], 0, 0).run(None, (), ())
     each = zip(some, flags.tolist(), numbers, strict=True)
     return {one.name: FirstLook(not bad, layout, x) for one, bad, x in each}

@@ -70,20 +70,26 @@ def layout_of(job: Job, store: Any, dtype: torch.dtype, grad: torch.dtype) -> La
 
 
 def _in_rounds(job: Job, weight: str | None, grad: str | None, rounded: tuple[str, ...]) -> RoundsLayout | None:
-    """Return the layout of the kernel of a matrix that one rule looks at in rounds; None where there is none.
+    """Return the layout of the kernel of a matrix, or of every one of a stack, that one rule looks at in rounds.
 
     Args:
         job: the update.
         weight: how the weight is kept.
         grad: dtype of the gradient.
         rounded: names of the seeds.
+
+    Returns:
+        None where there is none.
     """
-    matrix = len(job.shape) == 2 and job.shape[1] > 1 and job.arithmetic == torch.float32
+    matrix = len(job.shape) > 1 and job.shape[-1] > 1 and job.arithmetic == torch.float32
     slots, whole = _slots(job, True), tuple(name for name, kept in job.kept.items() if not kept.elementwise)
     exact = all(job.kept[name].codec.raw(job.kept[name].slot) == {"": job.kept[name].slot} for name in whole)
     if not matrix or len(job.rules) != 1 or weight is None or grad is None or slots is None or not exact:
         return None
-    (axis, rule), (rows, width) = job.rules[0], job.shape
+    (axis, rule), (*stack, rows, width) = job.rules[0], job.shape
+    own = rule.slots((rows, width))
+    if any(kept.slot.shape != (*stack, *own[name].shape) for name, kept in job.kept.items()):
+        return None
     block = job.treatment.codec.block if LEVELS.keys() & {kind for _, kind in slots} else 0
     if block and (width % block or block > LARGEST_BLOCK):
         return None
