@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import HybridOptError
+from ..core.silence import without_messages
 from ..core.visible import visible
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _answer(conversation: "Conversation", line: str) -> None:
     elif line[:1] == "/" and line[1:].isalpha():
         raise HybridOptError(f"there is no command {line}; there are {RESET} and {EXIT}")
     elif line:
-        with suppress(KeyboardInterrupt):  # stops this answer alone
+        with suppress(KeyboardInterrupt), without_messages():  # Ctrl-C stops this answer alone
             conversation.ask(line)
         typer.echo("")
 

@@ -50,7 +50,9 @@ Task = Annotated[
     str | None, typer.Option(help="sft, dpo, reward, grpo, classify or text; by default what the data is for.")
 ]
 Gpu = Annotated[str | None, typer.Option(help="To plan for: a card (4090, h100), 24GiB, or auto for this machine.")]
-Out = Annotated[Path | None, typer.Option("-o", "--out", help="Folder of everything that is written.")]
+Out = Annotated[
+    str | None, typer.Option("-o", "--out", metavar="<path>", help="Folder of everything that is written.")
+]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", help="key=value of run.yaml, such as train.lr=2e-4; may be repeated.")
 ]
@@ -118,12 +120,12 @@ def _run(what: list[str], sets: Sequence["str | OptionValue"]) -> "Run":
     return run_of(what[0], what[1:], sets)
 
 
-def _given(task: str | None, gpu: str | None, out: Path | None) -> list["OptionValue"]:
+def _given(task: str | None, gpu: str | None, out: str | None) -> list["OptionValue"]:
     """Return the settings that have options of their own; these win."""
     from ..training.config.reading import OptionValue
 
     given = (("task", task, "--task"), ("gpu", gpu, "--gpu"), ("output.folder", out, "--out"))
-    return [OptionValue(key, str(value), name) for key, value, name in given if value is not None]
+    return [OptionValue(key, value, name) for key, value, name in given if value is not None]
 
 
 def check_installed() -> None:

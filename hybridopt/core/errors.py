@@ -76,7 +76,8 @@ def check_count(owner: str, name: str, value: object, low: int, high: int = LARG
     """
     if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
         return
-    limit = "" if high == LARGEST_COUNT else f" and at most {high}"
+    large = isinstance(value, int) and value > high
+    limit = f" and at most {high}" if large or high != LARGEST_COUNT else ""
     cure = f"give a whole number of at least {low}{limit}{_as_number(value)}"
     raise HybridOptError(f"{name}={shown(value)} is not allowed; {cure}", owner)
 

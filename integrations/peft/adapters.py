@@ -11,7 +11,20 @@ from torch import nn
 
 from hybridopt.core.contracts import Adapters
 
-from . import attached, configurations, dry_run, loaded, lora, merging, rehearsal, saved, scaling, starts, tree
+from . import (
+    attached,
+    configurations,
+    dry_run,
+    loaded,
+    lora,
+    merging,
+    rehearsal,
+    saved,
+    scaling,
+    starts,
+    targets,
+    tree,
+)
 
 __all__ = ["PeftAdapters"]
 
@@ -32,6 +45,7 @@ class PeftAdapters(Adapters):
     is_off = staticmethod(tree.is_off)
     check_savable = staticmethod(scaling.check_scaling)
     changes_base = staticmethod(starts.changes_base)
+    absent = staticmethod(targets.absent)
     check = staticmethod(dry_run.check)
     preview = staticmethod(dry_run.preview)
     check_attached = staticmethod(attached.check_attached)
@@ -79,6 +93,7 @@ class PeftAdapters(Adapters):
         """Return the PeftModel that PEFT makes of a model, in place; the configuration stays as it is."""
         from peft import get_peft_model
 
+        targets.check_targets(model, config)
         adapted = get_peft_model(model, copy.deepcopy(config), adapter, low_cpu_mem_usage=empty)
         if dtype is not None:
             rehearsal.cast_(adapted, dtype)

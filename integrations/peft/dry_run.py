@@ -1,17 +1,19 @@
 """What PEFT would do to a model, tried on a copy without memory."""
 
 import sys
+import warnings
 from typing import Any
 
 import torch
 from torch import nn
 
 from hybridopt.core.contracts import Scheme
-from hybridopt.core.errors import HybridOptError
+from hybridopt.core.errors import HybridOptError, HybridOptWarning
 from hybridopt.model.quantization.known import usual
 from hybridopt.model.quantization.owners import is_frozen, owner
 
 from .rehearsal import cast_, check_distinct, check_kind, linear_names, rehearsed
+from .targets import absent, check_targets
 from .trial import check_computes
 
 __all__ = ["check", "check_init", "check_request", "kept_modules", "preview"]
@@ -39,6 +41,10 @@ def check(
         dtype: of the adapters; None: what PEFT makes.
     """
     check_request(model, config, adapter)
+    if check_targets(model, config):
+        warnings.warn(
+            f"target_modules: {absent(model, config)}; PEFT passes over them", HybridOptWarning, stacklevel=2
+        )
     _check_dora(model, config, scheme)
     trial = rehearsed(model, config, adapter)
     check_distinct(trial)

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["ALL", "BY_NAME", "CHOSEN", "REFUSED", "plain", "resolved", "simple"]
+__all__ = ["ALL", "BY_NAME", "CHOSEN", "NONE", "REFUSED", "plain", "resolved", "simple"]
 
 CHOSEN = ("target_modules", "exclude_modules", "layers_pattern")  # by which PEFT finds modules
 BY_NAME = ("rank_pattern", "alpha_pattern")  # numbers by the names of modules
-ALL = "all-linear"  # no pattern
+ALL, NONE = "all-linear", "dummy-target-modules"  # no patterns
 
 PLAIN = re.compile(r"\^?(?:[\w:/ -]|\\?[.-])*\$?", re.ASCII)
 # Names, any digits, any text, one of some names: nothing that is repeated holds anything that is.

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from hybridopt import HybridOptError
@@ -126,8 +127,10 @@ def test_short_memory_is_told_with_the_least_change(model, place, monkeypatch):
     [
         OSError(28, "No space left on device"),
         RuntimeError("[enforce fail at inline_container.cc:672] . un"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        SafetensorError("Error while serializing: I/O error: File too large (os error 27)"),
     ],
-    ids=["of the system", "of torch.save"],
+    ids=["of the system", "of torch.save", "of safetensors", "of a limit"],
 )
 def test_a_full_disk_is_told_with_what_to_do(error, model, place, monkeypatch):
     def full(prepared, *_):
@@ -139,6 +142,33 @@ def test_a_full_disk_is_told_with_what_to_do(error, model, place, monkeypatch):
     text = refused(model, "chats.jsonl", *QUICK, "-o", "my out")
     assert "my out could not be written to, as the disk is full" in text
     assert text.endswith("go on by: hybridopt train 'my out/run.yaml' --resume")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(5, "Input/output error", "a/b"),
+            "a/b could not be read or written, as the system says: Input",
+        ),
+        (SafetensorError("I/O error: Stale file handle (os error 116)"), "out could not be written to, as the system"),
+    ],
+)
+def test_a_disk_that_fails_is_told(error, said, model, place, monkeypatch):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(carrying, "_trained", fails)
+    text = refused(model, "chats.jsonl", *QUICK)
+    assert text.startswith(said) and text.endswith("see to that, and start again")
+
+
+def test_a_folder_that_cannot_be_is_refused_before_reading(place):
+    (place / "model").mkdir()
+    (place / "link").symlink_to("nowhere")
+    assert "is a link to nowhere, which is not there" in refused("model", "chats.jsonl", "-o", "link")
+    assert refused("model", "chats.jsonl", "-o", "").endswith("output.folder='' is not allowed; give a text")
+    assert "has a name too long" in refused("model", "chats.jsonl", "-o", "x" * 300)
 
 
 def test_a_gradient_that_is_no_number_is_told_by_its_parameter(model, place):

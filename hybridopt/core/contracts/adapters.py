@@ -75,6 +75,15 @@ class Adapters(AdapterFolders, Protocol):
         """
 
     @abstractmethod
+    def absent(self, model: nn.Module, config: Any) -> str | None:
+        """Return a sentence on modules that new adapters are for and a model does not have; None where it has all.
+
+        Args:
+            model: what the adapters are for; it may be on the meta device.
+            config: of this library.
+        """
+
+    @abstractmethod
     def preview(
         self, model: nn.Module, config: Any, adapter: str = "default", dtype: torch.dtype | None = None
     ) -> nn.Module:

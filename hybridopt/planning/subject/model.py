@@ -119,6 +119,8 @@ def _adapted(model: nn.Module, request: Request) -> nn.Module:
         config = library.make_config(request.lora or 0) if given is None else given
         dtype = dtype_of_adapters("plan", request.adapter_dtype)
         return library.attach(model, config, empty=True, dtype=dtype)
+    except HybridOptError as error:
+        raise HybridOptError(error.text, owner="peft_config") from error
     except Exception as error:  # libraries of adapters raise many types
         what = f"lora={request.lora}" if given is None else "peft_config"
         raise HybridOptError(f"{what}: PEFT cannot put it on {type(model).__name__}: {error}") from error

@@ -221,6 +221,8 @@ def refused(key: str, node: Node, kind: Kind) -> HybridOptError:
         node: the value.
         kind: says what is allowed.
     """
-    quotes = isinstance(node.value, str) and node.quoted and not isinstance(plain(Node(node.value)), str)
+    quotes = (
+        isinstance(node.value, str) and node.value and node.quoted and not isinstance(plain(Node(node.value)), str)
+    )
     cure = f"give {kind.allowed}" + (", without quotes" if quotes else "")
     return HybridOptError(f"{key}={shown(plain(node))} is not allowed; {cure}")

@@ -16,6 +16,7 @@ from .changes import change_of, difference
 from .planner import Planner
 from .settling import with_rate, with_windows
 from .shape import Chosen, Shape
+from .targets import check_targets
 
 __all__ = ["Chosen", "Shape", "choose", "least_change"]
 
@@ -37,6 +38,7 @@ def choose(run: Run, config: Any, shape: Shape, must_fit: bool = True, others: i
             change with which it would.
     """
     planner = Planner(run, config, shape)
+    check_targets(run, planner.estimator.source)
     if run.method.policy == AUTO:
         return _searched(planner, others)
     estimate = _settled(planner)

@@ -11,6 +11,7 @@ from typing import Any
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
 from ...core.files.lock import locked
+from ...core.files.paths import path_of
 from ..config.reading import resolved
 from ..config.run import Run
 
@@ -28,7 +29,7 @@ class Place:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+        self.folder = path_of(folder, "output.folder")
         self.run, self.plan, self.log = (self.folder / name for name in ("run.yaml", "plan.json", "log.jsonl"))
         self.checkpoints = self.folder / "checkpoints"
 
@@ -56,6 +57,12 @@ class Place:
         """Raise HybridOptError where a new run would spoil what is there, or there is nothing to resume."""
         if os.path.exists(self.folder) and not os.path.isdir(self.folder):
             raise HybridOptError(f"output.folder={str(self.folder)!r} is a file; give a folder: -o OUT")
+        if os.path.islink(self.folder) and not os.path.exists(self.folder):
+            where = os.readlink(self.folder)
+            raise HybridOptError(
+                f"output.folder={str(self.folder)!r} is a link to {where}, which is not there; make that folder, or "
+                "give another: -o OUT"
+            )
         self._check_writable()
         if resume:
             self._check_resumable()

@@ -327,3 +327,19 @@ def test_a_host_without_room_is_told(deep, monkeypatch):
     monkeypatch.setattr(planner, "left", lambda root: 1000)
     with pytest.raises(HybridOptError, match=r"the host take .* more than its memory"):
         choose(run("gpu: 24GiB\n" + LORA % ", placement: host"), deep, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        ("[q_proj, v_prj]", "method.lora.targets: .*has no module 'v_prj'; did you mean 'v_proj'"),
+        ("q_proj", r"method.lora.targets: .*write a list: \[q_proj\]"),
+        ("[layers.7.self_attn.q_proj]", "has no module 'layers.7.self_attn.q_proj'"),
+    ],
+)
+def test_layers_that_are_not_there_are_refused_though_others_are(targets, said, config):
+    asked = run("gpu: 1GiB\nmethod: {policy: frugal, lora: {r: 2, targets: " + targets + "}}\n")
+    with pytest.raises(HybridOptError, match=said):
+        choose(asked, config, SHAPE)
+    asked = run("gpu: 1GiB\nmethod: {policy: frugal, lora: {r: 2, targets: [layers.1.self_attn.q_proj, v_proj]}}\n")
+    assert choose(asked, config, SHAPE).run.method.lora.targets == ("layers.1.self_attn.q_proj", "v_proj")
