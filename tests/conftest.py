@@ -20,7 +20,7 @@ MANY = 150_000  # objects
 
 
 def pytest_addoption(parser):
-    parser.addoption("--whole-grid", action="store_true", help="walk all combinations of tests/grid, not a third")
+    parser.addoption("--whole-grid", action="store_true", help="walk all combinations of tests/grid, not a sixth")
 
 
 def pytest_collection_modifyitems(items):
