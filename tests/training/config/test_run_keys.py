@@ -15,7 +15,7 @@ from hybridopt.training.config import words
 from hybridopt.training.config.keys import Branch, every, root
 from hybridopt.training.config.reading import read_run
 from hybridopt.training.config.run import Run
-from hybridopt.training.config.table import keys_table
+from support.keys_table import keys_table
 from support.pages import blocks
 from support.paths import ROOT
 
@@ -45,7 +45,7 @@ def test_auto_is_a_word_where_it_is_the_default_alone():
 
 def test_the_page_has_the_table_of_all_keys():
     page = (ROOT / "docs" / "run-yaml.md").read_text()
-    assert keys_table() in page, "put hybridopt.training.config.table.keys_table() there"
+    assert keys_table() in page, "put support.keys_table.keys_table() there"
     assert all(f"| `{name}` |" in page for name in leaves(Run))
 
 
