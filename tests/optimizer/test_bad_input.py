@@ -123,14 +123,18 @@ def test_parts(name, options, text):
 
 
 def test_lists_are_as_good_as_tuples():
-    params = tensors()
-    schedule = make("schedules", "steps", values=[0.5, 0.25], boundaries=[2])
-    rule = make("rules", "adamw", betas=[0.9, 0.99])
-    optimizer = optimize(params, density=schedule, full=rule)
-    for _ in range(4):
-        for p in params.values():
-            p.grad = torch.ones_like(p)
-        optimizer.step()
+    found = []
+    for sequence in (list, tuple):
+        params = tensors()
+        schedule = make("schedules", "steps", values=sequence((0.5, 0.25)), boundaries=sequence((2,)))
+        rule = make("rules", "adamw", betas=sequence((0.9, 0.99)))
+        optimizer = optimize(params, density=schedule, full=rule)
+        for _ in range(4):
+            for p in params.values():
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+        found.append(values(params))
+    assert_same(*found)
 
 
 ROUTES = {
