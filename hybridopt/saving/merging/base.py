@@ -19,7 +19,6 @@ from ..folder import Folder
 
 __all__ = ["adapter_config", "base_folder", "first_adapter", "resize_", "skeleton"]
 
-ADAPTER = "adapter_config.json"
 TASKS = {
     "SEQ_CLS": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
     "TOKEN_CLS": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
