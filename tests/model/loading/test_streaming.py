@@ -200,7 +200,7 @@ def peak_of_loading(monkeypatch, folder, **options):
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 def test_the_peak_is_the_model_and_one_layer(tmp_path, monkeypatch, scheme, stored):
     """One linear layer, that is; working room is kept out by small pieces."""
-    model = tiny_llama(hidden=256, layers=6).to(stored)
+    model = tiny_llama(hidden=256, layers=2).to(stored)
     model.save_pretrained(tmp_path, max_shard_size="1MB")
     monkeypatch.setattr(frozen, "PIECE", 1 << 10)
     monkeypatch.setattr(_int8_weight, "PIECE", 1 << 10)
