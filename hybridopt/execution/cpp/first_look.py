@@ -26,6 +26,7 @@ extern "C" void hybridopt_run(const Given* given) { not_finite(*given); }
 BITS = {torch.float32: (4, 0x7F800000), torch.bfloat16: (2, 0x7F80), torch.float16: (2, 0x7C00)}  # bytes, infinity
 CPU = torch.device("cpu")  # whatever the default device is
 TOGETHER = 16  # floats of a line of the cache
+IN_CACHE = 1 << 20  # elements whose rounds one thread makes (SMALL in rounds.h): read from memory once by all of them
 Some = Sequence[UnreadGradient]
 
 
@@ -97,7 +98,7 @@ def _sizes(grad: Tensor) -> tuple[int, int, int]:
 def _rounds(one: UnreadGradient) -> RoundsLayout | None:
     """Return the layout of a kernel whose first look reads this gradient; None where there is none."""
     job = one.job
-    if not (one.alone and job.rounds and one.store and one.grad.numel()) or job.in_blocks is not job:
+    if not (one.alone and job.rounds and one.store and one.grad.numel() > IN_CACHE) or job.in_blocks is not job:
         return None
     store: Any = one.store
     layout = layout_of(job, store, one.param.dtype, one.grad.dtype)

@@ -58,11 +58,15 @@ class RoundsLayout:
 
     @cached_property
     def looks_first(self) -> bool:
-        """Return whether the first look reads the gradient alone, so that it can be made before the rest."""
+        """Return whether the first look can be made before the rest, and is worth it.
+
+        It reads the gradient alone, and of the whole matrix. Where rows go by themselves, the thread that updates a
+        row looks at it, whose gradient is in its cache then: what another look has found would save nothing.
+        """
         assert self.rounds is not None
         lines = self.rounds.looks[0].lines
         read = {x for line in lines for x in line.reads} - {line.name for line in lines}
-        return read == {"g"}
+        return read == {"g"} and not self.rounds.by_rows
 
     @property
     def state(self) -> tuple[str, ...]:
@@ -114,12 +118,12 @@ class _Text:
         named = {kind: ", ".join(f"{kind[:-1]}_{i}" for i in count) for kind in ("looks", "settles")}
         sums, found = (", ".join(some) for some in zip(*self.found, strict=True))
         schedule = "in_rows" if self.rounds.by_rows else "in_rounds"
-        places = 2 if self.rounds.by_rows or not layout.slots else 1  # more tensors of a matrix in caches: measured
+        places = 1 if self.rounds.by_rows or layout.slots else 2  # one where numbers are read twice, from a cache
         sizes = {"rounds": len(count), "places": places, "room": self.room.text, "sums": sums, "found": found}
         first = FIRST_LOOK if layout.looks_first else NO_FIRST_LOOK
         out.append(RULE.format(schedule=schedule, first_room=sized(self.first), **sizes, **named, **first))
         if layout.looks_first:
-            out.append(FIRST.format(schedule=schedule))
+            out.append(FIRST)
         return "\n".join(out)
 
     @property

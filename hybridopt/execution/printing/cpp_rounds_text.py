@@ -61,7 +61,7 @@ struct Rule {{
 extern "C" void hybridopt_run(const Given* given) {{ {schedule}<Rule>(*given); }}
 """
 FIRST = """\
-extern "C" void hybridopt_look(const Given* given) {{ first_{schedule}<Rule>(*given); }}
+extern "C" void hybridopt_look(const Given* given) { first_in_rounds<Rule>(*given); }
 """
 FIRST_LOOK = {
     "looked": "(float*)task.at[LOOKED]",

@@ -43,10 +43,10 @@ static int rounds_before(const Task& task, float* room) {
 INLINE i64 rows_of(const Task& task, i64 elements) { return task.width < elements ? elements / task.width : 1; }
 
 // Rows of a part, where no row depends on another one: some at a time, at several places in turns.
-static const i64 AT_ONCE = 1 << 10;  // elements
+static const i64 AT_ONCE = 1 << 9;  // elements
 template <class K, class Work>
 INLINE void rows_in_turns(const Task& task, i64 first, i64 last, Work work) {
-    in_turns<K::PLACES>(first, last, rows_of(task, AT_ONCE), 4 * task.width, work);
+    in_turns<K::PLACES>(first, last, rows_of(task, K::PLACES > 1 ? AT_ONCE : 2 * AT_ONCE), 4 * task.width, work);
 }
 
 template <class K>
@@ -169,44 +169,20 @@ static void in_rounds(const Given& given) {
 }
 
 // Rules of which every row goes by itself: a thread takes some rows, and makes all rounds of those.
-template <class Work>
-static void in_chunks_of_rows(const Given& given, Work work) {
-    const i64 taken = at_a_time(given, elements_of, 1 << 15, 1 << 18);
-    in_chunks(given, [](const Task& task) { return task.rows; }, [=](const Task& task) { return rows_of(task, taken); }, work);
-}
-
-template <class K>
-static void first_in_rows(const Given& given) {
-    in_chunks_of_rows(given, [&](const Task& task, i64 first, i64 last) {
-        u32 most = 0;
-        rows_in_turns<K>(task, task.rows - last, task.rows - first, [&](i64 begin, i64 end) {
-            const u32 found = K::first(task, given, K::looked(task), begin, end, nullptr);
-            most = most < found ? found : most;
-        });
-        if (most >= INFINITE) note(K::seen(task));
-    });
-}
-
-template <class K>
-static int rounds_before(const Task& task, float* room, i64 first, i64 last) {
-    if (!K::looked(task)) return 0;
-    for (i64 at = first; at < K::first_room(task); at += task.rows)
-        memcpy(room + at, K::looked(task) + at, (last - first) * 4);
-    return 1;
-}
-
 template <class K>
 static void in_rows(const Given& given) {
+    const i64 taken = at_a_time(given, elements_of, 1 << 15, 1 << 18);
+    const auto rows = [](const Task& task) { return task.rows; };
+    const auto at_once = [=](const Task& task) { return rows_of(task, taken); };
     i64 all = 0;
     for (i64 t = 0; t < given.tasks; ++t) all += K::room(task_of(given, t));
     Room room(all);
-    in_chunks_of_rows(given, [&](const Task& task, i64 first, i64 last) {
+    in_chunks(given, rows, at_once, [&](const Task& task, i64 first, i64 last) {
         float* own = room.at;
         for (i64 t = 0; given.at + given.tensors * t != task.at; ++t) own += K::room(task_of(given, t));
-        const int before = rounds_before<K>(task, own, first, last);
         rows_in_turns<K>(task, first, last, [&](i64 begin, i64 end) {
             for (int i = 0; i < K::ROUNDS; ++i) {
-                if (i >= before) K::look(i, task, given, own, begin, end, nullptr);
+                K::look(i, task, given, own, begin, end, nullptr);
                 K::settle(i, task, given, own, begin, end);
             }
             K::update(task, given, own, begin, end);
