@@ -36,6 +36,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.add_argument("--compile", choices=COMPILE, default="auto", help="given to HybridOptimizer")
     command.add_argument("--minutes", type=float, default=60.0, help="after these, no further row is begun")
     command.add_argument("--row-seconds", type=float, default=300.0, help="after these, a row has failed")
+    command.add_argument(
+        "--compile-seconds",
+        type=float,
+        default=1800.0,
+        help="for a package to compile kernels, before its row",
+    )
     command.add_argument("--json", action="store_true", help="print the records instead of tables")
     command.add_argument("--table", action="store_true", help="only write table and plot anew")
     command.add_argument("--write", action="store_true", help="the same, and into the README and docs/benchmarks.md")

@@ -6,6 +6,7 @@ from functools import partial
 from importlib.util import find_spec
 
 from . import originals
+from .ahead import Extension
 from .compiled import CompiledAdamW, CompiledSignSGD
 from .measure import LR, Make, Subject
 from .originals import Params
@@ -14,10 +15,17 @@ from .sets import Model
 
 @dataclass(frozen=True)
 class Peer:
-    """Makes a subject from named parameters and the model's sizes, if its package is there."""
+    """Makes a subject from named parameters and the model's sizes, if its package is there.
+
+    Args:
+        package: its name when it is imported.
+        make: the subject.
+        compiles: what the package compiles when it is first used, if that takes minutes.
+    """
 
     package: str
     make: Callable[[Params, Model], Subject]
+    compiles: Extension | None = None
 
     @property
     def installed(self) -> bool:
@@ -25,6 +33,7 @@ class Peer:
         return find_spec(self.package) is not None
 
 
+CPU_ADAM = Extension("cpu_adam", "from deepspeed.ops.op_builder import CPUAdamBuilder; CPUAdamBuilder().load()")
 PEERS = {
     "torch.adamw-fused": Peer("torch", partial(originals.adamw, fused=True)),
     "torch.adamw-foreach": Peer("torch", partial(originals.adamw, foreach=True)),
@@ -46,7 +55,7 @@ PEERS = {
     "bitsandbytes.adamw8bit": Peer("bitsandbytes", originals.bitsandbytes),
     "torchao.adamw8bit": Peer("torchao", originals.torchao),
     "optimi.adamw": Peer("optimi", originals.optimi),
-    "deepspeed.cpu-adam": Peer("deepspeed", originals.deepspeed),
+    "deepspeed.cpu-adam": Peer("deepspeed", originals.deepspeed, CPU_ADAM),
 }
 
 
@@ -58,6 +67,17 @@ def rows(llama: Model) -> dict[str, Make]:
 def maker(peer: Peer, llama: Model) -> Make:
     """Return what makes a peer's optimizer for the sizes of one model."""
     return lambda params: peer.make(params, llama)
+
+
+def uncompiled(row: str, seconds: float) -> str | None:
+    """Let the package of a row compile what it needs; return why that was not possible, None if it was.
+
+    Args:
+        row: its name.
+        seconds: that compiling may take.
+    """
+    extension = PEERS[row].compiles if row in PEERS else None
+    return None if extension is None else extension.why_not(seconds)
 
 
 def missing() -> dict[str, str]:

@@ -52,6 +52,7 @@ def measure(options: argparse.Namespace, dtype: str, screen: Console) -> None:
             late.append(name)
             continue
         reason = absent.get(name) or short or lacking(row_bytes(model), options.device)
+        reason = reason or peers.uncompiled(name, options.compile_seconds)
         record = outcome(bench, make, options.row_seconds) if bench and not reason else {"failed": reason}
         record |= {"row": name, "index": order.index(name), "settings": settings}
         record |= {"parameters": numel_of(model), "tensors": len(model.shapes)}

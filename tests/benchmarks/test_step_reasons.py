@@ -1,5 +1,6 @@
 """The step benchmark of adapters and large models, rows that are not measured, and the tables on pages."""
 
+import re
 import time
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from benchmarks.shared.places import RESULTS
 from benchmarks.step import hybrid, measure, memory, pages, peers, rows
 from benchmarks.step.__main__ import main
+from benchmarks.step.ahead import Extension
 from benchmarks.step.measure import Bench
 from benchmarks.step.sets import SETS, Adapters
 from hybridopt.model.roles import guess
@@ -72,6 +74,44 @@ def test_a_row_that_hangs_ends_and_the_next_is_measured(tmp_path, monkeypatch):
     one_run(tmp_path, "--only", "torch.sgd-fused", "--measure")
     first, second = rows.records_at(tmp_path).all()
     assert first["failed"] == "TimeoutError: took more than 0.2 s" and second["ratio"] > 0
+
+
+COMPILES = """
+import os, sys, time
+from pathlib import Path
+folder = Path(os.environ["TORCH_EXTENSIONS_DIR"]) / "theirs"
+(folder / "lock").touch()
+{then}
+(folder / "lock").unlink()
+(folder / "made").touch()
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "held", "reason"),
+    [
+        ("", False, None),
+        ("time.sleep(30)", False, "compiling theirs took more than 0.5 s"),
+        ("time.sleep(30)", True, "theirs, or waiting for .*lock, which was there before: delete it"),
+        ("raise OSError('no ninja')", False, "theirs was not compiled: OSError: no ninja"),
+    ],
+)
+def test_a_package_compiles_before_its_row_begins(then, held, reason, tmp_path, monkeypatch):
+    """For longer than a row may take; what is stopped leaves no lock for the next one, but that of others."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    lock = tmp_path / "theirs" / "lock"
+    lock.parent.mkdir()
+    if held:
+        lock.touch()
+    extension = Extension("theirs", COMPILES.format(then=then))
+    peer = peers.Peer("torch", lambda params, llama: time.sleep(30), extension)
+    monkeypatch.setitem(peers.PEERS, "deepspeed.cpu-adam", peer)
+    seconds = ["--row-seconds", "0.1", "--compile-seconds", "0.5" if "sleep" in then else "60"]
+    one_run(tmp_path, "--only", "deepspeed.cpu-adam", "--measure", *seconds)
+    (record,) = rows.records_at(tmp_path).all()
+    assert re.search(reason or "TimeoutError: took more than 0.1 s", record["failed"])
+    assert (lock.parent / "made").exists() == (reason is None)
+    assert lock.exists() == (held or "raise" in then)
 
 
 def test_too_little_memory_is_a_line_before_anything_is_taken(tmp_path, monkeypatch, capsys):
