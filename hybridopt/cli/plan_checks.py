@@ -136,7 +136,7 @@ def check_asked(
         size: batch, dtype, device and what else of a `Request` is always given; None: left to the planner.
         asked: what of a `Request` is wanted.
     """
-    from ..planning.limits import PARALLEL, check_size
+    from ..planning.limits import PARALLEL, check_pass, check_size
     from ..planning.subject.architectures import check_name
 
     _check_policy(policy, options)
@@ -154,6 +154,7 @@ def check_asked(
         value = {**size, **asked}.get(name)
         if value is not None:
             check_size(name, value)
+    check_pass(size["batch"], size.get("seq_len") or 1)
     check_name(model)
 
 

@@ -1,7 +1,7 @@
 """Estimate several ways to train one model, and work out once what they share."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from ..model.activations.kept_inputs import KeptInputs
 from ..model.activations.linear import put_, trained_layers
 from ..model.activations.refusals import check_layers
 from ..model.losses.chunked import chunked_loss
+from ..model.losses.linear_cross_entropy import only_tiles_that_differ
 from ..model.roles import Param, clean, params
 from ..policy.batch_rates import rounded_lr
 from ..policy.plan import Plan
@@ -181,8 +182,7 @@ class Estimator:
                 )
             return self._pass(request.but(seq_len=tokens), depth, backward, limit)
 
-        chunks = 0 if request.chunk is None else request.seq_len // request.chunk + 1
-        trace, self._steps = traced(run, request.seq_len, depth, self._steps, chunks)
+        trace, self._steps = traced(run, request.seq_len, depth, self._steps)
         return trace
 
     def _pass(self, request: Request, depth: int, backward: bool, limit: Limit) -> Trace:
@@ -195,7 +195,10 @@ class Estimator:
             put_(model, KeptInputs(scheme, request.seed))
         shifted = None if backward else Temporaries(plan, request.device == "cuda").drawing.alone
         told = inputs(model, request.batch, request.seq_len)
-        with nullcontext() if request.chunk is None else chunked_loss(model, request.chunk):
+        with ExitStack() as chunks:
+            if request.chunk is not None:
+                chunks.enter_context(chunked_loss(model, request.chunk))
+                chunks.enter_context(only_tiles_that_differ())
             return simulate(model, told, layers(model, depth), shifted, request.device, limit)
 
 

@@ -16,7 +16,7 @@ from ..model.placement.placement import Placement, read_placement
 from ..model.quantization.known import frozen_names, named
 from ..optimizer.releases import DEFAULT, release_class
 from ..policy.routes import Ready, read_policy
-from .limits import PARALLEL, check_size
+from .limits import PARALLEL, check_pass, check_size
 
 __all__ = ["Request", "short_name"]
 
@@ -80,6 +80,7 @@ class Request:
     def __post_init__(self) -> None:
         for name in COUNTS:
             check_size(name, getattr(self, name))
+        check_pass(self.batch, self.seq_len)
         for name in ("lora", "chunk"):
             if getattr(self, name) is not None:
                 check_size(name, getattr(self, name))

@@ -1,12 +1,15 @@
 """Plans of a loss in chunks: as `hybridopt.chunked_loss` takes it, tried in a search, and left to those who train."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 import hybridopt
 from benchmarks.plan_grid.measure import SOURCES, measured_step, prepared
-from hybridopt.planning import Estimator, Request
+from hybridopt.model.losses.linear_cross_entropy import linear_cross_entropy, only_tiles_that_differ
+from hybridopt.planning import Estimator, Request, estimator
 from hybridopt.planning.subject.model import Subject
 from hybridopt.planning.trace import tokens
 from hybridopt.planning.ways.search import search
@@ -37,6 +40,32 @@ def test_many_chunks_are_no_steps_through_tokens(monkeypatch):
     request = Request(policy="adamw", lora=4, chunk=2, batch=2, **SIZE)
     estimator = Estimator(LLAMA)
     assert estimator.estimate(request).peak_bytes < estimator.estimate(request.but(chunk=None)).peak_bytes
+
+
+@pytest.mark.parametrize("request_", [Request(policy="adamw", lora=4, **SIZE), Request(policy="adamw", **SIZE)])
+@pytest.mark.parametrize("chunk", [4, 24, 32, 48, 64, 100])
+def test_tiles_that_are_left_out_change_nothing(request_, chunk, monkeypatch):
+    """Of the loss, computed by tokens, and of the gradient of the output layer, computed by words."""
+    some = Estimator(LLAMA).estimate(request_.but(chunk=chunk))
+    monkeypatch.setattr(estimator, "only_tiles_that_differ", nullcontext)
+    assert some == Estimator(LLAMA).estimate(request_.but(chunk=chunk))
+
+
+def test_a_batch_of_a_million_is_planned_as_soon_as_one_of_two():
+    estimator_ = Estimator(LLAMA)
+    two, million = (estimator_.estimate(Request(policy="adamw", chunk=1, batch=n, **SIZE)) for n in (2, 10**6))
+    assert million.activations_bytes == pytest.approx(5 * 10**5 * two.activations_bytes, rel=0.5)
+    runs = {trace.operations for trace in estimator_._traces.values()}
+    assert len(runs) == 1  # as many operations
+
+
+def test_losses_are_worked_out_as_a_whole_again_after_a_plan():
+    hidden, weight, labels = torch.randn(64, 8), torch.randn(128, 8), torch.randint(128, (64,))
+    whole = linear_cross_entropy(hidden, weight, labels, chunk=64)
+    with only_tiles_that_differ():
+        part = linear_cross_entropy(hidden, weight, labels, chunk=4)
+    again = linear_cross_entropy(hidden, weight, labels, chunk=4)
+    assert part < 0.5 * whole and torch.isclose(whole, again)
 
 
 def test_it_is_tried_before_checkpointing():

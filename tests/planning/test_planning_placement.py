@@ -250,6 +250,17 @@ def test_losses_alone_pass_through_the_layers_once():
     assert found[0].fetches >= found[1].fetches >= found[2].fetches >= 4  # what is used soonest stays
 
 
+@pytest.mark.parametrize(("passes", "trained", "every"), [((True,), 0, 1), ((False, True), 0, 1), ((False,), 4, 3)])
+@pytest.mark.parametrize(("layers", "slots", "ahead"), [(3, 2, 1), (5, 4, 2), (8, 3, 1)])
+def test_micro_batches_are_counted_as_if_all_were_played(passes, trained, every, layers, slots, ahead):
+    placement = Placement("host", slots=slots, ahead=ahead, write_every=every)
+    sizes, written = [10 + i for i in range(layers)], (trained,) * layers if trained else ()
+    played = visited(sizes, placement, Rounds(passes * 11, 0, written))
+    assert visited(sizes, placement, Rounds(passes, 0, written, 11)) == played
+    many = visited(sizes, placement, Rounds(passes, 0, written, 11 * 10**9))
+    assert many.written == played.written and many.bytes == pytest.approx(10**9 * played.bytes, rel=0.2)
+
+
 def test_a_gpu_leaves_the_embedding_and_all_but_its_slots_on_the_host():
     request = Request(policy="adamw", lora=4, seq_len=16, placement="host")
     placed_, whole = (estimator().estimate(request.but(placement=p)) for p in ("host", None))

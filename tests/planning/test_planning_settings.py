@@ -118,3 +118,9 @@ def test_what_transformers_itself_makes_is_allowed(kind):
 def test_a_request_has_limits_too(name, most):
     with pytest.raises(HybridOptError, match=rf"{name}=1000000000000 is not allowed; .* to {most}$"):
         Request(policy="adamw", **{name: 10**12})
+
+
+def test_a_pass_has_no_more_tokens_than_bytes_are_counted_of():
+    with pytest.raises(HybridOptError, match="batch=1000000 sequences of seq_len=1000000 are 1000000000000 tokens"):
+        Request(policy="adamw", batch=10**6, seq_len=10**6)
+    assert Request(policy="adamw", batch=2**20, seq_len=2**12, micro_batches=2**40).seq_len == 2**12

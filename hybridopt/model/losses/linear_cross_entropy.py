@@ -1,7 +1,9 @@
 """Output layer and cross entropy in one, so that only a tile of the logits is there at a time."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +12,26 @@ from torch.autograd.function import once_differentiable
 
 from ...core.errors import HybridOptError, check_count
 
-__all__ = ["IGNORED", "linear_cross_entropy"]
+__all__ = ["IGNORED", "linear_cross_entropy", "only_tiles_that_differ"]
 
 IGNORED = -100
 Layer = tuple[Tensor, Tensor | None]  # weight and bias
 ALIGNED = 64  # rows of the weight come in multiples of it, where several do
+DIFFER = 2  # tiles at the beginning: the second finds what the first has left, as all later ones do
+_few = ContextVar("few", default=False)
+
+
+@contextmanager
+def only_tiles_that_differ() -> Iterator[None]:
+    """Work out, within the block, no tiles but the first two and the last: loss and gradients are then wrong.
+
+    What is alive at once is as ever, so that memory is planned in the same time however many tokens there are.
+    """
+    before = _few.set(True)
+    try:
+        yield
+    finally:
+        _few.reset(before)
 
 
 def linear_cross_entropy(
@@ -69,18 +86,23 @@ class _Tiles:
     chunk: int
     ignore_index: int
     bend: Callable[[Tensor], Tensor] | None
+    few: bool = field(default_factory=_few.get)  # are only those worked out that differ?
 
-    def rows(self, tokens: int) -> list[slice]:
-        """Return the pieces into which the tokens are cut."""
-        return [slice(i, min(i + self.chunk, tokens)) for i in range(0, tokens, self.chunk)]
+    def rows(self, tokens: int) -> Iterator[slice]:
+        """Yield the pieces into which the tokens are cut."""
+        return self._pieces(tokens, self.chunk)
 
-    def words(self, tokens: int, words: int) -> list[slice]:
-        """Return the pieces into which the words are cut where all tokens are taken together.
+    def words(self, tokens: int, words: int) -> Iterator[slice]:
+        """Yield the pieces into which the words are cut where all tokens are taken together.
 
         A tile of all tokens is then about as large as one of `chunk` tokens with all words.
         """
-        step = max(self.chunk * words // max(tokens, 1) // ALIGNED, 1) * ALIGNED
-        return [slice(i, min(i + step, words)) for i in range(0, words, step)]
+        return self._pieces(words, max(self.chunk * words // max(tokens, 1) // ALIGNED, 1) * ALIGNED)
+
+    def _pieces(self, size: int, step: int) -> Iterator[slice]:
+        starts = range(0, size, step)
+        for i in (*starts[:DIFFER], *starts[DIFFER:][-1:]) if self.few else starts:
+            yield slice(i, min(i + step, size))
 
     def logits(self, hidden: Tensor, layer: Layer) -> Tensor:
         """Return the float32 logits of a tile, in memory of their own."""

@@ -6,6 +6,7 @@ replacement algorithms for a virtual-storage computer, 1966), but never one that
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 __all__ = ["BACKWARD", "EVALUATION", "FORWARD", "Order"]
 
@@ -32,6 +33,11 @@ class Order:
         self._most = 8 * count + 64  # pairs that are kept: layers left out at random make ever new ones
         self._next: dict[Two, Visit] = {}  # least recently seen first
         self._last: tuple[Visit | None, Visit | None] = (None, None)
+
+    @property
+    def state(self) -> tuple[Any, Any]:
+        """Return all that is known, to be compared."""
+        return self._last, frozenset(self._next.items())
 
     def asked(self, unit: int, phase: int) -> None:
         """Note that a unit is asked for; again at once, as when it is computed anew, says nothing.

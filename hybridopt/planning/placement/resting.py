@@ -119,9 +119,10 @@ class Resting:
     def _visited(self, request: Request) -> Visited:
         backward = any(t.source.backward for t in self._plan.trained.values())
         probes = sum(self._passes(scheme) for scheme in schemes_of(self._plan))
-        passes = ((False,) * probes + (True,) * backward) * request.micro_batches
+        passes = (False,) * probes + (True,) * backward
         trained = self._trained if any(self._trained) else ()
-        return _visited(self.sizes, self.placement, Rounds(passes, self._first(request), trained))
+        rounds = Rounds(passes, self._first(request), trained, request.micro_batches)
+        return _visited(self.sizes, self.placement, rounds)
 
     def _passes(self, scheme: ProbeScheme) -> int:
         """Return the passes in which the losses of a step are worked out, for each micro-batch."""

@@ -1,7 +1,7 @@
 """Let the true streamer run over layers that compute nothing, to see what is near when, and what is moved."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,14 +26,16 @@ class Rounds:
     """How a step passes through the layers.
 
     Args:
-        passes: of a step, one after the other: whether each has a backward pass.
+        passes: of a micro-batch, one after the other: whether each has a backward pass.
         first: the first unit that a backward pass comes to.
         trained: bytes of each unit that a step updates by its losses; (): none.
+        times: micro-batches of a step.
     """
 
     passes: tuple[bool, ...]
     first: int = 0
     trained: tuple[int, ...] = ()
+    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,7 @@ def visited(sizes: Sequence[int], placement: Placement, rounds: Rounds) -> Visit
         attach(unit, need)
     counts, each = list[Traffic](), Counter[int]()
     for number in range(STEPS + 2 * turn - 1):
-        for backward in rounds.passes:
-            _pass(layers, backward, note)
+        _step(streamer, carrier, lambda: [_pass(layers, backward, note) for backward in rounds.passes], rounds.times)
         for unit in units:
             if (piece := unit.pieces[-1]).nbytes:
                 streamer.outstanding.note(unit, piece, _nothing, number)
@@ -106,6 +107,23 @@ def visited(sizes: Sequence[int], placement: Placement, rounds: Rounds) -> Visit
     last, before, start = counts[-1], counts[-2], counts[-1 - turn]
     written = (last.written - start.written) // turn if every == turn else sum(trained) // every if every else 0
     return Visited(near, last.moved - before.moved, tuple(each[unit.index] for unit in units), written)
+
+
+def _step(streamer: Streamer, carrier: "_Counting", play: Callable[[], object], times: int) -> None:
+    """Play the micro-batches of a step, until one leaves what an earlier one has left: the others are counted so."""
+    left = dict[Any, tuple[int, Counter[int], int]]()
+    number, traffic = 0, streamer.traffic
+    while number < times:
+        play()
+        number += 1
+        found = tuple(unit.index for unit in streamer.near), streamer.order.state, traffic.written
+        if found in left:
+            before, fetched, moved = left[found]
+            again = (times - number) // (number - before)
+            carrier.fetched += Counter({unit: again * n for unit, n in (carrier.fetched - fetched).items()})
+            traffic.moved += again * (traffic.moved - moved)
+            number += again * (number - before)
+        left[found] = number, Counter(carrier.fetched), traffic.moved
 
 
 def _pass(layers: Sequence[nn.Module], backward: bool, note: Any) -> None:

@@ -14,13 +14,13 @@ from .simulate import Limit, Trace
 __all__ = ["POINTS", "traced"]
 
 POINTS = (4, 6, 8, 10)  # tokens: three give a polynomial, the last one shows whether it is right
-CHUNKED = 100  # operations for a chunk of the loss: it takes half of them
+CHUNKED = 300  # operations for a loss in chunks: it takes half of them
 USUAL = 900  # operations for a layer: models that do not step through tokens take fewer, mostly
 Aligned = list[list[Event]]  # for each event of the smallest trace the same event of all traces
 
 
 def traced(
-    run: Callable[[int, Limit], Trace], tokens: int, layers: int, steps: bool | None, chunks: int = 0
+    run: Callable[[int, Limit], Trace], tokens: int, layers: int, steps: bool | None
 ) -> tuple[Trace, bool | None]:
     """Return the trace of a pass over `tokens`, and whether the model steps through them (None: not known yet).
 
@@ -29,13 +29,12 @@ def traced(
         tokens: of the sequence.
         layers: of the model that is run.
         steps: what an earlier call has found.
-        chunks: in which the loss is computed.
     """
     if tokens <= POINTS[-1] or steps is False:
         return run(tokens, Limit()), steps
     if steps is None:
         try:
-            return run(tokens, Limit(USUAL * (layers + 1) + CHUNKED * chunks)), None
+            return run(tokens, Limit(USUAL * (layers + 1) + CHUNKED)), None
         except Limit.Reached:
             pass
     short = [run(n, Limit(recorded=True)) for n in POINTS[: 4 if steps else 2]]

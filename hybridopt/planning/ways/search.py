@@ -92,5 +92,6 @@ def _nothing(found: list[Choice], room: Budget, host: Host | None) -> HybridOptE
     return HybridOptError(
         f"{e.model}: nothing fits into {room}: the least, {least.way.title}, takes {gib(e.peak_bytes)} "
         f"({gib(e.weights_bytes + e.quantization_bytes)} of it weights) with {r.batch} x {r.seq_len} tokens, so "
-        f"{gib(e.missing(room.usable))} are missing; take a smaller model, a larger GPU, or shorter sequences"
+        f"{gib(e.missing(room.usable))} are missing; take a smaller model, a larger GPU, or "
+        f"{'fewer or ' * (r.batch > 1)}shorter sequences"
     )

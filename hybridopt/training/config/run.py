@@ -132,7 +132,7 @@ class Train:
     epochs: Annotated[float, Number(open_low=True)] = 1.0
     max_steps: Annotated[int | None, Count(1)] = None
     batch: Annotated[int, Count(1, 2**20)] = 1
-    accumulate: Annotated[int, Count(1, 2**20)] = 16
+    accumulate: Annotated[int, Count(1, 2**40)] = 16
     lr: Annotated[float | str, Number(open_low=True)] = AUTO
     lr_batch: Annotated[int | None, Count(1, 2**31)] = None
     schedule: Annotated[str, OneOf(lambda: SCHEDULES)] = "cosine"
