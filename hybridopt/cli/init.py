@@ -42,4 +42,4 @@ def init(model: Model, data: Files, gpu: Gpu = None, sets: Sets = None) -> None:
     text, told = draft(run)
     for line in told:
         typer.echo(line, err=True)
-    typer.echo(text, nl=False)
+    typer.echo(text.encode(), nl=False)  # UTF-8, as YAML is read, whatever the terminal's encoding

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from inspect import cleandoc
+from io import TextIOWrapper
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -90,6 +91,7 @@ _offer(doctor, MORE)
 def main() -> None:
     """Run the command; an error that hybridopt or the system explains ends it with one line and status 1."""
     atexit.register(gc.freeze)  # or Python looks for garbage in all that was imported, for a second, before it ends
+    _write_all()
     try:
         app(prog_name="hybridopt")
     except HybridOptError as error:
@@ -100,6 +102,13 @@ def main() -> None:
         sys.exit(f"hybridopt: {_of_the_system(error)}")
     except KeyboardInterrupt:
         sys.exit(_interrupted())
+
+
+def _write_all() -> None:
+    """Let characters that the terminal's encoding does not have stand as numbers, instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _of_the_system(error: OSError) -> str:

@@ -85,7 +85,7 @@ def _sentence(missing: list[str], model: nn.Module, cure: str) -> str:
     wanted = [part.strip().rpartition(".")[2] for part in missing[0].split(",")]
     near = next((found for each in wanted if each not in layers and (found := nearest(each, layers))), None)
     meant = f"did you mean {near!r}? " if near else ""
-    listed = ", ".join([*layers[:LISTED], *(["..."] if len(layers) > LISTED else [])])
+    listed = ", ".join([*layers[:LISTED], *(["..."] if len(layers) > LISTED else [])]) or "none"
     return (
         f"{type(model).__name__} has no module {' and none '.join(map(repr, missing))}; {meant}{cure}. "
         f"Its layers: {listed}; or {patterns.ALL!r}, all linear ones but the output layer"

@@ -1,0 +1,69 @@
+"""What the system cannot do ends a command with one line, and no encoding of a terminal ends it at all."""
+
+import errno
+import io
+import os
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from hybridopt.cli import main as front
+from support.tiny_chat import save_tiny_chat, write_rows
+
+
+def status_of(monkeypatch, command):
+    monkeypatch.setattr(front, "app", command)
+    with pytest.raises(SystemExit) as end:
+        front.main()
+    return end.value.code
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b"), "hybridopt: a/b: No space left on device; make room"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "hybridopt: No space left on device; make room"),
+        (PermissionError(errno.EACCES, "Permission denied", "c"), "hybridopt: c: Permission denied"),
+    ],
+)
+def test_what_the_system_cannot_do_is_one_line(error, said, monkeypatch):
+    def command(**_):
+        raise error
+
+    assert status_of(monkeypatch, command).startswith(said)
+
+
+def test_an_error_of_a_library_is_not_hidden(monkeypatch):
+    def command(**_):
+        raise OSError("a fault of ours")
+
+    monkeypatch.setattr(front, "app", command)
+    with pytest.raises(OSError, match="a fault of ours"):
+        front.main()
+
+
+def test_ctrl_c_before_and_after_the_command_is_one_line(monkeypatch, capsys):
+    def command(**_):
+        raise KeyboardInterrupt
+
+    assert status_of(monkeypatch, command) == 130
+    assert capsys.readouterr().err == "hybridopt: interrupted\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_characters_that_a_terminal_has_not_are_shown_as_numbers(encoding, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    monkeypatch.setattr(front, "app", lambda **_: print("тест ä", flush=True))
+    front.main()
+    assert written.getvalue() == "тест ä\n".encode(encoding, "backslashreplace")
+
+
+def test_init_writes_utf_8_whatever_the_terminal_reads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_tiny_chat("model", layers=1)
+    write_rows("тест.jsonl")
+    given = ["init", "model", "тест.jsonl", "--gpu", "1GiB", "--set", "method=adamw", "--set", "train.lr=0.01"]
+    done = CliRunner(charset="latin-1").invoke(front.app, given)
+    assert done.exit_code == 0 and "train: тест.jsonl" in done.stdout_bytes.decode()
