@@ -1,6 +1,7 @@
 """policy="auto": choose the first way to train that fits a live model, and prepare the model for it."""
 
 import copy
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from .model.adapters import adapted_layers, library_for, usual_library
 from .model.placement.placement import Placement
 from .model.quantization.owners import scheme_of
 from .model.sharding import check_plain, class_of
+from .planning.estimator import Estimator
 from .planning.request import DTYPES, short_name
 from .planning.subject.model import checkpoint_
+from .planning.subject.source import subject_of
 from .planning.table import watched
 from .planning.ways.search import Choice, search
 from .planning.ways.ways import WAYS
@@ -120,13 +123,15 @@ def _choose(
     told = {"dtype": dtype, "device": "cuda" if on_gpu else "cpu", "peft_config": peft_config, **size}
     config: Any = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]  # a checkpoint's may be another
-    best = search(config, room, asked=asked, watch=watched, **told)[0]
-    if not best.fits:
-        raise HybridOptError(
-            f"policy='auto': nothing fits into {room}; {best.way.title} takes {gib(best.estimate.peak_bytes)}, which "
-            "is within the margin that is kept free; take shorter sequences, or margin=0 to fill the memory"
-        )
-    return best
+    told |= {"asked": asked, "watch": watched, "estimator": Estimator(subject_of(config))}
+    with suppress(HybridOptError):  # nothing fits: the whole search says why
+        if (best := search(config, room, enough=1, **told)[0]).fits:
+            return best
+    best = search(config, room, **told)[0]
+    raise HybridOptError(
+        f"policy='auto': nothing fits into {room}; {best.way.title} takes {gib(best.estimate.peak_bytes)}, which "
+        "is within the margin that is kept free; take shorter sequences, or margin=0 to fill the memory"
+    )
 
 
 def _memory(memory: str | int | None, margin: float | None, device: torch.device) -> Budget:

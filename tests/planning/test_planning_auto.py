@@ -1,5 +1,7 @@
 """policy="auto": what is chosen, set up and refused."""
 
+from functools import cache
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -11,11 +13,12 @@ from benchmarks.plan_grid.measure import measured_step
 from hybridopt import HybridOptError
 from support.models import tiny_llama
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("known")]
 
 SIZE = {"seq_len": 32}
 
 
+@cache
 def peaks(**asked):
     from hybridopt.planning.ways.search import search
 

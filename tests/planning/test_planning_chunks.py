@@ -15,7 +15,7 @@ from hybridopt.planning.trace import tokens
 from hybridopt.planning.ways.search import search
 from hybridopt.planning.ways.ways import CHUNK
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("known")]
 
 WORDS = {"num_hidden_layers": 2, "vocab_size": 8192, "hidden_size": 64, "intermediate_size": 128}
 LLAMA = Subject("llama", SOURCES["llama"].settings | WORDS)
@@ -73,7 +73,7 @@ def test_it_is_tried_before_checkpointing():
     size = SIZE | {"seq_len": 512}
     request = Request(policy="adamw", **size)
     plain, chunked = (Estimator(LLAMA).estimate(request.but(chunk=c)).peak_bytes for c in (None, CHUNK))
-    best = search(LLAMA_CONFIG, (plain + chunked) // 2, **size)[0]
+    best = search(LLAMA_CONFIG, (plain + chunked) // 2, enough=1, **size)[0]
     assert best.way.title == "AdamW" and best.request.chunk == CHUNK and not best.request.checkpointing
     assert "chunked_loss(model, 256)" in best.code and best.estimate.peak_bytes == chunked
 

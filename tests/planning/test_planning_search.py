@@ -34,7 +34,7 @@ from hybridopt.planning.ways.ways import WAYS
 from hybridopt.policy.plan import Entry
 from support.models import tiny_llama
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("known")]
 
 SETTINGS = {
     "model_type": "llama", "hidden_size": 192, "intermediate_size": 576, "num_hidden_layers": 2,
@@ -52,24 +52,6 @@ def config(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def known():
-    """Searches of one model share what was estimated for it."""
-    shared: dict[str, Estimator] = {}
-
-    class Shared(Estimator):
-        def __new__(cls, source):
-            return shared.setdefault(repr(source), super().__new__(cls))
-
-        def __init__(self, source):
-            if not vars(self):
-                super().__init__(source)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SEARCH, "Estimator", Shared)
-        yield
-
-
 @pytest.fixture(scope="module")
 def choices(config, known):
     return search(config, ROOM, margin=0, **SIZE)
@@ -82,6 +64,13 @@ def test_what_fits_comes_first_and_in_rank(choices):
         ranks = [WAYS.index(c.way) for c in choices if c.fits is part]
         assert ranks == sorted(ranks)
     assert {c.way.title for c in choices} == {way.title for way in WAYS}
+
+
+@pytest.mark.parametrize("room", [ROOM, "8MiB", "6MiB"])
+def test_who_asks_for_one_way_gets_the_first_of_all(room, config):
+    """Also where only a variant that frees gradients fits."""
+    first, one = search(config, room, margin=0, **SIZE)[0], search(config, room, margin=0, enough=1, **SIZE)[0]
+    assert first.fits and (one.way, one.request, one.estimate) == (first.way, first.request, first.estimate)
 
 
 def test_a_choice_fits_if_its_own_plan_does(choices, config):

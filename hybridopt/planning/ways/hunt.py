@@ -33,7 +33,7 @@ class Hunt:
         room: bytes of the device.
         asked: settings of a Request that every way is to have.
         size: a Request with the sizes that every way has.
-        all_sizes: also of ways whose weights and state alone do not fit?
+        all_sizes: also of ways that cannot fit by weights, state, and gradients that are not freed alone?
         host: beside the device, where layers may rest.
     """
 
@@ -84,7 +84,7 @@ class Hunt:
             request = self.estimator.settled(self.size.but(**way.settings | own), Budget(self.room), self.host)
             if way.placement is not None and _twin(way) in self._near:
                 return None  # it fits without
-            if not self.all_sizes and self.estimator.least(request) > self.room:
+            if not self.all_sizes and not self._hopeful(self._variants(request, self._chunks)):
                 return None
             found = self._stayed(self._first(request))
         except HybridOptError as error:  # such as quantization of a model without linear layers
@@ -112,9 +112,9 @@ class Hunt:
     def _first(self, request: Request) -> Estimate:
         """Estimate the mildest variant that fits, or else the smallest; without chunks where a loss has none."""
         try:
-            return self._among([request.but(**v) for v in self._variants(request, self._chunks)])
+            return self._among(self._variants(request, self._chunks))
         except HybridOptError:
-            found = self._among([request.but(**v) for v in self._variants(request, False)])
+            found = self._among(self._variants(request, False))
             self._chunks = False
             return found
 
@@ -137,7 +137,7 @@ class Hunt:
         What cannot fit is not simulated. Where there is much room the mildest is tried first, elsewhere the smallest:
         where that does not fit, no other does.
         """
-        hopeful = [v for v in variants if self.estimator.least(v) <= self.room]
+        hopeful = self._hopeful(variants)
         roomy = bool(hopeful) and self.estimator.least(hopeful[0]) <= self.room / 2
         if roomy and not (mildest := self._estimate(hopeful[0])).missing(self.room):
             return mildest
@@ -148,6 +148,10 @@ class Hunt:
                 found = map(self._estimate, hopeful)
                 return next(e for e in found if not e.missing(self.room))
         return min(tried, key=lambda e: e.peak_bytes)
+
+    def _hopeful(self, variants: list[Request]) -> list[Request]:
+        """Return the variants whose weights, state, and gradients that are not freed, fit."""
+        return [v for v in variants if self.estimator.least(v) <= self.room]
 
     def _estimate(self, request: Request) -> Estimate:
         found = self.estimator.estimate(request)
@@ -160,7 +164,8 @@ class Hunt:
         state = known.state_bytes if changed.but(**sizes) == known.request else 0
         return self._weights.get(changed.weights, 0) + state
 
-    def _variants(self, request: Request, chunks: bool) -> list[dict[str, Any]]:
+    def _variants(self, request: Request, chunks: bool) -> list[Request]:
+        """Return a way as it can be varied, the mildest first; `chunks`: may its loss be computed in chunks?"""
         fixed = {name: self.asked[name] for name in FREE & self.asked.keys()}
         found = [v for v in VARIANTS if chunks or not v["chunk"]]
         found = [v for v in found if self._checkpoints or not v["checkpointing"]]
@@ -168,7 +173,7 @@ class Hunt:
             found = [
                 v for v in found if not v["checkpointing"] and not release_class(str(v["release"])).frees_gradients
             ]
-        return list({tuple((v | fixed).items()): v | fixed for v in found}.values())
+        return [request.but(**v) for v in {tuple((v | fixed).items()): v | fixed for v in found}.values()]
 
 
 def _on_base(way: Way, scheme: Scheme) -> Way:

@@ -1,0 +1,28 @@
+"""What searches of one file of tests share: to estimate takes nearly all of their time."""
+
+from importlib import import_module
+
+import pytest
+
+from hybridopt.planning import Estimator
+
+SEARCHING = "hybridopt.planning.ways.search", "hybridopt.auto"
+
+
+@pytest.fixture(scope="module")
+def known():
+    """Searches of one model share what was estimated for it."""
+    shared: dict[str, Estimator] = {}
+
+    class Shared(Estimator):
+        def __new__(cls, source):
+            return shared.setdefault(repr(source), super().__new__(cls))
+
+        def __init__(self, source):
+            if not vars(self):
+                super().__init__(source)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in SEARCHING:
+            patch.setattr(import_module(name), "Estimator", Shared)
+        yield
