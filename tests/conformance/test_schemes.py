@@ -241,11 +241,15 @@ def test_the_usual_scheme_is_the_smallest_of_its_kind():
 
 
 def test_each_name_imports_its_own_file_alone():
-    code = (
-        "import sys, hybridopt; from hybridopt.core.registry import find, names; find('schemes', %r);"
-        "print([m for m in sys.modules if '.schemes.' in m and '.schemes._' not in m "
-        "or m in ('bitsandbytes', 'transformers', 'peft')])"
-    )
-    for name, module in zip(names("schemes"), (find("schemes", n).__module__ for n in names("schemes")), strict=True):
-        done = subprocess.run([sys.executable, "-c", code % name], capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == f"['{module}']"
+    code = """
+import sys
+from hybridopt.core.registry import find, names
+for name in names("schemes"):
+    for module in [m for m in sys.modules if ".schemes." in m]:
+        del sys.modules[module]
+    find("schemes", name)
+    heavy = {"bitsandbytes", "transformers", "peft"} & sys.modules.keys()
+    print(*(m for m in sys.modules if ".schemes." in m and ".schemes._" not in m), *heavy)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [find("schemes", name).__module__ for name in names("schemes")]

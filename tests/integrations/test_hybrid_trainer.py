@@ -3,8 +3,8 @@
 import inspect
 import json
 import os
-import socket
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from hybridopt.parts.rules.sgd import SGD
 from hybridopt.parts.sources.spsa import SPSA
 from hybridopt.parts.splits.empty import Empty
 from support.models import tiny_bert, tiny_llama
+from support.ranks import Ranks
 from support.saved import bits, equal
 
 pytestmark = pytest.mark.slow
@@ -393,23 +394,20 @@ def test_a_classifier_without_labels_to_count(tmp_path):
 SHARED = ADDAX | {"assignment": "1.4MiB", "data": rows(64), "max_steps": 3, "save_steps": 2}
 
 
-def process(rank, folder, port):
-    torch.set_num_threads(1)
+def trained_by_two(folder):
+    rank = torch.distributed.get_rank()
     os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": f"{port}"}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # asked for, and not used: they have met
     run, resumed = (trainer(Path(folder) / "shared", ddp_backend="gloo", **SHARED) for _ in range(2))
     run.train()
     resumed.train(resume_from_checkpoint=str(Path(folder) / "shared" / "checkpoint-2"))
     assert equal(bits(resumed.model), bits(run.model))
     torch.save((bits(run.model), logged(run, "projected_gradient")), Path(folder) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_train_as_one_with_two_micro_batches(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(process, (str(tmp_path), port), 2)
+    with closing(Ranks(2)) as ranks:
+        ranks.run(trained_by_two, str(tmp_path))
     (one, slopes), (other, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert equal(one, other)
     options = SHARED | {"assignment": Assignment.load(tmp_path / "shared" / FILE), "gradient_accumulation_steps": 2}
