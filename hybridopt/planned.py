@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .model.adapters import adapted_layers
 from .model.roles import base_name, clean, of_base, params
 from .policy.plan import Plan
-from .policy.routes import Ready
+from .policy.routes import Ready, Route
 
 __all__ = ["Planned"]
 
@@ -23,7 +23,7 @@ class Planned:
         plan: the policy resolved on the model as it is now; None: it is resolved when needed.
     """
 
-    def __init__(self, model: nn.Module, policy: Ready, seed: int, plan: Plan | None = None):
+    def __init__(self, model: nn.Module, policy: Ready[Route], seed: int, plan: Plan | None = None):
         self.model, self.policy, self.seed = model, policy, seed
         self._planned = plan, policy  # of the model as it was; made anew where anything of it has changed
         self._frozen: set[str] = set()

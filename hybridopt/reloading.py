@@ -1,13 +1,14 @@
 """`from_pretrained`: restore a saved folder on its base model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from .core.contracts import Adapters
 from .core.errors import HybridOptError
 from .core.files import tensors
 from .model.base_record import Base, Origin, without_values
@@ -20,10 +21,10 @@ from .model.quantization.replacing import quantize_
 from .model.quantization.shards import follow_shards_
 from .model.roles import base_name, clean, of_base
 from .model.sharding import reshard_, sharded_tensors
-from .policy.routes import Ready
+from .policy.routes import Ready, Route
 from .saving.contents import Contents, contents_of
 from .saving.fitting import base_tensors, check_bare, check_base, check_quantization, scaled_layers
-from .saving.folder import open_folder
+from .saving.folder import Folder, open_folder
 from .saving.held_adapters import together
 from .saving.names import CONFIG, DELTA
 from .saving.replay.rebuild import rebuild_shards_, rebuilt
@@ -36,8 +37,8 @@ __all__ = ["from_pretrained"]
 
 def from_pretrained(
     model: nn.Module,
-    directory: str | PathLike,
-    policy: str | Ready | None = None,
+    directory: str | PathLike[str],
+    policy: str | Ready[Route] | None = None,
     is_trainable: bool = True,
     **policy_options: Any,
 ) -> nn.Module:
@@ -70,7 +71,13 @@ def from_pretrained(
     return given
 
 
-def _load(model, directory, policy, is_trainable, policy_options):
+def _load(
+    model: nn.Module,
+    directory: str | PathLike[str],
+    policy: str | Ready[Route] | None,
+    is_trainable: bool,
+    policy_options: dict[str, Any],
+) -> nn.Module:
     """Load a folder onto a model in no container; see `from_pretrained`."""
     with open_folder(Path(directory)) as folder:
         reshard_(model)
@@ -145,7 +152,7 @@ def _with_adapters(
         return model, library.saved_names(model, place)
 
 
-def _adapted(library, model, folder, state):
+def _adapted(library: Adapters, model: nn.Module, folder: str, state: dict[str, Any]) -> nn.Module:
     try:
         return library.load(model, folder, **state)
     except HybridOptError:
@@ -157,7 +164,7 @@ def _adapted(library, model, folder, state):
         ) from error
 
 
-def _check_trainable(config: dict, names: set[str]) -> None:
+def _check_trainable(config: dict[str, Any], names: set[str]) -> None:
     """Raise HybridOptError if parameters are to be trained that the adapters, which add `names`, do not have."""
     if unknown := sorted(set(config["trainable"] or ()) - names):
         raise HybridOptError(f"{CONFIG}: trainable={unknown[:3]}, which the adapters have not")
@@ -171,7 +178,7 @@ def _train_only(model: nn.Module, names: set[str]) -> None:
             p.requires_grad_(clean(name) in names)
 
 
-def _write_shards(model, folder, delta):
+def _write_shards(model: nn.Module, folder: Folder, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Write changed tensors, one at a time, to what this rank has of them; return what is written otherwise."""
     live, left = base_tensors(model), {}
     for name, value in tensors.each(folder.path(DELTA), "changed base tensors") if delta else ():
@@ -183,7 +190,8 @@ def _write_shards(model, folder, delta):
     return left
 
 
-def _write(model, delta, unfrozen):
+def _write(model: nn.Module, delta: Mapping[str, Tensor], unfrozen: Iterable[str]) -> None:
+    """Write changed tensors, and let those base parameters that were trained require gradients."""
     live = base_tensors(model)
     with torch.no_grad():
         for name, value in delta.items():

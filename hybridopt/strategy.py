@@ -26,7 +26,7 @@ from .optimizer.releases import DEFAULT
 from .policy.other_names import check_known
 from .policy.plan import Plan
 from .policy.report import Report
-from .policy.routes import Ready, check_routes
+from .policy.routes import Ready, Route, check_routes
 from .saved import Saved
 
 __all__ = ["Strategy"]
@@ -46,7 +46,7 @@ class Strategy(Saved):
         plan: the policy resolved on the model as it is now; None: it is resolved when needed.
     """
 
-    def __init__(self, model: nn.Module, policy: Ready, seed: int, origin: Origin, plan: Plan | None = None):
+    def __init__(self, model: nn.Module, policy: Ready[Route], seed: int, origin: Origin, plan: Plan | None = None):
         super().__init__(model, policy, seed, origin, plan)
         self.choice: Any = None  # planning.Choice of policy="auto"
         self._given = model
@@ -230,10 +230,10 @@ class Strategy(Saved):
             )
         return self.model
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_optimizers", "_planned", "_given")}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._planned, self._given = (None, self.policy), self.model
         self._optimizers, self._made = WeakKeyDictionary(), 0

@@ -24,7 +24,7 @@ from .model.unquantized import unquantized
 from .policy.end_rates import unused
 from .policy.output_layers import state_free
 from .policy.plan import Plan
-from .policy.routes import Ready, check_routes
+from .policy.routes import Ready, Route, check_routes
 from .strategy import Strategy
 
 __all__ = ["check_activations", "check_changes", "check_model", "check_policy", "inner_strategy"]
@@ -52,7 +52,11 @@ def check_model(model: Any) -> None:
 
 
 def check_changes(
-    model: nn.Module, ready: Ready, peft_config: Any, quantization: str | None, adapter_dtype: str | torch.dtype | None
+    model: nn.Module,
+    ready: Ready[Route],
+    peft_config: Any,
+    quantization: str | None,
+    adapter_dtype: str | torch.dtype | None,
 ) -> Changes:
     """Return what is going to be done to the model, after a dry run of it.
 
@@ -117,7 +121,7 @@ def _check_codes(model: nn.Module, adds_adapters: bool, scheme: Scheme | None) -
         )
 
 
-def check_policy(model: nn.Module, ready: Ready, seed: int, changes: Changes) -> Plan:
+def check_policy(model: nn.Module, ready: Ready[Route], seed: int, changes: Changes) -> Plan:
     """Resolve the policy on the parameters that the model will have, and return the plan.
 
     Args:

@@ -10,7 +10,7 @@ from .model.placement.placed import up_to_date
 from .model.quantization.shards import follow_shards_
 from .planned import Planned
 from .policy.plan import Plan
-from .policy.routes import Ready
+from .policy.routes import Ready, Route
 
 __all__ = ["WithOrigin"]
 
@@ -26,7 +26,7 @@ class WithOrigin(Planned):
         plan: the policy resolved on the model as it is now; None: it is resolved when needed.
     """
 
-    def __init__(self, model: nn.Module, policy: Ready, seed: int, origin: Origin, plan: Plan | None = None):
+    def __init__(self, model: nn.Module, policy: Ready[Route], seed: int, origin: Origin, plan: Plan | None = None):
         super().__init__(model, policy, seed, plan)
         self.base, self.codes = origin.base, origin.codes
         self.quantization, self.quantized = origin.quantization, origin.quantized

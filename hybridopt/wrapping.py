@@ -1,6 +1,7 @@
 """`wrap`: check everything, then quantize, add adapters and attach the strategy."""
 
 import warnings
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -17,7 +18,7 @@ from .model.containers import as_given, check_container, compiled_in_place, unco
 from .model.kept_codes import codes_record, unknown, updated
 from .model.loading.unstored import unstored
 from .model.originals import altered
-from .model.placement.in_memory import place_in_memory_, settle
+from .model.placement.in_memory import Settled, place_in_memory_, settle
 from .model.placement.opened import open_scales_
 from .model.placement.placed import placed
 from .model.placement.placement import Placement, read_placement
@@ -30,7 +31,7 @@ from .model.roles import base_name
 from .model.sharding import check_plain, reshard_
 from .optimizer.others import watch
 from .policy.plan import Plan
-from .policy.routes import Ready, read_policy
+from .policy.routes import Ready, Route, read_policy
 from .strategy import Strategy
 from .wrap_checks import check_activations, check_changes, check_model, check_policy, inner_strategy
 
@@ -39,7 +40,7 @@ __all__ = ["attach_strategy", "wrap"]
 
 def wrap(
     model: nn.Module,
-    policy: str | PathLike | Ready = "frugal",
+    policy: str | PathLike[str] | Ready[Route] = "frugal",
     *,
     peft_config: Any = None,
     quantization: str | None = None,
@@ -88,9 +89,8 @@ def wrap(
     if scheme is not None:
         check_one_device(model)
     with uncompiled(model) as inner:
-        resting = settle(inner, wanted)
-        how = seed, policy_options, resting, scheme
-        wrapped = _wrap(inner, policy, peft_config, quantization, adapter_dtype, *how)
+        asked = _Asked(peft_config, quantization, adapter_dtype, settle(inner, wanted), scheme, seed)
+        wrapped = _wrap(inner, policy, policy_options, asked)
     if wrapped is not inner and compiled_in_place(inner):
         warnings.warn(
             f"adapters call the forward method of {type(inner).__name__}, and so go past what model.compile() has "
@@ -103,15 +103,36 @@ def wrap(
     return given
 
 
-def _wrap(model, policy, peft_config, quantization, adapter_dtype, seed, policy_options, resting, scheme):
-    """Wrap a model in no container; see `wrap`."""
+@dataclass(frozen=True)
+class _Asked:
+    """What `wrap` is asked for beside the policy; `resting` and `activations` are read already."""
+
+    peft_config: Any
+    quantization: str | None
+    adapter_dtype: str | torch.dtype | None
+    resting: Settled | None
+    activations: Activations | None
+    seed: int
+
+
+def _wrap(
+    model: nn.Module, policy: str | PathLike[str] | Ready[Route], options: dict[str, Any], asked: _Asked
+) -> nn.Module:
+    """Wrap a model in no container; see `wrap`.
+
+    Args:
+        model: without `torch.compile` around it.
+        policy: as given.
+        options: of the policy.
+        asked: what else.
+    """
     if policy == "auto":
-        return _wrap_auto(model, peft_config, quantization, adapter_dtype, seed, policy_options, resting, scheme)
-    ready = read_policy(policy, policy_options)
-    changes = check_changes(model, ready, peft_config, quantization, adapter_dtype)
-    check_keeps_base(model, changes.adapters, peft_config, resting)
-    plan = check_policy(model, ready, seed, changes)
-    check_activations(model, scheme, plan, changes)
+        return _wrap_auto(model, options, asked)
+    ready = read_policy(policy, options)
+    changes = check_changes(model, ready, asked.peft_config, asked.quantization, asked.adapter_dtype)
+    check_keeps_base(model, changes.adapters, asked.peft_config, asked.resting)
+    plan = check_policy(model, ready, asked.seed, changes)
+    check_activations(model, asked.activations, plan, changes)
     origin, now, lost = remembered(model), record(model), altered(model)
     base = merged(origin.base, now, unstored(model) | lost)
     lost = lost | {name for name, mark in now.items() if mark != base.get(name, mark)}
@@ -119,14 +140,14 @@ def _wrap(model, policy, peft_config, quantization, adapter_dtype, seed, policy_
         quantize_(model, changes.scheme, changes.layers)
     if changes.opens_scales:
         open_scales_(model)
-    if resting is not None:
-        place_in_memory_(model, resting)
+    if asked.resting is not None:
+        place_in_memory_(model, asked.resting)
     if changes.adapters is not None:
-        model = changes.adapters.attach(model, peft_config, dtype=changes.dtype)
+        model = changes.adapters.attach(model, asked.peft_config, dtype=changes.dtype)
     if changes.scheme is not None and changes.layers:
         origin = Origin({}, origin.codes, changes.scheme.name, tuple(changes.layers))
-    wrapped = attach_strategy(model, ready, seed, _renewed(model, origin, base, lost), plan)
-    wrapped.__dict__["hybrid"].keep_activations(scheme)
+    wrapped = attach_strategy(model, ready, asked.seed, _renewed(model, origin, base, lost), plan)
+    wrapped.__dict__["hybrid"].keep_activations(asked.activations)
     return wrapped
 
 
@@ -146,28 +167,41 @@ def _renewed(model: nn.Module, origin: Origin, base: Base, lost: set[str]) -> Or
     return Origin(base, codes, *((origin.quantization, origin.quantized) if same else ()))
 
 
-def _wrap_auto(model, peft_config, quantization, adapter_dtype, seed, options, resting, scheme):
+def _wrap_auto(model: nn.Module, options: dict[str, Any], asked: _Asked) -> nn.Module:
+    """Wrap a model by the way that is chosen for it; `options`: memory, margin and sizes, for the choice."""
     from .auto import chosen, prepare_  # it imports the planner
 
-    check_named(scheme)
-    if peft_config is not None:
-        library_for(peft_config).check(model, peft_config)
-    asked = {"peft_config": peft_config, "quantization": quantization, "adapter_dtype": adapter_dtype}
+    check_named(asked.activations)
+    if asked.peft_config is not None:
+        library_for(asked.peft_config).check(model, asked.peft_config)
+    placement = None if asked.resting is None else asked.resting.placement
     there = placed(model)
-    resting_at = there.placement if there is not None else None if resting is None else resting.placement
-    choice, peft_config = chosen(model, **asked, placement=resting_at, **options)
+    choice, peft_config = chosen(
+        model,
+        peft_config=asked.peft_config,
+        quantization=asked.quantization,
+        adapter_dtype=asked.adapter_dtype,
+        placement=placement if there is None else there.placement,
+        **options,
+    )
     request = choice.request
-    dtype = request.adapter_dtype if peft_config is not None else None
-    given = {"peft_config": peft_config, "quantization": request.quantization, "adapter_dtype": dtype, "seed": seed}
-    given["placement"] = None if resting is None else resting.placement
-    wrapped = wrap(model, request.policy, **given, **request.options)
+    wrapped = wrap(
+        model,
+        request.policy,
+        peft_config=peft_config,
+        quantization=request.quantization,
+        adapter_dtype=request.adapter_dtype if peft_config is not None else None,
+        placement=placement,
+        seed=asked.seed,
+        **request.options,
+    )
     prepare_(wrapped, choice)
     return wrapped
 
 
 def attach_strategy(
     model: Any,
-    policy: Ready,
+    policy: Ready[Route],
     seed: int,
     origin: Origin,
     plan: Plan | None = None,
@@ -196,4 +230,5 @@ def attach_strategy(
         remember(model, strategy.origin)  # adapters may be merged, and their model left behind with its strategy
     model.hybrid = strategy
     watch(strategy)
-    return model
+    wrapped: nn.Module = model
+    return wrapped
