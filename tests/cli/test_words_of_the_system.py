@@ -22,7 +22,10 @@ def status_of(monkeypatch, command):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b"), "hybridopt: a/b: No space left on device; make room"),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b"),
+            "hybridopt: a/b: No space left on device; make room",
+        ),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "hybridopt: No space left on device; make room"),
         (PermissionError(errno.EACCES, "Permission denied", "c"), "hybridopt: c: Permission denied"),
     ],

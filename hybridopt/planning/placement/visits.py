@@ -1,8 +1,9 @@
 """Let the true streamer run over layers that compute nothing, to see what is near when, and what is moved."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ def visited(sizes: Sequence[int], placement: Placement, rounds: Rounds) -> Visit
         attach(unit, need)
     counts, each = list[Traffic](), Counter[int]()
     for number in range(STEPS + 2 * turn - 1):
-        _step(streamer, carrier, lambda: [_pass(layers, backward, note) for backward in rounds.passes], rounds.times)
+        _step(streamer, carrier, partial(_passes, layers, rounds.passes, note), rounds.times)
         for unit in units:
             if (piece := unit.pieces[-1]).nbytes:
                 streamer.outstanding.note(unit, piece, _nothing, number)
@@ -124,6 +125,11 @@ def _step(streamer: Streamer, carrier: "_Counting", play: Callable[[], object], 
             traffic.moved += again * (traffic.moved - moved)
             number += again * (number - before)
         left[found] = number, Counter(carrier.fetched), traffic.moved
+
+
+def _passes(layers: Sequence[nn.Module], passes: Iterable[bool], note: Any) -> None:
+    for backward in passes:
+        _pass(layers, backward, note)
 
 
 def _pass(layers: Sequence[nn.Module], backward: bool, note: Any) -> None:
