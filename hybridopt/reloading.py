@@ -18,7 +18,7 @@ from .model.placement.homes import assign
 from .model.placement.opened import open_scales_
 from .model.placement.refusals import check_not_quantized, check_written
 from .model.quantization.replacing import quantize_
-from .model.quantization.shards import follow_shards_
+from .model.quantization.shards import ShardedCodes, follow_shards_
 from .model.roles import base_name, clean, of_base
 from .model.sharding import reshard_, sharded_tensors
 from .policy.routes import Ready, Route
@@ -50,8 +50,8 @@ def from_pretrained(
     Args:
         model: the same base model as before training, unwrapped; quantized the same way if it was given quantized.
             Of one that is sharded (`fully_shard`), and not called yet, each rank reads one tensor after the other
-            and keeps its part; frozen weights are quantized one by one, and are whole on every rank then. What was
-            trained with quantization="int8-trainable" goes onto the plain model. All ranks have to call this.
+            and keeps its part; frozen weights are quantized one by one, and are whole on every rank then. All ranks
+            have to call this.
         directory: what `save_pretrained` wrote; every file is verified against the manifest first.
         policy: another policy to go on with; None takes the saved one.
         is_trainable: False loads the adapters for inference.
@@ -180,9 +180,11 @@ def _train_only(model: nn.Module, names: set[str]) -> None:
 
 def _write_shards(model: nn.Module, folder: Folder, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Write changed tensors, one at a time, to what this rank has of them; return what is written otherwise."""
-    live, left = base_tensors(model), {}
+    live, left, codes = base_tensors(model), {}, ShardedCodes(model)
     for name, value in tensors.each(folder.path(DELTA), "changed base tensors") if delta else ():
         target = live.get(base_name(name))
+        if codes.take_(base_name(name), value):
+            continue
         if target is None:
             left[name] = value.clone()  # of quantized weights, which every rank has whole
         else:

@@ -13,6 +13,7 @@ from .model.activations.refusals import check_layers, check_not_repeated, check_
 from .model.adapters import adapted_layers, bare, check_attached, dtype_of_adapters, library_for
 from .model.containers import contained
 from .model.foreseen import Changes, foreseen
+from .model.fsdp_units import check_not_run
 from .model.quantization.coded import coded_names
 from .model.quantization.known import frozen_names, named
 from .model.quantization.layers import place
@@ -20,6 +21,7 @@ from .model.quantization.owners import owner
 from .model.quantization.replacing import guard_
 from .model.quantization.targets import check, warn_of_read
 from .model.roles import head_modules
+from .model.sharding import check_plain
 from .model.unquantized import unquantized
 from .policy.end_rates import unused
 from .policy.output_layers import state_free
@@ -27,7 +29,7 @@ from .policy.plan import Plan
 from .policy.routes import Ready, Route, check_routes
 from .strategy import Strategy
 
-__all__ = ["check_activations", "check_changes", "check_model", "check_policy", "inner_strategy"]
+__all__ = ["check_activations", "check_changes", "check_model", "check_policy", "check_shards", "inner_strategy"]
 
 
 def check_model(model: Any) -> None:
@@ -49,6 +51,24 @@ def check_model(model: Any) -> None:
             raise HybridOptError(f"parameter {name!r} is on meta and has no values; load the weights before wrapping")
     if not any(True for _ in model.parameters()):
         raise HybridOptError(f"{type(model).__name__} has no parameters")
+
+
+def check_shards(model: nn.Module, peft_config: Any, quantization: str | None, placement: Any) -> None:
+    """Raise HybridOptError for what cannot be done to a model that is sharded already; a plain one passes.
+
+    Args:
+        model: as it is.
+        peft_config: of the adapters; None: there will be none.
+        quantization: name of a scheme; None: nothing is quantized.
+        placement: where weights are to rest; None: where they are.
+    """
+    scheme = None if quantization is None else named(quantization, "wrap")
+    if placement is not None:
+        check_plain(model, "leave placement out for sharded models")
+    if peft_config is not None or (scheme is not None and not scheme.trains):
+        check_plain(model, "put adapters on, or quantize, before it is sharded: wrap first, then fully_shard")
+    if scheme is not None:
+        check_not_run(model, "quantized weights")
 
 
 def check_changes(

@@ -28,12 +28,12 @@ from .model.quantization.layers import place
 from .model.quantization.owners import owner, scheme_of
 from .model.quantization.replacing import guard_, quantize_
 from .model.roles import base_name
-from .model.sharding import check_plain, reshard_
+from .model.sharding import reshard_
 from .optimizer.others import watch
 from .policy.plan import Plan
 from .policy.routes import Ready, Route, read_policy
 from .strategy import Strategy
-from .wrap_checks import check_activations, check_changes, check_model, check_policy, inner_strategy
+from .wrap_checks import check_activations, check_changes, check_model, check_policy, check_shards, inner_strategy
 
 __all__ = ["attach_strategy", "wrap"]
 
@@ -82,9 +82,7 @@ def wrap(
     wanted, scheme = read_placement(placement, "wrap"), read_activations(activations, "wrap")
     check_not_quantized(model, quantization)
     reshard_(model)
-    if peft_config is not None or quantization is not None or wanted is not None:
-        cure = "put adapters on, or quantize, before it is sharded: wrap first, then fully_shard"
-        check_plain(model, cure if wanted is None else "leave placement out for sharded models")
+    check_shards(model, peft_config, quantization, wanted)
     check_container(model, bool(peft_config or quantization or wanted or policy == "auto"))
     if scheme is not None:
         check_one_device(model)

@@ -124,7 +124,7 @@ def rows_of(size: int, width: int, block: int) -> int:
     return max(1, size // width // unit) * unit
 
 
-def some_rows(param: Tensor, grad: Tensor, raw: State, job: Job, key: int, before: int) -> list[Slice]:
+def some_rows(param: Tensor, grad: Tensor, raw: State, job: Job, key: int, before: int, block: int = 1) -> list[Slice]:
     """Cut some rows of a matrix into slices whose `row` is that in the whole matrix; without rows there is one slice.
 
     Args:
@@ -134,8 +134,9 @@ def some_rows(param: Tensor, grad: Tensor, raw: State, job: Job, key: int, befor
         job: of the whole matrix.
         key: of the parameter in this step.
         before: rows of the matrix that come before.
+        block: of the store; slices begin between two of them.
     """
-    step = max(1, elements(param) // max(1, param.shape[-1]))
+    step = rows_of(elements(param), max(1, param.shape[-1]), block)
     found = list(_rows(param, grad, raw, job, key, step, before))
     return [replace(one, row=one.row + before) for one in found]
 

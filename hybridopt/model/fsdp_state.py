@@ -7,19 +7,20 @@ import torch
 from torch import nn
 
 from ..core.errors import HybridOptError
-from .sharding import class_of
+from .sharding import units
 
-__all__ = ["check_torch", "drop", "groups", "states", "units"]
+__all__ = ["check_torch", "drop", "groups", "states"]
 
 GROUPS, GROUP = "_fsdp_param_groups", "_fsdp_param_group"  # of a state; older torch has the second, one or none
 OF_STATE = ("_is_root", "_mp_policy")
 OF_GROUP = ("fsdp_params", "mesh_info", "offload_policy", "post_forward_mesh_info")
-OF_PARAMETER = ("_module_info", "_post_load_hook_handle", "reset_sharded_param")
-
-
-def units(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the modules that `fully_shard` was called on, by name."""
-    return ((name, module) for name, module in model.named_modules() if class_of(module) is not type(module))
+OF_PARAMETER = (
+    "_init_extensions",
+    "_module_info",
+    "_post_load_hook_handle",
+    "_sharded_param_data",
+    "reset_sharded_param",
+)
 
 
 def states(model: nn.Module) -> list[Any]:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import HybridOptError
-from .fsdp_state import check_torch, drop, groups, states, units
-from .sharding import class_of, is_sharded, whole, write_
+from .fsdp_state import check_torch, drop, groups, states
+from .sharding import as_cut, class_of, is_sharded, rank_of, share_count, units, whole, write_
 
-__all__ = ["casts", "check_not_run", "empty_", "fill_", "hooks_of_others", "move_", "of_own_classes_"]
+__all__ = ["casts", "check_not_run", "empty_", "encode_", "fill_", "hooks_of_others", "move_", "of_own_classes_"]
 __all__ += ["shard_added_", "take_out_"]
 
 STATE = "__composable_api"  # what torch keeps in a module for `fully_shard`: names begin so
@@ -125,6 +125,25 @@ def take_out_(model: nn.Module, module: nn.Module, member: str) -> None:
                 drop(state, group)
     p = module.get_parameter(member)
     module._parameters[member] = nn.Parameter(whole(p.detach()), p.requires_grad)
+
+
+def encode_(model: nn.Module, module: nn.Module, member: str, weight: Any) -> None:
+    """Put codes in the place of a sharded parameter: every rank keeps those of its rows, and its unit gathers them.
+
+    Args:
+        model: the sharded model; not called yet. All ranks have to come here.
+        module: in it, that has the parameter.
+        member: its name there.
+        weight: a whole `CodedWeight`.
+    """
+    old: Any = module.get_parameter(member)
+    shard = weight.shard(share_count(old), rank_of(old))
+    module._parameters[member] = nn.Parameter(as_cut(shard, old), old.requires_grad)
+    for _, _, each in _gathered_of(model, module):
+        if each._module_info.param_name == member:
+            each._sharded_param_data = shard  # else its memory is looked for, where codes have none of their own
+            each.reset_sharded_param()
+            each._init_extensions()
 
 
 def move_(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

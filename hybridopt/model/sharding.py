@@ -1,25 +1,29 @@
 """Models whose parameters are sharded over ranks (FSDP2's `fully_shard`): every rank has some rows of each."""
 
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
+from ..core.contracts import CodedWeight
 from ..core.errors import HybridOptError
 from ..core.meeting import meeting
 
 __all__ = [
     "abandon_",
+    "as_cut",
     "check_plain",
     "class_of",
+    "coded",
+    "codes_of",
+    "cuts",
+    "gathered",
     "is_sharded",
     "local",
-    "reshard_",
-    "sharded_tensors",
-    "whole",
-    "write_",
 ]
+__all__ += ["local", "rank_of", "reshard_", "share_count", "sharded_tensors", "span", "units", "whole", "write_"]
 
 
 def is_sharded(x: Any) -> bool:
@@ -27,9 +31,22 @@ def is_sharded(x: Any) -> bool:
     return hasattr(x, "full_tensor")
 
 
-def local(x: Any) -> Tensor:
+def local(x: Any) -> Any:
     """Return this rank's shard of a sharded tensor; any other tensor as it is."""
     own: Tensor = x.to_local() if is_sharded(x) else x
+    return own
+
+
+def coded(x: Any) -> CodedWeight | None:
+    """Return a weight that is kept as codes that are trained, or this rank's rows of one; None for all others."""
+    own = local(x)
+    return own if isinstance(own, CodedWeight) else None
+
+
+def codes_of(x: Any) -> CodedWeight:
+    """Return a weight that is known to be kept as codes that are trained, or this rank's rows of it."""
+    own = coded(x.detach())
+    assert own is not None
     return own
 
 
@@ -37,9 +54,72 @@ def whole(x: Any) -> Tensor:
     """Return a sharded tensor in one piece, on every rank; all have to call this. Any other tensor stays as it is."""
     if not is_sharded(x):
         return x
-    kind = x.device_mesh.device_type
+    own, kind = coded(x), x.device_mesh.device_type
+    if own is not None:
+        sent, told = own.fsdp_pre_all_gather(x.device_mesh)
+        found: Tensor = own.fsdp_post_all_gather(gathered(x, sent), told, own.dtype)[0].first_rows(len(x))
+        return found
     with meeting("see a whole tensor"):
         return (x if x.device.type == kind else x.to(kind)).full_tensor()  # offloaded shards meet where ranks do
+
+
+def gathered(x: Any, parts: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Return what all ranks have of some tensors that are as long on each, one after the other.
+
+    Args:
+        x: a sharded tensor, whose ranks come here.
+        parts: of its shard.
+    """
+    mesh, along, found = x.device_mesh, _along(x), []
+    for part in parts if along is not None else ():
+        near = part.to(mesh.device_type) if part.device.type != mesh.device_type else part
+        out = near.new_empty(len(near) * mesh.size(along), *near.shape[1:])
+        with meeting("see a whole tensor"):
+            distributed.all_gather_into_tensor(out, near.contiguous(), group=mesh.get_group(along))
+        found.append(out)
+    return tuple(found if along is not None else parts)
+
+
+def cuts(total: int, ranks: int) -> list[tuple[int, int]]:
+    """Return the first row of every rank, and the one after its last: as many for each, less for the last ones."""
+    each = -(-total // ranks)
+    return [(min(i * each, total), min((i + 1) * each, total)) for i in range(ranks)]
+
+
+def span(x: Any) -> tuple[int, int]:
+    """Return the first row of a sharded tensor that this rank has, and the one after its last."""
+    return cuts(len(x), share_count(x))[rank_of(x)]
+
+
+def rank_of(x: Any) -> int:
+    """Return which of the ranks that the rows of a sharded tensor are cut over this one is."""
+    along = _along(x)
+    return 0 if along is None else int(x.device_mesh.get_local_rank(along))
+
+
+def share_count(x: Any) -> int:
+    """Return over how many ranks the rows of a sharded tensor are cut."""
+    along = _along(x)
+    return 1 if along is None else int(x.device_mesh.size(along))
+
+
+def as_cut(part: Tensor, x: Any) -> Tensor:
+    """Return a DTensor of the shape of a sharded tensor, cut as that is.
+
+    Args:
+        part: what this rank has of it.
+        x: the sharded tensor.
+    """
+    from torch.distributed.tensor import DTensor
+
+    told: dict[str, Any] = {"shape": x.shape, "stride": x.stride(), "run_check": False}
+    found: Tensor = DTensor.from_local(part, x.device_mesh, x.placements, **told)
+    return found
+
+
+def _along(x: Any) -> int | None:
+    """Return the dimension of the mesh that a sharded tensor is cut along; None: every rank has all of it."""
+    return next((i for i, each in enumerate(x.placements) if each.is_shard()), None)
 
 
 @torch.no_grad()
@@ -51,6 +131,10 @@ def write_(x: Tensor, values: Tensor) -> None:
     from torch.distributed.tensor import distribute_tensor
 
     live: Any = x.detach()
+    if coded(live) is not None:
+        first, end = span(live)
+        live.to_local().copy_(values[first:end])
+        return
     cut = distribute_tensor(values, live.device_mesh, live.placements, src_data_rank=None)
     live.to_local().copy_(cut.to_local())
 
@@ -70,12 +154,17 @@ def class_of(module: nn.Module) -> type[nn.Module]:
     return made
 
 
+def units(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the modules that `fully_shard` was called on, by name."""
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+    found = model.named_modules() if fsdp is not None else ()
+    return ((name, module) for name, module in found if isinstance(module, fsdp.FSDPModule))
+
+
 def reshard_(model: nn.Module) -> None:
     """Free the whole parameters that FSDP2 keeps after a forward pass: the shards are what is trained."""
-    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
-    for module in model.modules() if fsdp is not None else ():
-        if isinstance(module, fsdp.FSDPModule):
-            module.reshard()
+    for _, unit in units(model):
+        unit.reshard()
 
 
 def abandon_(model: nn.Module) -> None:
@@ -83,13 +172,12 @@ def abandon_(model: nn.Module) -> None:
 
     Older torch cannot, and keeps whole layers then.
     """
-    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
     inner: set[nn.Module] = set()
-    for module in model.modules() if fsdp is not None else ():
-        if isinstance(module, fsdp.FSDPModule) and module not in inner:
-            inner |= set(module.modules())
-            if hasattr(module, "reset_iter_state"):
-                module.reset_iter_state()
+    for _, unit in units(model):
+        if unit not in inner:
+            inner |= set(unit.modules())
+            if hasattr(unit, "reset_iter_state"):
+                unit.reset_iter_state()
     reshard_(model)
 
 

@@ -1,11 +1,12 @@
 """Shard a model over the processes of torch.distributed by FSDP2: each layer by itself, and the rest."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ..core.errors import HybridOptError
 from .placement.units import repeated
-from .quantization.owners import layer_scheme, logical_shape, owner
+from .quantization.owners import logical_shape, owner
+from .sharding import coded
 
 __all__ = ["shard_"]
 
@@ -20,32 +21,32 @@ def shard_(model: nn.Module) -> None:
     model: with its adapters, if any, and the same on all processes.
 
     Raises:
-        HybridOptError: before anything is sharded: weights are kept as codes that are trained, or the trained
+        HybridOptError: before anything is sharded: codes that are trained would be cut within a group, or the trained
             parameters that would be gathered together have several dtypes.
     """
     from torch.distributed.fsdp import fully_shard
 
     units = [model.get_submodule(name) for name in repeated(model, least=1)]
-    _check_codes(model)
+    ranks = distributed.get_world_size()
+    _check_codes(model, ranks)
     _check_dtypes(model, units)
-    whole = {p for p in model.parameters() if not (p.is_floating_point() or _is_cut(p))}
+    whole = {p for p in model.parameters() if not (p.is_floating_point() or _is_cut(p, ranks))}
     for unit in (*units, model):
         fully_shard(unit, ignored_params=whole or None)
 
 
-def _is_cut(p: Tensor) -> bool:
+def _is_cut(p: Tensor, ranks: int) -> bool:
     """Return whether the codes of a quantized weight may be cut between ranks."""
     scheme = owner(p)
-    return scheme is not None and scheme.shards and len(logical_shape(p)) == 2
+    return scheme is not None and scheme.cuts(logical_shape(p), ranks)
 
 
-def _check_codes(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        scheme = layer_scheme(module)
-        if scheme is not None and scheme.trains:
+def _check_codes(model: nn.Module, ranks: int) -> None:
+    for name, p in model.named_parameters():
+        if coded(p) is not None and not _is_cut(p, ranks):
             raise HybridOptError(
-                f"{name!r} keeps its weights as codes that are trained ({scheme.name}), which have no rows to take: "
-                "take parallel: ddp, or another quantization"
+                f"{name!r} (shape {tuple(p.shape)}) is kept as codes that are trained, a group of which would lie on "
+                f"two of {ranks} processes: take another number of them, parallel: ddp, or no quantization"
             )
 
 

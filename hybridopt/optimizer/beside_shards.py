@@ -6,8 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.contracts import Named
-from ..model.fsdp_state import units
-from ..model.sharding import is_sharded, sharded_tensors
+from ..model.sharding import is_sharded, sharded_tensors, units
 
 __all__ = ["warning_of"]
 
@@ -28,7 +27,7 @@ def warning_of(trained: Iterable[Named], model: nn.Module | None = None) -> str 
     return (
         f"{plain[0]!r}{more}: trained, and not sharded as others of the model are. FSDP2 does not add up such "
         "gradients, and ranks drift apart unless you average them before each step; put adapters on before "
-        "fully_shard, leave out ignored_params for what is trained, and take DDP for quantization='int8-trainable'"
+        "fully_shard, and leave out ignored_params for what is trained"
     )
 
 

@@ -21,7 +21,6 @@ from ..model.quantization.replacing import guard_
 from ..model.quantization.scales import scale_names, scales
 from ..model.quantization.targets import check
 from ..model.roles import base_name, base_names
-from ..model.sharding import check_plain
 from .names import CONFIG, DELTA
 
 __all__ = [
@@ -40,9 +39,6 @@ def check_bare(model: nn.Module, config: dict) -> None:
         raise HybridOptError("give from_pretrained the base model itself, not wrapped and without adapters")
     if any(p.is_meta for p in model.parameters()):
         raise HybridOptError("the base model is on meta and has no values; load its weights first")
-    if config["quantized"] and any(s.trains and s.name == config["quantization"] for s in every("schemes")):
-        what = "the folder holds weights that are trained as codes, which FSDP2 cannot shard"
-        check_plain(model, f"{what}; load it onto the plain model, and train it in one process or with DDP")
     if config["quantized"]:
         check_not_run(model, "quantized weights")
     _check_rows(model, config["base"])
@@ -134,7 +130,7 @@ def _codes(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> dict[
     trained = [scheme for scheme in every("schemes") if scheme.trains and scheme.name == config["quantization"]]
     places = {name: place(model, name) for name in config["quantized"]}
     twins = {
-        f"{name.removesuffix(f'.{member}')}.{member}": scheme.pack(owner.get_parameter(member).detach().to("meta"))
+        f"{name.removesuffix(f'.{member}')}.{member}": scheme.pack(_empty(owner.get_parameter(member)))
         for scheme in trained
         for name, (owner, member) in places.items()
     }
@@ -142,6 +138,10 @@ def _codes(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> dict[
     if lost := sorted(codes.keys() - {base_name(n) for n in delta}):
         raise HybridOptError(f"{DELTA} lacks {lost[0]!r}, which {CONFIG} calls quantized and trained")
     return codes
+
+
+def _empty(p: Tensor) -> Tensor:
+    return torch.empty(p.shape, dtype=p.dtype, device="meta")
 
 
 def _kept(model: nn.Module, config: dict, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor, distributed
 
 from ..core.errors import HybridOptError
 from ..core.peers import peers_of_mesh
-from ..model.sharding import is_sharded, whole
+from ..model.sharding import as_cut, coded, is_sharded, whole
 
 __all__ = ["Whole", "together"]
 
@@ -44,7 +44,9 @@ class _Ranks:
     def __init__(self, sharded: list[Tensor]):
         first: Any = sharded[0]
         mesh = first.device_mesh
-        self.sharded, self.places = sharded, {_shard(x): place for place, x in enumerate(sharded)}
+        codes = [as_cut(own.codes, x) for x in sharded if (own := coded(x.detach())) is not None]
+        self.sharded = [*sharded, *codes]  # of weights kept as codes these may be asked for alone
+        self.places = {_shard(x): place for place, x in enumerate(self.sharded)}
         self.peers = peers_of_mesh(mesh)
         self.leader = int(mesh.mesh.flatten()[0])
         self.leads = distributed.get_rank() == self.leader
@@ -80,6 +82,7 @@ class _Ranks:
         return said or (DONE, None)
 
 
-def _shard(x: Any) -> int:
+def _shard(x: Any) -> tuple[int, bool]:
     """Return what this rank's shard of a tensor is known by, also when it was detached."""
-    return x.to_local().data_ptr()
+    own = coded(x.detach())
+    return (x.to_local() if own is None else own.codes).data_ptr(), own is None

@@ -48,6 +48,47 @@ class CodedWeight(PackedWeight):
     codes: Tensor
     """The codes, in the shape of the weight."""
 
+    def shard(self, ranks: int, rank: int) -> "CodedWeight":
+        """Return a copy of the rows that a rank gets where FSDP2 cuts the weight.
+
+        Args:
+            ranks: so many.
+            rank: which of them.
+        """
+        raise NotImplementedError
+
+    def zeros(self, rows: int) -> "CodedWeight":
+        """Return a weight of so many rows of the same width, all zero."""
+        raise NotImplementedError
+
+    def bytes_of(self, rows: int) -> int:
+        """Return the bytes of codes and constants of so many rows."""
+        raise NotImplementedError
+
+    def first_rows(self, rows: int) -> "CodedWeight":
+        """Return the first rows, as a view; what they are kept as may belong to later rows, too."""
+        raise NotImplementedError
+
+    def fsdp_pre_all_gather(self, mesh: Any) -> tuple[tuple[Tensor, ...], Any]:
+        """Return the `parts` of a shard as FSDP2 gathers them, the same size on all ranks, and what to tell those.
+
+        mesh: of the ranks that gather.
+        """
+        raise NotImplementedError
+
+    def fsdp_post_all_gather(
+        self, gathered: tuple[Tensor, ...], told: Any, dtype: torch.dtype, *, out: Tensor | None = None
+    ) -> Any:
+        """Return the weight of what FSDP2 has gathered, and the tensors that it may free.
+
+        Args:
+            gathered: the parts of all ranks, one after the other.
+            told: by `fsdp_pre_all_gather`.
+            dtype: of the values.
+            out: the weight that was returned first, if it was: it has those tensors, filled anew; return None.
+        """
+        raise NotImplementedError
+
     def opened(self) -> Callable[[Sequence[Tensor]], Any]:
         """Return a function that makes, of the values of `parts` in their order, what a store writes to in a kernel.
 

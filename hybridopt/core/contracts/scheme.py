@@ -75,6 +75,10 @@ class Scheme(Protocol):
     cpu_kernels: Mapping[str, Room] = MappingProxyType({})
     """The same on a CPU."""
 
+    def cuts(self, shape: Shape, ranks: int) -> bool:
+        """Return whether FSDP2 may cut a weight of this shape between so many ranks."""
+        return self.shards and len(shape) == 2
+
     def covers(self, layer: nn.Module, device: torch.device) -> bool:
         """Return whether this linear layer, moved to `device`, would compute correctly once quantized."""
         return True

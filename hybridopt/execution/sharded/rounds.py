@@ -81,7 +81,7 @@ def _batches(work: Sequence[tuple[Task, RankRows]]) -> Iterator[list[tuple[Task,
 
 
 def _begun(task, rows):
-    pieces = some_rows(task.param, task.grad, task.raw, task.job, task.key, rows.span[0])
+    pieces = some_rows(task.param, task.grad, task.raw, task.job, task.key, rows.span[0], task.store.block)
     now = task.now()
     return _Work(task, rows, pieces, Now(**(vars(now) | {"seeds": seeds(task.job, task.key)})))
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from ...core.contracts import Shape
 from ...core.errors import HybridOptError
 from ...core.meeting import meeting
-from ...model.sharding import is_sharded, local
+from ...model.sharding import coded, cuts, is_sharded, local
 
-__all__ = ["RankRows", "cut_as", "cuts", "elements_before", "part_of", "rows_of"]
+__all__ = ["RankRows", "cut_as", "elements_before", "part_of", "rows_of"]
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,6 @@ class RankRows:
         return kind
 
 
-def cuts(total: int, ranks: int) -> list[tuple[int, int]]:
-    """Return the first row of every rank, and the one after its last: as many for each, less for the last ones."""
-    each = -(-total // ranks)
-    return [(min(i * each, total), min((i + 1) * each, total)) for i in range(ranks)]
-
-
 def cut_as(p: Any, grad: Any) -> Any:
     """Return the gradient of a parameter, cut as it is; parts of a sum, as sequence parallelism leaves them, added up.
 
@@ -103,9 +97,9 @@ def rows_of(name: str, p: Tensor) -> RankRows | None:
 
 
 def _check_plain(name: str, p: Tensor) -> None:
-    """Raise HybridOptError for shards that are codes of a weight."""
+    """Raise HybridOptError for shards that are no rows of numbers, nor of codes that are trained."""
     shard = local(p)
-    if hasattr(shard, "__tensor_flatten__"):
+    if hasattr(shard, "__tensor_flatten__") and coded(p) is None:
         raise HybridOptError(
             f"parameter {name!r} (shape {tuple(p.shape)}) is sharded, and kept as {type(shard).__name__}, of which "
             "no rows can be taken: train it in floats, or frozen under adapters, or without fully_shard"

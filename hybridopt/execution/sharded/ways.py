@@ -132,13 +132,20 @@ def _way(job: Job, store: Store | None, rows: RankRows) -> str:
 def _alike(job: Job, store: Store | None, rows: RankRows) -> bool:
     """Return whether rows of a rank see the same split, state, blocks and random numbers as those of one process."""
     part = job.part
-    if part.by_gradient or (store is not None and store.block > 1):
+    if part.by_gradient or not _whole_groups(job, store, rows):
         return False
     if len(job.shape) < 2:
         at_random = store is not None and store.random and job.in_blocks is job
         if at_random or not (part.covers or part.empty):
             return False
     return _same_blocks(job, rows)
+
+
+def _whole_groups(job: Job, store: Store | None, rows: RankRows) -> bool:
+    """Return whether what the store writes together never lies on two ranks."""
+    block, width = 1 if store is None else store.block, math.prod(job.shape[1:])
+    ends = (end for _, end in map(rows.cut, range(rows.ranks)))
+    return block == 1 or all(end == rows.total or end * width % block == 0 for end in ends)
 
 
 def _same_blocks(job: Job, rows: RankRows) -> bool:

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.contracts import CodedWeight
 from ...core.errors import HybridOptError
+from ..guarded import plain_tensors
 from ..task import Task
 from .meeting import exchange, failures
 from .rows import RankRows
@@ -30,7 +32,7 @@ class Gathered:
     """A parameter that one rank updates.
 
     Args:
-        param: this rank's rows of the weight, contiguous.
+        param: this rank's rows of the weight, contiguous; codes of them where it is kept as codes.
         grad: the same rows of the gradient of the backward pass; None where there is none, as with probes.
         share: who updates it, and who has which rows.
         shape: of the whole parameter.
@@ -47,6 +49,26 @@ class Gathered:
     def sent(self) -> list[Tensor]:
         """Return what the rank that updates has to get: rows of the weight, and of its gradient."""
         return [self.param] if self.grad is None else [self.param, self.grad]
+
+    def size(self, rank: int) -> int:
+        """Return the bytes that a rank has of what is sent."""
+        first, end = self.share.rows.cut(rank)
+        return sum(self._bytes(x, end - first) for x in self.sent)
+
+    def empty(self) -> list[Tensor]:
+        """Return room for what all ranks have of what is sent."""
+        rows = self.share.rows.total
+        return [x.zeros(rows) if isinstance(x, CodedWeight) else x.new_empty(self.shape) for x in self.sent]
+
+    def part(self, x: Tensor, rank: int) -> tuple[Tensor, ...]:
+        """Return what a rank has of a whole weight or gradient, as the tensors that it consists of."""
+        first, end = self.share.rows.cut(rank)
+        return plain_tensors(x[first:end]) if first < end else ()
+
+    def _bytes(self, x: Tensor, rows: int) -> int:
+        if isinstance(x, CodedWeight):
+            return x.bytes_of(rows)
+        return rows * torch.Size(self.shape[1:]).numel() * x.element_size()
 
 
 def run_whole(work: Sequence[Gathered], run: Callable[[list[Task]], object]) -> None:
@@ -81,26 +103,21 @@ def _batches(work: Sequence[Gathered], ranks: int) -> Iterator[list[list[Gathere
 
 
 def _size(one):
-    return _row(one) * one.share.rows.total
-
-
-def _row(one):
-    """Return the bytes of weight and gradient of one row."""
-    width = torch.Size(one.shape[1:]).numel()
-    return width * sum(x.element_size() for x in one.sent)
+    return sum(one.size(rank) for rank in range(one.share.rows.ranks))
 
 
 def _together(batch: list[list[Gathered]], rows: RankRows, run: Callable[[list[Task]], object]) -> None:
     mine = batch[rows.rank]
-    sizes = [sum(_row(one) * _count(one, rank) for one in mine) for rank in range(rows.ranks)]
-    came = exchange([[x for one in some for x in one.sent] for some in batch], sizes, rows)
-    wholes = _assembled(mine, came)
+    sizes = [sum(one.size(rank) for one in mine) for rank in range(rows.ranks)]
+    sent = [[x for one in some for tensor in one.sent for x in plain_tensors(tensor)] for some in batch]
+    wholes = _assembled(mine, exchange(sent, sizes, rows))
     said = _update(mine, wholes, run)
     flag = torch.full((FLAG,), said is not None, dtype=torch.uint8, device=rows.device)
     back = [
-        [flag, *[_part(x, one, rank) for one, (x, *_) in zip(mine, wholes, strict=True)]] for rank in range(rows.ranks)
+        [flag, *[part for one, (x, *_) in zip(mine, wholes, strict=True) for part in one.part(x, rank)]]
+        for rank in range(rows.ranks)
     ]
-    sizes = [FLAG + sum(x.param.numel() * x.param.element_size() for x in some) for some in batch]
+    sizes = [FLAG + sum(x.nbytes for one in some for x in plain_tensors(one.param)) for some in batch]
     got = exchange(back, sizes, rows)
     if any(bool(x[0]) for x in got):
         _raise(said, rows)
@@ -108,30 +125,20 @@ def _together(batch: list[list[Gathered]], rows: RankRows, run: Callable[[list[T
         _take(some, data[FLAG:])
 
 
-def _count(one, rank):
-    first, end = one.share.rows.cut(rank)
-    return end - first
-
-
-def _part(x, one, rank):
-    first, end = one.share.rows.cut(rank)
-    return x[first:end]
-
-
 def _assembled(mine, came):
     """Return weight and gradient, if there is one, of every parameter from the bytes of every rank."""
-    wholes = [[x.new_empty(one.shape) for x in one.sent] for one in mine]
+    wholes = [one.empty() for one in mine]
     for rank, data in enumerate(came):
         at = 0
         for one, some in zip(mine, wholes, strict=True):
-            for x in some:
-                at = _fill(_part(x, one, rank), data, at)
+            for part in (part for x in some for part in one.part(x, rank)):
+                at = _fill(part, data, at)
     return wholes
 
 
 def _fill(x, data, at):
     """Fill a tensor from bytes, from a place on; return the place after it."""
-    end = at + x.numel() * x.element_size()
+    end = at + x.nbytes
     if x.numel():
         x.view(-1).view(torch.uint8).copy_(data[at:end])
     return end
@@ -156,5 +163,5 @@ def _raise(said: Any, rows: RankRows) -> None:
 
 def _take(some, data):
     at = 0
-    for one in some:
-        at = _fill(one.param, data, at)
+    for x in (x for one in some for x in plain_tensors(one.param)):
+        at = _fill(x, data, at)

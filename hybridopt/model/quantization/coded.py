@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from ...core.contracts import CodedWeight, PackedWeight
+from ...core.contracts import PackedWeight
+from ..coded_shards import parts_of
+from ..sharding import coded, is_sharded
 from .layers import target
 
 __all__ = ["coded_names", "codes_dtype", "plain"]
@@ -11,17 +13,25 @@ __all__ = ["coded_names", "codes_dtype", "plain"]
 
 def codes_dtype(p: Tensor) -> torch.dtype | None:
     """Return the dtype of the codes that a float parameter is kept as; None for a parameter of plain floats."""
-    return p.codes.dtype if isinstance(p, CodedWeight) else None
+    own = coded(p)
+    return None if own is None else own.codes.dtype
 
 
 def coded_names(model: nn.Module) -> list[str]:
     """Return what `quantize_` calls the weights that are trained as codes."""
     modules = ((n, m, member) for n, m in model.named_modules() for member in m._parameters)
-    return [target(n, m, member) for n, m, member in modules if isinstance(m._parameters[member], CodedWeight)]
+    return [target(n, m, member) for n, m, member in modules if coded(m._parameters[member]) is not None]
 
 
 def plain(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """Return the plain tensors that hold a parameter, by name: itself, or "{name}.{part}" of codes and constants."""
-    if not isinstance(tensor, PackedWeight):
+    """Return the plain tensors that hold a parameter, by name: itself, or "{name}.{part}" of codes and constants.
+
+    Of sharded codes constants are whole on every rank, and all ranks have to come here.
+    """
+    if coded(tensor) is not None and is_sharded(tensor):
+        parts = parts_of(tensor)
+    elif isinstance(tensor, PackedWeight):
+        parts = tensor.parts()
+    else:
         return {name: tensor}
-    return {f"{name}.{part}": x for part, x in tensor.parts().items()}
+    return {f"{name}.{part}": x for part, x in parts.items()}

@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 from ...core.contracts import Scheme
 from ...core.registry import every
-from ..fsdp_units import move_, take_out_
-from ..sharding import is_sharded
+from ..fsdp_units import encode_, move_, take_out_
+from ..sharding import is_sharded, whole
 from .coded import coded_names
 from .layers import is_linear, place
 from .owners import owner
-from .packing import pack_, unpack_
+from .packing import hook_, pack_, unpack_
 
 __all__ = ["assemble_", "dequantize_", "guard_", "quantize_", "twins_"]
 
@@ -20,7 +20,8 @@ def quantize_(model: nn.Module, scheme: Scheme, names: Iterable[str], mark: bool
     """Quantize the named weights in place, one by one: other layers, or codes in the same modules.
 
     A full-precision weight is freed before the next is touched. Biases stay the same parameters; training
-    mode and device are kept. What is sharded is whole on every rank then, and nobody gathers it.
+    mode and device are kept. What is sharded is whole on every rank then, and nobody gathers it; where codes are
+    trained they are sharded as the weight was.
 
     Args:
         model: with real weights; `check` says which of its layers can be taken.
@@ -86,6 +87,10 @@ def _replace_(
 ) -> None:
     for name in (names := list(names)):
         module, member = place(model, name)
+        if scheme.trains and is_sharded(p := module.get_parameter(member)):
+            encode_(model, module, member, scheme.pack(whole(p.detach())))
+            hook_(module)
+            continue
         if sharded := is_sharded(module.get_parameter(member)):
             take_out_(model, module, member)
         if member == "weight" and is_linear(module):

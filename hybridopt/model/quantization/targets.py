@@ -1,7 +1,7 @@
 """Which weights of a model a scheme quantizes, and what speaks against it."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -11,14 +11,14 @@ from ...core.errors import HybridOptError, HybridOptWarning
 from ..adapters import adapted_layers
 from ..containers import compiled_in_place
 from ..fsdp_units import hooks_of_others
-from ..sharding import class_of, whole
+from ..sharding import class_of, is_sharded, share_count, whole
 from .candidates import candidates
 from .known import frozen_names
 from .layers import is_linear, place
 from .owners import scheme_of
 from .read_elsewhere import read_elsewhere
 
-__all__ = ["check", "check_weight", "chosen", "targets", "warn_of_read"]
+__all__ = ["check", "check_cuts", "check_weight", "chosen", "targets", "warn_of_read"]
 
 
 def targets(
@@ -67,7 +67,28 @@ def check(model: nn.Module, scheme: Scheme, skip: Sequence[str] = (), readable: 
     names = chosen(model, scheme, skip, readable=readable)
     for name in names:
         check_weight(model, name, scheme)
+    if scheme.trains:
+        check_cuts(model, scheme, names)
     return names
+
+
+def check_cuts(model: nn.Module, scheme: Scheme, names: Iterable[str]) -> None:
+    """Raise HybridOptError for sharded weights whose codes cannot be cut as they are.
+
+    Args:
+        model: sharded or not.
+        scheme: that is going to make the codes.
+        names: of the weights, as `quantize_` takes them.
+    """
+    for name in names:
+        module, member = place(model, name)
+        p = module.get_parameter(member)
+        if is_sharded(p) and not scheme.cuts(tuple(p.shape), share_count(p)):
+            raise HybridOptError(
+                f"{name!r} (shape {tuple(p.shape)}) is sharded over {share_count(p)} ranks, between which codes of "
+                f"quantization={scheme.name!r} cannot be cut: a group of values would lie on two of them. Shard over "
+                "another number of ranks, take DDP, or train without quantization"
+            )
 
 
 def chosen(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import torch
 
+from ...core.errors import HybridOptError
 from ...core.numerics.grids import GROUP
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ def _slice(x: "Int8Weight", dim: int = 0, start: int | None = None, end: int | N
     start, end, _ = slice(start, end).indices(x.shape[dim])
     row = x.numel() // len(x) if len(x) else 0
     turned = x.transposed and x.ndim == 2
-    if dim or step != 1 or turned or start * row % GROUP or (end < len(x) and end * row % GROUP):
+    padded = x.room == len(x) and not start  # fully_shard takes a shard out of its room
+    within = end < len(x) and end * row % GROUP and not padded
+    if dim or step != 1 or turned or start * row % GROUP or within:
         return None
     first, last = start * row // GROUP, -(-end * row // GROUP)
     return x.like(x.codes[start:end], x.scale[first:last], x.zero[first:last])
@@ -65,7 +68,38 @@ def _select(x: "Int8Weight", dim: int, index: int) -> Made:
         return None
     own, index = matrix // GROUP, index % len(x)
     held = slice(index * own, (index + 1) * own)
-    return x.like(x.codes[index], x.scale[held], x.zero[held])
+    return x.like(x.codes[index], x.scale[held], x.zero[held], room=None)
+
+
+def _split(x: "Int8Weight", size: int, dim: int = 0) -> "list[Int8Weight] | None":
+    """Cut rows into pieces, as `fully_shard` does: each of whole groups, or it is refused."""
+    if dim % x.ndim or (x.transposed and x.ndim == 2):
+        return None
+    pieces = [_slice(x, 0, first, first + size) for first in range(0, len(x), size)]
+    if any(piece is None for piece in pieces):
+        raise HybridOptError(
+            f"a weight of quantization='int8-trainable' of shape {tuple(x.shape)} cannot be cut after every {size} "
+            f"rows: {GROUP} values one after the other share a grid, which would lie on two ranks. Shard over another "
+            "number of ranks, take DDP, or train without quantization"
+        )
+    x.pieces = size
+    return [piece for piece in pieces if piece is not None]
+
+
+def _new_zeros(x: "Int8Weight", size: torch.Size, **_: object) -> Made:
+    """Make room for a piece of codes, where `fully_shard` asks for it; floats otherwise."""
+    fits = len(size) == x.ndim and tuple(size[1:]) == tuple(x.shape[1:]) and size[0] in (x.pieces, x.room)
+    if not fits or x.transposed:
+        return None
+    made = x.zeros(size[0])
+    made.room = size[0]
+    return made
+
+
+def _as_strided(x: "Int8Weight", size: torch.Size, stride: torch.Size, offset: int | None = None) -> Made:
+    """Return the first rows, as FSDP2 asks for them in what all ranks have sent."""
+    rows = len(size) == x.ndim and tuple(size[1:]) == tuple(x.shape[1:]) and size[0] <= len(x)
+    return x.first_rows(size[0]) if rows and tuple(stride) == x.stride() and not (offset or x.transposed) else None
 
 
 def _copy(x: "Int8Weight", source: Any, *_: object) -> Made:
@@ -77,7 +111,7 @@ def _copy(x: "Int8Weight", source: Any, *_: object) -> Made:
 
 
 _aten = torch.ops.aten
-OWN: dict[object, Callable[..., Made]] = {
+OWN: dict[object, Callable[..., Any]] = {
     _aten.detach.default: _alias,
     _aten.alias.default: _alias,
     _aten.clone.default: _clone,
@@ -90,4 +124,7 @@ OWN: dict[object, Callable[..., Made]] = {
     _aten.slice.Tensor: _slice,
     _aten.select.int: _select,
     _aten.copy_.default: _copy,
+    _aten.split.Tensor: _split,
+    _aten.new_zeros.default: _new_zeros,
+    _aten.as_strided.default: _as_strided,
 }

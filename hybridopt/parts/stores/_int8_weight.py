@@ -1,5 +1,6 @@
 """A weight that is kept as 8-bit codes, and is a float tensor to everything else."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,11 +35,21 @@ class Int8Weight(CodedWeight):
         zero: code of the value 0, uint8 [groups].
         dtype: of the values.
         transposed: the weight is [..., n, m], its codes are not.
+        room: of a shard the rows that every rank has room for; the last ranks may have fewer.
     """
+
+    pieces: int | None = None
+    """Rows of each of the pieces that it was cut into last, as `fully_shard` does."""
 
     @staticmethod
     def __new__(
-        cls, codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype, transposed: bool = False
+        cls,
+        codes: Tensor,
+        scale: Tensor,
+        zero: Tensor,
+        dtype: torch.dtype,
+        transposed: bool = False,
+        room: int | None = None,
     ) -> "Int8Weight":
         seen = codes.transpose(-1, -2) if transposed else codes
         options: dict[str, Any] = {"strides": seen.stride(), "dtype": dtype, "device": codes.device}
@@ -46,9 +57,15 @@ class Int8Weight(CodedWeight):
         return made
 
     def __init__(
-        self, codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype, transposed: bool = False
+        self,
+        codes: Tensor,
+        scale: Tensor,
+        zero: Tensor,
+        dtype: torch.dtype,
+        transposed: bool = False,
+        room: int | None = None,
     ) -> None:
-        self.codes, self.scale, self.zero, self.transposed = codes, scale, zero, transposed
+        self.codes, self.scale, self.zero, self.transposed, self.room = codes, scale, zero, transposed, room
 
     @staticmethod
     def quantize(x: Tensor) -> "Int8Weight":
@@ -96,9 +113,9 @@ class Int8Weight(CodedWeight):
             codes: uint8 [m, n].
             scale: float32 [groups].
             zero: uint8 [groups].
-            **changes: dtype, transposed.
+            **changes: dtype, transposed, room.
         """
-        told: dict[str, Any] = {"dtype": self.dtype, "transposed": self.transposed} | changes
+        told: dict[str, Any] = {"dtype": self.dtype, "transposed": self.transposed, "room": self.room} | changes
         return Int8Weight(codes, scale, zero, **told)
 
     def of(self, parts: dict[str, Tensor]) -> "Int8Weight":
@@ -115,20 +132,74 @@ class Int8Weight(CodedWeight):
         """Take new float32 values on grids of their own: rounded at random by `seed`, or to nearest without."""
         self._tensors().write_(x, seed)
 
+    def shard(self, ranks: int, rank: int) -> "Int8Weight":
+        """Return a copy of the rows that a rank gets where FSDP2 cuts the weight.
+
+        Args:
+            ranks: so many.
+            rank: which of them.
+        """
+        room = -(-len(self) // ranks)
+        pieces: Any = torch.split(self, room)
+        made: Int8Weight = pieces[rank].clone() if rank < len(pieces) else self.zeros(0)
+        made.room = room
+        return made
+
+    def zeros(self, rows: int) -> "Int8Weight":
+        """Return a weight of so many rows of the same width, all zero."""
+        shape = (rows, *self.codes.shape[1:])
+        count = -(-math.prod(shape) // GROUP)
+        return self.like(self.codes.new_zeros(shape), self.scale.new_zeros(count), self.zero.new_zeros(count))
+
+    def bytes_of(self, rows: int) -> int:
+        """Return the bytes of codes and constants of so many rows."""
+        count = rows * math.prod(self.codes.shape[1:])
+        return count + 5 * -(-count // GROUP)
+
+    def first_rows(self, rows: int) -> "Int8Weight":
+        """Return the first rows, as a view; if their last group goes on, nothing may be written to them."""
+        count = -(-rows * math.prod(self.codes.shape[1:]) // GROUP)
+        return self.like(self.codes[:rows], self.scale[:count], self.zero[:count])
+
+    def fsdp_pre_all_gather(self, mesh: Any) -> tuple[tuple[Tensor, ...], None]:
+        """Return what FSDP2 gathers of a shard, the same size on all ranks: codes and constants, 1.02 bytes a weight.
+
+        mesh: of the ranks that gather.
+        """
+        whole = self
+        if self.room is not None and len(self) < self.room:
+            whole = self.zeros(self.room)
+            whole.first_rows(len(self)).copy_(self)
+        return tuple(whole.parts().values()), None
+
+    def fsdp_post_all_gather(
+        self, gathered: tuple[Tensor, ...], told: None, dtype: torch.dtype, *, out: Tensor | None = None
+    ) -> tuple["Int8Weight", tuple[Tensor, ...]] | None:
+        """Return the weight of what FSDP2 has gathered, and the tensors that it may free.
+
+        Args:
+            gathered: codes and constants of all ranks, one after the other.
+            told: nothing.
+            dtype: of the values.
+            out: the weight that was returned first: it has those tensors, filled anew.
+        """
+        codes, scale, zero = gathered
+        return None if out is not None else (Int8Weight(codes, scale, zero, dtype), gathered)
+
     def _tensors(self) -> Int8Codes:
         return Int8Codes(self.codes, self.scale, self.zero, self.transposed)
 
     def __repr__(self) -> str:  # type: ignore[override]  # torch's has an option of its own
         return f"Int8Weight(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
 
-    def __tensor_flatten__(self) -> tuple[list[str], tuple[torch.dtype, bool]]:
-        return ["codes", "scale", "zero"], (self.dtype, self.transposed)
+    def __tensor_flatten__(self) -> tuple[list[str], tuple[torch.dtype, bool, int | None]]:
+        return ["codes", "scale", "zero"], (self.dtype, self.transposed, self.room)
 
     @classmethod
     def __tensor_unflatten__(
-        cls, inner: dict[str, Tensor], meta: tuple[torch.dtype, bool], size: object, stride: object
+        cls, inner: dict[str, Tensor], meta: tuple[torch.dtype, bool, int | None], size: object, stride: object
     ) -> "Int8Weight":
-        return cls(**inner, dtype=meta[0], transposed=meta[1])
+        return cls(**inner, dtype=meta[0], transposed=meta[1], room=meta[2])
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch asks for it
 

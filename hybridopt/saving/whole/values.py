@@ -13,7 +13,7 @@ from ...core.errors import HybridOptError
 from ...model.base_record import persistent_buffers
 from ...model.quantization.owners import layer_scheme
 from ...model.roles import clean
-from ...model.sharding import is_sharded
+from ...model.sharding import coded, is_sharded
 from ..ranks import Whole
 
 __all__ = ["Value", "values"]
@@ -69,6 +69,8 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
 def _value(names: tuple[str, ...], module: Any, x: Any, dtype: torch.dtype, whole: Whole, turned: set[str]) -> Value:
     if isinstance(x, PackedWeight):
         return Value(names, tuple(x.shape), x.dtype, lambda: x.detach().dequantize())
+    if coded(x) is not None:
+        return Value(names, tuple(x.shape), x.dtype, lambda: whole(x.detach()).dequantize())
     scheme = layer_scheme(module) if module._parameters.get("weight") is x else None
     if scheme is not None and not scheme.trains:
         return _of_layer(names, module, scheme, dtype, whole, names[0] in turned)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ....core.contracts import PackedWeight, Scheme, Shape
 from ....core.numerics.grids import GROUP
 from ....parts.stores._int8_weight import Int8Weight
+from ...sharding import coded, codes_of
 from ..packing import pack_
 from ._as_floats import save_as_codes_, save_as_floats_
 
@@ -44,6 +45,11 @@ class Int8TrainableScheme(Scheme):
         new._parameters = layer._parameters | {"weight": nn.Parameter(codes, old.requires_grad)}
         return new
 
+    def cuts(self, shape: Shape, ranks: int) -> bool:
+        """Return whether no group lies on two ranks."""
+        rows = math.ceil(shape[0] / ranks)
+        return rows == shape[0] or rows * math.prod(shape[1:]) % GROUP == 0
+
     def packs(self, weight: Tensor) -> bool:
         """Leave out stacks whose matrices are no whole groups: an update could not take them apart."""
         return weight.ndim == 2 or math.prod(weight.shape[1:]) % GROUP == 0
@@ -62,11 +68,11 @@ class Int8TrainableScheme(Scheme):
 
     def owns(self, weight: Tensor) -> bool:
         """Return whether `weight` is one of 8-bit codes with a grid for a group."""
-        return isinstance(weight, Int8Weight)
+        return isinstance(coded(weight), Int8Weight)
 
     def parts(self, weight: Any, layer: nn.Module | None = None) -> dict[str, Tensor]:
         """Return codes (uint8, in the weight's shape), scale (float32) and zero (uint8), one for each group."""
-        return weight.parts()
+        return codes_of(weight).parts()
 
     def nbytes(self, shape: Shape) -> int:
         """Return a byte for each weight, and 5 for each group of 256."""
