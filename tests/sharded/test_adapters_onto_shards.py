@@ -105,6 +105,11 @@ def older(model, missing=""):
     from torch.distributed.fsdp import FSDPModule
 
     units = [m._get_fsdp_state() for m in model.modules() if isinstance(m, FSDPModule)]
+    if "_fsdp_param_groups" not in vars(units[0]):  # this torch is as old
+        for state in units:
+            vars(state._fsdp_param_group).pop(missing, None)
+        yield
+        return
     kind, all_ = type(units[0]), [state._fsdp_param_groups for state in units]
     several = property(lambda self: [group for group in (self._fsdp_param_group,) if group])  # for torch itself
     old = type("Older", (kind,), {"_fsdp_param_group": None, "_fsdp_param_groups": several})
