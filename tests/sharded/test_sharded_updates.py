@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hybridopt.execution.backends.native import Native
+from hybridopt.model.sharding import local
 from hybridopt.parts.codecs.int8 import Int8
 from support.ranks import Ranks
 from support.sharding import Odd, sharded, trained, weights
@@ -77,3 +78,22 @@ def test_the_same_but_for_the_order_of_sums(name, ranks):
     for n, x in alone.items():
         assert all(x.equal(other[n]) for x, other in ((found[0][n], f) for f in found)), n
         assert (x - found[0][n]).abs().max() <= BOUND * (x - before[n]).abs().max(), n
+
+
+def heavy(ranks):
+    """Train matrices of which APOLLO keeps much; return weights, and the bytes of state that lie here."""
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 48, bias=False), torch.nn.Linear(48, 64, bias=False))
+    model = fully_shard(model) if ranks else model
+    optimizer = trained(model, {"policy": "apollo"}, steps=5)
+    state = [local(x) for each in optimizer.state.values() for x in each.values() if isinstance(x, torch.Tensor)]
+    return weights(model), sum(x.nbytes for x in state if not x.is_meta)
+
+
+def test_much_state_of_whole_matrices_is_kept_by_one_rank(ranks):
+    alone, size = heavy(False)
+    found = ranks.run(heavy, True)
+    assert sum(own for _, own in found) == size and sorted(own for _, own in found)[-2] > 0
+    assert all(x.equal(other[n]) for other, _ in found for n, x in alone.items())

@@ -17,6 +17,7 @@ __all__ = ["LOCAL", "ROUNDS", "WHOLE", "Share", "kept", "made", "own", "way_of"]
 
 LOCAL, ROUNDS, WHOLE = "local", "rounds", "whole"
 ORDER = (LOCAL, ROUNDS, WHOLE)
+VECTORS, HEAVY = 4, 32  # numbers a row and column, and a share of the elements, up to which all ranks keep state
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,15 @@ def _way(job: Job, store: Store | None, rows: RankRows) -> str:
     if rows.ranks == 1:
         return LOCAL
     if not all(rule.local for _, rule in job.rules):
-        rounds = len(job.shape) == 2 and job.shape[0] == rows.total and sliceable(job) and _alike(job, store, rows)
-        return ROUNDS if rounds else WHOLE
+        whole_rows = len(job.shape) == 2 and job.shape[0] == rows.total and sliceable(job)
+        return ROUNDS if whole_rows and not _heavy(job) and _alike(job, store, rows) else WHOLE
     return LOCAL if sliceable(job.in_blocks) and _alike(job, store, rows) else WHOLE
+
+
+def _heavy(job: Job) -> bool:
+    """Return whether a rule keeps so much for the whole matrix that not every rank should have it."""
+    settled = sum(math.prod(slot.shape) for name, slot in job.slots.items() if name not in job.elementwise)
+    return settled > max(VECTORS * sum(job.shape), math.prod(job.shape) // HEAVY)
 
 
 def _alike(job: Job, store: Store | None, rows: RankRows) -> bool:
