@@ -28,7 +28,7 @@ INLINE void see(Seen& seen, const u16* x, int n) {
 template <class Number>
 static u32 most_of(const Number* x, i64 first, i64 last) {
     Seen seen;
-    in_turns<4>(first, last, 2048 / sizeof(Number), sizeof(Number),
+    in_turns<4>(first, last, 1024 / sizeof(Number), sizeof(Number),
                 [&](i64 begin, i64 end) ALWAYS { see(seen, x + begin, (int)(end - begin)); });
     return seen.most();
 }
