@@ -16,6 +16,7 @@ from ..cpp import builder
 from ..cpp.call import KernelCall
 from ..cpp.chosen import chosen
 from ..cpp.first_look import TEXT, finite, first_look
+from ..cpp.kept_numbers import KeptNumbers
 from ..cpp.layouts import LONG, Layout, in_memory, joined, layout_of, text_of
 from ..cpp.stacks import cut, matrices, places
 from ..first_look import FirstLook, UnreadGradient
@@ -202,14 +203,13 @@ class _Again(RepeatedUpdate[Task]):
         self._jobs, self._streams = [task.job for task in tasks], [task.stream for task in tasks]
         self._counts = [matrices(job, layout) for job in self._jobs]
         self._index = one.job.basis.get("index", "") if layout.part != "flat" else ""
-        self._chosen = torch.cat([task.raw[self._index] for task in tasks]) if self._index else None
-        self._now = None if self._chosen is None else torch.empty_like(self._chosen)
+        self._chosen = KeptNumbers([task.raw[self._index] for task in tasks]) if self._index else None
         self._masks = [chosen(t.raw[self._index], t.job, joined(t.job, layout)) for t in tasks if self._index]
 
     def holds(self, one: Task, raw: Mapping[str, Sequence[Tensor]]) -> bool:
         if isinstance(one.lr, Tensor) or isinstance(one.decay, Tensor):
             return False
-        return self._chosen is None or self._chosen.equal(torch.cat(tuple(raw[self._index]), out=self._now))
+        return self._chosen is None or self._chosen.equal(raw[self._index])
 
     def run(
         self, one: Task, params: Sequence[Tensor], grads: Sequence[Tensor], raw: Mapping[str, Sequence[Tensor]]

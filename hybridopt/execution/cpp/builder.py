@@ -20,7 +20,7 @@ from .compiler import FLAGS, SKELETON, CompilerError, compiler, processor, stop,
 
 __all__ = ["Built", "available", "begin", "build", "function", "give_up", "refused", "trial", "usable"]
 
-ENTRY, LOOK = "hybridopt_run", "hybridopt_look"  # the latter of rules with rounds
+ENTRY, LOOK = "hybridopt_run", "hybridopt_look"  # the latter of rules with rounds, and of the check
 CURE = "Install g++ (or name a compiler in CXX), or pass compile=False to be silent"
 UNCOMPILED = "are not compiled, and slower, with the same results up to rounding"
 OTHER = "Other updates are compiled; name another compiler in CXX, or pass compile=False to be silent"

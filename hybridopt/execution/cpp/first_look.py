@@ -19,9 +19,10 @@ __all__ = ["TEXT", "Finite", "finite", "first_look"]
 
 TEXT = """\
 // Printed from the check for NaN and infinity.
-#include "finite.h"
+#include "same.h"
 
 extern "C" void hybridopt_run(const Given* given) { not_finite(*given); }
+extern "C" void hybridopt_look(const Given* given) { not_same(*given); }
 """
 BITS = {torch.float32: (4, 0x7F800000), torch.bfloat16: (2, 0x7F80), torch.float16: (2, 0x7C00)}  # bytes, infinity
 CPU = torch.device("cpu")  # whatever the default device is
