@@ -189,7 +189,7 @@ class HybridOptimizer(Backpropagating, Probing, Observing, Following, Persistent
             self._probing.reshard()
             self._look()
         self._looked = False
-        self._replicas.seek(self._parameters.params())
+        self._replicas.seek(self._parameters)
         self._agreement.check(self._parameters, self._replicas.ddp)
         self._check_observed()
         self._watch()

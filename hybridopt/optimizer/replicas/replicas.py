@@ -71,10 +71,10 @@ class Replicated:
         elif module is not None and self._on is None:
             self._on = contained(module).register_forward_pre_hook(self)
 
-    def seek(self, work: Iterable[Named]) -> None:
-        """Look for DDP in a step, where no call of a model has shown it; `work`: the parameters."""
+    def seek(self, parameters: Parameters) -> None:
+        """Look once for DDP in a step, where no call of a model has shown it; `parameters`: of the optimizer."""
         if self._on is None and not self._sought:
-            self.expect(None, work)
+            self.expect(None, parameters.params())
             self._sought = True
 
     def find(self, work: Iterable[Named]) -> None:
