@@ -48,12 +48,13 @@ class Cpp(Backend[Task]):
     compiles = True
     worth_from = WORTH_PRINTING
     in_blocks = True
+    heeds_row = True
 
     def fits(self, task: Task) -> bool:
         """Return whether there is a kernel for it, and a compiler to make it."""
         if not task.plain or isinstance(task.lr, Tensor) or isinstance(task.decay, Tensor):
             return False
-        if not isinstance(task.grad, Tensor) or (task.before and task.rounded):  # of probes; rows that others count
+        if not isinstance(task.grad, Tensor) or (task.before and task.job.rounds):  # of probes; what meets others
             return False
         layout = _layout(task)
         if layout is None or not _compiler(task) or (builder.refused and text_of(layout) in builder.refused):
@@ -164,8 +165,8 @@ def _call(layout: Layout, tasks: Sequence[Task]) -> KernelCall:
             seen = task.looked
             own.append(NOTHING if seen is None or seen.numbers is None or seen.layout != layout else seen.numbers)
     each = [one for own, n in zip(tensors, counts, strict=True) for one in zip(*(cut(x, n) for x in own), strict=True)]
-    sizes = [size for task in tasks for size in places(task.job, layout)]
-    widest = max(width for _, width, _ in sizes) if layout.rounded else 0
+    sizes = [size for task in tasks for size in places(task.job, layout, task.row)]
+    widest = max(width for _, width, *_ in sizes) if layout.rounded else 0
     return KernelCall(kernel, each, sizes, len(layout.rounded), widest)
 
 

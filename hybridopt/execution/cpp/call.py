@@ -43,7 +43,8 @@ class KernelCall:
         kernel: that `builder.function` has returned.
         tensors: of every parameter, contiguous, in the order in which the kernel names them. Whoever calls sees to it
             that they are still there.
-        sizes: of every parameter rows, columns, and how many of them are chosen.
+        sizes: of every parameter rows, columns, how many of them are chosen, and the rows of the whole that come
+            before, if there are any.
         rounded: how many keys a parameter has.
         widest: columns of the widest, where something is rounded at random.
         grad: the place of the gradient among the tensors of a parameter.
@@ -53,7 +54,7 @@ class KernelCall:
         self,
         kernel: Callable[..., None],
         tensors: Sequence[Sequence[Tensor]],
-        sizes: Sequence[tuple[int, int, int]],
+        sizes: Sequence[tuple[int, ...]],
         rounded: int,
         widest: int,
         grad: int = GRAD,
@@ -61,7 +62,7 @@ class KernelCall:
         self._kernel, self._count, self._each, self._rounded = kernel, len(tensors), len(tensors[0]), rounded
         self._grad = grad
         self._at = array("Q", [x.data_ptr() for some in tensors for x in some])
-        self._sizes = array("q", [n for some in sizes for n in some])
+        self._sizes = array("q", [n for some in sizes for n in (*some, 0)[:4]])
         self._columns = tables(min(max(widest, LEAST), WIDEST), CPU)[1]
 
     def run(self, grads: Sequence[Tensor] | None, keys: Iterable[int], numbers: Iterable[float]) -> None:

@@ -22,21 +22,21 @@ def matrices(job: Job, layout: Layout) -> int:
     return prod(job.shape[:-2]) if isinstance(layout, RoundsLayout) else 1
 
 
-def places(job: Job, layout: Layout) -> list[tuple[int, int, int]]:
+def places(job: Job, layout: Layout, row: int = 0) -> list[tuple[int, int, int, int]]:
     """Return what a kernel is told of the size of each of these matrices.
 
     Args:
         job: the update.
         layout: of its kernel.
+        row: of the whole parameter, where this is a part of it.
 
     Returns:
-        Rows, columns, and how many of them are chosen; of rules with rounds the rows of the stack that come before, by
-        which random bits go.
+        Rows, columns, how many of them are chosen, and the rows that come before, by which random bits go.
     """
     if not isinstance(layout, RoundsLayout):
-        return [sizes_of(job, layout)]
+        return [(*sizes_of(job, layout), row)]
     rows, width = job.shape[-2:]
-    return [(rows, width, i * rows) for i in range(matrices(job, layout))]
+    return [(rows, width, 0, row + i * rows) for i in range(matrices(job, layout))]
 
 
 def cut(x: Tensor, count: int) -> Sequence[Tensor]:

@@ -115,10 +115,11 @@ class KernelLayout:
         if not seeds:
             return cpp_parts.flat(self._span(axis, "at", ""))
         bits = [
-            f"random_bits(bits_{seed or 'weight'}, at, n, task.width, {self._key(seed)}, given.columns);"
+            f"random_bits(bits_{seed or 'weight'}, at + before, n, task.width, {self._key(seed)}, given.columns);"
             for seed in seeds
         ]
-        made = [f"alignas(64) u32 bits_{seed or 'weight'}[PIECE];" for seed in seeds] + bits
+        made = [f"alignas(64) u32 bits_{seed or 'weight'}[PIECE];" for seed in seeds]
+        made += ["const i64 before = task.first * task.width;", *bits]
         made += self._span(axis, "at", "made")
         return cpp_parts.flat(made) if self.block else cpp_parts.flat_in_rows(made, self._span(axis, "at", "row"))
 
@@ -152,7 +153,7 @@ class KernelLayout:
         def bits(seed: str) -> str:
             if kind == "made":
                 return f"Made{{bits_{seed or 'weight'}{done}}}"
-            return f"of_row(given.columns, {kind}, {column}{done}, {n}, {self._key(seed)})"
+            return f"of_row(given.columns, {kind} + task.first, {column}{done}, {n}, {self._key(seed)})"
 
         return bits
 
@@ -183,7 +184,7 @@ class KernelLayout:
         before, after = [], []
         for name, kept in coded:
             before += [f"alignas(64) float waiting_{name}[BLOCK];", cpp_structs.most(name, f"{own}{done}")]
-            by = f"of_row(given.columns, ({own}{done}) / BLOCK, 0, some, {self._key(name)})"
+            by = f"of_row(given.columns, ({own}{done}) / BLOCK + task.first, 0, some, {self._key(name)})"
             raw = cpp_structs.raw(name, kept, own + done)
             after.append(f"encode<{LEVELS[kept]}>({raw}, most_{name}, waiting_{name}, some, {by});")
         inner = [f"const int some = {all_} - done < BLOCK ? {all_} - done : BLOCK;", *before, call, *after]

@@ -69,12 +69,12 @@ def seeded(at: str, n: str, width: str, key: int) -> str:
     """Return the arguments of a function that rounds at random.
 
     Args:
-        at: the first element, in C++, of a matrix that `task.count` rows of its stack come before.
+        at: the first element, in C++, of a matrix that `task.first` rows of its stack come before.
         n: how many there are.
         width: of its rows.
         key: the number of the key.
     """
-    return f"{at} + task.count * task.width, {n}, {width}, task.keys[{key}], given.columns"
+    return f"{at} + task.first * task.width, {n}, {width}, task.keys[{key}], given.columns"
 
 
 def slot(name: str, kept: str, at: str, n: str, width: str, key: int) -> FloatPiece:

@@ -149,12 +149,34 @@ def test_a_kernel_takes_rows_of_narrow_matrices_together(shape, dtype, rows):
     assert sizes_of(job, layout) == joined
 
 
-def test_rows_of_a_shard_that_are_rounded_at_random_are_left_to_others():
-    """Their random bits go by the rows of the whole, which kernels do not know."""
-    backend = Cpp()
-    for weight, there in (("bf16", False), ("fp32", True)):
-        (task, *_) = tasks_of(Cell("lion", "whole", "fp32", weight))
-        assert backend.fits(task) and backend.fits(replace(task, before=64)) == there
+SHARDED = [  # every way to round by random bits: weights by piece and by row, chosen columns, state, blocks
+    ("lion", "whole", "fp32", 64),
+    ("lion", "columns", "fp32", 64),
+    ("lion", "rows", "fp32", 64),
+    ("lion", "whole", "bf16", 64),
+    ("lion", "whole", "int8", 64),
+    ("lion", "columns", "fp32", 16),
+    ("lion", "whole", "bf16", 16),
+]
+
+
+@pytest.mark.parametrize(("full", "split", "codec", "width"), SHARDED)
+def test_rows_of_a_shard_are_rounded_by_the_row_in_the_whole(full, split, codec, width, monkeypatch):
+    monkeypatch.setattr("support.updates.SHAPE", (32, width))
+    tasks = [replace(one.in_blocks(), before=7 * 64) for one in tasks_of(Cell(full, split, codec, "bf16"))]
+    others, unmoved = [copy(one) for one in tasks], [replace(copy(one), before=0) for one in tasks]
+    assert all(map(Cpp().fits, tasks)) and Cpp.heeds_row
+    Cpp().run(tasks), Cpp().run(unmoved)
+    for one, other, zero in zip(tasks, others, unmoved, strict=True):
+        update(other.param, other.grad, other.raw, other.job, other.store, other.now())
+        assert one.param.equal(other.param) and not one.param.equal(zero.param)
+        assert all(one.raw[name].equal(x) for name, x in other.raw.items())
+
+
+def test_rows_of_a_shard_whose_rule_has_rounds_are_left_to_others():
+    """Who carries them out meets the other ranks between two rounds."""
+    (task, *_) = tasks_of(Cell("adafactor", "whole", "fp32", "fp32"))
+    assert Cpp().fits(task) and not Cpp().fits(replace(task, before=64))
 
 
 @pytest.mark.parametrize("codec", [Fp32(), Int8()])

@@ -7,6 +7,7 @@ struct Task {  // one parameter, as execution/cpp/call.py lays it out
     void* const* at;   // its tensors: weight, gradient, state and what else the kernel names
     i64 rows, width;   // of the weight, seen as a matrix
     i64 count;         // of chosen columns, or of chosen rows in a matrix
+    i64 first;         // rows of the whole, a stack or what is sharded, that come before: random bits go by those
     const u64* keys;   // of what is rounded at random
 };
 
@@ -14,7 +15,7 @@ struct Given {  // what a call is told
     i64 tasks;
     void* const* at;
     i64 tensors;       // of a task
-    const i64* sizes;  // [tasks, 3]
+    const i64* sizes;  // [tasks, 4]
     const u64* keys;   // [tasks, of_keys]
     i64 of_keys;
     const float* numbers;
@@ -23,8 +24,8 @@ struct Given {  // what a call is told
 };
 
 INLINE Task task_of(const Given& given, i64 t) {
-    const i64* sizes = given.sizes + 3 * t;
-    return Task{given.at + given.tensors * t, sizes[0], sizes[1], sizes[2], given.keys + given.of_keys * t};
+    const i64* sizes = given.sizes + 4 * t;
+    return Task{given.at + given.tensors * t, sizes[0], sizes[1], sizes[2], sizes[3], given.keys + given.of_keys * t};
 }
 
 // How many units of all tasks a thread takes at a time: within `least` and `most`, and no large share of the whole.
