@@ -173,3 +173,17 @@ def refused():
 
 def test_what_would_cut_a_group_is_refused(three):
     three.run(refused)
+
+
+def probed():
+    """Shifted codes would be rounded: nothing is changed."""
+    model = wide(True, "mezo")
+    before = weights(model)
+    optimizer = model.hybrid.optimizer(lr=1e-2)
+    with pytest.raises(hybridopt.HybridOptError, match=r"'layers.0.weight' is sharded, and kept as codes.*replicas"):
+        optimizer.step(lambda: model(torch.ones(2, 256)).square().mean())
+    assert all(x.equal(before[n]) for n, x in weights(model).items())
+
+
+def test_probes_of_codes_are_refused(two):
+    two.run(probed)

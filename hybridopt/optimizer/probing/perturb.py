@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...core.errors import HybridOptError
 from ...model.placement.homes import home
 from ...model.placement.placed import placed
+from ...model.roles import codes_dtype
 from ...model.sharding import abandon_, is_sharded, reshard_
 from .swaps import Swaps
 from .watch import Seen, Watch, plain
@@ -210,6 +211,12 @@ class Perturbation:
                 raise HybridOptError(
                     f"parameter {name!r} is on the meta device (offloaded, or not loaded), where it has no values to "
                     "shift; load it to the CPU or an accelerator, or keep it out of zeroth-order training"
+                )
+            if is_sharded(p) and codes_dtype(p) is not None:
+                raise HybridOptError(
+                    f"parameter {name!r} is sharded, and kept as codes of {codes_dtype(p)}: shards are shifted where "
+                    "they lie, and codes would round small shifts away. Train by probes in one process or with "
+                    "replicas, or without quantization='int8-trainable'"
                 )
             if name in loose and not (plain(p) or is_sharded(p)):
                 raise HybridOptError(
