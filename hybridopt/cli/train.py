@@ -38,6 +38,7 @@ torchrun --nproc-per-node 2 -m hybridopt train run.yaml
 
 NEEDED = ("trl", "datasets", "accelerate")
 YAML = (".yaml", ".yml")
+BEGUN = "Loading the model, then training (memory: now/peak/planned; Ctrl-C saves a checkpoint and ends)"
 INTERRUPTED = 128 + signal.SIGINT
 
 What = Annotated[
@@ -163,6 +164,7 @@ def _carry_out(prepared: "Prepared", console: Console) -> int:
     from ..training.running.train import train as carried_out
 
     again = f"{_started_by(prepared.ranks.world)} train {quote(str(prepared.place.run))} --resume"
+    _say(console, BEGUN)
     try:
         result = carried_out(prepared, console)
     except KeyboardInterrupt:

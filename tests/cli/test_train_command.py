@@ -51,6 +51,7 @@ def test_from_a_file_to_a_model_and_the_commands_to_go_on(model, place):
     done = run(model, "chats.jsonl", "-o", "out", *QUICK, "--set", "data.eval=0.25")
     assert done.exit_code == 0, done.exception
     lines = done.output.splitlines()
+    assert any(line.startswith("Loading the model, then training (memory: now/peak/planned") for line in lines)
     assert any("It fits: " in line for line in lines) and any(line.startswith("step 3/3") for line in lines)
     assert any(line.startswith("3 steps; best eval loss ") for line in lines)
     (peak,) = (line for line in lines if line.startswith("Peak memory: "))

@@ -59,7 +59,7 @@ class LocalFile:
 
         Args:
             faults: where rows that cannot be read are noted.
-            console: where progress is shown for large files; None: nowhere.
+            console: where progress is shown for large files, if it is a terminal; None: nowhere.
         """
         kind = kind_of(self.path)
         with self._opened(console) as file:
@@ -88,7 +88,7 @@ class LocalFile:
 @contextmanager
 def _progress(file: BinaryIO, local: LocalFile, console: Console | None) -> Iterator[BinaryIO]:
     """Give the file as it is, or one whose reading is shown."""
-    if console is None or local.size < LARGE:
+    if console is None or not console.is_terminal or local.size < LARGE:
         yield file
         return
     text = TextColumn("reading {task.description}", markup=False)

@@ -1,7 +1,8 @@
 """Everything about a run that can be known before its model is loaded."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,8 @@ from .versions import versions, versions_told
 from .weights import check_weights
 
 __all__ = ["Prepared", "prepare"]
+
+MANY = 20_000  # examples, which take seconds to tokenize
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,29 @@ def prepare(
             check_data(place, examples.files)
         task = early or _task(examples.format.task_for("--task grpo"), run.task_options, allow_code)
         task.check(run, examples.format.name)
-        prepared = _rehearsed(run, task, settings, examples, _Order(place, resume, must_fit, ranks))
+        with _told_that_it_takes_long(len(examples.train), console):
+            prepared = _rehearsed(run, task, settings, examples, _Order(place, resume, must_fit, ranks))
         ranks.meet()  # nothing is written before all have come so far
     return prepared
+
+
+@contextmanager
+def _told_that_it_takes_long(rows: int, console: Any) -> Iterator[None]:
+    """Say within that examples are tokenized, where there are so many that nothing would be said for long.
+
+    Args:
+        rows: examples.
+        console: of rich; None: nothing is said.
+    """
+    text = f"tokenizing {rows:,} examples, and planning"
+    if console is None or rows < MANY:
+        yield
+    elif console.is_terminal:
+        with console.status(text):
+            yield
+    else:
+        console.print(text, highlight=False)
+        yield
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What is known, told and refused before a model is loaded."""
 
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from transformers import GPT2Config, LlamaConfig, RobertaConfig
 
 from hybridopt import HybridOptError
 from hybridopt.training.running import loading
+from hybridopt.training.running import prepare as preparing
 from hybridopt.training.running.lengths import positions_of
 from hybridopt.training.running.prepare import prepare
 from hybridopt.training.running.preview import preview
@@ -40,6 +42,15 @@ def test_nothing_is_written_or_loaded(workshop, monkeypatch):
     assert [path for path in sorted(workshop.folder.rglob("*")) if path not in before] == [
         workshop.folder / "messages.jsonl"
     ]
+
+
+@pytest.mark.parametrize(("terminal", "many"), [(False, 16), (True, 16), (False, 17)])
+def test_many_examples_are_announced_before_they_are_tokenized(terminal, many, workshop, monkeypatch):
+    monkeypatch.setattr(preparing, "MANY", many)
+    written = io.StringIO()
+    prepare(workshop.run(), console=Console(file=written, force_terminal=terminal, width=80))
+    assert ("tokenizing 16 examples" in written.getvalue()) == (many == 16)
+    assert terminal or written.getvalue().count("\n") == (many == 16)
 
 
 def test_tokens_steps_and_the_loss_are_told(workshop):
