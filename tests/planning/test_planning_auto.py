@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification
 import hybridopt
 from benchmarks.plan_grid.measure import measured_step
 from hybridopt import HybridOptError
+from hybridopt.planning.ways.search import search
 from support.models import tiny_llama
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("known")]
@@ -18,14 +19,21 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("known")]
 SIZE = {"seq_len": 32}
 
 
+def searched(room, asked, **how):
+    return search(tiny_llama().config, room, asked=asked, dtype="fp32", device="cpu", **SIZE, **how)
+
+
 @cache
 def peaks(**asked):
-    from hybridopt.planning.ways.search import search
+    return {c.way.title: c.estimate.peak_bytes for c in searched(1 << 40, asked)}
 
-    return {
-        c.way.title: c.estimate.peak_bytes
-        for c in search(tiny_llama().config, 1 << 40, asked=asked, dtype="fp32", device="cpu", **SIZE)
-    }
+
+@pytest.mark.parametrize("room", [1 << 20, 900_000])
+def test_who_asks_for_one_way_gets_the_first_of_all(room):
+    """Also where gradients have to be freed for it to fit."""
+    first, one = searched(room, {"chunk": None})[0], searched(room, {"chunk": None}, enough=1)[0]
+    assert first.fits and first.request.release == "fused"
+    assert (one.way, one.request, one.estimate) == (first.way, first.request, first.estimate)
 
 
 def test_plenty_of_memory_gives_adamw_on_everything():

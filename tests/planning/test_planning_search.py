@@ -66,13 +66,6 @@ def test_what_fits_comes_first_and_in_rank(choices):
     assert {c.way.title for c in choices} == {way.title for way in WAYS}
 
 
-@pytest.mark.parametrize("room", [ROOM, "8MiB", "6MiB"])
-def test_who_asks_for_one_way_gets_the_first_of_all(room, config):
-    """Also where only a variant that frees gradients fits."""
-    first, one = search(config, room, margin=0, **SIZE)[0], search(config, room, margin=0, enough=1, **SIZE)[0]
-    assert first.fits and (one.way, one.request, one.estimate) == (first.way, first.request, first.estimate)
-
-
 def test_a_choice_fits_if_its_own_plan_does(choices, config):
     estimator = Estimator(Subject("it", SETTINGS))
     for choice in (choices[0], choices[-1]):
