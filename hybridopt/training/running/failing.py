@@ -52,7 +52,7 @@ def _unwritten(prepared: Prepared, error: BaseException, number: int) -> HybridO
     again = f"go on by: hybridopt train {quote(str(place.run))} --resume" if place.saved else "start again"
     why = "the disk is full" if number in FULL else f"the system says: {os.strerror(number)}"
     cure = "make room, or keep fewer checkpoints (train.keep, train.save_every)" if number in FULL else "see to that"
-    named = getattr(error, "filename", None)
+    named = error.filename if isinstance(error, OSError) else None
     where = f"{place.folder} could not be written to" if named is None else f"{named} could not be read or written"
     return HybridOptError(f"{where}, as {why} ({type(error).__name__}: {str(error)[:100]}); {cure}, and {again}")
 
