@@ -25,13 +25,13 @@ from hybridopt.core.contracts import (
 )
 from support.contracts import declared
 from support.paths import ROOT
+from support.sources import FILES, found_in, path, tree
 
 AXES = {"full": Rule, "free": Rule, "split": Split, "codec": Codec, "store": Store, "source": Source, "part": Part}
 CONTRACTS = (Rule, Split, Part, Source, Noise, Codec, Store, Schedule, Ready, Release, Backend)
 CONTRACTS += (Clipping, ReleasedParameters, Scheme, Adapters, Launcher, Activations)
 HOLDERS = {"treatment", "t", "job"}  # variables and attributes whose attributes of these names are parts
 PARTS = {*AXES, "rule", "noise", "policy", "ready"}
-FILES = sorted(f for folder in ("hybridopt", "integrations") for f in (ROOT / folder).rglob("*.py"))
 SUPPORT = sorted((ROOT / "tests" / "support").rglob("*.py"))
 
 # What getattr and hasattr may ask for, as it need not be there, by whom it is asked of. No part is among them.
@@ -62,19 +62,14 @@ BY_VARIABLE = {  # the name is no literal
 
 def asks(file):
     """(asked of, name or None, line) of every getattr and hasattr."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(tree(file)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
             whom, name = node.args[:2]
             yield ast.unparse(whom), name.value if isinstance(name, ast.Constant) else None, node.lineno
 
 
-def path(file):
-    return file.relative_to(ROOT).as_posix()
-
-
-@pytest.mark.parametrize("file", FILES, ids=path)
-def test_nothing_is_asked_of_a_part_with_getattr_or_hasattr(file):
-    for whom, name, line in asks(file):
+def test_nothing_is_asked_of_a_part_with_getattr_or_hasattr():
+    for file, (whom, name, line) in found_in(FILES, asks):
         where = f"{path(file)}:{line}: getattr({whom}, {name!r})"
         if any(path(file).endswith(end) and name == alone for end, alone in ALONE):
             continue
@@ -91,20 +86,19 @@ def test_no_contract_declares_what_may_be_missing(contract):
     assert not declared(contract) & ASKED
 
 
-@pytest.mark.parametrize("file", FILES + SUPPORT, ids=path)
-def test_what_is_asked_of_a_treatments_parts_is_declared(file):
-    own = {"part": {"dim", "count"}} if file in SUPPORT else {}  # what tests know
-    for node in ast.walk(ast.parse(file.read_text())):
+def test_what_is_asked_of_a_treatments_parts_is_declared():
+    for file, node in found_in(FILES + SUPPORT, lambda file: ast.walk(tree(file))):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr in AXES:
             axis, holder = node.value.attr, ast.unparse(node.value.value).rpartition(".")[2]
-            known = declared(AXES[axis]) | own.get(axis, set())
+            tests_know = {"dim", "count"} if file in SUPPORT and axis == "part" else set()
+            known = declared(AXES[axis]) | tests_know
             assert holder not in HOLDERS or node.attr in known, f"{path(file)}:{node.lineno}: {axis}.{node.attr}"
 
 
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.__name__)
 def test_everything_that_a_contract_declares_is_explained(contract):
     files = (ROOT / "hybridopt" / "core" / "contracts").glob("*.py")
-    classes = (node for file in files for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef))
+    classes = (node for file in files for node in tree(file).body if isinstance(node, ast.ClassDef))
     body = next(node.body for node in classes if node.name == contract.__name__)
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign):

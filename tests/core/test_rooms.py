@@ -12,6 +12,7 @@ import pytest
 from hybridopt import parts
 from hybridopt.core.registry import PARTS, names
 from support.paths import ROOT
+from support.sources import FILES, found_in, path, tree
 
 PACKAGE = ROOT / "hybridopt"
 ROOMS = (  # a file imports from its own room and from those before it, within functions too
@@ -39,7 +40,6 @@ ROOMS = (  # a file imports from its own room and from those before it, within f
     "integrations",
 )
 LEVEL = {name: level for level, name in enumerate(ROOMS)}
-FILES = sorted(f for folder in (PACKAGE, ROOT / "integrations") for f in folder.rglob("*.py"))
 LIBRARIES = ("peft", "bitsandbytes", "accelerate", "trl")  # what is special to them lies in integrations
 HEAVY = ("transformers", *LIBRARIES)
 MOST_LINES = 250  # of a file
@@ -58,10 +58,9 @@ def module_of(file):
 
 def imports(file):
     """(full module name, is it inside a function) of everything a file imports."""
-    tree = ast.parse(file.read_text())
-    inner = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
+    inner = {n for f in ast.walk(tree(file)) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
     package = module_of(file).split(".")[: None if file.name == "__init__.py" else -1]
-    for node in ast.walk(tree):
+    for node in ast.walk(tree(file)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node in inner) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -79,23 +78,24 @@ def test_files_are_small():
     assert {name: count for name, count in lengths.items() if count > MOST_LINES} == {}, "move a part of it to a file"
 
 
-@pytest.mark.parametrize("file", FILES, ids=module_of)
-def test_imports_point_down(file):
-    me = room(module_of(file))
-    assert me in LEVEL, f"{me} is no room; give it a place in ROOMS"
-    for target, inside in imports(file):
-        top = target.split(".")[0]
-        assert inside or top not in HEAVY or me == "integrations", f"{file.name} imports {target} at the top"
-        assert top not in LIBRARIES or me in ("integrations", "cli"), f"{file.name} imports {target}"
+def test_every_file_lies_in_a_room():
+    assert {room(module_of(file)) for file in FILES} <= LEVEL.keys(), "give it a place in ROOMS"
+
+
+def test_imports_point_down():
+    for file, (target, inside) in found_in(FILES, imports):
+        me, top = room(module_of(file)), target.split(".")[0]
+        assert inside or top not in HEAVY or me == "integrations", f"{path(file)} imports {target} at the top"
+        assert top not in LIBRARIES or me in ("integrations", "cli"), f"{path(file)} imports {target}"
         other = room(target)
         if top == "hybridopt" and other in LEVEL:
-            assert LEVEL[other] <= LEVEL[me], f"{me} imports {target}, which lies above it"
+            assert LEVEL[other] <= LEVEL[me], f"{path(file)} imports {target}, which lies above it"
 
 
 def test_integrations_are_found_by_name_only():
     """No file of the package but the one that looks for files there, spells out where they lie."""
     for file in PACKAGE.rglob("*.py"):
-        spelled = [node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
+        spelled = [node.value for node in ast.walk(tree(file)) if isinstance(node, ast.Constant)]
         where = [x for x in spelled if isinstance(x, str) and re.search(r"(?<!transformers)\.integrations\b", x)]
         assert not where or file == PACKAGE / "core" / "part_files.py", (file, where)
 
@@ -158,9 +158,7 @@ def test_every_file_that_is_read_is_shipped():
 
 
 def test_no_two_classes_have_one_name():
-    classes = Counter(
-        node.name for file in FILES for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ClassDef)
-    )
+    classes = Counter(node.name for file in FILES for node in ast.walk(tree(file)) if isinstance(node, ast.ClassDef))
     assert [name for name, count in classes.items() if count > 1 and not name.startswith("_")] == []
 
 
@@ -169,15 +167,14 @@ def test_no_two_classes_have_one_name():
 OUTSIDE = sorted(f for folder in ("benchmarks", "examples") for f in (ROOT / folder).rglob("*.py"))
 
 
-@pytest.mark.parametrize("file", OUTSIDE, ids=module_of)
-def test_benchmarks_and_examples_import_the_package_and_not_each_other(file):
+def test_benchmarks_and_examples_import_the_package_and_not_each_other():
     """A table of the benchmarks imports itself and benchmarks.shared; examples import nothing beside them."""
-    folder, mine = module_of(file).split(".")[0], module_of(file).split(".")[1:2]
-    for target, _ in imports(file):
+    for file, (target, _) in found_in(OUTSIDE, imports):
+        folder, mine = module_of(file).split(".")[0], module_of(file).split(".")[1:2]
         top, *rest = target.split(".")
-        assert top not in {"tests", "support", "integrations", "examples"}, f"{file.name} imports {target}"
+        assert top not in {"tests", "support", "integrations", "examples"}, f"{path(file)} imports {target}"
         if top == "benchmarks":
-            assert folder == top and rest[:1] in (mine, ["shared"]), f"{file} imports {target}, of another table"
+            assert folder == top and rest[:1] in (mine, ["shared"]), f"{path(file)} imports {target}, of another table"
 
 
 def test_every_folder_of_the_benchmarks_is_a_table_or_shared():

@@ -9,12 +9,12 @@ import re
 
 from hybridopt.cli.main import app
 from support.paths import ROOT
+from support.sources import FILES, tree
 
 MOST = 0  # functions that do not yet: may only fall, to 0
 FROM = 3  # parameters
 COMMANDS = {(c.callback.__module__.rpartition(".")[2], c.callback.__name__) for c in app.registered_commands}
 CONTRACTS = ROOT / "hybridopt" / "core" / "contracts"
-FILES = sorted(f for folder in ("hybridopt", "integrations") for f in (ROOT / folder).rglob("*.py"))
 ENTRY = re.compile(r"^ {4}\*{0,2}(\w+):", re.MULTILINE)
 
 
@@ -47,14 +47,14 @@ def described(docstring):
 
 def all_functions():
     for file in FILES:
-        for node, docstring in functions(ast.parse(file.read_text()).body):
+        for node, docstring in functions(tree(file).body):
             if (file.stem, node.name) not in COMMANDS:
                 yield f"{file.relative_to(ROOT)}:{node.lineno} {node.name}", node, docstring
 
 
 def contract():
     """(name, parameters) of what core/contracts declares."""
-    trees = (ast.parse(file.read_text()).body for file in CONTRACTS.glob("*.py"))
+    trees = (tree(file).body for file in CONTRACTS.glob("*.py"))
     return {(node.name, *parameters(node)) for tree in trees for node, _ in functions(tree)}
 
 
