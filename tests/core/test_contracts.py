@@ -42,8 +42,8 @@ MODULES = """adapter_layer_names merged weight state config hybrid peft_config g
     _compiled_call_impl _keep_in_fp32_modules _keep_in_fp32_modules_strict _keys_to_ignore_on_load_missing
     _keys_to_ignore_on_load_unexpected vocab_size _hf_peft_config_loaded adapter_state_dict update_and_allocate
     all_tied_weights_keys _keys_to_ignore_on_save generation_config reset_iter_state"""
-CONFIGURATIONS = """to_dict model_type num_hidden_layers num_labels quantization_config dtype architectures r use_dora
-    target_modules init_lora_weights _name_or_path _commit_hash id2label"""  # of transformers and PEFT
+CONFIGURATIONS = """to_dict model_type num_hidden_layers num_labels quantization_config dtype architectures id2label
+    _name_or_path _commit_hash r use_dora target_modules init_lora_weights layer_replication"""  # of both libraries
 LIBRARIES = "find_packed_sequence_indices _can_use_grouped_mm use_duck_shape _from_config"
 OTHERS = "value last_epoch __name__ __func__ __code__ __dict__ __len__ __isabstractmethod__ func hook loss optimizer"
 ASKED = {name for names in (TENSORS, MODULES, CONFIGURATIONS, LIBRARIES, OTHERS) for name in names.split()}
