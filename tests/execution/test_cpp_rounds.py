@@ -8,7 +8,7 @@ import torch
 from hybridopt import HybridOptError, HybridOptimizer, Treatment
 from hybridopt.core.contracts import Slot
 from hybridopt.execution.backends.cpp import Cpp
-from hybridopt.execution.cpp import builder
+from hybridopt.execution.cpp import builder, first_look
 from hybridopt.execution.state import allocate
 from hybridopt.execution.task import Task
 from hybridopt.execution.update import update
@@ -112,7 +112,7 @@ def test_a_stack_that_keeps_something_for_all_its_matrices_goes_another_way():
 @pytest.mark.skipif(not builder.available(), reason="there is no compiler")
 @pytest.mark.parametrize("policy", ["adafactor", "adam_mini"])
 def test_an_optimizer_repeats_steps_of_stacks(policy, monkeypatch):
-    """Its first look reads the gradients of a stack, and finds what is no number in the last of its matrices."""
+    """Gradients of a stack are read first, and what is no number is found in the last of its matrices."""
     runs, looked, run = [], [], Cpp.run
 
     def seen(self, tasks):
@@ -122,6 +122,7 @@ def test_an_optimizer_repeats_steps_of_stacks(policy, monkeypatch):
 
     monkeypatch.setattr(Cpp, "run", seen)
     monkeypatch.setattr(looking, "WORTH_PRINTING", 1)
+    monkeypatch.setattr(first_look, "IN_CACHE", 1)
     for compile in (True, False):
         random = torch.Generator().manual_seed(0)
         params = [torch.nn.Parameter(torch.randn(shape, generator=random)) for shape in [(4, 16, 32), (16, 32)]]
@@ -135,6 +136,6 @@ def test_an_optimizer_repeats_steps_of_stacks(policy, monkeypatch):
         with pytest.raises(HybridOptError, match="experts.weight.*not finite"):
             optimizer.step()
         runs.append([p.detach() for p in params])
-    assert looked.count("experts.weight") == 4
+    assert looked.count("experts.weight") == 4 * (policy == "adafactor")  # rows of Adam-mini go by themselves
     for fast, eager in zip(*runs, strict=True):
         torch.testing.assert_close(fast, eager, rtol=1e-5, atol=1e-6)

@@ -1,6 +1,7 @@
 """The first look at gradients by kernels: all of them are read once, before anything is changed."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -99,7 +100,8 @@ def _sizes(grad: Tensor) -> tuple[int, int, int]:
 def _rounds(one: UnreadGradient) -> RoundsLayout | None:
     """Return the layout of a kernel whose first look reads this gradient; None where there is none."""
     job = one.job
-    if not (one.alone and job.rounds and one.store and one.grad.numel() > IN_CACHE) or job.in_blocks is not job:
+    large = prod(job.shape[-2:]) > IN_CACHE and one.grad.numel() > 0  # each of a stack of matrices
+    if not (one.alone and job.rounds and one.store and large) or job.in_blocks is not job:
         return None
     store: Any = one.store
     layout = layout_of(job, store, one.param.dtype, one.grad.dtype)
