@@ -1,18 +1,40 @@
 """The reference that some of TRL's trainers compare a model with."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["forget_reference_"]
+__all__ = ["base_as_reference"]
 
-NAME = "ref"
+NAME, NEW = "ref", "default"
 
 
-def forget_reference_(model: Any) -> None:
-    """Take away the copy of new adapters that TRL adds as a reference.
+@contextmanager
+def base_as_reference(model: Any) -> Iterator[None]:
+    """Within this context a trainer of TRL that is made of a PeftModel adds no copy of its adapters as a reference.
 
-    New adapters change nothing, so the base is the same reference, and TRL takes it where there is no copy.
+    New adapters change nothing, so the base is the same reference, and TRL takes it, with adapters switched off, where
+    there is no copy. A copy could not be made of adapters that are sharded, and would take memory.
+
+    model: any.
     """
     from peft import PeftModel
 
-    if isinstance(model, PeftModel) and NAME in model.peft_config:
-        model.delete_adapter(NAME)
+    if not isinstance(model, PeftModel):
+        yield
+        return
+    own = model.get_parameter
+    shown = {
+        "add_adapter": lambda name, *_, **__: _check_name(name),
+        "get_parameter": lambda name: own(name.replace(f".{NAME}.", f".{NEW}.")),  # which TRL copies: onto itself
+    }
+    vars(model).update(shown)
+    try:
+        yield
+    finally:
+        for name in shown:
+            del vars(model)[name]
+
+
+def _check_name(name: str) -> None:
+    assert name == NAME, f"TRL adds an adapter {name!r}, which is no reference"

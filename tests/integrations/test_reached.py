@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hybridopt import HybridOptError
-from hybridopt.core.registry import make
+from hybridopt.core.registry import find, make
 from hybridopt.integrations.transformers.reached import reaches_all
 from hybridopt.training.config.reading import read_run
 from support.models import tiny_bert, tiny_llama
@@ -30,12 +30,21 @@ def test_what_is_trained_and_not_reached_is_found():
     assert reaches_all(tiny_bert())
 
 
-@pytest.mark.parametrize("name", ["dpo", "grpo"])
-def test_tasks_whose_trainers_take_no_shards_are_refused_for_several_processes(name, monkeypatch):
-    options = {"reward": "os:getpid"} if name == "grpo" else {}
-    task, run = make("tasks", name, **options), read_run("model: m\ndata: r.jsonl\nparallel: fsdp")
-    task.check(run, task.formats[0])
+def test_tasks_whose_trainers_take_no_shards_are_refused_for_several_processes(monkeypatch):
+    monkeypatch.setattr(find("tasks", "dpo"), "shards", False)
+    task, run = make("tasks", "dpo"), read_run("model: m\ndata: r.jsonl\nparallel: fsdp")
+    task.check(run, "preference")
     for key, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
         monkeypatch.setenv(key, value)
-    with pytest.raises(HybridOptError, match=f"parallel: fsdp is not for task '{name}'.*parallel: ddp"):
-        task.check(run, task.formats[0])
+    with pytest.raises(HybridOptError, match="parallel: fsdp is not for task 'dpo'.*parallel: ddp"):
+        task.check(run, "preference")
+
+
+def test_answers_to_a_prompt_are_counted_over_all_processes(monkeypatch):
+    text = "model: m\ndata: r.jsonl\ntask: grpo\ntrain: {batch: 2, accumulate: 2}"
+    task, run = make("tasks", "grpo", reward="os:getpid", num_generations=8), read_run(text)
+    with pytest.raises(HybridOptError, match="x processes = 4 answers a step.*num_generations=8"):
+        task.check(run, "prompt")
+    for key, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(key, value)
+    task.check(run, "prompt")

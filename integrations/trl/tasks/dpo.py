@@ -11,7 +11,7 @@ from hybridopt.training.config.run import Run
 
 from ...transformers.trained import TrainerTask
 from ..fused import fuse_
-from ..reference import forget_reference_
+from ..reference import base_as_reference
 
 __all__ = ["Dpo"]
 
@@ -38,7 +38,6 @@ class Dpo(TrainerTask):
 
     formats: ClassVar[tuple[str, ...]] = ("preference",)
     sequences: ClassVar[int] = 2
-    shards: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_number("dpo", "beta", self.beta, 0)
@@ -47,9 +46,11 @@ class Dpo(TrainerTask):
 
     def kinds(self) -> tuple[type, type]:
         """Return the classes of TRL's trainer and its arguments."""
-        from trl import DPOConfig, DPOTrainer
+        from trl import DPOConfig
 
-        return DPOTrainer, DPOConfig
+        from ..preference import PreferenceTrainer
+
+        return PreferenceTrainer, DPOConfig
 
     def settings(self, job: TrainingJob) -> dict[str, Any]:
         """Return the loss, and when the reference is computed."""
@@ -68,10 +69,9 @@ class Dpo(TrainerTask):
         return {"ref_model": copy.deepcopy(job.model)} if job.rehearsed else {}
 
     def trainer(self, job: TrainingJob) -> Any:
-        """Return the trainer; its copy of the adapters is taken away, as the base is the same reference."""
-        made = super().trainer(job)
-        forget_reference_(made.model)
-        return made
+        """Return the trainer; it has no copy of the adapters, as the base is the same reference."""
+        with base_as_reference(job.model):
+            return super().trainer(job)
 
     def pieces(self, row: Mapping[str, Any], tokenizer: Any) -> list[TokenPiece]:
         """Return the prompt with either answer."""

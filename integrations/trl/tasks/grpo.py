@@ -6,11 +6,13 @@ from typing import Any, ClassVar
 
 from hybridopt.core.contracts import TokenPiece, TrainingJob
 from hybridopt.core.errors import HybridOptError, check_count, check_number
+from hybridopt.core.world import world
 from hybridopt.training.config.run import Run
 
 from ...transformers.trained import TrainerTask
+from ..answers import let_answer_
 from ..fused import fuse_
-from ..reference import forget_reference_
+from ..reference import base_as_reference
 from ..rewards import check_name, function_of
 from ..turns import is_chat
 
@@ -40,7 +42,6 @@ class Grpo(TrainerTask):
 
     formats: ClassVar[tuple[str, ...]] = ("prompt",)
     cuts: ClassVar[bool] = False
-    shards: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_name(self.reward)
@@ -67,11 +68,12 @@ class Grpo(TrainerTask):
             format: of the examples.
         """
         super().check(run, format)
-        answers = run.train.batch * run.train.accumulate
+        answers = run.train.batch * run.train.accumulate * world().size
         if answers % self.num_generations:
             raise HybridOptError(
-                f"grpo: train.batch x train.accumulate = {answers} answers a step are no multiple of num_generations="
-                f"{self.num_generations}; write train.accumulate: {self.num_generations} or another multiple"
+                f"grpo: train.batch x train.accumulate x processes = {answers} answers a step are no multiple of "
+                f"num_generations={self.num_generations}; write train.accumulate: {self.num_generations} or another "
+                "multiple"
             )
         if self.beta and run.method.lora is None:
             raise HybridOptError(
@@ -100,10 +102,10 @@ class Grpo(TrainerTask):
         return {"reward_funcs": function_of(self.reward)}
 
     def trainer(self, job: TrainingJob) -> Any:
-        """Return the trainer; its copy of the adapters is taken away, as the base is the same reference."""
-        made = super().trainer(job)
-        forget_reference_(made.model)
-        return made
+        """Return the trainer; it has no copy of the adapters, as the base is the same reference."""
+        let_answer_(job.model)
+        with base_as_reference(job.model):
+            return super().trainer(job)
 
     def pieces(self, row: Mapping[str, Any], tokenizer: Any) -> list[TokenPiece]:
         """Return the prompt."""
