@@ -1,18 +1,19 @@
 """The command `hybridopt train`; what takes time to import is imported inside."""
 
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from ..core.errors import HybridOptError
-from ..core.world import World, world
+from ..core.world import World, launched, world
 
 if TYPE_CHECKING:
     from ..training.config.reading import OptionValue
@@ -147,6 +148,17 @@ def _show(prepared: "Prepared", console: Console) -> None:
     for text in preview(prepared.rehearsal, console):
         console.print(text, soft_wrap=True)
     _say(console, prepared.plan_line())
+    if prepared.run.parallel == "fsdp" and prepared.ranks.world.size == 1:
+        _say(console, _to_share(prepared))
+
+
+def _to_share(prepared: "Prepared") -> str:
+    """Return a line that says by which command several processes share a model that this one has alone."""
+    import torch
+
+    words = sys.argv[1:] if sys.argv[1:2] == ["train"] else ["train", str(prepared.place.run)]
+    start = f"{launched(torch.cuda.device_count())} {join(words)}"
+    return f"parallel=fsdp: this process is alone, and has the whole model; to share it: {start}"
 
 
 @contextmanager
@@ -186,7 +198,7 @@ def _interrupted(place: "Place", again: str) -> str:
 
 def _started_by(processes: World) -> str:
     """Return the beginning of a command that starts as many processes as there are."""
-    return "hybridopt" if processes.size == 1 else f"torchrun --nproc-per-node {processes.size} -m hybridopt"
+    return "hybridopt" if processes.size == 1 else launched(processes.size)
 
 
 def _say(console: Console, line: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .errors import HybridOptError
 
-__all__ = ["World", "world"]
+__all__ = ["World", "launched", "world"]
 
 TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # what torchrun sets
 
@@ -48,6 +48,14 @@ def world(told: Mapping[str, str] | None = None) -> World:
     if rank >= size:
         raise HybridOptError(f"RANK={rank} is not allowed with WORLD_SIZE={size}; start processes by torchrun")
     return World(rank, size, local)
+
+
+def launched(gpus: int = 2) -> str:
+    """Return the beginning of a command that starts several processes of hybridopt.
+
+    gpus: of this machine; where there are fewer than two, two processes are started.
+    """
+    return f"torchrun --nproc-per-node {max(2, gpus)} -m hybridopt"
 
 
 def _number(name: str, text: str) -> int:

@@ -175,7 +175,8 @@ class Run:
         task_options: of the task, such as beta of dpo.
         gpu: a card ("4090"), a size ("24GiB"), or "auto": the card of this machine, or without one its memory.
         margin: share of that memory which is kept free.
-        parallel: how processes share the model: "ddp", each has all of it, or "fsdp", each has its rows (FSDP2).
+        parallel: how processes share the model: "ddp", each has all of it, "fsdp", each has its rows (FSDP2); "auto":
+            the first, if it fits.
         method: how the weights are trained.
         data: what is learnt from.
         train: how long and how fast.
@@ -187,7 +188,7 @@ class Run:
     task_options: Annotated[Mapping[str, Any], Options()] = field(default_factory=dict)
     gpu: Annotated[str, Memory()] = AUTO
     margin: Annotated[float, Number(0, 1, open_high=True)] = MARGIN
-    parallel: Annotated[str, OneOf(lambda: PARALLEL)] = "ddp"
+    parallel: Annotated[str, OneOf(lambda: (AUTO, *PARALLEL))] = AUTO
     method: Annotated[Method, Short("policy")] = field(default_factory=Method)
     data: Annotated[Data, Short("train")] = field(default_factory=Data)
     train: Train = field(default_factory=Train)

@@ -6,6 +6,7 @@ from typing import Any
 from ...core.budget import Budget
 from ...core.errors import HybridOptError
 from ...core.sizes import gib
+from ...core.world import launched
 from ...optimizer.releases import release_class
 from ...planning import Estimate, Request, search
 from ...planning.ways.choice import Choice
@@ -83,6 +84,8 @@ def _too_large(planner: Planner, estimate: Estimate) -> HybridOptError:
         )
     room, change = planner.room, change_of(planner, estimate.request, planner.room.usable)
     cure = f"the least change: {change}" if change else _other_way(planner, estimate.request)
+    if planner.run.parallel == "fsdp" and estimate.request.gpus == 1:
+        cure = f"as parallel: fsdp needs a launcher, to share it: {launched()}; or {cure}"
     return HybridOptError(
         f"this run does not fit into {room}: a step takes {gib(estimate.peak_bytes)}, "
         f"{gib(estimate.missing(room.usable))} too much{_tight(estimate, room)}; {cure}"
@@ -107,7 +110,7 @@ def _other_way(planner: Planner, request: Request) -> str:
 def _searched(planner: Planner, others: int) -> Chosen:
     best, *rest = _fitting(planner, others)
     told = [f"Method: {best.way.title}, the first of the ways that fit (given up: {best.way.why})"]
-    return replace(_chosen(planner, best.estimate, told), others=tuple(rest))
+    return replace(_chosen(planner, best.estimate, told), others=tuple(rest), title=best.way.title)
 
 
 def _fitting(planner: Planner, others: int) -> list[Choice]:

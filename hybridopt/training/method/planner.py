@@ -59,7 +59,7 @@ class Planner:
             "device": self.device,
             "seed": self.run.train.seed,
             "gpus": world().size,
-            "parallel": self.run.parallel,
+            "parallel": "ddp" if self.run.parallel == AUTO else self.run.parallel,
             "peft_config": adapters(lora, head),
         }
 
@@ -116,7 +116,8 @@ class Planner:
             checkpointing=request.checkpointing,
             dtype=request.dtype,
         )
-        return replace(self.run, method=method, data=data, train=train, parallel=request.parallel)
+        parallel = self.run.parallel if request.gpus == 1 else request.parallel
+        return replace(self.run, method=method, data=data, train=train, parallel=parallel)
 
     def shown(self, estimate: Estimate) -> Estimate:
         """Return an estimate whose batch is counted in sequences, as it is planned."""

@@ -48,6 +48,7 @@ class Chosen:
         room: memory that it was chosen for.
         told: lines for people.
         others: further ways that fit, where they were asked for.
+        title: of the way, where it was chosen; None: it was given.
     """
 
     run: Run
@@ -55,6 +56,7 @@ class Chosen:
     room: Budget
     told: list[str]
     others: "tuple[Choice, ...]" = ()
+    title: str | None = None
 
     @property
     def fits(self) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 from ...core.contracts import TrainingTask
 from ...core.errors import HybridOptError
 from ..config.run import Run
-from ..method.choosing import Chosen, Shape, choose, least_change
+from ..method.choosing import Chosen, Shape, least_change
+from ..method.together import choose_together
 from .causality import check_causal
 from .rehearsal import Rehearsal
 
@@ -63,7 +64,7 @@ def chosen_for(run: Run, task: TrainingTask, config: Any, rehearsal: Rehearsal, 
         HybridOptError: nothing that is asked for fits, with the least change.
     """
     shape = replace(shape_for(run, task, rehearsal.longest), steps=rehearsal.steps)
-    return choose(run, config, shape, must_fit)
+    return choose_together(run, config, shape, must_fit)
 
 
 def shape_for(run: Run, task: TrainingTask, longest: int) -> Shape:

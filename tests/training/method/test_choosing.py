@@ -16,10 +16,11 @@ from hybridopt.planning import Request, plan, search
 from hybridopt.planning.estimate import OVERHEAD
 from hybridopt.policy.routes import read_policy
 from hybridopt.training.config.reading import read_run
-from hybridopt.training.config.run import LoraSettings, PlacementSettings
+from hybridopt.training.config.run import LoraSettings, Method, PlacementSettings
 from hybridopt.training.config.writing import to_yaml
 from hybridopt.training.method import planner, room
 from hybridopt.training.method.choosing import Shape, choose, least_change
+from hybridopt.training.method.together import choose_together
 from support.models import tiny_llama
 
 pytestmark = pytest.mark.slow
@@ -201,6 +202,43 @@ def test_shards_are_proposed_where_replicas_do_not_fit(config, two_processes):
     with pytest.raises(HybridOptError) as refused:
         choose(run(small), config, replace(SHAPE, shards=False))
     assert "parallel" not in str(refused.value)
+
+
+def sized(config, text, parallel):
+    """Return a run for GPUs into which it just fits, shared so."""
+    peak = choose(run(text, f"parallel={parallel}"), config, SHAPE).estimate.peak_bytes
+    return run(text.replace("24GiB", f"{peak // 1024 + 1}KiB"))
+
+
+def test_processes_share_the_model_as_it_fits(config, two_processes):
+    text = "gpu: 24GiB\nmethod: {policy: adamw, release: fused}\ntrain: {checkpointing: true, dtype: fp32}"
+    found = choose_together(sized(config, text, "ddp"), config, SHAPE)
+    assert found.run.parallel == "ddp" == found.estimate.request.parallel
+    assert found.told[0] == "parallel=ddp: the whole model fits on each GPU"
+    small = sized(config, text, "fsdp")
+    found = choose_together(small, config, SHAPE)
+    assert found.run.parallel == "fsdp" == found.estimate.request.parallel
+    assert found.told[0].startswith("parallel=fsdp: the whole model does not fit on each GPU, and its rows do (")
+    with pytest.raises(HybridOptError, match="does not fit"):
+        choose_together(small, config, replace(SHAPE, shards=False))
+    assert not choose_together(small, config, SHAPE, must_fit=False).told[0].startswith("parallel=ddp")
+
+
+def test_a_better_method_is_taken_in_shards(config, two_processes):
+    text = "gpu: 24GiB\nmethod: {policy: adamw}\ntrain: {checkpointing: true, dtype: fp32}"
+    small = replace(sized(config, text, "fsdp"), method=Method())
+    found = choose_together(small, config, SHAPE)
+    assert (found.run.parallel, found.run.method.policy) == ("fsdp", "adamw")
+    assert "of the whole model on each GPU, only this would fit:" in found.told[0]
+    found = choose_together(replace(small, gpu="24GiB"), config, SHAPE)
+    assert (found.run.parallel, found.run.method.policy) == ("ddp", "adamw")
+
+
+def test_one_process_leaves_open_how_several_share_the_model(config):
+    assert choose_together(run("gpu: 24GiB\nmethod: adamw"), config, SHAPE).run.parallel == "auto"
+    text = "gpu: 1MiB\nmethod: adamw\nparallel: fsdp"
+    with pytest.raises(HybridOptError, match="fsdp needs a launcher, to share it: torchrun --nproc-per-node 2 -m hyb"):
+        choose_together(run(text), config, SHAPE)
 
 
 def test_people_are_told_what_a_method_brings_with_it(config):
