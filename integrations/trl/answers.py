@@ -20,4 +20,5 @@ def let_answer_(model: Any) -> None:
     from torch.distributed.fsdp import register_fsdp_forward_method
 
     register_fsdp_forward_method(model, "generate")  # it calls what lies below a PeftModel, which is what was sharded
-    bare(model)._is_fsdp_managed_module = True  # how transformers knows that ranks have to keep step
+    causal: Any = bare(model)
+    causal._is_fsdp_managed_module = True  # how transformers knows that ranks have to keep step
