@@ -83,7 +83,8 @@ class PlannedShards:
             step: when gradients are freed, and what updates take.
             request: the way to train.
         """
-        found = sharded_moments(trace, step, self._units(trace.path), request.checkpointing)
+        copies = request.device == "cpu"
+        found = sharded_moments(trace, step, self._units(trace.path), request.checkpointing, copies)
         return (self._beside_copies(p) for p in found) if trace.probes else found
 
     def _beside_copies(self, moment: Peak) -> Peak:

@@ -3,7 +3,7 @@
 What lives when is as torch's FSDP2 has it without settings of one's own: in the forward pass the buffer that a layer
 arrived in stays until the next has arrived, in the backward pass the next layer is fetched ahead, the root stays whole
 from its forward to the end of the backward pass, and what a layer's gradients were added up from stays until those of
-the next are.
+the next are. On CPUs gloo keeps a copy of what it gathers until all of it has arrived.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,9 @@ __all__ = ["sharded_moments"]
 HEAD, END = ("head",), ("end",)
 
 
-def sharded_moments(trace: Trace, step: Step, units: Units, checkpointing: bool) -> Iterator[Peak]:
+def sharded_moments(
+    trace: Trace, step: Step, units: Units, checkpointing: bool, copies: bool = False
+) -> Iterator[Peak]:
     """Yield the moments of a step on a rank.
 
     Args:
@@ -26,16 +28,17 @@ def sharded_moments(trace: Trace, step: Step, units: Units, checkpointing: bool)
         step: says when gradients are freed, and what updates of this rank take.
         units: what is gathered together.
         checkpointing: whether layers are computed again, and gathered once more by that.
+        copies: whether what gathers layers has a copy of them meanwhile.
     """
-    walk = _Walk(trace, step, units, checkpointing)
+    walk = _Walk(trace, step, units, checkpointing, copies)
     for m in trace.moments:
         yield from walk.moment(m)
     yield from walk.ended()
 
 
 class _Walk:
-    def __init__(self, trace: Trace, step: Step, units: Units, checkpointing: bool):
-        self.step, self.units, self.again = step, units, checkpointing
+    def __init__(self, trace: Trace, step: Step, units: Units, checkpointing: bool, copies: bool):
+        self.step, self.units, self.again, self.copies = step, units, checkpointing, copies
         self.path, self.depth = trace.path, trace.depth
         kept = sum(self._stays(i) for i in units.each) if step.passes > 1 else 0
         self.kept, self.whole = kept, dict.fromkeys(units.each, 0)  # bytes of gradients: of rows, and not yet cut
@@ -92,6 +95,9 @@ class _Walk:
         elif stage == ("forward", 0):
             yield Peak(stage, *self.left, self._gradients, 0, self._gathered + self.units[0].whole)
         self.stage = stage
+        if self.copies and stage[0] == "backward" and int(stage[-1]) > 0:
+            copy = self.units[int(stage[-1]) - 1].whole
+            yield Peak(stage, *self.left, self._gradients, 0, self._gathered + copy)
 
     def _added_up(self, number: int, gathered: int) -> Iterator[Peak]:
         """Yield the moments at which the gradients of a unit are added up, and its own are updated.
