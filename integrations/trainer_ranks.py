@@ -14,6 +14,7 @@ from hybridopt.model.sharding import is_sharded
 from hybridopt.saving.checkpoint import SHARDS, read_optimizer, read_weights, write_weights_and_optimizer
 
 from .trainer_norms import bare
+from .trainer_whole import read_whole_weights
 
 __all__ = ["OnRanks", "trains_sharded"]
 
@@ -36,7 +37,7 @@ class OnRanks(Mixed):
     accelerate shards on GPUs only, where it has the optimizer made before, and puts DDP around everything else, which
     takes neither. So a model that `fully_shard` was called on is left as it is, and one that TrainingArguments(fsdp)
     want to be sharded is sharded here, by accelerate's own function, before the optimizer is made. Checkpoints of
-    shards are written by all ranks, and read by as many as there are.
+    shards are written by all ranks, and read by as many as there are; those of one process are read, too.
     """
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -113,33 +114,40 @@ class OnRanks(Mixed):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._shard_as_asked()
-        if not self._reads_shards(Path(resume_from_checkpoint)):  # else with the optimizer's state, when it is made
+        if self._is_plain(Path(resume_from_checkpoint)):  # else with the optimizer's state, when it is made
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not self._reads_shards(Path(checkpoint)):
+        if checkpoint is None or self._is_plain(Path(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         folder = Path(checkpoint)
-        read_weights(folder, self.model)
-        read_optimizer(folder, self.model, bare(self.optimizer), folder / OPTIMIZER)
+        optimizer: Any = bare(self.optimizer)
+        self._read_weights(folder)
+        if _has_shards(folder):
+            read_optimizer(folder, self.model, optimizer, folder / OPTIMIZER)
+        else:
+            optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True, map_location="cpu", mmap=True))
         self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER, weights_only=True))
 
-    def _reads_shards(self, folder: Path) -> bool:
-        """Return whether a checkpoint was written by shards, which one process can read, too."""
-        there = (folder / SHARDS).is_dir()
-        if trains_sharded(self) and not there:
-            raise HybridOptError(
-                f"resume_from_checkpoint: {folder} was written by a run whose model was not sharded; go on without "
-                "fully_shard, or start a new run from its weights"
-            )
-        return there
+    def _is_plain(self, folder: Path) -> bool:
+        """Return whether a Trainer by itself reads a checkpoint: neither the model is sharded, nor what was saved."""
+        return not (trains_sharded(self) or _has_shards(folder))
+
+    def _read_weights(self, folder: Path) -> None:
+        (read_weights if _has_shards(folder) else read_whole_weights)(folder, self.model)
 
     def _load_best_model(self) -> None:
-        if trains_sharded(self):
-            read_weights(Path(self.state.best_model_checkpoint), self.model)
-        else:
+        best = Path(self.state.best_model_checkpoint)
+        if self._is_plain(best):
             super()._load_best_model()
+        else:
+            self._read_weights(best)
+
+
+def _has_shards(folder: Path) -> bool:
+    """Return whether a checkpoint was written by the ranks of a sharded model."""
+    return (folder / SHARDS).is_dir()
 
 
 def _plugin(trainer: Any) -> Any:

@@ -21,6 +21,7 @@ from .quiet import quietly
 from .ranks import ALONE, Ranks, check_launcher
 from .rehearsal import Rehearsal, rehearse
 from .resuming import check_data, resumed
+from .sharing import sharing_told
 from .telling import told_of
 from .versions import versions, versions_told
 from .weights import check_weights
@@ -167,7 +168,7 @@ def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, order
     rehearsal = rehearse(task, replace(job, run=run))
     check_positions(rehearsal, task, positions)
     chosen = order.ranks.from_first(lambda: chosen_for(run, task, config, rehearsal, order.must_fit))
-    read = (*_other_versions(order), *examples.told, *padding_told(tokenizer))
+    read = (*_gone_on(run, order), *examples.told, *padding_told(tokenizer))
     told = (*read, *told_of(rehearsal, examples, run, order.ranks.world.size), *chosen.told)
     job = replace(rehearsal.job, run=chosen.run)
     rehearsal = replace(rehearsal, job=job)
@@ -175,8 +176,12 @@ def _rehearsed(run: Run, task: TrainingTask, settings: Any, examples: Any, order
     return replace(found, ranks=order.ranks)
 
 
-def _other_versions(order: _Order) -> list[str]:
-    return versions_told(order.place.before[1].get("versions") or {}, versions()) if order.resume else []
+def _gone_on(run: Run, order: _Order) -> list[str]:
+    """Return lines on what is otherwise than when a run began that is gone on with."""
+    if not order.resume:
+        return []
+    other = versions_told(order.place.before[1].get("versions") or {}, versions())
+    return [*other, *sharing_told(run, order.ranks.world.size, order.place)]
 
 
 def _task(name: str, options: Mapping[str, Any], allow_code: bool) -> TrainingTask:

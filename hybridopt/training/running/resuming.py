@@ -11,11 +11,13 @@ from ...policy.routes import read_policy
 from ..config.run import AUTO, Method, Run
 from ..method.settling import GAP
 from .place import Place
+from .sharing import shared_by
 
 __all__ = ["check_data", "data_notes", "resumed"]
 
 # What does not change what is learnt; files of data are compared by what they hold.
-FREE = ("gpu", "margin", "output", "data.train", "data.eval", "train.keep", "train.log_every", "train.report_to")
+FREE: tuple[str, ...] = ("gpu", "margin", "output", "parallel", "data.train", "data.eval")
+FREE += ("train.keep", "train.log_every", "train.report_to")
 
 
 def resumed(asked: Run, place: Place, processes: int = 1) -> Run:
@@ -29,9 +31,8 @@ def resumed(asked: Run, place: Place, processes: int = 1) -> Run:
     Raises:
         HybridOptError: something is asked for that was otherwise, naming the key and both values.
     """
-    before, notes = place.before
-    _check_processes(notes.get("processes", 1), processes, place)
-    asked = _settled(asked, before, processes)
+    before = shared_by(processes, asked, place.before[0], place)
+    asked = _settled(asked, before, processes, place)
     key, now, then = next(_differences(asked, before), (None, None, None))
     if key is not None:
         raise HybridOptError(
@@ -40,22 +41,16 @@ def resumed(asked: Run, place: Place, processes: int = 1) -> Run:
         )
     data = replace(before.data, train=asked.data.train, eval=asked.data.eval)
     train = replace(before.train, **{key: getattr(asked.train, key) for key in ("keep", "log_every", "report_to")})
-    return replace(before, gpu=asked.gpu, margin=asked.margin, output=asked.output, data=data, train=train)
+    free = {key: getattr(asked, key) for key in ("gpu", "margin", "output")}
+    parallel = before.parallel if asked.parallel == AUTO else asked.parallel
+    return replace(before, **free, parallel=parallel, data=data, train=train)
 
 
-def _check_processes(before: int, now: int, place: Place) -> None:
-    """Raise HybridOptError where other examples would make a step than when the run began."""
-    if before != now:
-        raise HybridOptError(
-            f"--resume: there are {now} processes now, and the run began with {before} ({place.run}), each of which "
-            f"takes its own examples; start {before}: torchrun --nproc-per-node {before} -m hybridopt train "
-            f"{quote(str(place.run))} --resume, or start another run: -o OUT"
-        )
-
-
-def _settled(asked: Run, before: Run, processes: int) -> Run:
-    """Return what is asked for with what its length and batch decided when the run began."""
+def _settled(asked: Run, before: Run, processes: int, place: Place) -> Run:
+    """Return what is asked for with what its length and batch decided when the run began, and as it is shared now."""
     method, train = asked.method, asked.train
+    if _sizes(asked) == _sizes(place.before[0]):
+        train = replace(train, batch=before.train.batch, accumulate=before.train.accumulate)
     if GAP in before.method.options and method.policy == before.method.policy:
         method = replace(method, options={GAP: before.method.options[GAP], **method.options})
     if train.lr_batch is not None:
@@ -63,6 +58,10 @@ def _settled(asked: Run, before: Run, processes: int) -> Run:
         rate = rounded_lr(float(train.lr), train.lr_batch, train.batch * train.accumulate * processes, policy)
         train = replace(train, lr=rate, lr_batch=None)
     return replace(asked, method=method, train=train)
+
+
+def _sizes(run: Run) -> tuple[int, int]:
+    return run.train.batch, run.train.accumulate
 
 
 def data_notes(files: Sequence[Any]) -> list[dict[str, Any]]:
