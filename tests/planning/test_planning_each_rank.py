@@ -14,6 +14,7 @@ from hybridopt.optimizer import updates
 from hybridopt.planning import Estimator, Request
 from hybridopt.planning.subject.model import Subject
 from support.ranks import Ranks
+from support.sharding import by_layer
 
 pytestmark = pytest.mark.slow
 
@@ -51,18 +52,11 @@ def counted(names):
 
 def step(request):
     """Return what this rank keeps, what its update reads and writes, and what it gathers on its way."""
-    from torch.distributed.fsdp import fully_shard
     from torch.nn.parallel import DistributedDataParallel
 
     model, _ = prepared(LLAMA, request)
-    ran = model
     base = model.get_base_model() if request.lora else model
-    if request.parallel == "fsdp":
-        for layer in base.model.layers:
-            fully_shard(layer)
-        fully_shard(model)
-    else:
-        ran = DistributedDataParallel(model)
+    ran = by_layer(model) if request.parallel == "fsdp" else DistributedDataParallel(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         optimizer = model.hybrid.optimizer(lr=1e-6, compile=False)

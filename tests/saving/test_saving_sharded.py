@@ -18,6 +18,7 @@ from hybridopt.model.checksums import checksum
 from hybridopt.model.sharding import sharded_tensors
 from support.models import tiny_llama
 from support.ranks import Ranks
+from support.sharding import by_layer
 
 pytestmark = pytest.mark.slow
 
@@ -34,13 +35,10 @@ def odd():
 
 
 def sharded(model, half=False):
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy
 
     policy = {"mp_policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16)} if half else {}
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    for layer in base.model.layers if hasattr(base, "model") else []:
-        fully_shard(layer, **policy)
-    return fully_shard(model, **policy)
+    return by_layer(model, () if isinstance(model, nn.Sequential) else None, **policy)
 
 
 def made(lora, before, half, shards=True):

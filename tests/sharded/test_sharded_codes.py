@@ -10,7 +10,7 @@ import hybridopt
 from support.models import tiny_llama, tiny_moe
 from support.quantized import quantized
 from support.sharded_llama import trained
-from support.sharding import going_on, kept
+from support.sharding import by_layer, going_on, kept
 
 pytestmark = pytest.mark.slow
 
@@ -22,15 +22,6 @@ def base(scheme=None):
     torch.manual_seed(0)
     model = tiny_llama(layers=2, attention_bias=True)
     return quantized(model, scheme, ["lm_head"]) if scheme else model
-
-
-def sharded(model, **options):
-    from torch.distributed.fsdp import fully_shard
-
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    for layer in inner.model.layers:
-        fully_shard(layer, **options)
-    return fully_shard(model, **options)
 
 
 def wrapped(scheme):
@@ -46,12 +37,12 @@ def whole(model):
 
 def run(scheme, out):
     """Train with codes cut, save, and load what was saved onto a base whose codes are cut; return weights."""
-    model = sharded(wrapped(scheme))
+    model = by_layer(wrapped(scheme))
     packed = [p for p in model.parameters() if not p.is_floating_point()]
     cut = [p.to_local().numel() / p.numel() for p in packed]
     trained(model)
     model.hybrid.save_pretrained(out)
-    again = hybridopt.from_pretrained(sharded(base(scheme)), out)
+    again = hybridopt.from_pretrained(by_layer(base(scheme)), out)
     first = whole(again)
     trained(again, first=STEPS)
     return cut, whole(model), first, whole(again), model(input_ids=TOKENS).logits.detach()
@@ -87,7 +78,7 @@ def test_adapters_on_cut_codes_are_those_of_one_process(scheme, two, tmp_path):
 
 def part(number, place, ranks=True):
     model = wrapped("nf4")
-    model = sharded(model) if ranks else model
+    model = by_layer(model) if ranks else model
     optimizer = model.hybrid.optimizer(lr=1e-2)
     with going_on(model, optimizer, place, number):
         trained(model, first=number * STEPS, optimizer=optimizer)
@@ -109,7 +100,7 @@ def test_checkpoints_go_on_with_other_ranks(two, three, tmp_path):
 
 def without_adapters(scheme, ranks, out):
     model = hybridopt.wrap(base(), policy="lion", quantization=scheme)
-    model = sharded(model) if ranks else model
+    model = by_layer(model) if ranks else model
     model.hybrid.save_pretrained(out, full=True)
 
 
@@ -118,7 +109,7 @@ def mixed(out):
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     without_adapters("nf4", True, out)
-    model = sharded(wrapped("nf4"), mp_policy=MixedPrecisionPolicy(torch.bfloat16))
+    model = by_layer(wrapped("nf4"), mp_policy=MixedPrecisionPolicy(torch.bfloat16))
     with (
         patch.object(torch, "__version__", "2.12.0"),
         pytest.raises(hybridopt.HybridOptError, match=r"take torch 2\.13"),

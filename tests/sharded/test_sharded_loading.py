@@ -13,6 +13,7 @@ from hybridopt.model.placement import homes
 from hybridopt.model.sharding import write_
 from hybridopt.saving.replay import rebuild
 from support.models import tiny_llama
+from support.sharding import by_layer
 
 pytestmark = pytest.mark.slow
 
@@ -54,12 +55,7 @@ def folders(tmp_path_factory):
 
 
 def sharded():
-    from torch.distributed.fsdp import fully_shard
-
-    model = base()
-    for layer in model.model.layers:
-        fully_shard(layer)
-    return fully_shard(model)
+    return by_layer(base())
 
 
 def loaded(folder):

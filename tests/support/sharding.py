@@ -8,7 +8,7 @@ from torch import distributed, nn
 
 from hybridopt import HybridOptimizer
 
-__all__ = ["Odd", "going_on", "kept", "place", "sharded", "trained", "weights"]
+__all__ = ["Odd", "by_layer", "going_on", "kept", "place", "sharded", "trained", "weights"]
 
 
 class Odd(nn.Module):
@@ -29,12 +29,24 @@ class Odd(nn.Module):
         return self.down(self.norm(self.layers(self.embed(tokens)))) + self.wide.weight.sum() + self.conv.weight.sum()
 
 
-def sharded(model, **options):
+def by_layer(model, layers=None, **options):
+    """Shard each layer of a model by itself, and what is left of it; return the model.
+
+    Args:
+        model: with adapters or without.
+        layers: its layers; None: those of a language model of transformers.
+        options: of `fully_shard`.
+    """
     from torch.distributed.fsdp import fully_shard
 
-    for layer in (*model.layers, model.wide):
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for layer in base.model.layers if layers is None else layers:
         fully_shard(layer, **options)
     return fully_shard(model, **options)
+
+
+def sharded(model, **options):
+    return by_layer(model, (*model.layers, model.wide), **options)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import distributed, nn
 
 from hybridopt import HybridOptimizer
 from support.ranks import Ranks
+from support.sharding import by_layer
 from support.sharding import kept as state_of
 
 pytestmark = pytest.mark.slow
@@ -54,12 +55,7 @@ def train(model, release, options, rank=None):
 
 
 def sharded(model):
-    from torch.distributed.fsdp import fully_shard
-
-    for layer in model:
-        if isinstance(layer, nn.Linear):
-            fully_shard(layer)
-    return fully_shard(model)
+    return by_layer(model, [layer for layer in model if isinstance(layer, nn.Linear)])
 
 
 def shards(folder):
