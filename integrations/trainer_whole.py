@@ -9,7 +9,7 @@ from torch import Tensor
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.files import tensors
 from hybridopt.model.roles import clean
-from hybridopt.model.sharding import reshard_, write_
+from hybridopt.model.sharding import coded, reshard_, write_
 
 from .peft.rehearsal import state
 from .peft.saved import WEIGHTS, folder_of
@@ -27,20 +27,28 @@ def read_whole_weights(folder: Path, model: Any) -> None:
         model: sharded, with its adapters if any, and wrapped.
 
     Raises:
-        HybridOptError: before anything is written: a trained parameter is in none of its files.
+        HybridOptError: before anything is written: a trained parameter is in none of its files, or kept as codes.
     """
     reshard_(model)
     places = list(_adapters(folder, model) if hasattr(model, "peft_config") else _files(folder, model))
     held = {id(live[name]) for file, live in places for name in tensors.names(file, "the checkpoint") if name in live}
-    entries = model.hybrid.resolved().entries
-    trained = {entry.param.name for entry in entries if entry.treatment is not None}
-    for name, p in model.named_parameters():
-        if clean(name) in trained and id(p) not in held:
-            raise HybridOptError(f"the checkpoint {folder} has no values of {clean(name)!r}, which is trained")
+    _check(folder, model, held)
     for file, live in places:
         for name, value in tensors.each(file, "the checkpoint"):
             if name in live:
                 write_(live[name], value)
+
+
+def _check(folder: Path, model: Any, held: set[int]) -> None:
+    trained = {entry.param.name for entry in model.hybrid.resolved().entries if entry.treatment is not None}
+    for name, p in model.named_parameters():
+        if clean(name) in trained and coded(p) is not None:
+            raise HybridOptError(
+                f"the checkpoint {folder} is of a model without shards, and {clean(name)!r} is trained as codes: "
+                "go on without them, by parallel: ddp or one process, or start a new run from its weights"
+            )
+        if clean(name) in trained and id(p) not in held:
+            raise HybridOptError(f"the checkpoint {folder} has no values of {clean(name)!r}, which is trained")
 
 
 def _adapters(folder: Path, model: Any) -> Iterator[tuple[Path, Mapping[str, Tensor]]]:
