@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -94,6 +95,16 @@ def test_a_dry_run_writes_nothing_and_a_file_of_it_trains(model, place):
     assert (place / "here" / "model.safetensors").exists()
     assert run("here/run.yaml", "--set", "train.lr=0.02", "-o", "there").exit_code == 0
     assert "is one too many" in refused("run.yaml", "chats.jsonl")
+
+
+def test_shards_of_one_process_name_the_command_that_starts_several(model, place, monkeypatch):
+    words = ["train", str(model), "chats.jsonl", *QUICK, "--dry-run", "--set", "parallel=fsdp"]
+    monkeypatch.setattr(sys, "argv", ["hybridopt", *words])
+    done = run(*words[1:])
+    assert done.exit_code == 0, done.exception
+    assert re.search(
+        rf"to share it: torchrun --nproc-per-node \d+ -m hybridopt {re.escape(shlex.join(words))}", done.output
+    )
 
 
 def test_what_does_not_fit_ends_with_a_cure_unless_it_is_forced(model, place):

@@ -18,14 +18,15 @@ from hybridopt.training.running.prepare import prepare
 from support.paths import ROOT
 from support.preloaded import Preloaded
 from support.tiny_chat import save_tiny_chat, write_rows
-from support.trained_on_ranks import CELLS, gone_on
+from support.trained_on_ranks import BEGUN_BY_ONE, CELLS, gone_on
 
 pytestmark = pytest.mark.slow
 
 SETS = ["gpu=8GiB", "method=adamw", "train.max_steps=6", "train.save_every=3", "train.lr=0.01", "train.dtype=fp32"]
-SETS += ["train.batch=2", "train.accumulate=1", "data.eval=0.1", "train.eval_every=null", "output.folder=out"]
+SETS += ["train.batch=3", "train.accumulate=1", "data.eval=0.1", "train.eval_every=null", "output.folder=out"]
+OFTEN = ["parallel=fsdp", "train.save_every=1"]
 LORA = ["method.lora=4", "method.quantization=nf4", "method.release=fused", "data.packing=true", "data.max_length=64"]
-TORCHRUN = ["torch.distributed.run", "--nproc-per-node", "2"]
+TORCHRUN, THREE = (["torch.distributed.run", "--nproc-per-node", number] for number in "23")
 ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
 ACCELERATE += ["--mixed_precision", "no", "--dynamo_backend", "no"]
 SCRIPT = str(ROOT / "tests" / "support" / "launched.py")
@@ -34,23 +35,50 @@ SECONDS = 300  # of a launcher
 MODEL = "model.safetensors"
 
 
-def command(folder, *more):
+REWARD = "reward: 'support.rewards:capitals', num_generations: 4, max_completion_length: 8, beta: 0.1"
+TASKS = {  # data, settings
+    "dpo": ("preference", ()),
+    "dpo-lora": ("preference", ("method.lora=4",)),
+    "grpo": (
+        "prompt",
+        ("method.lora=4", "train.accumulate=2", "task=grpo", f"task_options={{{REWARD}}}"),
+    ),
+    "reward": ("preference", ("task=reward",)),
+    "classify": ("labels", ()),
+}
+
+
+def command(folder, *more, data="chats"):
     words = (*SETS, f"output.folder={folder}", *more)
-    return ["train", "../model", "../chats.jsonl", *(word for text in words for word in ("--set", text))]
+    sets = (word for text in words for word in ("--set", text))
+    return ["train", "../model", f"../{data}.jsonl", *sets, "--allow-code"]
+
+
+def of_tasks():
+    """Return commands of all tasks, on shards and on replicas."""
+    short = ("train.max_steps=2", "train.save_every=null", "data.eval=null")
+    return [
+        command(f"{name}-{parallel}", *settings, *short, f"parallel={parallel}", data=data)
+        for name, (data, settings) in TASKS.items()
+        for parallel in ("fsdp", "ddp")
+    ]
 
 
 def started(preloaded, launcher, folder, jobs, **told):
+    """Start jobs in a new folder by a launcher; None: one process does them."""
+    folder.mkdir()
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    if launcher is None:
+        return preloaded.start([SCRIPT, "jobs.json"], folder, RANK="alone", **told)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    folder.mkdir()
-    (folder / "jobs.json").write_text(json.dumps(jobs))
     at = [f"--{'main_process_port' if launcher is ACCELERATE else 'master-port'}={port}"]
     return preloaded.start(["-m", *launcher, *at, SCRIPT, "jobs.json"], folder, ACCELERATE_USE_CPU="true", **told)
 
 
 def launched(preloaded, launcher, folder, jobs):
-    """Run jobs on two processes; return for each what the two have printed and their statuses, and all warnings."""
+    """Run jobs on processes; return for each what the first two printed and their statuses, and all warnings."""
     running = started(preloaded, launcher, folder, jobs)
     _, error = running.communicate(timeout=SECONDS)
     assert running.returncode == 0, error[-3000:]
@@ -64,13 +92,15 @@ def home(tmp_path_factory):
     save_tiny_chat(folder / "model", layers=2)
     write_rows(folder / "chats.jsonl", "messages", 60)
     write_rows(folder / "rank-0.jsonl", "messages", 60)
+    for format in ("preference", "prompt", "labels"):
+        write_rows(folder / f"{format}.jsonl", format, 16)
     return folder
 
 
 @pytest.fixture(scope="module")
 def preloaded(home):
     """Do alone, with batches twice as large or twice as many, what two processes will do."""
-    jobs = [command("out", "train.batch=4"), command("adapters", *LORA, "train.accumulate=2"), [TRAINER]]
+    jobs = [command("out", "train.batch=6"), command("adapters", *LORA, "train.accumulate=2"), [TRAINER]]
     made = Preloaded(home / "alone", jobs)
     assert [job["status"] for job in made.alone] == [0, 0, 0], made.alone
     yield made
@@ -88,6 +118,7 @@ def by_torchrun(preloaded, home):
         apart,
         command("shards", "parallel=fsdp"),
         command("adapters", "parallel=fsdp", *LORA),
+        *of_tasks(),
         [TRAINER],
     ]
     return launched(preloaded, TORCHRUN, home / "torchrun", jobs)
@@ -96,7 +127,7 @@ def by_torchrun(preloaded, home):
 @pytest.fixture(scope="module")
 def interrupted(preloaded, home):
     """Interrupt torchrun while its first process has written of step 2, and say what it ends with, and when."""
-    jobs, folder = [command("stopped", "parallel=fsdp")], home / "interrupted"
+    jobs, folder = [command("stopped", *OFTEN)], home / "interrupted"
     running = started(preloaded, TORCHRUN, folder, jobs, AT="2", WHAT="waits")
     while not (folder / "reached").exists():
         assert running.poll() is None, running.communicate()
@@ -104,6 +135,7 @@ def interrupted(preloaded, home):
     begun = time.monotonic()
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=SECONDS)
+    shutil.copytree(folder / "stopped", home / "others" / "stopped")
     return json.loads((folder / "0-0.json").read_text()), time.monotonic() - begun
 
 
@@ -121,9 +153,19 @@ def by_accelerate(preloaded, home, interrupted, killed):
     jobs = [
         [str(ROOT / "examples" / "replicated.py")],
         [*command("../killed/gone"), "--resume"],
-        [*command("../interrupted/stopped", "parallel=fsdp"), "--resume"],
+        [*command("../interrupted/stopped", *OFTEN), "--resume"],
     ]
     return launched(preloaded, ACCELERATE, home / "accelerate", jobs)
+
+
+@pytest.fixture(scope="module")
+def by_others(preloaded, home, interrupted):
+    """Go on alone with a copy of what two processes have begun, until that is killed in step 5; and then by three."""
+    again = [[*command("../others/stopped", *OFTEN), "--resume"]]
+    alone = started(preloaded, None, home / "one", again, AT="5", WHAT="killed")
+    alone.communicate(timeout=SECONDS)
+    assert alone.returncode == 256 - signal.SIGKILL
+    return launched(preloaded, THREE, home / "three", again)[0][0]
 
 
 def losses(text):
@@ -146,7 +188,7 @@ def test_the_examples_are_short(example):
 def test_one_process_prints_and_writes_for_all(job, name, by_torchrun, home):
     first, other = by_torchrun[0][job]
     assert first["status"] == other["status"] == 0 and other["printed"] == ""
-    assert "6 steps in all (batch 2 x accumulate 1 x 2 processes)" in first["printed"]
+    assert "6 steps in all (batch 3 x accumulate 1 x 2 processes)" in first["printed"]
     assert re.search(r"Peak memory: \S+ MiB resident.* planned", first["printed"])
     there = {path.name for path in (home / "torchrun" / name).iterdir()}
     assert there > {"run.yaml", "plan.json", "log.jsonl", "report.html", "README.md", MODEL}
@@ -192,6 +234,21 @@ def test_adapters_on_shards_are_those_of_one_process(by_torchrun, home):
     assert configs[0] == configs[1]
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_learns_on_shards_what_it_does_on_replicas(task, by_torchrun, home):
+    for said in by_torchrun[0][6:-1]:
+        assert [each["status"] for each in said] == [0, 0], said
+    found = []
+    for parallel in ("fsdp", "ddp"):
+        lines = (home / "torchrun" / f"{task}-{parallel}" / "log.jsonl").read_text().splitlines()
+        found.append([x for x in map(json.loads, lines) if "loss" in x])
+    assert [x["step"] for x in found[0]] == [1, 2]
+    for shards, replicas in zip(*found, strict=True):
+        assert replicas["grad_norm"] > 0.01
+        for key in ("loss", "grad_norm"):
+            assert shards[key] == pytest.approx(replicas[key], rel=1e-3, abs=1e-6), key
+
+
 @pytest.mark.parametrize(("saved", "expected"), [("killed/gone", "out"), ("interrupted/stopped", "shards")])
 def test_a_run_goes_on_to_the_same_bits(saved, expected, by_torchrun, by_accelerate, home):
     for first, other in by_accelerate[0][1:]:
@@ -215,14 +272,21 @@ def test_torchrun_says_which_process_was_killed(killed):
     assert status != 0 and re.search(r"rank +: 0", error)
 
 
-def test_a_run_goes_on_with_as_many_processes_only(by_torchrun, home, monkeypatch):
-    monkeypatch.chdir(home / "torchrun")
-    shutil.copytree("out", "part")
-    plan = json.loads((home / "torchrun" / "part" / "plan.json").read_text()) | {"measured": None}
-    (home / "torchrun" / "part" / "plan.json").write_text(json.dumps(plan))
-    run = run_of("../model", ["../chats.jsonl"], [*SETS, "output.folder=part"])
-    with pytest.raises(HybridOptError, match=r"1 processes now.*began with 2 .*torchrun --nproc-per-node 2 -m hybrid"):
-        prepare(run, resume=True)
+def test_a_run_goes_on_with_other_numbers_of_processes(by_others, home):
+    first, other = by_others
+    assert first["status"] == other["status"] == 0 and other["printed"] == ""
+    assert (
+        "--resume: a step takes the same examples by batch 2 x accumulate 1 x 3 processes, before by "
+        "batch 3 x accumulate 1 x 2 processes"
+    ) in first["printed"]
+    folders = [home / x for x in ("others/stopped", "alone/out")]
+    logs = [[json.loads(x) for x in (folder / "log.jsonl").read_text().splitlines()] for folder in folders]
+    found, expected = ([x["loss"] for x in log if "loss" in x] for log in logs)
+    assert found == pytest.approx(expected, rel=1e-3) and len(found) == 6  # each step learnt from its own examples
+    model, one, before = (load_file(x / MODEL) for x in (*folders, home / "model"))
+    moved = max((one[name] - before[name]).abs().max() for name in one)
+    for name, x in one.items():
+        assert (model[name] - x).abs().max() < 0.02 * moved, name
 
 
 def test_what_is_refused_ends_all_and_is_told_once(by_torchrun, home):
@@ -247,7 +311,7 @@ def test_torch_has_nothing_to_warn_of(by_torchrun, by_accelerate):
 
 @pytest.fixture(scope="module")
 def cells(by_torchrun, home):
-    first, other = by_torchrun[0][6]
+    first, other = by_torchrun[0][-1]
     assert first["status"] == other["status"] == 0, first["status"]
     return [torch.load(home / x) for x in ("torchrun/cells-0.pt", "torchrun/cells-1.pt", "alone/cells-alone.pt")]
 
@@ -271,6 +335,14 @@ def test_one_process_goes_on_with_the_checkpoint_of_two(name, cells, home):
         found = gone_on(name, home / "torchrun" / "cells")
     for n, x in found.items():
         torch.testing.assert_close(x, cells[0][name][0][n], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BEGUN_BY_ONE)
+def test_two_ranks_go_on_with_the_checkpoint_of_one_process(name, cells):
+    found, others, expected = *(cell["begun by one"][name] for cell in cells[:2]), cells[2][name][0]
+    for n, x in expected.items():
+        torch.testing.assert_close(found[n], x, rtol=1e-3, atol=1e-5)
+        assert torch.equal(found[n], others[n]), n
 
 
 # ---- the world
