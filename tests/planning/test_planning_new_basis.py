@@ -53,3 +53,20 @@ def test_updates_that_a_flag_may_undo_keep_what_they_write(policy):
     assert {flagged: temporaries._alone(NAME, flagged) for flagged in found} == found
     assert temporaries.alone(NAME) == found[True] and temporaries.together() == found[False] < found[True]
     assert Temporaries(plan, cuda=False).alone(NAME) == found[False], "a CPU reads its flags at once"
+
+
+def test_updates_within_subspaces_take_what_their_coordinates_do():
+    """One within the backward pass its own, and those of a step the coordinates and gradients of all together."""
+    names = [f"{i}.w" for i in range(5)]
+    plan = Plan.of([Param(name, "linear", SHAPE, torch.float32) for name in names], GaLore())
+    tasks = [unfilled(name, plan.first(plan.entries[0]), torch.float32, None) for name in names]
+    found = []
+    for some in (tasks[:1], tasks):
+        known = [x for task in some for x in (task.param, task.grad, *task.raw.values())]
+        with torch.no_grad(), Tracker(known) as tracker:
+            run(some, compile=False)
+        found.append(tracker.peak)
+    temporaries = Temporaries(plan, cuda=False)
+    basis = temporaries._new_basis(plan.entries[0], False)
+    assert temporaries._first_order(plan.entries[0], False) == max(found[0], basis)
+    assert 0 <= found[1] - temporaries._update(plan.entries, False) <= 16 and found[1] > 3 * found[0]

@@ -41,6 +41,7 @@ def test_a_model_that_steps_is_found_and_runs_few_tokens(monkeypatch):
 
 def test_a_model_of_many_operations_that_does_not_step_is_run_as_it_is(monkeypatch):
     monkeypatch.setattr(tokens, "USUAL", 10)
+    monkeypatch.setattr(tokens, "CHUNKED", 0)
     config = LlamaConfig(**SMALL, num_attention_heads=2, intermediate_size=16)
     estimator = Estimator(subject_of(config))
     found = estimator.estimate(Request(policy="adamw", seq_len=64))

@@ -143,6 +143,15 @@ class Backend(Protocol[TaskT]):
             measured: runs these tasks by this backend and returns the most bytes that were alive besides theirs.
         """
 
+    def together(self, tasks: Sequence[TaskT], alone: int) -> int:
+        """Return the bytes that one call of `run` with all of these tasks takes, of a backend that does not stack.
+
+        Args:
+            tasks: those of a step. Their tensors have no memory.
+            alone: the most that `run` takes for any of them by itself.
+        """
+        return alone
+
     def kind(self, task: TaskT) -> Hashable | None:
         """Return what tasks that it has run must have in common to be repeated together; None: they are not repeated.
 

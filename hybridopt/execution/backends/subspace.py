@@ -57,8 +57,12 @@ class ByCoordinates(Backend[Task]):
         return 64 * torch.finfo(task.job.arithmetic).eps
 
     def temporaries(self, tasks: Sequence[Task], measured: Callable[[], int]) -> int:
-        """Return what a parameter takes, as measured, or several small ones together."""
-        return max(measured(), *(2 * MOST * task.job.arithmetic.itemsize for task in tasks))
+        """Return what a parameter takes, as measured."""
+        return measured()
+
+    def together(self, tasks: Sequence[Task], alone: int) -> int:
+        """Return what the coordinates of several small ones and of their gradients take, if that is more."""
+        return max(alone, *(2 * sum(_bytes(task.job) for task in some) for some in _together(tasks)))
 
 
 def _together(tasks: Iterable[Task]) -> Iterator[list[Task]]:
@@ -85,6 +89,10 @@ def _whole(job: Job) -> Job:
 
 def _size(job: Job) -> int:
     return prod(_whole(job).shape)
+
+
+def _bytes(job: Job) -> int:
+    return _size(job) * job.arithmetic.itemsize
 
 
 def _low(task: Task) -> Task:

@@ -99,7 +99,7 @@ class Temporaries:
             if key not in self._sizes:
                 self._sizes[key] = self._asked(backend, [entry], flagged)
             sizes.append(self._sizes[key])
-        return max(sizes)
+        return backend.together([self._task(entry) for entry in entries], max(sizes))
 
     def _asked(self, backend: Backend[Task], entries: Sequence[Entry], flagged: bool) -> int:
         """Ask a backend what it takes to update these parameters in one go."""
