@@ -1,5 +1,6 @@
 """Transformers models without memory, as the config.json of a folder describes them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from ...core.dtypes import dtype_name
-from ...core.errors import HybridOptError
+from ...core.errors import HybridOptError, nearest
 from ...core.files.paths import path_of
 
 __all__ = ["build", "check_folder", "kept_in_fp32", "read_model_config"]
@@ -41,7 +42,8 @@ def read_model_config(folder: Path):
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many types
         raise HybridOptError(
-            f"{folder / CONFIG} is no configuration of a model that transformers itself knows: {_first_line(error)}"
+            f"{folder / CONFIG} is no configuration of a model that transformers itself knows: {_in_short(error)}"
+            f"{_near_type(folder)}"
         ) from error
     if quantized := getattr(config, "quantization_config", None):
         method = quantized.get("quant_method") if isinstance(quantized, dict) else type(quantized).__name__
@@ -72,9 +74,7 @@ def build(config, folder: Path, dtype: torch.dtype | str | None, otherwise: torc
             else:
                 model = kind._from_config(config, dtype=dtype)
     except Exception as error:  # transformers raises many types
-        raise HybridOptError(
-            f"{folder / CONFIG}: transformers cannot build this model: {_first_line(error)}"
-        ) from error
+        raise HybridOptError(f"{folder / CONFIG}: transformers cannot build this model: {_in_short(error)}") from error
     model.config.name_or_path = str(folder)
     return model.eval()
 
@@ -107,5 +107,20 @@ def _architecture(config, folder: Path) -> Any:
     return None
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
+def _in_short(error: Exception) -> str:
+    """Return an error in one line; what checks of several fields say stands on several."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _near_type(folder: Path) -> str:
+    """Return which type of model was probably meant by one that transformers does not know."""
+    from transformers import CONFIG_MAPPING
+
+    try:
+        given = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    if not isinstance(given, str) or given in CONFIG_MAPPING:
+        return ""
+    best = nearest(given, CONFIG_MAPPING)
+    return f"; did you mean model_type={best!r}?" if best else ""

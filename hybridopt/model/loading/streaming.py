@@ -26,6 +26,7 @@ from ..roles import head_modules
 from ..unquantized import unquantized
 from .building import build, check_folder, kept_in_fp32, read_model_config
 from .filling import InputGradients, fill, finish
+from .generation import read_generation
 from .in_files import InFiles
 from .keeping import Keeping, key_of
 from .matching import match, shared_names
@@ -220,7 +221,5 @@ def _dtypes(model) -> dict[str, torch.dtype]:
 
 
 def _generation(model, folder) -> None:
-    if (folder / "generation_config.json").is_file() and model.can_generate():
-        from transformers import GenerationConfig
-
-        model.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+    if model.can_generate() and (found := read_generation(folder)) is not None:
+        model.generation_config = found

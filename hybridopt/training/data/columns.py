@@ -1,7 +1,7 @@
 """What the columns of a file are: which format they make, and how a row of them becomes an example."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -78,7 +78,14 @@ def columns_of(names: Sequence[str], data: Data, where: str) -> RowReader:
         raise HybridOptError(_unknown(names, renamed, data, where))
     if len(found) > 1:
         raise HybridOptError(_ambiguous(found, where))
-    return _ours(names, renamed, found[0])
+    reader = _ours(names, renamed, found[0])
+    return replace(reader, told=(*reader.told, *_unused(names, data.columns)))
+
+
+def _unused(names: Sequence[str], columns: Mapping[str, str]) -> list[str]:
+    """Return lines on names of columns that a file has not, as others of several files may have them."""
+    absent = {ours: theirs for ours, theirs in columns.items() if theirs not in names}
+    return [f"has no column {theirs}; {ours} is taken as it is" for ours, theirs in absent.items()]
 
 
 def _renamed(names: Sequence[str], columns: Mapping[str, str], where: str) -> dict[str, str]:

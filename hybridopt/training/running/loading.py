@@ -10,6 +10,7 @@ from ...core.devices import device_here
 from ...core.dtypes import DTYPES
 from ...core.errors import HybridOptError
 from ...model.loading.building import check_folder, read_model_config
+from ...model.loading.generation import read_generation
 from ...model.loading.new_head import load_with_head
 from ...model.loading.streaming import How, load
 from ...model.shards import shard_
@@ -58,7 +59,8 @@ def config_of(model: str) -> Any:
     check_model(model)
     folder = Path(model).expanduser()
     if folder.exists():
-        return read_model_config(check_folder(folder))
+        read_generation(check_folder(folder))  # which loading does later
+        return read_model_config(folder)
     try:
         return read_model_config(hub_config(model)[0].parent)
     except HybridOptError as error:

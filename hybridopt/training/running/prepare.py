@@ -23,6 +23,7 @@ from .rehearsal import Rehearsal, rehearse
 from .resuming import check_data, resumed
 from .sharing import sharing_told
 from .telling import told_of
+from .trackers import check_trackers
 from .versions import versions, versions_told
 from .weights import check_weights
 
@@ -110,6 +111,7 @@ def prepare(
     run = resumed(asked, place, ranks.world.size) if resume else asked
     early = None if run.task == AUTO else _task(run.task, run.task_options, allow_code)
     with quietly():
+        check_trackers(run.train.report_to)
         settings = config_of(run.model)
         check_weights(run.model)
         examples = read(run.data, run.train.seed, console)

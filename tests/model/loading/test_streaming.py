@@ -341,11 +341,20 @@ def test_folders_without_safetensors(folder):
         ({"num_hidden_layers": 3}, r"finds no 'model.layers.2.* and 6 more in the folder"),
         ({"num_hidden_layers": 1}, r"has no place for 'model.layers.1.* and 6 more in the folder"),
         ({"hidden_act": "own"}, "transformers cannot build this model"),
+        ({"model_type": "lamma"}, r"no configuration of a model .*; did you mean model_type='llama'\?"),
+        ({"hidden_size": "64"}, r"no configuration of a model .*'hidden_size'.* int"),
     ],
 )
 def test_configs_of_other_models(folder, changes, text):
     edit_config(folder, **changes)
     with pytest.raises(HybridOptError, match=text):
+        load(folder)
+
+
+@pytest.mark.parametrize("content", ["{broken", "[1]"])
+def test_a_damaged_configuration_of_generation_is_told(folder, content):
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(HybridOptError, match="generation_config.json is no configuration of how a model generates"):
         load(folder)
 
 

@@ -381,3 +381,9 @@ def test_layers_that_are_not_there_are_refused_though_others_are(targets, said, 
         choose(asked, config, SHAPE)
     asked = run("gpu: 1GiB\nmethod: {policy: frugal, lora: {r: 2, targets: [layers.1.self_attn.q_proj, v_proj]}}\n")
     assert choose(asked, config, SHAPE).run.method.lora.targets == ("layers.1.self_attn.q_proj", "v_proj")
+
+
+def test_modules_to_train_in_full_that_are_not_there_are_refused(config):
+    asked = run("gpu: 1GiB\nmethod: {policy: frugal, lora: {r: 2, modules_to_save: [lm_haed]}}\n")
+    with pytest.raises(HybridOptError, match="modules_to_save: .* has no module 'lm_haed'; did you mean 'lm_head'"):
+        choose(asked, config, SHAPE)

@@ -270,3 +270,24 @@ def test_a_template_that_marks_nothing_learns_the_last_answer(workshop):
     assert "<|user|>colour of thing 0?<|end|><|assistant|>[red<|end|>]" in shown(prepared)
     with pytest.raises(HybridOptError, match="does not mark what the assistant says"):
         prepare(workshop.run("data.loss_on=assistant", model=other))
+
+
+def test_trackers_that_are_not_installed_are_told_before_reading(workshop, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.setattr(preparing, "read", None)
+    with pytest.raises(HybridOptError, match=r"wandb cannot be reported.*pip install wandb.*Installed: tensorboard"):
+        prepare(workshop.run("train.report_to=[tensorboard, wandb]"))
+
+
+def test_a_damaged_configuration_of_generation_is_told_before_reading(workshop, monkeypatch, tmp_path):
+    model = shutil.copytree(workshop.model, tmp_path / "damaged")
+    (model / "generation_config.json").write_text("{")
+    monkeypatch.setattr(preparing, "read", None)
+    with pytest.raises(HybridOptError, match="generation_config.json is no configuration of how a model generates"):
+        prepare(workshop.run(model=model))
+
+
+def test_names_of_columns_that_no_file_has_are_told(workshop):
+    assert "has no column nope; messages is taken as it is" in told(
+        prepare(workshop.run("data.columns.messages=nope"))
+    )
