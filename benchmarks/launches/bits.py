@@ -1,4 +1,4 @@
-"""The printed kernel of state-full columns in Triton's interpreter, against the eager update on the CPU, bit by bit.
+"""Printed kernels in Triton's interpreter against the eager update on the CPU: bits, and where sums are added, sizes.
 
 A program, as the interpreter is chosen when triton is imported.
 """
@@ -19,6 +19,7 @@ from hybridopt import HybridOptimizer, HybridOptWarning
 from hybridopt.execution import run
 from hybridopt.execution.backends import _compiled_kernels
 from hybridopt.execution.backends.triton import Triton
+from hybridopt.execution.backends.triton_rounds import TritonRounds
 
 from ..shared.triton_interpreter import mended
 
@@ -35,11 +36,22 @@ COMPARED: dict[str, dict[str, Any]] = {
 }
 
 
-def compared(options: dict[str, Any]) -> dict[str, list[int]]:
-    """Return, by name of what is compared, how many numbers differ after some steps, and of how many."""
+def compared(options: dict[str, Any]) -> dict[str, list[float]]:
+    """Return, by name of what is compared, how many numbers differ after some steps, of how many, and by how much.
+
+    That is the largest difference, relative to the largest number; steps of bfloat16 and of codes are taken off.
+    """
     kernel = _trained(options, by_kernel=True)
     eager = _trained(options, by_kernel=False)
-    return {name: [int((kernel[name] != x).sum()), x.numel()] for name, x in eager.items()}
+    return {name: [int((kernel[name] != x).sum()), x.numel(), _off(kernel[name], x)] for name, x in eager.items()}
+
+
+def _off(x: Tensor, wanted: Tensor) -> float:
+    step = 0.0 if wanted.dtype == torch.float32 else 1.0
+    if wanted.dtype.is_floating_point:
+        step = step * torch.finfo(wanted.dtype).eps * wanted.abs().double()
+    off = ((x.double() - wanted.double()).abs() - step).clamp(min=0).max()
+    return float(off / wanted.abs().double().max().clamp(min=torch.finfo(torch.float32).tiny))
 
 
 def _trained(options: dict[str, Any], by_kernel: bool) -> dict[str, Tensor]:
@@ -47,6 +59,7 @@ def _trained(options: dict[str, Any], by_kernel: bool) -> dict[str, Tensor]:
     p = nn.Parameter((torch.randn(SHAPE, generator=random) * 0.02).bfloat16())
     told = {"lr": 1e-3, "weight_decay": 0.1, "policy": "frugal", "density": 0.25, **options}
     with _interpreted() if by_kernel else ExitStack():
+        told = {name: x for name, x in told.items() if x is not None}
         optimizer = HybridOptimizer([("model.layers.0.mlp.up_proj.weight", p)], compile=by_kernel, **told)
         for _ in range(STEPS):
             p.grad = (torch.randn(SHAPE, generator=random) * 0.01).bfloat16()
@@ -66,7 +79,7 @@ def _interpreted() -> Iterator[None]:
 
     with (
         mended(),
-        patch.object(run, "able", lambda compile, device: (Triton(),)),
+        patch.object(run, "able", lambda compile, device: (Triton(), TritonRounds())),
         patch.object(_compiled_kernels, "on_host", lambda device: False),
         patch.object(interpreter.InterpreterBuilder, "create_fma", fma),
         warnings.catch_warnings(),

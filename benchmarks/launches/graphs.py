@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hybridopt import HybridOptimizer
-from hybridopt.execution.backends import _compiled_kernels, triton
+from hybridopt.execution.backends import _compiled_kernels, _triton_kernels
 from hybridopt.parts.stores._int8_weight import Int8Weight
 
 from .absent import KEPT, inductor
@@ -31,7 +31,9 @@ def made(row: Row) -> dict:
     fused = row.release == "fused"
     with inductor() as written, without_memory(), FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as stack:
         stack.enter_context(patch.object(_compiled_kernels, "_give_up", lambda _, error: failed.append(str(error))))
-        stack.enter_context(patch.object(triton, "_installed", lambda planned: False))  # inductor's own are wanted
+        stack.enter_context(
+            patch.object(_triton_kernels, "installed", lambda planned: False)
+        )  # inductor's own are wanted
         p = nn.Parameter(_weight(row))  # held by nobody else, or its update would wait for step()
         told = {"policy": row.policy, "release": row.release, "nonfinite": "raise" if fused else "ignore"}
         optimizer = HybridOptimizer([(NAME, p)], lr=1e-3, **told, **row.options)

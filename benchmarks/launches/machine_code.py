@@ -5,17 +5,22 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from .absent import TARGET
 
-__all__ = ["Kernel", "kernels"]
+__all__ = ["Kernel", "kernels", "printed"]
 
 SOURCE = re.compile(r"async_compile\.triton\('(\w+)', '''(.*?)''', device_str", re.S)
 WARPS = 4
+KINDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int64: "i64", torch.int8: "i8", torch.uint8: "u8"}
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,6 @@ def kernels(code: str) -> list[Kernel]:
 
 
 def _kernel(name, text):
-    import triton
-    from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     signature = eval(re.search(r"triton_meta=\{'signature': (\{.*?\}), 'device'", text).group(1))  # inductor's own
@@ -61,8 +64,45 @@ def _kernel(name, text):
             {(at(n),): value for n, value in blocks.items()},
             {(at(n),): [["tt.divisibility", 16]] for n in wide if n in types},
         )
-        made = triton.compile(source, target=GPUTarget(*TARGET), options={"num_warps": WARPS})
-        return _looked_at(made.asm, Path(folder), Path(triton.__file__).parent / "backends/nvidia/bin")
+        return _compiled(source, {"num_warps": WARPS}, Path(folder))
+
+
+def printed(function: Any, given: Sequence[Any], constants: dict[str, int], options: dict[str, Any]) -> Kernel:
+    """Return what ptxas makes of a kernel of the project.
+
+    Args:
+        function: of Triton.
+        given: its arguments, tensors without memory and numbers.
+        constants: of the kernel.
+        options: of the launch.
+    """
+    from triton.compiler import ASTSource
+
+    names, types, attributes, fixed = function.arg_names, dict[str, str](), dict[tuple, list](), dict[tuple, int]()
+    for i, (name, x) in enumerate(zip(names, given, strict=False)):
+        types[name] = "constexpr" if type(x) is int and x == 1 else _type(x)
+        if types[name] == "constexpr":
+            fixed[(i,)] = 1
+        elif isinstance(x, Tensor) or (type(x) is int and x % 16 == 0):
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    for name, x in constants.items():
+        types[name], fixed[(names.index(name),)] = "constexpr", x
+    with tempfile.TemporaryDirectory() as folder:
+        return _compiled(ASTSource(function, types, fixed, attributes), options, Path(folder))
+
+
+def _type(x: Any) -> str:
+    if isinstance(x, Tensor):
+        return "*" + KINDS[x.dtype]
+    return "fp32" if isinstance(x, float) else "i32"
+
+
+def _compiled(source: Any, options: dict[str, Any], folder: Path) -> Kernel:
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    made = triton.compile(source, target=GPUTarget(*TARGET), options=options)
+    return _looked_at(made.asm, folder, Path(triton.__file__).parent / "backends/nvidia/bin")
 
 
 def _bare(text: str) -> str:

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ..shared.environment import environment
 from ..shared.markdown import table
 from ..shared.records import Records
 from .bits import COMPARED
+from .own_kernels import OWN
 from .rows import BOUND
 
 __all__ = ["MADE", "faults", "kernel_records", "kernel_table", "measure_bits", "measure_kernels"]
@@ -24,11 +26,23 @@ registers of a thread, and how many accesses to global memory of so many bits st
 there is Triton, the default split of frugal takes a kernel of the project instead.
 """
 
+OWN_HEAD = ["update", "kernels", "at most", "registers", "spilled bytes", "loads by bits", "stores by bits"]
+OWN_TEXT = """
+The kernels that the project prints for the same update, compiled for the same device: what is launched where there is
+Triton. Of rules with rounds each look is one, each end of a round one, and the update one; where rows go by themselves
+one kernel makes all rounds.
+"""
+MOST = {  # kernels of one update
+    **{"frugal": 1, "frugal, int8": 1, "adam_mini": 1, "adam_mini, int8": 1, "scale": 1},
+    **{"adalomo": 5, "adafactor": 5, "adafactor, momentum": 5, "came": 7, "came, int8": 7, "sinkgd": 11},
+}
 ONE_PASS = ("adamw", "signsgd", "lion", "adamw, int8", "signsgd, fused", "adamw, fused")
 CODES = 1e-4  # of numbers beside 8-bit state may differ, where a root of the CPU moves a scale
+ORDER = 64 * 2.0**-23  # of the largest number: how far another order of sums may lead
 BITS = """
-The project's kernel for state-full columns in Triton's interpreter against the eager update on the CPU: how many
-numbers differ after two steps. Square roots of the CPU are not all rounded to nearest, which shows in int8's scales.
+The project's kernels in Triton's interpreter against the eager update on the CPU: how many numbers differ after two
+steps. Square roots of the CPU are not all rounded to nearest, which shows in int8's scales. Rules with rounds add
+their sums in another order; with the order of the kernels the eager update has the same bits (a test of the project).
 """
 
 
@@ -39,8 +53,11 @@ def kernel_records(folder: Path) -> Records:
 
 def measure_kernels(records: Records, names: Iterable[str]) -> None:
     """Make the kernels of some rows, each in a process of its own, and keep what they are like."""
+    names = tuple(names)
     for name in names:
         records.put(_made("graphs", name))
+    for name in [name for name in OWN if name in names or len(names) == len(MADE)]:
+        records.put(_made("own_kernels", name))
 
 
 def measure_bits(records: Records) -> None:
@@ -62,15 +79,15 @@ def faults(record: dict) -> list[str]:
     """Return a sentence for everything that a record of kernels or of bits shows and may not.
 
     No kernel spills registers; elementwise updates are one kernel with accesses of 16 bytes, and nothing in between;
-    the project's own kernels have the bits of the CPU.
+    the project's own kernels have the bits of the CPU, are no more than `MOST`, and read and write elements widely.
     """
     (program, name), found = record["row"].split(": "), record["found"]
     if "error" in found:
         return [f"{record['row']}: {found['error']}"]
     if program == "bits":
-        part = CODES if "codec" in COMPARED[name] else 0
-        differ = {what: n for what, (n, count) in found.items() if n > part * count and not what.endswith("_absmax")}
-        return [f"{record['row']}: {n:,} numbers of {what} differ" for what, n in differ.items()]
+        return [f"{record['row']}: {text}" for text in _faults_of_bits(name, found)]
+    if program == "own_kernels":
+        return [f"{record['row']}: {text}" for text in _faults_of_own(name, found)]
     kernels = [one for graph in found["graphs"] for one in graph["kernels"]]
     wide = all("128" in one[kind] for one in kernels for kind in ("loads", "stores"))
     passes = len(kernels) == 1 and not any(graph["buffers"] for graph in found["graphs"]) and wide
@@ -79,12 +96,32 @@ def faults(record: dict) -> list[str]:
     return [f"{record['row']}: {text}" for text, true in said.items() if true]
 
 
+def _faults_of_bits(name: str, found: dict[str, list[float]]) -> list[str]:
+    if "policy" in COMPARED[name]:  # a rule with rounds
+        off = {what: more[0] for what, (_, _, *more) in found.items() if more[0] > ORDER}
+        return [f"{what} is off by {most:.1e} of its largest number" for what, most in off.items()]
+    part = CODES if "codec" in COMPARED[name] else 0
+    differ = {what: n for what, (n, count, *_) in found.items() if n > part * count and not what.endswith("_absmax")}
+    return [f"{n:,} numbers of {what} differ" for what, n in differ.items()]
+
+
+def _faults_of_own(name: str, found: list[dict]) -> list[str]:
+    said = [f"registers of {one['name']} are spilled" for one in found if one["spilled"]]
+    said += [f"{len(found)} kernels, at most {MOST[name]}"] if len(found) > MOST[name] else []
+    passes = [one for one in found if not one["name"].startswith("settle")]
+    narrow = [one for one in passes if "128" not in one["loads"]]
+    narrow += [one for one in passes if not one["name"].startswith("look") and "128" not in one["stores"]]
+    return [*said, *(f"{one['name']} has no accesses of 16 bytes" for one in narrow)]
+
+
 def kernel_table(records: Records) -> str:
     """Return the tables of the kernels and of their bits; "" where none were made."""
     found = {record["row"]: record["found"] for record in records.all()}
     made = [_cells(name, found[f"graphs: {name}"]) for name in MADE if f"graphs: {name}" in found]
     bits = [_differing(name, found[f"bits: {name}"]) for name in COMPARED if f"bits: {name}" in found]
+    own = [_own_cells(name, found[f"own_kernels: {name}"]) for name in OWN if f"own_kernels: {name}" in found]
     first = [TEXT, table(HEAD, made)] if made else []
+    first += [OWN_TEXT, table(OWN_HEAD, own)] if own else []
     return "\n".join([*first, *([BITS, table(["update", "numbers that differ"], bits)] if bits else [])])
 
 
@@ -99,10 +136,18 @@ def _cells(name: str, found: dict) -> list[str]:
     return [name, *map(str, (*numbers, registers, spilled)), *accesses]
 
 
+def _own_cells(name: str, found: Any) -> list[str]:
+    if "error" in found:
+        return [name, "failed", *[""] * (len(OWN_HEAD) - 2)]
+    registers, spilled = max(one["registers"] for one in found), sum(one["spilled"] for one in found)
+    accesses = [_joined(one[kind] for one in found) for kind in ("loads", "stores")]
+    return [name, str(len(found)), str(MOST[name]), str(registers), str(spilled), *accesses]
+
+
 def _differing(name: str, found: dict) -> list[str]:
     if "error" in found:
         return [name, "failed"]
-    return [name, ", ".join(f"{what} {n:,} of {count:,}" for what, (n, count) in found.items())]
+    return [name, ", ".join(f"{what} {n:,} of {count:,}" for what, (n, count, *_) in found.items())]
 
 
 def _joined(counts: Iterable[dict[str, int]]) -> str:

@@ -57,7 +57,7 @@ BOUND = {  # of all 291 tensors of Llama-3-8B in bfloat16
     "frugal, int8": Row("frugal", {"density": 0.25, "codec": "int8"}, most={"compiled": 250, "launches": 450, **FEW}),
     "frugal, rows": Row("frugal", {"split": "rows", "density": 0.25}, most={"compiled": 680, "launches": 450, **FEW}),
     "adamw, int8": Row("adamw", {"codec": "int8"}, most={"compiled": 250, "launches": 400, **FEW}),
-    "adalomo": Row("adalomo", most={"compiled": 700, "launches": 500, **FEW}),
+    "adalomo": Row("adalomo", most={"compiled": 240, "launches": 450, **FEW}),
     "mezo": Row("mezo", most={"launches": 3000, "waits": 2, "copies": 2}),
     "addax": Row("addax", most={"launches": 3000, "waits": 3, "copies": 0}),
     "zo_adam": Row("zo_adam", most={"launches": 2500, "waits": 2, "copies": 0}),
@@ -70,6 +70,7 @@ BOUND = {  # of all 291 tensors of Llama-3-8B in bfloat16
     "adamw, int8-trainable, fused": Row("adamw", release="fused", most=FUSED, coded=True),
 }
 NEVER = {"fused": {"midway": 0}}
+IN_ROUNDS = ("adafactor", "adalomo", "adam_mini", "came", "scale", "sinkgd")  # all kernels of a tensor by one call
 MATRICES = sum(len(shape) > 1 for shape in SHAPES["full"].values())
 WINDOWS = {  # fused release of two layers, every step the first of a window
     f"{name}, new window": Row(policy, {"update_gap": 1, **options}, "fused", {"midway": most}, "full")
@@ -85,8 +86,22 @@ WINDOWS = {  # fused release of two layers, every step the first of a window
         ("qgalore", "qgalore", {}, MATRICES),
     )
 }
+
+
+def _most(policy: str, release: str, shapes: str) -> dict[str, int]:
+    """Return the bounds of a policy, for those of its kind.
+
+    Args:
+        policy: its name.
+        release: of the optimizer.
+        shapes: of the tensors.
+    """
+    calls = {"compiled": len(SHAPES[shapes])} if policy in IN_ROUNDS else {}
+    return NEVER.get(release, {}) | calls
+
+
 EVERY = {  # every policy with every release, of two layers
-    f"{policy}, {release}, {shapes}": Row(policy, release=release, shapes=shapes, most=NEVER.get(release, {}))
+    f"{policy}, {release}, {shapes}": Row(policy, release=release, shapes=shapes, most=_most(policy, release, shapes))
     for policy in names("policies")
     for release in ("accumulate", "fused")
     for shapes in ("full", "LoRA")

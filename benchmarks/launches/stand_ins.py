@@ -1,5 +1,6 @@
 """What of hybridopt must be replaced for tensors without memory; everything else runs as it is."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
@@ -9,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from hybridopt.core.numerics import direction_kernels, host
 from hybridopt.execution import run, task
-from hybridopt.execution.backends import _compiled_kernels, triton
+from hybridopt.execution.backends import _compiled_kernels, _triton_kernels, triton, triton_rounds
 from hybridopt.optimizer import parameters
 from hybridopt.optimizer.probing import perturb, watch
 
@@ -35,17 +36,18 @@ def without_memory() -> Iterator[None]:
 @contextmanager
 def stand_ins(mode: FakeCuda) -> Iterator[None]:
     """Let hybridopt run on the tensors of a mode, and nothing be compiled."""
-    launched: Callable = mode.compiled(lambda kernel, grid, given: None)
+    launched: Callable = mode.compiled(lambda launches, given: None)
     with ExitStack() as stack:
         stack.callback(run.able.cache_clear)  # which backends work on a device: found anew, then and now
         stack.enter_context(without_memory())
         for where, name, value in (
             (_compiled_kernels, "_compile", mode.compiled),
             (direction_kernels, "_compile", mode.compiled),
-            (triton, "_installed", lambda planned: True),
-            (triton, "_kernel", lambda layout: None),
-            (triton, "_call", launched),
+            (_triton_kernels, "installed", lambda planned: True),
+            (_triton_kernels, "made", lambda layout, title: defaultdict(lambda: None)),
+            (_triton_kernels, "call", launched),
             (triton.Triton, "devices", frozenset({mode.kind})),
+            (triton_rounds.TritonRounds, "devices", frozenset({mode.kind})),
             (perturb.Perturbation, "_check", lambda *_: None),  # weights on "meta" have no values
             (torch._dynamo, "mark_dynamic", lambda *_: None),
         ):

@@ -1,9 +1,7 @@
 """Updates for which the project prints a Triton kernel: where inductor's take more than one pass over memory."""
 
-import importlib.util
-import warnings
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import torch
@@ -12,23 +10,21 @@ from torch.autograd.graph import increment_version
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...core.contracts import Backend
-from ...core.errors import HybridOptWarning
-from ...core.numerics.compiling import reason
 from ...parts.stores.bf16_stochastic import Bf16Stochastic
 from ...parts.stores.dense import Dense
-from ..printing.defined import defined
 from ..printing.traced import printable
-from ..printing.triton_columns import ColumnsKernel, kept_in
+from ..printing.triton_columns import ColumnsKernel
+from ..printing.triton_tiles import kept_in
 from ..slices import update_in_slices
 from ..task import Task
 from . import _compiled_kernels as kernels
+from . import _triton_kernels as triton_kernels
 
 __all__ = ["Triton"]
 
 SMALLEST = 1 << 16  # elements
 ROWS, WIDE, NARROW = 4, 1024, 256  # of a program: rows, columns at a time, chosen columns at a time
-_worked: set[ColumnsKernel] = set()
-_broken: set[ColumnsKernel] = set()  # kernels that cannot be made here
+CONSTANTS = {"BR": ROWS, "BC": WIDE, "BK": NARROW, "num_warps": 4}
 _chosen: Any = WeakTensorKeyDictionary()  # by the tensor of indices: its version, and which columns it names
 
 
@@ -51,7 +47,12 @@ class Triton(Backend[Task]):
         if not (job.part.columns and len(job.shape) == 2 and job.separate and job.arithmetic == torch.float32):
             return False
         plain = task.plain and task.param.numel() >= SMALLEST and not isinstance(task.lr, Tensor)
-        return plain and _prints(task) and _installed(task.param.is_meta) and _layout_of(task) not in _broken
+        return (
+            plain
+            and _prints(task)
+            and triton_kernels.installed(task.param.is_meta)
+            and not triton_kernels.broken(_layout_of(task))
+        )
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Carry out tasks, one launch each."""
@@ -59,8 +60,9 @@ class Triton(Backend[Task]):
         keys = kernels.keys(tasks)
         for task in tasks:
             layout = _layout_of(task)
-            done = layout not in _broken and _launched(layout, task, keys.get(task))
-            if not done:
+            if not triton_kernels.launched(
+                layout, "state-full columns", partial(_launch, layout, task, keys.get(task))
+            ):
                 update_in_slices(task)
             increment_version([task.param])
 
@@ -88,39 +90,15 @@ def _blocks_fit(job) -> bool:
     return coded and job.treatment.codec.block == NARROW and job.low[-1] % NARROW == 0
 
 
-@cache
-def _installed(planned: bool) -> bool:
-    """Return whether triton can be imported; a plan is for a machine that has it."""
-    return planned or importlib.util.find_spec("triton") is not None
-
-
-def _launched(layout: ColumnsKernel, task: Task, keys: Tensor | None) -> bool:
-    """Launch the kernel of a task; where it cannot be made, warn, change nothing, and return False."""
-    try:
-        _launch(layout, task, keys)
-    except Exception as error:  # triton's own, or of a compiler that it calls
-        if layout in _worked:
-            raise
-        _give_up(layout, error)
-        return False
-    _worked.add(layout)
-    return True
-
-
 def _launch(layout: ColumnsKernel, task: Task, keys: Tensor | None) -> None:
     job, now = task.job, task.now()
-    index, one = task.raw[job.basis[job.part.columns]], _true(task.param.device)
-    sound = one if task.sound is None else task.sound.view(torch.int8)
-    state = [task.raw[name] for name in (*dict(layout.slots), *layout.beside)]
+    index, sound = task.raw[job.basis[job.part.columns]], triton_kernels.sound_or_true(task.sound, task.param.device)
+    state = [task.raw[name] for name in layout.tiles.state]
     rows, width = job.shape
-    tensors = task.param, task.grad, *state, index, _columns(index, width), one if keys is None else keys, sound
+    tensors = task.param, task.grad, *state, index, _columns(index, width), sound if keys is None else keys, sound
     rates = now.lr, now.lr * job.treatment.free_lr_scale, now.decay
-    sizes = rows, width, len(index)
-    _call(_kernel(layout), (-(-rows // ROWS),), (*tensors, *rates, *now.full.values(), *sizes))
-
-
-def _call(kernel: Any, grid: tuple[int, ...], given: tuple) -> None:
-    kernel[grid](*given, BR=ROWS, BC=WIDE, BK=NARROW, num_warps=4, enable_fp_fusion=False)
+    given = (*tensors, *rates, *now.full.values(), rows, width, len(index))
+    triton_kernels.call([triton_kernels.KernelLaunch(_kernel(layout), -(-rows // ROWS), CONSTANTS)], given)
 
 
 def _layout_of(task: Task) -> ColumnsKernel:
@@ -133,14 +111,9 @@ def _layout(job: Any, random: bool, rounded: tuple[str, ...]) -> ColumnsKernel:
     return ColumnsKernel(t.full, t.free, signed, t.codec, random, rounded)
 
 
-@lru_cache(maxsize=256)
 def _kernel(layout: ColumnsKernel) -> Any:
-    return defined(layout.text(), f"columns of {type(layout.full).__name__} and {type(layout.free).__name__}")
-
-
-@lru_cache(maxsize=64)
-def _true(device: torch.device) -> Tensor:
-    return torch.ones(1, dtype=torch.int8, device=device)
+    title = f"columns of {type(layout.full).__name__} and {type(layout.free).__name__}"
+    return triton_kernels.made(layout, title)["kernel"]
 
 
 def _columns(index: Tensor, width: int) -> Tensor:
@@ -150,13 +123,3 @@ def _columns(index: Tensor, width: int) -> Tensor:
         chosen = torch.zeros(width, dtype=torch.int8, device=index.device).index_fill_(0, index, 1)
         _chosen[index] = known = index._version, chosen
     return cast(Tensor, known[1])
-
-
-def _give_up(layout: ColumnsKernel, error: Exception) -> None:
-    _broken.add(layout)
-    warnings.warn(
-        f"the Triton kernel of state-full columns cannot be made ({reason(error)}), so steps are slower, with the "
-        "same results. Install a C compiler and the triton that torch was built with, or pass compile=False",
-        HybridOptWarning,
-        stacklevel=7,
-    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from .cpp_loops import literals
 from .cpp_tensors import FloatPiece
 from .elements_traced import ElementLine, Elements
+from .passes import RowPass, row_passes
 
 __all__ = ["Told", "look_lines", "update_lines"]
 
@@ -68,7 +69,7 @@ def look_lines(
         checked: return the largest bits of the gradient, in a template that says whether they are looked for.
     """
     lines = {line.name: line for line in look.lines}
-    depth = _depths(look.lines)
+    before, passes = row_passes(look)
     totals = {value: sums[name] for name, value in look.sums.items() if value in lines}
     read = {x for line in look.lines for x in line.reads}
     out = [*told.before(read)]
@@ -76,12 +77,9 @@ def look_lines(
     ones = [x for x in totals if lines[x].sums == "one"]
     out += [f"float {x} = 0.f;" for x in ones]
     out += ["Seen seen;"] * checked
-    body = [*told.of_row(read), *_scalars(look.lines, depth, 0)]
-    for level in range(max(depth.values(), default=0) + 1):
-        summed = [line for line in look.lines if line.sums and _source(line, depth) == level]
-        if summed:
-            body += _pass(look.lines, summed, told, checked and level == 0)
-        body += _scalars(look.lines, depth, level + 1)
+    body = [*told.of_row(read), *map(_assigned, before)]
+    for i, one in enumerate(passes):
+        body += [*_pass(one, told, checked and i == 0), *map(_assigned, one.after)]
     body += [f"({rows[name]})[row] = {literals(value)};" for name, value in look.rows.items()]
     out += ["for (i64 row = first; row < last; ++row) {", *_deeper(body), "}"]
     out += [f"*({totals[x]}) += {x};" for x in ones]
@@ -113,47 +111,25 @@ def update_lines(update: Elements, told: Told, rate: str, result: str, after: Se
     return [*told.before(read), "for (i64 row = first; row < last; ++row) {", *_deeper(body), "}"]
 
 
-def _source(line: ElementLine, depth: dict[str, int]) -> int:
-    return max((depth.get(x, 0) for x in line.reads), default=0)
-
-
-def _depths(lines: Sequence[ElementLine]) -> dict[str, int]:
-    """Return how many passes over its row come before a line can be worked out."""
-    depth: dict[str, int] = {}
-    for line in lines:
-        depth[line.name] = _source(line, depth) + (line.sums == "row")
-    return depth
-
-
-def _scalars(lines: Sequence[ElementLine], depth: dict[str, int], level: int) -> list[str]:
-    """Return the lines about a whole row that can be worked out after so many passes."""
-    some = [x for x in lines if x.kind in ("row", "one") and not x.sums and depth[x.name] == level]
-    return [_assigned(line) for line in some]
-
-
-def _pass(lines: Sequence[ElementLine], summed: list[ElementLine], told: Told, checked: bool) -> list[str]:
+def _pass(one: RowPass, told: Told, checked: bool) -> list[str]:
     """Return one pass over a row: sums, and what they need of every element."""
-    wanted = {x for line in summed for x in line.reads}
-    inner: list[ElementLine] = []
-    for line in reversed(lines):
-        if line.name in wanted and line.kind in ("matrix", "col") and not line.sums:
-            inner.insert(0, line)
-            wanted |= set(line.reads)
+    wanted = {x for line in (*one.summed, *one.inner) for x in line.reads}
     look = ["if (CHECKED) seen.add(k, bits_of(g), 0x7fffffffu);"] * checked
+    each = _summed_up(one, [*told.of_element(wanted), *look])
     return [
-        *(f"float {line.name} = 0.f;" for line in summed if line.sums == "row"),
+        *(f"float {line.name} = 0.f;" for line in one.summed if line.sums == "row"),
         COLUMNS,
-        *_deeper([*PIECE, *told.of_piece(wanted), *_summed_up(summed, inner, [*told.of_element(wanted), *look])]),
+        *_deeper([*PIECE, *told.of_piece(wanted), *each]),
         "}",
     ]
 
 
-def _summed_up(summed: list[ElementLine], inner: list[ElementLine], named: list[str]) -> list[str]:
+def _summed_up(one: RowPass, named: list[str]) -> list[str]:
     """Return the loop over a piece, with several sums side by side, as each must wait for its own last addition."""
-    reduced = [line for line in summed if line.sums != "col"]
-    each = [*named, *map(_assigned, inner)]
+    reduced = [line for line in one.summed if line.sums != "col"]
+    each = [*named, *map(_assigned, one.inner)]
     each += [f"{x.name}_of[k] = {x.name}_of[k] + kept({literals(x.text)}, some);" for x in reduced]
-    for line in summed:
+    for line in one.summed:
         if line.sums == "col":
             to = f"to_{line.name} + column + i"
             each.append(f"store({to}, load({to}, some) + {literals(line.text)}, some);")

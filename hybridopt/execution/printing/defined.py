@@ -1,4 +1,4 @@
-"""From the text of a module to the kernel that it defines."""
+"""From the text of a module to the kernels that it defines."""
 
 import linecache
 from functools import lru_cache
@@ -11,8 +11,8 @@ _numbers = count(1)
 
 
 @lru_cache(maxsize=256)
-def defined(text: str, title: str) -> Any:
-    """Run a printed module and return its `kernel`.
+def defined(text: str, title: str) -> dict[str, Any]:
+    """Run a printed module and return what it defines, by name.
 
     Triton reads the text again, as tracebacks do, from Python's cache of lines.
 
@@ -24,4 +24,4 @@ def defined(text: str, title: str) -> Any:
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
     module: dict[str, Any] = {"__name__": "hybridopt.execution.printing.printed"}
     exec(compile(text, name, "exec"), module)
-    return module["kernel"]
+    return module

@@ -7,7 +7,7 @@ from typing import Any
 from torch.fx import Node
 
 from .graphs import Graph, GraphNumber
-from .traced import number_from, operation
+from .traced import number_from, operation, prefixed
 
 __all__ = ["ElementLine", "Elements", "elements"]
 
@@ -56,6 +56,19 @@ class Elements:
     def rooted(self, slots: Collection[str]) -> "Elements":
         """Return an `update` that keeps the square roots of these slots."""
         return replace(self, state={k: f"sqrt_({x})" if k in slots else x for k, x in self.state.items()})
+
+    def renamed(self, prefix: str) -> "Elements":
+        """Return the same with `prefix` before every name that it assigns."""
+        own = {line.name for line in self.lines}
+
+        def fixed(text: str) -> str:
+            return prefixed(text, own, prefix)
+
+        lines = tuple(
+            replace(x, name=fixed(x.name), text=fixed(x.text), reads=tuple(map(fixed, x.reads))) for x in self.lines
+        )
+        rows, sums, state = ({k: fixed(x) for k, x in some.items()} for some in (self.rows, self.sums, self.state))
+        return Elements(lines, rows, sums, fixed(self.direction), state)
 
     def needed(self, read: set[str]) -> "Elements":
         """Return a `look` that finds only what `settle` reads: "l_" and "m_" with their names."""

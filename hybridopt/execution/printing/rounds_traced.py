@@ -1,6 +1,6 @@
 """From the methods of a rule with rounds to lists of what is done to elements, rows, columns and single numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
 
@@ -39,6 +39,11 @@ class RoundsOfRule:
     def by_rows(self) -> bool:
         """Return whether every row goes by itself, so that all can be done with it at once."""
         return not any(look.sums for look in self.looks) and all(one.by_rows for one in self.settles)
+
+    def renamed(self) -> "RoundsOfRule":
+        """Return the same with other names in every look and in the update, so that they fit into one function."""
+        looks = tuple(look.renamed(f"l{i}") for i, look in enumerate(self.looks))
+        return replace(self, looks=looks, update=self.update.renamed("u"))
 
 
 @lru_cache(maxsize=1024)

@@ -1,6 +1,6 @@
 """From the `update` of a rule to a list of assignments, element by element."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -13,7 +13,7 @@ from ...core.contracts import Rule
 from .graphs import GraphNumber, dtype_of, fx_graph, name_of
 from .operations import OPERATIONS, number
 
-__all__ = ["Traced", "number_from", "operation", "printable", "traced"]
+__all__ = ["Traced", "number_from", "operation", "prefixed", "printable", "traced"]
 
 SIDE = 8  # of the matrices that are traced: sizes do not matter
 NUMBERS = frozenset({"add", "sub", "mul", "div", "eq", "ge", "gt", "le", "lt", "maximum", "minimum", "rsub", "where"})
@@ -45,7 +45,7 @@ class Traced:
         own = {name for name, _ in self.lines}
 
         def fixed(text: str) -> str:
-            return "".join(f"{prefix}{word}" if word in own else word for word in _words(text))
+            return prefixed(text, own, prefix)
 
         lines = tuple((fixed(name), fixed(text)) for name, text in self.lines)
         state = {slot: fixed(name) for slot, name in self.state.items()}
@@ -146,6 +146,17 @@ def _number(x: Any, name: str, numbers: Callable[[Any], Any]) -> Any:
     if found.text != number(found.value):
         raise NotImplementedError(f"{name} with a number that follows from the size")
     return x
+
+
+def prefixed(text: str, names: Collection[str], prefix: str) -> str:
+    """Return a text with a prefix before some of the names in it.
+
+    Args:
+        text: in the language of `operations`.
+        names: which.
+        prefix: of them.
+    """
+    return "".join(f"{prefix}{word}" if word in names else word for word in _words(text))
 
 
 def _words(text: str) -> list[str]:

@@ -8,11 +8,10 @@ with their state packed beside each other. So weights and gradients travel once.
 from dataclasses import dataclass
 
 from ...core.contracts import Codec, Rule
-from ...parts.codecs.fp32 import Fp32
-from ...parts.codecs.int8 import Int8
 from .traced import Traced, traced
+from .triton_tiles import Tiles, deeper
 
-__all__ = ["ColumnsKernel", "kept_in"]
+__all__ = ["ColumnsKernel"]
 
 HEAD = '''"""Printed from {full} and {free}."""
 
@@ -30,7 +29,6 @@ def kernel({arguments}, BR: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr):
     some = row[:, None] < rows
     base = row[:, None].to(tl.int64)
 '''
-STORE = {True: "stochastic_bf16({x}, bits16({hash}))", False: "{x}"}  # rounded at random, or by the cast of a store
 
 
 @dataclass(frozen=True)
@@ -54,14 +52,14 @@ class ColumnsKernel:
     rounded: tuple[str, ...]
 
     @property
-    def beside(self) -> tuple[str, ...]:
-        """Return the names of raw tensors with a number for every block of the state."""
-        return tuple(f"{name}_absmax" for name, _ in self.slots) if type(self.codec) is Int8 else ()
+    def tiles(self) -> Tiles:
+        """Return how state and weights of chosen columns are kept."""
+        return Tiles(self.slots, self.codec, self.random, self.rounded, "count", "BK")
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """Return the names of the kernel's arguments, in order."""
-        state = tuple(f"state_{name}" for name in (*dict(self.slots), *self.beside))
+        state = tuple(f"state_{name}" for name in self.tiles.state)
         numbers = tuple(f"n_{name}" for name in traced(self.full).numbers)
         tensors = ("param", "grad", *state, "index", "chosen", "keys", "ok")
         return (*tensors, "lr", "free_lr", "decay", *numbers, "rows", "width", "count")
@@ -84,10 +82,10 @@ class ColumnsKernel:
             "before = tl.load(param + at, mask=mask, other=0.0)",
             "p = before.to(tl.float32)",
             *self._free_direction(),
-            self._rounded("x", "weight", "row_hash(row, low, high)[:, None] ^ column_hash(col)[None, :]"),
+            self.tiles.rounding("x", "col"),
             "tl.store(param + at, tl.where(mine[None, :], before, weight.to(before.dtype)), mask=mask)",
         ]
-        return [*self._key(""), "for start in range(0, width, BC):", *_deeper(loop)]
+        return [*self.tiles.key(""), "for start in range(0, width, BC):", *deeper(loop)]
 
     def _free_direction(self) -> list[str]:
         if self.free.idle:
@@ -108,67 +106,18 @@ class ColumnsKernel:
             "before = tl.load(param + at, mask=mask, other=0.0)",
             "p = before.to(tl.float32)",
             "g = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32)",
-            *[line for name, signed in self.slots for line in _loaded(self.codec, name, signed)],
+            *self.tiles.loaded(dict(self.slots)),
             *_lines(rule),
             f"x = p * decay - {rule.direction} * lr",
-            self._rounded("x", "weight", "row_hash(row, low, high)[:, None] ^ column_hash(pos)[None, :]"),
+            self.tiles.rounding("x", "pos"),
             "tl.store(param + at, weight.to(before.dtype), mask=mask)",
-            *[line for name, signed in self.slots if name in rule.state for line in self._stored(name, signed, rule)],
+            *self.tiles.stored(rule.state),
         ]
-        return [*self._key("low"), "for start in range(0, count, BK):", *_deeper(loop)]
-
-    def _stored(self, name: str, signed: bool, rule: Traced) -> list[str]:
-        """Return the lines that keep the new value of a slot."""
-        value = rule.state[name]
-        if type(self.codec) is Fp32:
-            return [f"tl.store(state_{name} + own, {value}, mask=mask)"]
-        top = 127.0 if signed else 255.0
-        seen = value if signed else f"sqrt_({value})"
-        level = "min_(max_(level, -127.0), 127.0)" if signed else "tl.where(z > 0, min_(max_(level, 1.0), 255.0), 0.0)"
-        kind = "tl.int8" if signed else "tl.int32).to(tl.uint8"
-        return [
-            f"z = tl.where(mask, {seen}, 0.0)",
-            "most = tl.max(tl.abs(z), 1)",
-            f"tl.store(state_{name}_absmax + block, most, mask=row < rows)",
-            f"scale = (div_(most * 0 + 1.0, max_(most, 1.1754943508222875e-38)) * {top})[:, None]",  # as torch
-            f"first, second = halves(keys, {self.rounded.index(name)})",
-            "hashed = row_hash(block, first, second)[:, None] ^ column_hash(tl.arange(0, BK))[None, :]",
-            "level = stochastic_level(z * scale, bits16(hashed))",
-            f"tl.store(state_{name} + own, ({level}).to({kind}), mask=mask)",
-        ]
-
-    def _key(self, seed: str) -> list[str]:
-        return [f"low, high = halves(keys, {self.rounded.index(seed)})"] if self.random else []
-
-    def _rounded(self, x: str, name: str, hashed: str) -> str:
-        return f"{name} = " + STORE[self.random].format(x=x, hash=hashed)
-
-
-def kept_in(codec: Codec) -> bool:
-    """Return whether there are lines for this codec."""
-    return type(codec) in (Fp32, Int8)
-
-
-def _loaded(codec: Codec, name: str, signed: bool) -> list[str]:
-    """Return the lines that decode a slot."""
-    if type(codec) is Fp32:
-        return [f"s_{name} = tl.load(state_{name} + own, mask=mask, other=0.0)"]
-    top = 127.0 if signed else 255.0
-    return [
-        "block = row * (count // BK) + start // BK",
-        f"most = tl.load(state_{name}_absmax + block, mask=row < rows, other=0.0)",
-        f"level = tl.load(state_{name} + own, mask=mask, other=0).to(tl.float32)",
-        f"s_{name} = level * div_(most, most * 0 + {top})[:, None]",
-        *([] if signed else [f"s_{name} = s_{name} * s_{name}"]),
-    ]
+        return [*self.tiles.key("low"), "for start in range(0, count, BK):", *deeper(loop)]
 
 
 def _lines(rule: Traced) -> list[str]:
     return [f"{name} = {text}" for name, text in rule.lines]
-
-
-def _deeper(lines: list[str]) -> list[str]:
-    return [f"    {line}" for line in lines]
 
 
 def _indented(lines: list[str]) -> str:

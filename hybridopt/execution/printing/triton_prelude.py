@@ -13,6 +13,7 @@ __all__ = [
     "column_hash",
     "div_",
     "fma_",
+    "folded",
     "halves",
     "max_",
     "min_",
@@ -21,6 +22,7 @@ __all__ = [
     "sqrt_",
     "stochastic_bf16",
     "stochastic_level",
+    "summed",
 ]
 
 
@@ -135,3 +137,39 @@ def stochastic_bf16(x, bits):
 def stochastic_level(x, bits):
     """Round to a whole number, up or down by random bits."""
     return tl.floor(x + bits.to(tl.int32).to(tl.float32) * (1 / 65536))
+
+
+@triton.jit
+def summed(at, count, BS: tl.constexpr):
+    """Return the sum of numbers that lie behind each other.
+
+    Args:
+        at: the first.
+        count: how many there are.
+        BS: how many are read at once.
+    """
+    total = tl.zeros([BS], tl.float32)
+    for start in range(0, count, BS):
+        j = start + tl.arange(0, BS)
+        total += tl.load(at + j, mask=j < count, other=0.0)
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def folded(at, parts, width, column, there, BP: tl.constexpr):
+    """Return sums down some columns of lines that programs have left.
+
+    Args:
+        at: the first line.
+        parts: how many lines there are.
+        width: of a line.
+        column: which columns, [n].
+        there: which of them there are, [n].
+        BP: lines that are read at once.
+    """
+    total = tl.zeros([BP, column.shape[0]], tl.float32)
+    for start in range(0, parts, BP):
+        part = start + tl.arange(0, BP)
+        mask = (part[:, None] < parts) & there[None, :]
+        total += tl.load(at + part[:, None] * width + column[None, :], mask=mask, other=0.0)
+    return tl.sum(total, 0)

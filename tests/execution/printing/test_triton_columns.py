@@ -7,7 +7,7 @@ import torch
 
 from hybridopt import HybridOptimizer, HybridOptWarning
 from hybridopt.core.contracts import Draw
-from hybridopt.execution.backends import triton
+from hybridopt.execution.backends import _triton_kernels
 from hybridopt.execution.backends.triton import Triton
 from hybridopt.execution.printing.triton_columns import ColumnsKernel
 from hybridopt.execution.task import Task
@@ -81,9 +81,9 @@ def test_a_kernel_that_cannot_be_made_is_left_to_others_with_a_warning(monkeypat
     HybridOptimizer([("w", weight)], policy="frugal", compile=False).step()
     monkeypatch.undo()
     HybridOptimizer([("w", same)], policy="frugal", compile=False).step()
-    monkeypatch.setattr(triton, "_broken", set())
-    monkeypatch.setattr(triton, "_installed", lambda planned: True)
-    monkeypatch.setattr(triton, "_kernel", lambda layout: 1 / 0)
+    monkeypatch.setattr(_triton_kernels, "_broken", set())
+    monkeypatch.setattr(_triton_kernels, "installed", lambda planned: True)
+    monkeypatch.setattr(_triton_kernels, "made", lambda layout, title: 1 / 0)
     assert Triton().fits(seen[0])
     with pytest.warns(HybridOptWarning, match="ZeroDivisionError.*compile=False"):
         Triton().run(seen)

@@ -1,0 +1,232 @@
+"""The text of the Triton kernels of a rule with rounds: one a look, one a `settle`, one to update.
+
+A program of a look has some rows, adds up along them in registers, and leaves what it has added down its columns in a
+line of its own, so that no two programs meet and every sum has one order. A `settle` adds up those lines. Passes go
+over the matrix forwards and backwards in turns, and begin with what is still in the cache. Where every row goes by
+itself, one kernel makes all rounds.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .cpp_room import Room
+from .elements_traced import ElementLine
+from .passes import RowPass, row_passes
+from .rounds_traced import RoundsOfRule
+from .triton_settling import SettleText, settle_text
+from .triton_tiles import Tiles, deeper
+
+__all__ = ["Launch", "RoundsText"]
+
+HEAD = '''"""Printed from {title}."""
+
+import triton
+import triton.language as tl
+
+from hybridopt.execution.printing.triton_prelude import *
+'''
+KERNEL = """
+
+@triton.jit
+def {name}({arguments}, {constants}):
+    if tl.load(ok) == 0:
+        return
+"""
+ROWS = (
+    "row = tile * BR + tl.arange(0, BR)",
+    "some = row[:, None] < rows",
+    "base = row[:, None].to(tl.int64) * width",
+)
+TILE = (
+    "col = start + tl.arange(0, BC)",
+    "inside = col[None, :] < width",
+    "mask = some & inside",
+    "own = base + col[None, :]",
+)
+ORDER = "tl.program_id(0)", "tl.num_programs(0) - 1 - tl.program_id(0)"  # of passes, in turns
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel that is launched.
+
+    Args:
+        name: of it.
+        kind: "look" or "all" (a program has BR rows), "tiles" (BR rows and BC columns), or "settle".
+        rows: of a `settle`: is there a program for rows and single numbers?
+        columns: of a `settle`: are there programs that have BW columns each?
+    """
+
+    name: str
+    kind: str
+    rows: bool = False
+    columns: bool = False
+
+
+class RoundsText:
+    """The text of all kernels of a rule.
+
+    Args:
+        tiles: how state and weights are kept.
+        title: of the module.
+        settled: the names of the state that `settle` moves.
+        rounds: what the rule does.
+    """
+
+    def __init__(self, tiles: Tiles, title: str, settled: tuple[str, ...], rounds: RoundsOfRule):
+        self._settled_slots, self._rounds, self._tiles, self.room = settled, rounds, tiles, Room()
+        self.places: dict[str, str] = {f"s_{name}": f"state_{name}" for name in settled}
+        self.parted: list[tuple[int, int]] = []  # lines by column and single numbers that a look leaves
+        made = self._in_one_kernel() if rounds.by_rows else self._in_rounds()
+        self.launches = tuple(launch for *_, launch in made)
+        state = (*tiles.state, *settled)
+        numbers = (*(f"n_{x}" for x in rounds.numbers), "rows_", "width_", "rows", "width", "parts")
+        arguments = ", ".join(
+            (
+                "param",
+                "grad",
+                *(f"state_{x}" for x in state),
+                "room",
+                "parted",
+                "keys",
+                "ok",
+                "rate",
+                "decay",
+                *numbers,
+            )
+        )
+        self.text = HEAD.format(title=title)
+        for name, lines, _ in made:
+            if isinstance(lines, SettleText):
+                self.text += lines.whole(KERNEL, name, arguments)
+            else:
+                head = KERNEL.format(name=name, arguments=arguments, constants="BR: tl.constexpr, BC: tl.constexpr")
+                self.text += head + "".join(f"{x}\n" for x in deeper(lines))
+
+    def _in_rounds(self) -> list[tuple[str, list[str] | SettleText, Launch]]:
+        made: list[tuple[str, list[str] | SettleText, Launch]] = []
+        for i in range(len(self._rounds.looks)):
+            made.append((f"look_{i}", self._look(i), Launch(f"look_{i}", "look")))
+            settle = settle_text(self._rounds.settles[i], self.room, self.places)
+            launch = Launch(f"settle_{i}", "settle", bool(settle.rows), bool(settle.columns))
+            made += [(f"settle_{i}", settle, launch)] if settle.rows or settle.columns else []
+        return [*made, ("update", self._update(), Launch("update", "tiles"))]
+
+    # ---- looks
+
+    def _look(self, i: int) -> list[str]:
+        look = self._rounds.looks[i]
+        out = [f"tile = {ORDER[i % 2]}", *ROWS, *self._settled({x for line in look.lines for x in line.reads})]
+        out += self._passes(i)
+        for name, value in look.rows.items():
+            self.places[f"l_{name}"] = place = self.room.add(f"look {i} row {name}", "rows")
+            out.append(f"tl.store({place} + row[:, None], {value}, mask=some)")
+        return out
+
+    def _passes(self, i: int) -> list[str]:
+        look = self._rounds.looks[i]
+        made = {line.name: line for line in look.lines}
+        wide = [name for name, value in look.sums.items() if value in made and made[value].sums == "col"]
+        single = [name for name, value in look.sums.items() if value in made and made[value].sums == "one"]
+        self.parted.append((len(wide), len(single)))
+        to = {look.sums[name]: f"parted + {k} * parts * width" for k, name in enumerate(wide)}
+        to |= {look.sums[name]: f"parted + {len(wide)} * parts * width + {k} * parts" for k, name in enumerate(single)}
+        self.places |= {f"m_{name}": to.get(value, f"={value}") for name, value in look.sums.items()}
+        before, passes = row_passes(look)
+        out = _assigned(before)
+        for one in passes:
+            out += self._pass(one, to)
+        return out
+
+    def _pass(self, one: RowPass, to: dict[str, str]) -> list[str]:
+        along = [line for line in one.summed if line.sums != "col"]
+        read = {x for line in (*one.summed, *one.inner) for x in line.reads}
+        body = [*TILE, *self._elements(read), *_assigned(one.inner)]
+        body += [f"{line.name}_of += tl.where(mask, {line.text}, 0.0)" for line in along]
+        for line in one.summed:
+            if line.sums == "col" and line.name in to:
+                added = f"tl.sum(tl.where(mask, {line.text}, 0.0), 0, keep_dims=True)"
+                body.append(f"tl.store({to[line.name]} + tile * width + col[None, :], {added}, mask=inside)")
+        out = [f"{line.name}_of = tl.zeros([BR, BC], tl.float32)" for line in along]
+        out += ["for start in range(0, width, BC):", *deeper(body)]
+        for line in along:
+            if line.sums == "row":
+                out.append(f"{line.name} = tl.sum({line.name}_of, 1, keep_dims=True)")
+            elif line.name in to:
+                out.append(f"tl.store({to[line.name]} + tile, tl.sum(tl.sum({line.name}_of, 1), 0))")
+        return out + _assigned(one.after)
+
+    def _settled(self, read: set[str]) -> list[str]:
+        """Return the lines that read what was settled by row, and for all."""
+        known = {x: place for x, place in self.places.items() if x in read}
+        by_row = [
+            f"{x} = tl.load({at} + row[:, None], mask=some, other=0.0)" for x, at in known.items() if x[0] == "r"
+        ]
+        return by_row + [f"{x} = tl.load({at})" for x, at in known.items() if x[0] == "o"]
+
+    def _elements(self, read: set[str]) -> list[str]:
+        """Return the lines that read elements, and what was settled by column."""
+        out = []
+        if "p" in read:
+            out += ["before = tl.load(param + own, mask=mask, other=0.0)", "p = before.to(tl.float32)"]
+        if "g" in read:
+            out.append("g = tl.load(grad + own, mask=mask, other=0.0).to(tl.float32)")
+        out += self._tiles.loaded(name for name in dict(self._tiles.slots) if f"s_{name}" in read)
+        columns = {x: at for x, at in self.places.items() if x in read and x[0] == "c"}
+        return out + [f"{x} = tl.load({at} + col[None, :], mask=inside, other=0.0)" for x, at in columns.items()]
+
+    # ---- the update
+
+    def _update(self) -> list[str]:
+        order, across = ORDER[len(self._rounds.looks) % 2], "tl.cdiv(width, BC)"
+        out = [f"at = {order}", f"tile = at // {across}", f"start = at % {across} * BC", *ROWS]
+        return [*out, *self._settled(self._read), *self._tiles.key(""), *self._row_lines, *TILE, *self._written()]
+
+    @property
+    def _read(self) -> set[str]:
+        update = self._rounds.update
+        read = {x for line in update.lines for x in line.reads} | {"p", update.direction, *update.state.values()}
+        return read | {f"s_{name}" for name in update.state}
+
+    @property
+    def _row_lines(self) -> list[str]:
+        return _assigned(line for line in self._rounds.update.lines if line.kind in ("row", "one"))
+
+    def _written(self) -> list[str]:
+        """Return the lines that update a tile."""
+        update = self._rounds.update
+        return [
+            *self._elements(self._read),
+            *_assigned(line for line in update.lines if line.kind in ("matrix", "col")),
+            f"x = p * decay - {update.direction} * rate",
+            self._tiles.rounding("x", "col"),
+            "tl.store(param + own, weight.to(before.dtype), mask=mask)",
+            *self._tiles.stored(update.state),
+        ]
+
+    # ---- rows by themselves
+
+    def _in_one_kernel(self) -> list[tuple[str, list[str] | SettleText, Launch]]:
+        return [("kernel", self._in_one(), Launch("kernel", "all"))]
+
+    def _in_one(self) -> list[str]:
+        """Return the lines of one kernel that makes all rounds of its rows."""
+        rounds = self._rounds = self._rounds.renamed()
+        out = [f"tile = {ORDER[0]}", *ROWS]
+        out += [f"s_{x} = tl.load(state_{x} + row[:, None], mask=some, other=0.0)" for x in self._settled_slots]
+        for i, (look, settle) in enumerate(zip(rounds.looks, rounds.settles, strict=True)):
+            out += self._passes(i)
+            out += [f"l_{name} = {value}" for name, value in look.rows.items()]
+            out += [f"{x} = {at[1:]}" for x, at in self.places.items() if x[0] == "m" and x in settle.read]
+            out += [f"{line.name} = {line.text}" for line in settle.lines]
+            out += [f"{settle.kinds[name][0]}_{name} = {value}" for name, value in settle.results.items()]
+            out += [
+                f"tl.store(state_{name} + row[:, None], {value}, mask=some)" for name, value in settle.state.items()
+            ]
+            out += [f"s_{name} = {value}" for name, value in settle.state.items()]
+        update = [*TILE, *self._written()]
+        return [*out, *self._tiles.key(""), *self._row_lines, "for start in range(0, width, BC):", *deeper(update)]
+
+
+def _assigned(lines: Iterable[ElementLine]) -> list[str]:
+    return [f"{line.name} = {line.text}" for line in lines]
