@@ -10,22 +10,9 @@ from hybridopt.cli.main import app
 from hybridopt.training.running import finish as finishing
 from hybridopt.training.running import prepare as preparing
 from hybridopt.training.running import train as carrying
-from support.tiny_chat import save_tiny_chat, write_rows
 
 STATUS = 128 + signal.SIGINT
 QUICK = ("--gpu", "1GiB", "--set", "method=adamw", "--set", "train.lr=0.01", "--set", "train.max_steps=2")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_tiny_chat(tmp_path_factory.mktemp("tiny") / "model", layers=1)
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    write_rows(tmp_path / "chats.jsonl")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def pressed(monkeypatch, module, name):

@@ -16,7 +16,6 @@ from hybridopt import HybridOptError
 from hybridopt.cli import train as command
 from hybridopt.cli.main import app
 from hybridopt.training.running import train as carrying
-from support.tiny_chat import save_tiny_chat, write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -24,18 +23,6 @@ QUICK = ["--gpu", "1GiB"]
 QUICK += [
     x for each in ("method=adamw", "train.lr=0.01", "train.batch=4", "train.max_steps=3") for x in ("--set", each)
 ]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_tiny_chat(tmp_path_factory.mktemp("tiny") / "model", layers=1)
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    write_rows(tmp_path / "chats.jsonl")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def run(*arguments):
