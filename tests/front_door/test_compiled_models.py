@@ -13,6 +13,7 @@ from torch import nn
 import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer, HybridOptWarning, WtaCrs
 from hybridopt.model.containers import uncompiled
+from hybridopt.optimizer.replicas.replicas import Replicated
 from support.models import batch, tiny_llama
 from support.saved import bits, different, equal
 
@@ -315,3 +316,17 @@ def test_inputs_are_sampled_outside_of_what_is_compiled():
     pairs = zip(plain.parameters(), model.parameters(), strict=True)
     assert all(torch.allclose(p.grad, q.grad, rtol=1e-5, atol=1e-6) for p, q in pairs)
     assert model.hybrid._kept._counts == plain.hybrid._kept._counts == {"0.weight": 1, "2.weight": 1}
+
+
+def test_the_hook_that_looks_for_replicas_is_no_part_of_what_is_compiled():
+    class Told:
+        compiling = ()
+
+        def entered(self, ddp):
+            self.compiling = (*self.compiling, torch.compiler.is_compiling())
+
+    told, model = Told(), nn.Linear(3, 3)
+    model.register_forward_pre_hook(Replicated(told))
+    for _ in range(2):
+        whole(model)(torch.ones(2, 3))
+    assert told.compiling == (False, False)

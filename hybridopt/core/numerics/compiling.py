@@ -1,4 +1,4 @@
-"""How functions of tensors are compiled here, which are not, and what compiling raises where it is not possible."""
+"""How functions of tensors are compiled here, which are not inlined, and what compiling raises if it cannot be."""
 
 from collections.abc import Callable
 from types import FunctionType
@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["compiled", "failures", "reason", "uncompilable"]
+__all__ = ["compiled", "failures", "not_inlined", "reason"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,8 +32,8 @@ def compiled(
     return torch.compile(copy, fullgraph=True, dynamic=dynamic, options=told)
 
 
-def uncompilable(function: F) -> F:
-    """Let compiled models call this function as it is, as torch.compiler.disable does, which imports all of dynamo."""
+def not_inlined(function: F) -> F:
+    """Let compiled models call this function, not inline it; torch.compiler.disable would import all of dynamo."""
     function._torchdynamo_disable = True  # type: ignore[attr-defined]
     return function
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import Activations, HowTrained
 from ...core.errors import HybridOptError
-from ...core.numerics.compiling import uncompilable
+from ...core.numerics.compiling import not_inlined
 from ..output_layer import output_layer
 from ..quantization.layers import is_linear, matrix_shape
 from ..roles import clean
@@ -93,7 +93,7 @@ class _Forward:
         return result
 
 
-@uncompilable
+@not_inlined
 def _forward(forward: _Forward, *args: Any, **kwargs: Any) -> Tensor:
     (x,) = (*args, *kwargs.values())
     return forward.run(x)

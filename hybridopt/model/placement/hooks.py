@@ -9,7 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...core.contracts import PlacedUnit
 from ...core.errors import HybridOptError
-from ...core.numerics.compiling import uncompilable
+from ...core.numerics.compiling import not_inlined
 from .copies import Copied
 from .outputs import tensors_in
 
@@ -104,6 +104,6 @@ class _After(_Hook):
         self.need(self.unit)
 
 
-@uncompilable
+@not_inlined
 def _outside(call: Callable[[Any], None], argument: Any) -> None:
     call(argument)

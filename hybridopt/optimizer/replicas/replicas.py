@@ -11,7 +11,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...core.contracts import Named
 from ...core.errors import HybridOptError
-from ...core.numerics.compiling import uncompilable
 from ...model.containers import contained
 from ...model.sharding import is_sharded
 from ..parameters import Parameters
@@ -91,7 +90,7 @@ class Replicated:
             self.leave()
             self._ddp, self._on = weakref.ref(ddp), ddp.register_forward_pre_hook(self)
 
-    @uncompilable
+    @torch._disable_dynamo  # torch.compiler.disable, which imports dynamo when it is called first
     def __call__(self, module: nn.Module, _: Any) -> None:
         """Tell the optimizer that its model is about to compute with gradients, and in which DDP module, if any."""
         optimizer = self._optimizer()
