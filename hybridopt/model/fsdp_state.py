@@ -5,13 +5,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.torch_version import TorchVersion
 
 from ..core.errors import HybridOptError
-from .sharding import units
+from .sharding import reshard_, units
 
-__all__ = ["check_torch", "drop", "groups", "states"]
+__all__ = ["abandon_", "check_torch", "cuts_numbers", "drop", "groups", "states"]
 
+NUMBERS = "2.13"  # the first torch that is known to shard numbers
 GROUPS, GROUP = "_fsdp_param_groups", "_fsdp_param_group"  # of a state; older torch has the second, one or none
+OF_PASS = ("_modules_to_run_forward", "_state_ctx", "_training_state")
 OF_STATE = ("_is_root", "_mp_policy")
 OF_GROUP = ("fsdp_params", "mesh_info", "offload_policy", "post_forward_mesh_info")
 OF_PARAMETER = (
@@ -21,6 +24,14 @@ OF_PARAMETER = (
     "_sharded_param_data",
     "reset_sharded_param",
 )
+
+
+def cuts_numbers() -> bool:
+    """Return whether this torch can shard parameters that are no floats: older ones let all of them require gradients.
+
+    Known of 2.13; 2.11 cannot.
+    """
+    return TorchVersion(torch.__version__) >= NUMBERS
 
 
 def states(model: nn.Module) -> list[Any]:
@@ -40,6 +51,32 @@ def drop(state: Any, group: Any) -> None:
         vars(state)[GROUPS].remove(group)
     else:
         state._fsdp_param_group = None
+
+
+def abandon_(model: nn.Module) -> None:
+    """Let FSDP2 forget a forward pass that an error has ended: it would go on with it in the next."""
+    inner: set[nn.Module] = set()
+    for _, unit in units(model):
+        if unit not in inner:
+            inner |= set(unit.modules())
+            if hasattr(unit, "reset_iter_state"):
+                unit.reset_iter_state()
+            else:
+                _forget_pass(model)
+    reshard_(model)
+
+
+def _forget_pass(model: nn.Module) -> None:
+    """Do what `reset_iter_state` does in torch that has none, such as 2.11; nothing where it keeps other names."""
+    found = states(model)
+    if any(True for state in found for _ in _not_of(state, OF_PASS)):
+        return
+    for state in found:
+        idle = type(state._training_state).IDLE
+        state._training_state, state._state_ctx.iter_forward_root = idle, None
+        state._modules_to_run_forward.clear()
+        for group in groups(state):
+            group._training_state = idle
 
 
 def check_torch(model: nn.Module, what: str) -> None:

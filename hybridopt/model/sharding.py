@@ -12,7 +12,6 @@ from ..core.errors import HybridOptError
 from ..core.meeting import meeting
 
 __all__ = [
-    "abandon_",
     "as_cut",
     "check_plain",
     "class_of",
@@ -165,20 +164,6 @@ def reshard_(model: nn.Module) -> None:
     """Free the whole parameters that FSDP2 keeps after a forward pass: the shards are what is trained."""
     for _, unit in units(model):
         unit.reshard()
-
-
-def abandon_(model: nn.Module) -> None:
-    """Let FSDP2 forget a forward pass that has begun, and that an error has ended: it would go on with it in the next.
-
-    Older torch cannot, and keeps whole layers then.
-    """
-    inner: set[nn.Module] = set()
-    for _, unit in units(model):
-        if unit not in inner:
-            inner |= set(unit.modules())
-            if hasattr(unit, "reset_iter_state"):
-                unit.reset_iter_state()
-    reshard_(model)
 
 
 def check_plain(model: nn.Module, what: str) -> None:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ..core.errors import HybridOptError
+from .fsdp_state import cuts_numbers
 from .placement.units import repeated
 from .quantization.owners import logical_shape, owner
 from .sharding import coded
@@ -38,7 +39,7 @@ def shard_(model: nn.Module) -> None:
 def _is_cut(p: Tensor, ranks: int) -> bool:
     """Return whether the codes of a quantized weight may be cut between ranks."""
     scheme = owner(p)
-    return scheme is not None and scheme.cuts(logical_shape(p), ranks)
+    return scheme is not None and scheme.cuts(logical_shape(p), ranks) and (scheme.trains or cuts_numbers())
 
 
 def _check_codes(model: nn.Module, ranks: int) -> None:

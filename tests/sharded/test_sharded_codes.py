@@ -7,12 +7,14 @@ import torch
 from peft import LoraConfig
 
 import hybridopt
+from hybridopt.model.fsdp_state import cuts_numbers
 from support.models import tiny_llama, tiny_moe
 from support.quantized import quantized
 from support.sharded_llama import trained
 from support.sharding import by_layer, going_on, kept
 
 pytestmark = pytest.mark.slow
+numbers = pytest.mark.skipif(not cuts_numbers(), reason="this torch shards floats alone")
 
 STEPS = 2
 TOKENS = torch.arange(24).view(2, 12)
@@ -53,6 +55,7 @@ def files(folder):
     return {p: x if p.suffix == ".safetensors" else sorted(x) for p, x in found.items() if "manifest" not in p.name}
 
 
+@numbers
 @pytest.mark.parametrize("scheme", ["nf4", "fp4"])
 def test_adapters_on_cut_codes_are_those_of_one_process(scheme, two, tmp_path):
     found = two.run(run, scheme, str(tmp_path / "two"))
@@ -85,6 +88,7 @@ def part(number, place, ranks=True):
     return whole(model), kept(model, optimizer)
 
 
+@numbers
 def test_checkpoints_go_on_with_other_ranks(two, three, tmp_path):
     two.run(part, 0, str(tmp_path))
     three.run(part, 1, str(tmp_path))
@@ -120,6 +124,7 @@ def mixed(out):
     return answer
 
 
+@numbers
 def test_codes_are_saved_as_floats_and_gathered_as_they_are(two, tmp_path):
     found = two.run(mixed, str(tmp_path / "two"))
     without_adapters("nf4", False, str(tmp_path / "one"))
@@ -142,6 +147,7 @@ def experts():
     fully_shard(model, ignored_params=stacks).hybrid.optimizer(lr=1e-2)
 
 
+@numbers
 def test_stacks_of_matrices_stay_whole_or_are_refused(two):
     two.run(experts)
 

@@ -8,10 +8,11 @@ from functools import partial
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
+from ...model.fsdp_state import abandon_
 from ...model.placement.homes import home
 from ...model.placement.placed import placed
 from ...model.roles import codes_dtype
-from ...model.sharding import abandon_, is_sharded, reshard_
+from ...model.sharding import is_sharded, reshard_
 from .swaps import Swaps
 from .watch import Seen, Watch, plain
 
