@@ -65,10 +65,10 @@ def check_shards(model: nn.Module, peft_config: Any, quantization: str | None, p
     scheme = None if quantization is None else named(quantization, "wrap")
     if placement is not None:
         check_plain(model, "leave placement out for sharded models")
-    if peft_config is not None or (scheme is not None and not scheme.trains):
-        check_plain(model, "put adapters on, or quantize, before it is sharded: wrap first, then fully_shard")
-    if scheme is not None:
-        check_not_run(model, "quantized weights")
+    if scheme is not None and not scheme.trains:
+        check_plain(model, "quantize before it is sharded: wrap first, then fully_shard")
+    if scheme is not None or peft_config is not None:
+        check_not_run(model, "adapters" if scheme is None else "quantized weights")
 
 
 def check_changes(

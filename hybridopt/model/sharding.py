@@ -102,6 +102,22 @@ def share_count(x: Any) -> int:
     return 1 if along is None else int(x.device_mesh.size(along))
 
 
+def as_first(values: Tensor, x: Any) -> Tensor:
+    """Return what the first rank of a sharded tensor's mesh has of a tensor that all have; all have to come here.
+
+    Args:
+        values: of one shape and dtype on all ranks.
+        x: the sharded tensor.
+    """
+    from torch.distributed.tensor import Replicate, distribute_tensor
+
+    mesh = x.device_mesh
+    with meeting("agree on what is drawn"):
+        found: Any = distribute_tensor(values.to(mesh.device_type), mesh, [Replicate()] * mesh.ndim)
+    own: Tensor = found.to_local().to(values.device)
+    return own
+
+
 def as_cut(part: Tensor, x: Any) -> Tensor:
     """Return a DTensor of the shape of a sharded tensor, cut as that is.
 

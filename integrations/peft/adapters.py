@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hybridopt.core.contracts import Adapters
+from hybridopt.model.sharding import sharded_tensors
 
 from . import (
     attached,
@@ -18,6 +19,7 @@ from . import (
     loaded,
     lora,
     merging,
+    onto_shards,
     rehearsal,
     saved,
     scaling,
@@ -94,6 +96,8 @@ class PeftAdapters(Adapters):
         from peft import get_peft_model
 
         targets.check_targets(model, config)
+        if not empty and sharded_tensors(model):
+            return onto_shards.attach(model, config, adapter, dtype)
         adapted = get_peft_model(model, copy.deepcopy(config), adapter, low_cpu_mem_usage=empty)
         if dtype is not None:
             rehearsal.cast_(adapted, dtype)

@@ -1,5 +1,7 @@
-"""Adapters read from folders onto a model that is sharded: each rank keeps its rows of one tensor after the other."""
+"""Adapters onto a model that is sharded, new ones or from folders: each rank keeps its rows of each tensor."""
 
+import copy
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,15 @@ from hybridopt.core.files import tensors
 from hybridopt.model.fsdp_units import check_not_run, empty_, fill_, shard_added_
 from hybridopt.model.placement.homes import assign
 from hybridopt.model.roles import of_base
-from hybridopt.model.sharding import sharded_tensors
+from hybridopt.model.sharding import as_first, sharded_tensors
 
 from . import starts, tree
-from .rehearsal import state
+from .rehearsal import cast_, rehearsed, state
 from .saved import WEIGHTS, has_embeddings
+from .skeleton import filled_, without_memory
 from .switched import switch
 
-__all__ = ["check", "load"]
+__all__ = ["attach", "check", "load"]
 
 
 def check(base: nn.Module, adapted: Any, adapter: str) -> None:
@@ -41,6 +44,63 @@ def check(base: nn.Module, adapted: Any, adapter: str) -> None:
             f"{what} cannot be put on a sharded model: its layers share tensors, or PEFT computes some that no file "
             "keeps; load the folder onto the plain model, and shard it afterwards"
         )
+
+
+def attach(base: nn.Module, config: Any, adapter: str, dtype: torch.dtype | None) -> Any:
+    """Return a sharded model with a new adapter, which is sharded as the layers that it is on.
+
+    Every rank lets PEFT make the adapter on a copy without memory, and all take what the first has drawn.
+
+    Args:
+        base: the sharded model, not called yet, changed in place.
+        config: which stays as it is.
+        adapter: its name.
+        dtype: of the adapter; None: what PEFT makes.
+
+    Raises:
+        HybridOptError: before the model is changed, for adapters that begin with values of its weights.
+    """
+    made = _drawn(base, copy.deepcopy(config), adapter)
+    if dtype is not None:
+        cast_(made, dtype)
+    check(base, rehearsed(base, config, adapter), adapter)
+    values = state(made, adapter)
+    _check_free(values, adapter, type(config).__name__)
+    home = sharded_tensors(base)[0].device
+    with empty_(base):
+        model = _attached(base, {adapter: copy.deepcopy(made.peft_config[adapter])}, True, False)
+        switch(model, [adapter], [adapter], True)
+        for name, x in state(model, adapter).items():
+            x.data = x.data.to(values[name].dtype)
+    shard_added_(base, _layers(base))
+    owners, live = _owners(model), state(model, adapter)
+    for name, x in values.items():
+        fill_(*owners[id(live[name])], as_first(x.detach(), sharded_tensors(base)[0]), home)
+    return model
+
+
+def _drawn(base: nn.Module, config: Any, adapter: str) -> Any:
+    """Return what PEFT makes of a model whose weights are all unknown (NaN)."""
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return get_peft_model(filled_(without_memory(base), float("nan")), config, adapter)
+        except Exception as error:  # PEFT raises many types
+            raise _reads_weights(adapter, type(config).__name__) from error
+
+
+def _check_free(values: Mapping[str, Tensor], adapter: str, kind: str) -> None:
+    if not all(x.isfinite().all() for x in values.values()):
+        raise _reads_weights(adapter, kind)
+
+
+def _reads_weights(adapter: str, kind: str) -> HybridOptError:
+    return HybridOptError(
+        f"adapter {adapter!r} ({kind}) cannot be put on a sharded model: it begins with values of weights (use_dora, "
+        "modules_to_save, pissa), of which no rank has all; wrap first, then fully_shard"
+    )
 
 
 def load(
@@ -113,10 +173,15 @@ def _cast(live: dict[str, Tensor], place: Path) -> None:
 @torch.no_grad()
 def _fill(model: Any, live: dict[str, Tensor], place: Path, home: torch.device) -> None:
     """Write what was saved of an adapter, one tensor at a time, to what this rank has of it."""
-    owners = {id(p): (module, n) for module in model.modules() for n, p in module._parameters.items()}
+    owners = _owners(model)
     for name, values in tensors.each(place / WEIGHTS, "the adapter"):
         x = live[name]
         if x.is_meta:
             fill_(*owners[id(x)], values, home)
         else:
             assign(x, values)
+
+
+def _owners(model: nn.Module) -> dict[int, tuple[nn.Module, str]]:
+    """Return the module of every parameter, and its name there, by its id."""
+    return {id(p): (module, n) for module in model.modules() for n, p in module._parameters.items()}
