@@ -41,9 +41,9 @@ def resumed(asked: Run, place: Place, processes: int = 1) -> Run:
         )
     data = replace(before.data, train=asked.data.train, eval=asked.data.eval)
     train = replace(before.train, **{key: getattr(asked.train, key) for key in ("keep", "log_every", "report_to")})
-    free = {key: getattr(asked, key) for key in ("gpu", "margin", "output")}
     parallel = before.parallel if asked.parallel == AUTO else asked.parallel
-    return replace(before, **free, parallel=parallel, data=data, train=train)
+    before = replace(before, gpu=asked.gpu, margin=asked.margin, output=asked.output, parallel=parallel)
+    return replace(before, data=data, train=train)
 
 
 def _settled(asked: Run, before: Run, processes: int, place: Place) -> Run:
