@@ -25,7 +25,7 @@ from .sharing import sharing_told
 from .telling import told_of
 from .trackers import check_trackers
 from .versions import versions, versions_told
-from .weights import check_weights
+from .weights import check_matching, check_weights
 
 __all__ = ["Prepared", "prepare"]
 
@@ -121,6 +121,8 @@ def prepare(
         task.check(run, examples.format.name)
         with _told_that_it_takes_long(len(examples.train), console):
             prepared = _rehearsed(run, task, settings, examples, _Order(place, resume, must_fit, ranks))
+        if task.head == "causal":  # with another output layer than is stored, loading says what is new
+            check_matching(run.model, settings)
         ranks.meet()  # nothing is written before all have come so far
     return prepared
 

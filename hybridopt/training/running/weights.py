@@ -1,11 +1,17 @@
-"""Whether a model has weights that can be read, asked before anything is planned and loaded."""
+"""Whether a model has weights that can be read, and are its own, asked before anything is loaded."""
 
+import copy
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from ...core.errors import HybridOptError
+from ...model.loading.building import build
+from ...model.loading.matching import match
 from ...model.loading.weight_files import INDEX, WHOLE, stored
 
-__all__ = ["check_weights"]
+__all__ = ["check_matching", "check_weights"]
 
 SECONDS = 5  # to wait for an answer of the hub
 
@@ -30,6 +36,18 @@ def check_weights(model: str) -> None:
             "not loaded, as they could run code; take a model that has them, or save it so yourself "
             "(AutoModel...from_pretrained, then save_pretrained) and give that folder"
         )
+
+
+def check_matching(model: str, config: Any) -> None:
+    """Raise HybridOptError where the weights in a folder are not those of the model that its config.json describes.
+
+    Args:
+        model: a folder; of one on the hub nothing is known yet.
+        config: of transformers.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        match(build(copy.deepcopy(config), folder, None, torch.float32), stored(folder))
 
 
 def _there(model: str, file: str) -> bool:

@@ -291,3 +291,18 @@ def test_names_of_columns_that_no_file_has_are_told(workshop):
     assert "has no column nope; messages is taken as it is" in told(
         prepare(workshop.run("data.columns.messages=nope"))
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"intermediate_size": 96}, "is stored with shape .*; weights and config.json belong to different models"),
+        ({"num_hidden_layers": 3}, "finds no 'model.layers.1.* in the folder; copy it again, or correct config.json"),
+    ],
+)
+def test_weights_of_another_model_are_told_before_anything_is_written(changes, said, workshop, tmp_path):
+    model = Path(shutil.copytree(workshop.model, tmp_path / "other"))
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(settings | changes))
+    with pytest.raises(HybridOptError, match=said):
+        prepare(workshop.run(model=model))
