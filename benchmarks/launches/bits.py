@@ -33,6 +33,9 @@ COMPARED: dict[str, dict[str, Any]] = {
     "frugal, int8": {"codec": "int8"},
     "frugal, lion, int8": {"full": "lion", "codec": "int8"},
     "frugal, to nearest": {"store": "dense"},
+    "adalomo": {"policy": "adalomo", "density": None},
+    "came": {"policy": "came", "density": None},
+    "adam_mini, int8": {"policy": "adam_mini", "density": None, "codec": "int8"},
 }
 
 

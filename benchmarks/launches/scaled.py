@@ -3,6 +3,7 @@
 from math import ceil
 
 from ..shared.llama import SETS
+from .machine_table import MOST
 from .rows import ROWS
 
 __all__ = ["PROFILED", "scaled"]
@@ -19,8 +20,8 @@ def scaled(row: str, tensors: int) -> dict[str, int]:
     """Return how much one step may ask of a real device, by kind.
 
     A profiler tells no launch of a compiled kernel from another, so that there is one bound for both: as large a part
-    of theirs as there are tensors, and what every step needs once. Waits and copies depend on no number of tensors.
-    Of kinds for which one of both has no bound there is none.
+    of theirs as there are tensors, every kernel of a call counted, and what every step needs once. Waits and copies
+    depend on no number of tensors. Of kinds for which one of both has no bound there is none.
 
     Args:
         row: of ROWS.
@@ -29,5 +30,6 @@ def scaled(row: str, tensors: int) -> dict[str, int]:
     most = ROWS[row].most
     found = {kind: most[kind] for kind in ("waits", "copies", "midway") if kind in most}
     if {"compiled", "launches"} <= most.keys():
-        found["launches"] = ceil((most["compiled"] + most["launches"]) * tensors / ALL) + ONCE
+        calls = most["compiled"] * MOST.get(row, 1)
+        found["launches"] = ceil((calls + most["launches"]) * tensors / ALL) + ONCE
     return found

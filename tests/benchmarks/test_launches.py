@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from benchmarks.launches import __main__ as launches
-from benchmarks.launches.machine_table import faults
+from benchmarks.launches.machine_table import MOST, faults
+from benchmarks.launches.own_kernels import OWN
 from benchmarks.launches.rows import BOUND, EVERY, SHAPES
 from benchmarks.launches.table import broken, publish, records_at
 from hybridopt.core.registry import names
@@ -63,6 +64,24 @@ def test_kernels_that_spill_take_passes_or_have_other_bits_are_named():
             found = {"weight": [n, 80_000], "exp_avg_sq_absmax": [21, 80]}
             assert faults({"row": f"bits: {name}", "found": found}) == said
     assert faults({"row": "bits: frugal", "found": {"error": "no triton"}}) == ["bits: frugal: no triton"]
+
+
+def test_the_kernels_of_the_project_are_no_more_than_they_were_wide_and_near_the_cpu():
+    def own(*kernels):
+        return faults({"row": "own_kernels: adalomo", "found": list(kernels)})
+
+    def kernel(name, **other):
+        return {"name": name, "loads": {"128": 1}, "stores": {"128": 1}, "spilled": 0} | other
+
+    five = [kernel(name) for name in ("look_0", "settle_0", "look_1", "settle_1", "update")]
+    narrow = {"loads": {"32": 1}, "stores": {"32": 1}}
+    assert MOST.keys() == OWN.keys() and own(*five) == []
+    assert own(*five, kernel("look_2")) == ["own_kernels: adalomo: 6 kernels, at most 5"]
+    assert own(kernel("settle_0", **narrow)) == [] == own(kernel("look_0", stores={"32": 1}))
+    assert own(kernel("update", **narrow)) == ["own_kernels: adalomo: update has no accesses of 16 bytes"]
+    assert own(kernel("look_0", spilled=4)) == ["own_kernels: adalomo: registers of look_0 are spilled"]
+    for off, said in [(1e-6, []), (1e-4, ["bits: came: exp_avg is off by 1.0e-04 of its largest number"])]:
+        assert faults({"row": "bits: came", "found": {"weight": [3, 80, 0.0], "exp_avg": [9, 80, off]}}) == said
 
 
 def test_every_policy_and_release_has_rows():

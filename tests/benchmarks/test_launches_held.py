@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.launches.bits import COMPARED
-from benchmarks.launches.machine_table import MADE, faults, kernel_records
+from benchmarks.launches.machine_table import MADE, MOST, faults, kernel_records
 from benchmarks.launches.measure import counted
 from benchmarks.launches.rows import BOUND, ROWS, SHAPES
 from benchmarks.launches.table import broken, records_at
@@ -67,5 +67,6 @@ def test_the_published_table_has_every_row_within_its_bounds(published):
 def test_the_published_kernels_are_as_they_should_be():
     records = kernel_records(ROOT / "benchmarks" / "results").all()
     rows = {f"graphs: {name}" for name in MADE} | {f"bits: {name}" for name in COMPARED}
+    rows |= {f"own_kernels: {name}" for name in MOST}
     assert rows <= {record["row"] for record in records}
     assert [text for record in records for text in faults(record)] == []
