@@ -73,7 +73,9 @@ class MappedFile:
         self._start = self._bytes.data_ptr()
 
     def tensor(self, extent: Extent, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return the values that lie in some bytes of the file, as a view of it.
+        """Return the values that lie in some bytes of the file, in its memory.
+
+        Each tensor counts its own writes: what is written to one is none to the others, which autograd may have saved.
 
         Args:
             extent: the bytes; `fits` says whether they can be viewed.
@@ -89,7 +91,7 @@ class MappedFile:
             raise HybridOptError(
                 f"{self.path}: a tensor of {dtype} begins at byte {extent[0]}, which is no multiple of its item size"
             )
-        return self._bytes[extent[0] : extent[1]].view(dtype).view(shape)
+        return self._bytes[extent[0] : extent[1]].view(dtype).view(shape).data
 
     def copy(self, extent: Extent, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return the values that lie in some bytes at any place of the file, in memory of their own.

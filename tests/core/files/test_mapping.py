@@ -198,3 +198,14 @@ def test_a_map_falls_back_to_read_only_where_memory_would_be_set_aside(path, mon
 
     monkeypatch.setattr(pages.mmap, "mmap", strict)
     assert torch.equal(whole(MappedFile(path)), VALUES)
+
+
+def test_tensors_of_a_file_do_not_count_the_writes_to_each_other(path):
+    """Autograd would take what it has saved of one for written, once another one is."""
+    file = MappedFile(path)
+    weight, other = (torch.nn.Parameter(file.tensor((8 * i, 8 * i + 8), (2,), torch.float32)) for i in (0, 1))
+    loss = (torch.ones(2, requires_grad=True) * weight).sum()
+    with torch.no_grad():
+        other.set_(other.data)  # as parametrizations do
+    loss.backward()
+    assert weight._version == 0 and other._version == 1
