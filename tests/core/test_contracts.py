@@ -49,7 +49,7 @@ OTHERS = "value last_epoch __name__ __func__ __code__ __dict__ __len__ __isabstr
 ASKED = {name for names in (TENSORS, MODULES, CONFIGURATIONS, LIBRARIES, OTHERS) for name in names.split()}
 ALONE = {("addax/activations.py", "shape")}  # of a batch's value
 BY_VARIABLE = {  # the name is no literal
-    "a record, for its own fields": set("self run known.request a b t value now then asked.train".split()),
+    "a record, for its own fields": set("self run known.request a b t value now then asked asked.train".split()),
     "a module or a tensor": set(
         "module model model.get_submodule(owner) root state tensor p m owner old layer layer.state".split()
     ),
