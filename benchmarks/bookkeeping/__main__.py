@@ -5,6 +5,7 @@ Everything is measured anew, and each result is kept at once.
 
 import argparse
 import json
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def measure(options: argparse.Namespace, records: Records) -> None:
     """Count calls, then time steps, and keep each result at once."""
     records.clear()
     about = {"settings": {"tensors": options.tensors, "rounds": options.rounds}, "environment": environment()}
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in METHODS:
         spent = calls(name, options.tensors)
         found[name] = {"row": name, "calls": spent.total, "calls_outside": spent.outside, "runs": []} | about

@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
-import hybridopt
-from hybridopt import integrations
-
-FOLDERS = tuple(f"{Path(package.__file__).parent}/" for package in (hybridopt, integrations))
+FOLDERS = tuple(
+    f"{Path(str(import_module(name).__file__)).parent}/" for name in ("hybridopt", "hybridopt.integrations")
+)
 
 
 class Calls:

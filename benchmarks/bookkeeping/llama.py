@@ -5,6 +5,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import hybridopt
 
+from ..shared.wrapped import strategy
 from .calls import calls_of
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -32,7 +33,7 @@ def counts() -> dict[str, int]:
 def frugal(tokens: torch.Tensor) -> int:
     """Return the calls of FRUGAL's third step on tokens [batch, sequence]."""
     llama = hybridopt.wrap(model(), policy="frugal", density=0.25, update_gap=20)
-    optimizer = llama.hybrid.optimizer(lr=1e-3, compile=False)
+    optimizer = strategy(llama).optimizer(lr=1e-3, compile=False)
     for _ in range(3):
         optimizer.zero_grad()
         llama(input_ids=tokens, labels=tokens).loss.backward()
@@ -43,7 +44,7 @@ def frugal(tokens: torch.Tensor) -> int:
 def mezo(tokens: torch.Tensor) -> dict[str, int]:
     """Return the calls of MeZO's first and second probe, and of the step after that, on tokens [batch, sequence]."""
     llama = hybridopt.wrap(model(), policy="mezo")
-    optimizer = llama.hybrid.optimizer(lr=1e-4)
+    optimizer = strategy(llama).optimizer(lr=1e-4)
 
     def probe():
         optimizer.probe(lambda: llama(input_ids=tokens, labels=tokens).loss)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -13,6 +14,7 @@ import hybridopt
 from hybridopt.model.checksums import checksum
 
 from ..shared.llama_model import bare
+from ..shared.wrapped import strategy
 from .case import Case
 
 STEPS, LR, TOKENS = 2, 1e-3, (2, 16)
@@ -60,8 +62,9 @@ def train(case: Case, device: str, compile: bool, start: dict[str, Tensor] | Non
         for name, value in (start or {}).items():
             weights[name].copy_(value)
     found = Trained(start=values(weights))
-    optimizer = model.hybrid.optimizer(lr=LR, release=case.release, compile=compile)
-    tokens = torch.arange(TOKENS[0] * TOKENS[1]).view(TOKENS).mul(7).remainder(model.config.vocab_size).to(device)
+    optimizer = strategy(model).optimizer(lr=LR, release=case.release, compile=compile)
+    config_of: Any = model.config
+    tokens = torch.arange(TOKENS[0] * TOKENS[1]).view(TOKENS).mul(7).remainder(config_of.vocab_size).to(device)
 
     def loss() -> Tensor:
         return model(input_ids=tokens, labels=tokens).loss
@@ -94,7 +97,7 @@ def values(weights: dict[str, nn.Parameter]) -> dict[str, Tensor]:
 def reread(model: nn.Module, device: str) -> bool:
     """Save a model, read it onto a new one, and return whether every tensor has the same checksum."""
     with TemporaryDirectory() as folder:
-        model.hybrid.save_pretrained(Path(folder) / "saved")
+        strategy(model).save_pretrained(Path(folder) / "saved")
         again = hybridopt.from_pretrained(base(device), Path(folder) / "saved")
         return sums(model) == sums(again)
 

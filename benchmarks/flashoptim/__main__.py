@@ -49,12 +49,16 @@ def fill(records: Records, options: argparse.Namespace) -> None:
     keep(records, measure.places, {}, part="places", row="both")
     for way in WAYS:
         keep(records, partial(measure.bytes_each, way), {}, part="bytes", row=way)
-        keep(records, lambda way=way: [measure.small(way, size) for size in measure.SIZES], {}, part="small", row=way)
+        keep(records, partial(_small, way), {}, part="small", row=way)
         keep(records, partial(measure.ended, way), {}, part="ended", row=way)
     for seed, parameters, way in product(options.seeds, SCALES, WAYS):
         run = Run(steps=options.steps, parameters=parameters)
         train = partial(quality.train, way, seed, run, options.data)
         keep(records, train, asdict(run), part="quality", row=way, seed=seed, parameters=parameters)
+
+
+def _small(way: str) -> list[Any]:
+    return [measure.small(way, size) for size in measure.SIZES]
 
 
 def keep(records: Records, make: Callable[[], Any], settings: dict, **identity) -> None:

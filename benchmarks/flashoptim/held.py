@@ -1,7 +1,7 @@
 """One parameter under AdamW, kept in several ways."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ class Own:
 
     def __init__(self, param: Tensor, **options):
         self.param = nn.Parameter(param)
-        told = {"policy": "adamw", "lr": 1e-3, "weight_decay": 0.0, "compile": False} | options
+        told: dict[str, Any] = {"policy": "adamw", "lr": 1e-3, "weight_decay": 0.0, "compile": False} | options
         self.optimizer = HybridOptimizer([("weight", self.param)], **told)
 
     def step(self, grad: Tensor, lr: float) -> None:

@@ -86,6 +86,7 @@ def train(way: str, seed: int, run: Run, folder: Path) -> dict:
         model(input_ids=ids, labels=ids).loss.backward()
         shrink(model, (count / run.parameters) ** 0.5 if run.parameters else 1.0)
         for p, one in held:
+            assert p.grad is not None
             one.step(p.grad.clone(), rate(step, run))
         model.zero_grad()
     return {"loss": evaluate(model, text[border:], run), "parameters": count}
@@ -93,7 +94,7 @@ def train(way: str, seed: int, run: Run, folder: Path) -> dict:
 
 def shrink(model: nn.Module, factor: float) -> None:
     """Clip gradients to norm 1 and multiply them by a factor."""
-    gradients = [p.grad for p in model.parameters()]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = nn.utils.get_total_norm([g.float() for g in gradients])
     for g in gradients:
         g.mul_(factor / max(1.0, float(norm)))

@@ -119,7 +119,6 @@ def planned(cells: Iterable[str], peak: int, plan: int | None, machine: Machine)
         plan: bytes that were planned; None: not known yet.
         machine: plans are held to their word on GPUs alone: a tiny step on a CPU is another thing.
     """
-    told = plan is not None and machine.device == "cuda"
-    return Line(
-        tuple(cells), f"plan within {PLAN:.0%}" if told else "", abs(plan / peak - 1) <= PLAN if told else None
-    )
+    if plan is None or machine.device != "cuda":
+        return Line(tuple(cells), "", None)
+    return Line(tuple(cells), f"plan within {PLAN:.0%}", abs(plan / peak - 1) <= PLAN)

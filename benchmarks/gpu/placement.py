@@ -26,7 +26,7 @@ def placement(rows: Rows, machine: Machine) -> list[Line]:
         plan = plans.get((how, tokens))
         other = made.get((RESIDENT, tokens), {}).get("tokens_per_second")
         times = row["tokens_per_second"] / other if other else None
-        cells = (how, str(tokens), gib(row["peak_bytes"]), gib(plan), off(row["peak_bytes"], plan))
+        cells: tuple[str, ...] = (how, str(tokens), gib(row["peak_bytes"]), gib(plan), off(row["peak_bytes"], plan))
         cells += (
             f"{row['tokens_per_second']:.0f}",
             f"{times:.2f}" if times else "-",
@@ -34,7 +34,9 @@ def placement(rows: Rows, machine: Machine) -> list[Line]:
         )
         held = how == PLACED and real
         least = SPEED.get(tokens) if held and times else None
-        found.append(Line(cells, f"{least:.0%} of the speed" if least else "", times >= least if least else None))
+        found.append(
+            Line(cells, f"{least:.0%} of the speed" if least else "", times >= least if least and times else None)
+        )
         if held:
             found += _bounds(row, plan)
     return found

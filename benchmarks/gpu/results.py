@@ -37,7 +37,7 @@ class Results:
 
     def take(self, work: Work) -> None:
         """Remember what a part has found so far."""
-        found = {"part": work.part.name, "shows": work.part.shows, "ended": work.ended or "at work"}
+        found: dict[str, Any] = {"part": work.part.name, "shows": work.part.shows, "ended": work.ended or "at work"}
         found |= {"seconds": round(work.took, 1), "limit": round(work.seconds), "rows": work.rows()}
         found |= {"command": f"python -m {work.part.module} {' '.join(work.arguments)}"}
         if work.ended.startswith("failed"):

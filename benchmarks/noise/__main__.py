@@ -7,6 +7,7 @@ kept at once.
 import argparse
 import json
 from fnmatch import fnmatchcase
+from functools import partial
 
 import torch
 
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
             for name, call in calls(p, z).items():
                 if not any(fnmatchcase(name, pattern) for pattern in options.only):
                     continue
-                found = measure(call, lambda p=p, z=z: p.add_(z), options.rounds, options.device)
+                found = measure(call, partial(p.add_, z), options.rounds, options.device)
                 about = {"settings": settings, "environment": environment(device=options.device)}
                 records.put({"call": name, "dtype": dtype, "threads": threads, **found, **about})
 

@@ -1,6 +1,7 @@
 """What adds noise to a parameter, and the time it takes."""
 
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
@@ -17,11 +18,13 @@ EPS = 1e-3
 def calls(p: Tensor, z: Tensor) -> dict[str, Callable[[], object]]:
     """Return what is measured, by name; every one adds noise to `p`, one of them by way of `z`."""
     generator = torch.Generator(p.device).manual_seed(0)
-    found = {"normal_ + add_": lambda: p.add_(z.normal_(generator=generator), alpha=EPS)}
+    found: dict[str, Callable[[], object]] = {
+        "normal_ + add_": lambda: p.add_(z.normal_(generator=generator), alpha=EPS)
+    }
     for kind in KINDS:
         for compiled in (False, True):
             name = f"{kind}, {'compiled' if compiled else 'eager'}"
-            found[name] = lambda z=Direction(1, 0, 0, kind), c=compiled: combine_(p, p, [(EPS, z)], compile=c)
+            found[name] = partial(combine_, p, p, [(EPS, Direction(1, 0, 0, kind))], compile=compiled)
     sign = Direction(1, 0)
     return found | {"rademacher, decay, compiled": lambda: combine_(p, p, [(EPS, sign)], decay=0.999, compile=True)}
 

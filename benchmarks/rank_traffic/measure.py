@@ -18,6 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import hybridopt
 
+from ..shared.wrapped import strategy
+
 __all__ = ["POLICIES", "RANKS", "on_rank"]
 
 RANKS = 2
@@ -43,8 +45,8 @@ def on_rank(rank: int, folder: str, policies: list[str]) -> None:
         policies: by name.
     """
     torch.set_num_threads(1)
-    told = {"init_method": f"file://{folder}/meet", "timeout": timedelta(minutes=5)}
-    distributed.init_process_group("gloo", rank=rank, world_size=RANKS, **told)
+    meet, patience = f"file://{folder}/meet", timedelta(minutes=5)
+    distributed.init_process_group("gloo", rank=rank, world_size=RANKS, init_method=meet, timeout=patience)
     found = [measured(policy) for policy in policies]
     if rank == 0:
         (Path(folder) / "found.json").write_text(json.dumps(found))
@@ -63,7 +65,7 @@ def measured(policy: str) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = hybridopt.wrap(model, policy=policy)
-        optimizer = model.hybrid.optimizer(lr=1e-5)
+        optimizer = strategy(model).optimizer(lr=1e-5)
     theirs = torch.optim.AdamW(other.parameters(), lr=1e-5)
     for _ in range(WARM):
         step(model, optimizer)

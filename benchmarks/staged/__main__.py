@@ -8,6 +8,7 @@ only gradients mean something. --plan predicts the peaks instead, on any machine
 
 import argparse
 import time
+from collections.abc import Iterable
 
 import torch
 from rich.table import Table
@@ -44,6 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     lengths, end = LENGTHS[options.device], time.monotonic() + 60 * options.minutes
     settings = {"set": options.set, "device": options.device}
     about = {"settings": settings, "environment": environment(device=options.device)}
+    found: Iterable[dict]
     if options.plan:
         every = [(how, tokens) for how in (PLACED, RESIDENT) for tokens in lengths]
         found = ({"how": how, "tokens": n} | planned(options.set, options.device, how, n) for how, n in every)

@@ -102,7 +102,8 @@ class Bench:
 
     def steps(self, tokens: int) -> dict:
         """Return peak, seconds and stalls of steps on so many tokens."""
-        lane = self.placed.streamer.backend.lane if self.placed else None
+        backend = self.placed.streamer.backend if self.placed else None
+        lane = backend.lane if isinstance(backend, Staged) else None
 
         def work() -> float:
             loss = self.backward(tokens)

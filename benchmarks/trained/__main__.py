@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace, records: Records, tell: Callable[[str], obj
         model, chats = made(Path(place), SIZES[name])
         for way in options.only:
             out = Path(place) / way
-            row = {"failed": "no time left"}
+            row: dict[str, Any] = {"failed": "no time left"}
             if time.monotonic() < end:
                 row = _outcome(
                     [str(model), str(chats), "-o", str(out), *_settings(way, SIZES[name], options.device)], out

@@ -10,6 +10,7 @@ anew, and each is kept at once.
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace, records: Records, tell: Callable[[str], obj
     model = bare(options.set, options.device)
     tokens = torch.randint(model.config.vocab_size, (16, options.sequence), device=options.device)
     for name in options.only:
-        row = outcome(model, name, tokens) if time.monotonic() < end else {"failed": "no time left"}
+        row: dict[str, Any] = outcome(model, name, tokens) if time.monotonic() < end else {"failed": "no time left"}
         records.put({"method": name, "label": METHODS[name].label} | row | about)
         tell(f"{name}: {row.get('failed') or human(row['peak_bytes'])}")
 
@@ -70,7 +71,9 @@ def table(records: list[dict]) -> Table:
     """Return what was measured, for the terminal."""
     settings, check = records[0]["settings"], next((r for r in records if r["method"] == REPLAY), None)
     title = f"a step, Llama {settings['set']}, {settings['sequence']} tokens a sequence"
-    caption = check and f"after {check['steps']} steps replayed on the CPU, equal: {check['equal_sha256']}"
+    caption = (
+        None if check is None else f"after {check['steps']} steps replayed on the CPU, equal: {check['equal_sha256']}"
+    )
     found = Table("method", title=title, caption=caption)
     for column in ("peak", "s/step", "first step, s"):
         found.add_column(column, justify="right")

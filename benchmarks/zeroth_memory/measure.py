@@ -9,6 +9,7 @@ import hybridopt
 
 from ..shared.llama_model import set_checkpointing
 from ..shared.peak import measured_step
+from ..shared.wrapped import strategy
 from .methods import METHODS, Method
 
 STEPS, LR = 3, 1e-7
@@ -74,7 +75,7 @@ def measure(model: nn.Module, name: str, tokens: Tensor) -> dict:
     else:
         set_checkpointing(model, method.checkpointing)
         hybridopt.wrap(model, policy=method.policy, **method.options)
-        optimizer = model.hybrid.optimizer(lr=LR, release="fused")
+        optimizer = strategy(model).optimizer(lr=LR, release="fused")
         steps = [one_step(model, optimizer, method, tokens) for _ in range(STEPS)]
     return {
         "peak_bytes": max(step["peak_bytes"] for step in steps[1:]),
@@ -99,7 +100,7 @@ def outcome(model: nn.Module, name: str, tokens: Tensor) -> dict:
         for p in model.parameters():
             p.grad = None
         if hasattr(model, "hybrid"):
-            model.hybrid.unwrap()
+            strategy(model).unwrap()
         gc.collect()
         if tokens.is_cuda:
             torch.cuda.empty_cache()

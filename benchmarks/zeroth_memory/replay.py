@@ -38,5 +38,5 @@ def digest(model: nn.Module) -> str:
     """Return the SHA-256 of all weights."""
     sha = hashlib.sha256()
     for _, p in sorted(model.named_parameters()):
-        sha.update(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        sha.update(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
