@@ -13,6 +13,7 @@ from hybridopt.core.errors import HybridOptError
 
 from ..shared.tensor_bytes import bytes_of, state_tensors
 from ..shared.timing import clock, summary
+from ..shared.wrapped import strategy
 from .budget import Budget
 from .examples import Examples, Splits, evaluation_batches, training_batches
 from .methods import Method
@@ -34,7 +35,7 @@ def run(task: Task, method: Method, mode: str, lr: float, seed: int, data: Path)
     """
     budget, examples = task.budget, splits(task, data, seed)
     model = method.wrap(task.model(data, seed), task, mode, seed)
-    optimizer = model.hybrid.optimizer(lr=lr, weight_decay=budget.weight_decay, clip=clip_of(model, budget))
+    optimizer = strategy(model).optimizer(lr=lr, weight_decay=budget.weight_decay, clip=clip_of(model, budget))
     torch.manual_seed(seed)
     steps = list(train(model, optimizer, budget, training_batches(examples.train, budget.batch, budget.steps, seed)))
     done = len(steps) == budget.steps
@@ -44,7 +45,7 @@ def run(task: Task, method: Method, mode: str, lr: float, seed: int, data: Path)
         "validation": evaluate(model, examples.validation, budget) if done else None,
         "test": evaluate(model, examples.test, budget) if done else None,
         "weight_bytes": bytes_of(weight_tensors(model)),
-        "planned_state_bytes": model.hybrid.report().totals.state_bytes,
+        "planned_state_bytes": strategy(model).report().totals.state_bytes,
     }
 
 
@@ -56,7 +57,7 @@ def splits(task: Task, data: Path, seed: int) -> Splits:
 
 def clip_of(model: nn.Module, budget: Budget) -> float | None:
     """Return the largest norm of gradients; None where the policy takes losses alone, which have none to clip."""
-    return budget.clip if model.hybrid.optimizer(lr=0.0).gradients_needed else None
+    return budget.clip if strategy(model).optimizer(lr=0.0).gradients_needed else None
 
 
 def train(model: nn.Module, optimizer, budget: Budget, batches: Iterator[Batch]) -> Iterator[dict]:
@@ -112,7 +113,8 @@ def step(model: nn.Module, optimizer, batch: Batch, autocast: bool) -> float:
 def halves(batch: Batch) -> tuple[Batch, Batch]:
     """Return the longer and the shorter half of a batch."""
     order = batch["attention_mask"].sum(1).argsort(descending=True)
-    return tuple({key: value[rows] for key, value in batch.items()} for rows in order.chunk(2))
+    long, short = ({key: value[rows] for key, value in batch.items()} for rows in order.chunk(2))
+    return long, short
 
 
 def loss_of(model: nn.Module, batch: Batch, autocast: bool) -> Tensor:
@@ -128,7 +130,7 @@ def loss_of(model: nn.Module, batch: Batch, autocast: bool) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, examples: Examples, budget: Budget) -> dict[str, float]:
+def evaluate(model: nn.Module, examples: Examples, budget: Budget) -> dict[str, float] | None:
     """Return the mean loss, and accuracy (0 to 1) where labels are classes; None where the loss is not finite.
 
     Args:

@@ -32,9 +32,10 @@ class Claim:
         middle, half, count = difference(one, other)
         if not count:
             return None
-        bound = self.margin * (other.loss or math.nan)
+        loss = other.loss or math.nan
+        bound = self.margin * loss
         shown = f"{middle:+.3f}" + (f" ± {half:.3f}" if half < math.inf else "")
-        numbers = f"{shown} nats ({middle / other.loss:+.1%}), {count} seed{'s' * (count > 1)}"
+        numbers = f"{shown} nats ({middle / loss:+.1%}), {count} seed{'s' * (count > 1)}"
         if half == math.inf or middle - half <= bound < middle + half:
             return OPEN, numbers
         return (HOLDS if middle + half <= bound else FAILS), numbers

@@ -53,7 +53,7 @@ def publish(records: Records) -> str:
 
 def found_in(records: list[dict]) -> dict[str, Summary]:
     """Return the summaries of all rows that have records; SystemExit if a study's were not all made alike."""
-    budgets = {}
+    budgets: dict[str, Budget] = {}
     for record in records:
         budget = Budget.from_settings(record["settings"])
         if budgets.setdefault(record["study"], budget) != budget:

@@ -13,6 +13,7 @@ from hybridopt import HybridOptimizer
 
 from ..shared.tensor_bytes import bytes_of, state_tensors
 from ..shared.timing import clock, summary
+from ..shared.wrapped import strategy
 from .budget import Budget
 from .methods import Method
 from .search import Cell
@@ -50,7 +51,7 @@ def prepared(method: Method, cell: Cell, budget: Budget) -> tuple[nn.Module, Hyb
     """
     model = build(budget, cell.seed).to(getattr(torch, method.weights))
     method.wrap(model, cell, budget.update_gap(cell.steps))
-    optimizer = model.hybrid.optimizer(
+    optimizer = strategy(model).optimizer(
         lr=cell.lr, weight_decay=budget.weight_decay, nonfinite="skip", clip=budget.clip
     )
     return model, optimizer
@@ -66,7 +67,7 @@ def run(method: Method, cell: Cell, budget: Budget, text: Text) -> dict:
         text: token ids.
     """
     model, optimizer = prepared(method, cell, budget)
-    planned = model.hybrid.report().totals.state_bytes
+    planned = strategy(model).report().totals.state_bytes
     order = batches(text.train, budget.batch, cell.steps, cell.seed)
     steps = list(train(model, optimizer, budget, cell.steps, order))
     done = len(steps) == cell.steps

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
@@ -13,11 +13,16 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 class Run(Protocol):
     """One training run of a method."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Return that of the method."""
+
+
+Some = TypeVar("Some", bound=Run)
 
 
 @dataclass
-class Schedule:
+class Schedule(Generic[Some]):
     """What is to be run, and how far it is.
 
     names: the methods. wanted: returns the runs of a method that can start now, none whose record is there.
@@ -26,12 +31,12 @@ class Schedule:
     """
 
     names: Iterable[str]
-    wanted: Callable[[str], list[Run]]
-    carry_out: Callable[[Run], dict]
-    said: Callable[[Run, dict], str]
+    wanted: Callable[[str], list[Some]]
+    carry_out: Callable[[Some], dict]
+    said: Callable[[Some, dict], str]
     failed: dict[str, str] = field(default_factory=dict)
-    _queue: list[Run] = field(default_factory=list)
-    _busy: dict[Future, Run] = field(default_factory=dict)
+    _queue: list[Some] = field(default_factory=list)
+    _busy: dict[Future, Some] = field(default_factory=dict)
     _longest: float = 0.0  # seconds of a run
 
     def measure(self, pool: Executor, jobs: int, minutes: float = math.inf) -> dict[str, str]:
