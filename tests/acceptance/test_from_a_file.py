@@ -103,8 +103,8 @@ def test_chats_train_adapters_through_a_kill_and_back(home):
 
 def test_the_lines_of_the_readme(home):
     (block,) = [b for b in blocks(ROOT / "README.md", "bash") if "hybridopt init" in b.text]
-    lines = block.text.splitlines()
-    assert [line.split()[1] for line in lines] == ["init", "train", "train", "chat"]
+    lines = [line.removeprefix('pip install -e ".[train]" && ') for line in block.text.splitlines()]
+    assert [line.split()[1] for line in lines] == ["doctor", "plan", "init", "train", "train", "chat"]
     for line in lines:
         typed(line, input="colour of thing 3?\n")
     AutoModelForCausalLM.from_pretrained("out")
