@@ -6,7 +6,7 @@ import gc
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from inspect import cleandoc
 from io import TextIOWrapper
 from pathlib import Path
@@ -108,7 +108,8 @@ def _write_all() -> None:
     """Let characters that the terminal's encoding does not have stand as numbers, instead of an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError):  # of a stream that was a file when it was opened, and is a pipe now
+                stream.reconfigure(errors="backslashreplace")
 
 
 def _of_the_system(error: OSError) -> str:

@@ -16,16 +16,14 @@ class PreferenceTrainer(DPOTrainer):
 
     TRL's own lets one process write them into a file of its own, where others do not find it, and names that file by a
     digest of the weights, which cannot be made of shards.
+
+    Args:
+        model: what is trained.
+        *args: TRL's own.
+        **kwargs: TRL's own.
     """
 
     def __init__(self, model: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Make the trainer as TRL does.
-
-        Args:
-            model: what is trained.
-            args: TRL's own.
-            kwargs: TRL's own.
-        """
         vars(model)["state_dict"] = dict  # all that is asked of it here is the digest
         try:
             super().__init__(model, *args, **kwargs)

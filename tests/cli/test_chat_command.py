@@ -30,8 +30,14 @@ def chat(folder, text, *options):
     return result.stdout
 
 
+def shown(text):
+    """What a terminal is given of a text: control characters by their numbers, but for line ends and tabs."""
+    command = {chr(n) for n in (*range(32), *range(127, 160))} - set("\n\t")
+    return "".join(c.encode("unicode_escape").decode() if c in command else c for c in text)
+
+
 def answers(model, *asked):
-    """What a model says to messages that follow each other."""
+    """What a model is shown to say to messages that follow each other."""
     messages = []
     for text in asked:
         messages.append({"role": "user", "content": text})
@@ -41,7 +47,7 @@ def answers(model, *asked):
         out = model.generate(**found, max_new_tokens=9, do_sample=False)
         said = tokenizer().decode(out[0][found["input_ids"].shape[1] :], skip_special_tokens=True)
         messages.append({"role": "assistant", "content": said})
-    return [each["content"] for each in messages[1::2]]
+    return [shown(each["content"]) for each in messages[1::2]]
 
 
 @pytest.fixture(scope="module")
@@ -113,20 +119,20 @@ def test_without_a_template_each_line_is_gone_on_with(tmp_path):
     found = tokenizer()("one", return_tensors="pt")
     model = AutoModelForCausalLM.from_pretrained(folder)
     out = model.generate(input_ids=found["input_ids"], max_new_tokens=9, do_sample=False)
-    said = tokenizer().decode(out[0][found["input_ids"].shape[1] :], skip_special_tokens=True)
+    said = shown(tokenizer().decode(out[0][found["input_ids"].shape[1] :], skip_special_tokens=True))
     assert chat(folder, "one\none\n") == f"{said}\n{said}\n"
 
 
 def test_a_conversation_that_is_too_long_is_said_and_goes_on(base):
-    model, shown = AutoModelForCausalLM.from_pretrained(base), []
-    talk = Conversation(model, tokenizer(), 9, 0.0, shown.append)
+    model, said = AutoModelForCausalLM.from_pretrained(base), []
+    talk = Conversation(model, tokenizer(), 9, 0.0, said.append)
     with pytest.raises(HybridOptError, match="room for 256; /reset"):
         talk.ask("x" * 300)
-    assert talk.ask("one") == "".join(shown) == answers(model, "one")[0]
+    assert talk.ask("one") == "".join(said) and shown("".join(said)) == answers(model, "one")[0]
     with pytest.raises(HybridOptError, match="room for 256"):
         chat(base, "x" * 300)
     torch.manual_seed(0)
-    assert len({Conversation(model, tokenizer(), 9, 5.0, shown.append).ask("one") for _ in range(4)}) > 1
+    assert len({Conversation(model, tokenizer(), 9, 5.0, said.append).ask("one") for _ in range(4)}) > 1
 
 
 def test_what_gives_no_text_is_refused(base, tmp_path):

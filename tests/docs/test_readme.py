@@ -66,7 +66,7 @@ def test_the_largest_error_of_a_plan_is_that_of_its_table():
     page = (ROOT / "benchmarks" / "results" / "plan_grid.md").read_text()
     rows = re.findall(r"op by op \| \+?(-?[\d.]+) % \| [\d.]+ % \| [+-]([\d.]+) %", page)
     assert {float(median) for median, _ in rows} == {0.0}
-    assert f"median error 0.00 %, the largest {max(float(most) for _, most in rows):.1f} %" in README
+    assert f"median error 0.00 %, the largest {max(float(most) for _, most in rows):.2f} %" in README
 
 
 def test_numbers_of_the_results_are_those_of_the_pages():

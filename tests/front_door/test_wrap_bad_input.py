@@ -124,7 +124,11 @@ CASES = {
         {"quantization": "nf4"},
         "adapter.*quantization",
     ),
-    "targets that match nothing": (tiny_llama, lora(target_modules=["qq_proj"]), "qq_proj.*linear layers are model"),
+    "targets that match nothing": (
+        tiny_llama,
+        lora(target_modules=["qq_proj"]),
+        "'qq_proj'; did you mean 'q_proj'.*Its layers: down_proj",
+    ),
     "nothing to keep of that name": (tiny_llama, lora(modules_to_save=["score"]), "no module 'score'"),
     "prefix tuning": (
         tiny_llama,

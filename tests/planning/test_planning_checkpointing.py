@@ -31,7 +31,7 @@ def test_the_search_leaves_it_out(config, there):
     hunt = Hunt(Estimator(subject_of(config)), 2**30, {}, Request(seq_len=8))
     hunt.check()
     variants = hunt._variants(Request(seq_len=8), True)
-    assert variants and any(v["checkpointing"] for v in variants) == there
+    assert variants and any(v.checkpointing for v in variants) == there
 
 
 def test_auto_leaves_it_out():

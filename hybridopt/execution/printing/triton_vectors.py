@@ -11,7 +11,14 @@ ONE = "16"  # room of a single number, so that vectors behind it are aligned
 
 
 class WholeOfSettle:
-    """The lines of one program: loops over vectors, which lie in the room where a later loop reads them."""
+    """The lines of one program: loops over vectors, which lie in the room where a later loop reads them.
+
+    Args:
+        settling: what was traced of the rule's `settle`.
+        room: where vectors lie between the kernels of an update.
+        given: of every vector that is given, its address, or "=" and the text of a number.
+        places: of every slot of the state, its address.
+    """
 
     def __init__(self, settling: Settling, room: Room, given: dict[str, str], places: dict[str, str]):
         self._settling, self._room, self._given, self._places = settling, room, given, places
@@ -180,7 +187,12 @@ class WholeOfSettle:
 class ColumnsOfSettle(WholeOfSettle):
     """The lines of a program that does BW columns, and loops over rows to add them up alone.
 
-    first: of the programs that do columns.
+    Args:
+        settling: what was traced of the rule's `settle`.
+        room: where vectors lie between the kernels of an update.
+        given: of every vector that is given, its address, or "=" and the text of a number.
+        places: of every slot of the state, its address.
+        first: the first of the programs that do columns.
     """
 
     def __init__(self, settling: Settling, room: Room, given: dict[str, str], places: dict[str, str], first: int):

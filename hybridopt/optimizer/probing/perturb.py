@@ -37,8 +37,7 @@ class Perturbation:
     Args:
         params: what can be shifted, by name.
         root: the model; None makes all of them loose.
-        owners: the modules of tensors that are no parameters of a module but are used by one alone, by their names in
-            `params`.
+        owners: by names in `params`, the modules of tensors that are no parameters but are used by one module alone.
     """
 
     def __init__(
