@@ -87,7 +87,7 @@ def train(
         run = _run(what, [*(sets or ()), *_given(task, gpu, out)])
         check_installed()
         if processes.size == 1:  # several have to wait for each other first
-            check_there(run, resume)
+            check_there(run, None if dry_run and not resume else resume)
     except HybridOptError:
         if processes.leads:
             raise
@@ -97,13 +97,14 @@ def train(
 
     console = Console(quiet=not processes.leads)
     with joined(processes) as ranks:
-        how = {"allow_code": allow_code, "resume": resume, "must_fit": not force}
+        how = {"allow_code": allow_code, "resume": resume, "must_fit": not force, "dry": dry_run}
         with _interruptible(console):
             prepared = prepare(run, **how, console=console, ranks=ranks)
         if processes.leads:
             _show(prepared, console)
         if dry_run:
-            console.print("This was a dry run: nothing is loaded, and nothing written.")
+            for line in _dry(prepared):
+                _say(console, line)
         status = 0 if dry_run else _carry_out(prepared, console)
     if status:
         raise typer.Exit(status)
@@ -159,6 +160,16 @@ def _to_share(prepared: "Prepared") -> str:
     words = sys.argv[1:] if sys.argv[1:2] == ["train"] else ["train", str(prepared.place.run)]
     start = f"{launched(torch.cuda.device_count())} {join(words)}"
     return f"parallel=fsdp: this process is alone, and has the whole model; to share it: {start}"
+
+
+def _dry(prepared: "Prepared") -> list[str]:
+    """Return lines that say that nothing was done, and what would keep the run itself from its output folder."""
+    said = ["This was a dry run: nothing is loaded, and nothing written."]
+    try:
+        prepared.place.check(prepared.resume)
+    except HybridOptError as error:
+        said.append(f"The run itself is refused where it would be written: {error}")
+    return said
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from .errors import HybridOptError
 __all__ = ["World", "launched", "world"]
 
 TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # what torchrun sets
+BY_ACCELERATE = "ACCELERATE_DYNAMO_USE_DYNAMIC"  # what `accelerate launch` always sets, and nothing else does
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,16 @@ def world(told: Mapping[str, str] | None = None) -> World:
     return World(rank, size, local)
 
 
-def launched(gpus: int = 2) -> str:
-    """Return the beginning of a command that starts several processes of hybridopt.
+def launched(gpus: int = 2, told: Mapping[str, str] | None = None) -> str:
+    """Return the beginning of a command that starts several processes of hybridopt, by what has started this one.
 
-    gpus: of this machine; where there are fewer than two, two processes are started.
+    Args:
+        gpus: of this machine; where there are fewer than two, two processes are started.
+        told: the environment; None: this process's own.
     """
-    return f"torchrun --nproc-per-node {max(2, gpus)} -m hybridopt"
+    by_accelerate = BY_ACCELERATE in (os.environ if told is None else told)
+    start = "accelerate launch --multi_gpu --num_processes" if by_accelerate else "torchrun --nproc-per-node"
+    return f"{start} {max(2, gpus)} -m hybridopt"
 
 
 def _number(name: str, text: str) -> int:

@@ -84,6 +84,23 @@ def test_a_dry_run_writes_nothing_and_a_file_of_it_trains(model, place):
     assert "is one too many" in refused("run.yaml", "chats.jsonl")
 
 
+def test_a_dry_run_plans_where_a_run_is_finished_and_says_what_the_run_itself_needs(model, place):
+    (place / "out").mkdir()
+    (place / "out" / "run.yaml").write_text(f"model: {model}\ndata: chats.jsonl\n")
+    (place / "out" / "plan.json").write_text(json.dumps({"measured": {}}))
+    assert "holds a finished run" in refused(model, "chats.jsonl", "-o", "out", *QUICK)
+    done = run(model, "chats.jsonl", "-o", "out", *QUICK, "--dry-run")
+    assert done.exit_code == 0 and "It fits: " in done.output
+    assert done.output.splitlines()[-2:] == [
+        "This was a dry run: nothing is loaded, and nothing written.",
+        "The run itself is refused where it would be written: out holds a finished run; give another folder: -o OUT",
+    ]
+    assert "is finished" in refused(model, "chats.jsonl", "-o", "out", *QUICK, "--dry-run", "--resume")
+    (place / "out" / "plan.json").unlink()
+    (place / "out" / "config.json").write_text("{}")
+    assert "holds a model already" in run(model, "chats.jsonl", "-o", "out", *QUICK, "--dry-run").output
+
+
 def test_shards_of_one_process_name_the_command_that_starts_several(model, place, monkeypatch):
     words = ["train", str(model), "chats.jsonl", *QUICK, "--dry-run", "--set", "parallel=fsdp"]
     monkeypatch.setattr(sys, "argv", ["hybridopt", *words])

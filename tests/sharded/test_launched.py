@@ -359,6 +359,18 @@ def test_a_world_that_cannot_be_is_refused():
         world({"RANK": "0", "WORLD_SIZE": "two"})
 
 
+def test_a_command_to_go_on_names_what_has_started_this_process():
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    from hybridopt.core.world import launched
+
+    assert launched(3, {}) == "torchrun --nproc-per-node 3 -m hybridopt"
+    words = [*ACCELERATE[1:], "-m", "hybridopt", "train"]
+    told = prepare_multi_gpu_env(_validate_launch_command(launch_command_parser().parse_args(words))[0])
+    assert launched(2, told) == "accelerate launch --multi_gpu --num_processes 2 -m hybridopt"
+
+
 def test_accelerate_does_not_shard_as_well(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(HybridOptError, match="--use_fsdp.*--set parallel=fsdp"):

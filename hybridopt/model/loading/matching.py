@@ -84,7 +84,8 @@ def match(model: nn.Module, stored: dict[str, Stored], held: Collection[str] = (
         model: on the meta device.
         stored: where the tensors are stored.
         held: names of tensors that may be missing, as their values come from elsewhere.
-        other_head: may tensors be left over, as the model has another output layer than the one that was stored?
+        other_head: may tensors be left over, as the model has another output layer than the one that was stored? Those
+            of layers that the model has not are none of an output layer.
 
     Raises:
         HybridOptError: if tensors are missing, left over, or of another shape than the model has.
@@ -94,7 +95,7 @@ def match(model: nn.Module, stored: dict[str, Stored], held: Collection[str] = (
     for first in found.sources:
         found.made[first] = {name: tuple(shape) for name, shape in _shapes(found, first).items()}
     made = {name: shape for each in found.made.values() for name, shape in each.items()}
-    left = [] if other_head else unexpected
+    left = _of_layers(model, unexpected) if other_head else unexpected
     _refuse("has no place for", left + sorted(made.keys() - state.keys()), model, "config.json is another model's")
     _check_shapes(state, made)
     known = made.keys() | set(held)
@@ -102,6 +103,14 @@ def match(model: nn.Module, stored: dict[str, Stored], held: Collection[str] = (
     allowed = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
     _refuse("finds no", [n for n in missing if not _fits(n, allowed)], model, "copy it again, or correct config.json")
     return found
+
+
+def _of_layers(model: Any, names: list[str]) -> list[str]:
+    """Return the names that are numbered as the layers of a list of the model are, below its output layer or alone."""
+    lists = {name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    beginnings = ("", f"{model.base_model_prefix}.")
+    numbered = ((name, re.match(r"(.+?)\.\d+\.", name)) for name in names)
+    return [name for name, part in numbered if part and any(begin + part[1] in lists for begin in beginnings)]
 
 
 def shared_names(model: nn.Module) -> list[list[str]]:

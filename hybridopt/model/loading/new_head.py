@@ -1,6 +1,8 @@
 """Load a model with another output layer than the folder holds, which begins with random values."""
 
+import copy
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from .matching import match
 from .streaming import How, filled
 from .weight_files import Stored, stored
 
-__all__ = ["load_with_head"]
+__all__ = ["check_with_head", "load_with_head"]
 
 POOLER = "pooler"  # of encoders: between the model and its output layer, and often not stored
 
@@ -32,15 +34,35 @@ def load_with_head(path: str | PathLike, config: Any, how: How, seed: int = 0) -
         HybridOptError: as `load`.
     """
     folder = check_folder(path)
-    entries = stored(folder)
-    model: Any = build(config, folder, how.dtype, torch.float32)
-    if not _same_head(read_model_config(folder), config):
-        head = set(model.state_dict()) - _body(model)
-        entries = {name: entry for name, entry in entries.items() if name not in head}
+    model = build(config, folder, how.dtype, torch.float32)
+    entries = _entries(model, folder, config)
     new = _new(model, entries)
     loaded = filled(folder, config, entries, how, new)
     _initialize_(loaded, new, seed)
     return loaded
+
+
+def check_with_head(path: str | PathLike, config: Any) -> None:
+    """Raise HybridOptError where `load_with_head` would, as the weights are not those of the model beneath the head.
+
+    Args:
+        path: the folder.
+        config: of transformers, as in `load_with_head`.
+    """
+    folder = check_folder(path)
+    model = build(copy.deepcopy(config), folder, None, torch.float32)
+    entries = _entries(model, folder, config)
+    new = _new(model, entries)
+    match(model, entries, new, other_head=bool(new))
+
+
+def _entries(model: Any, folder: Path, config: Any) -> dict[str, Stored]:
+    """Return what is stored in a folder, without an output layer that is another than the model's."""
+    entries = stored(folder)
+    if _same_head(read_model_config(folder), config):
+        return entries
+    head = set(model.state_dict()) - _body(model)
+    return {name: entry for name, entry in entries.items() if name not in head}
 
 
 def _same_head(there: Any, wanted: Any) -> bool:

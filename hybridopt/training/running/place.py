@@ -55,15 +55,7 @@ class Place:
 
     def check(self, resume: bool) -> None:
         """Raise HybridOptError where a new run would spoil what is there, or there is nothing to resume."""
-        if os.path.exists(self.folder) and not os.path.isdir(self.folder):
-            raise HybridOptError(f"output.folder={str(self.folder)!r} is a file; give a folder: -o OUT")
-        if os.path.islink(self.folder) and not os.path.exists(self.folder):
-            where = os.readlink(self.folder)
-            raise HybridOptError(
-                f"output.folder={str(self.folder)!r} is a link to {where}, which is not there; make that folder, or "
-                "give another: -o OUT"
-            )
-        self._check_writable()
+        self.check_writable()
         if resume:
             self._check_resumable()
         elif self.finished:
@@ -79,8 +71,16 @@ class Place:
                 "folder: -o OUT"
             )
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
         """Raise HybridOptError where the folder cannot be made or written to, as far as the system says beforehand."""
+        if os.path.exists(self.folder) and not os.path.isdir(self.folder):
+            raise HybridOptError(f"output.folder={str(self.folder)!r} is a file; give a folder: -o OUT")
+        if os.path.islink(self.folder) and not os.path.exists(self.folder):
+            where = os.readlink(self.folder)
+            raise HybridOptError(
+                f"output.folder={str(self.folder)!r} is a link to {where}, which is not there; make that folder, or "
+                "give another: -o OUT"
+            )
         there = next(
             path for path in (self.folder.absolute(), *self.folder.absolute().parents) if os.path.exists(path)
         )  # os.path tells no error where a parent must not be searched

@@ -89,6 +89,7 @@ def prepare(
     allow_code: bool = False,
     resume: bool = False,
     must_fit: bool = True,
+    dry: bool = False,
     console: Any = None,
     ranks: Ranks = ALONE,
 ) -> Prepared:
@@ -99,6 +100,7 @@ def prepare(
         allow_code: whether functions that the run names may be imported.
         resume: whether the run in the output folder is to be gone on with.
         must_fit: whether a method is refused that does not fit beside the margin.
+        dry: whether nothing will be written, so that the output folder may be one that no run can begin in.
         console: of rich, for the progress of reading large files; None: nothing is shown.
         ranks: the processes of the run. All of them read the examples; the first plans for all.
 
@@ -107,7 +109,7 @@ def prepare(
     """
     check_launcher(os.environ)
     place = Place(asked.output.folder)
-    place.check(resume)
+    place.check(resume) if resume or not dry else place.check_writable()
     run = resumed(asked, place, ranks.world.size) if resume else asked
     early = None if run.task == AUTO else _task(run.task, run.task_options, allow_code)
     with quietly():
@@ -121,8 +123,7 @@ def prepare(
         task.check(run, examples.format.name)
         with _told_that_it_takes_long(len(examples.train), console):
             prepared = _rehearsed(run, task, settings, examples, _Order(place, resume, must_fit, ranks))
-        if task.head == "causal":  # with another output layer than is stored, loading says what is new
-            check_matching(run.model, settings)
+        check_matching(run.model, settings if task.head == "causal" else prepared.config, task.head)
         ranks.meet()  # nothing is written before all have come so far
     return prepared
 

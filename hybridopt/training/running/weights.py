@@ -9,6 +9,7 @@ import torch
 from ...core.errors import HybridOptError
 from ...model.loading.building import build
 from ...model.loading.matching import match
+from ...model.loading.new_head import check_with_head
 from ...model.loading.weight_files import INDEX, WHOLE, stored
 
 __all__ = ["check_matching", "check_weights"]
@@ -38,16 +39,21 @@ def check_weights(model: str) -> None:
         )
 
 
-def check_matching(model: str, config: Any) -> None:
+def check_matching(model: str, config: Any, head: str = "causal") -> None:
     """Raise HybridOptError where the weights in a folder are not those of the model that its config.json describes.
 
     Args:
         model: a folder; of one on the hub nothing is known yet.
-        config: of transformers.
+        config: of transformers: as it was read for "causal", else with the task's output layer.
+        head: the output layer that the task asks for: "causal", "classes" or "score".
     """
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if not folder.is_dir():
+        return
+    if head == "causal":
         match(build(copy.deepcopy(config), folder, None, torch.float32), stored(folder))
+    else:
+        check_with_head(folder, config)
 
 
 def _there(model: str, file: str) -> bool:

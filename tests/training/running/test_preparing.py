@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -16,7 +17,7 @@ from hybridopt.training.running import prepare as preparing
 from hybridopt.training.running.lengths import positions_of
 from hybridopt.training.running.prepare import prepare
 from hybridopt.training.running.preview import preview
-from support.tiny_chat import chat
+from support.tiny_chat import chat, save_tiny_chat
 
 pytestmark = pytest.mark.slow
 
@@ -297,12 +298,25 @@ def test_names_of_columns_that_no_file_has_are_told(workshop):
     ("changes", "said"),
     [
         ({"intermediate_size": 96}, "is stored with shape .*; weights and config.json belong to different models"),
-        ({"num_hidden_layers": 3}, "finds no 'model.layers.1.* in the folder; copy it again, or correct config.json"),
+        ({"num_hidden_layers": 3}, "finds no 'model.layers.2.* in the folder; copy it again, or correct config.json"),
+        ({"num_hidden_layers": 1}, "has no place for 'model.layers.1.*; config.json is another model's"),
     ],
 )
-def test_weights_of_another_model_are_told_before_anything_is_written(changes, said, workshop, tmp_path):
-    model = Path(shutil.copytree(workshop.model, tmp_path / "other"))
+@pytest.mark.parametrize(("task", "format"), [("sft", "messages"), ("classify", "labels"), ("reward", "preference")])
+def test_weights_of_another_model_are_told_before_anything_is_written(
+    task, format, changes, said, workshop, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(preparing, "chosen_for", lambda run, *_: SimpleNamespace(run=run, told=()))
+    model = save_tiny_chat(tmp_path / "other", layers=2)
     settings = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(settings | changes))
     with pytest.raises(HybridOptError, match=said):
-        prepare(workshop.run(model=model))
+        prepare(workshop.run(f"task={task}", model=model, format=format))
+
+
+@pytest.mark.parametrize(("task", "format"), [("classify", "labels"), ("reward", "preference")])
+def test_weights_without_the_output_layer_of_the_task_are_its_own(task, format, workshop, monkeypatch):
+    monkeypatch.setattr(preparing, "chosen_for", lambda run, *_: SimpleNamespace(run=run, told=()))
+    assert prepare(workshop.run(f"task={task}", format=format)).config.architectures == [
+        "LlamaForSequenceClassification"
+    ]
