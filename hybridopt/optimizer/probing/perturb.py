@@ -212,7 +212,7 @@ class Perturbation:
                     f"parameter {name!r} is on the meta device (offloaded, or not loaded), where it has no values to "
                     "shift; load it to the CPU or an accelerator, or keep it out of zeroth-order training"
                 )
-            if is_sharded(p) and codes_dtype(p) is not None:
+            if self.sharded and is_sharded(p) and codes_dtype(p) is not None:
                 raise HybridOptError(
                     f"parameter {name!r} is sharded, and kept as codes of {codes_dtype(p)}: shards are shifted where "
                     "they lie, and codes would round small shifts away. Train by probes in one process or with "
