@@ -38,7 +38,7 @@ def local(x: Any) -> Any:
 
 def coded(x: Any) -> CodedWeight | None:
     """Return a weight that is kept as codes that are trained, or this rank's rows of one; None for all others."""
-    own = local(x)
+    own = None if type(x) is nn.Parameter else local(x)
     return own if isinstance(own, CodedWeight) else None
 
 

@@ -66,8 +66,8 @@ def _own(hook: Any) -> Any:
 
 
 def _packed(owner: nn.Module) -> dict[str, Any]:
-    others = [(name, p) for name, p in owner._parameters.items() if p is not None and type(p) is not nn.Parameter]
-    return {name: p for name, p in others if isinstance(p, PackedWeight) or coded(p) is not None}
+    members = owner._parameters.items()
+    return {name: p for name, p in members if isinstance(p, PackedWeight) or coded(p) is not None}
 
 
 def _unfold(owner: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
