@@ -14,6 +14,7 @@ from ..core.budget import Budget
 from ..core.card_speeds import Flops
 from ..core.host import Host
 from ..core.sizes import human
+from ..core.writable import Writable
 from .estimate import Estimate
 from .placement.words import placed_rows
 from .text import HEAD, NUMBERS, rows, title, worked
@@ -68,7 +69,7 @@ def estimate_table(
     lines += _placed(estimate, host, flops)
     if estimate.unquantized is not None and estimate.unquantized.much:
         lines.append(Text(str(estimate.unquantized)))
-    return Group(*lines, *([_verdict(estimate, room, host)] if room else []))
+    return Writable(Group(*lines, *([_verdict(estimate, room, host)] if room else [])))
 
 
 def choices_table(
@@ -101,7 +102,7 @@ def choices_table(
         parts += [Text("\nWhat does not fit:", "bold"), Bars([(c.way.title, c.estimate) for c in others], room.total)]
         parts += [Text(f"{c.way.title}: {c.change or 'no single change makes it fit'}") for c in others]
     placed = _placed(fitting[0][1].estimate, host, flops) if fitting else []
-    return Group(*parts, *placed, *_best(fitting, room))
+    return Writable(Group(*parts, *placed, *_best(fitting, room)))
 
 
 def _placed(estimate: Estimate, host: Host | None, flops: Flops | None) -> list[RenderableType]:

@@ -9,6 +9,7 @@ from .chats import is_chat
 from .checks import CHECKS, EMPTY
 from .faults import RowError
 from .formats import Format
+from .sizes import check_size
 
 __all__ = ["Survey"]
 
@@ -43,6 +44,7 @@ class Survey:
         row: number of its place, and its line there.
         """
         CHECKS[self.format.name](values)
+        check_size(values)
         chats = {
             name: is_chat(values[name]) for name in values if name in (*self.format.needed, "prompt", "text_pair")
         }

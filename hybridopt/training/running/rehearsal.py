@@ -11,7 +11,7 @@ from .stand_in import stand_in
 
 __all__ = ["Counts", "Rehearsal", "rehearse"]
 
-AT_ONCE = 1000  # rows that are counted together
+AT_ONCE = 64  # rows that are counted together; each may have millions of tokens
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def rehearse(task: TrainingTask, job: TrainingJob) -> Rehearsal:
         _check_trained(train)
         rows = (whole.train_dataset, whole.eval_dataset) if task.reuses else (job.train, job.eval)
         ready = replace(unloaded, train=rows[0], eval=rows[1])
-        real = task.trainer(ready) if len(rows[0]) else whole
+        other = len(rows[0]) and (job.packed or train.too_long or train.untrained)
+        real = task.trainer(ready) if other else whole  # to prepare the same rows once more takes minutes
         _check_left(real.train_dataset, job.max_length, train)
         _, of_epoch, *_, steps = real.set_initial_training_values(real.args, real.get_train_dataloader())
         first = tuple(task.pieces(whole.train_dataset[0], job.tokenizer))

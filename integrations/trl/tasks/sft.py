@@ -7,12 +7,13 @@ from hybridopt.core.contracts import TrainingJob
 from hybridopt.core.errors import HybridOptError, check_choice
 from hybridopt.training.config.run import AUTO
 
-from ..labelled import Labelled
+from ..batched import prepared
+from ..labelled import ASSISTANT, COMPLETION, Labelled
 from ..turns import is_chat, last_answers, marks_turns
 
 __all__ = ["Sft"]
 
-ALL, COMPLETION, ASSISTANT = "all", "completion", "assistant"
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,11 @@ class Sft(Labelled):
 
     def settings(self, job: TrainingJob) -> dict[str, Any]:
         """Return how sequences are made, and which of their tokens are learnt."""
-        on = ALL if _prepared(job.train) else self.loss_on(job)
+        on = ALL if prepared(job.train) else self.loss_on(job)
         masks = {"assistant_only_loss": on == ASSISTANT, "completion_only_loss": on == COMPLETION}
         return super().settings(job) | masks | {"loss_type": self.loss_type}
 
     def examples(self, job: TrainingJob, rows: Any) -> Any:
         """Return the rows; of chats whose last answer is learnt alone, everything before it as the prompt."""
-        splits = "messages" in rows.column_names and not _prepared(rows) and self.loss_on(job) == COMPLETION
+        splits = "messages" in rows.column_names and not prepared(rows) and self.loss_on(job) == COMPLETION
         return last_answers(rows) if splits else rows
-
-
-def _prepared(rows: Any) -> bool:
-    """Return whether the rows are tokens and labels already."""
-    return {"input_ids", "labels"} <= set(rows.column_names)

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hybridopt.core.errors import HybridOptError
-from support.data_files import columns, examples, write_parquet
+from hybridopt.training.data import sizes
+from support.data_files import columns, examples, write_csv, write_jsonl, write_parquet
 
 KINDS = [".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".jsonl.gz"]
 CHAT = [{"role": "user", "content": "ä"}, {"role": "assistant", "content": "b"}]
@@ -103,3 +104,29 @@ def test_good_rows_with_one_value_of_another_kind(folder, columns, value, at):
     path = folder / "odd.jsonl"
     path.write_text(json.dumps(row) + "\n" + json.dumps(row | {name: value}) + "\n")
     tried(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "where"),
+    [
+        ("a.jsonl", {"text": "a" * 101}, ":2: "),
+        ("b.jsonl", {"messages": [CHAT[0], {"role": "assistant", "content": "a" * 100}]}, ":2: "),
+        ("c.jsonl", {"prompt": "a" * 50, "completion": "b" * 51}, ":2: "),
+        ("d.csv", {"text": "a" * 101}, ":3: "),
+        ("e.parquet", {"text": "a" * 101}, ", row 2: "),
+    ],
+)
+def test_a_row_of_more_text_than_is_made_into_tokens_at_once_is_told_by_its_line(
+    name, row, where, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sizes, "MOST", 120)
+    short = CHAT if "messages" in row else "a"
+    rows = [dict.fromkeys(row, short), row]
+    path = tmp_path / name
+    {".jsonl": write_jsonl, ".csv": write_csv, ".parquet": write_parquet}[path.suffix](path, rows)
+    examples(path)  # these are short enough
+    monkeypatch.setattr(sizes, "MOST", 100)
+    with pytest.raises(
+        HybridOptError, match=f"{where}has [0-9]+ characters, and a row may have 100, as .*several rows"
+    ):
+        examples(path)
