@@ -119,8 +119,8 @@ class Request:
             )
         if self.parallel == "fsdp" and self.scheme is not None and self.scheme.trains:
             raise HybridOptError(
-                f"quantization={self.quantization!r} is not allowed with gpus={self.gpus} and parallel='fsdp': its "
-                "codes have no rows to take; take parallel='ddp', or another quantization",
+                f"quantization={self.quantization!r} is not allowed with gpus={self.gpus} and parallel='fsdp': "
+                "shards of codes that are trained are not planned; take parallel='ddp', or another quantization",
                 "plan",
             )
 

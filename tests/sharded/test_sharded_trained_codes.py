@@ -187,3 +187,23 @@ def probed():
 
 def test_probes_of_codes_are_refused(two):
     two.run(probed)
+
+
+def begun_alone(folder):
+    """A checkpoint of one process has floats or codes of whole weights: nothing is changed."""
+    from pathlib import Path
+
+    from hybridopt.integrations.trainer_whole import read_whole_weights
+
+    model = wide(True, "adamw")
+    before = weights(model)
+    with pytest.raises(hybridopt.HybridOptError, match=r"without shards, and 'layers.0.weight' is trained as codes"):
+        read_whole_weights(Path(folder), model)
+    return all(x.equal(before[n]) for n, x in weights(model).items())
+
+
+def test_a_checkpoint_without_shards_is_refused(two, tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({n: x + 1 for n, x in Wide().state_dict().items()}, tmp_path / "model.safetensors")
+    assert two.run(begun_alone, str(tmp_path)) == [True, True]
