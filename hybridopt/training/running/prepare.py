@@ -139,7 +139,7 @@ def _told_that_it_takes_long(rows: int, console: Any) -> Iterator[None]:
     text = f"tokenizing {rows:,} examples, and planning"
     if console is None or rows < MANY:
         yield
-    elif console.is_terminal:
+    elif console.is_terminal and not console.is_dumb_terminal:  # where a spinner would show nothing
         with console.status(text):
             yield
     else:

@@ -45,13 +45,19 @@ def test_nothing_is_written_or_loaded(workshop, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize(("terminal", "many"), [(False, 16), (True, 16), (False, 17)])
-def test_many_examples_are_announced_before_they_are_tokenized(terminal, many, workshop, monkeypatch):
+@pytest.mark.parametrize(
+    ("terminal", "kind", "many"),
+    [(False, "xterm", 16), (True, "xterm", 16), (True, "dumb", 16), (False, "xterm", 17), (True, "dumb", 17)],
+)
+def test_many_examples_are_announced_before_they_are_tokenized(terminal, kind, many, workshop, monkeypatch):
     monkeypatch.setattr(preparing, "MANY", many)
+    monkeypatch.setenv("TERM", kind)
     written = io.StringIO()
     prepare(workshop.run(), console=Console(file=written, force_terminal=terminal, width=80))
     assert ("tokenizing 16 examples" in written.getvalue()) == (many == 16)
-    assert terminal or written.getvalue().count("\n") == (many == 16)
+    lines = written.getvalue().splitlines()
+    if not terminal or kind == "dumb":
+        assert lines == ["tokenizing 16 examples, and planning"] * (many == 16)
 
 
 def test_tokens_steps_and_the_loss_are_told(workshop):
