@@ -20,12 +20,15 @@ from .compiler import FLAGS, SKELETON, CompilerError, compiler, processor, stop,
 
 __all__ = ["Built", "available", "begin", "build", "function", "give_up", "refused", "trial", "usable"]
 
+HEADERS = "skeleton"  # beside the source, while that is compiled
 ENTRY, LOOK = "hybridopt_run", "hybridopt_look"  # the latter of rules with rounds, and of the check
 CURE = "Install g++ (or name a compiler in CXX), or pass compile=False to be silent"
 UNCOMPILED = "are not compiled, and slower, with the same results up to rounding"
 OTHER = "Other updates are compiled; name another compiler in CXX, or pass compile=False to be silent"
 TITLE = "// Printed from "
 TRIAL = '#include "chunks.h"\nextern "C" void hybridopt_run(const Given*) {}\n'
+# What kernels include, by name, read with the code that calls them: an upgrade may change the files during a run.
+_skeleton = {path.name: path.read_text(encoding="utf-8") for path in sorted(SKELETON.glob("*.h"))}
 Functions = dict[str, Callable[..., None]]  # of a library, by name
 _built: dict[str, Functions] = {}  # by text
 _found: set[str] = set()  # something, once there is a compiler
@@ -166,7 +169,7 @@ def _inputs(text: str) -> dict[str, str]:
     known = compiler()
     return {
         "text": text,
-        "skeleton": skeleton(),
+        "skeleton": "\n".join(_skeleton.values()),
         "flags": " ".join((*FLAGS, *wide())),
         "compiler": "\n".join([known.path, *known.options, *known.libraries, known.version]),
         "processor": processor(),
@@ -176,8 +179,9 @@ def _inputs(text: str) -> dict[str, str]:
 def _compiled(place: KernelFolder, text: str, inputs: dict[str, str]) -> ctypes.CDLL:
     begun = place.begin()
     try:
-        (begun / SOURCE).write_text(text)
-        compiler().compile(begun / SOURCE, begun / LIBRARY)
+        _write(begun, text)
+        compiler().compile(begun / SOURCE, begun / LIBRARY, begun / HEADERS)
+        shutil.rmtree(begun / HEADERS)
         place.put(begun, inputs)
     finally:
         shutil.rmtree(begun, ignore_errors=True)
@@ -187,10 +191,12 @@ def _compiled(place: KernelFolder, text: str, inputs: dict[str, str]) -> ctypes.
         raise OSError(f"what was compiled cannot be loaded from {place.path}: {error}") from error
 
 
-@cache
-def skeleton() -> str:
-    """Return the text of all files that kernels include."""
-    return "\n".join(path.read_text() for path in sorted(SKELETON.glob("*.h")))
+def _write(begun: Path, text: str) -> None:
+    """Write a kernel and what it includes: the headers that its name is a digest of, whatever the files are now."""
+    (begun / HEADERS).mkdir()
+    for name, header in _skeleton.items():
+        (begun / HEADERS / name).write_text(header, encoding="utf-8")
+    (begun / SOURCE).write_text(text, encoding="utf-8")
 
 
 def _place() -> KernelFolder:

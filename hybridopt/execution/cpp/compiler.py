@@ -54,19 +54,20 @@ class Compiler:
             return ()
         return ("-lc++",) if sys.platform == "darwin" else ("-lstdc++",)
 
-    def compile(self, source: Path, out: Path, flags: tuple[str, ...] = FLAGS) -> None:
+    def compile(self, source: Path, out: Path, headers: Path, flags: tuple[str, ...] = FLAGS) -> None:
         """Make a shared library of a file.
 
         Args:
-            source: the file, which includes those of the skeleton.
+            source: the file.
             out: the library.
+            headers: the folder of files that it includes.
             flags: of the compiler.
 
         Raises:
             CompilerError: that is not possible.
             OSError: there is no room for what it writes.
         """
-        made = (f"-I{SKELETON}", str(source), "-o", str(out), *self.libraries)
+        made = (f"-I{headers}", str(source), "-o", str(out), *self.libraries)
         _called([self.path, *self.options, *flags, *wide(), *made])
         if not out.is_file():
             raise CompilerError(f"{self.path} said that it has made {out.name}, and has not")

@@ -1,5 +1,6 @@
 """Whatever is wrong with compiler or cache: the same results by today's way, and one warning with the cure."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from hybridopt import HybridOptimizer, HybridOptWarning, Policy, Route, Treatmen
 from hybridopt.cli.doctor.checks.cpp import cpp
 from hybridopt.execution.backends.cpp import Cpp
 from hybridopt.execution.cpp import builder, compiler
-from hybridopt.execution.cpp.cache import LIBRARY, RECORD, KernelFolder, folder, key_of
+from hybridopt.execution.cpp.cache import LIBRARY, RECORD, SOURCE, KernelFolder, folder, key_of
 from hybridopt.parts import Lion, SignSGD
 
 TEXT = 'extern "C" void hybridopt_run(const void*) {}\n'
@@ -225,6 +226,20 @@ def test_the_environment_may_name_a_compiler_with_options(asked, fresh, monkeypa
     builder.build([text])
     assert builder.function(text) is not None and builder.available()
     assert ("-DOWN=1" in compiler.compiler().options) == ("-DOWN=1" in asked)
+
+
+def test_kernels_are_compiled_from_the_headers_of_their_digest(fresh, monkeypatch):
+    """Those on disk may have changed: a kernel of others would be found by every later process under the same name."""
+    text = '#include "same.h"\nextern "C" void hybridopt_run(int* out) { *out = OWN; }\n'
+    found = ctypes.c_int()
+    for own in (1, 2, 1):  # of which no file knows
+        monkeypatch.setattr(builder, "_built", {})
+        monkeypatch.setattr(builder, "_skeleton", {"same.h": f"enum {{ OWN = {own} }};\n"})
+        builder.build([text])
+        builder.function(text)(ctypes.byref(found))
+        assert found.value == own
+    kept = list((fresh / "kernels").iterdir())
+    assert len(kept) == 2 and all({file.name for file in at.iterdir()} == {LIBRARY, RECORD, SOURCE} for at in kept)
 
 
 def test_ctrl_c_ends_compilers(fresh, monkeypatch):
