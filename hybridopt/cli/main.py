@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from ..core.errors import HybridOptError
 from ..core.version import __version__
+from ..core.visible import visible
 from .chat import chat
 from .doctor.command import doctor
 from .init import DRAFTS, init
@@ -95,11 +96,11 @@ def main() -> None:
     try:
         app(prog_name="hybridopt")
     except HybridOptError as error:
-        sys.exit(f"hybridopt: {error}")
+        sys.exit(f"hybridopt: {visible(str(error))}")
     except OSError as error:
         if error.errno is None:  # of a library: no word of the system's
             raise
-        sys.exit(f"hybridopt: {_of_the_system(error)}")
+        sys.exit(f"hybridopt: {visible(_of_the_system(error))}")
     except KeyboardInterrupt:
         sys.exit(_interrupted())
 

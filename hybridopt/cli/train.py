@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from ..core.errors import HybridOptError
+from ..core.visible import visible
 from ..core.world import World, launched, world
 
 if TYPE_CHECKING:
@@ -213,8 +214,8 @@ def _started_by(processes: World) -> str:
 
 
 def _say(console: Console, line: str) -> None:
-    """Print a line as it is: whole, and with names that look like markup."""
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
+    """Print a line as it is: whole, with names that look like markup, and with control characters as numbers."""
+    console.print(visible(line), soft_wrap=True, markup=False, highlight=False)
 
 
 def _show_end(prepared: "Prepared", result: "Result", console: Console) -> None:

@@ -6,9 +6,12 @@ import os
 import sys
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from hybridopt.cli import main as front
+from hybridopt.cli.train import _say
+from hybridopt.core.errors import HybridOptError
 from support.tiny_chat import save_tiny_chat, write_rows
 
 
@@ -32,6 +35,20 @@ def test_what_the_system_cannot_do_is_one_line(error, said, monkeypatch):
         raise error
 
     assert status_of(monkeypatch, command).startswith(said)
+
+
+@pytest.mark.parametrize("kind", [HybridOptError, lambda said: OSError(errno.ENOENT, "No such file", said)])
+def test_control_characters_of_names_do_not_command_the_terminal(kind, monkeypatch):
+    def command(**_):
+        raise kind("te\x1b[2Jxt\nand more")
+
+    said = status_of(monkeypatch, command)
+    assert "te\\x1b[2Jxt\nand more" in said
+
+
+def test_lines_of_a_run_show_control_characters_as_numbers(capsys):
+    _say(Console(), "not used: te\x1b[2Jxt")
+    assert capsys.readouterr().out == "not used: te\\x1b[2Jxt\n"
 
 
 def test_an_error_of_a_library_is_not_hidden(monkeypatch):
