@@ -20,7 +20,8 @@ def fuse_(model: nn.Module, device: str) -> None:
 
     Args:
         model: a causal language model, with adapters or without.
-        device: "cpu": by TRL's own function; "cuda": by one that takes the memory which TRL's kernels take there.
+        device: "cpu": by TRL's own function, in no more tiles than differ; "cuda": by one that takes the memory which
+            TRL's kernels take there.
     """
     causal: Any = bare(model)
     if device == "cuda":
@@ -28,8 +29,10 @@ def fuse_(model: nn.Module, device: str) -> None:
         return
     from trl.trainer.utils import add_fused_lm_head
 
+    from .few_tiles import with_few_tiles
+
     add_fused_lm_head(causal, outputs=OUTPUTS)
-    causal.forward = partial(causal.forward, fused_lm_head=True)
+    causal.forward = with_few_tiles(partial(causal.forward, fused_lm_head=True))
 
 
 class _Loss:

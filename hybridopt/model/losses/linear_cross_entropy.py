@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from ...core.errors import HybridOptError, check_count
 
-__all__ = ["IGNORED", "linear_cross_entropy", "only_tiles_that_differ"]
+__all__ = ["IGNORED", "differing", "linear_cross_entropy", "only_tiles_that_differ"]
 
 IGNORED = -100
 Layer = tuple[Tensor, Tensor | None]  # weight and bias
@@ -32,6 +32,15 @@ def only_tiles_that_differ() -> Iterator[None]:
         yield
     finally:
         _few.reset(before)
+
+
+def differing(starts: range) -> tuple[int, ...]:
+    """Return where those tiles begin that differ in what is alive at once: the first two and the last.
+
+    Args:
+        starts: where all tiles begin.
+    """
+    return *starts[:DIFFER], *starts[DIFFER:][-1:]
 
 
 def linear_cross_entropy(
@@ -101,7 +110,7 @@ class _Tiles:
 
     def _pieces(self, size: int, step: int) -> Iterator[slice]:
         starts = range(0, size, step)
-        for i in (*starts[:DIFFER], *starts[DIFFER:][-1:]) if self.few else starts:
+        for i in differing(starts) if self.few else starts:
             yield slice(i, min(i + step, size))
 
     def logits(self, hidden: Tensor, layer: Layer) -> Tensor:

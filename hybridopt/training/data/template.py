@@ -1,6 +1,7 @@
 """The tokenizer of a run: with padding, and with a template where chats are learnt."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,23 @@ def _check_chat(tokenizer: Any, chat: list[dict[str, Any]], where: str, settings
         why = " ".join(str(error).split())[:LONGEST]
         roles = ", ".join(turn["role"] for turn in chat)
         raise HybridOptError(f"{where}: the chat template cannot write this chat ({roles}): {why}") from error
+    if any(turn.get("tool_calls") for turn in chat) and text == _without_calls(tokenizer, chat, settings):
+        raise HybridOptError(
+            f"{where}: the chat template leaves out tool_calls; --set data.template=chat.jinja, one that writes them, "
+            "or write them into the content"
+        )
     last = (chat[-1].get("content") or "").strip()
     if last and "<think>" not in last and last not in text:
         raise HybridOptError(f"{where}: the chat template leaves out the last message, {last[:80]!r}")
+
+
+def _without_calls(tokenizer: Any, chat: list[dict[str, Any]], settings: Mapping[str, Any]) -> str | None:
+    """Return a chat as it is written without calls of tools; None where it cannot be."""
+    turns = [{name: value for name, value in turn.items() if name != "tool_calls"} for turn in chat]
+    with suppress(Exception):  # as in `_check_chat`
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False, **settings)
+        return text
+    return None
 
 
 def _loaded(model: str):

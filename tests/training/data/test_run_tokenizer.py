@@ -145,6 +145,27 @@ def test_chats_of_the_evaluation_are_tried(model, tmp_path):
     assert text.startswith(f"{other}:1: the chat template cannot write")
 
 
+WRITES = "{% for m in messages %}{{ m.content or '' }}{{ m.tool_calls or '' }}{% endfor %}"
+
+
+@pytest.mark.parametrize("content", [None, "", "I call it."])
+@pytest.mark.parametrize(
+    ("template", "dropped"), [("{{ messages[0].content }}{{ messages[-1].content or '' }}", True), (WRITES, False)]
+)
+def test_a_template_that_leaves_out_calls_of_tools_is_refused(template, dropped, content, plain, tmp_path):
+    (tmp_path / "chat.jinja").write_text(template)
+    tokenizer = tokenizer_for(plain, Data(template=str(tmp_path / "chat.jinja")), True)
+    calls = [{"type": "function", "function": {"name": "f", "arguments": {}}}]
+    turn = {"role": "assistant", "content": content, "tool_calls": calls}
+    path = write_jsonl(tmp_path / "a.jsonl", [{"messages": [ASK, turn]}])
+    if dropped:
+        assert said(check_chats, tokenizer, examples(path)).startswith(
+            f"{path}:1: the chat template leaves out tool_calls"
+        )
+    else:
+        check_chats(tokenizer, examples(path))
+
+
 def test_a_template_that_leaves_out_the_answer_is_refused(plain, tmp_path):
     file = tmp_path / "chat.jinja"
     file.write_text("{{ messages[0].content }}")

@@ -9,6 +9,7 @@ from trl.kernels import chunked_logprob
 from trl.trainer import utils
 
 from hybridopt.integrations.trl import fused
+from hybridopt.integrations.trl.few_tiles import with_few_tiles
 from hybridopt.planning.trace.tracker import Tracker
 from hybridopt.training.running.loading import load_model
 from hybridopt.training.running.prepare import prepare
@@ -81,3 +82,29 @@ def test_on_a_gpu_the_memory_of_trls_function_is_planned_without_what_its_kernel
             function().sum().backward()
         peaks.append(tracker.peak)
     assert abs(peaks[0] - peaks[1]) < 0.01 * peaks[0]
+
+
+@pytest.mark.parametrize("tokens", [8, 20, 24, 60, 1000])
+@pytest.mark.parametrize("trained", [False, True], ids=["head frozen", "head trained"])
+def test_tiles_that_are_alike_are_left_out_and_the_peak_stays(tokens, trained, monkeypatch):
+    tiles, peaks = [], []
+    monkeypatch.setattr(chunked_logprob, "TOKEN_CHUNK_SIZE", 8)
+    for name in ("_forward_tile", "_backward_tile"):
+        true = getattr(chunked_logprob, name)
+        monkeypatch.setattr(chunked_logprob, name, lambda *a, true=true, **k: tiles.append(0) or true(*a, **k))
+    hidden = torch.zeros(tokens, 16, requires_grad=True)
+    weight = torch.zeros(100, 16, requires_grad=trained)
+    targets = torch.zeros(tokens, dtype=torch.long)
+
+    def loss():
+        numbers = (hidden, weight, None, targets, 1.0, 50, None, 1.0, fused.OUTPUTS)
+        return utils._ChunkedLogProbFunction.apply(*numbers)[0].sum()
+
+    for function in (loss, with_few_tiles(loss), loss):
+        hidden.grad = weight.grad = None
+        tiles.clear()
+        with Tracker([hidden, weight, targets], "cpu") as tracker:
+            function().backward()
+        peaks.append((len(tiles), tracker.peak))
+    (every, peak), few, again = peaks
+    assert every == 4 * -(-tokens // 8) and few == (min(every, 12), peak) and again == (every, peak)
