@@ -1,24 +1,30 @@
-"""Attributes of modules replaced for a while."""
+"""Attributes replaced for a while."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 
 __all__ = ["instead"]
 
 
 @contextmanager
-def instead(module: ModuleType, name: str, value: object) -> Iterator[None]:
-    """Replace an attribute of a module within the `with`.
+def instead(owner: object, name: str, value: object, new: bool = False) -> Iterator[None]:
+    """Replace an attribute of a Python module, or of an object, within the `with`.
+
+    Of an object what is set is its own, past `__setattr__`; after that its class's counts again, if it had none.
 
     Args:
-        module: that has it.
+        owner: that has it.
         name: of the attribute.
         value: what it is meanwhile.
+        new: whether the owner may have no such attribute. Otherwise that is an AttributeError.
     """
-    before = getattr(module, name)
-    setattr(module, name, value)
+    own = vars(owner)
+    if not new:
+        getattr(owner, name)
+    before = {name: own[name]} if name in own else {}
+    own[name] = value
     try:
         yield
     finally:
-        setattr(module, name, before)
+        own.pop(name, None)
+        own.update(before)

@@ -1,15 +1,15 @@
 """TRL's loss in tiles, of which only those are worked out that differ, as plans need no others."""
 
 import builtins
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import wraps
-from types import ModuleType
 from typing import Any
 
 from trl.kernels import chunked_logprob
 from trl.trainer import utils
 
+from hybridopt.core.instead import instead
 from hybridopt.model.losses.linear_cross_entropy import differing
 
 __all__ = ["with_few_tiles"]
@@ -26,7 +26,7 @@ def with_few_tiles(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
-        with _named(utils, "_ChunkedLogProbFunction", _FewTiles):
+        with instead(utils, "_ChunkedLogProbFunction", _FewTiles):
             return forward(*args, **kwargs)
 
     return run
@@ -46,18 +46,5 @@ class _FewTiles(chunked_logprob.ChunkedLogProbFunction):
             return chunked_logprob.ChunkedLogProbFunction.backward(ctx, *grads)
 
 
-def _few() -> Any:
-    return _named(chunked_logprob, "range", lambda *numbers: differing(builtins.range(*numbers)))
-
-
-@contextmanager
-def _named(module: ModuleType, name: str, value: Any) -> Iterator[None]:
-    """Let a name of a module mean something else within the block."""
-    names = vars(module)
-    before = {name: names[name]} if name in names else {}
-    names[name] = value
-    try:
-        yield
-    finally:
-        del names[name]
-        names.update(before)
+def _few() -> AbstractContextManager[None]:
+    return instead(chunked_logprob, "range", lambda *numbers: differing(builtins.range(*numbers)), new=True)

@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 from trl import DPOTrainer
 
+from hybridopt.core.instead import instead
 from hybridopt.model.sharding import reshard_
 
 __all__ = ["PreferenceTrainer"]
@@ -24,11 +25,8 @@ class PreferenceTrainer(DPOTrainer):
     """
 
     def __init__(self, model: Any = None, *args: Any, **kwargs: Any) -> None:
-        vars(model)["state_dict"] = dict  # all that is asked of it here is the digest
-        try:
+        with instead(model, "state_dict", dict):  # all that is asked of it here is the digest
             super().__init__(model, *args, **kwargs)
-        finally:
-            del vars(model)["state_dict"]
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """Return a dataset with the log-probabilities that the model gives both answers now; all processes call this.

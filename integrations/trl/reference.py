@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from hybridopt.core.instead import instead
+
 __all__ = ["base_as_reference"]
 
 NAME, NEW = "ref", "default"
@@ -24,16 +26,11 @@ def base_as_reference(model: Any) -> Iterator[None]:
         yield
         return
     own = model.get_parameter
-    shown = {
-        "add_adapter": lambda name, *_, **__: _check_name(name),
-        "get_parameter": lambda name: own(name.replace(f".{NAME}.", f".{NEW}.")),  # which TRL copies: onto itself
-    }
-    vars(model).update(shown)
-    try:
+    with (
+        instead(model, "add_adapter", lambda name, *_, **__: _check_name(name)),
+        instead(model, "get_parameter", lambda name: own(name.replace(f".{NAME}.", f".{NEW}."))),  # copied onto itself
+    ):
         yield
-    finally:
-        for name in shown:
-            del vars(model)[name]
 
 
 def _check_name(name: str) -> None:

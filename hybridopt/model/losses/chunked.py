@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError, check_count
+from ...core.instead import instead
 from ..adapters import bare, whole_copies
 from .deferred import Logits, refuse
 from .linear_cross_entropy import IGNORED, linear_cross_entropy
@@ -44,9 +45,9 @@ def chunked_loss(model: nn.Module, chunk: int = 256) -> Iterator[nn.Module]:
     functools.update_wrapper(forward, causal.forward)  # Trainer reads the names of the columns from the signature
     with ExitStack() as undo:
         for layer, output in zip(layers, outputs, strict=True):
-            undo.enter_context(_attribute(layer, "forward", output))
-        undo.enter_context(_attribute(causal, "_loss_function", functools.partial(_loss, now)))
-        undo.enter_context(_attribute(causal, "forward", forward))
+            undo.enter_context(instead(layer, "forward", output))
+        undo.enter_context(instead(causal, "_loss_function", functools.partial(_loss, now), new=True))
+        undo.enter_context(instead(causal, "forward", forward))
         yield model
 
 
@@ -139,17 +140,3 @@ def _output_layers(causal: Any) -> list[Any]:
                 "be a plain nn.Linear: leave it out of target_modules and of quantization, and do not shard it"
             )
     return layers
-
-
-@contextmanager
-def _attribute(owner: nn.Module, name: str, value: object) -> Iterator[None]:
-    """Set an attribute of the object itself, and take it away again."""
-    there, old = name in vars(owner), vars(owner).get(name)
-    vars(owner)[name] = value
-    try:
-        yield
-    finally:
-        if there:
-            vars(owner)[name] = old
-        else:
-            vars(owner).pop(name, None)
