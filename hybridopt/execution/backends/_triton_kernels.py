@@ -2,18 +2,22 @@
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from ...core.errors import HybridOptWarning
 from ...core.numerics.compiling import reason
 from ..printing.defined import defined
+from ..slices import update_in_slices
+from ..task import Task
+from . import _compiled_kernels as kernels
 
-__all__ = ["KernelLaunch", "broken", "call", "false", "installed", "launched", "made", "sound_or_true"]
+__all__ = ["KernelLaunch", "call", "carry_out", "false", "installed", "launched", "made", "makeable", "sound_or_true"]
 
 _worked: set[Hashable] = set()
 _broken: set[Hashable] = set()  # forms of tasks whose kernels cannot be made here
@@ -44,9 +48,29 @@ def made(layout: Any, title: str) -> Mapping[str, Any]:
     return defined(layout.text(), title)
 
 
-def broken(form: Hashable) -> bool:
-    """Return whether the kernels of a form of tasks cannot be made here."""
-    return form in _broken
+def makeable(form: Hashable, planned: bool) -> bool:
+    """Return whether kernels can be made, as far as is known.
+
+    Args:
+        form: of the task, all that they depend on.
+        planned: as in `installed`.
+    """
+    return installed(planned) and form not in _broken
+
+
+def carry_out(tasks: Iterable[Task], launch: Callable[[Task, Tensor | None], bool]) -> None:
+    """Carry out tasks one after the other, by the usual update where there are no kernels.
+
+    Args:
+        tasks: that a backend of kernels has taken.
+        launch: given a task and the keys of what is rounded at random, launches its kernels; returns whether it did.
+    """
+    tasks = list(tasks)
+    keys = kernels.keys(tasks)
+    for task in tasks:
+        if not launch(task, keys.get(task)):
+            update_in_slices(task)
+        increment_version([task.param])
 
 
 def launched(form: Hashable, what: str, launch: Callable[[], None]) -> bool:
@@ -98,5 +122,5 @@ def _give_up(form: Hashable, what: str, error: Exception) -> None:
         f"the Triton kernels of {what} cannot be made ({reason(error)}), so steps are slower, with the same results. "
         "Install a C compiler and the triton that torch was built with, or pass compile=False",
         HybridOptWarning,
-        stacklevel=7,
+        stacklevel=9,
     )

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...core.contracts import Backend
@@ -15,9 +14,7 @@ from ...parts.stores.dense import Dense
 from ..printing.traced import printable
 from ..printing.triton_columns import ColumnsKernel
 from ..printing.triton_tiles import kept_in
-from ..slices import update_in_slices
 from ..task import Task
-from . import _compiled_kernels as kernels
 from . import _triton_kernels as triton_kernels
 
 __all__ = ["Triton"]
@@ -47,24 +44,11 @@ class Triton(Backend[Task]):
         if not (job.part.columns and len(job.shape) == 2 and job.separate and job.arithmetic == torch.float32):
             return False
         plain = task.plain and task.param.numel() >= SMALLEST and not isinstance(task.lr, Tensor)
-        return (
-            plain
-            and _prints(task)
-            and triton_kernels.installed(task.param.is_meta)
-            and not triton_kernels.broken(_layout_of(task))
-        )
+        return plain and _prints(task) and triton_kernels.makeable(_layout_of(task), task.param.is_meta)
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Carry out tasks, one launch each."""
-        tasks = list(tasks)
-        keys = kernels.keys(tasks)
-        for task in tasks:
-            layout = _layout_of(task)
-            if not triton_kernels.launched(
-                layout, "state-full columns", partial(_launch, layout, task, keys.get(task))
-            ):
-                update_in_slices(task)
-            increment_version([task.param])
+        triton_kernels.carry_out(tasks, _launched)
 
     def tolerance(self, task: Task) -> float:
         """Allow for square roots of the CPU, which are not always rounded to nearest."""
@@ -88,6 +72,11 @@ def _blocks_fit(job) -> bool:
         return True
     coded = all("_absmax" in kept.codec.raw(kept.slot) for kept in job.kept.values())
     return coded and job.treatment.codec.block == NARROW and job.low[-1] % NARROW == 0
+
+
+def _launched(task: Task, keys: Tensor | None) -> bool:
+    layout = _layout_of(task)
+    return triton_kernels.launched(layout, "state-full columns", partial(_launch, layout, task, keys))
 
 
 def _launch(layout: ColumnsKernel, task: Task, keys: Tensor | None) -> None:

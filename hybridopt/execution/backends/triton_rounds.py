@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from ...core.contracts import Backend
 from ...parts.stores.bf16_stochastic import Bf16Stochastic
@@ -15,9 +14,7 @@ from ...parts.stores.dense import Dense
 from ...policy.job import EXACT, Job
 from ..printing.triton_rounds import Launch, RoundsKernels
 from ..printing.triton_tiles import kept_in
-from ..slices import update_in_slices
 from ..task import Task
-from . import _compiled_kernels as kernels
 from . import _triton_kernels as triton_kernels
 
 __all__ = ["TritonRounds"]
@@ -49,22 +46,11 @@ class TritonRounds(Backend[Task]):
         store = type(task.store) in (Dense, Bf16Stochastic) and not (task.before and task.rounded)
         if not store or not isinstance(task.grad, Tensor):
             return False
-        return (
-            _layout_of(task) is not None
-            and triton_kernels.installed(task.param.is_meta)
-            and not triton_kernels.broken(_form(task))
-        )
+        return _layout_of(task) is not None and triton_kernels.makeable(_form(task), task.param.is_meta)
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Carry out tasks one after the other."""
-        tasks = list(tasks)
-        keys = kernels.keys(tasks)
-        for task in tasks:
-            if _made(task, keys.get(task)):
-                _launch(task, keys.get(task), triton_kernels.sound_or_true(task.sound, task.param.device))
-            else:
-                update_in_slices(task)
-            increment_version([task.param])
+        triton_kernels.carry_out(tasks, _launched)
 
     def tolerance(self, task: Task) -> float:
         """Allow for sums in another order."""
@@ -73,6 +59,13 @@ class TritonRounds(Backend[Task]):
     def temporaries(self, tasks: Sequence[Task], measured: Callable[[], int]) -> int:
         """Return what kernels hand on: vectors by row and by column, and a line of each program of a look."""
         return max(4 * sum(_scratch(layout, *task.job.shape)) for task in tasks if (layout := _layout_of(task)))
+
+
+def _launched(task: Task, keys: Tensor | None) -> bool:
+    made = _made(task, keys)
+    if made:
+        _launch(task, keys, triton_kernels.sound_or_true(task.sound, task.param.device))
+    return made
 
 
 def _made(task: Task, keys: Tensor | None) -> bool:
