@@ -1,9 +1,7 @@
 """The command `hybridopt`; what takes time to import is imported inside the commands."""
 
 import atexit
-import errno
 import gc
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -16,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ..core.errors import HybridOptError
+from ..core.errors import NO_ROOM, HybridOptError
 from ..core.version import __version__
 from ..core.visible import visible
 from .chat import chat
@@ -29,7 +27,7 @@ from .policies import policies
 from .rate import rate
 from .replay import replay
 from .train import EXAMPLES as WAYS
-from .train import train
+from .train import INTERRUPTED, train
 
 __all__ = ["app", "main"]
 
@@ -46,8 +44,6 @@ hybridopt plan llama-3.1-8b --gpu 24GiB
 
 Each command has examples of its own: hybridopt train --help
 """
-INTERRUPTED = 128 + signal.SIGINT
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Commands(TyperGroup):
@@ -116,7 +112,7 @@ def _write_all() -> None:
 def _of_the_system(error: OSError) -> str:
     """Return what the system could not do, and with which file."""
     where = "" if error.filename is None else f"{error.filename}: "
-    full = "; make room, or give another folder" if error.errno in FULL else ""
+    full = "; make room, or give another folder" if error.errno in NO_ROOM else ""
     return f"{where}{error.strerror}{full}"
 
 

@@ -1,5 +1,6 @@
 """The one error that hybridopt raises for bad input, and the checks that raise it."""
 
+import errno
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 from numbers import Real
@@ -7,11 +8,12 @@ from os.path import commonprefix
 from sys import float_info
 from typing import Any
 
-__all__ = ["HybridOptError", "HybridOptWarning", "check_choice", "check_count", "check_number", "check_share"]
-__all__ += ["known", "nearest", "shown", "written"]
+__all__ = ["NO_ROOM", "HybridOptError", "HybridOptWarning", "check_choice", "check_count", "check_number"]
+__all__ += ["check_share", "known", "nearest", "shown", "written"]
 
 LARGEST_COUNT = 2**64 - 1  # what 64 bits hold
 LONGEST = 120  # characters of a value in an error
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says of a disk that is full
 
 
 class HybridOptError(ValueError, RuntimeError):

@@ -20,7 +20,6 @@ __all__ = [
     "cuts",
     "gathered",
     "is_sharded",
-    "local",
 ]
 __all__ += ["local", "rank_of", "reshard_", "share_count", "sharded_tensors", "span", "units", "whole", "write_"]
 

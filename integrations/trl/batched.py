@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from hybridopt.model.losses.linear_cross_entropy import IGNORED
+
 __all__ = ["prepared", "with_tokens"]
 
-IGNORED = -100
 ROWS, BYTES = 1000, 2**22  # that are prepared together at most, or memory would grow with the longest rows
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from hybridopt.core.contracts import TokenPiece, TrainingJob
+from hybridopt.model.losses.linear_cross_entropy import IGNORED
 
 from ..transformers.trained import TrainerTask
 from .batched import prepared, with_tokens
@@ -12,7 +13,6 @@ from .fused import fuse_
 
 __all__ = ["ASSISTANT", "COMPLETION", "Labelled"]
 
-IGNORED = -100
 COMPLETION, ASSISTANT = "completion", "assistant"  # of data.loss_on
 
 

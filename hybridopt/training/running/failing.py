@@ -9,7 +9,7 @@ from shlex import quote
 
 import torch
 
-from ...core.errors import HybridOptError
+from ...core.errors import NO_ROOM, HybridOptError
 from ...core.sizes import gib
 from .prepare import Prepared
 
@@ -17,7 +17,6 @@ __all__ = ["explained"]
 
 BROKEN = "; nothing was changed. "  # in what an optimizer says of gradients that are not finite
 LOWER = "Lower train.lr, or set train.clip"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CUT_SHORT = "inline_container.cc"  # in what torch.save says where it could not write all
 OF_THE_SYSTEM = re.compile(r"\(os error (\d+)\)")  # in what safetensors says
 SHORT = ("out of memory", "can't allocate memory", "not enough memory")
@@ -50,8 +49,10 @@ def _failed(error: BaseException) -> int | None:
 def _unwritten(prepared: Prepared, error: BaseException, number: int) -> HybridOptError:
     place = prepared.place
     again = f"go on by: hybridopt train {quote(str(place.run))} --resume" if place.saved else "start again"
-    why = "the disk is full" if number in FULL else f"the system says: {os.strerror(number)}"
-    cure = "make room, or keep fewer checkpoints (train.keep, train.save_every)" if number in FULL else "see to that"
+    why = "the disk is full" if number in NO_ROOM else f"the system says: {os.strerror(number)}"
+    cure = (
+        "make room, or keep fewer checkpoints (train.keep, train.save_every)" if number in NO_ROOM else "see to that"
+    )
     named = error.filename if isinstance(error, OSError) else None
     where = f"{place.folder} could not be written to" if named is None else f"{named} could not be read or written"
     return HybridOptError(f"{where}, as {why} ({type(error).__name__}: {str(error)[:100]}); {cure}, and {again}")
