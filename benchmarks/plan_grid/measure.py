@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import hybridopt
 from hybridopt.core.numerics import directions, rounding
+from hybridopt.core.storages import storage_id
 from hybridopt.planning.request import DTYPES, Request
 from hybridopt.planning.subject.model import Subject, checkpoint_
 from hybridopt.planning.trace.fake_models import tensors_of
@@ -105,7 +106,7 @@ def measured_step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Te
         passes: micro-batches.
     """
     gc.collect()
-    before = sum({s._cdata: s.nbytes() for x in kept(model, optimizer) for s in storages(x)}.values())
+    before = sum({storage_id(s): s.nbytes() for x in kept(model, optimizer) for s in storages(x)}.values())
     with Peak("cpu") as peak, Tracker([*kept(model, optimizer), tokens], "cpu") as tracker:
         step(model, optimizer, tokens, passes)
     return Measured(before + tracker.peak, before + peak.extra)

@@ -14,6 +14,7 @@ from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hybridopt.core.numerics import rounding
+from hybridopt.core.storages import storage_id
 from hybridopt.model.sharding import local
 from hybridopt.planning import Request
 from hybridopt.planning.subject.model import Subject
@@ -81,7 +82,7 @@ def measured_on_rank(source: Subject, request: Request, steps: int = 8) -> int:
     for _ in range(steps):
         gc.collect()
         here = [x for x in kept(model, optimizer) if not x.is_meta]  # other ranks have the state of their matrices
-        there = sum({s._cdata: s.nbytes() for x in here for s in storages(local(x))}.values())
+        there = sum({storage_id(s): s.nbytes() for x in here for s in storages(local(x))}.values())
         with Peak("cpu") as peak:
             ran(input_ids=tokens, labels=tokens).loss.backward()
             optimizer.step()

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import hybridopt
 from hybridopt import HybridOptError, HybridOptWarning, WtaCrs
 from hybridopt.core.contracts import Activations
+from hybridopt.core.storages import storage_id
 from hybridopt.integrations.trainer_placed import check_not_replicated
 from support.models import batch, tiny_bert, tiny_gpt2, tiny_llama
 from support.saved import anatomy, bits, equal
@@ -42,11 +43,11 @@ def same(one, other):
 
 def saved_bytes(model, given=None):
     """The bytes that a forward pass keeps until the backward pass, beside the parameters."""
-    known, found = {p.untyped_storage()._cdata for p in model.parameters()}, {}
+    known, found = {storage_id(p) for p in model.parameters()}, {}
 
     def pack(x):
-        if x.untyped_storage()._cdata not in known:
-            found[x.untyped_storage()._cdata] = x.untyped_storage()  # alive, so that no other gets its place
+        if storage_id(x) not in known:
+            found[storage_id(x)] = x.untyped_storage()  # alive, so that no other gets its place
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.plan_grid.measure import prepared
+from hybridopt.core.storages import storage_id
 from hybridopt.execution.sharded import waiting
 from hybridopt.model.sharding import local
 from hybridopt.optimizer import updates
@@ -108,7 +109,7 @@ def gathered(model):
         buffers = [group._all_gather_result, None if last is None else last.all_gather_result]
         whole = [x for param in group.fsdp_params for x in param.all_gather_outputs]
         for x in [*whole, *(buffer.all_gather_output for buffer in buffers if buffer is not None)]:
-            found[x.untyped_storage()._cdata] = x.untyped_storage().nbytes()
+            found[storage_id(x)] = x.untyped_storage().nbytes()
     return sum(found.values())
 
 

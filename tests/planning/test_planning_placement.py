@@ -18,6 +18,7 @@ from hybridopt.cli.main import app
 from hybridopt.core.budget import Budget
 from hybridopt.core.card_speeds import Flops
 from hybridopt.core.host import Host, Speed
+from hybridopt.core.storages import storage_id
 from hybridopt.model.placement.endurance import WRITTEN
 from hybridopt.model.placement.outstanding import MOST
 from hybridopt.model.placement.placed import placed
@@ -175,7 +176,7 @@ def test_the_peak_is_what_the_allocator_hands_out_beside_the_layers_that_are_nea
     away = {id(x) for unit in rests.units for piece in unit.pieces for x in (piece.tensor, *piece.also)}
     states = (x for state in optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor))
     kept = [x for x in (*tensors_of(model), *states) if id(x) not in away]
-    before = sum({s._cdata: s.nbytes() for x in kept for s in storages(x)}.values())
+    before = sum({storage_id(s): s.nbytes() for x in kept for s in storages(x)}.values())
     near = watched(rests, monkeypatch)
     memory = [x for name in ("_sides", "_arenas") for x in vars(rests.streamer.backend).get(name, {}).values()]
     memory = [x.memory if hasattr(x, "memory") else x.bytes for x in memory]

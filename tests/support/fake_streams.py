@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from hybridopt.core.storages import storage_id
+
 
 @dataclass(eq=False)
 class Stream:
@@ -63,7 +65,7 @@ class Fake:
 
         def noted(to, source, non_blocking=False):
             if non_blocking:
-                self.say("copy", to.untyped_storage()._cdata)
+                self.say("copy", storage_id(to))
             return copy_(to, source)
 
         monkeypatch.setattr(torch.Tensor, "copy_", noted)

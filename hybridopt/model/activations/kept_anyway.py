@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ...core.storages import same_storage
+
 __all__ = ["kept_anyway"]
 
 VIEWS = ["AsStridedBackward0", "ReshapeAliasBackward0", "SqueezeBackward1", "TransposeBackward0"]
@@ -19,7 +21,7 @@ def kept_anyway(x: Tensor) -> bool:
     node: Any = x.grad_fn
     while node is not None and node.name() in VIEWS:
         node = node.next_functions[0][0]
-    return any(_same_memory(_saved(node, name), x) for name in SAVED)
+    return any(isinstance(saved := _saved(node, name), Tensor) and same_storage(saved, x) for name in SAVED)
 
 
 def _saved(node: Any, name: str) -> object:
@@ -28,7 +30,3 @@ def _saved(node: Any, name: str) -> object:
         return getattr(node, name, None)
     except Exception:  # whatever such a hook raises
         return None
-
-
-def _same_memory(saved: object, x: Tensor) -> bool:
-    return isinstance(saved, Tensor) and saved.untyped_storage()._cdata == x.untyped_storage()._cdata

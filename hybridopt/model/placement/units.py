@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import PackedWeight, Piece, PlacedUnit
 from ...core.errors import HybridOptError
+from ...core.storages import same_storage
 from ..quantization.owners import owner, parts
 from ..roles import of_base
 
@@ -102,10 +103,9 @@ def _parts(name: str, p: Tensor, module: nn.Module) -> Iterator[Piece]:
     beside = [] if scheme is None or isinstance(p, PackedWeight) else scheme.beside(module)
     for part, x in parts(p, module).items():
         if x.ndim and part not in tables:
-            also = tuple(other for other in beside if other is not x and _same_memory(other, x))
+            also = tuple(other for other in beside if other is not x and _same_place(other, x))
             yield Piece(name if x is p else f"{name}.{part}", name, x, also=also)
 
 
-def _same_memory(one: Tensor, other: Tensor) -> bool:
-    same = one.untyped_storage()._cdata == other.untyped_storage()._cdata
-    return same and one.storage_offset() == other.storage_offset()
+def _same_place(one: Tensor, other: Tensor) -> bool:
+    return same_storage(one, other) and one.storage_offset() == other.storage_offset()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...core.storages import storage_id
 from ..sharding import local
 from .owners import is_frozen, parts
 
@@ -24,7 +25,7 @@ def weight_bytes(*things: nn.Module | Tensor) -> int:
 
 def _place(t: Any) -> tuple[int, int]:
     own: Any = local(t)
-    return own.untyped_storage()._cdata, own.storage_offset()
+    return storage_id(own), own.storage_offset()
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ...core.contracts import PackedWeight
+from ...core.storages import storage_id
 from ...model.sharding import local
 from ...policy.plan import LONGEST, Entry, Plan
 from ..trace.fake_models import tensors_of
@@ -56,7 +57,7 @@ def weights(model: nn.Module, elsewhere: Iterable[Tensor] = ()) -> Weights:
     everything: dict[int, int] = {}
     for tensor in tensors_of(model):
         if id(tensor) not in left_out:
-            everything |= {s._cdata: s.nbytes() for s in storages(local(tensor))}
+            everything |= {storage_id(s): s.nbytes() for s in storages(local(tensor))}
     kept = codes + sum(buffers.values())
     return Weights(kept, sum(everything.values()) - kept)
 

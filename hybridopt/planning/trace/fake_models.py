@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ...core.contracts import PackedWeight
+from ...core.storages import storage_id
 from ...model.quantization.owners import layer_scheme, owner
 
 __all__ = ["converted_", "copied", "empty", "tensors_of"]
@@ -68,7 +69,7 @@ def _once(model: nn.Module, make: Make, known: dict[int, object]) -> Make:
 
     A tensor that shares a parameter's memory becomes the new parameter's; constants of quantized weights go along.
     """
-    parameters = {p.untyped_storage()._cdata: p for p in model.parameters() if not is_traceable_wrapper_subclass(p)}
+    parameters = {storage_id(p): p for p in model.parameters() if not is_traceable_wrapper_subclass(p)}
 
     def new(tensor):
         if id(tensor) in known:
@@ -89,7 +90,7 @@ def _once(model: nn.Module, make: Make, known: dict[int, object]) -> Make:
 
 
 def _memory(tensor: Tensor) -> int | None:
-    return None if is_traceable_wrapper_subclass(tensor) else tensor.untyped_storage()._cdata
+    return None if is_traceable_wrapper_subclass(tensor) else storage_id(tensor)
 
 
 def _like(tensor: Tensor, make: Make) -> Tensor:

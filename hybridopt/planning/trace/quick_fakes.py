@@ -9,6 +9,8 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from ...core.storages import storage_id
+
 __all__ = ["QuickFakes"]
 
 Key = tuple[Any, ...]
@@ -139,11 +141,11 @@ def _again(func: OpOverload, args: Sequence[Any], out: Any) -> Again | None:
     if func._schema.is_mutable or not all(map(_plain, tensors)):
         return None
     made = [None if x is None else (x.shape, x.stride(), x.storage_offset(), x.dtype, x.fake_device) for x in outs]
-    owned = [x.untyped_storage()._cdata for x in tensors]
+    owned = [storage_id(x) for x in tensors]
     if outs is not out and made[0] and args and isinstance(args[0], FakeTensor):
-        if owned[0] == args[0].untyped_storage()._cdata:
+        if owned[0] == storage_id(args[0]):
             return _View(made[0])
-    given = {x.untyped_storage()._cdata for x in _tensors(args)}
+    given = {storage_id(x) for x in _tensors(args)}
     own = len(set(owned)) == len(owned) and given.isdisjoint(owned) and all(map(_full, tensors))
     return _New(tuple(made), isinstance(out, tuple | list)) if own else None
 

@@ -11,6 +11,7 @@ from torch._C import _get_dispatch_mode as active
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
+from ...core.storages import storage_id
 from .moments import Event, Limit, Moment, Stage
 from .rooms import room_of
 
@@ -90,7 +91,7 @@ class Tracker(TorchDispatchMode):
     def end(self, done: str | None = None, gradient: Tensor | None = None) -> None:
         """End the interval and note its Moment; `gradient`, if given, is that of parameter `done`, now complete."""
         own = [] if gradient is None else storages(gradient)
-        born = [(self._born.get(storage._cdata, 0), storage.nbytes()) for storage in own]
+        born = [(self._born.get(storage_id(storage), 0), storage.nbytes()) for storage in own]
 
         def complete(age: int) -> int:
             return sum(size for when, size in born if when <= age)
@@ -125,7 +126,7 @@ class Tracker(TorchDispatchMode):
         self.bump(0)
 
     def _note(self, storage: torch.UntypedStorage, kind: int) -> None:
-        key = storage._cdata
+        key = storage_id(storage)
         if key not in self._refs:
             self._refs[key] = weakref.ref(storage, self._forget(key, storage.nbytes(), kind))
             self._alive[kind] += storage.nbytes()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hybridopt.core.storages import storage_id
 from hybridopt.model.placement.arena import Arena
 from hybridopt.model.placement.backends.staged import Staged
 from hybridopt.model.placement.lanes.cuda import CudaLane
@@ -39,7 +40,7 @@ def visits(cuda, monkeypatch):
     found = stand_in(model, slots=2, backend=OnCuda)
     model = adapted(model)
     for unit in found.units:
-        memory = found.streamer.backend._sides[unit].memory.untyped_storage()._cdata
+        memory = storage_id(found.streamer.backend._sides[unit].memory)
         unit.module.register_forward_pre_hook(lambda m, args, x=memory: cuda.say("use", x))
         for p in unit.module.parameters():
             if p.requires_grad:
@@ -48,7 +49,7 @@ def visits(cuda, monkeypatch):
     found.rest()
     every = []
     for unit in found.units:
-        memory = found.streamer.backend._sides[unit].memory.untyped_storage()._cdata
+        memory = storage_id(found.streamer.backend._sides[unit].memory)
         taken, copied, given = (cuda.places(word, memory) for word in ("take", "copy", "give"))
         for start, copy, end in zip(taken, copied, given[1:], strict=True):  # first when it is adopted
             used = [place for place in cuda.places("use", memory) if start[1] < place[1] < end[1]]
@@ -100,7 +101,7 @@ def several(cuda, monkeypatch):
             found.streamer.done(unit)
 
     def storage(unit):
-        return found.streamer.backend._sides[unit].memory.untyped_storage()._cdata
+        return storage_id(found.streamer.backend._sides[unit].memory)
 
     return found, cuda.streams[-2], cuda.streams[-1], use, storage
 
@@ -209,7 +210,7 @@ def test_stalls_are_timed_where_that_is_asked_for(cuda):
 
 def saying(cuda, word, method):
     def said(sides, *args):
-        cuda.say(word, sides.memory.untyped_storage()._cdata)
+        cuda.say(word, storage_id(sides.memory))
         return method(sides, *args)
 
     return said

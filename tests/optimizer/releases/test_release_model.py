@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer
+from hybridopt.core.storages import storage_id
 from support.models import batch, tiny_gpt2, tiny_llama, tiny_lstm, tiny_moe, tiny_resnet
 
 STEPS = 3
@@ -81,16 +82,16 @@ class Live(torch.utils._python_dispatch.TorchDispatchMode):
 
     def __init__(self, known):
         super().__init__()
-        self.now, self.peak, self.seen = 0, 0, {p.untyped_storage()._cdata for p in known}
+        self.now, self.peak, self.seen = 0, 0, {storage_id(p) for p in known}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for x in torch.utils._pytree.tree_leaves(out):
-            if isinstance(x, torch.Tensor) and x.untyped_storage()._cdata not in self.seen:
+            if isinstance(x, torch.Tensor) and storage_id(x) not in self.seen:
                 storage = x.untyped_storage()
-                self.seen.add(storage._cdata)
+                self.seen.add(storage_id(storage))
                 self.now += storage.nbytes()
-                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+                weakref.finalize(storage, self._gone, storage_id(storage), storage.nbytes())
         self.peak = max(self.peak, self.now)
         return out
 
