@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from shlex import join, quote
@@ -15,6 +16,7 @@ from rich.console import Console
 from ..core.errors import HybridOptError
 from ..core.visible import visible
 from ..core.world import World, launched, world
+from .grouped import grouped
 
 if TYPE_CHECKING:
     from ..training.config.reading import OptionValue
@@ -65,17 +67,43 @@ Code = Annotated[bool, typer.Option("--allow-code", help="Let a reward function 
 Force = Annotated[bool, typer.Option("--force", help="Train although the plan does not fit.")]
 
 
-def train(
-    what: What,
-    task: Task = None,
-    gpu: Gpu = None,
-    out: Out = None,
-    sets: Sets = None,
-    dry_run: Dry = False,
-    resume: Resume = False,
-    allow_code: Code = False,
-    force: Force = False,
-) -> None:
+@dataclass(frozen=True)
+class AskedRun:
+    """Settings of the run that have options."""
+
+    task: Task = None
+    gpu: Gpu = None
+    out: Out = None
+    sets: Sets = None
+
+    @property
+    def settings(self) -> list["str | OptionValue"]:
+        """Return all settings in order; those that have options of their own win."""
+        from ..training.config.reading import OptionValue
+
+        given = (("task", self.task, "--task"), ("gpu", self.gpu, "--gpu"), ("output.folder", self.out, "--out"))
+        own = [OptionValue(key, value, name) for key, value, name in given if value is not None]
+        return [*(self.sets or ()), *own]
+
+
+@dataclass(frozen=True)
+class AskedManner:
+    """How the command goes about the run."""
+
+    dry_run: Dry = False
+    resume: Resume = False
+    allow_code: Code = False
+    force: Force = False
+
+    @property
+    def preparing(self) -> dict[str, bool]:
+        """Return these as `prepare` takes them."""
+        kept = {"allow_code": self.allow_code, "resume": self.resume}
+        return {**kept, "must_fit": not self.force, "dry": self.dry_run}
+
+
+@grouped
+def train(what: What, asked: AskedRun, how: AskedManner) -> None:
     """Train a model on a file of examples, and leave a folder that others load as it is.
 
     First everything is read and checked, the first example is shown with the tokens that are learnt, and the memory of
@@ -85,10 +113,10 @@ def train(
 
     processes = world()
     try:
-        run = _run(what, [*(sets or ()), *_given(task, gpu, out)])
+        run = _run(what, asked.settings)
         check_installed()
         if processes.size == 1:  # several have to wait for each other first
-            check_there(run, None if dry_run and not resume else resume)
+            check_there(run, None if how.dry_run and not how.resume else how.resume)
     except HybridOptError:
         if processes.leads:
             raise
@@ -98,15 +126,14 @@ def train(
 
     console = Console(quiet=not processes.leads)
     with joined(processes) as ranks:
-        how = {"allow_code": allow_code, "resume": resume, "must_fit": not force, "dry": dry_run}
         with _interruptible(console):
-            prepared = prepare(run, **how, console=console, ranks=ranks)
+            prepared = prepare(run, **how.preparing, console=console, ranks=ranks)
         if processes.leads:
             _show(prepared, console)
-        if dry_run:
+        if how.dry_run:
             for line in _dry(prepared):
                 _say(console, line)
-        status = 0 if dry_run else _carry_out(prepared, console)
+        status = 0 if how.dry_run else _carry_out(prepared, console)
     if status:
         raise typer.Exit(status)
 
@@ -122,14 +149,6 @@ def _run(what: list[str], sets: Sequence["str | OptionValue"]) -> "Run":
             )
         return read_run(Path(what[0]), sets)
     return run_of(what[0], what[1:], sets)
-
-
-def _given(task: str | None, gpu: str | None, out: str | None) -> list["OptionValue"]:
-    """Return the settings that have options of their own; these win."""
-    from ..training.config.reading import OptionValue
-
-    given = (("task", task, "--task"), ("gpu", gpu, "--gpu"), ("output.folder", out, "--out"))
-    return [OptionValue(key, value, name) for key, value, name in given if value is not None]
 
 
 def check_installed() -> None:

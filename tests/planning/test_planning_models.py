@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import hybridopt
 from benchmarks.plan_grid import measure as plan_measure
 from hybridopt import HybridOptError
-from hybridopt.cli.plan import plan as command
+from hybridopt.cli.plan.command import plan as command
 from hybridopt.planning import Estimator, Request, estimator, plan, plan_live, tokens
 from hybridopt.planning.subject.model import Subject
 from hybridopt.planning.trace.rhythm import Rhythm, rhythm_of

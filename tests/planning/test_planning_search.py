@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import hybridopt
 from hybridopt import HybridOptError
-from hybridopt.cli.plan import plan as command
+from hybridopt.cli.plan.command import plan as command
 from hybridopt.core.budget import budget
 from hybridopt.core.sizes import human
 from hybridopt.model.quantization.coded import coded_names

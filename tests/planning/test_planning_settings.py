@@ -6,7 +6,7 @@ import pytest
 from transformers import CONFIG_MAPPING, LlamaConfig
 
 from hybridopt import HybridOptError
-from hybridopt.cli.plan import plan as command
+from hybridopt.cli.plan.command import plan as command
 from hybridopt.planning import Request, plan, search, tokens
 from hybridopt.planning.subject.settings import check_settings
 

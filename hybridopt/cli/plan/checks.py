@@ -5,17 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..core.budget import AUTO, Budget
-from ..core.card_speeds import Flops, sustained
-from ..core.dtypes import dtype_name, short_dtype
-from ..core.errors import HybridOptError, check_choice, check_count, check_number
-from ..core.host import Host, host
-from ..core.host_memory import left
-from ..core.part_files import names
-from ..core.part_options import options as options_of
+from ...core.budget import AUTO, Budget
+from ...core.card_speeds import Flops, sustained
+from ...core.dtypes import dtype_name, short_dtype
+from ...core.errors import HybridOptError, check_choice, check_count, check_number
+from ...core.host import Host, host
+from ...core.host_memory import left
+from ...core.part_files import names
+from ...core.part_options import options as options_of
 
 if TYPE_CHECKING:
-    from ..model.placement.placement import Placement
+    from ...model.placement.placement import Placement
 
 __all__ = [
     "Beside",
@@ -64,7 +64,7 @@ def placement_asked(base: str | None, counts: Mapping[str, int | None], device: 
         counts: slots and resident, as far as they were given.
         device: "cuda" or "cpu".
     """
-    from ..model.placement.placement import read_placement
+    from ...model.placement.placement import read_placement
 
     given = {name: count for name, count in counts.items() if count is not None}
     if base is None or base == "device":
@@ -124,37 +124,33 @@ def check_beside(given: Mapping[str, str | None]) -> None:
         )
 
 
-def check_asked(
-    model: str, policy: str | None, options: Mapping[str, Any], size: Mapping[str, Any], asked: Mapping[str, Any]
-) -> None:
+def check_asked(model: str, policy: str | None, options: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Raise HybridOptError for names that are not known and numbers that are not allowed.
 
     Args:
         model: a name or a path.
         policy: a name or a path; None: the search's, or the usual one.
         options: of the policy.
-        size: batch, dtype, device and what else of a `Request` is always given; None: left to the planner.
-        asked: what of a `Request` is wanted.
+        settings: of a `Request`, as far as they were given.
     """
-    from ..planning.limits import PARALLEL, check_pass, check_size
-    from ..planning.subject.architectures import check_name
+    from ...planning.limits import PARALLEL, check_pass, check_size
+    from ...planning.subject.architectures import check_name
 
     _check_policy(policy, options)
-    if "release" in asked:
-        check_choice("plan", "release", asked["release"], names("releases"))
-    if "quantization" in asked:
+    if "release" in settings:
+        check_choice("plan", "release", settings["release"], names("releases"))
+    if "quantization" in settings:
         schemes = [name.replace("_", "-") for name in names("schemes")]
-        check_choice("plan", "quantization", asked["quantization"].replace("_", "-"), schemes)
-    short_dtype("plan", "dtype", size["dtype"])
-    check_choice("plan", "device", size["device"], ("cuda", "cpu"))
-    check_choice("plan", "parallel", size["parallel"], PARALLEL)
-    if "adapter_dtype" in size:
-        dtype_name("plan", "adapter_dtype", size["adapter_dtype"])
+        check_choice("plan", "quantization", settings["quantization"].replace("_", "-"), schemes)
+    short_dtype("plan", "dtype", settings["dtype"])
+    check_choice("plan", "device", settings["device"], ("cuda", "cpu"))
+    check_choice("plan", "parallel", settings["parallel"], PARALLEL)
+    if "adapter_dtype" in settings:
+        dtype_name("plan", "adapter_dtype", settings["adapter_dtype"])
     for name in ("seq_len", "batch", "micro_batches", "gpus", "lora", "chunk"):
-        value = {**size, **asked}.get(name)
-        if value is not None:
-            check_size(name, value)
-    check_pass(size["batch"], size.get("seq_len") or 1)
+        if name in settings:
+            check_size(name, settings[name])
+    check_pass(settings["batch"], settings.get("seq_len") or 1)
     check_name(model)
 
 
@@ -184,7 +180,7 @@ def _check_policy(policy: str | None, options: Mapping[str, Any]) -> None:
     check_choice("plan", "policy", name, names("policies"))
     known = options_of("policies", name)
     if options and known is not None:
-        from ..policy.other_names import check_known
+        from ...policy.other_names import check_known
 
         check_known(name, options, known)
 

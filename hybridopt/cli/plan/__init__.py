@@ -1,0 +1,1 @@
+"""The command `hybridopt plan`: what is asked, what is refused, and what is answered."""
