@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from .cards import card_named
 from .errors import HybridOptError, check_number
-from .sizes import gib, parse_size
+from .sizes import bytes_of, gib, parse_size
 
 __all__ = ["MARGIN", "Budget", "budget", "check_margin"]
 
@@ -64,14 +64,10 @@ def check_margin(share: float) -> None:
 
 
 def _sized(memory: str | int, name: str) -> tuple[int, str]:
-    if isinstance(memory, int) and not isinstance(memory, bool):
-        if memory <= 0:
-            raise HybridOptError(f"{name}={memory} is not allowed; give a number of bytes above zero, or '24GiB'")
-        return memory, ""
     if isinstance(memory, str) and memory.strip().lower() == AUTO:
         return _here(name)
     found = card_named(memory, name) if isinstance(memory, str) and not _is_size(memory) else None
-    return (found.bytes, found.name) if found else (parse_size(memory, name), "")  # type: ignore[arg-type]  # no bool
+    return (found.bytes, found.name) if found else (bytes_of(memory, name), "")
 
 
 def _is_size(text: str) -> bool:

@@ -11,8 +11,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from .errors import HybridOptError
-from .sizes import parse_size
+from .errors import HybridOptError, check_number
+from .sizes import MOST, bytes_of, parse_size
 
 __all__ = ["ASSUMED", "Host", "Speed", "host", "noted", "note_speeds", "parse_speed", "speeds_file"]
 
@@ -74,10 +74,10 @@ def host(memory: str | int | None = None, bus: str | float | None = None, disk: 
     Raises:
         HybridOptError: a size or a speed is none.
     """
-    size = parse_size(memory, "host") if memory is not None and not _is_count(memory) else memory  # type: ignore
+    size = None if memory is None else bytes_of(memory, "host")
     known = noted()
     speeds = {name: _speed(given, name, known) for name, given in (("bus", bus), ("disk", disk))}
-    return Host(size, **speeds)  # type: ignore[arg-type]  # a size is bytes by now
+    return Host(size, **speeds)
 
 
 def parse_speed(text: str, name: str = "speed") -> float:
@@ -141,4 +141,7 @@ def _is_count(value: object) -> bool:
 def _speed(given: str | float | None, name: str, known: Mapping[str, Speed]) -> Speed:
     if given is None:
         return known.get(name, Speed(ASSUMED[name], "assumed"))
-    return Speed(float(given) if _is_count(given) else parse_speed(str(given), name))
+    if isinstance(given, str):
+        return Speed(parse_speed(given, name))
+    check_number("host", name, given, 1, MOST)
+    return Speed(float(given))

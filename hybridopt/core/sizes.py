@@ -1,11 +1,10 @@
 """Sizes of memory, read and written as people do."""
 
 import re
-from numbers import Real
 
-from .errors import HybridOptError
+from .errors import HybridOptError, shown
 
-__all__ = ["GIB", "gib", "human", "parse_size"]
+__all__ = ["GIB", "bytes_of", "gib", "human", "parse_size"]
 
 GIB = 2**30
 MOST = 2**60  # bytes
@@ -14,25 +13,52 @@ UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 
 
+def bytes_of(memory: str | int, name: str) -> int:
+    """Return the bytes of a whole number of them, or of a size with a unit; HybridOptError for anything else.
+
+    name: of the option.
+    """
+    if not isinstance(memory, int) or isinstance(memory, bool):
+        return parse_size(memory, name)
+    if memory < 1:
+        raise HybridOptError(f"{name}={shown(memory)} is not allowed; give a number of bytes above zero, or '24GiB'")
+    if memory > MOST:
+        raise _too_large(name, memory)
+    return memory
+
+
 def parse_size(text: str, name: str = "size") -> int:
     """Return the bytes of "24GiB" (2**30 each), "80GB" (10**9), "512 MiB" ...; HybridOptError for anything else.
 
     A bare number is refused: nobody can tell gigabytes from gibibytes or bytes.
     """
-    found = TEXT.fullmatch(text) if isinstance(text, str) else None
-    if found is None and not isinstance(text, Real):
-        raise HybridOptError(f"{name}={text!r} is no size; write a number with a unit, such as '24GiB' or '80GB'")
-    if found is None or not found[2]:
-        number = str(text).strip()
-        raise HybridOptError(f"{name}={text!r} has no unit; write '{number}GiB' (2**30 bytes) or '{number}GB' (10**9)")
-    if found[2].lower() not in UNITS:
+    found = TEXT.fullmatch(text if isinstance(text, str) else shown(text)) if not isinstance(text, bool) else None
+    if found is None:
+        raise HybridOptError(f"{name}={shown(text)} is no size; write a number with a unit, such as '24GiB' or '80GB'")
+    unit = found[2].lower()
+    if unit and unit not in UNITS:
         raise HybridOptError(f"{name}={text!r}: the unit {found[2]!r} is not known; take GiB, GB, MiB, MB, TiB or TB")
-    size = float(found[1]) * UNITS[found[2].lower()]
-    if size < 1:
-        raise HybridOptError(f"{name}={text!r} is no memory at all; give a size above zero")
+    size = float(found[1]) * UNITS[unit or "b"]
+    if size == 0 or (unit and size < 1):
+        raise HybridOptError(f"{name}={shown(text)} is nothing at all; give a size above zero, such as '24GiB'")
     if size > MOST:
-        raise HybridOptError(f"{name}={text[:20]!r} is more memory than any device has; give at most {MOST // GIB}GiB")
+        raise _too_large(name, text)
+    if not unit:
+        raise HybridOptError(f"{name}={text!r} has no unit; write {_with_unit(found[1])}")
     return int(size)
+
+
+def _too_large(name: str, given: object) -> HybridOptError:
+    return HybridOptError(
+        f"{name}={shown(given)[:20]} is more memory than any device has; give at most {MOST // GIB}GiB"
+    )
+
+
+def _with_unit(number: str) -> str:
+    """Return what is meant by a number without unit: gigabytes, or bytes where these would be too many."""
+    if float(number) * GIB <= MOST:
+        return f"'{number}GiB' (2**30 bytes) or '{number}GB' (10**9)"
+    return f"'{number}B' if that many bytes are meant"
 
 
 def gib(size: float) -> str:

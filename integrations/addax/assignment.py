@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from hybridopt.core.devices import free_bytes
-from hybridopt.core.errors import HybridOptError, check_count
+from hybridopt.core.errors import HybridOptError
 from hybridopt.core.files import plain_json
-from hybridopt.core.sizes import human
+from hybridopt.core.sizes import bytes_of, human
 from hybridopt.model.quantization.sizes import weight_bytes
 
 from .activations import RowBatches, measure
@@ -212,12 +212,7 @@ def total_bytes(budget: int | str, model: nn.Module) -> int:
     """
     if budget == FREE:
         return weight_bytes(model) + _free(_device(model))
-    if isinstance(budget, str):
-        from hybridopt.core.sizes import parse_size
-
-        return parse_size(budget, "budget")
-    check_count("total_bytes", "budget", budget, 1)
-    return budget
+    return bytes_of(budget, "budget")
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -71,3 +71,11 @@ def test_what_makers_say_belongs_to_cards():
     assert TFLOPS.keys() <= {card.name for card in CARDS}
     assert sustained("4090").a_second == pytest.approx(74e12, rel=0.01) and "assumed" in str(sustained("4090"))
     assert sustained("P100") is None and sustained("no such card") is None
+
+
+@pytest.mark.parametrize(
+    "bad", [{"memory": 0}, {"memory": -1}, {"memory": float("nan")}, {"bus": 0}, {"bus": float("nan")}, {"disk": -1.0}]
+)
+def test_facts_that_no_host_has_are_refused(bad):
+    with pytest.raises(HybridOptError, match=f"{'host' if 'memory' in bad else next(iter(bad))}=.*; (give|write) "):
+        host(**bad)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridopt import HybridOptError
-from hybridopt.core.sizes import UNITS, gib, parse_size
+from hybridopt.core.sizes import UNITS, bytes_of, gib, parse_size
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_a_size_without_unit_is_refused_with_both_cures(value):
         parse_size(value, "--gpu")
 
 
-@pytest.mark.parametrize("value", ["GiB", "-3GiB", "lots", "", None, "3 GiB GiB", "nanGiB"])
+@pytest.mark.parametrize("value", ["GiB", "-3GiB", "lots", "", None, "3 GiB GiB", "nanGiB", "nan", -1.5, True, [24]])
 def test_what_is_no_size_is_refused(value):
     with pytest.raises(HybridOptError, match="is no size; write a number with a unit"):
         parse_size(value)
@@ -40,7 +40,26 @@ def test_unknown_units_and_nothing_at_all_are_refused():
         parse_size("0GiB")
 
 
-@pytest.mark.parametrize("text", ["9" * 320 + "GiB", "2000000TiB"])
+@pytest.mark.parametrize("value", ["0", "0.0", 0, 0.0, "0GB", "0.2B", " 0 "])
+def test_nothing_at_all_is_never_advised(value):
+    with pytest.raises(HybridOptError, match="is nothing at all; give a size above zero, such as '24GiB'"):
+        parse_size(value, "--gpu")
+
+
+def test_advice_is_a_size_that_would_be_taken():
+    with pytest.raises(HybridOptError, match="--gpu='25769803776' has no unit; write '25769803776B' if") as caught:
+        parse_size("25769803776", "--gpu")
+    assert parse_size(str(caught.value).split("'")[3]) == 24 * 2**30
+
+
+@pytest.mark.parametrize("value", [0, -1, 2**61, True, 1.5, None, "0GiB"])
+def test_bytes_are_a_whole_number_above_zero(value):
+    assert bytes_of(7, "it") == 7 and bytes_of("2KiB", "it") == 2048
+    with pytest.raises(HybridOptError, match="it="):
+        bytes_of(value, "it")
+
+
+@pytest.mark.parametrize("text", ["9" * 320 + "GiB", "2000000TiB", "9" * 30])
 def test_more_than_any_device_has_is_refused_in_few_words(text):
     with pytest.raises(HybridOptError, match="more memory than any device has; give at most") as caught:
         parse_size(text)

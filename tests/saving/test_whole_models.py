@@ -116,8 +116,9 @@ def test_what_cannot_be_a_whole_model_is_refused(tmp_path):
     ):
         with pytest.raises(HybridOptError, match=text):
             model.hybrid.save_pretrained(tmp_path, full=True)
-    with pytest.raises(HybridOptError, match="max_shard_size='many'"):
-        hybridopt.wrap(tiny_llama()).hybrid.save_pretrained(tmp_path, full=True, max_shard_size="many")
+    for bad in ("many", 0, -1, True):
+        with pytest.raises(HybridOptError, match=f"max_shard_size={bad!r}"):
+            hybridopt.wrap(tiny_llama()).hybrid.save_pretrained(tmp_path, full=True, max_shard_size=bad)
     assert not list(tmp_path.iterdir())
 
 

@@ -27,9 +27,6 @@ hybridopt plan llama-3-8b --gpus 2 --gpu 24GiB
 Model = Annotated[
     str, typer.Argument(help="A known architecture, a name on the hub (org/name), a config.json, or its folder.")
 ]
-Model = Annotated[
-    str, typer.Argument(help="A known architecture, a name on the hub (org/name), a config.json, or its folder.")
-]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 

@@ -10,7 +10,7 @@ from ...core.budget import Budget, budget
 from ...core.devices import free_bytes
 from ...core.errors import HybridOptError
 from ...core.host_memory import left
-from ...core.sizes import gib, parse_size
+from ...core.sizes import bytes_of, gib
 from .placement import Placement
 from .ranges import RELAYS
 
@@ -72,7 +72,7 @@ def settled(
         HybridOptError: there are fewer layers than are to stay on the device, or memory is short by so many bytes.
     """
     check_resident(placement, len(weights.layers))
-    host = left(Path("/")) if host_memory is None else _size(host_memory)
+    host = left(Path("/")) if host_memory is None else bytes_of(host_memory, "host_memory")
     there = _of_device(device, memory, host)
     room = _Room(weights, there, host, device.type == "cpu")
     if placement.base != "auto":
@@ -160,16 +160,6 @@ def _of_device(device: torch.device, memory: "str | int | Budget | None", host: 
     if device.type == "cpu":
         return host
     return budget(free_bytes(device)).usable
-
-
-def _size(memory: str | int) -> int:
-    if isinstance(memory, int) and not isinstance(memory, bool):
-        if memory <= 0:
-            raise HybridOptError(
-                f"host_memory={memory} is not allowed; give a number of bytes above zero, or '24GiB'", "placement"
-            )
-        return memory
-    return parse_size(memory, "host_memory")  # type: ignore[arg-type]  # it refuses what is no text
 
 
 def _missing(wanted: int, there: int | None) -> int:

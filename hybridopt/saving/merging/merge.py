@@ -12,7 +12,7 @@ from ...core.contracts import Adapters, Merging
 from ...core.dtypes import dtype_name
 from ...core.errors import HybridOptError
 from ...core.files.paths import path_of
-from ...core.sizes import parse_size
+from ...core.sizes import bytes_of
 from ...model.loading.matching import match
 from ...model.loading.weight_files import Stored, in_file, stored
 from ...model.roles import base_name
@@ -85,7 +85,7 @@ def merge(
         HybridOptError: before anything is written, for another base, files that do not fit, and what cannot be merged.
     """
     exact = getattr(torch, dtype_name("merge", "dtype", dtype))
-    largest = max_shard_size if isinstance(max_shard_size, int) else parse_size(max_shard_size, "max_shard_size")
+    largest = bytes_of(max_shard_size, "max_shard_size")
     folder, out = path_of(folder, "folder"), path_of(out, "out")
     given = None if base is None else path_of(base, "base")
     with open_folder(folder) as saved, together(saved) as place:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ...core.errors import HybridOptError
-from ...core.sizes import parse_size
+from ...core.sizes import bytes_of
 from ...model.adapters import library_of
 from ...model.loading.weight_files import INDEX
 from ..folder import previous_names
@@ -39,7 +39,7 @@ def check_writable(model: nn.Module, max_shard_size: str | int) -> int:
             f"full=True writes a Hugging Face model folder, and {type(model).__name__} is no transformers model; save "
             "without full=True"
         )
-    return max_shard_size if isinstance(max_shard_size, int) else parse_size(max_shard_size, "max_shard_size")
+    return bytes_of(max_shard_size, "max_shard_size")
 
 
 def check_place(directory: Path) -> None:
