@@ -50,13 +50,11 @@ def read(data: Data, seed: int = 0, console: Console | None = None) -> Examples:
             origins=table.origins,
             chats=table.chats,
         )
-        if data.eval is None:
-            return examples
         if isinstance(data.eval, str):
-            whole = _with_table(examples, table_of((data.eval,), "data.eval", data, console), labels, console)
-        else:
-            whole = _with_share(examples, data.eval, seed)
-        return replace(whole, told=(*whole.told, *repeats_told(whole.train, whole.eval)))
+            examples = _with_table(examples, table_of((data.eval,), "data.eval", data, console), labels, console)
+        elif data.eval is not None:
+            examples = _with_share(examples, data.eval, seed)
+        return replace(examples, told=(*examples.told, *repeats_told(examples)))
 
 
 def _with_share(examples: Examples, share: float, seed: int) -> Examples:

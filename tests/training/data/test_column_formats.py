@@ -203,7 +203,7 @@ def test_a_table_without_names_is_refused(tmp_path):
 
 
 def test_labels_are_numbered_by_name_or_value(tmp_path):
-    rows = [{"text": "t", "label": label} for label in ("10", "2", "-1x", "2")]
+    rows = [{"text": f"t{n}", "label": label} for n, label in enumerate(("10", "2", "-1x", "2"))]
     found = examples(write_csv(tmp_path / "a.csv", rows))
     assert found.labels == ("2", "10", "-1x") and list(found.train["label"]) == [1, 0, 2, 0]
     assert found.told[-2:] == (
