@@ -11,6 +11,7 @@ from rich.table import Table
 
 __all__ = ["inspect"]
 
+OF_BASE = {"checksums": "known by checksum", "compared": "compared when loaded", "trained": "trained beside adapters"}
 Where = Annotated[Path, typer.Argument(help="A model folder, or one that save_pretrained wrote.")]
 Tags = Annotated[str | None, typer.Option("--policy", help="Of a model folder: how this policy would train it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -70,7 +71,9 @@ def _text(key: str, value: Any) -> str:
     from ..core.sizes import human
 
     if isinstance(value, dict):
-        return "\n".join(f"{name}: {_text(key if key == 'files' else name, each)}" for name, each in value.items())
+        words = OF_BASE if key == "base" else {}
+        named = ((words.get(name, name), _text(key if key == "files" else name, each)) for name, each in value.items())
+        return "\n".join(f"{name}: {text}" for name, text in named)
     if isinstance(value, list):
         return ", ".join(map(str, value))
     if isinstance(value, int) and not isinstance(value, bool):

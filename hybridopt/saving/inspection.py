@@ -108,18 +108,29 @@ def _adapters(folder: Folder, config: dict) -> list[dict[str, Any]]:
 
 
 def _base(config: dict, adapters: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what is known of the base model: tensors with checksums are compared when the folder is loaded."""
+    """Return what is known of the base model; None for what a folder of this kind does not know."""
     marks = config["base"].values()
+    known = sum(mark[2] is not None for mark in marks)
     return {
         "name": next((each["base"] for each in adapters if each["base"]), config["name"]),
         "dtype": config["dtype"],
         "tensors": len(marks),
         "parameters": sum(mark[0] for mark in marks),
-        "checksums": sum(mark[2] is not None for mark in marks),
+        "checksums": None if config["whole"] else known,
+        "compared": _compared(config, known),
         "quantization": config["quantization"],
         "quantized": len(_quantized(config)),
-        "trained": len(config["unfrozen"]),
+        "trained": len(config["unfrozen"]) if adapters else None,
     }
+
+
+def _compared(config: dict, known: int) -> str:
+    """Return in words which values of the base model are compared when the folder is loaded."""
+    if config["whole"]:
+        return "none: the folder holds every weight, and goes onto whatever values the base has"
+    if not known:
+        return "none: the folder holds every value that counts; names and sizes of tensors are compared"
+    return f"{known} of {len(config['base'])} tensors, by checksum; the folder holds what counts of the others"
 
 
 def _quantized(config: dict) -> set[str]:

@@ -51,6 +51,11 @@ def test_a_saved_folder(saved):
     base = found["base"]
     assert base["name"] == str(folder / "base") and base["quantization"] == "nf4" and base["quantized"] == 14
     assert (base["tensors"], base["checksums"], base["trained"]) == (21, 20, 1)
+    assert base["compared"].startswith("20 of 21 tensors")
+    assert all(
+        said in run(folder / "out")
+        for said in ("known by checksum: 20", "trained beside adapters: 1", "│ checksums: 2")
+    )
     assert found["files"]["adapter_model.safetensors"] > adapter["bytes"]
     assert found["formats"] == {"configuration": 1, "checksums": 2, "manifest": 1}
 
@@ -72,6 +77,8 @@ def test_a_whole_model_that_was_trained(saved, tmp_path):
     whole.hybrid.save_pretrained(tmp_path, full=True)
     found = inspected(tmp_path)
     assert found["holds"].startswith("a whole model") and found["base"]["name"] == str(folder / "base")
+    assert found["base"]["checksums"] is None and found["base"]["trained"] is None
+    assert found["base"]["compared"].startswith("none: the folder holds every weight")
     size = sum(p.numel() for p in whole.parameters())
     model = {"architecture": "LlamaForCausalLM", "dtype": "float32", "tensors": 21}
     assert found["model"] == model | {"parameters": size, "bytes": 4 * size}
@@ -82,12 +89,23 @@ def test_a_whole_model_that_was_trained(saved, tmp_path):
     assert all(text in run(tmp_path) for text in ("a whole model", "split", "LlamaForCausalLM"))
 
 
+def test_changed_tensors_without_adapters(tmp_path):
+    model = hybridopt.wrap(tiny_llama(), policy="adamw")
+    train(model, 1)
+    model.hybrid.save_pretrained(tmp_path)
+    base = inspected(tmp_path)["base"]
+    assert base["checksums"] == 0 and base["compared"].startswith("none: the folder holds every value that counts")
+    assert base["trained"] is None and "trained beside adapters: -" in run(tmp_path)
+
+
 def test_a_run_that_is_kept_as_scalars(tmp_path):
     model = hybridopt.wrap(tiny_llama(), policy="mezo")
     optimizer = model.hybrid.optimizer(lr=1e-3)
     for _ in range(3):
         optimizer.step(lambda: model(**batch(model)).loss)
     model.hybrid.save_pretrained(tmp_path)
+    base = inspected(tmp_path)["base"]
+    assert base["trained"] is None and base["checksums"] == 21 and base["compared"].startswith("21 of 21")
     replay = inspected(tmp_path)["replay"]
     assert (replay["steps"], replay["directions"], replay["tensors"]) == (3, 1, 21)
     assert replay["parameters"] == sum(p.numel() for p in model.parameters()) and replay["bytes"] < 100

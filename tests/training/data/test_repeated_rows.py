@@ -52,9 +52,7 @@ def test_a_file_that_is_given_twice_is_told(path, again):
 def test_rows_of_unequal_files_are_told_as_rows(path):
     packed = path.with_name("b.jsonl.gz")
     packed.write_bytes(gzip.compress(path.read_bytes()))
-    assert examples(path, packed).told[-1] == (
-        "data.train: 4 of 8 rows repeat earlier ones, and count as often"
-    )
+    assert examples(path, packed).told[-1] == ("data.train: 4 of 8 rows repeat earlier ones, and count as often")
     assert "repeat" not in "".join(examples(path).told)
 
 
