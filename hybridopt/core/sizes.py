@@ -27,7 +27,7 @@ def bytes_of(memory: str | int, name: str) -> int:
     return memory
 
 
-def parse_size(text: str, name: str = "size") -> int:
+def parse_size(text: object, name: str = "size") -> int:
     """Return the bytes of "24GiB" (2**30 each), "80GB" (10**9), "512 MiB" ...; HybridOptError for anything else.
 
     A bare number is refused: nobody can tell gigabytes from gibibytes or bytes.

@@ -12,7 +12,8 @@ def storage_id(of: Tensor | torch.UntypedStorage) -> int:
     It is the address of torch's own object, since addresses of data tell nothing: those of fake tensors, meta tensors
     and freed storages are 0, and `untyped_storage()` makes a new Python object at every call.
     """
-    return (of.untyped_storage() if isinstance(of, Tensor) else of)._cdata
+    storage = of.untyped_storage() if isinstance(of, Tensor) else of
+    return int(storage._cdata)
 
 
 def same_storage(one: Tensor, other: Tensor) -> bool:

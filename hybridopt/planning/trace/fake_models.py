@@ -74,7 +74,8 @@ def _once(model: nn.Module, make: Make, known: dict[int, object]) -> Make:
     def new(tensor):
         if id(tensor) in known:
             return known[id(tensor)]
-        same = parameters.get(_memory(tensor))
+        memory = _memory(tensor)
+        same = None if memory is None else parameters.get(memory)
         if same is not None and same is not tensor and (same.shape, same.dtype) == (tensor.shape, tensor.dtype):
             made = new(same).data
         else:
