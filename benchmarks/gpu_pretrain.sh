@@ -16,6 +16,8 @@ source benchmarks/gpu_packages.sh
 where="--studies 60m --device cuda --minutes ${MINUTES:-8} --out ${OUT:-benchmarks/results}"
 # what is tried goes beside no real results
 [ "${1:-}" = --dry ] && where="--studies main --device cpu --at 1e-3 4 --seeds 0 --minutes ${MINUTES:-2} --out ${OUT:-$site/dry}"
+# the last run that is begun should end in time; if it hangs, or the device does, it is ended
+most=$(awk "BEGIN { print int(60 * ${MINUTES:-8} + 60) }")
 # shellcheck disable=SC2086 # several words
-"$python" -m benchmarks.pretrain $where --fit --measure --methods adamw frugal frugal-0-whiten frugal-whiten \
+timeout --kill-after=5 "$most" "$python" -m benchmarks.pretrain $where --fit --measure --methods adamw frugal frugal-0-whiten frugal-whiten \
   ${DATA:+--data "$DATA"}

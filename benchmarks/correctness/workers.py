@@ -6,13 +6,13 @@ from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from threading import Thread
 
+from ..shared.lost_device import is_lost
 from .case import Case
 
 SECONDS = 60.0  # for one case
 IMPORTS = 300.0  # for a process to begin
 GRACE = 10.0  # for a process that has closed its connection to end
 READY = "ready"
-BROKEN = "CUDA error"  # after one of these, a process gets nothing but further ones
 
 
 def serve(ours: Connection, device: str) -> None:
@@ -66,7 +66,7 @@ class Worker:
 
     def _sound(self, rows: list[dict]) -> list[dict]:
         """Return the rows; a process that has lost its device gets no further case."""
-        if any(BROKEN in str(row["said"]) for row in rows):
+        if any(is_lost(row["said"]) for row in rows):
             self.end()
         return rows
 

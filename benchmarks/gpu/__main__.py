@@ -26,7 +26,6 @@ from .results import FILE, Results
 from .views import VIEWS
 
 MARKS = {True: "[green]reached[/]", False: "[red]missed[/]", None: ""}
-FOLDERS = (Path(".data"), Path("shared/data"), Path("../shared/data"))  # where real text may lie
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -37,17 +36,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.add_argument("--dry", action="store_true", help="everything in tiny form on a CPU")
     command.add_argument("--only", nargs="+", choices=names, metavar="PART", default=names, help=f"of {names}")
     command.add_argument("--minutes", type=float, default=9.0, help="for all parts together")
-    command.add_argument(
-        "--data",
-        type=Path,
-        help=f"folder of real text (default: the first there is of {', '.join(map(str, FOLDERS))})",
-    )
+    command.add_argument("--data", type=Path, help="folder of real text; gpu.sh looks for one")
     return command.parse_args(arguments)
-
-
-def text_folder(given: Path | None) -> Path | None:
-    """Return the folder of real text, None where there is none."""
-    return next((folder for folder in ([given] if given else FOLDERS) if folder.is_dir()), None)
 
 
 class Teller:
@@ -71,7 +61,8 @@ class Teller:
         lines = [Line((name, *line.cells[:1]), line.aim, line.reached) for name, line in self.results.verdicts()]
         if lines:
             self.screen.print(table(("part", "of"), lines))
-        self.screen.print(f"all numbers: {self.results.path}", markup=False, highlight=False)
+        why = f", which could not be written: {self.results.unwritten}" if self.results.unwritten else ""
+        self.screen.print(f"all numbers: {self.results.path}{why}", markup=False, highlight=False)
 
 
 def table(columns: tuple[str, ...], lines: list[Line]) -> Table:
@@ -90,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     screen, began = console(), time.monotonic()
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / LOG).write_bytes(b"")
+    (options.out / LOG).write_bytes(b"")  # here it is seen whether anything can be written there
     machine = look("cpu" if options.dry else "cuda")
     about = {"began": datetime.now(UTC).isoformat(timespec="seconds"), "minutes": options.minutes}
     results = Results(options.out / FILE, machine, about)
@@ -98,7 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
     teller = Teller(screen, results)
     with tempfile.TemporaryDirectory() as folder:
         seconds = 60 * options.minutes - (time.monotonic() - began)
-        driver = Driver(machine, results, seconds, Path(folder), teller, text_folder(options.data))
+        data = options.data if options.data and options.data.is_dir() else None
+        driver = Driver(machine, results, seconds, Path(folder), teller, data)
         driver.run([part for part in PARTS if part.name in options.only])
     teller.close()
 

@@ -4,6 +4,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from .work import Work
 TICK = 0.5  # seconds between two looks
 SLOW = 4  # times the limits, on a CPU
 LOG = "gpu.log"
+AGAIN, GO_ON = 15.0, "--go-on"  # seconds with which a part that has lost its device is begun again, and how
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Driver:
     def run(self, parts: Iterable[Part]) -> None:
         """Run the parts, those that go beside the others first; what is there is published again and again."""
         self._end = time.monotonic() + self.seconds
-        before = signal.signal(signal.SIGTERM, self._stopped)
+        before = {number: signal.signal(number, self._stopped) for number in (signal.SIGTERM, signal.SIGHUP)}
         try:
             chosen = [part for part in parts if self._possible(part)]
             for part in chosen:
@@ -55,7 +57,8 @@ class Driver:
                 self._one(part, self._left() - sum(other.least for other in waiting))
             self._wait(self._beside)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             self._stop_all("stopped with everything")
 
     def _possible(self, part: Part) -> bool:
@@ -86,12 +89,16 @@ class Driver:
             self._leave_out(part, f"no time left ({max(0, seconds):.0f} s)")
             self.results.write()
             return
-        self._wait([self._begin(part, seconds)])
+        end, known = time.monotonic() + seconds, -1
+        self._wait([work := self._begin(part, seconds)])
+        while work.lost and len(work.rows()) > known and (left := end - time.monotonic()) > AGAIN:
+            known = len(work.rows())  # one that comes no further is not begun again
+            self._wait([work := self._begin(part, left, GO_ON)])
 
-    def _begin(self, part: Part, most: float) -> Work:
+    def _begin(self, part: Part, most: float, *more: str) -> Work:
         self.tell(part, True)
         seconds = min(self._limit(part), most)
-        arguments = part.given(self.machine, seconds, self.data)
+        arguments = (*part.given(self.machine, seconds, self.data), *more)
         work = Work(part, arguments, seconds, self.folder / part.name.replace(" ", "_"))
         self._now.append(work)
         return work
@@ -113,7 +120,7 @@ class Driver:
         self.results.write()
 
     def _keep_output(self, work: Work) -> None:
-        with (self.results.path.parent / LOG).open("ab") as log:
+        with suppress(OSError), (self.results.path.parent / LOG).open("ab") as log:  # such as of a full disk
             log.write(f"\n== {work.part.name}: {work.ended}, {work.took:.0f} s\n".encode())
             with work.output.open("rb") as output:
                 shutil.copyfileobj(output, log)

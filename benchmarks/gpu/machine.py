@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from ..shared.places import BENCHMARKS
 
+SECONDS, SHORT = 180.0, 20.0  # for a device to be told of, torch being imported first, and for short commands
 DRIVER = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
 
 
@@ -38,7 +39,10 @@ class Machine:
 def look(device: str) -> Machine:
     """Return the machine, told by a process of its own; SystemExit if there is no such device."""
     command = [sys.executable, "-m", "benchmarks.gpu.machine", "--device", device]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise SystemExit(f"the device {device!r} has said nothing in {SECONDS:.0f} s: see `nvidia-smi`") from error
     if done.returncode:
         raise SystemExit(f"no device {device!r} can be used (see above); --dry tries everything on a CPU")
     told = json.loads(done.stdout.splitlines()[-1])
@@ -51,10 +55,13 @@ def commit() -> str | None:
 
 
 def said(command: Sequence[str]) -> str | None:
-    """Return the first line that a command says, None where there is no such command or it fails."""
+    """Return the first line that a command says, None where there is no such command, or it fails or hangs."""
     if shutil.which(command[0]) is None:
         return None
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SHORT)
+    except subprocess.TimeoutExpired:
+        return None
     return done.stdout.strip().partition("\n")[0] or None if done.returncode == 0 else None
 
 

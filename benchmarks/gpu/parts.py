@@ -55,7 +55,9 @@ class Part:
         return tuple(known.get(word, word) for word in (self.cuda if machine.device == "cuda" else self.dry).split())
 
 
-STEP_ROWS = "torch.adamw-fused|hybridopt.adamw|hybridopt.signsgd|hybridopt.frugal|hybridopt.adamw-int8"
+STEP_ROWS = (
+    "--row-seconds 40 --only torch.adamw-fused|hybridopt.adamw|hybridopt.signsgd|hybridopt.frugal|hybridopt.adamw-int8"
+)
 STEP_ROWS += "|bitsandbytes.adamw8bit|hybridopt.adalomo|hybridopt.frugal-rows|hybridopt.frugal-0|hybridopt.adam_mini"
 ALL_8B, LARGE_8B = "frugal-fused frugal adamw-int8 adalomo-fused", "adamw-fused adamw"
 NO_GPU = (("CUDA_VISIBLE_DEVICES", ""),)  # predictions need none, and should take nothing of its memory
@@ -141,7 +143,7 @@ PARTS = (
         "step",
         "the update alone, 8 of 32 layers of 8B",
         "benchmarks.step",
-        f"--device cuda --set 8b-8 --dtypes bf16 --pairs 5 --measure --minutes {{minutes}} --only {STEP_ROWS}",
+        f"--device cuda --set 8b-8 --dtypes bf16 --pairs 5 --measure --minutes {{minutes}} {STEP_ROWS}",
         "--device cpu --set tiny --dtypes bf16 --pairs 2 --measure --compile false --threads 1 --minutes {minutes} "
         "--only torch.adamw-fused|hybridopt.adamw|hybridopt.frugal-rows",
         limit=110,

@@ -23,6 +23,9 @@ def placement(rows: Rows, machine: Machine) -> list[Line]:
         if how == GRADIENTS:
             found += _gradients(row)
             continue
+        if "failed" in row:
+            found.append(broken(f"{how}, {tokens} tokens", row["failed"]))
+            continue
         plan = plans.get((how, tokens))
         other = made.get((RESIDENT, tokens), {}).get("tokens_per_second")
         times = row["tokens_per_second"] / other if other else None

@@ -23,12 +23,14 @@ class Results:
         path: the file.
         machine: on which it was found.
         about: what else is recorded beside.
+        unwritten: why the file could not be written the last time; "" if it was.
     """
 
     path: Path
     machine: Machine
     about: dict[str, Any] = field(default_factory=dict)
     _parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unwritten: str = ""
     _written: str = ""
 
     def left_out(self, part: Part, why: str) -> None:
@@ -72,6 +74,11 @@ class Results:
         ]
         plain = {"environment": self.machine.environment, "device": self.machine.device, "total": self.machine.total}
         text = json.dumps(plain | self.about | {"parts": parts}, ensure_ascii=False, indent=1) + "\n"
-        if text != self._written:
+        if text == self._written:
+            return
+        try:
             write(self.path, text)
-            self._written = text
+        except OSError as error:  # such as of a full disk: tables are printed all the same, and it is tried again
+            self.unwritten = str(error)
+        else:
+            self._written, self.unwritten = text, ""

@@ -107,7 +107,12 @@ def pretrain(rows: Rows, machine: Machine) -> list[Line]:
 
 def noise(rows: Rows, machine: Machine) -> list[Line]:
     """Return the table of calls that add noise."""
-    return [Line((row["call"], row["dtype"], f"{row['ratio']:.2f}")) for row in rows["noise"]]
+    return [
+        broken(f"{row['call']}, {row['dtype']}", row["failed"])
+        if "failed" in row
+        else Line((row["call"], row["dtype"], f"{row['ratio']:.2f}"))
+        for row in rows["noise"]
+    ]
 
 
 CHECKS = ("check", "result")

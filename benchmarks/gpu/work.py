@@ -6,14 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..shared.lost_device import LOST
 from ..shared.places import ROOT
 from .parts import Part
 
 GRACE = 3.0  # seconds between being asked to end and being ended
+GONE = 10.0  # seconds in which what was killed ends, unless a driver holds it
 PER_ROW = ("environment", "settings")  # what rows share, and how they were asked for: the file says so once
+ENDS = {0: "ok", LOST: "lost its device, see the last row"}
 LAST = 12  # lines of output that tell why a part failed
 
 
@@ -47,6 +51,11 @@ class Work:
         self._took = 0.0
 
     @property
+    def lost(self) -> bool:
+        """Return whether it has ended because its process had lost the device, so that another one can go on."""
+        return self._process.poll() == LOST
+
+    @property
     def output(self) -> Path:
         """Return the file of all that it says."""
         return self.folder / "output.txt"
@@ -64,9 +73,7 @@ class Work:
         if code is None and self.took < self.seconds:
             return False
         self._took = self.took
-        self.ended = (
-            f"stopped after {self.seconds:.0f} s" if code is None else "ok" if code == 0 else f"failed: {code}"
-        )
+        self.ended = f"stopped after {self.seconds:.0f} s" if code is None else ENDS.get(code, f"failed: {code}")
         self.stop()
         return True
 
@@ -82,7 +89,8 @@ class Work:
                 self._process.wait(GRACE)
             except subprocess.TimeoutExpired:
                 continue
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):  # the others are not to wait for it
+            self._process.wait(GONE)
 
     def rows(self) -> list[dict]:
         """Return the rows that are there; a line that was cut off is none."""

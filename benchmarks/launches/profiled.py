@@ -6,7 +6,7 @@ On a CPU, where nothing is launched, the operations of torch are counted, to see
 """
 
 import argparse
-import gc
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +20,7 @@ from hybridopt import HybridOptimizer
 from ..shared.command_line import parser
 from ..shared.environment import environment
 from ..shared.llama import SETS
+from ..shared.lost_device import add_go_on, end_if_lost, release, there
 from ..shared.peak import silence
 from ..shared.records import Records
 from .measure import STEPS, Held, Holder
@@ -29,6 +30,8 @@ from .scaled import PROFILED, scaled
 STEP = "the step that is counted"
 BACKWARD = "gradients that are released within it"
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
+VERSION = re.compile(r"(_v\d+)?(_ptsz)?$")  # in which some versions of the profiler end names
+BLIND = "no launch was seen: torch.profiler sees none of this device (no CUPTI, or it may not be used here)"
 STOPS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 Event = tuple[str, int, int]  # name, start and end
 
@@ -64,6 +67,7 @@ def _span(events: list[Event], name: str) -> tuple[int, int]:
 
 def kind_of(name: str) -> str | None:
     """Return what an event of the profiler counts as, None for nothing."""
+    name = VERSION.sub("", name)
     if name in LAUNCHES:
         return "launches"
     if name in STOPS:
@@ -128,13 +132,14 @@ def outcome(name: str, shapes: dict[str, tuple[int, ...]], device: str) -> dict:
         device: "cpu" or "cuda".
     """
     try:
-        return {"counts": measure(name, shapes, device), "most": scaled(name, len(shapes))}
+        counts = measure(name, shapes, device)
+        if device == "cuda" and not counts["launches"]:  # there is no such step
+            return {"failed": BLIND, "counts": counts}
+        return {"counts": counts, "most": scaled(name, len(shapes))}
     except Exception as error:  # of whatever kind: it is the result
         return {"failed": f"{type(error).__name__}: {error}"[:500]}
     finally:
-        gc.collect()
-        if device == "cuda":
-            torch.cuda.empty_cache()
+        release(device)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -144,6 +149,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     options.add_argument("--set", choices=SETS, default="8b-2", help="shapes (default: two layers of 8B)")
     options.add_argument("--rows", nargs="+", choices=ROWS, default=PROFILED, help="what is counted")
+    add_go_on(options)
     return options.parse_args(arguments)
 
 
@@ -156,13 +162,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     options = parse(arguments)
     records = records_at(options.out)
-    records.clear()
+    known = there(records, "row", options.go_on)
     shapes, about = SETS[options.set].shapes, {"environment": environment(device=options.device)}
     settings = {"set": options.set, "device": options.device, "tensors": len(shapes)}
-    for name in options.rows:
+    for name in [name for name in options.rows if name not in known]:
         found = outcome(name, shapes, options.device)
         records.put({"row": name, **found, "settings": settings, **about})
         print(f"{name}: {found}", flush=True)
+        end_if_lost(found)
 
 
 if __name__ == "__main__":

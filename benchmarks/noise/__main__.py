@@ -13,7 +13,8 @@ import torch
 
 from ..shared.command_line import parser
 from ..shared.environment import environment
-from .measure import DTYPES, calls, measure
+from ..shared.lost_device import is_lost
+from .measure import DTYPES, calls, outcome
 from .table import publish, records_for
 
 
@@ -45,9 +46,11 @@ def run(options: argparse.Namespace) -> None:
             for name, call in calls(p, z).items():
                 if not any(fnmatchcase(name, pattern) for pattern in options.only):
                     continue
-                found = measure(call, partial(p.add_, z), options.rounds, options.device)
+                found = outcome(call, partial(p.add_, z), options.rounds, options.device)
                 about = {"settings": settings, "environment": environment(device=options.device)}
                 records.put({"call": name, "dtype": dtype, "threads": threads, **found, **about})
+                if is_lost(found.get("failed", "")):
+                    raise SystemExit(f"{name}: {found['failed']}")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -48,3 +48,18 @@ def measure(call: Callable[[], object], add: Callable[[], object], rounds: int, 
         yard.append(seconds(add, device))
     ratios = [2 * one / (before + after) for one, before, after in zip(times, yard, yard[1:], strict=False)]
     return {"seconds": times, "add_seconds": yard, "ratio": median(ratios)}
+
+
+def outcome(call: Callable[[], object], add: Callable[[], object], rounds: int, device: str) -> dict:
+    """Return what `measure` says, or why it could not; the other calls go on.
+
+    Args:
+        call: what is measured.
+        add: what it is compared with.
+        rounds: how many calls.
+        device: "cpu" or "cuda".
+    """
+    try:
+        return measure(call, add, rounds, device)
+    except Exception as error:  # of a compiler, or too little memory: it is the result
+        return {"failed": f"{type(error).__name__}: {error}"[:500]}

@@ -1,6 +1,5 @@
 """Steps of one model, first with its layers on the device, then with layers that rest on the host."""
 
-import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from hybridopt.model.placement.placed import Placed
 from hybridopt.model.placement.placement import Placement
 from hybridopt.model.placement.placing import place_
 
+from ..shared.lost_device import release
 from ..shared.peak import measured_step
 from ..shared.placed_names import GRADIENTS, PLACED, RESIDENT
 from .model import CHUNK, build
@@ -40,7 +40,7 @@ def rows(size: str, device: str, lengths: tuple[int, ...], left: Callable[[], fl
     expected, again = bench.gradients(lengths[0]), bench.gradients(lengths[0])
     repeats = differing(expected, again)
     for tokens in lengths:
-        yield {"how": RESIDENT, "tokens": tokens, "build_seconds": built} | bench.steps(tokens)
+        yield {"how": RESIDENT, "tokens": tokens, "build_seconds": built} | bench.outcome(tokens)
         if left() <= 0:
             return
     first = bench.gradients(lengths[0])  # of the adapters as they are now
@@ -51,7 +51,7 @@ def rows(size: str, device: str, lengths: tuple[int, ...], left: Callable[[], fl
     yield {"how": GRADIENTS, "tokens": lengths[0], "differ_resident": repeats} | found
     for tokens in lengths:
         if left() > 0:
-            yield {"how": PLACED, "tokens": tokens, "placing_seconds": placing} | bench.steps(tokens) | bench.held()
+            yield {"how": PLACED, "tokens": tokens, "placing_seconds": placing} | bench.outcome(tokens) | bench.held()
 
 
 def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> int:
@@ -77,9 +77,7 @@ class Bench:
         device = torch.device(self.device)
         self.placed = place_(self.model, Placement("host", slots=SLOTS), device, backend=Staged)
         self.placed.settle()
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        release(device.type)
 
     def gradients(self, tokens: int) -> dict[str, Tensor]:
         """Return the gradients of all adapters, by name, on the host."""
@@ -99,6 +97,16 @@ class Bench:
             loss = self.model(input_ids=ids, labels=ids).loss
         loss.backward()
         return loss.item()
+
+    def outcome(self, tokens: int) -> dict:
+        """Return what `steps` says, or why the device had too little memory; what takes less goes on."""
+        try:
+            return self.steps(tokens)
+        except torch.OutOfMemoryError as error:
+            why = {"failed": f"{type(error).__name__}: {error}"[:500]}
+        self.optimizer.zero_grad()
+        release(self.device)
+        return why
 
     def steps(self, tokens: int) -> dict:
         """Return peak, seconds and stalls of steps on so many tokens."""

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from ..shared.command_line import console, parser
+from ..shared.lost_device import add_go_on
 from ..shared.processes import run_module
 from .pages import BLOCKS
 from .rows import COMPILE, DTYPES, fitting_none, measure, records_at, wanted
@@ -42,6 +43,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=1800.0,
         help="for a package to compile kernels, before its row",
     )
+    add_go_on(command)
     command.add_argument("--json", action="store_true", help="print the records instead of tables")
     command.add_argument("--table", action="store_true", help="only write table and plot anew")
     command.add_argument("--write", action="store_true", help="the same, and into the README and docs/benchmarks.md")

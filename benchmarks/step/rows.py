@@ -1,7 +1,6 @@
 """The rows of the step table: which are measured, and their records."""
 
 import argparse
-import gc
 import time
 import warnings
 from fnmatch import fnmatchcase
@@ -11,6 +10,7 @@ import torch
 from rich.console import Console
 
 from ..shared.environment import environment
+from ..shared.lost_device import end_if_lost, release
 from ..shared.records import Records
 from . import hybrid, peers
 from .limit import limited
@@ -41,7 +41,7 @@ def measure(options: argparse.Namespace, dtype: str, screen: Console) -> None:
     """
     end, records = time.monotonic() + 60 * options.minutes, records_at(options.out)
     model, settings = SETS[options.set], settings_of(options, dtype)
-    todo = {n: make for n, make in wanted(options, dtype).items() if not done(records, n, settings)}
+    todo = {n: make for n, make in wanted(options, dtype).items() if not done(records, n, settings, options.go_on)}
     order, absent = list(wanted(options, dtype)), peers.missing()
     short = lacking(shared_bytes(model, DTYPES[dtype]), options.device)
     able = not short and any(name not in absent for name in todo)
@@ -58,6 +58,7 @@ def measure(options: argparse.Namespace, dtype: str, screen: Console) -> None:
         record |= {"parameters": numel_of(model), "tensors": len(model.shapes)}
         records.put(record | {"environment": environment(PACKAGES, options.device)})
         screen.print(f"{options.set} {dtype} {name}: {brief(record)}", highlight=False, markup=False)
+        end_if_lost(record)
     for why, names in {
         "there already": [n for n in order if n not in todo],
         "not begun, the time is up": late,
@@ -94,20 +95,21 @@ def settings_of(options: argparse.Namespace, dtype: str) -> dict:
     return shared | {"pairs": options.pairs, "compile": options.compile}
 
 
-def done(records: Records, row: str, settings: dict) -> bool:
+def done(records: Records, row: str, settings: dict, failed: bool = False) -> bool:
     """Tell whether there is a record that did not fail.
 
     Args:
         records: of all rows.
         row: its name.
         settings: what it must have been made with.
+        failed: does one do that failed, too?
 
     Raises:
         ValueError: it was made with others.
     """
     identity = {key: settings[key] for key in ("device", "set", "dtype")}
     record = records.find(settings, row=row, **identity)
-    return record is not None and "failed" not in record
+    return record is not None and (failed or "failed" not in record)
 
 
 def outcome(bench: Bench, make: Make, most: float) -> dict:
@@ -125,9 +127,7 @@ def outcome(bench: Bench, make: Make, most: float) -> dict:
     except Exception as error:  # whatever a package may raise is a result
         return {"failed": f"{type(error).__name__}: {error}"[:500]}
     finally:
-        gc.collect()  # an optimizer that refers to itself would keep its state beside the next row's
-        if bench.device == "cuda":
-            torch.cuda.empty_cache()
+        release(bench.device)  # an optimizer that refers to itself would keep its state beside the next row's
 
 
 def brief(record: dict) -> str:

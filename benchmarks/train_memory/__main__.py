@@ -18,6 +18,7 @@ from rich.table import Table
 from ..shared.command_line import console, parser
 from ..shared.environment import environment
 from ..shared.llama import SETS
+from ..shared.lost_device import add_go_on, end_if_lost, there
 from ..shared.markdown import human
 from ..shared.records import Records
 from .measure import build, outcome
@@ -34,6 +35,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), help="methods to measure")
     command.add_argument("--minutes", type=float, default=10.0, help="after these, no further method is begun")
     command.add_argument("--plan", action="store_true", help="measure nothing: what is planned for each method")
+    add_go_on(command)
     command.add_argument("--json", action="store_true", help="print the records instead of a table")
     command.add_argument("--table", action="store_true", help="only print what was measured before")
     options = command.parse_args(arguments)
@@ -52,14 +54,15 @@ def run(options: argparse.Namespace, records: Records, tell: Callable[[str], obj
         tell: is called with a line for each.
     """
     end = time.monotonic() + 60 * options.minutes
-    records.clear()
+    known = there(records, "method", options.go_on)
     model = build(options.set, options.device)
     settings = {"set": options.set, "device": options.device, "sequence": options.sequence, "batch": 1}
-    for name in options.only:
+    for name in [name for name in options.only if name not in known]:
         row = outcome(model, METHODS[name], options.sequence) if time.monotonic() < end else {"failed": "no time left"}
         about = {"settings": settings, "environment": environment(device=options.device)}
         records.put({"method": name, "label": METHODS[name].label} | row | about)
         tell(f"{name}: {row.get('failed') or human(row['peak_bytes'])}")
+        end_if_lost(row)
 
 
 def plan(options: argparse.Namespace, records: Records, tell: Callable[[str], object]) -> None:

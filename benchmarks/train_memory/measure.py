@@ -1,11 +1,10 @@
 """The bytes and seconds of training steps."""
 
-import gc
-
 import torch
 from torch import nn
 
 from ..shared.llama_model import bare, set_checkpointing
+from ..shared.lost_device import release
 from ..shared.peak import measured_step
 from ..shared.tensor_bytes import held
 from .methods import Method
@@ -80,6 +79,4 @@ def outcome(model: nn.Module, method: Method, sequence: int) -> dict:
         torch.compiler.reset()
         if hasattr(model, "hybrid"):
             model.hybrid.unwrap()
-        gc.collect()
-        if next(model.parameters()).is_cuda:
-            torch.cuda.empty_cache()
+        release(next(model.parameters()).device.type)

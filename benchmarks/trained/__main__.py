@@ -7,7 +7,6 @@ process, and says nothing of the plan, which is of a GPU all the same.
 """
 
 import argparse
-import gc
 import json
 import tempfile
 import time
@@ -21,6 +20,7 @@ from rich.table import Table
 
 from ..shared.command_line import console, parser
 from ..shared.environment import environment
+from ..shared.lost_device import add_go_on, end_if_lost, release, there
 from ..shared.markdown import human
 from ..shared.records import Records
 from .folder import SIZES, Size, made
@@ -43,6 +43,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     command.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS), help="ways to train")
     command.add_argument("--minutes", type=float, default=5.0, help="after these, no further way is begun")
+    add_go_on(command)
     return command.parse_args(arguments)
 
 
@@ -57,10 +58,10 @@ def run(options: argparse.Namespace, records: Records, tell: Callable[[str], obj
     end = time.monotonic() + 60 * options.minutes
     name = "300m" if options.device == "cuda" else "tiny"
     about = {"settings": {"size": name, "device": options.device}, "environment": environment(device=options.device)}
-    records.clear()
+    known = there(records, "method", options.go_on)
     with tempfile.TemporaryDirectory() as place:
         model, chats = made(Path(place), SIZES[name])
-        for way in options.only:
+        for way in [way for way in options.only if way not in known]:
             out = Path(place) / way
             row: dict[str, Any] = {"failed": "no time left"}
             if time.monotonic() < end:
@@ -69,6 +70,7 @@ def run(options: argparse.Namespace, records: Records, tell: Callable[[str], obj
                 )
             records.put({"method": way} | row | about)
             tell(f"{way}: {row.get('failed') or human(row['peak_bytes'])}")
+            end_if_lost(row)
 
 
 def _settings(way: str, size: Size, device: str) -> list[str]:
@@ -87,9 +89,7 @@ def _outcome(arguments: list[str], out: Path) -> dict:
     except Exception as error:  # such as of a library that is not there, or of memory
         return {"failed": f"{type(error).__name__}: {error}"[:500]}
     finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _read(out: Path) -> dict:

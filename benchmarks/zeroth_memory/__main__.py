@@ -19,6 +19,7 @@ from ..shared.command_line import console, parser
 from ..shared.environment import environment
 from ..shared.llama import SETS
 from ..shared.llama_model import bare
+from ..shared.lost_device import add_go_on, end_if_lost, there
 from ..shared.markdown import human
 from ..shared.records import Records
 from .measure import outcome
@@ -37,6 +38,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), help="methods to measure")
     command.add_argument("--replayed", type=int, default=200, help="steps of the replayed run; 0: none")
     command.add_argument("--minutes", type=float, default=10.0, help="after these, no further method is begun")
+    add_go_on(command)
     command.add_argument("--table", action="store_true", help="only print what was measured before")
     options = command.parse_args(arguments)
     on_cuda = options.device == "cuda"
@@ -54,17 +56,18 @@ def run(options: argparse.Namespace, records: Records, tell: Callable[[str], obj
         tell: is called with a line for each.
     """
     end = time.monotonic() + 60 * options.minutes
-    records.clear()
+    known = there(records, "method", options.go_on)
     settings = {"set": options.set, "device": options.device, "sequence": options.sequence}
     about = {"settings": settings, "environment": environment(device=options.device)}
-    if options.replayed:
+    if options.replayed and REPLAY not in known:
         records.put({"method": REPLAY} | replay(options.device, options.replayed) | about)
     model = bare(options.set, options.device)
     tokens = torch.randint(model.config.vocab_size, (16, options.sequence), device=options.device)
-    for name in options.only:
+    for name in [name for name in options.only if name not in known]:
         row: dict[str, Any] = outcome(model, name, tokens) if time.monotonic() < end else {"failed": "no time left"}
         records.put({"method": name, "label": METHODS[name].label} | row | about)
         tell(f"{name}: {row.get('failed') or human(row['peak_bytes'])}")
+        end_if_lost(row)
 
 
 def table(records: list[dict]) -> Table:

@@ -1,13 +1,12 @@
 """The bytes and seconds of steps with probes, backward passes or both."""
 
-import gc
-
 import torch
 from torch import Tensor, nn
 
 import hybridopt
 
 from ..shared.llama_model import set_checkpointing
+from ..shared.lost_device import release
 from ..shared.peak import measured_step
 from ..shared.wrapped import strategy
 from .methods import METHODS, Method
@@ -101,6 +100,4 @@ def outcome(model: nn.Module, name: str, tokens: Tensor) -> dict:
             p.grad = None
         if hasattr(model, "hybrid"):
             strategy(model).unwrap()
-        gc.collect()
-        if tokens.is_cuda:
-            torch.cuda.empty_cache()
+        release(tokens.device.type)

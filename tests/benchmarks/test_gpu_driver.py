@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import driver, needs, views, work
+from benchmarks.gpu import driver, needs, results, views, work
 from benchmarks.gpu.__main__ import parse, table
 from benchmarks.gpu.driver import LOG, Driver
 from benchmarks.gpu.line import Line, View
@@ -34,6 +34,11 @@ print(f"says {how}", flush=True)
 if how == "child":
     child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
     (folder.parent / "child").write_text(str(child.pid))
+if how in ("lose", "lose-always") and "--go-on" not in sys.argv or how == "lose-always":
+    (folder / "done").touch()
+    sys.exit(75)
+if how == "lose":
+    open(folder / "rows.jsonl", "a").write('{"row": 3}')
 (folder / "done").touch()
 if how in ("hang", "child"):
     time.sleep(60)
@@ -169,6 +174,31 @@ driver.Driver(found.machine, found, 60, Path({str(tmp_path / "work")!r}), lambda
         gone(child)
     elif alive(child):
         os.kill(child, signal.SIGKILL)
+
+
+def test_a_part_that_has_lost_its_device_is_begun_again_and_goes_on(run, fake):
+    found = run(fake("a", "lose"), fake("b"))
+    assert found["a"]["ended"] == "ok" and [row["row"] for row in found["a"]["rows"]] == [0, 1, 2, 3]
+    assert found["a"]["command"].endswith("--go-on") and found["b"]["ended"] == "ok"
+
+
+def test_a_part_that_comes_no_further_is_not_begun_again(run, fake):
+    found = run(fake("a", "lose-always"), fake("b"))
+    assert "lost its device" in found["a"]["ended"] and len(found["a"]["rows"]) == 3 and found["b"]["ended"] == "ok"
+
+
+def test_a_full_disk_stops_nothing(run, fake, monkeypatch, tmp_path):
+    """The file is there as soon as there is room again."""
+    calls = []
+
+    def write(path, text):
+        calls.append(path)
+        if len(calls) < 3:
+            raise OSError(28, "No space left on device")
+        path.write_text(text)
+
+    monkeypatch.setattr(results, "write", write)
+    assert run(fake("a"))["a"]["ended"] == "ok" and len(calls) >= 3
 
 
 # ---- the parts
