@@ -16,6 +16,7 @@ from . import (
     attached,
     configurations,
     dry_run,
+    kept,
     loaded,
     lora,
     merging,
@@ -48,6 +49,7 @@ class PeftAdapters(Adapters):
     check_savable = staticmethod(scaling.check_scaling)
     changes_base = staticmethod(starts.changes_base)
     absent = staticmethod(targets.absent)
+    absent_kept = staticmethod(kept.absent_kept)
     check = staticmethod(dry_run.check)
     preview = staticmethod(dry_run.preview)
     check_attached = staticmethod(attached.check_attached)

@@ -12,7 +12,8 @@ from hybridopt.core.errors import HybridOptError, HybridOptWarning
 from hybridopt.model.quantization.known import usual
 from hybridopt.model.quantization.owners import is_frozen, owner
 
-from .rehearsal import cast_, check_distinct, check_kind, linear_names, rehearsed
+from .kept import check_kept
+from .rehearsal import cast_, check_distinct, check_kind, rehearsed
 from .targets import absent, check_targets
 from .trial import check_computes
 
@@ -52,7 +53,7 @@ def check(
     check_computes(model, trial, adapter, scheme, dtype)
     is_quantized = scheme is not None or any(map(is_frozen, model.parameters()))
     check_init(getattr(config, "init_lora_weights", True), is_quantized or bool(parameters))
-    _check_kept(model, config, kept_modules(trial))
+    check_kept(model, config, kept_modules(trial))
     return [*trial.base_model.targeted_module_names, *parameters]
 
 
@@ -128,13 +129,3 @@ def check_init(init: object, is_plain_only: bool) -> None:
     if init in DENSE_INITS:
         reason = "it reads full-precision linear weights, but a target is quantized or no linear layer"
     raise HybridOptError(f"init_lora_weights={init!r}: {reason}; allowed here are {', '.join(map(repr, allowed))}")
-
-
-def _check_kept(model: nn.Module, config: Any, names: list[str]) -> None:
-    for given in getattr(config, "modules_to_save", None) or ():
-        if not any(name.endswith(given) for name in names):
-            raise HybridOptError(f"modules_to_save: the model has no module {given!r}; {linear_names(model)}")
-    for name in names:
-        if any(map(is_frozen, model.get_submodule(name).parameters())):
-            cure = f"load it unquantized (BitsAndBytesConfig(llm_int8_skip_modules=[{name!r}])) or use LoRA on it"
-            raise HybridOptError(f"modules_to_save: {name} is quantized and cannot be trained; {cure}")

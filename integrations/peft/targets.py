@@ -9,7 +9,7 @@ from hybridopt.core.errors import HybridOptError, nearest
 
 from . import patterns
 
-__all__ = ["absent", "check_targets"]
+__all__ = ["absent", "check_targets", "ends"]
 
 ENDS = "names are whole, or the ends of names after a dot"
 LISTED = 12  # names that an error shows
@@ -57,8 +57,8 @@ def _missing(names: list[str], config: Any) -> list[str]:
         return []
     if isinstance(given, str):
         return [] if any(map(_pattern(given).fullmatch, names)) else [given]
-    ends = {end for name in names for end in _ends(name)}
-    return sorted(str(each) for each in given if each not in ends)
+    there = {end for name in names for end in ends(name)}
+    return sorted(str(each) for each in given if each not in there)
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -75,13 +75,13 @@ def _cure(text: str, names: list[str]) -> str:
     """Return what to write for a single text, which PEFT takes for a pattern of whole names."""
     said = "a single text is a pattern of whole names"
     parts = [part.strip() for part in text.split(",")]
-    if all(any(part in _ends(name) for name in names) for part in parts):
+    if all(any(part in ends(name) for name in names) for part in parts):
         return f"{said}; write a list: [{', '.join(parts)}]"
     return f"{said}, a list is of names or of their ends"
 
 
 def _sentence(missing: list[str], model: nn.Module, cure: str) -> str:
-    layers = sorted({_ends(name)[0] for name, module in model.named_modules() if name and _has_weight(module)})
+    layers = sorted({ends(name)[0] for name, module in model.named_modules() if name and _has_weight(module)})
     wanted = [part.strip().rpartition(".")[2] for part in missing[0].split(",")]
     near = next((found for each in wanted if each not in layers and (found := nearest(each, layers))), None)
     meant = f"did you mean {near!r}? " if near else ""
@@ -97,7 +97,7 @@ def _has_weight(module: nn.Module) -> bool:
     return weight is not None and weight.dim() > 1
 
 
-def _ends(name: str) -> list[str]:
+def ends(name: str) -> list[str]:
     """Return the ends of a dotted name, the shortest first, the whole last."""
     parts = name.split(".")
     return [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]

@@ -84,6 +84,15 @@ class Adapters(AdapterFolders, Protocol):
         """
 
     @abstractmethod
+    def absent_kept(self, model: nn.Module, config: Any) -> str | None:
+        """Return a sentence on modules to train as a whole that a model does not have; None where it has all.
+
+        Args:
+            model: what the adapters are for; it may be on the meta device.
+            config: of this library.
+        """
+
+    @abstractmethod
     def preview(
         self, model: nn.Module, config: Any, adapter: str = "default", dtype: torch.dtype | None = None
     ) -> nn.Module:

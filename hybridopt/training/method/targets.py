@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ...core.errors import HybridOptError, known
+from ...core.errors import HybridOptError
 from ...model.adapters import usual_library
 from ...planning import Request
 from ...planning.subject.model import Subject, skeleton
@@ -26,12 +26,8 @@ def check_targets(run: Run, source: Subject) -> None:
         return
     settings = {name: value for name, value in source.settings.items() if name != "quantization_config"}
     model = skeleton(replace(source, settings=settings), Request(), source.depth)
-    if said := usual_library().absent(model, adapters(lora, "causal")):
+    config = adapters(lora, "causal")
+    if said := usual_library().absent(model, config):
         raise HybridOptError(f"method.lora.targets: {said}")
-    ends = {end for name, _ in model.named_modules() for end in (name, name.rpartition(".")[2])}
-    for name in lora.modules_to_save:
-        if not any(end == name or end.endswith(f".{name}") for end in ends):
-            raise HybridOptError(
-                f"method.lora.modules_to_save: {type(model).__name__} has no module {name!r}; "
-                f"{known(name, {end for end in ends if end and '.' not in end and not end.isdigit()})}"
-            )
+    if said := usual_library().absent_kept(model, config):
+        raise HybridOptError(f"method.lora.modules_to_save: {said}")

@@ -120,7 +120,7 @@ def test_modules_that_train_as_a_whole_are_named():
         (tiny_llama, lora(**LINEAR, exclude_modules=".*"), "excluded.*its linear layers are"),
         (tiny_llama, lora(layers_to_transform=[7]), "layers_to_transform"),
         (tiny_resnet, lora(target_modules=["q_proj"]), "ResNet has no module 'q_proj'; .*Its layers: .*fc.*"),
-        (tiny_llama, lora(modules_to_save=["score"]), "modules_to_save: the model has no module 'score'"),
+        (tiny_llama, lora(modules_to_save=["score"]), "modules_to_save: LlamaForCausalLM has no module 'score'"),
         (lambda: nn.Conv2d(1, 1, 1), lora(), "Conv2d has no module .*Its layers: none"),
         (tiny_resnet, lora(**LINEAR, task_type="CAUSAL_LM"), "prepare_inputs_for_generation"),
         (tiny_llama, lora(init_lora_weights="pissa_niter_4"), "'pissa_niter_4'.*random.*allowed here are True, False"),

@@ -60,3 +60,42 @@ def test_where_only_some_are_absent_it_is_warned():
     config = LoraConfig(r=2, target_modules=["q_proj", "k_prj"])
     with pytest.warns(HybridOptWarning, match="has no module 'k_prj'; did you mean 'k_proj'.*PEFT passes over them"):
         hybridopt.wrap(tiny_llama(), policy="frugal", peft_config=config)
+
+
+KEPT_ABSENT = [
+    ("lm_haed", "has no module 'lm_haed'; did you mean 'lm_head'\\?"),
+    ("head", "has no module 'head'; names are whole, or the ends of names after a dot: write lm_head"),
+    ("layernorm", "write input_layernorm, post_attention_layernorm"),
+    ("model.lm_head", "has no module 'model.lm_head'; did you mean 'lm_head'"),
+]
+
+
+@pytest.mark.parametrize(("name", "said"), KEPT_ABSENT)
+def test_absent_modules_to_save_are_refused_in_the_same_words_by_wrap_and_by_runs(name, said):
+    config, model = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=[name]), tiny_llama()
+    with pytest.raises(HybridOptError, match=f"^modules_to_save: LlamaForCausalLM .*{said}"):
+        hybridopt.wrap(model, policy="frugal", peft_config=config)
+    assert not hasattr(model, "hybrid")
+    with torch.device("meta"):
+        empty = tiny_llama()
+    assert f"modules_to_save: {usual_library().absent_kept(empty, config)}" in str(_refusal(config))
+
+
+def _refusal(config):
+    with pytest.raises(HybridOptError) as caught:
+        usual_library().check(tiny_llama(), config)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["lm_head", "model.norm", "self_attn.v_proj", "model.embed_tokens"])
+def test_whole_names_and_ends_after_a_dot_are_kept_without_a_word(name, recwarn):
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=[name])
+    usual_library().check(tiny_llama(), config)
+    assert not [each for each in recwarn if "modules_to_save" in str(each.message)]
+
+
+def test_modules_whose_name_only_ends_alike_are_told():
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["norm"])
+    said = "'norm' is also the end of 'model.layers.0.input_layernorm' and 3 more, .*write 'model.norm'"
+    with pytest.warns(HybridOptWarning, match=said):
+        usual_library().check(tiny_llama(), config)
