@@ -39,6 +39,14 @@ class Clip:
         """Return the mode; None where nothing is clipped."""
         return None if self.limit in (None, math.inf) else self.mode
 
+    def check(self, gradients: bool) -> None:
+        """Raise HybridOptError where there is nothing to clip; `gradients`: does any parameter take gradients?"""
+        if self.mode_in_force and not gradients:
+            raise HybridOptError(
+                f"clip={self.limit} limits gradients of backward passes, and this policy takes none; leave it "
+                "out, and limit projected gradients by the policy's clip (mezo, qzo; SPSA(clip=...) in own policies)"
+            )
+
     def scale_(self, grad: Tensor, norm: Tensor, whole: Tensor | float | None) -> None:
         """Clip a gradient in place.
 

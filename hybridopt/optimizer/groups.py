@@ -28,12 +28,13 @@ class Tags:
         policy: gives treatments by role and name.
         seed: of every random choice.
         roles: what is known of parameters beforehand, by name; everything else is guessed.
+        trainable: names that probes train although they have requires_grad=False.
     """
 
-    def __init__(self, policy: Ready, seed: int, roles: Mapping[str, Known]):
+    def __init__(self, policy: Ready, seed: int, roles: Mapping[str, Known], trainable: frozenset[str]):
         roles = {clean(name): role for name, role in zip(uncontained(roles), roles.values(), strict=True)}
         known = _without_treatments(roles)
-        self.policy, self.seed = policy, seed
+        self.policy, self.seed, self.trainable = policy, seed, trainable
         self.roles = {n: r.role if isinstance(r, Param) else r for n, r in known.items()}
         self._partitions = {n: r.partition for n, r in known.items() if isinstance(r, Param)}
         self._planned = {n: r for n, r in roles.items() if isinstance(r, Entry)}
@@ -56,6 +57,10 @@ class Tags:
     def sections(self, groups: Iterable[dict]) -> list[dict]:
         """Return what is trained alike: groups of one treatment, and the sections of all others."""
         return list(sections(groups, self._treatments))
+
+    def by_backward(self, groups: Iterable[dict]) -> list[dict]:
+        """Return those of such groups that have parameters, and take gradients from the backward pass."""
+        return [group for group in groups if group["params"] and self.treatment(group).source.backward]
 
     def begin(self, given: Iterable, tree: Mapping[int, str]) -> None:
         """Take note of how parameters are given: in groups or not, with names of DistributedDataParallel or not.

@@ -1,4 +1,4 @@
-"""The hooks that tell an optimizer of gradients as the backward pass completes them."""
+"""The hooks that tell of gradients as the backward pass completes them."""
 
 import weakref
 
@@ -11,10 +11,10 @@ __all__ = ["Hooks"]
 
 
 class Hooks:
-    """Register one hook a parameter; they hold their optimizer weakly, so that neither keeps the other alive."""
+    """Register one hook a parameter; they hold the `BackwardPass` weakly, so that neither keeps the other alive."""
 
-    def __init__(self, optimizer):
-        self._optimizer = weakref.ref(optimizer)
+    def __init__(self, backward):
+        self._backward = weakref.ref(backward)
         self._on: dict[str, tuple[Tensor, RemovableHandle]] = {}
 
     def put(self, wanted: dict[str, Tensor], alone: bool) -> None:
@@ -28,12 +28,12 @@ class Hooks:
             HybridOptError: another optimizer watches one of them, and either frees gradients.
         """
         for name, p in wanted.items():
-            _check_others(name, p, self._optimizer, alone)
+            _check_others(name, p, self._backward, alone)
         for name in [n for n, (p, _) in self._on.items() if wanted.get(n) is not p]:
             self._on.pop(name)[1].remove()
         for name, p in wanted.items():
             if name not in self._on:
-                hook = p.register_post_accumulate_grad_hook(Hook(self._optimizer, name, alone))
+                hook = p.register_post_accumulate_grad_hook(Hook(self._backward, name, alone))
                 self._on[name] = p, hook
 
     def stale(self, wanted: dict[str, Tensor]) -> bool:
@@ -46,27 +46,27 @@ class Hooks:
 
 
 class Hook:
-    """A post_accumulate_grad hook of one parameter: calls `optimizer.gradient_ready(name, p)`.
+    """A post_accumulate_grad hook of one parameter: calls `BackwardPass.ready(name, p)`.
 
     Args:
-        optimizer: whose hook it is.
+        backward: of the optimizer whose hook it is.
         name: of the parameter.
         alone: may no other optimizer watch the parameter?
     """
 
-    def __init__(self, optimizer: weakref.ref, name: str, alone: bool):
-        self.optimizer, self._name, self.alone = optimizer, name, alone
+    def __init__(self, backward: weakref.ref, name: str, alone: bool):
+        self.backward, self._name, self.alone = backward, name, alone
 
     def __call__(self, p: Tensor) -> None:
         """Tell the optimizer, if it still exists, that `p.grad` is complete."""
-        optimizer = self.optimizer()
-        if optimizer is not None:
-            optimizer.gradient_ready(self._name, p)
+        backward = self.backward()
+        if backward is not None:
+            backward.ready(self._name, p)
 
 
 def _check_others(name, p, mine, alone):
     for hook in (p._post_accumulate_grad_hooks or {}).values():
-        if isinstance(hook, Hook) and hook.optimizer is not mine and hook.optimizer() and (alone or hook.alone):
+        if isinstance(hook, Hook) and hook.backward is not mine and hook.backward() and (alone or hook.alone):
             raise HybridOptError(
                 f"parameter {name!r} is trained by another optimizer already, and release='fused' leaves gradients to "
                 "one only; call the other's unhook() first"

@@ -2,9 +2,10 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from torch import Tensor
 
@@ -31,6 +32,7 @@ class LossWindows:
         total: sum of the losses seen in it, on their device.
         count: how many they are.
         before: mean loss of the window before; None where there is none, or none that is finite.
+        told_later: will the loss of the batch that is computed be told after its backward pass?
     """
 
     schedule: GapSchedule
@@ -38,6 +40,7 @@ class LossWindows:
     total: float | Tensor = 0.0
     count: int = 0
     before: float | None = None
+    told_later: bool = False
 
     def window(self, step: int) -> int:
         """Return the number of the window that a step is in, from 0."""
@@ -58,7 +61,29 @@ class LossWindows:
 
     def blind(self, step: int) -> bool:
         """Return whether a loss is missing: none was ever told, or none in a window whose last step this is."""
-        return not self.count and (len(self.begins) == 2 or step + 1 >= self.begins[-1])
+        return not (self.count or self.told_later) and (len(self.begins) == 2 or step + 1 >= self.begins[-1])
+
+    def refuse(self, step: int) -> NoReturn:
+        """Raise HybridOptError, as no loss was told up to `step`."""
+        raise HybridOptError(
+            "the windows of this policy grow while the loss stalls, and no loss was told in the last "
+            f"{step - self.begins[-2]} steps: call optimizer.observe(loss) before loss.backward(), or "
+            "optimizer.step(closure); HybridTrainer tells it by itself. With gap=None, as in policy 'frugal', windows "
+            "need no loss"
+        )
+
+    @contextmanager
+    def later(self) -> Iterator[None]:
+        """Return a context of backward passes whose loss is told after them."""
+        self.told_later = True
+        try:
+            yield
+        finally:
+            self.told_later = False
+
+    def take(self, other: "LossWindows") -> None:
+        """Become as others are, which `read` has returned."""
+        vars(self).update(vars(other))
 
     def turn(self, step: int, peers: Peers | None) -> None:
         """Begin a new window if the one that is on has no more steps before `step`.

@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from threading import Lock
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,20 +15,19 @@ from ..policy.routes import Ready, check_routes, read_policy
 from ..policy.start_rates import learning_rate
 from . import beside_shards, conflicts
 from .agreement import Agreement
+from .backward import BackwardPass
 from .clip import Clip
 from .first_rate import FirstRate
-from .following import Following
-from .forms import Forms
-from .gradient_face import Backpropagating
+from .gradient_methods import GradientMethods
 from .group_numbers import check_numbers
 from .groups import Tags, named, trainable_of
 from .handed_out import HandedOut
-from .hooks import Hooks
 from .known import Known, in_model, params_of
+from .loss_methods import LossMethods
 from .loss_windows import windows_of
-from .observing import Observing
+from .membership import Membership
 from .options import check_options
-from .probe_face import Probing
+from .parameters import Parameters
 from .probing.state import ProbeState
 from .reach import Reach
 from .releases import DEFAULT, release_class
@@ -40,8 +40,11 @@ from .turns import Turns
 
 __all__ = ["HybridOptimizer"]
 
+OPTIONS = ("release", "nonfinite", "compile")
+COPIED = (*OPTIONS, "_tags", "_tree", "_alive", "_turns", "_pace", "_together", "_clip")  # all else is made anew
 
-class HybridOptimizer(Backpropagating, Probing, Observing, Following, Persistent):
+
+class HybridOptimizer(GradientMethods, LossMethods, Persistent):
     """Train every parameter as a policy says: state-full, state-free, or split.
 
     Args:
@@ -101,52 +104,58 @@ class HybridOptimizer(Backpropagating, Probing, Observing, Following, Persistent
         params = params if isinstance(params, Tensor) else list(params)
         lr = learning_rate(policy, lr, params_of(params, found))
         check_numbers({"lr": lr, "weight_decay": weight_decay})
-        self._tags = Tags(policy, seed, found)
-        self.compile, self.nonfinite, self._alive = compile, nonfinite, Alive()
-        self._turns, self._told = Turns(), set()
+        self._tags, self._tree = Tags(policy, seed, found, trainable_of(roles or {})), Tree(module)
+        self.compile, self.nonfinite, self._alive, self._turns = compile, nonfinite, Alive(), Turns()
         planned = [known.treatment for known in (roles or {}).values() if isinstance(known, Entry)]
         self._pace = windows_of([*(route.use for route in policy.routes), *planned])
         self.release, self._clip, self._together = release, Clip(clip, clip_mode), Together(process_group)
-        self._start()
         self._probing = ProbeState(module)
-        self._trainable, self._tree = trainable_of(roles or {}), Tree(module)
+        self._start()
         self._tags.begin(params, tree)
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         self._tags.keeps_groups = True  # a group that is added is the user's
         if text := self._tags.warning(weight_decay != 0):
             warnings.warn(text, HybridOptWarning, stacklevel=2)
         check_routes(self._tags.policy, self._tags.roles)
-        if not self._sections():
+        if not self._parameters.windows.sections:
             raise HybridOptError("nothing to train: the policy freezes every parameter given")
-        by_gradients = (group for group in self._sections() if self._backward(group))
-        beside = (pair for group in by_gradients for pair in named(group))
+        beside = (pair for group in self._membership.by_backward() for pair in named(group))
         if text := beside_shards.warning_of(beside, self._tree.module):
             warnings.warn(text, HybridOptWarning, stacklevel=2)
-        self._check_clip()
+        self._clip.check(gradients=self.gradients_needed)
         self._release.check(self._parameters.params())
-        self._hooked = True
-        self._watch()
-        self._settle()
+        self._backward.hook()
+        self._membership.settle()
         if not self._tags.plans():
-            self._tree.leave(self._held())
+            self._tree.leave(self._membership.held())
         self._replicas.expect(self._tree.module, self._parameters.params())
-
-    def _check_clip(self):
-        if self._clip.mode_in_force and not any(map(self._backward, self._sections())):
-            raise HybridOptError(
-                f"clip={self._clip.limit} limits gradients of backward passes, and this policy takes none; leave it "
-                "out, and limit projected gradients by the policy's clip (mezo, qzo; SPSA(clip=...) in own policies)"
-            )
 
     def _start(self):
         """Make what a copy of the optimizer does not share."""
         self._release, self._norm, self._stale = release_class(self.release)(self._clip), None, None
-        told = {"release": self.release, "nonfinite": self.nonfinite, "clip": self._clip}
-        self._agreement = Agreement(told, self._together, self._pace is not None)
+        options = {"release": self.release, "nonfinite": self.nonfinite, "clip": self._clip}
+        self._agreement = Agreement(options, self._together, self._pace is not None)
+        tags, probing, turns, pace = self._tags, self._probing, self._turns, self._pace
+        make = partial(Parameters, tags=tags, compile=self.compile, measured=probing.measured, turns=turns, pace=pace)
+        self._membership = Membership(self, tags, self._tree, self._alive, probing, make)
         self._replicas, self._handed = Replicated(self), HandedOut()
-        self._hooks, self._hooked, self._reach, self._first_rate = Hooks(self), False, Reach(), FirstRate()
-        self._forms, self._lock, self._looked, self._told_later = Forms(), Lock(), False, False
-        self._asked_who_runs = False
+        self._backward = BackwardPass(self, self._membership, self._release, self._agreement, self._replicas)
+        self._reach, self._first_rate, self._asked_who_runs = Reach(), FirstRate(), False
+
+    def __getstate__(self) -> dict:
+        self._check_midway("copy")
+        own = {name: self.__dict__[name] for name in COPIED}
+        return super().__getstate__() | own | {"_probing": self._probing.copy()}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        copied = "_membership" not in self.__dict__  # torch calls this to load a state dict, too
+        if copied:
+            self._start()
+        self._membership.rebuild()
+        if copied:
+            self._backward.hook()
+        self._backward.watch()
 
     # ---- groups
 
@@ -160,10 +169,10 @@ class HybridOptimizer(Backpropagating, Probing, Observing, Following, Persistent
         together = (*self._tags.sections(self.param_groups), *parts)
         check_scheme((g["param_names"][0], self._tags.treatment(g)) for g in together)
         self.param_groups += self._tags.as_groups(group, parts, self.param_groups, own_decay)
-        self._alive.add(p for part in parts for p in self._backward(part))
+        self._alive.add(p for part in self._tags.by_backward(parts) for p in part["params"])
         self._probing.clear()
-        self._rebuild()
-        self._watch()
+        self._membership.rebuild()
+        self._backward.watch()
         self._parameters.open_windows()
 
     # ---- one step
@@ -184,15 +193,15 @@ class HybridOptimizer(Backpropagating, Probing, Observing, Following, Persistent
         if self._stale:
             raise HybridOptError(self._stale)
         self._first_rate.check(self.param_groups)
-        self._alive.check([(n, p) for g in self._sections() if self._backward(g) for n, p in named(g)])
+        self._alive.check([pair for group in self._membership.by_backward() for pair in named(group)])
         if not self._release.midway:
             self._probing.reshard()
-            self._look()
-        self._looked = False
+            self._membership.look()
+        self._membership.looked = False
         self._replicas.seek(self._parameters)
         self._agreement.check(self._parameters, self._replicas.ddp)
-        self._check_observed()
-        self._watch()
+        self._parameters.check_loss_told()
+        self._backward.watch()
         if not self._probing.ready(self._parameters):
             return loss
         if skipped := self._probing.skips():
@@ -208,7 +217,7 @@ class HybridOptimizer(Backpropagating, Probing, Observing, Following, Persistent
             for group in self.param_groups:
                 group["step"] += 1
             if self._pace is not None:
-                self._pace.turn(self._parameters.step, self._peers())
+                self._pace.turn(self._parameters.step, self._agreement.peers(self._parameters, self._replicas.ddp))
             self._clip.remember(self.param_groups, self._norm)
         self._probing.clear()
         self._replicas.stepped()
@@ -218,25 +227,13 @@ class HybridOptimizer(Backpropagating, Probing, Observing, Following, Persistent
     def _run(self, closure):
         """Evaluate a closure, with a backward pass where it leaves that to the optimizer; return its loss."""
         probed = self.probe(closure) if self._probing.measured.wanted else None
-        if probed is not None and not any(map(self._backward, self._sections())):
+        if probed is not None and not self.gradients_needed:
             self.observe(probed)
             return probed
-        self._told_later = True
-        try:
-            with torch.enable_grad():
-                loss = closure()
-                if probed is not None:
-                    loss.backward()
-        finally:
-            self._told_later = False
+        with nullcontext() if self._pace is None else self._pace.later(), torch.enable_grad():
+            loss = closure()
+            if probed is not None:
+                loss.backward()
         if loss is not None:
             self.observe(loss)
         return loss if probed is None else probed
-
-    def _sections(self):
-        """Return what is trained alike: groups of one treatment, and the sections of others."""
-        return self._parameters.windows.sections
-
-    def _backward(self, group):
-        """Return the parameters of a section, if they take gradients from the backward pass."""
-        return group["params"] if self._tags.treatment(group).source.backward else ()

@@ -1,6 +1,5 @@
 """What a step does to the parameters of an optimizer, all at once or one by one."""
 
-import weakref
 from collections.abc import Iterable
 
 from torch import Tensor
@@ -34,11 +33,10 @@ class Parameters(Updates):
     """The parameters of an optimizer by name, their state, and how both move; made anew when its groups change.
 
     Args:
-        optimizer: whose groups and state these are; held weakly.
+        optimizer: whose groups and state these are, as a weak proxy.
         tags: the treatments of its groups.
         compile: compiled updates: True, False or "auto", as `HybridOptimizer` takes it.
         measured: what probes have found for the next step.
-        trainable: names that probes train although they have requires_grad=False.
         turns: what steps without an update were.
         pace: the windows that follow the loss, if any do.
     """
@@ -49,13 +47,12 @@ class Parameters(Updates):
         tags: Tags,
         compile: bool | str,
         measured: Measured,
-        trainable: frozenset[str],
         turns: Turns,
         pace: LossWindows | None = None,
     ):
-        self._optimizer, self._measured, self._turns = weakref.proxy(optimizer), measured, turns
+        self._optimizer, self._measured, self._turns = optimizer, measured, turns
         self.windows = Windows(tags, optimizer.param_groups, pace)
-        self.shifts = Shifts(self.windows, trainable)
+        self.shifts = Shifts(self.windows, tags.trainable)
         self._repeats, self._looks, self._begun, self._open = Repeats(), Looks(), NewWindows(), OpenWindows()
         self.told = ToldNorm()
         self._check_shared()
@@ -102,6 +99,14 @@ class Parameters(Updates):
         """Return the optimizer's param groups, the very list."""
         groups: list[dict] = self._optimizer.param_groups
         return groups
+
+    def check_loss_told(self) -> None:
+        """Raise HybridOptError, before a weight is changed, if windows follow a loss that nobody has told."""
+        pace = self.windows.pace
+        if pace is None or not pace.blind(self.step):
+            return
+        if any(float(group["lr"]) for group in self.groups()) and self.waiting():
+            pace.refuse(self.step)
 
     # ---- one step
 

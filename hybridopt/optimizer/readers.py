@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ..core.storages import storage_id
-
 __all__ = ["held_at_rest", "still_read"]
 
 
@@ -50,4 +48,4 @@ def held_at_rest(p: Tensor) -> int:
 
 def _counts(p: Any) -> tuple[int, int]:
     """Return how many refer to a tensor, and to its memory."""
-    return p._use_count(), torch._C._storage_Use_Count(storage_id(p))
+    return p._use_count(), torch._C._storage_Use_Count(p.untyped_storage()._cdata)

@@ -1,7 +1,6 @@
 """An optimizer whose state is saved and loaded exactly, by name."""
 
 import warnings
-from collections.abc import Callable
 
 import torch
 
@@ -12,6 +11,7 @@ from . import state_matching as loading
 from .groups import Tags
 from .handed_out import HandedOut
 from .loss_windows import LossWindows
+from .membership import Membership
 from .parameters import Parameters
 from .probing.state import ProbeState
 from .state_regrouping import regrouped, rejoined
@@ -20,18 +20,20 @@ __all__ = ["Persistent"]
 
 
 class Persistent(torch.optim.Optimizer):
-    """What `HybridOptimizer` has in place of torch's own saving, loading and copying."""
+    """What `HybridOptimizer` has in place of torch's own saving and loading."""
 
     _handed: HandedOut
     _pace: LossWindows | None
-    _parameters: Parameters
+    _membership: Membership
     _probing: ProbeState
     _release: Release
     _tags: Tags
     nonfinite: str
-    _start: Callable[[], None]
-    _rebuild: Callable[[], None]
-    _watch: Callable[[], None]
+
+    @property
+    def _parameters(self) -> Parameters:
+        """The parameters as the groups have them now."""
+        return self._membership.parameters
 
     def load_state_dict(self, state_dict: dict) -> None:
         """As torch's, but matched by parameter name and exact: every tensor keeps its dtype, and bits.
@@ -51,7 +53,8 @@ class Persistent(torch.optim.Optimizer):
         self._parameters.windows.pace = pace
         try:
             super().load_state_dict(state_dict)
-            self._pace = pace
+            if self._pace is not None and pace is not None:
+                self._pace.take(pace)
         finally:
             self._parameters.windows.pace = self._pace
             for hook in hooks:
@@ -104,29 +107,3 @@ class Persistent(torch.optim.Optimizer):
     def _check_midway(self, what):
         if self._release.midway:
             raise HybridOptError(f"{what}() in the middle of a step: backward has updated weights; call step() first")
-
-    def __getstate__(self) -> dict:
-        self._check_midway("copy")
-        own = (
-            "_tags",
-            "_trainable",
-            "nonfinite",
-            "compile",
-            "release",
-            "_clip",
-            "_alive",
-            "_turns",
-            "_told",
-            "_tree",
-            "_pace",
-            "_together",
-        )
-        return super().__getstate__() | {k: self.__dict__[k] for k in own} | {"_probing": self._probing.copy()}
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        if "_hooks" not in self.__dict__:
-            self._start()
-            self._hooked = True
-        self._rebuild()
-        self._watch()

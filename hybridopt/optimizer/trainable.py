@@ -18,6 +18,11 @@ class Alive:
     def __init__(self):
         self._count = 0
 
+    def begin(self, params: Iterable[Tensor]) -> None:
+        """Count these parameters alone."""
+        self._count = 0
+        self.add(params)
+
     def add(self, params: Iterable[Tensor]) -> None:
         """Parameters that join."""
         self._count += sum([p.requires_grad for p in params])

@@ -50,6 +50,7 @@ class Tree:
         self._placed: dict[str, Tensor] = {}
         self._others: frozenset[str] = frozenset()  # trained by somebody else
         self._seen: tuple | None = None
+        self.told: set[str] = set()  # names of parameters whose changes were warned of
 
     @property
     def module(self) -> nn.Module | None:
@@ -60,11 +61,11 @@ class Tree:
         """Look at the copy of the model, where it is copied together with the optimizer."""
         root = self.module
         other = Tree(None if root is None else memo.get(id(root)))
-        other._others = self._others
+        other._others, other.told = self._others, set(self.told)
         return other
 
     def __getstate__(self) -> dict:
-        return {"_module": None, "_placed": {}, "_others": self._others, "_seen": None}
+        return {"_module": None, "_placed": {}, "_others": self._others, "_seen": None, "told": self.told}
 
     def hold(self, held: Mapping[str, Tensor]) -> None:
         """Look from now on for these parameters of the optimizer, wherever they are in the model."""

@@ -1,4 +1,4 @@
-"""The zeroth-order side of an optimizer, as its users see it."""
+"""The methods of an optimizer that have to do with losses."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,31 +7,31 @@ from torch import Tensor
 
 from ..core.contracts import Release
 from ..core.errors import HybridOptError
-from ..core.peers import Peers
 from . import conflicts
 from .agreement import Agreement
-from .parameters import Parameters
+from .loss_windows import LossWindows
+from .membership import Membership
 from .probing.log import Log
 from .probing.state import ProbeState
 from .replicas.replicas import Replicated
 
-__all__ = ["Probing"]
+__all__ = ["LossMethods"]
 
 
-class Probing:
-    """Losses at shifted weights, in place of gradients or beside them."""
+class LossMethods:
+    """Methods of an optimizer about losses: of batches, and at shifted weights, in place of gradients or beside them.
+
+    They only pass calls on to what the optimizer holds, which is named here.
+    """
 
     nonfinite: str
     _asked_who_runs: bool
     param_groups: list[dict[str, Any]]
-    _parameters: Parameters
+    _membership: Membership
+    _pace: LossWindows | None
     _probing: ProbeState
     _release: Release
-    _sections: Callable[[], list[dict[str, Any]]]
-    _backward: Callable[[dict], Sequence[Tensor]]
-    _look: Callable[[], None]
     _agreement: Agreement
-    _peers: Callable[[], Peers | None]
     _replicas: Replicated
 
     def probe(self, loss_fn: Callable[[], Any] | Sequence[Callable[[], Any]]) -> float:
@@ -51,17 +51,19 @@ class Probing:
         if self._release.midway:
             raise HybridOptError("probe() comes before loss.backward(), which has updated weights; call step() first")
         self._probing.reshard()
-        self._look()
-        self._replicas.find(self._parameters.params())
-        self._agreement.check(self._parameters, self._replicas.ddp)
-        return self._probing.probe(self._parameters, loss_fn, self.nonfinite, self._peers())
+        self._membership.look()
+        parameters = self._membership.parameters
+        self._replicas.find(parameters.params())
+        self._agreement.check(parameters, self._replicas.ddp)
+        peers = self._agreement.peers(parameters, self._replicas.ddp)
+        return self._probing.probe(parameters, loss_fn, self.nonfinite, peers)
 
     def train(self) -> None:
         """Take note that training goes on; the transformers Trainer says so before every forward pass.
 
         Raises HybridOptError where that loop will call `loss.backward()`, and no parameter takes a gradient.
         """
-        if not self._asked_who_runs and self.probes_needed and not self.gradients_needed:
+        if not self._asked_who_runs and self.probes_needed and not self._membership.by_backward():
             conflicts.check_probed(self.param_groups)
             self._asked_who_runs = True
 
@@ -69,11 +71,6 @@ class Probing:
     def probes_needed(self) -> bool:
         """Does any parameter take its gradient from probes?"""
         return self._probing.measured.wanted
-
-    @property
-    def gradients_needed(self) -> bool:
-        """Does any parameter take its gradient from the backward pass?"""
-        return any(map(self._backward, self._sections()))
 
     @property
     def projected_gradient(self) -> float | None:
@@ -92,3 +89,18 @@ class Probing:
     def log(self) -> Log | None:
         """The record from which zeroth-order weights can be rebuilt; None without zeroth-order parts."""
         return self._probing.log
+
+    @property
+    def watches(self) -> bool:
+        """Whether the policy goes by the loss, so that `observe` has to be told of it."""
+        return self._pace is not None
+
+    def observe(self, loss: float | Tensor) -> None:
+        """Tell the loss of a batch, before its backward pass: for policies whose windows follow it (`adafrugal`).
+
+        The mean of all that were told in a window counts, of all ranks that train the model; a tensor is read
+        when the window ends. `step(closure)` and `HybridTrainer` tell it by themselves. Other policies take no notice.
+        Raises HybridOptError for what is no number.
+        """
+        if self._pace is not None:
+            self._pace.observe(loss)

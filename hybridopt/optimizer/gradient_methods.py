@@ -1,6 +1,6 @@
-"""The first-order side of an optimizer, as its users see it."""
+"""The methods of an optimizer that have to do with gradients."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,25 +10,30 @@ from torch import Tensor
 from ..core.contracts import Release
 from ..core.errors import HybridOptError
 from . import conflicts
+from .backward import BackwardPass
 from .gradients import norm, total
-from .parameters import Parameters
+from .membership import Membership
 from .replicas.replicas import Replicated
+from .tree import Tree
 from .turns import Turns
 
-__all__ = ["Backpropagating"]
+__all__ = ["GradientMethods"]
 
 
-class Backpropagating:
-    """Gradients as the backward pass makes them: held, measured, and their norm."""
+class GradientMethods:
+    """Methods of an optimizer about gradients: as backward passes complete them, held, measured, and their norm.
+
+    They only pass calls on to what the optimizer holds, which is named here.
+    """
 
     nonfinite: str
-    _backward: Callable[[dict], Sequence[Tensor]]
-    _look: Callable[[], None]
+    _backward: BackwardPass
+    _membership: Membership
     _norm: Tensor | None
-    _parameters: Parameters
     _release: Release
     _replicas: Replicated
-    _sections: Callable[[], list[dict[str, Any]]]
+    _stale: str | None
+    _tree: Tree
     _turns: Turns
 
     def hold(self) -> AbstractContextManager:
@@ -44,7 +49,7 @@ class Backpropagating:
         For clip_mode="global" with release="fused": call it before `loss.backward()`, which has to run again. With
         release="accumulate" it does nothing, since the norm is known anyway, nor where no parameter takes gradients.
         """
-        if not any(map(self._backward, self._sections())):
+        if not self.gradients_needed:
             return None
         if self._replicas.buckets:
             raise HybridOptError(
@@ -52,8 +57,8 @@ class Backpropagating:
                 "the next one: take clip_mode='previous' or 'tensor', or release='accumulate'"
             )
         if not self._release.midway:
-            self._look()
-        return self._release.measure(self._parameters, loss, self.nonfinite)
+            self._membership.look()
+        return self._release.measure(self._membership.parameters, loss, self.nonfinite)
 
     def tell_norm(self, norm: Tensor | float, params: Iterable[Tensor] | None = None) -> None:
         """Tell the norm of all gradients as they are now, as `torch.nn.utils.clip_grad_norm_` returns it.
@@ -65,7 +70,13 @@ class Backpropagating:
             norm: of the gradients of these parameters, others may be among them, before or after clipping.
             params: the parameters; None: all of this optimizer. If it trains others, too, all gradients are read.
         """
-        self._parameters.told.tell(norm, (p for _, p in self._parameters.params()) if params is None else params)
+        parameters = self._membership.parameters
+        parameters.told.tell(norm, (p for _, p in parameters.params()) if params is None else params)
+
+    @property
+    def gradients_needed(self) -> bool:
+        """Does any parameter take its gradient from the backward pass?"""
+        return bool(self._membership.by_backward())
 
     @property
     def grad_norm(self) -> Tensor | None:
@@ -76,11 +87,40 @@ class Backpropagating:
         """
         if self._norm is None:
             with torch.no_grad():
-                return total(norm(p.grad) for _, p in self._parameters.waiting() if p.grad is not None)
+                return total(norm(p.grad) for _, p in self._membership.parameters.waiting() if p.grad is not None)
         return self._norm
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """With release="fused" torch.amp.GradScaler finds no gradients, and must leave it to `step()` to say so."""
-        conflicts.check_unscaled(self._parameters, self._turns.arrived)
+        conflicts.check_unscaled(self._membership.parameters, self._turns.arrived)
         return self._release.frees_gradients
+
+    # ---- hooks
+
+    def gradient_ready(self, name: str, p: Tensor) -> None:
+        """Use a gradient that is complete, as the release says; hooks of the parameters do the same."""
+        self._backward.ready(name, p)
+
+    def gradient_averaged(self, name: str, p: Tensor, read: bool) -> None:
+        """Use a gradient that DDP has averaged; `read`: does somebody still read the weight? DDP's hook calls this."""
+        self._backward.averaged(name, p, read)
+
+    def entered(self, ddp: Any) -> None:
+        """Begin a forward pass, in this DistributedDataParallel if it is not None; hooks of the model call this."""
+        self._backward.entered(ddp)
+
+    def unhook(self) -> bool:
+        """Remove every hook from the parameters; the optimizer can still step. Returns whether there were any."""
+        return self._backward.unhook()
+
+    def rehook(self) -> None:
+        """Put the hooks back that `unhook` has removed."""
+        self._membership.rebuild()
+        self._backward.hook()
+        self._replicas.expect(self._tree.module, self._membership.parameters.params())
+
+    def retire(self, why: str) -> None:
+        """Let go of the parameters, as they are no longer those of the model: every later step raises `why`."""
+        self.unhook()
+        self._stale = why
