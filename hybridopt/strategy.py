@@ -20,8 +20,8 @@ from .model.quantization.replacing import dequantize_
 from .model.quantization.scales import scales
 from .model.roles import clean
 from .model.sharding import reshard_
+from .optimizer.foreign_optimizers import forget
 from .optimizer.optimizer import HybridOptimizer
-from .optimizer.others import forget
 from .optimizer.releases import DEFAULT
 from .policy.other_names import check_known
 from .policy.plan import Plan

@@ -29,7 +29,7 @@ from .model.quantization.owners import owner, scheme_of
 from .model.quantization.replacing import guard_, quantize_
 from .model.roles import base_name
 from .model.sharding import reshard_
-from .optimizer.others import watch
+from .optimizer.foreign_optimizers import watch
 from .policy.plan import Plan
 from .policy.routes import Ready, Route, read_policy
 from .strategy import Strategy

@@ -5,9 +5,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from unittest.mock import patch
 
-from hybridopt.optimizer import repeats, updates
+from hybridopt.optimizer import repeated_updates, updates
 
-ENTRIES = ((updates, "run"), (updates, "run_estimated"), (repeats._CrewStep, "run"))  # of the backends
+ENTRIES = ((updates, "run"), (updates, "run_estimated"), (repeated_updates._CrewStep, "run"))  # of the backends
 Clock = Callable[[], float]
 
 

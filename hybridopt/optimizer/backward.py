@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..core.contracts import Release
-from .agreement import Agreement
 from .hooks import Hooks
-from .membership import Membership
+from .membership.membership import Membership
+from .rank_agreement import Agreement
 from .replicas.replicas import Replicated
 
 __all__ = ["BackwardPass"]

@@ -11,11 +11,11 @@ from ..core.contracts import Release
 from ..core.errors import HybridOptError
 from . import conflicts
 from .backward import BackwardPass
-from .gradients import norm, total
-from .membership import Membership
+from .gradients.reductions import norm, total
+from .idle_steps import IdleSteps
+from .membership.membership import Membership
+from .membership.module_tree import Tree
 from .replicas.replicas import Replicated
-from .tree import Tree
-from .turns import Turns
 
 __all__ = ["GradientMethods"]
 
@@ -34,7 +34,7 @@ class GradientMethods:
     _replicas: Replicated
     _stale: str | None
     _tree: Tree
-    _turns: Turns
+    _idle_steps: IdleSteps
 
     def hold(self) -> AbstractContextManager:
         """Return a context in which backward passes only add up gradients; with release="accumulate" they always do.
@@ -93,7 +93,7 @@ class GradientMethods:
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """With release="fused" torch.amp.GradScaler finds no gradients, and must leave it to `step()` to say so."""
-        conflicts.check_unscaled(self._membership.parameters, self._turns.arrived)
+        conflicts.check_unscaled(self._membership.parameters, self._idle_steps.arrived)
         return self._release.frees_gradients
 
     # ---- hooks

@@ -8,12 +8,12 @@ from torch import Tensor
 from ..core.contracts import Release
 from ..core.errors import HybridOptError
 from . import conflicts
-from .agreement import Agreement
-from .loss_windows import LossWindows
-from .membership import Membership
+from .membership.membership import Membership
 from .probing.log import Log
 from .probing.state import ProbeState
+from .rank_agreement import Agreement
 from .replicas.replicas import Replicated
+from .windows.loss_windows import LossWindows
 
 __all__ = ["LossMethods"]
 

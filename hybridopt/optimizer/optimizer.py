@@ -14,34 +14,34 @@ from ..policy.plan import Entry, check_scheme
 from ..policy.routes import Ready, check_routes, read_policy
 from ..policy.start_rates import learning_rate
 from . import beside_shards, conflicts
-from .agreement import Agreement
+from .arguments import check_options
 from .backward import BackwardPass
-from .clip import Clip
-from .first_rate import FirstRate
 from .gradient_methods import GradientMethods
-from .group_numbers import check_numbers
-from .groups import Tags, named, trainable_of
-from .handed_out import HandedOut
-from .known import Known, in_model, params_of
+from .gradients.clip import Clip
+from .groups.declared_roles import Known, in_model, params_of
+from .groups.first_group_lr import FirstGroupRate
+from .groups.hyperparameters import check_numbers
+from .groups.tags import Tags, named, trainable_of
+from .idle_steps import IdleSteps
 from .loss_methods import LossMethods
-from .loss_windows import windows_of
-from .membership import Membership
-from .options import check_options
+from .membership.membership import Membership
+from .membership.module_tree import Tree
+from .membership.requires_grad import TrainableCount
 from .parameters import Parameters
 from .probing.state import ProbeState
-from .reach import Reach
+from .rank_agreement import Agreement
 from .releases import DEFAULT, release_class
 from .replicas.replicas import Replicated
-from .state_dict import Persistent
-from .together import Together
-from .trainable import Alive
-from .tree import Tree
-from .turns import Turns
+from .state_dicts.loaded_in_place import LoadedInPlace
+from .state_dicts.persistent import Persistent
+from .training_ranks import TrainingRanks
+from .unreached import UnreachedParameters
+from .windows.loss_windows import windows_of
 
 __all__ = ["HybridOptimizer"]
 
 OPTIONS = ("release", "nonfinite", "compile")
-COPIED = (*OPTIONS, "_tags", "_tree", "_alive", "_turns", "_pace", "_together", "_clip")  # all else is made anew
+COPIED = (*OPTIONS, "_tags", "_tree", "_trainable_count", "_idle_steps", "_pace", "_training_ranks", "_clip")
 
 
 class HybridOptimizer(GradientMethods, LossMethods, Persistent):
@@ -105,10 +105,11 @@ class HybridOptimizer(GradientMethods, LossMethods, Persistent):
         lr = learning_rate(policy, lr, params_of(params, found))
         check_numbers({"lr": lr, "weight_decay": weight_decay})
         self._tags, self._tree = Tags(policy, seed, found, trainable_of(roles or {})), Tree(module)
-        self.compile, self.nonfinite, self._alive, self._turns = compile, nonfinite, Alive(), Turns()
+        self._trainable_count, self._idle_steps = TrainableCount(), IdleSteps()
         planned = [known.treatment for known in (roles or {}).values() if isinstance(known, Entry)]
         self._pace = windows_of([*(route.use for route in policy.routes), *planned])
-        self.release, self._clip, self._together = release, Clip(clip, clip_mode), Together(process_group)
+        self.compile, self.nonfinite, self.release = compile, nonfinite, release
+        self._clip, self._training_ranks = Clip(clip, clip_mode), TrainingRanks(process_group)
         self._probing = ProbeState(module)
         self._start()
         self._tags.begin(params, tree)
@@ -131,16 +132,16 @@ class HybridOptimizer(GradientMethods, LossMethods, Persistent):
         self._replicas.expect(self._tree.module, self._parameters.params())
 
     def _start(self):
-        """Make what a copy of the optimizer does not share."""
+        """Make what a copy of the optimizer does not take along, as it takes what is COPIED."""
         self._release, self._norm, self._stale = release_class(self.release)(self._clip), None, None
         options = {"release": self.release, "nonfinite": self.nonfinite, "clip": self._clip}
-        self._agreement = Agreement(options, self._together, self._pace is not None)
-        tags, probing, turns, pace = self._tags, self._probing, self._turns, self._pace
+        self._agreement = Agreement(options, self._training_ranks, self._pace is not None)
+        tags, probing, turns, pace = self._tags, self._probing, self._idle_steps, self._pace
         make = partial(Parameters, tags=tags, compile=self.compile, measured=probing.measured, turns=turns, pace=pace)
-        self._membership = Membership(self, tags, self._tree, self._alive, probing, make)
-        self._replicas, self._handed = Replicated(self), HandedOut()
+        self._membership = Membership(self, tags, self._tree, self._trainable_count, probing, make)
+        self._replicas, self._loaded_in_place = Replicated(self), LoadedInPlace()
         self._backward = BackwardPass(self, self._membership, self._release, self._agreement, self._replicas)
-        self._reach, self._first_rate, self._asked_who_runs = Reach(), FirstRate(), False
+        self._unreached, self._first_group_rate, self._asked_who_runs = UnreachedParameters(), FirstGroupRate(), False
 
     def __getstate__(self) -> dict:
         self._check_midway("copy")
@@ -169,7 +170,7 @@ class HybridOptimizer(GradientMethods, LossMethods, Persistent):
         together = (*self._tags.sections(self.param_groups), *parts)
         check_scheme((g["param_names"][0], self._tags.treatment(g)) for g in together)
         self.param_groups += self._tags.as_groups(group, parts, self.param_groups, own_decay)
-        self._alive.add(p for part in self._tags.by_backward(parts) for p in part["params"])
+        self._trainable_count.add(p for part in self._tags.by_backward(parts) for p in part["params"])
         self._probing.clear()
         self._membership.rebuild()
         self._backward.watch()
@@ -188,12 +189,12 @@ class HybridOptimizer(GradientMethods, LossMethods, Persistent):
         gradients were switched off for all parameters, as PEFT does to an adapter when another one takes over.
         """
         conflicts.check_scaler(self)
-        self._handed.clear()
+        self._loaded_in_place.clear()
         loss = None if closure is None else self._run(closure)
         if self._stale:
             raise HybridOptError(self._stale)
-        self._first_rate.check(self.param_groups)
-        self._alive.check([pair for group in self._membership.by_backward() for pair in named(group)])
+        self._first_group_rate.check(self.param_groups)
+        self._trainable_count.check([pair for group in self._membership.by_backward() for pair in named(group)])
         if not self._release.midway:
             self._probing.reshard()
             self._membership.look()
@@ -208,7 +209,7 @@ class HybridOptimizer(GradientMethods, LossMethods, Persistent):
             moved, self._norm = True, None
             self._release.drop()
         else:
-            self._reach.check(self._parameters, self._release, self._probing)
+            self._unreached.check(self._parameters, self._release, self._probing)
             self._replicas.check(self._parameters)
             moved, self._norm = self._release.finish(self._parameters, self.nonfinite)
         self._parameters.told.forget()
@@ -221,7 +222,7 @@ class HybridOptimizer(GradientMethods, LossMethods, Persistent):
             self._clip.remember(self.param_groups, self._norm)
         self._probing.clear()
         self._replicas.stepped()
-        self._turns.arrived = False
+        self._idle_steps.arrived = False
         return loss
 
     def _run(self, closure):

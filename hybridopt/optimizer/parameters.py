@@ -8,20 +8,20 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from ..core.errors import HybridOptError
 from ..execution.run import LASTING, WORTH_COMPILING, WORTH_PRINTING, worth
 from ..model.placement.homes import device_of
-from .groups import Tags
-from .looking import Looked, look
-from .looks import Looks
-from .loss_windows import LossWindows
-from .new_windows import NewWindows
-from .open_windows import OpenWindows
+from .gradients.finiteness import Looked, look
+from .gradients.known_norm import KnownNorm
+from .gradients.repeated_reads import RepeatedReads
+from .groups.tags import Tags
+from .idle_steps import IdleSteps
+from .offloaded import check_resting
 from .probing.measured import Measured
 from .probing.shifts import Shifts
-from .repeats import Repeats
-from .resting import check_resting
-from .told_norm import ToldNorm
-from .turns import Turns
+from .repeated_updates import RepeatedUpdates
 from .updates import NOTHING, Updates
-from .windows import Windows, carried_over
+from .windows.loss_windows import LossWindows
+from .windows.provisional import ProvisionalWindows
+from .windows.unchanged import UnchangedWindows
+from .windows.windows import Windows, carried_over
 
 __all__ = ["Parameters", "Work"]
 
@@ -47,14 +47,15 @@ class Parameters(Updates):
         tags: Tags,
         compile: bool | str,
         measured: Measured,
-        turns: Turns,
+        turns: IdleSteps,
         pace: LossWindows | None = None,
     ):
-        self._optimizer, self._measured, self._turns = optimizer, measured, turns
+        self._optimizer, self._measured, self._idle_steps = optimizer, measured, turns
         self.windows = Windows(tags, optimizer.param_groups, pace)
         self.shifts = Shifts(self.windows, tags.trainable)
-        self._repeats, self._looks, self._begun, self._open = Repeats(), Looks(), NewWindows(), OpenWindows()
-        self.told = ToldNorm()
+        self._repeated_updates, self._repeated_reads = RepeatedUpdates(), RepeatedReads()
+        self._provisional, self._unchanged = ProvisionalWindows(), UnchangedWindows()
+        self.told = KnownNorm()
         self._check_shared()
         check_resting(self.windows.all())
         self._compile = self._elements() if compile == "auto" else bool(compile)
@@ -137,26 +138,26 @@ class Parameters(Updates):
         """Return whether this parameter is left alone in the window that its group is in; free its gradient then."""
         idle = self.windows.of(name, p).idle
         if idle:
-            p.grad, self._turns.arrived = None, True
+            p.grad, self._idle_steps.arrived = None, True
         return idle
 
     def pass_turn(self) -> bool:
         """Return whether a step that updates nothing is one: with gradients, of blocks that are not in turn."""
         asked = [one for one in self.windows.all() if one.backward and not one.idle]
         gap = max([one.gap for one in asked], default=0)
-        passed = self._turns.passed(gap, [one.name for one in asked], self.step)
+        passed = self._idle_steps.passed(gap, [one.name for one in asked], self.step)
         if passed:
             self._end_windows()
         return passed
 
     def open_windows(self) -> None:
         """Drop the state that ends with a window, or whose block is not in turn, before any new state is made."""
-        self._turns.used()
+        self._idle_steps.used()
         self._end_windows()
 
     def _end_windows(self):
         states, everything = self._optimizer.state, self.windows.all()
-        if self._open.hold(everything, states):
+        if self._unchanged.hold(everything, states):
             return
         ended = False
         for one in everything:
@@ -170,18 +171,18 @@ class Parameters(Updates):
                 states[one.p] = carried_over(state, one.job, one.window)
                 ended = True
         if not ended:
-            self._open.learn(everything, states)
+            self._unchanged.learn(everything, states)
 
     def look(self, work: Iterable[Work]) -> tuple[str | None, Looked]:
         """Look at gradients before anything is changed. Arguments and results as in `ReleasedParameters.look`."""
         work, compile = list(work), self._compiling
-        if self.told.finite(work) or self._looks.finite(work, compile):
+        if self.told.finite(work) or self._repeated_reads.finite(work, compile):
             return None, NOTHING
         names = {name for name, _ in work}
         resolved = [one for one in self.windows.all() if one.name in names]
         bad, looked = look(resolved, compile)
         if bad is None and not any(one.numbers is not None for one in looked.values()):  # those are of this step
-            self._looks.learn(work, compile)
+            self._repeated_reads.learn(work, compile)
         return bad, looked
 
     def take_back(self, names: Iterable[str]) -> None:
@@ -191,7 +192,7 @@ class Parameters(Updates):
         for p in mine.values():
             if state := states.get(p):
                 state["step"] -= 1
-        self._begun.settle(states, mine)
+        self._provisional.settle(states, mine)
 
     def _check_shared(self):
         """Raise HybridOptError for a probed tensor with two names: it would be shifted by one, and updated by both."""

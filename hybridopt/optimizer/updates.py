@@ -21,16 +21,16 @@ from ..execution.task import Task
 from ..model.placement.homes import all_near, device_of, home
 from ..model.sharding import local
 from ..policy.job import BASIS
-from .group_numbers import rates
-from .looking import Looked
-from .looks import FEW
-from .new_windows import NewWindows
+from .gradients.finiteness import Looked
+from .gradients.repeated_reads import FEW
+from .groups.hyperparameters import rates
+from .offloaded import deferred
 from .probing.measured import Measured
 from .probing.shifts import Shifts
-from .repeats import Repeats
-from .resolved import Resolved
-from .resting import deferred
-from .windows import Windows
+from .repeated_updates import RepeatedUpdates
+from .windows.provisional import ProvisionalWindows
+from .windows.resolved import Resolved
+from .windows.windows import Windows
 
 __all__ = ["NOTHING", "Updates"]
 
@@ -44,8 +44,8 @@ class Updates:
     shifts: Shifts
     _measured: Measured
     _optimizer: Any
-    _repeats: Repeats
-    _begun: NewWindows
+    _repeated_updates: RepeatedUpdates
+    _provisional: ProvisionalWindows
 
     @property
     def _compiling(self) -> bool | int:
@@ -71,10 +71,10 @@ class Updates:
             return
         found = any(one.numbers is not None for one in looked.values())  # what was found is for this step alone
         setting = compile, self.windows.edition, all_near(), found
-        left = work if self._prepares else self._repeats.carry_out(work, self._optimizer.state, setting)
+        left = work if self._prepares else self._repeated_updates.carry_out(work, self._optimizer.state, setting)
         ran = self._carry_out(left, None, compile, looked) if left else {}
         if len(left) == len(work):
-            self._repeats.learn(work, self.windows, ran, setting)
+            self._repeated_updates.learn(work, self.windows, ran, setting)
 
     def allocate(self) -> None:
         """Make all state that is missing, as a step with gradients of 0 would."""
@@ -204,7 +204,7 @@ class Updates:
         if fresh or state["window"] != one.window:
             draw = replace(self.windows.draw(one.group, one.name, one.window), fresh=fresh)
             if sound is not None:
-                self._begun.note(one, raw if grad is not None else {}, state["window"], frozenset(missing))
+                self._provisional.note(one, raw if grad is not None else {}, state["window"], frozenset(missing))
             if grad is not None:
                 at = basis(one.own, raw)
                 with guarded(sound, at.values):

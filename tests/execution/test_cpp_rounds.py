@@ -12,7 +12,7 @@ from hybridopt.execution.cpp import builder, first_look
 from hybridopt.execution.state import allocate
 from hybridopt.execution.task import Task
 from hybridopt.execution.update import update
-from hybridopt.optimizer import looking
+from hybridopt.optimizer.gradients.reductions import finiteness
 from hybridopt.parts.codecs.fp32 import Fp32
 from hybridopt.parts.codecs.int8 import Int8
 from hybridopt.parts.rules.adafactor import Adafactor
@@ -121,7 +121,7 @@ def test_an_optimizer_repeats_steps_of_stacks(policy, monkeypatch):
         run(self, tasks)
 
     monkeypatch.setattr(Cpp, "run", seen)
-    monkeypatch.setattr(looking, "WORTH_PRINTING", 1)
+    monkeypatch.setattr(finiteness, "WORTH_PRINTING", 1)
     monkeypatch.setattr(first_look, "IN_CACHE", 1)
     for compile in (True, False):
         random = torch.Generator().manual_seed(0)

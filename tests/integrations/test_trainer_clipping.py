@@ -11,7 +11,7 @@ import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer
 from hybridopt.integrations.trainer import HybridTrainer
 from hybridopt.integrations.transformers import HybridOptimizerFactory
-from hybridopt.optimizer.told_norm import ToldNorm
+from hybridopt.optimizer.gradients.reductions.known_norm import KnownNorm
 from support.models import tiny_llama
 from support.saved import bits, equal
 from support.trainers import LR, arguments, data, wrapped
@@ -149,13 +149,13 @@ def test_what_an_own_loop_clips_itself():
 @pytest.mark.parametrize("most", [0.5, 0.0])
 def test_what_was_read_for_the_norm_is_not_read_once_more(tmp_path, most, monkeypatch):
     """The Trainer works the norm out, to clip or to log it; steps trust it."""
-    found, finite = [], ToldNorm.finite
+    found, finite = [], KnownNorm.finite
 
     def seen(self, work):
         found.append(finite(self, work))
         return found[-1]
 
-    monkeypatch.setattr(ToldNorm, "finite", seen)
+    monkeypatch.setattr(KnownNorm, "finite", seen)
     trainer = HybridTrainer(tiny_llama(), settings(tmp_path, max_grad_norm=most), policy="adamw", train_dataset=data())
     trainer.train()
     assert found == [True] * 3

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hybridopt import HybridOptError, HybridOptimizer
-from hybridopt.optimizer import gradients
+from hybridopt.optimizer.gradients.reductions import reductions
 from support.training import advance, assert_same, clock, give, optimize, snapshot, state_of, tensors, twin, values
 
 POLICIES = ("frugal", "adamw", "galore", "badam", "signsgd")
@@ -160,12 +160,12 @@ def test_clipping_before_the_step():
 @pytest.mark.parametrize("size", [40, 41 * 17])
 def test_norms_of_large_gradients_are_those_of_small_ones(size, dtype, monkeypatch):
     grad = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype)
-    monkeypatch.setattr(gradients, "PIECE", 64)
-    found = gradients.norm(grad)
+    monkeypatch.setattr(reductions, "PIECE", 64)
+    found = reductions.norm(grad)
     assert found.dtype == torch.float32 and found.shape == ()
     torch.testing.assert_close(found, grad.double().norm().float())
     grad[-1] = float("nan")
-    assert gradients.norm(grad).isnan()
+    assert reductions.norm(grad).isnan()
 
 
 def test_two_optimizers_share_nothing():

@@ -7,7 +7,7 @@ import torch
 
 from hybridopt import HybridOptimizer
 from hybridopt.core.registry import names
-from hybridopt.optimizer import gradients
+from hybridopt.optimizer.gradients.reductions import reductions
 
 APART = {"adafrugal", "qzo", "subzero"}  # which want losses told, codes, or steps by probe_step
 PROBED = ("mezo", "zo", "addax")
@@ -53,8 +53,8 @@ def test_steps_where_new_tensors_are_made_elsewhere(policy):
 
 
 def test_norms_are_float32_whatever_the_default(monkeypatch):
-    monkeypatch.setattr(gradients, "PIECE", 64)
+    monkeypatch.setattr(reductions, "PIECE", 64)
     grad = torch.randn(1000, generator=torch.Generator().manual_seed(0)).bfloat16()
     with half():
-        found = gradients.norm(grad)
+        found = reductions.norm(grad)
     assert found.dtype == torch.float32 and abs(float(found) / float(grad.double().norm()) - 1) < 1e-6

@@ -12,7 +12,7 @@ from torch import distributed, nn
 
 import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer
-from hybridopt.optimizer import agreement
+from hybridopt.optimizer import rank_agreement
 from support.ranks import Ranks
 
 pytestmark = pytest.mark.slow
@@ -60,7 +60,7 @@ def held(optimizer):
 
 def disagree(name, how, late):
     options = DIFFERENT[name][0][distributed.get_rank()]
-    version = patch.object(agreement, "version", lambda _: f"{distributed.get_rank()}.0")
+    version = patch.object(rank_agreement, "version", lambda _: f"{distributed.get_rank()}.0")
     _, outer, optimizer = step_of(how, late, **options)
     before = held(optimizer)
     with pytest.raises(HybridOptError) as error, version if name == "version" else patch.dict({}):

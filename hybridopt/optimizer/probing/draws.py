@@ -9,8 +9,8 @@ from ...core.contracts.check import check_part
 from ...core.numerics.directions import Direction, prepare
 from ...execution.state import allocate
 from ...model.placement.homes import device_of
-from ..resolved import Resolved
-from ..windows import Windows
+from ..windows.resolved import Resolved
+from ..windows.windows import Windows
 
 __all__ = ["Noises"]
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from ...core.contracts import Noise
 from ...core.errors import HybridOptError
 from ...execution.sharded.rows import elements_before
-from ..resolved import Resolved
-from ..windows import Windows
+from ..windows.resolved import Resolved
+from ..windows.windows import Windows
 from .draws import Noises
 
 __all__ = ["Shifts"]

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...core.contracts import Named
 from ...core.errors import HybridOptError
 from ...model.sharding import is_sharded
-from .. import gradients
+from ..gradients import reductions
 
 __all__ = ["Measuring"]
 
@@ -58,12 +58,12 @@ class Measuring:
 
     def total(self) -> Tensor | None:
         """Return the norm of all gradients, shape []; None where there are none."""
-        return gradients.total(self._found[n][0] for n, _ in self._work if n in self._found)
+        return reductions.total(self._found[n][0] for n, _ in self._work if n in self._found)
 
     def not_finite(self) -> str | None:
         """Return the name of the first gradient with NaN or infinity; waits once for every device."""
-        return gradients.first_not_finite({name: top for name, (_, top) in self._found.items()})
+        return reductions.first_not_finite({name: top for name, (_, top) in self._found.items()})
 
 
 def _sizes(grad: Tensor) -> Sizes:
-    return gradients.norm(grad), gradients.worst(grad)
+    return reductions.norm(grad), reductions.worst(grad)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...core.contracts import Clipping, Named, ReleasedParameters
 from ...core.errors import HybridOptError, HybridOptWarning
-from .. import gradients
+from ..gradients import reductions
 
 __all__ = ["update_all"]
 
@@ -32,19 +32,19 @@ def update_all(
     with_gradient = {n for n, _ in parameters.waiting()}
     some = [(n, p) for n, p in work if n in with_gradient]
     grads = [(n, p.grad) for n, p in some if p.grad is not None]
-    gradients.check_dense(grads)
+    reductions.check_dense(grads)
     ignored = nonfinite == "ignore"
-    norms = gradients.norms(grads) if clip.limit is not None else []
+    norms = reductions.norms(grads) if clip.limit is not None else []
     bad: str | None = None
     looked: Mapping[str, Any] = {}
     if norms:  # they show NaN and infinity, and nothing is read twice
-        bad, norms = (None, gradients.fitting(grads, norms)) if ignored else gradients.judged(grads, norms)
+        bad, norms = (None, reductions.fitting(grads, norms)) if ignored else reductions.judged(grads, norms)
     elif not ignored:
         bad, looked = parameters.look(some)
     if bad is not None:
         _refuse(bad, nonfinite, parameters.step)
         return False, None
-    norm = gradients.total(norms)
+    norm = reductions.total(norms)
     size = parameters.previous if clip.mode == "previous" else norm
     for (_, grad), own in zip(grads, norms, strict=False):
         clip.scale_(grad, own, size)

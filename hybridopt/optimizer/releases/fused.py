@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ...core.contracts import Clipping, Named, Release, ReleasedParameters
 from ...core.errors import HybridOptError, HybridOptWarning
-from .. import conflicts, gradients
-from ..clip import Clip
-from ..readers import still_read
+from .. import conflicts
+from ..gradients import reductions
+from ..gradients.clip import Clip
+from ..saved_for_backward import still_read
 from ._flags import Flags, reading_waits
 from ._kept import KeptGradients
 from ._measuring import Measuring
@@ -120,7 +121,7 @@ class Fused(Release):
             if self._updated:
                 parameters.carry_out([(n, p) for n, p in work if n not in self._norms])  # by probes alone
             norms = (self._norms[n] for n, _ in parameters.params() if n in self._norms)
-            out = bool(self._updated), gradients.total(norms)
+            out = bool(self._updated), reductions.total(norms)
         else:
             clip = self.clip if self.clip.limit is not None else Clip(float("inf"))
             out = update_all(parameters, work, clip, nonfinite)
@@ -145,11 +146,11 @@ class Fused(Release):
         if parameters.skips(name):
             p.grad = None
             return
-        gradients.check_dense([(name, p.grad)])
-        norm = gradients.norm(p.grad)
+        reductions.check_dense([(name, p.grad)])
+        norm = reductions.norm(p.grad)
         sound = self._sound(parameters, name, p, norm, nonfinite)
         if sound is True and not reading_waits(norm.device) and norm.isinf():
-            (norm,) = gradients.fitting([(name, p.grad)], [norm])
+            (norm,) = reductions.fitting([(name, p.grad)], [norm])
         self._norms[name] = norm
         if sound is not False:
             size = parameters.previous if self.clip.mode == "previous" else self._size
@@ -182,7 +183,7 @@ class Fused(Release):
             return not self._skips
         if reading_waits(norm.device):
             return self._flags.add(name, norm)
-        if gradients.not_finite([(name, p.grad)], [norm]) is None:
+        if reductions.not_finite([(name, p.grad)], [norm]) is None:
             return True
         self._refuse(name, parameters.step, nonfinite, f"parameters after it in the network were {UPDATED}. {END}")
         return False

@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 from torch.autograd import Variable
 
 from ...core.meeting import meeting
-from ..readers import held_at_rest, still_read
+from ..saved_for_backward import held_at_rest, still_read
 
 __all__ = ["Buckets"]
 

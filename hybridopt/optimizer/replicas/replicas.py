@@ -14,7 +14,7 @@ from ...core.errors import HybridOptError
 from ...model.containers import contained
 from ...model.sharding import is_sharded
 from ..parameters import Parameters
-from ..readers import held_at_rest
+from ..saved_for_backward import held_at_rest
 from . import reducer
 from .buckets import Buckets
 

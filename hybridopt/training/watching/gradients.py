@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ...model.sharding import local
-from ...optimizer.gradients import norm, total
+from ...optimizer.gradients.reductions import norm, total
 from ...optimizer.optimizer import HybridOptimizer
 from ...optimizer.releases import release_class
 from .memory import gradient_bytes

@@ -9,7 +9,7 @@ from hybridopt.execution.cpp import builder
 from hybridopt.execution.cpp.first_look import first_look
 from hybridopt.execution.first_look import UnreadGradient
 from hybridopt.execution.printing.cpp_rounds import RoundsLayout
-from hybridopt.optimizer import gradients
+from hybridopt.optimizer.gradients.reductions import reductions
 from hybridopt.optimizer.parameters import Parameters
 from hybridopt.parts.rules.column_norm import ColumnNorm
 from support.updates import Cell, tasks_of
@@ -120,7 +120,7 @@ def test_nothing_is_changed_and_the_parameter_is_named(policy, name, bad):
 
 def test_gradients_are_read_once(monkeypatch):
     """Not by torch besides, and where norms are wanted by those alone."""
-    monkeypatch.setattr(gradients, "sums", lambda grads: pytest.fail("read by torch"))
+    monkeypatch.setattr(reductions, "sums", lambda grads: pytest.fail("read by torch"))
     Steps("adafactor").step()
     monkeypatch.setattr(Parameters, "look", lambda *_: pytest.fail("read once more"))
     steps = Steps("adafactor", clip=1.0)

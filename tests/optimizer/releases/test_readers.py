@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer, HybridOptWarning
-from hybridopt.optimizer.readers import still_read
+from hybridopt.optimizer.saved_for_backward import still_read
 from support.models import batch, tiny_llama
 from support.training import assert_same, values
 

@@ -1,0 +1,1 @@
+"""Gradients before they are used: checked, measured, clipped."""

@@ -1,0 +1,1 @@
+"""Param groups: which parameter is trained how, and by which numbers."""

@@ -1,0 +1,1 @@
+"""The parameters that an optimizer trains, kept the same as those of its model."""
