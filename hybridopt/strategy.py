@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from .core.errors import HybridOptError
 from .model.base_record import Origin, remember
+from .model.changed_codes import updated
 from .model.containers import REPLICAS, original, uncompiled
-from .model.kept_codes import updated
 from .model.placement.placed import unplace
 from .model.placement.refusals import check_trainable
 from .model.quantization.coded import coded_names

@@ -12,13 +12,13 @@ from .model.activations.linear import trained_layers
 from .model.activations.refusals import check_layers, check_not_repeated, check_trains, repeats
 from .model.adapters import adapted_layers, bare, check_attached, dtype_of_adapters, library_for
 from .model.containers import contained
-from .model.foreseen import Changes, foreseen
-from .model.fsdp_units import check_not_run
+from .model.fsdp.units import check_not_run
+from .model.planned_parameters import Changes, foreseen
 from .model.quantization.coded import coded_names
-from .model.quantization.known import frozen_names, named
 from .model.quantization.layers import place
 from .model.quantization.owners import owner
 from .model.quantization.replacing import guard_
+from .model.quantization.scheme_names import frozen_names, named
 from .model.quantization.targets import check, warn_of_read
 from .model.roles import head_modules
 from .model.sharding import check_plain

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from .core.errors import HybridOptError
 from .model.adapters import adapter_names, check_attached
 from .model.base_record import Origin, changed, remembered, restructured
-from .model.kept_codes import changed_codes, check_codes
+from .model.changed_codes import changed_codes, check_codes
 from .model.placement.placed import up_to_date
-from .model.quantization.shards import follow_shards_
+from .model.quantization.sharded_codes import follow_shards_
 from .planned import Planned
 from .policy.plan import Plan
 from .policy.routes import Ready, Route

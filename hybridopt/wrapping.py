@@ -12,12 +12,12 @@ from .core.contracts import Activations
 from .core.errors import HybridOptWarning, check_count
 from .model.activations.refusals import check_one_device
 from .model.activations.scheme import check_named, read_activations
+from .model.adapted_tensors import altered
 from .model.adapters import bare, library_for
 from .model.base_record import Base, Origin, forget, merged, record, remember, remembered
+from .model.changed_codes import codes_record, unknown, updated
 from .model.containers import as_given, check_container, compiled_in_place, uncompiled
-from .model.kept_codes import codes_record, unknown, updated
-from .model.loading.unstored import unstored
-from .model.originals import altered
+from .model.loading.missing_tensors import unstored
 from .model.placement.in_memory import Settled, place_in_memory_, settle
 from .model.placement.opened import open_scales_
 from .model.placement.placed import placed

@@ -8,8 +8,8 @@ import torch
 from torch import distributed, nn
 from transformers import Trainer
 
+from hybridopt.core.collective_errors import meeting
 from hybridopt.core.errors import HybridOptError
-from hybridopt.core.meeting import meeting
 from hybridopt.model.sharding import is_sharded
 from hybridopt.saving.checkpoint import SHARDS, read_optimizer, read_weights, write_weights_and_optimizer
 

@@ -12,7 +12,7 @@ from hybridopt.core.errors import HybridOptError
 from hybridopt.core.host import Host
 from hybridopt.planning import Estimator, Request
 from hybridopt.planning.subject.source import subject_of
-from hybridopt.planning.ways.placed import placed_ways
+from hybridopt.planning.ways.offloaded import placed_ways
 from hybridopt.planning.ways.ways import VARIANTS, WAYS, Way
 
 from ..shared.command_line import parser

@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from hybridopt.core.numerics import direction_kernels, host
-from hybridopt.execution import run, task
+from hybridopt.execution import run, update_task
 from hybridopt.execution.backends import _compiled_kernels, _triton_kernels, triton, triton_rounds
 from hybridopt.optimizer import parameters
 from hybridopt.optimizer.probing import perturb, watch
@@ -24,7 +24,7 @@ def without_memory() -> Iterator[None]:
     """Let hybridopt run on tensors without memory: they count as plain, nothing is pinned, no address is looked at."""
     with ExitStack() as stack:
         for where, name, value in (
-            (task, "PLAIN", (*task.PLAIN, FakeTensor)),
+            (update_task, "PLAIN", (*update_task.PLAIN, FakeTensor)),
             (host, "_pinned", lambda x: x),
             (parameters, "is_in_torch_dispatch_mode", lambda include_infra_modes: False),
             (watch, "_place", lambda x: None),

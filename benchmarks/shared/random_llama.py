@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hybridopt.model.loading.filling import InputGradients, fill, finish
 from hybridopt.model.loading.matching import shared_names
-from hybridopt.model.quantization.known import named
+from hybridopt.model.loading.materializing import InputGradients, fill, finish
+from hybridopt.model.quantization.scheme_names import named
 from hybridopt.model.quantization.targets import chosen
 
 SPREAD = 0.02  # standard deviation of the weights

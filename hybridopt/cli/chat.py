@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import HybridOptError
+from ..core.printable import visible
 from ..core.silence import without_messages
-from ..core.visible import visible
 
 if TYPE_CHECKING:
     from ..training.chat.conversation import Conversation

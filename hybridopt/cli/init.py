@@ -32,7 +32,7 @@ def init(model: Model, data: Files, gpu: Gpu = None, sets: Sets = None) -> None:
     goes to stderr. `hybridopt train run.yaml` trains by it.
     """
     from ..training.config.reading import OptionValue, run_of
-    from ..training.running.there import check_there
+    from ..training.running.preflight import check_there
 
     run = run_of(model, data, [*(sets or ()), *([OptionValue("gpu", gpu, "--gpu")] if gpu is not None else [])])
     check_installed()

@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from ..core.errors import NO_ROOM, HybridOptError
+from ..core.printable import visible
 from ..core.version import __version__
-from ..core.visible import visible
 from .chat import chat
 from .demo.command import demo
 from .doctor.command import doctor

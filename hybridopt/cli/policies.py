@@ -21,7 +21,7 @@ def _all() -> Table:
     from dataclasses import fields
 
     from ..core.registry import find, names
-    from ..policy.described import default, started_from
+    from ..policy.description import default, started_from
 
     table = Table("policy", "what it does", "start from", show_lines=True)
     table.add_column("options", overflow="fold")  # a value that is cut off would tell nothing
@@ -34,7 +34,7 @@ def _all() -> Table:
 
 
 def _one(name: str) -> list[str | Table]:
-    from ..policy.described import described
+    from ..policy.description import described
 
     found = described(name)
     options = Table("option", "default", "what it is")

@@ -14,15 +14,15 @@ import typer
 from rich.console import Console
 
 from ..core.errors import HybridOptError
-from ..core.visible import visible
-from ..core.world import World, launched, world
+from ..core.launch_environment import World, launched, world
+from ..core.printable import visible
 from .grouped import grouped
 
 if TYPE_CHECKING:
     from ..training.config.reading import OptionValue
     from ..training.config.run import Run
-    from ..training.running.place import Place
     from ..training.running.prepare import Prepared
+    from ..training.running.run_folder import Place
     from ..training.running.train import Result
 
 __all__ = ["EXAMPLES", "check_installed", "train"]
@@ -109,7 +109,7 @@ def train(what: What, asked: AskedRun, how: AskedManner) -> None:
     First everything is read and checked, the first example is shown with the tokens that are learnt, and the memory of
     exactly this run is planned; only then is the model loaded. Exits with status 1 where it does not fit.
     """
-    from ..training.running.there import check_there
+    from ..training.running.preflight import check_there
 
     processes = world()
     try:

@@ -9,9 +9,9 @@ from torch import Tensor
 from ..core.contracts import Backend, RepeatedLook
 from ..core.errors import HybridOptError
 from ..core.registry import find, names
+from .conditional_updates import guarded, written
 from .first_look import FirstLook, UnreadGradient
-from .guarded import guarded, written
-from .task import Task
+from .update_task import Task
 
 __all__ = [
     "LASTING",

@@ -10,10 +10,10 @@ from torch import Tensor
 from ..core.contracts import State
 from ..core.numerics.rounding import Seeding
 from ..policy.job import Job, declare, of_blocks, sliceable, with_elements
-from .guarded import guarded, state_of, written
+from .conditional_updates import guarded, state_of, written
 from .state import seeds
-from .task import Task
 from .update import Now, join, look, settle, update, write
+from .update_task import Task
 
 __all__ = ["ELEMENTS", "Slice", "cut", "elements", "rows_of", "slices", "some_rows", "update_in_slices"]
 

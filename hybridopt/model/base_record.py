@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from .adapters import bare
-from .kept_codes import Codes
-from .later_checksums import checksum_or_later
+from .changed_codes import Codes
+from .deferred_checksums import checksum_or_later
 from .quantization.coded import codes_dtype, plain
 from .quantization.owners import is_frozen, kept_dtype, logical_shape
 from .quantization.scales import scales

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..core.contracts import stream
 from ..core.errors import HybridOptError
-from ..core.peers import Peers
+from ..core.rank_group import Peers
 from .parameters import Parameters
 from .training_ranks import TrainingRanks
 

@@ -11,8 +11,8 @@ from torch.autograd.graph import increment_version
 
 from ..core.contracts import Backend, Named, RepeatedUpdate
 from ..execution.run import Ran
-from ..execution.task import Task
-from ..execution.unmoved import LyingForm, Unmoved
+from ..execution.tensor_guards import LyingForm, Unmoved
+from ..execution.update_task import Task
 from .groups.hyperparameters import rates
 from .windows.resolved import Resolved
 from .windows.windows import Windows

@@ -5,7 +5,7 @@ from typing import Any
 from torch import distributed
 
 from ..core.errors import HybridOptError
-from ..core.peers import Peers, peers_of_group, peers_of_mesh
+from ..core.rank_group import Peers, peers_of_group, peers_of_mesh
 from ..model.placement.homes import device_of
 from .parameters import Parameters
 

@@ -11,8 +11,8 @@ from ..model.unquantized import unquantized
 from ..policy.plan import Plan
 from .bytes.static import gradient_bytes, idle_windows, static, weights
 from .bytes.temporaries import Temporaries
-from .placement.resting import Carried, Resting, resting
-from .ranks.across import across
+from .placement.offloaded_tensors import Carried, Resting, resting
+from .ranks.each_rank import across
 from .ranks.updates import RankUpdates
 from .request import Request
 from .trace.moments import Stage

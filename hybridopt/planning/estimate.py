@@ -9,8 +9,8 @@ from ..core.card_speeds import Flops
 from ..core.host import Host
 from ..model.unquantized import Unquantized
 from .costs import Costs
+from .placement.offloaded_tensors import Carried
 from .placement.pace import pace_of
-from .placement.resting import Carried
 from .request import Request
 from .text import as_text
 from .trace.simulate import Trace

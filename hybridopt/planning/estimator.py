@@ -21,13 +21,13 @@ from ..policy.start_rates import start_rate, use_of, width_of
 from .bytes.temporaries import Temporaries
 from .costs import Costs, Known
 from .estimate import OVERHEAD, Estimate, estimate_of
-from .placement.resting import Carried
-from .placement.settling import settle
+from .placement.auto_placement import settle
+from .placement.offloaded_tensors import Carried
 from .request import Request
 from .subject.inputs import inputs
 from .subject.model import Subject, layers, skeleton
 from .trace.extrapolate import extrapolate, shortened
-from .trace.rhythm import Rhythm, rhythm
+from .trace.layer_pattern import Rhythm, rhythm
 from .trace.simulate import Limit, Trace, simulate
 from .trace.tokens import traced
 

@@ -13,7 +13,7 @@ from ..core.registry import names, pack
 from ..model.activations.scheme import read_activations
 from ..model.adapters import dtype_of_adapters
 from ..model.placement.placement import Placement, read_placement
-from ..model.quantization.known import frozen_names, named
+from ..model.quantization.scheme_names import frozen_names, named
 from ..optimizer.releases import DEFAULT, release_class
 from ..policy.routes import Ready, read_policy
 from .limits import PARALLEL, check_pass, check_size

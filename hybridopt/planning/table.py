@@ -14,9 +14,9 @@ from ..core.budget import Budget
 from ..core.card_speeds import Flops
 from ..core.host import Host
 from ..core.sizes import human
-from ..core.writable import Writable
+from ..core.terminal_encoding import Writable
 from .estimate import Estimate
-from .placement.words import placed_rows
+from .placement.descriptions import placed_rows
 from .text import HEAD, NUMBERS, rows, title, worked
 from .ways.choice import Choice
 from .ways.ways import Way

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from ..core.sizes import human
 from ..model.activations.scheme import written
-from .placement.words import placed_rows, shown_placement
+from .placement.descriptions import placed_rows, shown_placement
 
 if TYPE_CHECKING:
     from .estimate import Estimate

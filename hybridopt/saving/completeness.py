@@ -7,7 +7,7 @@ from ..core.errors import HybridOptError
 from ..core.files import tensors
 from ..core.registry import every
 from ..model.adapters import original_name
-from ..model.kept_codes import layer_of_kept
+from ..model.changed_codes import layer_of_kept
 from ..model.roles import base_name
 from .folder import Folder
 from .names import CONFIG

@@ -9,14 +9,14 @@ from ..core.errors import HybridOptError, HybridOptWarning
 from ..core.files import plain_json
 from ..core.registry import pack, unpack
 from ..core.version import __version__
+from ..model.adapted_tensors import replaced
 from ..model.adapters import library_of, usual_library
+from ..model.changed_codes import layer_of_kept
 from ..model.checksums import VERSION
-from ..model.kept_codes import layer_of_kept
-from ..model.later_checksums import number
-from ..model.originals import replaced
+from ..model.deferred_checksums import number
 from ..model.quantization.owners import scheme_of
 from ..model.roles import base_name
-from ..policy.older import completed
+from ..policy.compatibility import completed
 from ..policy.routes import Policy, Ready, check_format, pack_routes, read_policy, unpack_routes
 from .fitting import base_dtype
 from .labels import labels_of

@@ -10,7 +10,7 @@ from ..core.contracts import Activations, Adapters, Scheme
 from ..core.errors import HybridOptError, HybridOptWarning
 from ..core.files import tensors
 from ..core.registry import unpack
-from ..model.quantization.known import named
+from ..model.quantization.scheme_names import named
 from ..policy.routes import Ready
 from .completeness import check_complete
 from .configuration import policy_of, read_config

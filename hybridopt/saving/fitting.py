@@ -10,15 +10,15 @@ from ..core.errors import HybridOptError
 from ..core.registry import every
 from ..model.adapters import adapted_layers
 from ..model.base_record import Base, first_difference, persistent_buffers, record, restructured
+from ..model.changed_codes import expected, layer_of_kept
 from ..model.embeddings import embedding_names, row_count
-from ..model.fsdp_units import check_not_run
-from ..model.kept_codes import expected, layer_of_kept
+from ..model.fsdp.units import check_not_run
 from ..model.quantization.coded import coded_names, plain
-from ..model.quantization.known import named
 from ..model.quantization.layers import is_linear, is_named, matrix_shape, place
 from ..model.quantization.owners import is_frozen, layer_scheme, logical_shape, scheme_of
 from ..model.quantization.replacing import guard_
 from ..model.quantization.scales import scale_names, scales
+from ..model.quantization.scheme_names import named
 from ..model.quantization.targets import check
 from ..model.roles import base_name, base_names
 from .names import CONFIG, DELTA

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed
 
 from ..core.errors import HybridOptError
-from ..core.peers import peers_of_mesh
+from ..core.rank_group import peers_of_mesh
 from ..model.sharding import as_cut, coded, is_sharded, whole
 
 __all__ = ["Whole", "together"]

@@ -7,7 +7,7 @@ from typing import Any
 from hybridopt.core.contracts import Launcher
 
 from ..clipping import refuse_clipping
-from ..living import living
+from ..live_objects import living
 
 __all__ = ["AccelerateLauncher"]
 

@@ -8,7 +8,7 @@ from weakref import ref
 from hybridopt.core.contracts import Launcher
 
 from ..clipping import refuse_clipping
-from ..living import living
+from ..live_objects import living
 
 __all__ = ["LightningLauncher"]
 

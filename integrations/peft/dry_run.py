@@ -9,8 +9,8 @@ from torch import nn
 
 from hybridopt.core.contracts import Scheme
 from hybridopt.core.errors import HybridOptError, HybridOptWarning
-from hybridopt.model.quantization.known import usual
 from hybridopt.model.quantization.owners import is_frozen, owner
+from hybridopt.model.quantization.scheme_names import usual
 
 from .kept import check_kept
 from .rehearsal import cast_, check_distinct, check_kind, rehearsed

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.files import tensors
-from hybridopt.model.fsdp_units import check_not_run, empty_, fill_, shard_added_
+from hybridopt.model.fsdp.units import check_not_run, empty_, fill_, shard_added_
 from hybridopt.model.placement.homes import assign
 from hybridopt.model.roles import of_base
 from hybridopt.model.sharding import as_first, sharded_tensors

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridopt.core.errors import HybridOptError
-from hybridopt.model.fsdp_units import empty_
+from hybridopt.model.fsdp.units import empty_
 
 from . import tree
 

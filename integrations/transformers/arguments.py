@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from hybridopt.core.contracts import TrainingJob
-from hybridopt.model.quantization.known import named
+from hybridopt.model.quantization.scheme_names import named
 from hybridopt.optimizer.releases import release_class
 from hybridopt.policy.routes import read_policy
 from hybridopt.training.config.run import AUTO, Run

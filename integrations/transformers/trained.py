@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from hybridopt.core.contracts import TrainingJob, TrainingTask
 from hybridopt.core.errors import HybridOptError
+from hybridopt.core.launch_environment import world
 from hybridopt.core.registry import title
-from hybridopt.core.world import world
 from hybridopt.model.sharding import is_sharded
 from hybridopt.training.config.run import AUTO, Run
 

@@ -9,7 +9,7 @@ import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.cli.main import app
 from hybridopt.core.registry import find, names
-from hybridopt.policy.described import described
+from hybridopt.policy.description import described
 from support.models import tiny_llama
 
 

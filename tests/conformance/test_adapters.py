@@ -12,8 +12,8 @@ from hybridopt.core.contracts import Adapters, Launcher
 from hybridopt.core.contracts.fulfilment import lacking
 from hybridopt.core.registry import every, find, make, names
 from hybridopt.model.adapters import adapted_layers, bare, library_for, library_of, lora_rank, usual_library
-from hybridopt.model.quantization.known import named
 from hybridopt.model.quantization.replacing import quantize_
+from hybridopt.model.quantization.scheme_names import named
 from hybridopt.model.roles import base_name, base_names, params
 from support.adapted import trained
 from support.models import batch, tiny_llama

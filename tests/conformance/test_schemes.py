@@ -15,10 +15,10 @@ from hybridopt import HybridOptError, wrap
 from hybridopt.core.contracts import CodedWeight, Scheme
 from hybridopt.core.contracts.fulfilment import lacking
 from hybridopt.core.registry import every, find, names
-from hybridopt.model.quantization.known import named, scheme_names, usual
 from hybridopt.model.quantization.owners import is_frozen, logical_shape, owner, parts, scheme_of
 from hybridopt.model.quantization.replacing import dequantize_, guard_, quantize_, twins_
 from hybridopt.model.quantization.scales import open_scales_, scale_names, scales
+from hybridopt.model.quantization.scheme_names import named, scheme_names, usual
 from hybridopt.model.quantization.sizes import fingerprint, weight_bytes
 from hybridopt.model.quantization.targets import check, targets
 from hybridopt.planning.bytes.static import weights

@@ -10,8 +10,8 @@ from hybridopt.core.contracts import Slot
 from hybridopt.execution.backends.cpp import Cpp
 from hybridopt.execution.cpp import builder, first_look
 from hybridopt.execution.state import allocate
-from hybridopt.execution.task import Task
 from hybridopt.execution.update import update
+from hybridopt.execution.update_task import Task
 from hybridopt.optimizer.gradients.reductions import finiteness
 from hybridopt.parts.codecs.fp32 import Fp32
 from hybridopt.parts.codecs.int8 import Int8

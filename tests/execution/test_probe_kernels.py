@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hybridopt import HybridOptimizer, HybridOptWarning
 from hybridopt.core.numerics import direction_kernels, directions
 from hybridopt.core.numerics.directions import Direction
-from hybridopt.execution import probe_gradient, probed, slices
+from hybridopt.execution import probe_gradient, probe_updates, slices
 from hybridopt.execution.backends import _compiled_kernels as kernels
 from hybridopt.execution.backends import compiled
 from hybridopt.execution.cpp import builder
@@ -35,7 +35,7 @@ def functions(monkeypatch):
 @pytest.fixture
 def away(functions, monkeypatch):
     """Let the CPU be taken for an accelerator."""
-    for module in (probed, compiled, kernels):
+    for module in (probe_updates, compiled, kernels):
         monkeypatch.setattr(module, "on_host", lambda device: False)
     monkeypatch.setattr(builder, "available", lambda: False)  # there are no C++ kernels on an accelerator
     monkeypatch.setattr(kernels, "_compile", lambda function, param: function)

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from hybridopt.integrations.living import living
+from hybridopt.integrations.live_objects import living
 
 
 class Runner:

@@ -6,8 +6,8 @@ from torch import distributed
 
 import hybridopt
 from hybridopt import HybridOptError
+from hybridopt.model.fsdp.applying import shard_
 from hybridopt.model.placement.units import repeated
-from hybridopt.model.shards import shard_
 from support.models import tiny_llama
 
 

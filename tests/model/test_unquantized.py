@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 
 import hybridopt
 from hybridopt import HybridOptWarning
-from hybridopt.model.quantization.known import named
+from hybridopt.model.quantization.scheme_names import named
 from hybridopt.model.unquantized import unquantized
 from hybridopt.planning import Request, plan, table
 from support.models import Output, tiny_bert, tiny_gpt2, tiny_llama, tiny_moe

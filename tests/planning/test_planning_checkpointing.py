@@ -8,7 +8,7 @@ import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.planning import Estimator, Request, plan, search
 from hybridopt.planning.subject.source import subject_of
-from hybridopt.planning.ways.hunt import Hunt
+from hybridopt.planning.ways.first_fit import Hunt
 
 SMALL = {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 SMALL |= {"intermediate_size": 128, "max_position_embeddings": 64}

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.plan_grid.measure import prepared
 from hybridopt.core.storages import storage_id
-from hybridopt.execution.sharded import waiting
+from hybridopt.execution.sharded import batched_collectives
 from hybridopt.model.sharding import local
 from hybridopt.optimizer import updates
 from hybridopt.planning import Estimator, Request
@@ -116,7 +116,7 @@ def gathered(model):
 @contextmanager
 def counting(seen):
     """Count what tasks read and write, and rows that go to the rank that updates, and come back."""
-    own = updates.run, waiting.run_rounds, waiting.run_whole
+    own = updates.run, batched_collectives.run_rounds, batched_collectives.run_whole
 
     def add(tasks):
         for task in tasks:
@@ -142,7 +142,7 @@ def counting(seen):
         add([task])
         return estimated(task, compile)
 
-    waits = patch.multiple(waiting, run_rounds=rounds, run_whole=whole)
+    waits = patch.multiple(batched_collectives, run_rounds=rounds, run_whole=whole)
     with waits, patch.multiple(updates, run=run, run_estimated=probed):
         yield
 

@@ -12,7 +12,7 @@ from hybridopt import HybridOptError
 from hybridopt.cli.plan.command import plan as command
 from hybridopt.planning import Estimator, Request, estimator, plan, plan_live, tokens
 from hybridopt.planning.subject.model import Subject
-from hybridopt.planning.trace.rhythm import Rhythm, rhythm_of
+from hybridopt.planning.trace.layer_pattern import Rhythm, rhythm_of
 from support.models import tiny_gpt2
 
 pytestmark = pytest.mark.slow

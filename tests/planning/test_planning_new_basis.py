@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from hybridopt.core.contracts import Draw
-from hybridopt.execution.guarded import guarded
+from hybridopt.execution.conditional_updates import guarded
+from hybridopt.execution.meta_tasks import unfilled
 from hybridopt.execution.run import run
-from hybridopt.execution.unfilled import unfilled
 from hybridopt.model.roles import Param
 from hybridopt.planning.bytes.temporaries import Temporaries
 from hybridopt.planning.trace.tracker import Tracker

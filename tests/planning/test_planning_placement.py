@@ -25,15 +25,15 @@ from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.placing import place_
 from hybridopt.model.placement.units import units
 from hybridopt.planning import Estimator, Request, plan_live
+from hybridopt.planning.placement.descriptions import placed_rows
 from hybridopt.planning.placement.pace import pace_of
 from hybridopt.planning.placement.visits import Rounds, visited
-from hybridopt.planning.placement.words import placed_rows
 from hybridopt.planning.subject.source import subject_of
 from hybridopt.planning.table import estimate_table
 from hybridopt.planning.trace.fake_models import tensors_of
 from hybridopt.planning.trace.tracker import Tracker, storages
-from hybridopt.planning.ways.hunt import Hunt
-from hybridopt.planning.ways.placed import placed_ways
+from hybridopt.planning.ways.first_fit import Hunt
+from hybridopt.planning.ways.offloaded import placed_ways
 from hybridopt.planning.ways.search import search
 from support.models import batch, tiny_llama
 from support.placed import CPU, Training, adapted, folder, model_at, stand_in

@@ -5,8 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.shared.peak import Peak
-from hybridopt.planning.trace.rooms import room_of
 from hybridopt.planning.trace.tracker import Tracker
+from hybridopt.planning.trace.workspaces import room_of
 
 N = 4096
 
@@ -71,7 +71,7 @@ def test_a_product_of_four_bits_makes_the_whole_weight_first():
     pytest.importorskip("bitsandbytes")
     from torch import nn
 
-    from hybridopt.model.quantization.known import named
+    from hybridopt.model.quantization.scheme_names import named
 
     layer = named("nf4", "test").quantize(nn.Linear(256, 1024, bias=False).bfloat16())
     x = torch.randn(8, 256).bfloat16()

@@ -13,7 +13,7 @@ from hybridopt.cli.main import app
 from hybridopt.core.contracts import USES, Rate, StartFrom
 from hybridopt.core.registry import names
 from hybridopt.model.roles import Param
-from hybridopt.policy.described import started_from
+from hybridopt.policy.description import started_from
 from hybridopt.policy.routes import read_policy
 from hybridopt.policy.start_rates import start_rate, use_of, width_of
 from support.models import tiny_llama

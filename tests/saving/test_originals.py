@@ -7,7 +7,7 @@ from torch import nn
 
 import hybridopt
 from hybridopt import HybridOptError
-from hybridopt.model.originals import replaced
+from hybridopt.model.adapted_tensors import replaced
 from support.models import tiny_bert, tiny_llama, tiny_resnet
 from support.saved import logits, refused, train
 

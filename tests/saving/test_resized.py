@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.core.registry import make
-from hybridopt.model.loading.unstored import unstored
+from hybridopt.model.loading.missing_tensors import unstored
 from support.models import VOCAB, batch, tiny_bert, tiny_gpt2, tiny_llama, tiny_moe
 from support.saved import DELTA, refused, train
 

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, VeraConfig, get_peft_model
 
 import hybridopt
-from hybridopt.model import fsdp_units
+from hybridopt.model.fsdp import units as fsdp_units
 from hybridopt.model.placement import homes
 from hybridopt.model.sharding import write_
 from support.models import tiny_llama

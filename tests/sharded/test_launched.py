@@ -349,7 +349,7 @@ def test_two_ranks_go_on_with_the_checkpoint_of_one_process(name, cells):
 
 
 def test_a_world_that_cannot_be_is_refused():
-    from hybridopt.core.world import World, world
+    from hybridopt.core.launch_environment import World, world
 
     assert world({}) == world({"RANK": "0", "WORLD_SIZE": "1"}) == World() and World().leads
     assert world({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == World(3, 4, 1)
@@ -363,7 +363,7 @@ def test_a_command_to_go_on_names_what_has_started_this_process():
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils.launch import prepare_multi_gpu_env
 
-    from hybridopt.core.world import launched
+    from hybridopt.core.launch_environment import launched
 
     assert launched(3, {}) == "torchrun --nproc-per-node 3 -m hybridopt"
     words = [*ACCELERATE[1:], "-m", "hybridopt", "train"]

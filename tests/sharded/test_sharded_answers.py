@@ -7,7 +7,7 @@ from torch import distributed
 
 import hybridopt
 from hybridopt.integrations.trl.answers import let_answer_
-from hybridopt.model.shards import shard_
+from hybridopt.model.fsdp.applying import shard_
 from support.models import tiny_llama
 from support.sharded_llama import LORA
 from support.sharding import weights

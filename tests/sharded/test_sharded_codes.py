@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig
 
 import hybridopt
-from hybridopt.model.fsdp_state import cuts_numbers
+from hybridopt.model.fsdp.state import cuts_numbers
 from support.models import tiny_llama, tiny_moe
 from support.quantized import quantized
 from support.sharded_llama import trained

@@ -5,7 +5,7 @@ from torch import distributed
 
 from benchmarks.shared.byte_chat import tokenizer
 from hybridopt.integrations.trainer import HybridTrainer
-from hybridopt.model.shards import shard_
+from hybridopt.model.fsdp.applying import shard_
 from support.models import tiny_llama
 from support.trainers import arguments, data
 

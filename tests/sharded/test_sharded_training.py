@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer
-from hybridopt.model.fsdp_state import cuts_numbers
+from hybridopt.model.fsdp.state import cuts_numbers
 from hybridopt.optimizer.replicas import replicas
 from support.models import tiny_llama
 from support.sharded_llama import LORA, llama

@@ -1,10 +1,10 @@
 """Quantization by the names of schemes, as tests write it."""
 
 from hybridopt.model.quantization import replacing, targets
-from hybridopt.model.quantization.known import named
 from hybridopt.model.quantization.owners import is_frozen, logical_shape, parts, scheme_of
 from hybridopt.model.quantization.replacing import guard_
 from hybridopt.model.quantization.scales import open_scales_, scales
+from hybridopt.model.quantization.scheme_names import named
 from hybridopt.model.quantization.sizes import fingerprint, weight_bytes
 
 SCHEMES = ("nf4", "fp4", "int8")  # the frozen ones

@@ -8,10 +8,10 @@ import torch
 from peft import LoraConfig
 
 import hybridopt
-from hybridopt.core.world import world
+from hybridopt.core.launch_environment import world
 from hybridopt.integrations.trainer import HybridTrainer
+from hybridopt.model.fsdp.applying import shard_
 from hybridopt.model.sharding import whole
-from hybridopt.model.shards import shard_
 from hybridopt.training.running.ranks import joined
 from support.models import tiny_llama
 from support.trainers import arguments, data

@@ -9,7 +9,7 @@ from hybridopt import HybridOptError, Plan, Policy, Route, Treatment
 from hybridopt.core.contracts import Draw, Population
 from hybridopt.core.registry import make
 from hybridopt.execution.state import allocate, basis
-from hybridopt.execution.task import Task
+from hybridopt.execution.update_task import Task
 from hybridopt.model.roles import Param
 from hybridopt.parts.stores._int8_weight import Int8Weight
 from hybridopt.policy.job import declare

@@ -12,8 +12,8 @@ from time import perf_counter
 import torch
 
 from ...core.errors import HybridOptWarning
-from ...core.memory import out_of_memory
 from ...core.numerics.compiling import reason
+from ...core.out_of_memory import out_of_memory
 from .finding import FAIL, REPORT, WARN, Finding
 from .machine import Machine
 

@@ -22,7 +22,7 @@ from .scheme import Make, Room, Scheme
 from .source import HowTrained, Noise, ProbeScheme, Source
 from .split import Part, Split
 from .store import Store
-from .task import TokenPiece, TrainingJob, TrainingTask
+from .training_task import TokenPiece, TrainingJob, TrainingTask
 from .values import Density, Draw, Numbers, Population, Shape, Slot, State, found, layer_of, portion, stream
 
 __all__ = [

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import HybridOptError
-from ..memory import out_of_memory
+from ..out_of_memory import out_of_memory
 from .paths import path_of
 
 __all__ = ["each", "extents", "flat_bytes", "headers", "load", "metadata", "names", "save"]

@@ -16,10 +16,10 @@ from ...core.numerics.compiling import compiled, failures, reason
 from ...core.numerics.host import on_host, put
 from ...core.numerics.rounding import Seed, as_seed, hashed_rows, tables
 from ...policy.job import BASIS, Job
-from ..guarded import kept, plain_tensors, put_back_
+from ..conditional_updates import kept, plain_tensors, put_back_
 from ..slices import Slice
-from ..task import Task
 from ..update import Now
+from ..update_task import Task
 
 __all__ = ["Call", "Stage", "alike", "broken", "call", "keys"]
 

@@ -14,7 +14,7 @@ from ...core.errors import HybridOptWarning
 from ...core.numerics.compiling import reason
 from ..printing.defined import defined
 from ..slices import update_in_slices
-from ..task import Task
+from ..update_task import Task
 from . import _compiled_kernels as kernels
 
 __all__ = ["KernelLaunch", "call", "carry_out", "false", "installed", "launched", "made", "makeable", "sound_or_true"]

@@ -9,8 +9,8 @@ from torch.autograd.graph import increment_version
 from ...core.contracts import Backend
 from ...core.numerics.host import put
 from ...core.numerics.rounding import Seed, as_seed
-from ..task import Task
 from ..update import Now, update
+from ..update_task import Task
 
 __all__ = ["Banks"]
 

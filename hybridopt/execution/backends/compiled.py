@@ -17,8 +17,8 @@ from ...policy.job import sliceable
 from ..run import WORTH_COMPILING
 from ..slices import Slice, rows_of, slices
 from ..state import basis
-from ..task import Task
 from ..update import look, settle, update, write, write_free_, write_low
+from ..update_task import Task
 from . import _compiled_kernels as kernels
 from ._compiled_kernels import Call, Stage
 

@@ -26,7 +26,7 @@ from ..printing.traced import traced
 from ..run import WORTH_PRINTING
 from ..slices import update_in_slices
 from ..state import seeds
-from ..task import Task
+from ..update_task import Task
 from .native import Native
 
 __all__ = ["Cpp"]

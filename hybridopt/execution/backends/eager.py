@@ -6,7 +6,7 @@ import torch
 
 from ...core.contracts import Backend
 from ..slices import update_in_slices
-from ..task import Task
+from ..update_task import Task
 
 __all__ = ["Eager"]
 

@@ -13,7 +13,7 @@ from ...parts.codecs.fp32 import Fp32
 from ...parts.rules.adamw import AdamW
 from ...parts.splits.whole import Whole
 from ...parts.stores.dense import Dense
-from ..task import Task
+from ..update_task import Task
 
 __all__ = ["Native", "plain"]
 

@@ -13,10 +13,10 @@ from ...core.contracts import Backend
 from ...parts.splits.whole import Whole
 from ...parts.stores.dense import Dense
 from ...policy.job import Job, declare
-from ..guarded import guarded, plain_tensors
+from ..conditional_updates import guarded, plain_tensors
 from ..run import run
 from ..state import basis
-from ..task import Task
+from ..update_task import Task
 from .native import plain
 
 __all__ = ["ByCoordinates"]

@@ -14,7 +14,7 @@ from ...parts.stores.dense import Dense
 from ...policy.job import EXACT, Job
 from ..printing.triton_rounds import Launch, RoundsKernels
 from ..printing.triton_tiles import kept_in
-from ..task import Task
+from ..update_task import Task
 from . import _triton_kernels as triton_kernels
 
 __all__ = ["TritonRounds"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...core.contracts import RepeatedLook
 from ..first_look import FirstLook, UnreadGradient
 from ..printing.cpp_rounds import RoundsLayout
-from ..unmoved import readable
+from ..tensor_guards import readable
 from . import builder
 from .call import KernelCall
 from .layouts import in_memory, layout_of, text_of

@@ -22,7 +22,7 @@ from ..printing.cpp_kernel import KernelLayout
 from ..printing.cpp_rounds import RoundsLayout
 from ..printing.cpp_structs import LEVELS
 from ..printing.traced import printable
-from ..task import PLAIN
+from ..update_task import PLAIN
 
 __all__ = ["Layout", "in_memory", "joined", "layout_of", "sizes_of", "text_of"]
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from ...policy.job import Job
-from ..guarded import guarded, written
+from ..conditional_updates import guarded, written
 from ..slices import Slice, cut, some_rows
 from ..state import seeds
-from ..task import Task
 from ..update import Looked, Now, join, look, settle, write
-from .meeting import add_
+from ..update_task import Task
+from .collectives import add_
 from .rows import RankRows
 
 __all__ = ["run_rounds"]

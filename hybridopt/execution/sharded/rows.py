@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ...core.collective_errors import meeting
 from ...core.contracts import Shape
 from ...core.errors import HybridOptError
-from ...core.meeting import meeting
 from ...model.sharding import coded, cuts, is_sharded, local
 
 __all__ = ["RankRows", "cut_as", "elements_before", "part_of", "rows_of"]

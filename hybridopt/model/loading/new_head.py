@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from .building import build, check_folder, read_model_config
-from .filling import DONE
 from .matching import match
+from .materializing import DONE
 from .streaming import How, filled
 from .weight_files import Stored, stored
 

@@ -14,24 +14,24 @@ from torch import nn
 from ...core.contracts import Scheme
 from ...core.errors import HybridOptError, HybridOptWarning
 from ...core.files.paths import path_of
-from ...core.memory import enough_memory
+from ...core.out_of_memory import enough_memory
 from ..placement.placement import Placement, read_placement
 from ..placement.room import settled
 from ..placement.rows import aside
 from ..placement.unit_files import UnitFiles
 from ..placement.units import units
-from ..quantization.known import frozen_names, named
+from ..quantization.scheme_names import frozen_names, named
 from ..quantization.targets import chosen, warn_of_read
 from ..roles import head_modules
 from ..unquantized import unquantized
 from .building import build, check_folder, kept_in_fp32, read_model_config
-from .filling import InputGradients, fill, finish
 from .generation import read_generation
-from .in_files import InFiles
-from .keeping import Keeping, key_of
 from .matching import match, shared_names
-from .resting import RestingLayers
+from .materializing import InputGradients, fill, finish
+from .offload_files import Keeping, key_of
+from .offloading import RestingLayers
 from .sizes import tensor_bytes, weights_of
+from .usable_files import InFiles
 from .weight_files import Stored, read, stored
 
 __all__ = ["How", "filled", "load"]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.contracts import PackedWeight
-from ..coded_shards import parts_of
+from ..fsdp.coded_shards import parts_of
 from ..sharding import coded, is_sharded
 from .layers import target
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...core.contracts import PackedWeight, Scheme
-from ..coded_shards import shard_of
+from ..fsdp.coded_shards import shard_of
 from ..sharding import as_cut, coded, codes_of, is_sharded, local
 from .coded import plain
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
 from ...core.registry import every
-from .known import frozen_names
 from .owners import layer_scheme
+from .scheme_names import frozen_names
 
 __all__ = ["open_scales_", "scale_names", "scales"]
 

@@ -10,13 +10,13 @@ from ...core.contracts import Scheme
 from ...core.errors import HybridOptError, HybridOptWarning
 from ..adapters import adapted_layers
 from ..containers import compiled_in_place
-from ..fsdp_units import hooks_of_others
+from ..fsdp.units import hooks_of_others
 from ..sharding import class_of, is_sharded, share_count, whole
 from .candidates import candidates
-from .known import frozen_names
 from .layers import is_linear, place
 from .owners import scheme_of
 from .read_elsewhere import read_elsewhere
+from .scheme_names import frozen_names
 
 __all__ = ["check", "check_cuts", "check_weight", "chosen", "targets", "warn_of_read"]
 

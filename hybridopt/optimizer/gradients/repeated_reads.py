@@ -6,7 +6,7 @@ from typing import Any
 
 from ...core.contracts import Named, RepeatedLook
 from ...execution.run import repeat_look
-from ...execution.unmoved import LyingForm, readable
+from ...execution.tensor_guards import LyingForm, readable
 
 __all__ = ["FEW", "RepeatedReads"]
 

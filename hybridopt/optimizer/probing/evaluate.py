@@ -8,8 +8,8 @@ from numbers import Real
 import torch
 from torch import Tensor, distributed
 
+from ...core.collective_errors import meeting
 from ...core.errors import HybridOptError, HybridOptWarning
-from ...core.meeting import meeting
 from ...model.roles import codes_dtype
 from .intact import RULE, Intact, Left
 from .paired import lockstep

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.peers import Peers, peers_of_mesh
+from ...core.rank_group import Peers, peers_of_mesh
 from ...model.checksums import checksum
 from ...model.placement.homes import device_of, near
 from ...model.sharding import is_sharded, whole

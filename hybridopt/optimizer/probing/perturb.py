@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
-from ...model.fsdp_state import abandon_
+from ...model.fsdp.state import abandon_
 from ...model.placement.homes import home
 from ...model.placement.placed import placed
 from ...model.roles import codes_dtype

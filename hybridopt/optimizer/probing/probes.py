@@ -9,7 +9,7 @@ import torch
 
 from ...core.contracts import ProbeScheme
 from ...core.errors import HybridOptError, HybridOptWarning
-from ...core.peers import Peers
+from ...core.rank_group import Peers
 from ...execution.probe_gradient import shifted
 from ...model.sharding import local
 from ..parameters import Parameters

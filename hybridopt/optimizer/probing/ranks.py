@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import distributed
 
 from ...core.errors import HybridOptError
-from ...core.peers import Peers
+from ...core.rank_group import Peers
 
 __all__ = ["Exchanged", "RankNews", "exchange", "telling"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from ...core.errors import HybridOptError, HybridOptWarning
-from ...core.peers import Peers
+from ...core.rank_group import Peers
 from ...model.quantization.scales import scales
 from ...model.roles import clean
 from ...policy.plan import check_scheme

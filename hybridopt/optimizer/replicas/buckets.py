@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed
 from torch.autograd import Variable
 
-from ...core.meeting import meeting
+from ...core.collective_errors import meeting
 from ..saved_for_backward import held_at_rest, still_read
 
 __all__ = ["Buckets"]

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, contiguous_format
 
 from ...core.errors import HybridOptError, check_count, shown, written
-from ...execution.sharded.ways import WHOLE
+from ...execution.sharded.work_division import WHOLE
 from ...policy.job import BASIS, WEIGHT, declare
 from ..groups.tags import named
 from ..windows.windows import Windows

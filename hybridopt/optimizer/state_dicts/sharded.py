@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...execution.sharded.meeting import exchange
+from ...execution.sharded.collectives import exchange
 from ...execution.sharded.rows import RankRows
-from ...execution.sharded.ways import WHOLE, Share, spread
+from ...execution.sharded.work_division import WHOLE, Share, spread
 from ...model.sharding import is_sharded, whole
 from ...policy.job import Job, with_elements
 from ..groups.tags import named

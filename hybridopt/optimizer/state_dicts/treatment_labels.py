@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from ...policy import older
+from ...policy import compatibility
 
 __all__ = ["completed", "difference"]
 
@@ -14,7 +14,7 @@ def completed(label: Any) -> Any:
         return label
     try:
         data = json.loads(label.rstrip("'"))
-        now = older.completed(data)
+        now = compatibility.completed(data)
     except (ValueError, RecursionError):
         return label
     return label if now == data else json.dumps(now) + "'" * (len(label) - len(label.rstrip("'")))

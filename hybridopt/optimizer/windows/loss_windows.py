@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.contracts import GapSchedule
 from ...core.errors import HybridOptError, check_count, shown
-from ...core.peers import Peers
+from ...core.rank_group import Peers
 from ...policy.treatment import Treatment
 
 __all__ = ["LossWindows", "windows_of"]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ...core.contracts import Draw
 from ...execution.sharded.rows import rows_of
-from ...execution.sharded.ways import WHOLE, Share, way_of
+from ...execution.sharded.work_division import WHOLE, Share, way_of
 from ...model.roles import codes_dtype
 from ...policy.job import Job
 from ..groups.tags import Tags

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ...core.contracts import Slot, Store
-from ...execution.sharded import ways
-from ...execution.sharded.ways import Share
+from ...execution.sharded import work_division
+from ...execution.sharded.work_division import Share
 from ...model.roles import codes_dtype
 from ...policy.job import Job, declare
 
@@ -75,7 +75,7 @@ def resolve(
         job: its update in the window that it is in.
         share: what this rank does for it, where it is sharded.
     """
-    own, source, split = ways.own(job, share) if share else job, job.treatment.source, job.treatment.split
+    own, source, split = work_division.own(job, share) if share else job, job.treatment.source, job.treatment.split
     return Resolved(
         name=name,
         p=p,
@@ -86,7 +86,7 @@ def resolve(
         gap=split.update_gap,
         job=job,
         own=own,
-        slots=ways.kept(job, share) if share else declare(job),
+        slots=work_division.kept(job, share) if share else declare(job),
         store=job.treatment.store_for(codes_dtype(p) or p.dtype),
         dtype=p.dtype,
         share=share,

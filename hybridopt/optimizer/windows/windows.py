@@ -5,7 +5,7 @@ import sys
 from torch import Tensor
 
 from ...core.contracts import Draw, Population
-from ...execution.sharded.ways import Share
+from ...execution.sharded.work_division import Share
 from ...model.sharding import is_sharded
 from ...policy.job import BASIS, WEIGHT, Job, arithmetic, declare, seen_as
 from ..groups.tags import Tags, named

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ...core.contracts import Backend, Draw, ProbeScheme
-from ...execution import probed
-from ...execution.guarded import guarded
+from ...execution import probe_updates
+from ...execution.conditional_updates import guarded
+from ...execution.meta_tasks import unfilled
 from ...execution.probe_gradient import ProbeGradient
 from ...execution.run import WORTH_COMPILING, backends, carry_out, choose
 from ...execution.state import allocate
-from ...execution.task import Task
-from ...execution.unfilled import unfilled
+from ...execution.update_task import Task
 from ...policy.job import BASIS, Job, declare
 from ...policy.plan import Entry, Plan
 from ..trace.tracker import Tracker
@@ -117,7 +117,7 @@ class Temporaries:
             task = self._task(entry, flagged and source.backward)
             grad = ProbeGradient(terms, task.job.shape, CPU, task.job.arithmetic, backprop)
             drawing = self.drawing.alone[entry.param.name]
-            return probed.temporaries(task, grad, self._compiles, drawing, partial(_peak, [task]))
+            return probe_updates.temporaries(task, grad, self._compiles, drawing, partial(_peak, [task]))
 
     def _task(self, entry: Entry, flagged: bool = False) -> Task:
         task = unfilled(entry.param.name, *self._key(entry))

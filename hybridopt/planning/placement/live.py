@@ -8,7 +8,7 @@ from ...core.errors import HybridOptError
 from ...model.placement.placed import placed
 from ...policy.plan import Plan
 from ..request import Request
-from .resting import Resting
+from .offloaded_tensors import Resting
 
 __all__ = ["moved_live"]
 

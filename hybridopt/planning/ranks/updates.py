@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import cached_property
 
 from ...core.contracts import Draw
+from ...execution.sharded.gathered import FLAG, MOST
 from ...execution.sharded.rows import RankRows, part_of
-from ...execution.sharded.ways import ROUNDS, WHOLE, Share, kept, way_of
-from ...execution.sharded.whole import FLAG, MOST
+from ...execution.sharded.work_division import ROUNDS, WHOLE, Share, kept, way_of
 from ...policy.plan import Entry, Plan
 from ..bytes.static import weight_bytes
 from ..bytes.temporaries import Temporaries

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...core.compiled_later import compiled_later
+from ...core.deferred_compile import compiled_later
 from ...core.dtypes import DTYPES
 from ...core.errors import HybridOptError
 from ...core.instead import instead
 from ...model.adapters import bare, dtype_of_adapters, library_for, usual_library
-from ...model.quantization.known import frozen_names
 from ...model.quantization.replacing import twins_
 from ...model.quantization.scales import open_scales_
+from ...model.quantization.scheme_names import frozen_names
 from ...model.quantization.targets import chosen
 from ...model.roles import head_modules
 from ..request import Request

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from .layer_pattern import Rhythm
 from .moments import Moment, Stage
-from .rhythm import Rhythm
 from .simulate import Trace
 
 __all__ = ["extrapolate", "shortened"]

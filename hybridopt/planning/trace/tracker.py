@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_iter
 
 from ...core.storages import storage_id
 from .moments import Event, Limit, Moment, Stage
-from .rooms import room_of
+from .workspaces import room_of
 
 try:
     from torch._C._dynamo.eval_frame import _FrameAction as FrameAction

@@ -13,7 +13,7 @@ from ..request import Request
 from ..subject.inputs import small, usual_length
 from ..subject.source import subject_of
 from .choice import Choice
-from .hunt import Hunt
+from .first_fit import Hunt
 from .ways import Way
 
 __all__ = ["Choice", "search"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...core.registry import names
 from ...model.placement.placement import Placement
-from ...model.quantization.known import usual
+from ...model.quantization.scheme_names import usual
 from ...optimizer.releases import release_class
 
 __all__ = ["CHANGES", "SHORTEST", "VARIANTS", "WAYS", "Way"]

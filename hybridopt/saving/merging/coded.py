@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ...core.contracts import Scheme
 from ...core.errors import HybridOptError
-from ...model.kept_codes import expected, layer_of_kept
+from ...model.changed_codes import expected, layer_of_kept
 from ...model.loading.weight_files import Stored, read
-from ...model.quantization.known import named
 from ...model.quantization.layers import is_linear, matrix_shape
+from ...model.quantization.scheme_names import named
 from ..names import CONFIG, DELTA
 
 __all__ = ["Coded", "coded_weights"]

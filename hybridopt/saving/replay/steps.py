@@ -8,8 +8,8 @@ from torch import Tensor
 from ...core.errors import HybridOptError
 from ...core.numerics.directions import Direction, combine_
 from ...execution.probe_gradient import ProbeGradient
-from ...execution.probed import multiples, run_estimated
-from ...execution.task import Task
+from ...execution.probe_updates import multiples, run_estimated
+from ...execution.update_task import Task
 from ...policy.job import Job, arithmetic
 from .trajectory import Group, Move
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from ...core.budget import MARGIN
 from ...model.placement.placement import BASES
 from ...planning.limits import PARALLEL
+from .choices import AUTO, DTYPES, FORMATS, LOSSES, REPORTS, SCHEDULES, policies, releases, schemes, tasks
 from .kinds import Count, Flag, Names, Number, OneOf, Options, Short, Text, Texts
 from .mixed_kinds import HubName, Interval, Memory, ShareOrText
-from .words import AUTO, DTYPES, FORMATS, LOSSES, REPORTS, SCHEDULES, policies, releases, schemes, tasks
 
 __all__ = ["AUTO", "Data", "LoraSettings", "Method", "Output", "PlacementSettings", "Run", "Train"]
 

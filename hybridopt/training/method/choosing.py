@@ -5,12 +5,12 @@ from typing import Any
 
 from ...core.budget import Budget
 from ...core.errors import HybridOptError
+from ...core.launch_environment import launched
 from ...core.sizes import gib
-from ...core.world import launched
 from ...optimizer.releases import release_class
 from ...planning import Estimate, Request, search
 from ...planning.ways.choice import Choice
-from ...planning.ways.placed import placed_ways, rests_as
+from ...planning.ways.offloaded import placed_ways, rests_as
 from ...planning.ways.ways import WAYS
 from ..config.run import AUTO, Method, Run
 from .changes import change_of, difference

@@ -8,15 +8,15 @@ from typing import Any
 from ...core.dtypes import DTYPES
 from ...core.host import host
 from ...core.host_memory import left
-from ...core.world import world
+from ...core.launch_environment import world
 from ...model.placement.placement import Placement
 from ...planning import Estimate, Estimator, Request
 from ...planning.subject.model import Subject, checkpoints
 from ...planning.subject.source import subject_of
 from ..config.run import AUTO, LoraSettings, PlacementSettings, Run
 from .adapters import adapters
+from .memory_budget import room_of
 from .resting import placement_of, settings_of
-from .room import room_of
 from .shape import Shape
 
 __all__ = ["Planner"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ...core.host import speeds_file
 from ...model.placement.placement import Placement, read_placement
-from ...planning.ways.placed import CACHE
+from ...planning.ways.offloaded import CACHE
 from ..config.run import AUTO, PlacementSettings
 
 __all__ = ["placement_of", "settings_of", "usual_cache"]

@@ -8,7 +8,7 @@ from ...core.contracts import TrainingTask
 from ...core.errors import HybridOptError
 from ..config.run import Run
 from ..method.choosing import Chosen, Shape, least_change
-from ..method.together import choose_together
+from ..method.parallelism import choose_together
 from .causality import check_causal
 from .rehearsal import Rehearsal
 

@@ -9,17 +9,17 @@ from ...core.contracts import TrainingTask
 from ...core.devices import device_here
 from ...core.dtypes import DTYPES
 from ...core.errors import HybridOptError
+from ...model.fsdp.applying import shard_
 from ...model.loading.building import check_folder, read_model_config
 from ...model.loading.generation import read_generation
 from ...model.loading.new_head import load_with_head
 from ...model.loading.streaming import How, load
-from ...model.shards import shard_
 from ...planning.subject.hub import hub_config
 from ...wrapping import wrap
 from ..config.run import AUTO, Run
 from ..method.adapters import adapters
 from ..method.resting import placement_of
-from .there import check_model
+from .preflight import check_model
 
 __all__ = ["config_of", "fetched", "load_model"]
 

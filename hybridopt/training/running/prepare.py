@@ -16,11 +16,11 @@ from ..data.template import check_chats, padding_told, tokenizer_for
 from .choosing import chosen_for, less_than, with_head
 from .lengths import check_positions, check_words, positions_of, with_lengths
 from .loading import config_of
-from .place import Place
 from .quiet import quietly
 from .ranks import ALONE, Ranks, check_launcher
 from .rehearsal import Rehearsal, rehearse
 from .resuming import check_data, resumed
+from .run_folder import Place
 from .sharing import sharing_told
 from .telling import told_of
 from .trackers import check_trackers

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ...core.visible import visible
+from ...core.printable import visible
 from .rehearsal import Rehearsal
 
 __all__ = ["preview"]

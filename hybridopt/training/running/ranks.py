@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from ...core.collective_errors import meeting
 from ...core.errors import HybridOptError
-from ...core.meeting import meeting
-from ...core.world import World
+from ...core.launch_environment import World
 
 __all__ = ["ALONE", "Ranks", "check_launcher", "joined"]
 

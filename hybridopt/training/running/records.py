@@ -8,7 +8,7 @@ from typing import Any
 from ...core.devices import device_here
 from ...core.files import plain_json
 from ..config.writing import to_yaml
-from .marks import check_marks, marks
+from .fingerprints import check_marks, marks
 from .prepare import Prepared
 from .resuming import data_notes
 from .versions import versions

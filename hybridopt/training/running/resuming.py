@@ -10,7 +10,7 @@ from ...policy.batch_rates import rounded_lr
 from ...policy.routes import read_policy
 from ..config.run import AUTO, Method, Run
 from ..method.settling import GAP
-from .place import Place
+from .run_folder import Place
 from .sharing import shared_by
 
 __all__ = ["check_data", "data_notes", "resumed"]

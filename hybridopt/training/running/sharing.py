@@ -4,9 +4,9 @@ from dataclasses import replace
 from shlex import quote
 
 from ...core.errors import HybridOptError
-from ...core.world import launched
+from ...core.launch_environment import launched
 from ..config.run import Run
-from .place import Place
+from .run_folder import Place
 
 __all__ = ["shared_by", "sharing_told"]
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from hybridopt.core.contracts import TokenPiece, TrainingJob
 from hybridopt.core.errors import HybridOptError, check_count, check_number
-from hybridopt.core.world import world
+from hybridopt.core.launch_environment import world
 from hybridopt.training.config.run import Run
 
 from ...transformers.trained import TrainerTask

@@ -14,8 +14,8 @@ from hybridopt.core.contracts import Draw
 from hybridopt.execution.backends import _triton_kernels
 from hybridopt.execution.backends.triton_rounds import BLOCK, SETTLE, TritonRounds, _layout_of, _parts, _tall
 from hybridopt.execution.state import allocate
-from hybridopt.execution.task import Task
 from hybridopt.execution.update import update
+from hybridopt.execution.update_task import Task
 from hybridopt.parts import (
     CAME,
     Adafactor,

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 import hybridopt
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.registry import make
-from hybridopt.model.quantization.known import named
+from hybridopt.model.quantization.scheme_names import named
 from support.adapted import LINEAR, based, logits, lora, trainable, trained, values
 from support.models import batch, tiny_bert, tiny_gpt2, tiny_llama, tiny_lstm, tiny_moe, tiny_resnet, tiny_vit
 

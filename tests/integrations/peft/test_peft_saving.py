@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.registry import make
-from hybridopt.model.quantization.known import named
+from hybridopt.model.quantization.scheme_names import named
 from support.adapted import based, equal, logits, lora, trainable, trained, values
 from support.models import batch, tiny_llama
 

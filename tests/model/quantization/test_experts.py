@@ -20,8 +20,8 @@ from transformers import (
 import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.core.contracts import PackedWeight
-from hybridopt.model.quantization.known import scheme_names
 from hybridopt.model.quantization.packing import unpack_
+from hybridopt.model.quantization.scheme_names import scheme_names
 from hybridopt.model.quantization.sizes import weight_bytes
 from hybridopt.planning import Request, plan
 from hybridopt.planning.bytes.static import weights

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from hybridopt import HybridOptError
 from hybridopt.model.quantization.frozen_weight import FrozenWeight
-from hybridopt.model.quantization.known import named
 from hybridopt.model.quantization.owners import is_frozen, logical_shape, owner, parts
+from hybridopt.model.quantization.scheme_names import named
 from support.quantization import SCHEMES, nbytes
 
 SHAPES = [(4, 32, 48), (3, 5, 7), (2, 100, 64), (70, 66), (8, 256, 320)]  # blocks end within and at matrices

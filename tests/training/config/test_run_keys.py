@@ -9,9 +9,9 @@ from transformers import SchedulerType, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from hybridopt.core.registry import names
-from hybridopt.model.quantization.known import scheme_names
+from hybridopt.model.quantization.scheme_names import scheme_names
 from hybridopt.planning.request import DTYPES
-from hybridopt.training.config import words
+from hybridopt.training.config import choices
 from hybridopt.training.config.keys import Branch, every, root
 from hybridopt.training.config.reading import read_run
 from hybridopt.training.config.run import Run
@@ -56,9 +56,9 @@ def test_the_files_on_the_page_are_read(block):
 
 
 def test_words_are_those_of_what_they_stand_for():
-    assert words.schemes() == scheme_names() and words.DTYPES == ("auto", *DTYPES)
-    assert set(words.policies()) == {"auto", *names("policies")} and words.releases() == names("releases")
-    assert set(words.REPORTS) == set(INTEGRATION_TO_CALLBACK)
+    assert choices.schemes() == scheme_names() and choices.DTYPES == ("auto", *DTYPES)
+    assert set(choices.policies()) == {"auto", *names("policies")} and choices.releases() == names("releases")
+    assert set(choices.REPORTS) == set(INTEGRATION_TO_CALLBACK)
 
 
 def test_schedules_are_those_that_need_nothing_but_the_number_of_the_step():
@@ -72,4 +72,4 @@ def test_schedules_are_those_that_need_nothing_but_the_number_of_the_step():
         except (ValueError, TypeError):
             continue
         found.add(kind.value)
-    assert set(words.SCHEDULES) == found - {"greedy"}  # whose steps take whatever metrics there are
+    assert set(choices.SCHEDULES) == found - {"greedy"}  # whose steps take whatever metrics there are

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridopt import HybridOptError
-from hybridopt.training.config import words
+from hybridopt.training.config import choices
 from hybridopt.training.config.keys import every
 from hybridopt.training.config.reading import read_run, resolved
 from hybridopt.training.config.run import Data, LoraSettings, Method, Output, Run, Train
@@ -43,7 +43,7 @@ OWN = {  # what is not left as it is
     },
     Method: {
         "policy": st.sampled_from(["auto", "frugal", "adam_mini"]),
-        "quantization": st.none() | st.sampled_from(words.schemes()),
+        "quantization": st.none() | st.sampled_from(choices.schemes()),
         "lora": st.none() | LORA,
     },
     Train: {
@@ -52,7 +52,7 @@ OWN = {  # what is not left as it is
         "lr": st.just("auto") | NUMBER,
         "clip": st.none() | NUMBER,
         "eval_every": EVERY,
-        "report_to": st.lists(st.sampled_from(words.REPORTS), max_size=2).map(tuple),
+        "report_to": st.lists(st.sampled_from(choices.REPORTS), max_size=2).map(tuple),
     },
     Output: {"folder": WORD, "push": st.none() | st.just("org/name")},
 }

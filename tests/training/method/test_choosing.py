@@ -18,9 +18,9 @@ from hybridopt.policy.routes import read_policy
 from hybridopt.training.config.reading import read_run
 from hybridopt.training.config.run import LoraSettings, Method, PlacementSettings
 from hybridopt.training.config.writing import to_yaml
-from hybridopt.training.method import planner, room
+from hybridopt.training.method import memory_budget, planner
 from hybridopt.training.method.choosing import Shape, choose, least_change
-from hybridopt.training.method.together import choose_together
+from hybridopt.training.method.parallelism import choose_together
 from support.models import tiny_llama
 
 pytestmark = pytest.mark.slow
@@ -162,10 +162,10 @@ def test_what_ran_out_of_memory_is_told_a_change_that_takes_clearly_less(config)
 
 
 def test_without_a_gpu_the_memory_of_this_machine_is_planned_for(config, monkeypatch):
-    monkeypatch.setattr(room, "left", lambda root: 2**30)
+    monkeypatch.setattr(memory_budget, "left", lambda root: 2**30)
     chosen = choose(run("method: adamw"), config, SHAPE)
     assert chosen.room.total == 2**30 and chosen.estimate.request.device == "cpu"
-    monkeypatch.setattr(room, "left", lambda root: None)
+    monkeypatch.setattr(memory_budget, "left", lambda root: None)
     with pytest.raises(HybridOptError, match="does not tell how much memory is free; give a size"):
         choose(run("method: adamw"), config, SHAPE)
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from hybridopt import HybridOptError
-from hybridopt.training.running.place import Place
 from hybridopt.training.running.prepare import prepare
+from hybridopt.training.running.run_folder import Place
 from hybridopt.training.running.train import train
 from hybridopt.training.watching.log import LogFile
 from support.tiny_chat import save_tiny_chat, write_rows

@@ -12,7 +12,7 @@ from ....core.errors import HybridOptError, HybridOptWarning
 from ....core.files.mapping import Extent, MappedFile, runs
 from ....core.files.pages import copies
 from ....core.host_memory import left
-from ...later_checksums import LaterChecksum
+from ...deferred_checksums import LaterChecksum
 from ..endurance import Endurance
 from ..placement import Placement
 from ..working import WorkingFile, spaced

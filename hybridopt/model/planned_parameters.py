@@ -9,9 +9,9 @@ from torch import nn
 
 from ..core.contracts import Adapters, PackedWeight, Scheme
 from ..core.errors import HybridOptError
-from .quantization.known import frozen_names
 from .quantization.layers import is_named
 from .quantization.owners import owner
+from .quantization.scheme_names import frozen_names
 from .roles import Param, base_name, clean, of_base, params
 
 __all__ = ["Changes", "foreseen"]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from hybridopt.execution import unmoved
-from hybridopt.execution.unmoved import LyingForm, Unmoved
+from hybridopt.execution import tensor_guards
+from hybridopt.execution.tensor_guards import LyingForm, Unmoved
 
 
 class Other(torch.Tensor):
@@ -32,13 +32,13 @@ CHANGES = {
 @pytest.fixture(params=[True, False], ids=["guarded", "one by one"])
 def form(request, monkeypatch):
     if not request.param:
-        monkeypatch.setattr(unmoved, "guards", None)
+        monkeypatch.setattr(tensor_guards, "guards", None)
     return LyingForm.of(made())
 
 
 def test_what_is_alike_is_asked_of_torch_once(monkeypatch):
-    form, xs, asked, in_order = LyingForm.of(made()), made(), [], unmoved._in_order
-    monkeypatch.setattr(unmoved, "_in_order", lambda xs: asked.append(len(xs)) or in_order(xs))
+    form, xs, asked, in_order = LyingForm.of(made()), made(), [], tensor_guards._in_order
+    monkeypatch.setattr(tensor_guards, "_in_order", lambda xs: asked.append(len(xs)) or in_order(xs))
     assert form.fits(xs) and form.fits(xs) and form.fits(made())
     assert asked == [3]
 

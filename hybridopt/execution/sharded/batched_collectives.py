@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ..task import Task
+from ..update_task import Task
+from .gathered import Gathered, run_whole
 from .rounds import run_rounds
 from .rows import RankRows
-from .whole import Gathered, run_whole
 
 __all__ = ["Waiting"]
 

@@ -7,8 +7,8 @@ from ...core.host import Host
 from ...core.sizes import gib, human
 from ...model.placement.endurance import WRITTEN
 from ...model.placement.placement import Placement
+from .offloaded_tensors import Carried
 from .pace import Pace, pace_of
-from .resting import Carried
 
 if TYPE_CHECKING:
     from ..estimate import Estimate

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core.contracts import PackedWeight, Scheme
 from ..core.errors import HybridOptError
-from .later_checksums import checksum_or_later
+from .deferred_checksums import checksum_or_later
 from .quantization.frozen_weight import FrozenWeight
 from .quantization.layers import is_linear
 from .quantization.owners import layer_scheme, owner

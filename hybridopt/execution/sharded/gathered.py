@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ...core.contracts import CodedWeight
 from ...core.errors import HybridOptError
-from ..guarded import plain_tensors
-from ..task import Task
-from .meeting import exchange, failures
+from ..conditional_updates import plain_tensors
+from ..update_task import Task
+from .collectives import exchange, failures
 from .rows import RankRows
-from .ways import Share
+from .work_division import Share
 
 __all__ = ["FLAG", "MOST", "Gathered", "run_whole"]
 

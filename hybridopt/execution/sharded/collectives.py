@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from ...core.meeting import meeting
+from ...core.collective_errors import meeting
 from .rows import RankRows
 
 __all__ = ["add_", "exchange", "failures"]

@@ -15,7 +15,7 @@ from ...core.errors import HybridOptError
 from ...core.files.mapping import Extent, MappedFile
 from ..placement.unit_files import KeptTensor, UnitFiles
 from ..quantization.replacing import assemble_
-from .filling import fill
+from .materializing import fill
 from .weight_files import Stored
 
 __all__ = ["Keeping", "key_of"]

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import HybridOptError
-from .fsdp_state import check_torch, drop, groups, states
-from .sharding import as_cut, class_of, is_sharded, rank_of, share_count, units, whole, write_
+from ...core.errors import HybridOptError
+from ..sharding import as_cut, class_of, is_sharded, rank_of, share_count, units, whole, write_
+from .state import check_torch, drop, groups, states
 
 __all__ = ["casts", "check_not_run", "empty_", "encode_", "fill_", "hooks_of_others", "move_", "of_own_classes_"]
 __all__ += ["shard_added_", "take_out_"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .task import PLAIN
+from .update_task import PLAIN
 
 guards: Any = None
 with suppress(ImportError):  # torch's own, of no public interface

@@ -6,7 +6,7 @@ from torch import Tensor
 from ..parts.stores._int8_weight import Int8Weight
 from ..policy.job import Job, declare
 from .state import allocate
-from .task import Task
+from .update_task import Task
 
 __all__ = ["unfilled"]
 

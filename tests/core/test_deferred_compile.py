@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hybridopt.core.compiled_later import compiled_later
+from hybridopt.core.deferred_compile import compiled_later
 
 
 @pytest.fixture

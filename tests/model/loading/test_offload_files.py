@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import hybridopt
 from hybridopt import HybridOptError, Placement
-from hybridopt.model.loading import filling
+from hybridopt.model.loading import materializing
 from hybridopt.model.placement import unit_files
 from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.unit_files import UnitFiles
@@ -58,7 +58,7 @@ def test_what_is_kept_is_what_resident_weights_are_the_first_time_and_the_next(t
     assert_same(loaded(tiny.folder(), tmp_path, **CASES[case]), resident)
     kept = states(tmp_path)
     assert len(kept) == 2 * tiny.LAYERS
-    monkeypatch.setattr(filling, "quantize_", None)  # nothing is quantized again
+    monkeypatch.setattr(materializing, "quantize_", None)  # nothing is quantized again
     again = loaded(tiny.folder(), tmp_path, **CASES[case])
     assert_same(again, resident)
     assert states(tmp_path) == kept
@@ -205,7 +205,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path, monkeypat
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_quantized(tmp_path, monkeypatch):
     monkeypatch.setattr(unit_files.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 0, 1000))
-    monkeypatch.setattr(filling, "quantize_", None)
+    monkeypatch.setattr(materializing, "quantize_", None)
     with pytest.raises(HybridOptError, match=r"going to be written there, and the disk has .* are missing"):
         loaded(tiny.folder(), tmp_path, quantization="nf4")
 

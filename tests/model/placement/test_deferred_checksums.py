@@ -9,9 +9,9 @@ import torch
 
 import hybridopt
 from hybridopt import HybridOptError, Placement
-from hybridopt.model import base_record, checksums, later_checksums
+from hybridopt.model import base_record, checksums, deferred_checksums
 from hybridopt.model.checksums import checksum
-from hybridopt.model.later_checksums import LaterChecksum, number
+from hybridopt.model.deferred_checksums import LaterChecksum, number
 from hybridopt.model.placement.placed import placed
 from support import placed as tiny
 
@@ -27,7 +27,7 @@ def summed(monkeypatch):
         found.append(tuple(tensor.shape))
         return checksum(tensor)
 
-    monkeypatch.setattr(later_checksums, "checksum", noted)
+    monkeypatch.setattr(deferred_checksums, "checksum", noted)
     return found
 
 
@@ -120,12 +120,12 @@ def test_copies_of_a_record_hold_numbers(way):
 def test_a_later_checksum_keeps_no_model_alive():
     model = tiny.model_at("mapped")
     record = base_record.record(model)
-    count = len(later_checksums._LATER)
+    count = len(deferred_checksums._LATER)
     del model
     import gc
 
     gc.collect()
-    assert len(later_checksums._LATER) <= count - 7 * tiny.LAYERS
+    assert len(deferred_checksums._LATER) <= count - 7 * tiny.LAYERS
     assert number(record[WEIGHT][2]) == checksum(tiny.model_at("resident").get_parameter(WEIGHT))
 
 

@@ -8,10 +8,10 @@ from safetensors import SafetensorError
 
 import hybridopt
 from hybridopt import HybridOptError
-from hybridopt.core import memory
 from hybridopt.core.files import tensors
 from hybridopt.core.instead import instead
-from hybridopt.model.loading import filling, streaming
+from hybridopt.core.out_of_memory import out_of_memory
+from hybridopt.model.loading import materializing, streaming
 from support.models import tiny_llama
 
 SHORT = [
@@ -35,12 +35,12 @@ def raising(error):
 
 @pytest.mark.parametrize("error", SHORT, ids=repr)
 def test_what_says_that_memory_is_short(error):
-    assert memory.out_of_memory(error)
+    assert out_of_memory(error)
 
 
 @pytest.mark.parametrize("error", DAMAGE, ids=repr)
 def test_what_does_not(error):
-    assert not memory.out_of_memory(error)
+    assert not out_of_memory(error)
 
 
 @pytest.mark.parametrize("error", SHORT + DAMAGE, ids=repr)
@@ -57,7 +57,7 @@ def test_reading_tensors(tmp_path, error):
 @pytest.mark.parametrize("error", SHORT, ids=repr)
 def test_loading_a_model(tmp_path, error):
     tiny_llama(hidden=16).save_pretrained(tmp_path)
-    for module, name in ((filling, "_put"), (streaming, "finish")):
+    for module, name in ((materializing, "_put"), (streaming, "finish")):
         with instead(module, name, raising(error)):
             with pytest.raises(HybridOptError, match="load: .*memory is short.*free"):
                 hybridopt.load(tmp_path)
@@ -66,5 +66,8 @@ def test_loading_a_model(tmp_path, error):
 
 def test_other_errors_stay_what_they_are(tmp_path):
     tiny_llama(hidden=16).save_pretrained(tmp_path)
-    with instead(filling, "_put", raising(RuntimeError("a defect"))), pytest.raises(RuntimeError, match="^a defect"):
+    with (
+        instead(materializing, "_put", raising(RuntimeError("a defect"))),
+        pytest.raises(RuntimeError, match="^a defect"),
+    ):
         hybridopt.load(tmp_path)

@@ -8,8 +8,8 @@ from torch.torch_version import TorchVersion
 
 from ...core.errors import HybridOptError
 from ...core.registry import every
-from ..coded_shards import CODES, shard_of
-from ..fsdp_units import casts
+from ..fsdp.coded_shards import CODES, shard_of
+from ..fsdp.units import casts
 from ..roles import base_name
 from ..sharding import as_cut, coded, codes_of, is_sharded, span
 from .owners import owner

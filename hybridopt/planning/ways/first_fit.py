@@ -8,7 +8,7 @@ from ...core.contracts import Scheme
 from ...core.errors import HybridOptError
 from ...core.host import Host
 from ...core.sizes import gib
-from ...model.quantization.known import called, named
+from ...model.quantization.scheme_names import called, named
 from ...optimizer.releases import release_class
 from ..estimate import Estimate
 from ..estimator import Estimator
@@ -16,7 +16,7 @@ from ..request import Request
 from ..subject.model import checkpoints, skeleton
 from .changes import changed
 from .choice import Choice
-from .placed import placed_ways, rests_as
+from .offloaded import placed_ways, rests_as
 from .ways import VARIANTS, WAYS, Way
 
 __all__ = ["Hunt"]

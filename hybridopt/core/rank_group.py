@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from .meeting import meeting
+from .collective_errors import meeting
 
 __all__ = ["Peers", "peers_of_group", "peers_of_mesh"]
 

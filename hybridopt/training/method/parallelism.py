@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from ...core.errors import HybridOptError
+from ...core.launch_environment import world
 from ...core.sizes import gib
-from ...core.world import world
 from ...planning.ways.ways import WAYS
 from ..config.run import AUTO, Run
 from .choosing import Chosen, Shape, choose

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, distributed, nn
 
-from ..core.errors import HybridOptError
-from .fsdp_state import cuts_numbers
-from .placement.units import repeated
-from .quantization.owners import logical_shape, owner
-from .sharding import coded
+from ...core.errors import HybridOptError
+from ..placement.units import repeated
+from ..quantization.owners import logical_shape, owner
+from ..sharding import coded
+from .state import cuts_numbers
 
 __all__ = ["shard_"]
 

@@ -12,9 +12,9 @@ from ..placement.placing import Placing
 from ..placement.rows import aside
 from ..placement.units import pieces
 from ..quantization.layers import is_named
-from .in_files import InFiles
-from .keeping import Keeping
 from .matching import Match
+from .offload_files import Keeping
+from .usable_files import InFiles
 from .weight_files import Stored, read
 
 __all__ = ["RestingLayers"]

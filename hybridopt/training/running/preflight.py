@@ -6,7 +6,7 @@ from ...core.errors import HybridOptError, nearest
 from ...planning.subject.hub import is_hub_name
 from ..config.run import Run
 from ..data.places import places
-from .place import Place
+from .run_folder import Place
 
 __all__ = ["check_model", "check_there"]
 

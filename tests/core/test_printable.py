@@ -1,6 +1,6 @@
 """Text of others cannot command a terminal."""
 
-from hybridopt.core.visible import visible
+from hybridopt.core.printable import visible
 
 
 def test_control_characters_are_shown_as_numbers_and_all_else_as_it_is():

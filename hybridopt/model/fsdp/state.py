@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.torch_version import TorchVersion
 
-from ..core.errors import HybridOptError
-from .sharding import reshard_, units
+from ...core.errors import HybridOptError
+from ..sharding import reshard_, units
 
 __all__ = ["abandon_", "check_torch", "cuts_numbers", "drop", "groups", "states"]
 

@@ -18,7 +18,7 @@ from .probe_gradient import ProbeGradient
 from .run import run
 from .slices import elements, update_in_slices
 from .state import seeds
-from .task import Task
+from .update_task import Task
 
 __all__ = ["multiples", "run_estimated", "temporaries"]
 

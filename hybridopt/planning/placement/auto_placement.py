@@ -11,7 +11,7 @@ from ...model.placement.room import LayerBytes, settled
 from ...policy.plan import Plan
 from ..bytes.static import weights
 from ..request import Request
-from .resting import resting
+from .offloaded_tensors import resting
 
 __all__ = ["settle"]
 
