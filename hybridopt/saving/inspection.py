@@ -16,6 +16,7 @@ from .links import COMMIT
 from .names import CONFIG, DELTA, REPLAY
 from .replay import file as replay_file
 from .replay.rebuild import check_names
+from .served import changed_beside, loaders
 from .whole.read import check_whole
 
 __all__ = ["inspect_saved", "is_saved"]
@@ -46,7 +47,7 @@ def inspect_saved(directory: Path) -> dict[str, Any]:
         check_names(run, config, delta)
         check_complete(folder, config, delta)
         check_whole(folder, config)
-        adapters = _adapters(folder, config)
+        adapters = _adapters(folder, config, delta, run is not None)
         policy = policy_of(None, {}, config)
         return {
             "kind": "saved folder",
@@ -93,7 +94,7 @@ def _size(entries: dict[str, Stored]) -> dict[str, int]:
     return {"parameters": sum(n for n, _ in sizes), "bytes": sum(n * width for n, width in sizes)}
 
 
-def _adapters(folder: Folder, config: dict) -> list[dict[str, Any]]:
+def _adapters(folder: Folder, config: dict, delta: dict[str, Stored], replayed: bool) -> list[dict[str, Any]]:
     library = library_in(folder, config)
     weights, settings = library.files
     found = []
@@ -103,7 +104,8 @@ def _adapters(folder: Folder, config: dict) -> list[dict[str, Any]]:
         data = plain_json.read(folder.path(str(place / settings)), "adapter configuration")
         kept = {key: data[key] for key in ADAPTER_KEYS if data.get(key) not in (None, False)}
         base = {"base": data.get("base_model_name_or_path"), "revision": data.get("revision")}
-        found.append({"name": name, "active": name in config["active"], **kept, **base, **_size(entries)})
+        own = {"name": name, "active": name in config["active"], **kept, **base, **_size(entries)}
+        found.append(own | {"loads in": loaders(data, entries, replayed or changed_beside(delta, entries))})
     return found
 
 

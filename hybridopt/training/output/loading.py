@@ -10,9 +10,9 @@ from torch import nn
 
 from ...core.errors import HybridOptError
 from ...core.files import tensors
-from ...model.roles import base_name
 from ...saving.labels import classes_of
 from ...saving.names import DELTA, REPLAY
+from ...saving.served import changed_beside, vllm_rank_of
 
 __all__ = ["Held", "held_in", "loading_lines"]
 
@@ -34,6 +34,7 @@ class Held:
         settings: adapter_config.json of the first adapter.
         more: whether tensors of the base were changed beside the adapters.
         labels: of a classifier, in the order of its outputs.
+        vllm_rank: the --max-lora-rank with which vLLM takes the adapters; None: it takes them by none.
     """
 
     architecture: str
@@ -41,6 +42,7 @@ class Held:
     settings: Mapping[str, Any] = field(default_factory=dict)
     more: bool = False
     labels: tuple[str, ...] = ()
+    vllm_rank: int | None = None
 
     @property
     def loader(self) -> str:
@@ -64,16 +66,15 @@ def held_in(folder: Path, model: nn.Module) -> Held:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise HybridOptError(f"{path} cannot be read: {error}") from error
-    return Held(architecture, True, settings, _more(folder, path), labels)
+    return Held(architecture, True, settings, _more(folder, path), labels, vllm_rank_of(path.parent))
 
 
 def _more(folder: Path, adapter: Path) -> bool:
     """Return whether tensors of the base were changed that no copy in the adapter stands for."""
     if not (folder / DELTA).exists():
         return (folder / REPLAY).exists()
-    copied = {base_name(n) for n in tensors.names(adapter.with_name("adapter_model.safetensors"), "the adapter")}
-    changed = {base_name(n) for n in tensors.names(folder / DELTA, "changed base tensors")}
-    return (folder / REPLAY).exists() or not changed <= copied
+    copied = tensors.names(adapter.with_name("adapter_model.safetensors"), "the adapter")
+    return (folder / REPLAY).exists() or changed_beside(tensors.names(folder / DELTA, "changed base tensors"), copied)
 
 
 def loading_lines(held: Held, base: str | None) -> list[str]:
@@ -106,16 +107,10 @@ def _of_adapters(held: Held, base: str | None) -> list[str]:
             "`hybridopt.from_pretrained(base_model, FOLDER)` puts it onto the base.",
         ]
     merged = "`hybridopt merge FOLDER -o MERGED` makes a whole model of it."
-    if held.loader != "CausalLM" or not _served(held.settings):
+    if held.loader != "CausalLM" or held.vllm_rank is None:
         return [*lines, "", merged]
-    rank = held.settings.get("r", 16)
-    serve = f"vllm serve {base or 'BASE'} --enable-lora --lora-modules tuned=FOLDER --max-lora-rank {rank}"
+    serve = f"vllm serve {base or 'BASE'} --enable-lora --lora-modules tuned=FOLDER --max-lora-rank {held.vllm_rank}"
     return [*lines, "```bash", serve, "```", merged]
-
-
-def _served(settings: Mapping[str, Any]) -> bool:
-    """Return whether vLLM serves adapters like these beside their base."""
-    return settings.get("peft_type") == "LORA" and not (settings.get("use_dora") or settings.get("modules_to_save"))
 
 
 def _classifier(held: Held, base: str | None) -> list[str]:

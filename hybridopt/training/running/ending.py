@@ -6,6 +6,8 @@ from ...core.devices import device_here
 from ...core.sizes import gib, human
 from ...policy.batch_rates import told_of_noise
 from ...policy.routes import read_policy
+from ...saving.served import vllm_rank_of
+from .finish import MERGED
 from .prepare import Prepared
 from .telling import many
 from .train import Result
@@ -69,11 +71,13 @@ def _noise(prepared: Prepared, result: Result) -> list[str]:
 
 def _commands(prepared: Prepared, result: Result) -> list[str]:
     run, folder, base = prepared.run, quote(str(result.folder)), quote(prepared.run.model)
-    merged = quote(f"{result.folder}-merged")
+    merged = quote(str(result.folder / MERGED) if run.output.merge else f"{result.folder}-merged")
     causal, adapters = prepared.task.head == "causal", run.method.lora is not None
     found = [f"hybridopt chat {folder}"] if causal else []
     found += [f"hybridopt merge {folder} -o {merged}"] if adapters and not run.output.merge else []
-    if causal:
-        serve = f"vllm serve {base} --enable-lora --lora-modules trained={folder}"
-        found += [serve if adapters else f"vllm serve {folder}"]
+    rank = vllm_rank_of(result.folder) if adapters else None
+    if causal and rank is not None:
+        found += [f"vllm serve {base} --enable-lora --lora-modules trained={folder} --max-lora-rank {rank}"]
+    elif causal:
+        found += [f"vllm serve {merged if adapters else folder}"]
     return [*found, f"hybridopt inspect {folder}"]

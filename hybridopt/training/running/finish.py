@@ -16,7 +16,7 @@ from .records import end
 from .resuming import data_notes
 from .versions import versions
 
-__all__ = ["finish"]
+__all__ = ["MERGED", "finish"]
 
 MERGED = "merged"
 
