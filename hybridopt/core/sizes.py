@@ -19,7 +19,7 @@ def bytes_of(memory: str | int, name: str) -> int:
     name: of the option.
     """
     if isinstance(memory, bool) or not isinstance(memory, int):
-        return parse_size(memory, name)  # type: ignore[arg-type]  # it refuses what is no text
+        return parse_size(memory, name)  # it refuses what is no text
     if memory < 1:
         raise HybridOptError(f"{name}={shown(memory)} is not allowed; give a number of bytes above zero, or '24GiB'")
     if memory > MOST:
