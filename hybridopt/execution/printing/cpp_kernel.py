@@ -14,6 +14,7 @@ __all__ = ["KernelLayout"]
 HEAD = """\
 // Printed from {title}.
 #include "chunks.h"
+#include "codes.h"
 #include "columns.h"
 
 enum {{ {tensors} }};
@@ -101,7 +102,8 @@ class KernelLayout:
             here = self._rule(axis)
             rule = None if here is None else traced(here)
             own = () if rule is None else tuple(f"n_{name}" for name in rule.numbers)
-            each = "in_order" if self.part == "columns" and axis == "free" else "in_lanes"
+            each = "in_blocks" if axis == "full" and self._coded else "in_lanes"
+            each = "in_order" if self.part == "columns" and axis == "free" else each
             if getattr(self, axis) is not None:
                 out.append(loop(f"{axis}_loop", rule, rate, [*RATES, *skipped, *own], result, roots, each))
             skipped = ("",) * len(own)
@@ -112,8 +114,8 @@ class KernelLayout:
     def _flat(self) -> str:
         axis = "free" if self.full is None else "full"
         seeds = [""] * self._random + [name for name, kept in self.slots if kept == "bfloat16"]
-        if not seeds:
-            return cpp_parts.flat(self._span(axis, "at", ""))
+        if not seeds:  # of codes in one piece, as what waits is written beside the next block
+            return cpp_parts.flat(self._span(axis, "at", ""), *((1, "LONGEST") if self.block else ()))
         bits = [
             f"random_bits(bits_{seed or 'weight'}, at + before, n, task.width, {self._key(seed)}, given.columns);"
             for seed in seeds
@@ -121,7 +123,9 @@ class KernelLayout:
         made = [f"alignas(64) u32 bits_{seed or 'weight'}[PIECE];" for seed in seeds]
         made += ["const i64 before = task.first * task.width;", *bits]
         made += self._span(axis, "at", "made")
-        return cpp_parts.flat(made) if self.block else cpp_parts.flat_in_rows(made, self._span(axis, "at", "row"))
+        if self.block:
+            return cpp_parts.flat(made, places=1)
+        return cpp_parts.flat_in_rows(made, self._span(axis, "at", "row"))
 
     def _rows(self) -> str:
         return cpp_parts.rows(self._span("full", "own", "place", "low"), self._span("free", "at", "row"))
@@ -139,6 +143,11 @@ class KernelLayout:
     @property
     def _kept(self) -> str:
         return self.weight.removesuffix(" nonnegative")
+
+    @property
+    def _coded(self) -> dict[str, str]:
+        """Return how the slots are kept that have blocks of codes, by name."""
+        return {name: kept for name, kept in self.slots if kept in LEVELS}
 
     @property
     def _random(self) -> bool:
@@ -167,7 +176,7 @@ class KernelLayout:
             seed: by which weights are rounded.
             packed: is it about `count` elements that were packed, `low` and `low_grad`?
         """
-        coded = [(name, kept) for name, kept in self.slots if kept in LEVELS and axis == "full"]
+        coded = self._coded if axis == "full" else {}
         all_ = "count" if packed else "n"
         done, n = (" + done", "some") if coded else ("", all_)
         bits = self._bits(kind, done, n, OWN_COLUMN if packed else "column")
@@ -178,18 +187,21 @@ class KernelLayout:
                 cpp_structs.weight(self._kept, f"at{done}", bits(seed)),
                 cpp_structs.grad(self.grad, f"at{done}"),
             )
-        call = self._call(axis, n, weight, grad, state if axis == "full" else ())
+        call = self._call(axis, n, weight, grad, state if axis == "full" else (), tuple(coded))
         if not coded:
             return [call]
-        before, after = [], []
-        for name, kept in coded:
-            before += [f"alignas(64) float waiting_{name}[BLOCK];", cpp_structs.most(name, f"{own}{done}")]
+        inner = [f"const int some = {all_} - done < BLOCK ? {all_} - done : BLOCK;"]
+        for name, kept in coded.items():
             by = f"of_row(given.columns, ({own}{done}) / BLOCK + task.first, 0, some, {self._key(name)})"
-            raw = cpp_structs.raw(name, kept, own + done)
-            after.append(f"encode<{LEVELS[kept]}>({raw}, most_{name}, waiting_{name}, some, {by});")
-        inner = [f"const int some = {all_} - done < BLOCK ? {all_} - done : BLOCK;", *before, call, *after]
-        return [f"for (int done = 0; done < {all_}; done += BLOCK) {{", *(f"    {line}" for line in inner), "}"]
+            inner.append(cpp_structs.begin(name, kept, own + done, by))
+        inner += [call, *(f"blocks_{name}.wait();" for name in coded)]
+        return [
+            *(line for name, kept in coded.items() for line in cpp_structs.blocks(name, kept)),
+            *(f"for (int done = 0; done < {all_}; done += BLOCK) {{", *(f"    {line}" for line in inner), "}"),
+            *(f"blocks_{name}.end();" for name in coded),
+        ]
 
-    def _call(self, axis: str, n: str, weight: str, grad: str, state: Sequence[str]) -> str:
+    def _call(self, axis: str, n: str, weight: str, grad: str, state: Sequence[str], coded: Sequence[str] = ()) -> str:
         grads = (grad,) if self._rule(axis) else ()
-        return f"{axis}_loop({', '.join([n, weight, *grads, *state, 'given.numbers'])});"
+        blocks = [f"blocks_{name}" for name in coded]
+        return f"{axis}_loop({', '.join([n, weight, *grads, *state, 'given.numbers', *blocks])});"

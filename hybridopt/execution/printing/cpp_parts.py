@@ -12,7 +12,7 @@ extern "C" void hybridopt_run(const Given* given) {{
     const i64 some = at_a_time(*given, elements_of, CHUNK, LONGEST) / PIECE * PIECE;
     in_chunks(*given, elements_of, [=](const Task&) {{ return some; }},
               [&](const Task& task, i64 first, i64 last) {{
-                  in_turns<2>(first, last, PIECE, 4, [&](i64 at, i64 end) {{
+                  in_turns<{places}>(first, last, {step}, 4, [&](i64 at, i64 end) {{
                       piece(task, *given, at, (int)(end - at));
                   }});
               }});
@@ -71,12 +71,15 @@ static void whole_row(const Task& task, const Given& given, i64 row) {{
 """
 
 
-def flat(lines: Sequence[str]) -> str:
+def flat(lines: Sequence[str], places: int = 2, step: str = "PIECE") -> str:
     """Return the functions for elements that lie in a row.
 
-    lines: which move n of them from `at` on.
+    Args:
+        lines: which move n of them from `at` on.
+        places: at how many of them a thread reads in turns.
+        step: the most elements that the lines move at a time, in C++.
     """
-    return FLAT.format(lines=_deeper(lines))
+    return FLAT.format(lines=_deeper(lines), places=places, step=step)
 
 
 def flat_in_rows(made: Sequence[str], by_row: Sequence[str]) -> str:

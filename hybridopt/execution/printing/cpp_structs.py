@@ -1,6 +1,6 @@
 """How a printed C++ kernel is told where numbers lie, and how: the structs of `execution/cpp/skeleton/tensors.h`."""
 
-__all__ = ["LEVELS", "ROOTS", "codes", "grad", "most", "raw", "slot", "weight"]
+__all__ = ["LEVELS", "ROOTS", "begin", "blocks", "codes", "grad", "raw", "slot", "weight"]
 
 LEVELS = {"int8": "Linear", "uint8": "Linear", "companded int8": "Companded", "companded uint8": "Companded"}
 ROOTS = frozenset({"uint8", "companded uint8"})  # kept as square roots
@@ -53,18 +53,34 @@ def raw(name: str, kept: str, at: str) -> str:
     return f"({kind}*)task.at[STATE_{name.upper()}] + {at}"
 
 
-def most(name: str, at: str) -> str:
-    """Return the line that finds the scale of the block that begins at an element of a slot.
+def blocks(name: str, kept: str) -> list[str]:
+    """Return lines that declare the blocks of codes of a slot, and the floats of the one that waits for its scale.
 
     Args:
         name: of the slot.
-        at: the element, in C++.
+        kept: one of LEVELS.
     """
-    return f"float* most_{name} = (float*)task.at[STATE_{name.upper()}_ABSMAX] + ({at}) / BLOCK;"
+    return [
+        f"alignas(64) float waiting_{name}[BLOCK];",
+        f"Blocks<{LEVELS[kept]}, {codes(kept)}> blocks_{name}(waiting_{name});",
+    ]
+
+
+def begin(name: str, kept: str, at: str, bits: str) -> str:
+    """Return the line that goes to the block of codes that begins at an element of a slot, of `some` elements.
+
+    Args:
+        name: of the slot.
+        kept: one of LEVELS.
+        at: the element, in C++.
+        bits: what makes the random bits of the block.
+    """
+    most = f"(float*)task.at[STATE_{name.upper()}_ABSMAX] + ({at}) / BLOCK"
+    return f"const auto codes_{name} = blocks_{name}.begin({raw(name, kept, at)}, {most}, some, {bits});"
 
 
 def slot(name: str, kept: str, at: str, bits: str) -> str:
-    """Return the struct of a slot; codes have the line of `most` before it, and `encode` what waits after it.
+    """Return the struct of a slot; that of codes is what `begin` has made.
 
     Args:
         name: of the slot.
@@ -77,4 +93,4 @@ def slot(name: str, kept: str, at: str, bits: str) -> str:
         return f"Floats{{{own}}}"
     if kept == "bfloat16":
         return f"bf16_by({own}, {bits})"
-    return f"codes_of<{LEVELS[kept]}>({own}, most_{name}, waiting_{name})"
+    return f"codes_{name}"

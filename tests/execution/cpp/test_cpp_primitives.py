@@ -18,6 +18,20 @@ TEXT = """
 #include "chunks.h"
 #include "columns.h"
 #include "int8.h"
+// as a printed kernel does it: what a loop writes becomes codes beside the loop over the next block
+template <class Levels, class Code>
+static void beside(const float* x, Code* codes, float* most, int n, int block, u64 key, Columns columns) {
+    alignas(64) float waiting[512];
+    Blocks<Levels, Code> blocks(waiting);
+    for (int at = 0; at < n; at += block) {
+        const int some = n - at < block ? n - at : block;
+        const auto now = blocks.begin(codes + at, most + at / block, some, of_row(columns, at / block, 0, some, key));
+        const auto first = [&](int i, auto lanes, auto next) ALWAYS { return next(load(x + at + i, lanes)); };
+        in_blocks(some, first, [&](int i, auto lanes, F made) ALWAYS { now.out(i, made, lanes); }, blocks);
+        blocks.wait();
+    }
+    blocks.end();
+}
 // tasks: which primitive; sizes: n, width, first element
 extern "C" void hybridopt_run(const Given* given) {
     void* const* at = given->at;
@@ -41,6 +55,10 @@ extern "C" void hybridopt_run(const Given* given) {
         case 13: return int8_blocks_in<Companded>(x, (u8*)at[1], (float*)at[2], n, (int)width);
         case 14: return int8_blocks_out<Companded>((i8*)at[1], (float*)at[2], x, first, n, (int)width, key, some);
         case 15: return int8_blocks_out<Companded>((u8*)at[1], (float*)at[2], x, first, n, (int)width, key, some);
+        case 18: return beside<Linear>(x, (i8*)at[1], (float*)at[2], n, (int)width, key, some);
+        case 19: return beside<Linear>(x, (u8*)at[1], (float*)at[2], n, (int)width, key, some);
+        case 24: return beside<Companded>(x, (i8*)at[1], (float*)at[2], n, (int)width, key, some);
+        case 25: return beside<Companded>(x, (u8*)at[1], (float*)at[2], n, (int)width, key, some);
         case 10: pack((float*)at[1], Floats{x}, (float*)at[4], Floats{(float*)at[3]}, (u16*)at[2], n); return;
         case 16:
             return in_lanes(n, [&](int i, auto some) { store((float*)at[1] + i, sign_(load(x + i, some)), some); });
@@ -198,6 +216,39 @@ def test_state_of_eight_bits(run, eight_bits, signed, n, block):
     out = torch.zeros(n)
     run((6 if signed else 7) + more, (out, found[""], found["_absmax"]), n, block)
     assert out.equal(codec.load(wanted, slot))
+
+
+ODD = [0.0, -0.0, 1e-41, 3e-37, 1e30, float("inf"), -float("inf"), float("nan"), -float("nan")]
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("eight_bits", [Int8, Companded8])
+@pytest.mark.parametrize(("n", "block"), [(512, 512), (5, 16), (300, 16), (5000, 64), (5000, 128), (4100, 100)])
+def test_blocks_that_become_codes_beside_the_next_one(run, eight_bits, signed, n, block):
+    """Those of special numbers, alone and among others, at the beginning and the end."""
+    x = torch.randn(n, generator=torch.Generator().manual_seed(2)) * 10 ** torch.linspace(-3, 3, n)
+    x = x if signed else x.abs()
+    for i, odd in enumerate(ODD):
+        some = x[3 * i * block :][:block]
+        some[:: max(1, block // (1, 4, block)[i % 3])] = odd
+    x[-block // 2 :][:3] = 0
+    more = 6 * (eight_bits is Companded8) + (not signed)
+    code = torch.int8 if signed else torch.uint8
+    found = [(torch.full((n + 1,), 7, dtype=code), torch.full((-(-n // block) + 1,), 7.0)) for _ in range(2)]
+    for which, (codes, most) in zip((8, 18), found, strict=True):
+        run(which + more, (x, codes, most), n, block)
+    (wanted, sizes), (codes, most) = found
+    assert codes.equal(wanted) and bits(most).equal(bits(sizes)) and codes[n] == most[-1] == 7
+
+
+def test_the_largest_size_is_never_below_the_lowest_level(run):
+    """Products may be rounded to more than 127 units; then a random 0 leads to -128."""
+    most = torch.rand(1000, generator=torch.Generator().manual_seed(0)) + 1
+    above = most[most * (1 / most * 127) > 127]
+    x, block = -above[:1].expand(1 << 19).contiguous(), 512
+    codes = torch.zeros(len(x), dtype=torch.int8)
+    run(18, (x, codes, torch.zeros(len(x) // block)), len(x), block)
+    assert codes.unique().tolist() == [-127]
 
 
 @pytest.mark.parametrize("n", [5, 37, 1000])

@@ -3,18 +3,11 @@
 #include "chunks.h"
 #include "memory.h"
 
-static const u32 INFINITE = 0x7f800000u;  // as a float
-
 struct Seen {  // the largest bits without a sign
     U of[SUMS];
     ALWAYS Seen() { for (int k = 0; k < SUMS; ++k) of[k] = all(0u); }
     ALWAYS void add(int k, U bits, u32 sizes) { of[k] = larger_bits(of[k], and_(bits, all(sizes))); }
-    ALWAYS u32 most() const {
-        u32 each[LANES], found = 0;
-        store(each, larger_bits(larger_bits(of[0], of[1]), larger_bits(of[2], of[3])), All());
-        for (int i = 0; i < LANES; ++i) found = found < each[i] ? each[i] : found;
-        return found;
-    }
+    ALWAYS u32 most() const { return largest(larger_bits(larger_bits(of[0], of[1]), larger_bits(of[2], of[3]))); }
 };
 
 INLINE void see(Seen& seen, const float* x, int n) {

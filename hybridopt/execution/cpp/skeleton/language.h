@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <tuple>
 #if defined(__x86_64__) && !defined(HYBRIDOPT_PORTABLE)
 #include <immintrin.h>
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(HYBRIDOPT_AVX2)
@@ -164,6 +165,39 @@ INLINE void in_lanes(int n, Work work) {
 #else
     for (; i + LANES <= n; i += LANES) work(i, All());
     if (i < n) work(i, First(n - i));
+#endif
+}
+
+// The same for work in two halves: first(i, lanes, next) calls next(x, y, ...) with what second(i, lanes, x, y, ...) needs.
+// The first half for the next lanes begins before the second half for these, which waits less for what the first has made.
+struct Keep {
+    template <class... T> ALWAYS std::tuple<T...> operator()(T... x) const { return {x...}; }
+};
+template <class After, class Some, class... T, size_t... PLACE>
+INLINE void go_on(After second, int i, Some some, const std::tuple<T...>& kept, std::index_sequence<PLACE...>) {
+    second(i, some, std::get<PLACE>(kept)...);
+}
+template <class After, class Some, class... T>
+INLINE void go_on(After second, int i, Some some, const std::tuple<T...>& kept) {
+    go_on(second, i, some, kept, std::index_sequence_for<T...>());
+}
+template <class Before, class After>
+INLINE void in_lanes(int n, Before first, After second) {
+    int i = 0;
+#if LANES > 1
+    if (n >= LANES) {
+        auto kept = first(0, All(), Keep());
+        for (i = LANES; i + LANES <= n; i += LANES) {
+            const auto next = first(i, All(), Keep());
+            go_on(second, i - LANES, All(), kept);
+            kept = next;
+        }
+        go_on(second, i - LANES, All(), kept);
+    }
+    if (i < n) go_on(second, i, First(n - i), first(i, First(n - i), Keep()));
+#else
+#pragma omp simd
+    for (i = 0; i < n; ++i) first(i, All(), [&](auto... kept) ALWAYS { second(i, All(), kept...); });
 #endif
 }
 

@@ -44,6 +44,21 @@ INLINE void store_levels(u8* x, F level, Mask kept, All) {  // floored, within 1
     const U whole = _mm512_maskz_cvt_roundps_epi32(kept.m, level.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     _mm_storeu_si128((__m128i*)x, _mm512_cvtusepi32_epi8(_mm512_mask_max_epi32(whole, kept.m, whole, all(1))));
 }
+INLINE U smaller_bits(U a, U b) { return _mm512_min_epi32(a, b); }  // with a sign
+INLINE __m512i shorts(F a, F b) {  // floored
+    const int how = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+    return _mm512_packs_epi32(_mm512_cvt_roundps_epi32(a.v, how), _mm512_cvt_roundps_epi32(b.v, how));
+}
+INLINE void store_four(i8* x, const F* level) {
+    const __m512i all = _mm512_packs_epi16(shorts(level[0], level[1]), shorts(level[2], level[3]));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(x, _mm512_permutexvar_epi32(order, _mm512_max_epi8(all, _mm512_set1_epi8(-127))));
+}
+INLINE void store_four(u8* x, const F* level) {
+    const __m512i all = _mm512_packus_epi16(shorts(level[0], level[1]), shorts(level[2], level[3]));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(x, _mm512_permutexvar_epi32(order, _mm512_max_epu8(all, _mm512_set1_epi8(1))));
+}
 INLINE Mask operator&(Mask a, Mask b) { return Mask{(__mmask16)(a.m & b.m)}; }
 INLINE Mask operator|(Mask a, Mask b) { return Mask{(__mmask16)(a.m | b.m)}; }
 INLINE Mask operator!(Mask a) { return Mask{(__mmask16)~a.m}; }
@@ -99,6 +114,20 @@ INLINE bool outside(U x, u32 low, u32 high) {
     const U bad = _mm256_or_si256(_mm256_cmpgt_epi32(all(low), x), _mm256_cmpgt_epi32(x, all(high - 1)));
     return _mm256_movemask_epi8(bad) != 0;
 }
+INLINE U smaller_bits(U a, U b) { return _mm256_min_epi32(a, b); }
+INLINE __m256i shorts(F a, F b) {
+    return _mm256_packs_epi32(_mm256_cvtps_epi32(floor_(a).v), _mm256_cvtps_epi32(floor_(b).v));
+}
+INLINE void store_four(i8* x, const F* level) {
+    const __m256i all = _mm256_packs_epi16(shorts(level[0], level[1]), shorts(level[2], level[3]));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), inside = _mm256_max_epi8(all, _mm256_set1_epi8(-127));
+    _mm256_storeu_si256((__m256i*)x, _mm256_permutevar8x32_epi32(inside, order));
+}
+INLINE void store_four(u8* x, const F* level) {
+    const __m256i all = _mm256_packus_epi16(shorts(level[0], level[1]), shorts(level[2], level[3]));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), inside = _mm256_max_epu8(all, _mm256_set1_epi8(1));
+    _mm256_storeu_si256((__m256i*)x, _mm256_permutevar8x32_epi32(inside, order));
+}
 INLINE Mask operator&(Mask a, Mask b) { return Mask{_mm256_and_ps(a.m, b.m)}; }
 INLINE Mask operator|(Mask a, Mask b) { return Mask{_mm256_or_ps(a.m, b.m)}; }
 INLINE Mask operator!(Mask a) { return Mask{_mm256_xor_ps(a.m, _mm256_castsi256_ps(all(0xffffffffu)))}; }
@@ -129,10 +158,42 @@ template <int BY> INLINE U left(U x) { return x << BY; }
 INLINE U choose_(Mask chosen, U a, U b) { return chosen ? a : b; }
 INLINE Mask above(U a, u32 b) { return (int32_t)a > (int32_t)b; }
 INLINE U larger_bits(U a, U b) { return a > b ? a : b; }
+INLINE U smaller_bits(U a, U b) { return (int32_t)a < (int32_t)b ? a : b; }
+template <class Code> INLINE void store_four(Code*, const F*) {}  // never called
 INLINE bool any(Mask m) { return m; }
 INLINE bool outside(U x, u32 low, u32 high) { return x < low || x >= high; }
 INLINE U counting() { return 0; }
 
+#endif
+
+static const u32 INFINITE = 0x7f800000u;  // as a float
+
+#if LANES == 16
+INLINE u32 largest(U x) { return _mm512_reduce_max_epu32(x); }
+INLINE int32_t smallest(U x) { return _mm512_reduce_min_epi32(x); }  // with a sign
+#else
+INLINE u32 largest(U x) {
+    u32 each[LANES], found = 0;
+    store(each, x, All());
+    for (int i = 0; i < LANES; ++i) found = found < each[i] ? each[i] : found;
+    return found;
+}
+INLINE int32_t smallest(U x) {
+    int32_t each[LANES], found = 0x7fffffff;
+    store((u32*)each, x, All());
+    for (int i = 0; i < LANES; ++i) found = each[i] < found ? each[i] : found;
+    return found;
+}
+#endif
+
+INLINE F kept(F x, All, float = 0.f) { return x; }
+#if LANES > 1
+INLINE F kept(F x, First some, float other = 0.f) {  // `other` where there is no lane
+    float each[LANES];
+    store(each, F(other), All());
+    store(each, x, some);
+    return load(each, All());
+}
 #endif
 
 // Store levels of 8 bits: floored, within -127 ... 127, or 1 ... 255 without a sign; 0 where they are not kept.

@@ -4,15 +4,6 @@
 #include "finite.h"
 #define RESTRICT __restrict
 
-INLINE F kept(F x, All) { return x; }
-#if LANES > 1
-INLINE F kept(F x, First some) {  // zeros where there is no lane
-    float each[LANES] = {0.f};
-    store(each, x, some);
-    return load(each, All());
-}
-#endif
-
 INLINE float total(const F* sums) {
     float each[LANES], all = 0.f;
     store(each, (sums[0] + sums[1]) + (sums[2] + sums[3]), All());
