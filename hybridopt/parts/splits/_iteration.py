@@ -5,10 +5,15 @@ from torch import Tensor
 
 from ...core.numerics.normal import normal
 
-__all__ = ["FIRST", "LATER", "MORE", "NOISE", "leading", "noise", "orthonormal"]
+__all__ = ["LATER", "NOISE", "first", "leading", "noise", "orthonormal"]
 
-FIRST, LATER = 6, 1  # products with G'G, from noise and from a basis: docs/policies.md has the energies
-MORE = 8  # directions that noise begins with beside those that are wanted
+LATER = 1  # products with G'G from a basis: docs/policies.md has the energies
+WIDE = 64  # directions from which on few products of noise do, and no decomposition, for which a device is waited for
+FIRST, FEW, MORE = (
+    3,
+    6,
+    8,
+)  # products from noise, of wide bases and of others, which begin with so many directions more
 NOISE = 0.1  # length of what is added to a direction of length 1: so directions that are new to the basis are found
 FLOOR = 1e-6  # of the largest squared entry: directions about which the gradient says less stay as they are
 PIECE = 1 << 22  # elements of a gradient that are worked on at a time in full precision
@@ -19,8 +24,8 @@ def leading(grad: Tensor, start: Tensor, rank: int, rounds: int, ordered: bool) 
     """Return `rank` directions in which nearly all of a gradient lies that lies in any so many.
 
     Subspace iteration (Saad, Numerical Methods for Large Eigenvalue Problems, 5.1; Halko et al. 2011, Alg. 4.4):
-    Q <- QR((G'G + floor) Q), and in the last round the leading directions of G within Q first. Nothing is read back
-    from the device. Where the gradient is not finite the start is made orthonormal, and no more.
+    Q <- QR((G'G + floor) Q), and in the last round the leading directions of G within Q first. Where the
+    gradient is not finite the start is made orthonormal, and no more. Only the decomposition waits for the device.
 
     Args:
         grad: G, [..., m, n], in any float dtype.
@@ -42,6 +47,17 @@ def leading(grad: Tensor, start: Tensor, rank: int, rounds: int, ordered: bool) 
             y = y @ torch.linalg.eigh(q.mT @ y).eigenvectors.flip(-1)[..., :rank]
         q = orthonormal(y)
     return q
+
+
+def first(side: int, rank: int, ordered: bool) -> tuple[int, int]:
+    """Return with how many directions of noise a search begins, and the products with G'G it takes.
+
+    Args:
+        side: n, of a direction.
+        rank: directions that are wanted.
+        ordered: is the leading one to be the first?
+    """
+    return (rank, FIRST) if rank >= WIDE and not ordered else (min(side, rank + MORE), FEW)
 
 
 def orthonormal(x: Tensor) -> Tensor:

@@ -152,11 +152,11 @@ class Subspace(Projection):
     def _iterated(self, grad: Tensor, old: Tensor, key: int, fresh: bool) -> Tensor:
         *stack, side, rank = old.shape
         if fresh:
-            start = _iteration.noise(old.new_empty(*stack, side, min(side, rank + _iteration.MORE)), key)
+            width, rounds = _iteration.first(side, rank, self.ordered)
+            start = _iteration.noise(old.new_empty(*stack, side, width), key)
         else:
-            start = _iteration.noise(old, key).mul_(_iteration.NOISE * side**-0.5).add_(old)
+            start, rounds = _iteration.noise(old, key).mul_(_iteration.NOISE * side**-0.5).add_(old), _iteration.LATER
         whole = grad if isinstance(grad, Tensor) else grad.to(old.dtype)  # of probes
-        rounds = _iteration.FIRST if fresh else _iteration.LATER
         return _iteration.leading(whole if self.right else whole.mT, start, rank, rounds, self.ordered)
 
     def _svd(self, grad: Tensor, name: str) -> Tensor:

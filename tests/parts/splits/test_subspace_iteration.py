@@ -52,6 +52,16 @@ def test_nearly_all_that_the_svd_finds_from_noise_and_from_the_last_basis(shape,
         assert search.energy(grad) > (0.95 if seed == 2 else 0.999)
 
 
+@pytest.mark.parametrize("power", [1.0, 0.7])
+def test_wide_bases_come_of_noise_without_a_decomposition(power, monkeypatch):
+    """So the first step of a large model does not wait matrix by matrix; a decomposition reads from the device."""
+    monkeypatch.setattr(torch.linalg, "eigh", None)
+    grad, search = gradient((264, 256), power), Searched((264, 256))
+    assert search.part.rank == _iteration.WIDE
+    assert_orthonormal(search(grad))
+    assert 0.99 < search.energy(grad) < 1
+
+
 def test_a_flat_spectrum_loses_little():
     grad = gradient((96, 64), 0.5)
     search = Searched((96, 64))
@@ -122,9 +132,10 @@ def test_the_directions_go_on_from_the_last_ones():
     assert cosines[:4].min() > 0.9
 
 
-def test_the_leading_direction_comes_first_where_it_is_asked_for():
-    search = Searched((48, 32), threshold=0.4)
-    grad = gradient((48, 32))
+@pytest.mark.parametrize("wide", [((48, 32), {}), ((80, 72), {"density": 0.9})], ids=["few", "wide"])
+def test_the_leading_direction_comes_first_where_it_is_asked_for(wide):
+    shape, options = wide
+    search, grad = Searched(shape, **options, threshold=0.4), gradient(shape)
     search(grad)
     lead = torch.linalg.svd(grad).Vh[0]
     assert (search.part.first(grad, search.basis) @ lead).abs() > 0.9999
