@@ -1,6 +1,6 @@
 """What would move, cast, load or merge weights that rest elsewhere is refused, or leaves them alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +15,8 @@ from .homes import home
 from .placement import Placement
 
 __all__ = ["Guarded", "guard", "not_trained"]
+
+Held = Sequence[tuple[str, Tensor]]  # weights, by the names in the module that a state dict is loaded into
 
 
 class Guarded(Protocol):
@@ -73,10 +75,13 @@ class _Apply:
 
     def __call__(self, plain: Callable[..., Any], fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
         for dtype in {x.dtype for unit in self._placed.units for x in _tensors(unit)}:
-            probe = torch.empty(0, dtype=dtype, device=self._placed.device)
+            probe = torch.ones(1, dtype=dtype, device=self._placed.device)
+            shared = probe.is_shared()
             found = fn(probe)
             if (found.device, found.dtype) != (probe.device, probe.dtype):
                 self._refuse(probe, found)
+            if found is not probe or probe.is_shared() != shared or probe.item() != 1:
+                self._refuse_values()
         module = self._module
         held = dict(module._parameters)
         for name in [name for name, p in held.items() if id(p) in self._kept]:
@@ -88,11 +93,23 @@ class _Apply:
             module._parameters.clear()
             module._parameters.update({name: now.get(name, p) for name, p in held.items()})
 
+    def _refuse_values(self) -> None:
+        raise HybridOptError(
+            f"weights of {type(self._module).__name__} rest on {self._where}, and are not given other memory or "
+            "values, as to_empty(), share_memory() and _apply() of own functions do; call model.hybrid.unwrap() "
+            "first, or load the model without placement",
+            "placement",
+        )
+
+    @property
+    def _where(self) -> str:
+        return "disk" if self._placed.placement.base == "disk" else "the host"
+
     def _refuse(self, now: Tensor, then: Tensor) -> None:
-        kind, base = type(self._module).__name__, self._placed.placement.base
+        kind = type(self._module).__name__
         wanted = f"to {str(then.device)!r}" if then.device != now.device else f"from {now.dtype} to {then.dtype}"
         raise HybridOptError(
-            f"{kind} cannot go {wanted}: its weights rest on {'disk' if base == 'disk' else 'the host'}, for "
+            f"{kind} cannot go {wanted}: its weights rest on {self._where}, for "
             f"{str(now.device)!r} that computes, in the dtype that they have. Load it for another device or dtype "
             "(hybridopt.load(..., device=..., dtype=...)), or end the placement by model.hybrid.unwrap()",
             "placement",
@@ -106,27 +123,53 @@ class _State(Copied):
         super().__init__(first, first=True)
         self._model, self._placed = model, placed
 
-    def __call__(self, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    def __call__(self, module: nn.Module, state: dict[str, Tensor], prefix: str, how: dict[str, Any], *_: Any) -> None:
         kept = {id(piece.tensor) for unit in self._placed.units for piece in unit.pieces}
         kept |= {id(p) for p in self._placed.aside}
         named = [(n, p, state.get(f"{prefix}{n}")) for n, p in module.named_parameters() if id(p) in kept]
         held = [(n, p) for n, p, x in named if x is not None and x is not p]
+        if held and torch.__future__.get_swap_module_params_on_conversion():
+            raise HybridOptError(
+                f"load_state_dict would swap {held[0][0]!r}, which rests elsewhere, with another tensor: call "
+                "torch.__future__.set_swap_module_params_on_conversion(False) before",
+                "placement",
+            )
         if held or module is self._model:
             self._placed.rest()
-        if self._placed.placement.base != "disk":
-            return
+        assigns = bool(how.get("assign_to_params_buffers"))
+        if held and (assigns or self._placed.placement.base == "disk"):
+            self._check(held, state, prefix, assigns)
+            self._give(held, state, prefix)
+
+    def _check(self, held: Held, state: dict[str, Tensor], prefix: str, assigns: bool) -> None:
+        """Raise HybridOptError for values that weights cannot be given where they rest."""
         fixed = [n for n, p in held if home(p) is None or not p.is_floating_point()]
-        if held and (self._placed.placement.cache is None or fixed):
+        if self._placed.placement.base == "disk" and (self._placed.placement.cache is None or fixed):
             raise HybridOptError(
                 f"load_state_dict would write {(fixed or [held[0][0]])[0]!r}, which rests in a file that is never "
                 "written; name a folder for such weights, placement=hybridopt.Placement('disk', cache='folder'), or "
                 "load the model without placement, or from a folder with those values",
                 "placement",
             )
+        other = next((n for n, p in held if state[f"{prefix}{n}"].dtype != p.dtype), None) if assigns else None
+        if other is not None:
+            dtype = state[f"{prefix}{other}"].dtype
+            raise HybridOptError(
+                f"load_state_dict(assign=True) would make {other!r} {dtype}, and it rests in the dtype that it has; "
+                f"load the model with dtype={dtype}, or leave assign=True out",
+                "placement",
+            )
+
+    @staticmethod
+    def _give(held: Held, state: dict[str, Tensor], prefix: str) -> None:
+        """Write the values of weights to where they rest; torch finds the weights themselves in the state dict."""
         for name, p in held:
-            if (values := state[f"{prefix}{name}"]).shape == p.shape and (found := home(p)) is not None:
-                found.assign(values.detach().to(p.dtype))
-                state[f"{prefix}{name}"] = p  # torch copies nothing onto itself
+            if (values := state[f"{prefix}{name}"]).shape == p.shape:
+                if (found := home(p)) is not None:
+                    found.assign(values.detach().to(p.dtype))
+                else:
+                    p.data.copy_(values.detach())
+                state[f"{prefix}{name}"] = p
 
 
 def _takes_gradients(piece: Piece) -> bool:

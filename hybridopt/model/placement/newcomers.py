@@ -13,7 +13,7 @@ from ...core.contracts import PlacedUnit
 from ...core.registry import every
 from .copies import Overridden
 
-__all__ = ["Newcomers", "moved_"]
+__all__ = ["Newcomers", "made", "moved_"]
 
 
 class _Made:
@@ -43,6 +43,11 @@ class _Made:
 
 
 _made = _Made()
+
+
+def made() -> int:
+    """Return how much was put into modules, anywhere, since the first model was placed."""
+    return _made.count
 
 
 class Newcomers:

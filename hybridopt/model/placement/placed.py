@@ -15,12 +15,13 @@ from ..adapters import bare
 from .guards import guard
 from .homes import bring_home, forget
 from .hooks import attach, notice_end
-from .newcomers import Newcomers
+from .newcomers import Newcomers, made
 from .placement import Placement
+from .places import Places
 from .readers import for_readers
 from .rows import RowLookup, looked_up
 from .streamer import Streamer
-from .whole import Calls
+from .whole import Calls, NoReplicas
 
 __all__ = ["Placed", "placed", "unplace", "up_to_date"]
 
@@ -48,6 +49,7 @@ class Placed:
         table = None if again else looked_up(model)
         self._rows = None if table is None else RowLookup(table, self.device)
         self._new = {unit: Newcomers(unit, self.device, partial(self._merge, unit)) for unit in self.units}
+        self._seen = -1  # of what was put into modules
         self._guards = self._guarded()
         for unit in self.units:
             bring_home(unit, self)
@@ -68,14 +70,40 @@ class Placed:
         """Return what was moved so far."""
         return self.streamer.traffic
 
+    def begin(self, model: nn.Module) -> None:
+        """Look, before the whole model is called, whether its weights are where they were, and nowhere else."""
+        self._places.check_there()
+        if self._seen != made():
+            self._places.check_alone(model)
+            self._seen = made()
+
     def visit(self, unit: PlacedUnit) -> None:
         """Let a unit be computed with from its beginning, adapters that were put on it meanwhile included."""
+        self._check_not_traced(unit)
         self._new[unit].settle()
         self.streamer.need(unit)
 
     def need(self, unit: PlacedUnit) -> None:
         """Let a unit be computed with."""
+        self._check_not_traced(unit)
         self.streamer.need(unit)
+
+    def _check_not_traced(self, unit: PlacedUnit) -> None:
+        """Raise HybridOptError where what is computed is noted to be run without the model, or twice."""
+        if self.streamer.backend.keeps_memory:
+            return
+        kinds = {
+            "torch.export": torch.compiler.is_exporting(),
+            "torch.jit.trace": torch.jit.is_tracing(),
+            "torch.func (grad, vjp, jvp, vmap)": torch._C._functorch.peek_interpreter_stack() is not None,
+        }
+        if any(kinds.values()):
+            what = next(kind for kind, here in kinds.items() if here)
+            raise HybridOptError(
+                f"{what} keeps weights of {unit.name!r}, which rest on {self.placement.base!r} and are on the device "
+                "for the time of a layer alone; load the model without placement for that",
+                "placement",
+            )
 
     def done(self, unit: PlacedUnit) -> None:
         """Note that a forward pass through a unit has ended."""
@@ -93,8 +121,8 @@ class Placed:
         self.streamer.catch_up()
 
     def read(self) -> None:
-        """Let every weight at rest have its true values, as somebody is going to read it."""
-        if self.streamer.outstanding:
+        """Let every weight have its true values, as somebody is going to read it, in memory that lasts."""
+        if self.streamer.outstanding or not self.streamer.backend.keeps_memory:
             self.streamer.catch_up()
 
     def give_up(self, unit: PlacedUnit) -> None:
@@ -151,8 +179,10 @@ class Placed:
     def _guarded(self) -> list[Any]:
         model = self._model()
         assert model is not None  # whoever calls has it
+        aside = [] if self._rows is None else [(self._rows.weight, self._rows.table)]
+        self._places = Places(self.units, aside)
         calls = model.register_forward_pre_hook(Calls(self, self.units[0].pieces[0].tensor), with_kwargs=True)
-        return [calls, *guard(model, self), *for_readers(model, self.read, self.units)]
+        return [calls, NoReplicas(model), *guard(model, self), *for_readers(model, self.read, self.units)]
 
     def _unguard(self) -> None:
         for each in self._guards:

@@ -11,6 +11,7 @@ from ..roles import base_name, clean
 from .guards import not_trained
 from .homes import check_kept
 from .placed import Placed, placed
+from .places import refuse_replaced
 
 __all__ = ["check_keeps_base", "check_not_quantized", "check_trainable", "check_written"]
 
@@ -86,11 +87,7 @@ def _check_there(model: nn.Module, there: Placed) -> None:
     live = {id(p) for p in model.parameters()}
     lost = (x.weight for u in there.units for x in u.pieces if x.name == x.weight and id(x.tensor) not in live)
     if (name := next(lost, None)) is not None:
-        raise HybridOptError(
-            f"{name!r} was replaced since the model was placed, as fully_shard, FSDP, DeepSpeed and quantization do, "
-            "and placement is for whole weights on one device; leave one of both out, and load the model anew",
-            "placement",
-        )
+        refuse_replaced(name)
 
 
 def _names(model: nn.Module, there: Placed | None) -> list[str]:

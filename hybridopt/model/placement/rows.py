@@ -44,7 +44,7 @@ class RowLookup:
     """
 
     def __init__(self, table: nn.Embedding, device: torch.device):
-        self._table, self._device = table, device
+        self.table, self._device = table, device
         if not table.weight.requires_grad:
             table.weight.data = table.weight.data.cpu()
         self._hooks: list[RemovableHandle] = [
@@ -55,11 +55,11 @@ class RowLookup:
     @property
     def weight(self) -> Tensor:
         """Return the table."""
-        return self._table.weight
+        return self.table.weight
 
     def settle(self) -> None:
         """Bring the table to the device for good if it is going to be trained: updates are worked out there."""
-        weight = self._table.weight
+        weight = self.table.weight
         if weight.requires_grad and weight.device != self._device:
             weight.data = weight.data.to(self._device)
 

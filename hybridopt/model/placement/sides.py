@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
+from ...core.contracts import Piece
 from .arena import Layout
 from .lanes.lane import Moment, Stream
+from .marks import Marks
 
 __all__ = ["Sides"]
 
@@ -30,11 +32,18 @@ class Sides:
         self.joined: set[Stream] = set()  # where that was waited for
         self.users: set[Stream] = set()  # where the memory was used since it was taken
         self.state = "rests"  # "open", "coming", "near"
+        self.marks = Marks()
+        self.ahead: set[Piece] = set()  # near, and written to by the optimizer, but not at rest
 
     @property
     def filled(self) -> bool:
         """Return whether there is memory on the device."""
         return self.memory.untyped_storage().nbytes() > 0
+
+    def kept(self, pieces: set[Piece]) -> None:
+        """Note that some tensors have the same values at rest as on the device."""
+        self.ahead -= pieces
+        self.marks.set(pieces)
 
     def fill(self) -> None:
         """Take memory on the device, without values."""

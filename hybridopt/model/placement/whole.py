@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -14,13 +14,16 @@ from ...core.errors import HybridOptError, HybridOptWarning
 from ...core.sizes import human
 from .copies import Copied
 
-__all__ = ["Calls", "refuse_replicas"]
+__all__ = ["Calls", "NoReplicas", "refuse_replicas"]
 
 WORDS = 3  # calls with one word each after which it is told what a word takes
 
 
 class Moving(Protocol):
-    """A placed model, as far as it tells what it has moved."""
+    """A placed model, as far as it is called as a whole, and tells what it has moved."""
+
+    def begin(self, model: nn.Module) -> None:
+        """Look whether its weights are where they were."""
 
     @property
     def traffic(self) -> Traffic:
@@ -52,6 +55,7 @@ class Calls(Copied):
         if torch.compiler.is_compiling():
             return
         refuse_replicas(module)
+        self._placed.begin(module)
         if not self._told:
             self._words = self._words + 1 if _one_word(args, kwargs) else 0
             if self._words:
@@ -79,11 +83,41 @@ def refuse_replicas(module: nn.Module) -> None:
     inside = active is not None and any(each is module for each in active.modules())
     kind = "DataParallel" if module.__dict__.get("_is_replica") else "DistributedDataParallel" if inside else None
     if kind is not None:
-        raise HybridOptError(
-            f"{kind} computes with copies of the weights on several devices, and weights of {type(module).__name__} "
-            f"rest elsewhere, for one device; leave {kind} out (CUDA_VISIBLE_DEVICES=0), or placement",
-            "placement",
-        )
+        _refuse(kind, type(module).__name__)
+
+
+class NoReplicas:
+    """What DistributedDataParallel asks a model for before it does anything: refused, as weights rest elsewhere.
+
+    Args:
+        model: that is placed.
+    """
+
+    _NAME = "_ddp_params_and_buffers_to_ignore"
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+        vars(model)[self._NAME] = self
+
+    def __iter__(self) -> Iterator[str]:
+        _refuse("DistributedDataParallel", type(self._model).__name__)
+        yield ""
+
+    def remove(self) -> None:
+        """Let the model be asked again."""
+        if vars(self._model).get(self._NAME) is self:
+            del vars(self._model)[self._NAME]
+
+    def __reduce__(self) -> "tuple[type[list[str]], tuple[()]]":  # of copies as well
+        return list, ()
+
+
+def _refuse(kind: str, name: str) -> None:
+    raise HybridOptError(
+        f"{kind} computes with copies of the weights on several devices, and weights of {name} rest elsewhere, for "
+        f"one device; leave {kind} out (CUDA_VISIBLE_DEVICES=0), or placement",
+        "placement",
+    )
 
 
 def _one_word(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

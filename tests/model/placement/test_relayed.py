@@ -293,3 +293,22 @@ def fcntl(fd):
 def write(file, tensors):
     """A file of bare tensors, one after the other."""
     file.write_bytes(b"".join(x.numpy().tobytes() for x in tensors.values()))
+
+
+@pytest.mark.parametrize("how", ["at rest", "at rest, as data", "near", "replaced", "replaced near"])
+def test_what_somebody_else_writes_is_refused_as_no_file_holds_it(tmp_path, how):
+    write(tmp_path / "weights", {"a": torch.ones(50, 3)})
+    unit = PlacedUnit("unit", nn.Identity(), 0)
+    unit.pieces = [Piece("a", "a", nn.Parameter(torch.zeros(50, 3)), tmp_path / "weights", (0, 600))]
+    backend = Late(CPU, Traffic(), Placement("disk"))
+    backend.adopt(unit)
+    x = unit.pieces[0].tensor
+    if "near" in how:
+        bring(backend, unit)
+    with torch.no_grad():
+        if "replaced" in how:
+            x.data = torch.ones(50, 3)
+        else:
+            (x.data if "data" in how else x).mul_(2)
+    with pytest.raises(HybridOptError, match="written to while it rests on disk"):
+        backend.rest(unit) if "near" in how else bring(backend, unit)

@@ -248,3 +248,18 @@ def bring(backend, unit):
     backend.open(unit)
     backend.fetch(unit)
     backend.bind(unit)
+
+
+def test_what_somebody_writes_beside_outstanding_updates_is_refused():
+    backend, unit = carried(nn.ModuleList([nn.Linear(4, 4, bias=False), nn.Linear(4, 4)]))
+    weight = unit.pieces[0].tensor
+    bring(backend, unit)
+    backend.write(unit, unit.pieces)
+    weight.data.mul_(2)
+    backend.changed(unit)
+    with torch.no_grad():
+        weight.mul_(3)
+    with pytest.raises(HybridOptError, match=r"updates of training are outstanding.*state_dict\(\) first"):
+        backend.rest(unit)
+    backend.keep(unit, unit.pieces)
+    backend.rest(unit)  # what was kept has both

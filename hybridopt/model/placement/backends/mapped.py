@@ -14,6 +14,7 @@ from ....core.files.pages import copies
 from ....core.host_memory import left
 from ...deferred_checksums import LaterChecksum
 from ..endurance import Endurance
+from ..marks import Marks, refuse_written
 from ..placement import Placement
 from ..working import WorkingFile, spaced
 
@@ -51,6 +52,7 @@ class Mapped(PlacementBackend):
         self._sums: dict[PlacedUnit, list[LaterChecksum]] = {}
         self._cache = None if options.cache is None else Path(options.cache).absolute()
         self._copied: set[Piece] = set()  # near, and in memory of their own
+        self._marks = Marks()
         self._left: deque[tuple[MappedFile, Extent]] = deque()  # pages that nobody needs, not given back yet
         self._room = 0  # bytes that all units would take in a working file
         self._working: WorkingFile | None = None
@@ -90,12 +92,18 @@ class Mapped(PlacementBackend):
         for file in {file for file, _ in self._runs[unit]}:
             file.check()
 
+    def changed(self, unit: PlacedUnit) -> None:
+        """Take the values of the tensors for theirs."""
+        self._marks.set(unit.pieces)
+
     def write(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
         """Copy tensors to memory of their own."""
+        self._refuse_written(unit)
         for piece in pieces:
             if piece not in self._copied:
                 self._copied.add(piece)
                 piece.point(piece.tensor.data.clone())
+        self._marks.set(pieces)
         for file, run in self._runs_of(pieces):
             file.drop(run)
 
@@ -111,14 +119,15 @@ class Mapped(PlacementBackend):
             working.write(extent, piece.tensor.data)
             piece.file, piece.extent = working.path, extent
             self._traffic.written += piece.nbytes
+        self._marks.set(pieces)
         self._runs[unit] = self._runs_of(unit.pieces)
 
     def rest(self, unit: PlacedUnit) -> None:
         """Let the next fetch give the pages of a unit back; HybridOptError where something was written to them."""
+        self._refuse_written(unit)
         for piece in self._copied.intersection(unit.pieces):
             self._map(piece)
             self._copied.discard(piece)
-        self._refuse_written(unit)
         if self._cached is None:
             total = sum(stop - start for own in self._runs.values() for _, (start, stop) in own)
             self._cached = keeps_cached(total, left(ROOT))
@@ -146,6 +155,7 @@ class Mapped(PlacementBackend):
     def _map(self, piece: Piece) -> None:
         x = piece.tensor
         piece.point(self._file(piece).tensor(piece.extent, tuple(x.shape), x.dtype))
+        self._marks.set([piece])
 
     def _runs_of(self, pieces: Sequence[Piece]) -> list[tuple[MappedFile, Extent]]:
         """Return the pages that tensors lie in."""
@@ -162,13 +172,12 @@ class Mapped(PlacementBackend):
         return self._working
 
     def _refuse_written(self, unit: PlacedUnit) -> None:
+        for piece in self._marks.changed(unit.pieces, writes=False):
+            refuse_written(unit, piece.name)
+        for piece in self._marks.changed(self._copied.intersection(unit.pieces)):
+            refuse_written(unit, piece.name)
         if self.written(unit):
-            raise HybridOptError(
-                f"a weight of {unit.name!r} was written to while it rests on disk, where frozen weights are never "
-                "written; call model.hybrid.unwrap() before weights are merged or changed, and load the model without "
-                "placement to train it",
-                "placement",
-            )
+            refuse_written(unit)
 
     def _file(self, piece: Piece) -> MappedFile:
         if piece.file is None:

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ....core.contracts import Piece, PlacedUnit, Traffic
 from ....core.errors import HybridOptError
-from ....core.files.mapping import MappedFile
+from ....core.files.mapping import MappedFile, runs
 from ..arena import Arena, Layout, whole_pages
 from ..direct import DirectFile, read
 from ..lanes.lane import Moment
+from ..marks import refuse_written
 from ..placement import Placement
 from ..ranges import RELAYS, Reading, by_place, most
 from ..working import WorkingFile, spaced
@@ -81,7 +82,10 @@ class Relayed(Staged):
         """Read a unit, and begin to copy it."""
         reading, memory = self._readings[unit], self._sides[unit].memory
         for each in reading.ranges:
-            self._mapped[each.file].check()
+            file = self._mapped[each.file]
+            file.check()
+            if any(file.written(run) for run in runs([(each.start, each.start + each.size)])):
+                refuse_written(unit)
         arena, moment = self._relays.pop(0)
         try:
             if moment is not None:
@@ -106,6 +110,7 @@ class Relayed(Staged):
                 sides.resting[index] = self._at_rest(piece)
                 self._traffic.returned += piece.nbytes
                 self._traffic.written += piece.nbytes
+        sides.kept(wanted)
         self._readings[unit] = Reading(unit.pieces, sides.layout)
 
     def release(self, unit: PlacedUnit) -> None:
@@ -117,6 +122,13 @@ class Relayed(Staged):
                 file.close()
             self._direct.clear()
             self._relays.clear()
+
+    def _take(self, unit: PlacedUnit) -> list[Piece]:
+        """Raise HybridOptError for tensors that somebody else has written to, or put others in their place."""
+        sides = self._sides[unit]
+        for piece in sides.marks.changed(unit.pieces, writes=sides.state == "near"):
+            refuse_written(unit, piece.name)
+        return []
 
     def _at_rest(self, piece: Piece) -> Tensor:
         """Return the values of a tensor as a view of its file."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ....core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
-from ....core.errors import HybridOptWarning
+from ....core.errors import HybridOptError, HybridOptWarning
 from ....core.sizes import gib
 from ..arena import Arena, Layout, whole_pages
 from ..lanes.lane import Moment, Pair, lane_to
@@ -82,6 +82,7 @@ class Staged(PlacementBackend):
         """Take memory on the device, in the order of what is computed there."""
         sides = self._sides[unit]
         if sides.state == "rests":
+            self._take(unit)
             sides.fill()
             sides.users.clear()
             sides.taken, sides.state = self.lane.now(), "open"
@@ -93,11 +94,14 @@ class Staged(PlacementBackend):
 
     def bind(self, unit: PlacedUnit) -> None:
         """Let whatever is computed next wait for the copy, and every tensor be the one on the device."""
-        sides = self._sides[unit]
+        sides, late = self._sides[unit], self._take(unit)
         self._use(sides, sides.copied)
         sides.state = "near"
-        for piece, near in zip(unit.pieces, sides.near, strict=True):
+        for piece, near, resting in zip(unit.pieces, sides.near, sides.resting, strict=True):
+            if piece in late:  # it was written to when the copy had begun
+                near.copy_(resting)
             piece.point(near)
+        sides.marks.set(unit.pieces)
 
     def join(self, unit: PlacedUnit) -> None:
         """Let the stream of the caller wait for the copy, and for updates, unless it has."""
@@ -112,10 +116,13 @@ class Staged(PlacementBackend):
         sides.joined.clear()
         sides.ready = self.lane.now()
         self._joined(sides)
+        sides.marks.set(unit.pieces)
 
     def write(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
         """Let the caller be the next to write to what is on the device, which is a copy."""
         self.join(unit)
+        self._take(unit)
+        self._sides[unit].ahead.update(pieces)
 
     def keep(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
         """Copy tensors back to the host."""
@@ -125,12 +132,16 @@ class Staged(PlacementBackend):
             if piece in wanted:
                 resting.copy_(near)
                 self._traffic.returned += near.nbytes
+        sides.kept(wanted)
 
     def rest(self, unit: PlacedUnit) -> None:
         """Let every tensor be the one on the host, and give the memory on the device back."""
         sides = self._sides[unit]
+        self._take(unit)
         for piece, resting in zip(unit.pieces, sides.resting, strict=True):
             piece.point(resting)
+        sides.marks.set(unit.pieces)
+        sides.ahead.clear()
         if sides.state == "coming":  # it was not bound: the memory is still being written
             self._use(sides, sides.copied)
         if sides.state != "rests":
@@ -151,6 +162,41 @@ class Staged(PlacementBackend):
             for sides in self._sides.values():  # of a model that is gone: others are given its memory from now on
                 if sides.state == "coming" and sides.copied is not None:
                     self.lane.finish(sides.copied)
+
+    def _take(self, unit: PlacedUnit) -> list[Piece]:
+        """Keep at rest what somebody else has written to tensors, or put in their place; return these."""
+        sides = self._sides[unit]
+        found = sides.marks.changed(unit.pieces)
+        if not found:
+            return []
+        if sides.state == "near":
+            self.join(unit)
+        pairs = [(p, x) for p, x in zip(unit.pieces, sides.resting, strict=True) if p in found]
+        for piece, resting in pairs:
+            self._check_taken(piece, resting, sides)
+        with torch.no_grad():
+            for piece, resting in pairs:
+                if piece.tensor.data_ptr() != resting.data_ptr():
+                    resting.copy_(piece.tensor.data)
+        sides.marks.set(found)
+        return found
+
+    def _check_taken(self, piece: Piece, resting: Tensor, sides: Sides) -> None:
+        """Raise HybridOptError for values that cannot be kept in the place of a tensor at rest."""
+        x = piece.tensor
+        if (x.dtype, x.shape) != (resting.dtype, resting.shape):
+            raise HybridOptError(
+                f"{piece.name!r} rests on the host as {tuple(resting.shape)}, {resting.dtype}, and was replaced by "
+                f"{tuple(x.shape)}, {x.dtype}; load the model so (hybridopt.load(..., dtype=...)), or call "
+                "model.hybrid.unwrap() before weights are replaced",
+                "placement",
+            )
+        if piece in sides.ahead:
+            raise HybridOptError(
+                f"{piece.name!r} was written to while updates of training are outstanding for it, and would lose one "
+                "of both; call model.state_dict() first, which makes them all, and write then",
+                "placement",
+            )
 
     def _settle(self, unit: PlacedUnit, layout: Layout, resting: list[Tensor]) -> None:
         self._sides[unit] = Sides(layout, resting, self._device)
