@@ -10,7 +10,7 @@ from hybridopt.core import registry
 from hybridopt.core.contracts import Release
 from hybridopt.core.contracts.fulfilment import lacking
 from hybridopt.core.registry import find, names
-from hybridopt.optimizer.gradients.reductions.clip import Clip
+from hybridopt.optimizer.gradients.clip import Clip
 from hybridopt.optimizer.releases import DEFAULT, release_class
 from support.contracts import declared
 from support.paths import ROOT

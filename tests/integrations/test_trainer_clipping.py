@@ -11,7 +11,7 @@ import hybridopt
 from hybridopt import HybridOptError, HybridOptimizer
 from hybridopt.integrations.trainer import HybridTrainer
 from hybridopt.integrations.transformers import HybridOptimizerFactory
-from hybridopt.optimizer.gradients.reductions.known_norm import KnownNorm
+from hybridopt.optimizer.gradients.known_norm import KnownNorm
 from support.models import tiny_llama
 from support.saved import bits, equal
 from support.trainers import LR, arguments, data, wrapped

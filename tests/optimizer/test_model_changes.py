@@ -233,7 +233,7 @@ def test_values_that_are_gone_to_the_meta_device_are_refused():
 
 
 def test_state_follows_its_parameter_to_another_device():
-    from hybridopt.optimizer.membership.membership.conversions import _fitted
+    from hybridopt.optimizer.membership.conversions import _fitted
 
     assert _fitted(torch.zeros(2), torch.zeros(2, device="meta"), torch.float32).device.type == "meta"
     assert _fitted(torch.zeros(2, dtype=torch.int8), torch.zeros(2), torch.float32).dtype == torch.int8

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hybridopt import HybridOptimizer
-from hybridopt.optimizer.windows.windows.unchanged import UnchangedWindows
+from hybridopt.optimizer.windows.unchanged import UnchangedWindows
 
 
 @pytest.fixture
