@@ -12,7 +12,7 @@ from hybridopt.execution.cpp import builder, first_look
 from hybridopt.execution.state import allocate
 from hybridopt.execution.update import update
 from hybridopt.execution.update_task import Task
-from hybridopt.optimizer.gradients.reductions import finiteness
+from hybridopt.optimizer.gradients import finiteness
 from hybridopt.parts.codecs.fp32 import Fp32
 from hybridopt.parts.codecs.int8 import Int8
 from hybridopt.parts.rules.adafactor import Adafactor

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hybridopt import HybridOptError, HybridOptimizer
-from hybridopt.optimizer.gradients.reductions import reductions
+from hybridopt.optimizer.gradients import reductions
 from support.training import advance, assert_same, clock, give, optimize, snapshot, state_of, tensors, twin, values
 
 POLICIES = ("frugal", "adamw", "galore", "badam", "signsgd")

@@ -7,7 +7,7 @@ import torch
 
 from hybridopt import HybridOptimizer
 from hybridopt.core.registry import names
-from hybridopt.optimizer.gradients.reductions import reductions
+from hybridopt.optimizer.gradients import reductions
 
 APART = {"adafrugal", "qzo", "subzero"}  # which want losses told, codes, or steps by probe_step
 PROBED = ("mezo", "zo", "addax")

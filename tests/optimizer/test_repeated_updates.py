@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
 from hybridopt.execution.cpp.first_look import Finite
 from hybridopt.optimizer import repeated_updates, updates
-from hybridopt.optimizer.gradients.reductions import repeated_reads
+from hybridopt.optimizer.gradients import repeated_reads
 from hybridopt.parts import AdaLomo, AdamW, Columns, Empty, Lion, Momentum, NoUpdate, SignSGD
 
 SHAPES = [(64, 16), (16, 64), (5, 9), (7,), (33, 32), (32, 33), (2, 3, 16), (40, 16)]

@@ -9,7 +9,7 @@ from hybridopt.execution.cpp import builder
 from hybridopt.execution.cpp.first_look import first_look
 from hybridopt.execution.first_look import UnreadGradient
 from hybridopt.execution.printing.cpp_rounds import RoundsLayout
-from hybridopt.optimizer.gradients.reductions import reductions
+from hybridopt.optimizer.gradients import reductions
 from hybridopt.optimizer.parameters import Parameters
 from hybridopt.parts.rules.column_norm import ColumnNorm
 from support.updates import Cell, tasks_of
