@@ -29,12 +29,12 @@ there is Triton, the default split of frugal takes a kernel of the project inste
 OWN_HEAD = ["update", "kernels", "at most", "registers", "spilled bytes", "loads by bits", "stores by bits"]
 OWN_TEXT = """
 The kernels that the project prints for the same update, compiled for the same device: what is launched where there is
-Triton. Of rules with rounds each look is one, each end of a round one, and the update one; where rows go by themselves
-one kernel makes all rounds.
+Triton. Of rules with rounds each look is one, each end of a round one, unless it only adds up and the next kernel
+begins with it, and the update one; where rows go by themselves one kernel makes all rounds.
 """
 MOST = {  # kernels of one update
     **{"frugal": 1, "frugal, int8": 1, "adam_mini": 1, "adam_mini, int8": 1, "scale": 1},
-    **{"adalomo": 5, "adafactor": 5, "adafactor, momentum": 5, "came": 7, "came, int8": 7, "sinkgd": 11},
+    **{"adalomo": 4, "adafactor": 4, "adafactor, momentum": 4, "came": 6, "came, int8": 6, "sinkgd": 11},
 }
 ONE_PASS = ("adamw", "signsgd", "lion", "adamw, int8", "signsgd, fused", "adamw, fused")
 CODES = 1e-4  # of numbers beside 8-bit state may differ, where a root of the CPU moves a scale

@@ -12,7 +12,8 @@ from ...core.contracts import Backend
 from ...parts.stores.bf16_stochastic import Bf16Stochastic
 from ...parts.stores.dense import Dense
 from ...policy.job import EXACT, Job
-from ..printing.triton_rounds import Launch, RoundsKernels
+from ..printing.triton_launch import Launch
+from ..printing.triton_rounds import RoundsKernels
 from ..printing.triton_tiles import kept_in
 from ..update_task import Task
 from . import _triton_kernels as triton_kernels
@@ -22,6 +23,7 @@ __all__ = ["TritonRounds"]
 BLOCK = 256  # columns of a tile, and codes of a block of state
 TALL, SHORT = 1 << 13, 1 << 11  # rows from which a program of a look has more of them, or fewer
 WIDEST = 1 << 23
+FOLDED = 1 << 14  # rows up to which every program of a kernel may add up vectors by row: they stay in its cache
 _there: set[tuple] = set()  # forms of tasks for which kernels have been made
 SETTLE = {"BW": 64, "BP": 32, "BS": 2048, "num_warps": 8}  # columns of a program, lines and entries at once
 
@@ -29,8 +31,9 @@ SETTLE = {"BW": 64, "BP": 32, "BS": 2048, "num_warps": 8}  # columns of a progra
 class TritonRounds(Backend[Task]):
     """Update a matrix by a rule with rounds: a kernel reads it once a look, one ends the round, one writes.
 
-    AdaLomo is five kernels; a rule whose rows go by themselves, such as Adam-mini's, is one. Printed from the rule's
-    own methods; sums are added in one order, whatever the device is busy with, so that every run has the same bits.
+    AdaLomo is four kernels: where there are few rows, the next one begins with what ends a round by sums alone. A
+    rule whose rows go by themselves, such as Adam-mini's, is one. Printed from the rule's own methods; sums are added
+    in one order, whatever the device is busy with, so that every run has the same bits.
     """
 
     name = "triton_rounds"
@@ -124,7 +127,8 @@ def _programs(one: Launch, rows: int, width: int) -> tuple[int, dict[str, int]]:
         return one.rows + (-(-width // SETTLE["BW"]) if one.columns else 0), SETTLE
     tall = _tall(rows) if one.kind == "look" else 8
     programs = -(-rows // tall) * (-(-width // BLOCK) if one.kind == "tiles" else 1)
-    return programs, {"BR": tall, "BC": BLOCK, "num_warps": max(4, tall // 4)}
+    sums = {"BS": SETTLE["BS"]} if one.folded else {}
+    return programs, {"BR": tall, "BC": BLOCK, **sums, "num_warps": max(4, tall // 4)}
 
 
 def _layout_of(task: Task) -> RoundsKernels | None:
@@ -145,7 +149,8 @@ def _layout(job: Job, random: bool, rounded: tuple[str, ...]) -> RoundsKernels |
         return None
     one = 1 if rows == 1 else None
     sizes = (one, None), (rows, None), (one, width)
-    made = (RoundsKernels(rule, fixed, slots, codec, whole, random, rounded) for fixed in sizes)
+    short = rows <= FOLDED
+    made = (RoundsKernels(rule, fixed, slots, codec, whole, random, rounded, short) for fixed in sizes)
     return next((layout for layout in made if layout.rounds is not None), None)
 
 

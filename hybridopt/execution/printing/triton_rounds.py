@@ -6,7 +6,8 @@ from typing import Any
 
 from ...core.contracts import Codec, Rule
 from .rounds_traced import RoundsOfRule, rounds_of
-from .triton_rounds_text import Launch, RoundsText
+from .triton_launch import Launch
+from .triton_rounds_text import RoundsText
 from .triton_tiles import Tiles
 
 __all__ = ["RoundsKernels"]
@@ -24,6 +25,7 @@ class RoundsKernels:
         settled: the names of the state that `settle` moves, in float32.
         random: is the weight rounded at random? Else to nearest.
         rounded: names of the seeds in the order of their keys.
+        short: are there so few rows that every program may add up vectors by row?
     """
 
     rule: Rule
@@ -33,6 +35,7 @@ class RoundsKernels:
     settled: tuple[str, ...]
     random: bool
     rounded: tuple[str, ...]
+    short: bool = False
 
     @cached_property
     def rounds(self) -> RoundsOfRule | None:
@@ -42,7 +45,7 @@ class RoundsKernels:
         if found is None or any(line.sums for line in found.update.lines):
             return None
         try:
-            RoundsText(self.tiles, type(self.rule).__name__, self.settled, found)
+            RoundsText(self.tiles, type(self.rule).__name__, self.settled, found, self.short)
         except NotImplementedError:
             return None
         return found
@@ -79,4 +82,4 @@ class RoundsKernels:
     @cached_property
     def _made(self) -> RoundsText:
         assert self.rounds is not None
-        return RoundsText(self.tiles, type(self.rule).__name__, self.settled, self.rounds)
+        return RoundsText(self.tiles, type(self.rule).__name__, self.settled, self.rounds, self.short)

@@ -2,21 +2,22 @@
 
 A program of a look has some rows, adds up along them in registers, and leaves what it has added down its columns in a
 line of its own, so that no two programs meet and every sum has one order. A `settle` adds up those lines. Passes go
-over the matrix forwards and backwards in turns, and begin with what is still in the cache. Where every row goes by
-itself, one kernel makes all rounds.
+over the matrix forwards and backwards in turns, and begin with what is still in the cache. A `settle` of few rows that
+only adds up is done by every program of the next kernel. Where every row goes by itself, one kernel makes all rounds.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from .cpp_room import Room
 from .elements_traced import ElementLine
 from .passes import RowPass, row_passes
 from .rounds_traced import RoundsOfRule
+from .triton_folded import FoldedSettle, folded_settle
+from .triton_launch import Launch
 from .triton_settling import SettleText, settle_text
 from .triton_tiles import Tiles, deeper
 
-__all__ = ["Launch", "RoundsText"]
+__all__ = ["RoundsText"]
 
 HEAD = '''"""Printed from {title}."""
 
@@ -43,24 +44,8 @@ TILE = (
     "mask = some & inside",
     "own = base + col[None, :]",
 )
+NOTHING = FoldedSettle((), (), frozenset(), frozenset())
 ORDER = "tl.program_id(0)", "tl.num_programs(0) - 1 - tl.program_id(0)"  # of passes, in turns
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A kernel that is launched.
-
-    Args:
-        name: of it.
-        kind: "look" or "all" (a program has BR rows), "tiles" (BR rows and BC columns), or "settle".
-        rows: of a `settle`: is there a program for rows and single numbers?
-        columns: of a `settle`: are there programs that have BW columns each?
-    """
-
-    name: str
-    kind: str
-    rows: bool = False
-    columns: bool = False
 
 
 class RoundsText:
@@ -71,9 +56,11 @@ class RoundsText:
         title: of the module.
         settled: the names of the state that `settle` moves.
         rounds: what the rule does.
+        short: are there so few rows that every program may add up vectors by row?
     """
 
-    def __init__(self, tiles: Tiles, title: str, settled: tuple[str, ...], rounds: RoundsOfRule):
+    def __init__(self, tiles: Tiles, title: str, settled: tuple[str, ...], rounds: RoundsOfRule, short: bool):
+        self._short, self._lead = short, NOTHING
         self._settled_slots, self._rounds, self._tiles, self.room = settled, rounds, tiles, Room()
         self.places: dict[str, str] = {f"s_{name}": f"state_{name}" for name in settled}
         self.parted: list[tuple[int, int]] = []  # lines by column and single numbers that a look leaves
@@ -96,27 +83,40 @@ class RoundsText:
             )
         )
         self.text = HEAD.format(title=title)
-        for name, lines, _ in made:
+        for name, lines, launch in made:
             if isinstance(lines, SettleText):
                 self.text += lines.whole(KERNEL, name, arguments)
             else:
-                head = KERNEL.format(name=name, arguments=arguments, constants="BR: tl.constexpr, BC: tl.constexpr")
+                constants = "BR: tl.constexpr, BC: tl.constexpr" + ", BS: tl.constexpr" * launch.folded
+                head = KERNEL.format(name=name, arguments=arguments, constants=constants)
                 self.text += head + "".join(f"{x}\n" for x in deeper(lines))
 
     def _in_rounds(self) -> list[tuple[str, list[str] | SettleText, Launch]]:
         made: list[tuple[str, list[str] | SettleText, Launch]] = []
-        for i in range(len(self._rounds.looks)):
-            made.append((f"look_{i}", self._look(i), Launch(f"look_{i}", "look")))
-            settle = settle_text(self._rounds.settles[i], self.room, self.places)
+        for i, settling in enumerate(self._rounds.settles):
+            made.append((f"look_{i}", self._look(i), Launch(f"look_{i}", "look", folded=self._folded)))
+            last = i == len(self._rounds.settles) - 1
+            lead = folded_settle(settling, self.room, self.places, last) if self._short else None
+            self._lead = lead or NOTHING
+            if lead is not None:
+                continue
+            settle = settle_text(settling, self.room, self.places)
             launch = Launch(f"settle_{i}", "settle", bool(settle.rows), bool(settle.columns))
             made += [(f"settle_{i}", settle, launch)] if settle.rows or settle.columns else []
-        return [*made, ("update", self._update(), Launch("update", "tiles"))]
+        launch = Launch("update", "look" if self._folded else "tiles", folded=self._folded)
+        return [*made, ("update", self._update(), launch)]
+
+    @property
+    def _folded(self) -> bool:
+        """Return whether the kernel that comes next does what a `settle` would do."""
+        return self._lead is not NOTHING
 
     # ---- looks
 
     def _look(self, i: int) -> list[str]:
         look = self._rounds.looks[i]
-        out = [f"tile = {ORDER[i % 2]}", *ROWS, *self._settled({x for line in look.lines for x in line.reads})]
+        out = [f"tile = {ORDER[i % 2]}", *ROWS, *self._lead.lines]
+        out += self._settled({x for line in look.lines for x in line.reads})
         out += self._passes(i)
         for name, value in look.rows.items():
             self.places[f"l_{name}"] = place = self.room.add(f"look {i} row {name}", "rows")
@@ -158,7 +158,7 @@ class RoundsText:
 
     def _settled(self, read: set[str]) -> list[str]:
         """Return the lines that read what was settled by row, and for all."""
-        known = {x: place for x, place in self.places.items() if x in read}
+        known = {x: place for x, place in self.places.items() if x in read - self._lead.numbers}
         by_row = [
             f"{x} = tl.load({at} + row[:, None], mask=some, other=0.0)" for x, at in known.items() if x[0] == "r"
         ]
@@ -172,15 +172,19 @@ class RoundsText:
         if "g" in read:
             out.append("g = tl.load(grad + own, mask=mask, other=0.0).to(tl.float32)")
         out += self._tiles.loaded(name for name in dict(self._tiles.slots) if f"s_{name}" in read)
-        columns = {x: at for x, at in self.places.items() if x in read and x[0] == "c"}
-        return out + [f"{x} = tl.load({at} + col[None, :], mask=inside, other=0.0)" for x, at in columns.items()]
+        columns = {x: at for x, at in self.places.items() if x in read | self._lead.reads and x[0] == "c"}
+        out += [f"{x} = tl.load({at} + col[None, :], mask=inside, other=0.0)" for x, at in columns.items()]
+        return [*out, *self._lead.columns]
 
     # ---- the update
 
     def _update(self) -> list[str]:
         order, across = ORDER[len(self._rounds.looks) % 2], "tl.cdiv(width, BC)"
-        out = [f"at = {order}", f"tile = at // {across}", f"start = at % {across} * BC", *ROWS]
-        return [*out, *self._settled(self._read), *self._tiles.key(""), *self._row_lines, *TILE, *self._written()]
+        begin = [*self._lead.lines, *self._settled(self._read), *self._tiles.key(""), *self._row_lines]
+        tile = [*TILE, *self._written()]
+        if self._folded:  # fewer programs, as each of them adds up
+            return [f"tile = {order}", *ROWS, *begin, "for start in range(0, width, BC):", *deeper(tile)]
+        return [f"at = {order}", f"tile = at // {across}", f"start = at % {across} * BC", *ROWS, *begin, *tile]
 
     @property
     def _read(self) -> set[str]:
