@@ -4,6 +4,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,8 @@ class MappedFile:
         """
         pages.drop(self._start + run[0], run[1] - run[0])
         if not cached:
-            os.posix_fadvise(self._file, run[0], run[1] - run[0], os.POSIX_FADV_DONTNEED)
+            with suppress(OSError):  # an advice, which some file systems do not take
+                os.posix_fadvise(self._file, run[0], run[1] - run[0], os.POSIX_FADV_DONTNEED)
 
     def unlock(self, run: Extent) -> None:
         """Let whole pages be written to; they count as memory of the process from now on.

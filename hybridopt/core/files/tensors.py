@@ -21,6 +21,7 @@ from .paths import path_of
 __all__ = ["each", "extents", "flat_bytes", "headers", "load", "metadata", "names", "save"]
 
 LONGEST_HEADER = 100_000_000  # bytes; safetensors refuses more
+_POINTER = b"version https://git-lfs"
 # What safetensors and torch are known to raise for hostile headers: shapes that overflow, dtypes torch cannot make.
 _DAMAGE = (SafetensorError, OSError, RuntimeError, TypeError, ValueError, OverflowError)
 
@@ -170,6 +171,8 @@ def _reading(path: str | Path, what: str) -> Iterator[None]:
         # A pipe would block.
         if not path_of(path, f"{what} in a file", "a file").is_file():
             raise HybridOptError(f"{what} in {path}: there is no such file")
+        if not os.access(path, os.R_OK):  # safetensors says that it is not there
+            raise HybridOptError(f"{what} in {path} cannot be read by this user: permission denied; let it be read")
         yield
     except HybridOptError:
         raise
@@ -181,6 +184,13 @@ def _reading(path: str | Path, what: str) -> Iterator[None]:
                 "well be whole; free memory, or read it on a machine that has more"
             ) from error
         raise HybridOptError(
-            f"{what} in {path} cannot be read ({type(error).__name__}: {text}): restore the file from a copy "
-            "or save it again"
+            f"{what} in {path} cannot be read ({type(error).__name__}: {text}): {_cure(Path(path))}"
         ) from error
+
+
+def _cure(path: Path) -> str:
+    """Return what to do about a file that is no whole safetensors file."""
+    with suppress(OSError), open(path, "rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            return "it is a pointer of Git LFS, not the weights; run `git lfs pull` in the folder"
+    return "restore the file from a copy or save it again"

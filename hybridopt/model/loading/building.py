@@ -20,7 +20,7 @@ def check_folder(path: object) -> Path:
     """Return the folder of a model; raise HybridOptError for what is none, saying how to come by one."""
     folder = path_of(path, "path", "the folder of a model")
     try:
-        there = folder.exists()
+        there, described = folder.exists(), (folder / CONFIG).is_file()
     except OSError as error:
         raise HybridOptError(f"path={str(path)!r} cannot be read: {error}") from error
     if not there:
@@ -28,7 +28,7 @@ def check_folder(path: object) -> Path:
             f"path={str(path)!r}: there is no such folder. Nothing is downloaded here; of a model on the Hugging Face "
             f"hub take what huggingface_hub.snapshot_download({str(path)!r}) returns"
         )
-    if not (folder / CONFIG).is_file():
+    if not described:
         kind = "has no config.json" if folder.is_dir() else "is no folder"
         raise HybridOptError(f"path={str(path)!r} {kind}; give the folder that save_pretrained wrote")
     return folder

@@ -1,5 +1,6 @@
 """Mapped files: views of the right bytes, pages that come and go, and what happens to the file meanwhile."""
 
+import errno
 import os
 import sys
 import tempfile
@@ -157,6 +158,15 @@ def test_the_systems_cache_is_given_back_where_that_is_asked_for(file, cached, m
     monkeypatch.setattr(os, "posix_fadvise", lambda *args: told.append(args))
     file.drop((0, PAGE), cached)
     assert told == ([] if cached else [(file._file, 0, PAGE, os.POSIX_FADV_DONTNEED)])
+
+
+def test_a_file_system_that_takes_no_advice_is_used_all_the_same(file, monkeypatch):
+    def refused(*args):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "posix_fadvise", refused)
+    file.drop((0, PAGE), cached=False)
+    assert torch.equal(whole(file), VALUES)
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no tmpfs here")
