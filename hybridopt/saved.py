@@ -2,26 +2,41 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from .activated import Activated
+from .core.contracts import Activations
+from .model.activations.partial_inputs import PartialInputs
+from .model.base_record import Origin
 from .model.containers import uncompiled
 from .model.sharding import sharded_tensors
-from .optimizer.optimizer import HybridOptimizer
+from .optimizer.made_optimizers import MadeOptimizers
 from .optimizer.probing.log import settle
+from .policy.plan import Plan
+from .policy.routes import Ready, Route
 from .saving.replay.recording import recorded
 from .saving.replay.trajectory import Trajectory
 from .saving.save import save, save_whole
+from .wrapped import WithOrigin
 
 __all__ = ["Saved"]
 
 
-class Saved(Activated):
-    """A model with its origin, and what is written of it; see WithOrigin."""
+class Saved(WithOrigin):
+    """A model with its origin, what trains it, and what is written of it; arguments as of WithOrigin."""
 
-    _optimizers: WeakKeyDictionary[HybridOptimizer, int]  # counted as they were made
+    def __init__(self, model: nn.Module, policy: Ready[Route], seed: int, origin: Origin, plan: Plan | None = None):
+        super().__init__(model, policy, seed, origin, plan)
+        self._optimizers, self._inputs = MadeOptimizers(), PartialInputs(model)
+
+    @property
+    def activations(self) -> Activations | None:
+        """What trained linear layers keep of their inputs until the backward pass; None: everything."""
+        return self._inputs.scheme
+
+    def keep_activations(self, scheme: str | Activations | None) -> None:
+        """Let trained linear layers keep from now on what `scheme` says, given as to `wrap`; None: everything."""
+        self._inputs.use(scheme, self.seed, self._optimizers)
 
     def save_pretrained(
         self, directory: str | Path, replay: bool = True, full: bool = False, max_shard_size: str | int = "5GB"
@@ -79,7 +94,10 @@ class Saved(Activated):
 
     def check_recorded(self) -> None:
         """See to it that logs know whether weights are those that they have left; all ranks have to call this."""
-        settle({n: o.log for o, n in self._optimizers.items() if o.log is not None}, sharded_tensors(self.model))
+        settle(
+            {n: o.log for n, o in self._optimizers.numbered().items() if o.log is not None},
+            sharded_tensors(self.model),
+        )
 
     def recorded(self, changed: Mapping[str, Tensor], whole: Callable[[Tensor], Tensor]) -> Trajectory | None:
         """Return the recorded run from which most of these changed tensors follow; None if none does.

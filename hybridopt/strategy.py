@@ -1,11 +1,9 @@
 """The Strategy that `wrap` attaches to a model: a policy, resolved by name on the module tree whenever needed."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from inspect import signature
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -50,7 +48,6 @@ class Strategy(Saved):
         super().__init__(model, policy, seed, origin, plan)
         self.choice: Any = None  # planning.Choice of policy="auto"
         self._given = model
-        self._optimizers, self._made = WeakKeyDictionary[HybridOptimizer, int](), 0
 
     def __repr__(self) -> str:
         """Say what trains which class of model; the tags are in `report()`."""
@@ -65,9 +62,7 @@ class Strategy(Saved):
 
     def held(self) -> list[Tensor]:
         """Return the parameters that the optimizers of this strategy hold; without any, those that one would train."""
-        if held := [p for o in self._optimizers for group in o.param_groups for p in group["params"]]:
-            return held
-        return self.to_train()
+        return self._optimizers.params() or self.to_train()
 
     def held_by(self, given: nn.Module) -> None:
         """Note the model as users hold it: in what `torch.compile` or DistributedDataParallel has put around it."""
@@ -165,7 +160,7 @@ class Strategy(Saved):
         check_trainable(self.model, plan.trained)
         live: dict[str, Tensor] = {clean(n): p for n, p in self.model.named_parameters()}
         live |= {clean(n): x for n, _, x in scales(self.model)}
-        with self._unhooked():
+        with self._optimizers.unhooked():
             optimizer = HybridOptimizer(
                 [(n, live[n]) for n in plan.trained],
                 lr=lr,
@@ -182,20 +177,9 @@ class Strategy(Saved):
                 process_group=process_group,
             )
         self._freeze(plan)
-        self._optimizers[optimizer], self._made = self._made, self._made + 1
-        self._follow(optimizer)
+        self._optimizers.add(optimizer)
+        self._inputs.follow(optimizer)
         return optimizer
-
-    @contextmanager
-    def _unhooked(self) -> Iterator[None]:
-        """Take the hooks off the optimizers made before; put them back if there is no new one."""
-        older = [o for o in self._optimizers if o.unhook()]
-        try:
-            yield
-        except HybridOptError:
-            for optimizer in older:
-                optimizer.rehook()
-            raise
 
     def unwrap(self) -> nn.Module:
         """Remove `hybrid` and every hook from the model, make what the policy froze trainable, return the model.
@@ -203,8 +187,7 @@ class Strategy(Saved):
         The weights of a placed model stay where they rest, as ordinary tensors.
         """
         forget(self)
-        for optimizer in self._optimizers:
-            optimizer.unhook()
+        self._optimizers.unhook()
         self._thaw()
         self.keep_activations(None)
         for holder in (self.model, original(self._given)):
@@ -223,17 +206,15 @@ class Strategy(Saved):
         with uncompiled(self.model):
             dequantize_(self.model)
         self.quantization, self.quantized = None, ()
-        for optimizer in self._optimizers:
-            optimizer.retire(
-                "the model was dequantized, and this optimizer holds its old weights; make a new one with "
-                "model.hybrid.optimizer(), which takes this one's state: new.load_state_dict(old.state_dict())"
-            )
+        self._optimizers.retire(
+            "the model was dequantized, and this optimizer holds its old weights; make a new one with "
+            "model.hybrid.optimizer(), which takes this one's state: new.load_state_dict(old.state_dict())"
+        )
         return self.model
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_optimizers", "_planned", "_given")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_planned", "_given")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._planned, self._given = (None, self.policy), self.model
-        self._optimizers, self._made = WeakKeyDictionary(), 0

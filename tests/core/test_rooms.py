@@ -26,7 +26,6 @@ ROOMS = (  # a file imports from its own room and from those before it, within f
     "planning",
     "planned",
     "wrapped",
-    "activated",
     "saved",
     "strategy",
     "auto",

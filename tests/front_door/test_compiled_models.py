@@ -315,7 +315,7 @@ def test_inputs_are_sampled_outside_of_what_is_compiled():
         each(x).sum().backward()
     pairs = zip(plain.parameters(), model.parameters(), strict=True)
     assert all(torch.allclose(p.grad, q.grad, rtol=1e-5, atol=1e-6) for p, q in pairs)
-    assert model.hybrid._kept._counts == plain.hybrid._kept._counts == {"0.weight": 1, "2.weight": 1}
+    assert model.hybrid._inputs._kept._counts == plain.hybrid._inputs._kept._counts == {"0.weight": 1, "2.weight": 1}
 
 
 def test_the_hook_that_looks_for_replicas_is_no_part_of_what_is_compiled():

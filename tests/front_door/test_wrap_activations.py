@@ -92,7 +92,7 @@ def test_evaluation_is_exact_and_draws_nothing():
     model.eval()(**batch(model)).loss.backward()
     with torch.no_grad():
         model.train()(**batch(model))
-    model.hybrid._kept._counts.clear()
+    model.hybrid._inputs._kept._counts.clear()
     assert same(first, gradients(model)) == first.keys()
     plain.zero_grad()
     model.zero_grad()

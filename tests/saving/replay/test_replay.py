@@ -337,12 +337,12 @@ def test_groups_find_their_rates_in_any_order(tmp_path):
     groups = [(["0.weight", "3.weight"], 1e-2), (["1.weight", "1.bias", "0.bias"], 1e-3)]
     model = hybridopt.wrap(net(), policy="mezo")
     first = optimizer_of(model, groups)
-    model.hybrid._optimizers[first] = 0
+    model.hybrid._optimizers.add(first)
     first.step(lambda: loss_of(model))
     second = optimizer_of(model, groups[::-1])
     second.load_state_dict(first.state_dict())
-    del model.hybrid._optimizers[first]
-    model.hybrid._optimizers[second] = 1
+    del model.hybrid._optimizers._numbers[first]
+    model.hybrid._optimizers.add(second)
     second.step(lambda: loss_of(model))
     model.hybrid.save_pretrained(tmp_path)
     assert not (tmp_path / DELTA).exists()
