@@ -6,11 +6,11 @@ from functools import cache, lru_cache, partial
 
 from torch import Tensor
 
-from ..core.contracts import Backend, RepeatedLook
+from ..core.contracts import Backend, RepeatedCheck
 from ..core.errors import HybridOptError
 from ..core.registry import find, names
 from .conditional_updates import guarded, written
-from .first_look import FirstLook, UnreadGradient
+from .gradient_check import GradientCheck, UncheckedGradient
 from .update_task import Task
 
 __all__ = [
@@ -22,9 +22,9 @@ __all__ = [
     "backends",
     "carry_out",
     "choose",
-    "first_look",
+    "check_gradients",
     "prepare",
-    "repeat_look",
+    "repeat_check",
     "run",
     "worth",
 ]
@@ -131,8 +131,8 @@ def _rank(backend):
     return backend.rank
 
 
-def first_look(gradients: Iterable[UnreadGradient], compile: bool | int) -> dict[str, FirstLook]:
-    """Look at gradients before anything is changed: are they finite, and what do rules with rounds find in round 0?
+def check_gradients(gradients: Iterable[UncheckedGradient], compile: bool | int) -> dict[str, GradientCheck]:
+    """Check gradients before anything is changed: are they finite, and what do rules with rounds find in round 0?
 
     Backends do it that read all of them at once; of gradients that none takes nothing is returned.
 
@@ -140,22 +140,22 @@ def first_look(gradients: Iterable[UnreadGradient], compile: bool | int) -> dict
         gradients: of one step.
         compile: as `run` takes it.
     """
-    found: dict[str, FirstLook] = {}
-    by_device: dict[str, list[UnreadGradient]] = {}
+    found: dict[str, GradientCheck] = {}
+    by_device: dict[str, list[UncheckedGradient]] = {}
     for one in gradients:
         by_device.setdefault(one.grad.device.type, []).append(one)
     for device, some in by_device.items():
         for backend in able(compile, device):
-            found |= backend.first_look([one for one in some if one.name not in found])
+            found |= backend.check_gradients([one for one in some if one.name not in found])
     return found
 
 
-def repeat_look(gradients: Sequence[Tensor], compile: bool | int) -> RepeatedLook | None:
-    """Return a look at gradients of this form for many steps, by the first backend that has one; None: by none.
+def repeat_check(gradients: Sequence[Tensor], compile: bool | int) -> RepeatedCheck | None:
+    """Return a check of gradients of this form for many steps, by the first backend that has one; None: by none.
 
     Args:
         gradients: of one step, on one device, readable by their addresses.
         compile: as `run` takes it.
     """
-    looks = (backend.repeat_look(gradients) for backend in able(compile, gradients[0].device.type))
-    return next((look for look in looks if look is not None), None)
+    checks = (backend.repeat_check(gradients) for backend in able(compile, gradients[0].device.type))
+    return next((check for check in checks if check is not None), None)

@@ -9,7 +9,7 @@ from torch.nn import Parameter
 from ..core.contracts import State, Store, stream
 from ..core.numerics.rounding import Seed
 from ..policy.job import Job
-from .first_look import FirstLook
+from .gradient_check import GradientCheck
 from .state import rounded, seeds
 from .update import Now
 
@@ -35,7 +35,7 @@ class Task:
         step: the step, from 0; random numbers of a step depend on it, too.
         sound: bool [] on the parameter's device: where it is False, nothing may change. None: it is True.
         before: elements of the parameter that come before these, on other ranks, where it is sharded.
-        looked: what the first look has found of the gradient, where there was one.
+        check: what the check of the gradient has found, where there was one.
     """
 
     param: Tensor
@@ -50,7 +50,7 @@ class Task:
     step: int
     sound: Tensor | None = None
     before: int = 0
-    looked: FirstLook | None = None
+    check: GradientCheck | None = None
 
     @property
     def plain(self) -> bool:

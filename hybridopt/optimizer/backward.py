@@ -42,9 +42,9 @@ class BackwardPass:
 
         name: of the parameter. p: the parameter; the gradient is in `.grad`.
         """
-        if not self._membership.looked:
+        if not self._membership.followed:
             with self._lock:
-                if not self._membership.looked:
+                if not self._membership.followed:
                     self._begin()
         parameters = self._membership.parameters
         if self._replicas.averages(p):
@@ -54,7 +54,7 @@ class BackwardPass:
 
     def _begin(self) -> None:
         """Look at model and ranks, at the first gradient of a step."""
-        self._membership.look()
+        self._membership.follow()
         parameters = self._membership.parameters
         self._agreement.check(parameters, self._replicas.ddp)
         if self._release.frees_gradients:

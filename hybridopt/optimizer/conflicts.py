@@ -18,10 +18,10 @@ __all__ = [
     "accumulating",
     "check",
     "check_clipping",
+    "check_loop",
     "check_probed",
     "check_scaler",
     "check_unscaled",
-    "look",
 ]
 
 CLIPS_ITSELF = (
@@ -49,7 +49,7 @@ def check(work: Iterable[Named], release: str, containers: bool) -> None:
         _check_containers({id(p): n for n, p in work}, release)
 
 
-def look(parameters: ReleasedParameters, release: str, clips: bool) -> None:
+def check_loop(parameters: ReleasedParameters, release: str, clips: bool) -> None:
     """Find out who runs the loop; HybridOptError if it is to do something to gradients that are complete.
 
     Args:

@@ -57,7 +57,7 @@ class GradientMethods:
                 "the next one: take clip_mode='previous' or 'tensor', or release='accumulate'"
             )
         if not self._release.midway:
-            self._membership.look()
+            self._membership.follow()
         return self._release.measure(self._membership.parameters, loss, self.nonfinite)
 
     def tell_norm(self, norm: Tensor | float, params: Iterable[Tensor] | None = None) -> None:

@@ -51,7 +51,7 @@ class LossMethods:
         if self._release.midway:
             raise HybridOptError("probe() comes before loss.backward(), which has updated weights; call step() first")
         self._probing.reshard()
-        self._membership.look()
+        self._membership.follow()
         parameters = self._membership.parameters
         self._replicas.find(parameters.params())
         self._agreement.check(parameters, self._replicas.ddp)

@@ -197,8 +197,8 @@ class HybridOptimizer(GradientMethods, LossMethods, Persistent):
         self._trainable_count.check([pair for group in self._membership.by_backward() for pair in named(group)])
         if not self._release.midway:
             self._probing.reshard()
-            self._membership.look()
-        self._membership.looked = False
+            self._membership.follow()
+        self._membership.followed = False
         self._replicas.seek(self._parameters)
         self._agreement.check(self._parameters, self._replicas.ddp)
         self._parameters.check_loss_told()

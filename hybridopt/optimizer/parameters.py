@@ -8,9 +8,9 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from ..core.errors import HybridOptError
 from ..execution.run import LASTING, WORTH_COMPILING, WORTH_PRINTING, worth
 from ..model.placement.homes import device_of
-from .gradients.finiteness import Looked, look
+from .gradients.finiteness import Checks, check_finite
 from .gradients.known_norm import KnownNorm
-from .gradients.repeated_reads import RepeatedReads
+from .gradients.repeated_checks import RepeatedChecks
 from .groups.tags import Tags
 from .idle_steps import IdleSteps
 from .offloaded import check_resting
@@ -53,7 +53,7 @@ class Parameters(Updates):
         self._optimizer, self._measured, self._idle_steps = optimizer, measured, turns
         self.windows = Windows(tags, optimizer.param_groups, pace)
         self.shifts = Shifts(self.windows, tags.trainable)
-        self._repeated_updates, self._repeated_reads = RepeatedUpdates(), RepeatedReads()
+        self._repeated_updates, self._repeated_checks = RepeatedUpdates(), RepeatedChecks()
         self._provisional, self._unchanged = ProvisionalWindows(), UnchangedWindows()
         self.told = KnownNorm()
         self._check_shared()
@@ -173,17 +173,17 @@ class Parameters(Updates):
         if not ended:
             self._unchanged.learn(everything, states)
 
-    def look(self, work: Iterable[Work]) -> tuple[str | None, Looked]:
-        """Look at gradients before anything is changed. Arguments and results as in `ReleasedParameters.look`."""
+    def check(self, work: Iterable[Work]) -> tuple[str | None, Checks]:
+        """Check gradients before anything is changed. Arguments and results as in `ReleasedParameters.check`."""
         work, compile = list(work), self._compiling
-        if self.told.finite(work) or self._repeated_reads.finite(work, compile):
+        if self.told.finite(work) or self._repeated_checks.finite(work, compile):
             return None, NOTHING
         names = {name for name, _ in work}
         resolved = [one for one in self.windows.all() if one.name in names]
-        bad, looked = look(resolved, compile)
-        if bad is None and not any(one.numbers is not None for one in looked.values()):  # those are of this step
-            self._repeated_reads.learn(work, compile)
-        return bad, looked
+        bad, checks = check_finite(resolved, compile)
+        if bad is None and not any(one.numbers is not None for one in checks.values()):  # those are of this step
+            self._repeated_checks.learn(work, compile)
+        return bad, checks
 
     def take_back(self, names: Iterable[str]) -> None:
         """Forget what was noted of this step. Arguments as in `ReleasedParameters.take_back`."""

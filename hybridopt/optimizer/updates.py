@@ -21,8 +21,8 @@ from ..execution.update_task import Task
 from ..model.placement.homes import all_near, device_of, home
 from ..model.sharding import local
 from ..policy.job import BASIS
-from .gradients.finiteness import Looked
-from .gradients.repeated_reads import FEW
+from .gradients.finiteness import Checks
+from .gradients.repeated_checks import FEW
 from .groups.hyperparameters import rates
 from .offloaded import deferred
 from .probing.measured import Measured
@@ -34,7 +34,7 @@ from .windows.windows import Windows
 
 __all__ = ["NOTHING", "Updates"]
 
-NOTHING: Looked = {}
+NOTHING: Checks = {}
 
 
 class Updates:
@@ -55,7 +55,7 @@ class Updates:
     def _prepares(self) -> int:
         raise NotImplementedError
 
-    def carry_out(self, work: Iterable[Named], sound: Tensor | None = None, looked: Looked = NOTHING) -> None:
+    def carry_out(self, work: Iterable[Named], sound: Tensor | None = None, checks: Checks = NOTHING) -> None:
         """Update parameters; what is not contiguous is updated in a contiguous copy, which is written back.
 
         Those that rest elsewhere are updated when they are fetched.
@@ -63,16 +63,16 @@ class Updates:
         Args:
             work: the parameters; their gradients are in `.grad`, or come from probes.
             sound: bool [] on their device: where it is False, no weight and no state changes. None: it is True.
-            looked: what `looking.look` has found of their gradients, which are the same since.
+            checks: what `finiteness.check_finite` has found of their gradients, which are the same since.
         """
         work, compile = list(work), self._compiling
         if sound is not None or len(work) < FEW:
-            self._carry_out(work, sound, compile, looked)
+            self._carry_out(work, sound, compile, checks)
             return
-        found = any(one.numbers is not None for one in looked.values())  # what was found is for this step alone
+        found = any(one.numbers is not None for one in checks.values())  # what was found is for this step alone
         setting = compile, self.windows.edition, all_near(), found
         left = work if self._prepares else self._repeated_updates.carry_out(work, self._optimizer.state, setting)
-        ran = self._carry_out(left, None, compile, looked) if left else {}
+        ran = self._carry_out(left, None, compile, checks) if left else {}
         if len(left) == len(work):
             self._repeated_updates.learn(work, self.windows, ran, setting)
 
@@ -85,7 +85,7 @@ class Updates:
 
     # ---- one parameter
 
-    def _carry_out(self, work: Sequence[Named], sound: Tensor | None, compile: bool | int, looked: Looked) -> Ran:
+    def _carry_out(self, work: Sequence[Named], sound: Tensor | None, compile: bool | int, checks: Checks) -> Ran:
         """Do as `carry_out`; return which backend has carried out which tasks."""
         tasks: list[Task] = []
         waiting = Waiting()  # for other ranks
@@ -102,7 +102,7 @@ class Updates:
             if one.share is not None and one.share.way == WHOLE:
                 waiting.add_whole(self._whole(one, grad, (lr, decay, sound, None)), local(p))
                 continue
-            task = self._task(one, p.detach(), grad, (lr, decay, sound, looked.get(name)))
+            task = self._task(one, p.detach(), grad, (lr, decay, sound, checks.get(name)))
             if (resting := home(p)) is not None:
                 resting.later(deferred(task, p, _compiles(compile)), one.group["step"])
                 continue
@@ -142,7 +142,7 @@ class Updates:
     def _task(self, one: Resolved, param: Tensor, grad: Tensor, numbers: tuple) -> Task:
         """Make the task that updates a parameter, or this rank's rows of it, and count its state's age.
 
-        numbers: learning rate, decay, `sound`, and what was looked at.
+        numbers: learning rate, decay, `sound`, and what the check has found.
         """
         own, group, share, before = one.own, one.group, one.share, 0
         assert one.store is not None  # the optimizer has looked
@@ -156,18 +156,18 @@ class Updates:
             grad = grad.clone()  # one without memory, which operations would hand on to others that write
         if one.probed or grad.shape != shape or not grad.is_contiguous():  # of probes: no tensor yet
             grad = grad.reshape(shape).contiguous()
-        lr, decay, sound, looked = numbers
+        lr, decay, sound, check = numbers
         raw, age = self._raw(one, grad, sound) if one.slots else {}, group["step"] + 1
         if raw:
             state = self._optimizer.state[one.p]
             state["step"] = age = state["step"] + 1
         stream = group["seed"], one.name
-        return Task(param, grad, raw, own, one.store, lr, decay, age, stream, group["step"], sound, before, looked)
+        return Task(param, grad, raw, own, one.store, lr, decay, age, stream, group["step"], sound, before, check)
 
     def _whole(self, one: Resolved, grad: Tensor, numbers: tuple) -> Gathered:
         """Return a sharded parameter that one rank updates, which makes its task when it has all rows.
 
-        numbers: learning rate, decay, `sound`, and what was looked at.
+        numbers: learning rate, decay, `sound`, and what the check has found.
         """
         share = one.share
         assert share is not None

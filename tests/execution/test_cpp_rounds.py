@@ -8,7 +8,7 @@ import torch
 from hybridopt import HybridOptError, HybridOptimizer, Treatment
 from hybridopt.core.contracts import Slot
 from hybridopt.execution.backends.cpp import Cpp
-from hybridopt.execution.cpp import builder, first_look
+from hybridopt.execution.cpp import builder, gradient_check
 from hybridopt.execution.state import allocate
 from hybridopt.execution.update import update
 from hybridopt.execution.update_task import Task
@@ -117,12 +117,12 @@ def test_an_optimizer_repeats_steps_of_stacks(policy, monkeypatch):
 
     def seen(self, tasks):
         tasks = list(tasks)
-        looked.extend(task.stream[1] for task in tasks if task.looked is not None and task.looked.numbers is not None)
+        looked.extend(task.stream[1] for task in tasks if task.check is not None and task.check.numbers is not None)
         run(self, tasks)
 
     monkeypatch.setattr(Cpp, "run", seen)
     monkeypatch.setattr(finiteness, "WORTH_PRINTING", 1)
-    monkeypatch.setattr(first_look, "IN_CACHE", 1)
+    monkeypatch.setattr(gradient_check, "IN_CACHE", 1)
     for compile in (True, False):
         random = torch.Generator().manual_seed(0)
         params = [torch.nn.Parameter(torch.randn(shape, generator=random)) for shape in [(4, 16, 32), (16, 32)]]

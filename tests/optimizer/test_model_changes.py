@@ -475,6 +475,6 @@ def test_a_look_calls_no_function_for_each_parameter():
         optimizer = hybridopt.wrap(model, policy="adamw").hybrid.optimizer(lr=1e-2)
         train(model, optimizer, 2)
         with counted() as calls:
-            optimizer._membership.look()
+            optimizer._membership.follow()
         counts.append(len(calls))
     assert counts[0] == counts[1] <= 24

@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybridopt import HybridOptError, HybridOptimizer, Policy, Route, Treatment
-from hybridopt.execution.cpp.first_look import Finite
+from hybridopt.execution.cpp.gradient_check import Finite
 from hybridopt.optimizer import repeated_updates, updates
-from hybridopt.optimizer.gradients import repeated_reads
+from hybridopt.optimizer.gradients import repeated_checks as repeated_checks
 from hybridopt.parts import AdaLomo, AdamW, Columns, Empty, Lion, Momentum, NoUpdate, SignSGD
 
 SHAPES = [(64, 16), (16, 64), (5, 9), (7,), (33, 32), (32, 33), (2, 3, 16), (40, 16)]
@@ -161,7 +161,7 @@ def twins(way, monkeypatch):
         fast.step()
         with monkeypatch.context() as patch:
             patch.setattr(updates, "FEW", 1 << 30)
-            patch.setattr(repeated_reads, "FEW", 1 << 30)
+            patch.setattr(repeated_checks, "FEW", 1 << 30)
             slow.step()
         for a, b in zip(fast.tensors(), slow.tensors(), strict=True):
             assert a.dtype == b.dtype and a.equal(b)

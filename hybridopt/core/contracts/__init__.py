@@ -5,7 +5,7 @@ Imports torch, and of hybridopt nothing but errors, seeds and directions.
 
 from .activations import Activations, Uniform
 from .adapters import Adapters
-from .backend import Backend, RepeatedLook, RepeatedUpdate
+from .backend import Backend, RepeatedCheck, RepeatedUpdate
 from .codec import Codec
 from .coded import CodedWeight, PackedWeight
 from .computed import computed
@@ -55,7 +55,7 @@ __all__ = [
     "Ready",
     "Release",
     "ReleasedParameters",
-    "RepeatedLook",
+    "RepeatedCheck",
     "RepeatedUpdate",
     "Room",
     "Rule",

@@ -6,13 +6,13 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-__all__ = ["Backend", "RepeatedLook", "RepeatedUpdate"]
+__all__ = ["Backend", "RepeatedCheck", "RepeatedUpdate"]
 
-TaskT = TypeVar("TaskT", contravariant=True)  # execution.task.Task, which this room cannot import
+TaskT = TypeVar("TaskT", contravariant=True)  # execution.update_task.Task, which this room cannot import
 
 
-class RepeatedLook(Protocol):
-    """A look at several gradients that is the same in many steps: only their addresses and numbers are others.
+class RepeatedCheck(Protocol):
+    """A check of several gradients that is the same in many steps: only their addresses and numbers are others.
 
     They have the dtypes, sizes and device that they had: `execution` sees to that.
     """
@@ -108,19 +108,19 @@ class Backend(Protocol[TaskT]):
         """
         return None
 
-    def first_look(self, gradients: Sequence[Any]) -> Mapping[str, Any]:
-        """Look at gradients before anything is changed, of a backend that reads all of them at once.
+    def check_gradients(self, gradients: Sequence[Any]) -> Mapping[str, Any]:
+        """Check gradients before anything is changed, of a backend that reads all of them at once.
 
         Args:
-            gradients: `execution.first_look.UnreadGradient`, on its `devices`.
+            gradients: `execution.gradient_check.UncheckedGradient`, on its `devices`.
 
         Returns:
-            By name the `FirstLook` at some of them, those that it can read. None of them unless it says so.
+            By name the `GradientCheck` of some of them, those that it can read. None of them unless it says so.
         """
         return {}
 
-    def repeat_look(self, gradients: Sequence[Tensor]) -> RepeatedLook | None:
-        """Return a look at gradients of this form, for many steps, which finds no more than whether they are finite.
+    def repeat_check(self, gradients: Sequence[Tensor]) -> RepeatedCheck | None:
+        """Return a check of gradients of this form, for many steps, which finds no more than whether they are finite.
 
         gradients: on its `devices`, readable by their addresses. Returns None unless it says so.
         """

@@ -76,8 +76,8 @@ class ReleasedParameters(Protocol):
     def open_windows(self) -> None:
         """Let go of state that the current window no longer needs; called before the first update of a step."""
 
-    def look(self, work: Iterable[Named]) -> tuple[str | None, Mapping[str, Any]]:
-        """Look at the gradients of parameters before anything is changed.
+    def check(self, work: Iterable[Named]) -> tuple[str | None, Mapping[str, Any]]:
+        """Check the gradients of parameters before anything is changed.
 
         Args:
             work: the parameters; their gradients are in `.grad`.
@@ -87,7 +87,7 @@ class ReleasedParameters(Protocol):
         """
 
     def carry_out(
-        self, work: Iterable[Named], sound: Tensor | None = None, looked: Mapping[str, Any] = NOTHING
+        self, work: Iterable[Named], sound: Tensor | None = None, checks: Mapping[str, Any] = NOTHING
     ) -> None:
         """Update these parameters by their gradients.
 
@@ -95,7 +95,7 @@ class ReleasedParameters(Protocol):
             work: the parameters.
             sound: bool [] on their device: where it is False, no weight and no state changes, and `take_back` is to be
                 told before the next step. None: it is True.
-            looked: what `look` has found of their gradients, which are the same since.
+            checks: what `check` has found of their gradients, which are the same since.
         """
 
     def take_back(self, names: Iterable[str]) -> None:

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ...core.contracts import Backend, RepeatedLook, RepeatedUpdate, stream
+from ...core.contracts import Backend, RepeatedCheck, RepeatedUpdate, stream
 from ...parts.splits._lines import Lines
 from ...policy.job import Job, declare
 from ..cpp import builder
 from ..cpp.call import KernelCall
 from ..cpp.chosen import chosen
-from ..cpp.first_look import TEXT, finite, first_look
+from ..cpp.gradient_check import TEXT, check_gradients, finite
 from ..cpp.kept_numbers import KeptNumbers
 from ..cpp.layouts import LONG, Layout, in_memory, joined, layout_of, text_of
 from ..cpp.stacks import cut, matrices, places
-from ..first_look import FirstLook, UnreadGradient
+from ..gradient_check import GradientCheck, UncheckedGradient
 from ..printing.cpp_rounds import RoundsLayout
 from ..printing.cpp_structs import ROOTS
 from ..printing.traced import traced
@@ -80,17 +80,17 @@ class Cpp(Backend[Task]):
         """Begin to compile the kernels of these tasks, and the one that looks at gradients for all backends."""
         builder.begin([TEXT, *(text_of(layout) for layout in map(_layout, tasks) if layout)])
 
-    def first_look(self, gradients: Sequence[UnreadGradient]) -> dict[str, FirstLook]:
+    def check_gradients(self, gradients: Sequence[UncheckedGradient]) -> dict[str, GradientCheck]:
         """Look at gradients by a few calls: those of rules with rounds are read as their first round reads them."""
-        return first_look(gradients)
+        return check_gradients(gradients)
 
-    def repeat_look(self, gradients: Sequence[Tensor]) -> RepeatedLook | None:
+    def repeat_check(self, gradients: Sequence[Tensor]) -> RepeatedCheck | None:
         """Return one call that reads all gradients."""
         return finite(gradients)
 
     def kind(self, task: Task) -> Hashable | None:
         """Return the layout and the treatment, whose numbers a kernel is told, if there is a kernel."""
-        layout, seen = _layout(task), task.looked
+        layout, seen = _layout(task), task.check
         if layout is None or builder.function(text_of(layout)) is None:
             return None
         if seen is not None and seen.numbers is not None:
@@ -162,7 +162,7 @@ def _call(layout: Layout, tasks: Sequence[Task]) -> KernelCall:
             own.append(chosen(task.raw[task.job.basis["index"]], task.job, joined(task.job, layout)))
     if layout.looks_first:
         for task, own in zip(tasks, tensors, strict=True):
-            seen = task.looked
+            seen = task.check
             own.append(NOTHING if seen is None or seen.numbers is None or seen.layout != layout else seen.numbers)
     each = [one for own, n in zip(tensors, counts, strict=True) for one in zip(*(cut(x, n) for x in own), strict=True)]
     sizes = [size for task in tasks for size in places(task.job, layout, task.row)]

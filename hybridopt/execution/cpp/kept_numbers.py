@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import builder
 from .call import KernelCall
-from .first_look import TEXT
+from .gradient_check import TEXT
 
 __all__ = ["KeptNumbers"]
 

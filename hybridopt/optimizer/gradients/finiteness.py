@@ -1,19 +1,19 @@
-"""One look at all gradients before anything is changed."""
+"""Whether all gradients are finite, found by reading each of them once, before anything is changed."""
 
 from collections.abc import Iterable, Mapping
 
-from ...execution.first_look import FirstLook, UnreadGradient
-from ...execution.run import WORTH_PRINTING, first_look
+from ...execution.gradient_check import GradientCheck, UncheckedGradient
+from ...execution.run import WORTH_PRINTING, check_gradients
 from ...model.placement.homes import all_near, home
 from ..windows.resolved import Resolved
 from . import reductions
 
-__all__ = ["Looked", "look"]
+__all__ = ["Checks", "check_finite"]
 
-Looked = Mapping[str, FirstLook]
+Checks = Mapping[str, GradientCheck]
 
 
-def look(resolved: Iterable[Resolved], compile: bool | int) -> tuple[str | None, Looked]:
+def check_finite(resolved: Iterable[Resolved], compile: bool | int) -> tuple[str | None, Checks]:
     """Return the first parameter whose gradient has NaN or infinity, and what was found of gradients on the way.
 
     Args:
@@ -23,11 +23,11 @@ def look(resolved: Iterable[Resolved], compile: bool | int) -> tuple[str | None,
     grads, near = [(one, one.p.grad) for one in resolved if one.p.grad is not None], all_near()
     few = sum(grad.numel() for _, grad in grads) < WORTH_PRINTING  # one call a step is worth more than one read
     apart = [few or one.share is not None or one.probed or one.idle or one.empty for one, _ in grads]
-    unread = [
-        UnreadGradient(one.name, one.p, grad, one.own, one.store, not other and (near or home(one.p) is None))
+    unchecked = [
+        UncheckedGradient(one.name, one.p, grad, one.own, one.store, not other and (near or home(one.p) is None))
         for (one, grad), other in zip(grads, apart, strict=True)
     ]
-    found = first_look(unread, compile)
+    found = check_gradients(unchecked, compile)
     rest = [(one.name, grad) for one, grad in grads if one.name not in found]
     bad = {name for name, one in found.items() if not one.finite}
     if rest and (other := reductions.not_finite(rest, reductions.sums(rest))) is not None:

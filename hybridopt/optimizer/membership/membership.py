@@ -48,7 +48,7 @@ class Membership:
         self._optimizer = weakref.proxy(optimizer)
         self._tags, self._tree, self._trainable_count, self._probing, self._make = tags, tree, count, probing, make
         self._conversions = Conversions()
-        self.looked = False  # in the step that is on
+        self.followed = False  # in the step that is on
 
     def held(self) -> dict[str, Tensor]:
         """Return the parameters that the optimizer holds, by name."""
@@ -66,7 +66,7 @@ class Membership:
         groups = [group for group in self.by_backward() if wanted(self._tags.treatment(group).free.idle)]
         return {n: p for group in groups for n, p in named(group) if p.requires_grad}
 
-    def look(self) -> None:
+    def follow(self) -> None:
         """Follow what has changed of the model since the last step."""
         held, groups = self.held(), self._optimizer.param_groups
         changes = self._tree.changes(held) if self._tree.changed() else TreeChanges()
@@ -84,7 +84,7 @@ class Membership:
                 self._regroup()
             say_untrained([n for n in changes.strays if n not in taken], self._tags, self._tree.told)
         self.parameters.windows.refresh()
-        self.looked = True
+        self.followed = True
 
     def settle(self) -> None:
         """Bring the state to the devices and dtypes that the parameters have now."""

@@ -36,11 +36,11 @@ def update_all(
     ignored = nonfinite == "ignore"
     norms = reductions.norms(grads) if clip.limit is not None else []
     bad: str | None = None
-    looked: Mapping[str, Any] = {}
+    checks: Mapping[str, Any] = {}
     if norms:  # they show NaN and infinity, and nothing is read twice
         bad, norms = (None, reductions.fitting(grads, norms)) if ignored else reductions.judged(grads, norms)
     elif not ignored:
-        bad, looked = parameters.look(some)
+        bad, checks = parameters.check(some)
     if bad is not None:
         _refuse(bad, nonfinite, parameters.step)
         return False, None
@@ -49,7 +49,7 @@ def update_all(
     for (_, grad), own in zip(grads, norms, strict=False):
         clip.scale_(grad, own, size)
     parameters.open_windows()
-    parameters.carry_out(work, looked=looked)
+    parameters.carry_out(work, checks=checks)
     return True, norm
 
 

@@ -49,7 +49,7 @@ class Fused(Release):
     def __init__(self, clip: Clipping):
         self.clip, self._holding, self._kept = clip, 0, KeptGradients()
         self._lock = Lock()  # backward runs a thread for each device
-        self._looked = False  # for who runs the loop
+        self._loop_known = False  # for who runs the loop
         self._measuring: Measuring | None = None  # while a pass only measures
         self._begin()
 
@@ -91,9 +91,9 @@ class Fused(Release):
         with self._lock:
             if parameters.drop_idle(name, p):
                 return
-            if not self._looked:
-                conflicts.look(parameters, self.name, self.clip.limit is not None)
-                self._looked = True
+            if not self._loop_known:
+                conflicts.check_loop(parameters, self.name, self.clip.limit is not None)
+                self._loop_known = True
             if self._measuring is not None:
                 self._measuring.add(name, p)
             elif self._holding or conflicts.accumulating():

@@ -5,7 +5,7 @@ import torch
 
 from hybridopt.execution.cpp import builder
 from hybridopt.execution.cpp.call import KernelCall
-from hybridopt.execution.cpp.first_look import BITS, TEXT
+from hybridopt.execution.cpp.gradient_check import BITS, TEXT
 
 WAYS = ["", "#define HYBRIDOPT_AVX2\n", "#define HYBRIDOPT_PORTABLE\n"]
 TURNS = """

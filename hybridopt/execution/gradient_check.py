@@ -1,4 +1,4 @@
-"""What a first look at a gradient, before anything is changed, is told, and what it finds."""
+"""What the check of a gradient, before anything is changed, is told, and what it finds."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,11 +8,11 @@ from torch import Tensor
 from ..core.contracts import Store
 from ..policy.job import Job
 
-__all__ = ["FirstLook", "UnreadGradient"]
+__all__ = ["GradientCheck", "UncheckedGradient"]
 
 
 @dataclass(frozen=True, eq=False)
-class UnreadGradient:
+class UncheckedGradient:
     """A gradient that an update is about to be made by.
 
     Args:
@@ -33,7 +33,7 @@ class UnreadGradient:
 
 
 @dataclass(frozen=True, eq=False)
-class FirstLook:
+class GradientCheck:
     """What is known of a gradient.
 
     Args:

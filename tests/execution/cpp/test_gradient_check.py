@@ -6,8 +6,8 @@ import torch
 from hybridopt import HybridOptError, HybridOptimizer, HybridOptWarning
 from hybridopt.execution.backends.cpp import Cpp
 from hybridopt.execution.cpp import builder
-from hybridopt.execution.cpp.first_look import first_look
-from hybridopt.execution.first_look import UnreadGradient
+from hybridopt.execution.cpp.gradient_check import check_gradients
+from hybridopt.execution.gradient_check import UncheckedGradient
 from hybridopt.execution.printing.cpp_rounds import RoundsLayout
 from hybridopt.optimizer.gradients import reductions
 from hybridopt.optimizer.parameters import Parameters
@@ -51,7 +51,7 @@ class Steps:
 @pytest.fixture(scope="module")
 def gradient():
     (task, *_) = tasks_of(Cell("signsgd", "whole", "fp32", "fp32"))
-    return lambda name, grad: UnreadGradient(name, task.param, grad, task.job, task.store, True)
+    return lambda name, grad: UncheckedGradient(name, task.param, grad, task.job, task.store, True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -65,7 +65,7 @@ def test_every_number_counts_and_none_that_is_finite(dtype, gradient, threads):
         for i, at in enumerate({0, n // 2, n - 1, min(n - 1, 62)} if n else ()):
             grads[f"bad {n} {at}"] = grads[f"fine {n}"].clone()
             grads[f"bad {n} {at}"][at] = bad[i]
-    found = first_look([gradient(name, grad) for name, grad in grads.items()])
+    found = check_gradients([gradient(name, grad) for name, grad in grads.items()])
     assert found.keys() == grads.keys()
     assert {name for name, one in found.items() if one.finite} == {name for name in grads if name.startswith("fine")}
 
@@ -73,8 +73,8 @@ def test_every_number_counts_and_none_that_is_finite(dtype, gradient, threads):
 def test_what_is_no_memory_of_its_own_is_left_to_others(gradient):
     whole = torch.zeros(4, 6)
     others = {"columns": whole[:, :3], "turned": whole.t(), "double": whole.double()}
-    assert first_look([gradient(name, grad) for name, grad in others.items()]) == {}
-    assert first_look([gradient("rows", whole[1:])])["rows"].finite
+    assert check_gradients([gradient(name, grad) for name, grad in others.items()]) == {}
+    assert check_gradients([gradient("rows", whole[1:])])["rows"].finite
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_updates_after_the_first_look_have_the_bits_of_updates_without(policy, d
 
     def seen(self, tasks):
         tasks = list(tasks)
-        looked.extend(task.stream[1] for task in tasks if task.looked is not None and task.looked.numbers is not None)
+        looked.extend(task.stream[1] for task in tasks if task.check is not None and task.check.numbers is not None)
         run(self, tasks)
 
     monkeypatch.setattr(Cpp, "run", seen)
@@ -122,7 +122,7 @@ def test_gradients_are_read_once(monkeypatch):
     """Not by torch besides, and where norms are wanted by those alone."""
     monkeypatch.setattr(reductions, "sums", lambda grads: pytest.fail("read by torch"))
     Steps("adafactor").step()
-    monkeypatch.setattr(Parameters, "look", lambda *_: pytest.fail("read once more"))
+    monkeypatch.setattr(Parameters, "check", lambda *_: pytest.fail("read once more"))
     steps = Steps("adafactor", clip=1.0)
     steps.step()
     with pytest.raises(HybridOptError, match="c.weight.*not finite at step 1"):

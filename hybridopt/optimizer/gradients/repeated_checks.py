@@ -4,28 +4,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.contracts import Named, RepeatedLook
-from ...execution.run import repeat_look
+from ...core.contracts import Named, RepeatedCheck
+from ...execution.run import repeat_check
 from ...execution.tensor_guards import LyingForm, readable
 
-__all__ = ["FEW", "RepeatedReads"]
+__all__ = ["FEW", "RepeatedChecks"]
 
 FEW = 4  # parameters at once: for fewer, to see that nothing has changed takes as long as to ask again
 
 
-class RepeatedReads:
+class RepeatedChecks:
     """How the gradients of steps were read, by the first parameter of each.
 
-    Whether numbers are finite depends on no window and no rule: a look is repeated wherever as many gradients have the
-    dtypes and sizes that they had, and can be read by their addresses. What is not finite is looked at anew, by name.
+    Whether numbers are finite depends on no window and no rule: a check is repeated wherever as many gradients have
+    the dtypes and sizes that they had, and can be read by their addresses. What is not finite is checked by name.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, _KnownLook] = {}
+        self._known: dict[str, _KnownCheck] = {}
         self._seen: dict[str, LyingForm] = {}  # of the last step
 
     def finite(self, work: Sequence[Named], compile: bool | int) -> bool:
-        """Return whether gradients were read as in the last step, and all are finite; False: look at them anew.
+        """Return whether gradients were read as in the last step, and all are finite; False: check them anew.
 
         Args:
             work: the parameters; their gradients are in `.grad`.
@@ -35,7 +35,7 @@ class RepeatedReads:
         if known is None or known.compile != compile:
             return False
         grads: list[Any] = [p.grad for _, p in work]
-        return known.form.fits(grads) and known.look.finite(grads)
+        return known.form.fits(grads) and known.check.finite(grads)
 
     def learn(self, work: Sequence[Named], compile: bool | int) -> None:
         """Note how gradients are read that are finite, the second time that they have this form.
@@ -51,15 +51,15 @@ class RepeatedReads:
             return
         first, form = work[0][0], LyingForm.of(grads)
         before, self._seen[first] = self._seen.get(first), form
-        look = repeat_look(grads, compile) if before == form else None
-        if look is not None:
-            self._known[first] = _KnownLook(compile, form, look)
+        check = repeat_check(grads, compile) if before == form else None
+        if check is not None:
+            self._known[first] = _KnownCheck(compile, form, check)
 
 
 @dataclass(frozen=True)
-class _KnownLook:
-    """A look at gradients of one form."""
+class _KnownCheck:
+    """A check of gradients of one form."""
 
     compile: bool | int
     form: LyingForm
-    look: RepeatedLook
+    check: RepeatedCheck

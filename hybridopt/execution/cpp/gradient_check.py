@@ -1,4 +1,4 @@
-"""The first look at gradients by kernels: all of them are read once, before anything is changed."""
+"""The check of gradients by kernels: all of them are read once, before anything is changed."""
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.contracts import RepeatedLook
-from ..first_look import FirstLook, UnreadGradient
+from ...core.contracts import RepeatedCheck
+from ..gradient_check import GradientCheck, UncheckedGradient
 from ..printing.cpp_rounds import RoundsLayout
 from ..tensor_guards import readable
 from . import builder
@@ -16,7 +16,7 @@ from .call import KernelCall
 from .layouts import in_memory, layout_of, text_of
 from .stacks import cut, places
 
-__all__ = ["TEXT", "Finite", "finite", "first_look"]
+__all__ = ["TEXT", "Finite", "finite", "check_gradients"]
 
 TEXT = """\
 // Printed from the check for NaN and infinity.
@@ -29,10 +29,10 @@ BITS = {torch.float32: (4, 0x7F800000), torch.bfloat16: (2, 0x7F80), torch.float
 CPU = torch.device("cpu")  # whatever the default device is
 TOGETHER = 16  # floats of a line of the cache
 IN_CACHE = 1 << 20  # elements whose rounds one thread makes (SMALL in rounds.h): read from memory once by all of them
-Some = Sequence[UnreadGradient]
+Some = Sequence[UncheckedGradient]
 
 
-def first_look(gradients: Some) -> dict[str, FirstLook]:
+def check_gradients(gradients: Some) -> dict[str, GradientCheck]:
     """Return whether gradients in memory are finite, and what rules with rounds find in theirs.
 
     Those that an update begins with are read last.
@@ -44,13 +44,13 @@ def first_look(gradients: Some) -> dict[str, FirstLook]:
     lying = [x for x in gradients if x.grad.dtype in BITS and (all_lie or in_memory(x.grad, x.grad.device))]
     if not lying or not builder.usable():  # updates say what they miss, if they do
         return {}
-    rounds: dict[RoundsLayout, list[UnreadGradient]] = {}
-    plain: list[UnreadGradient] = []
+    rounds: dict[RoundsLayout, list[UncheckedGradient]] = {}
+    plain: list[UncheckedGradient] = []
     for one in reversed(lying):
         layout = _rounds(one) if one.job.rounds else None
         (plain if layout is None else rounds.setdefault(layout, [])).append(one)
     builder.build([TEXT, *map(text_of, rounds)])
-    found: dict[str, FirstLook] = {}
+    found: dict[str, GradientCheck] = {}
     for layout, same in rounds.items():
         kernel = builder.function(text_of(layout), builder.LOOK)
         if kernel is None:
@@ -62,7 +62,7 @@ def first_look(gradients: Some) -> dict[str, FirstLook]:
 
 
 def finite(grads: Sequence[Tensor]) -> "Finite | None":
-    """Return a look at gradients of this form for many steps; None where there is no kernel for them."""
+    """Return a check of gradients of this form for many steps; None where there is no kernel for them."""
     if not BITS.keys() >= {grad.dtype for grad in grads} or not builder.usable():
         return None
     builder.build([TEXT])
@@ -70,7 +70,7 @@ def finite(grads: Sequence[Tensor]) -> "Finite | None":
     return None if kernel is None else Finite(kernel, grads)
 
 
-class Finite(RepeatedLook):
+class Finite(RepeatedCheck):
     """One call of the kernel in every step, with one flag for all gradients; those of the first updates are read last.
 
     Args:
@@ -97,7 +97,7 @@ def _sizes(grad: Tensor) -> tuple[int, int, int]:
     return size, grad.numel(), infinity
 
 
-def _rounds(one: UnreadGradient) -> RoundsLayout | None:
+def _rounds(one: UncheckedGradient) -> RoundsLayout | None:
     """Return the layout of a kernel whose first look reads this gradient; None where there is none."""
     job = one.job
     large = prod(job.shape[-2:]) > IN_CACHE and one.grad.numel() > 0  # each of a stack of matrices
@@ -108,14 +108,14 @@ def _rounds(one: UnreadGradient) -> RoundsLayout | None:
     return layout if isinstance(layout, RoundsLayout) and layout.looks_first else None
 
 
-def _checked(kernel: Callable[..., None], some: Some) -> dict[str, FirstLook]:
+def _checked(kernel: Callable[..., None], some: Some) -> dict[str, GradientCheck]:
     flags = torch.zeros(len(some), dtype=torch.int32, device=CPU)
     tensors = [(one.grad, flag) for one, flag in zip(some, flags, strict=True)]
     KernelCall(kernel, tensors, [_sizes(one.grad) for one in some], 0, 0).run(None, (), ())
-    return {one.name: FirstLook(not bad) for one, bad in zip(some, flags.tolist(), strict=True)}
+    return {one.name: GradientCheck(not bad) for one, bad in zip(some, flags.tolist(), strict=True)}
 
 
-def _looked(kernel: Callable[..., None], layout: RoundsLayout, some: Some) -> dict[str, FirstLook]:
+def _looked(kernel: Callable[..., None], layout: RoundsLayout, some: Some) -> dict[str, GradientCheck]:
     flags, sizes = torch.zeros(len(some), dtype=torch.int32, device=CPU), [places(one.job, layout) for one in some]
     counts = [layout.looked(*one.job.shape[-2:]) for one in some]
     rooms = [len(own) * (-(-count // TOGETHER) * TOGETHER) for own, count in zip(sizes, counts, strict=True)]
@@ -128,4 +128,4 @@ def _looked(kernel: Callable[..., None], layout: RoundsLayout, some: Some) -> di
     ]
     KernelCall(kernel, tensors, [size for own in sizes for size in own], 0, 0).run(None, (), ())
     each = zip(some, flags.tolist(), numbers, strict=True)
-    return {one.name: FirstLook(not bad, layout, x) for one, bad, x in each}
+    return {one.name: GradientCheck(not bad, layout, x) for one, bad, x in each}
