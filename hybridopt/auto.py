@@ -12,9 +12,9 @@ from .core.devices import free_bytes
 from .core.errors import HybridOptError
 from .core.sizes import gib
 from .model.adapters import adapted_layers, library_for, usual_library
+from .model.fsdp.sharded_tensors import check_plain, class_of
 from .model.placement.placement import Placement
 from .model.quantization.owners import scheme_of
-from .model.sharding import check_plain, class_of
 from .planning.estimator import Estimator
 from .planning.request import DTYPES, short_name
 from .planning.subject.model import checkpoint_

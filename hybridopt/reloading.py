@@ -14,13 +14,13 @@ from .core.files import tensors
 from .model.base_record import Base, Origin, without_values
 from .model.changed_codes import codes_record, layer_of_kept, restore_, unknown
 from .model.containers import as_given, check_container, uncompiled
+from .model.fsdp.sharded_tensors import reshard_, sharded_tensors
 from .model.placement.homes import assign
-from .model.placement.opened import open_scales_
 from .model.placement.refusals import check_not_quantized, check_written
+from .model.placement.trained_scales import open_scales_
 from .model.quantization.replacing import quantize_
 from .model.quantization.sharded_codes import ShardedCodes, follow_shards_
 from .model.roles import base_name, clean, of_base
-from .model.sharding import reshard_, sharded_tensors
 from .policy.routes import Ready, Route
 from .saving.contents import Contents, contents_of
 from .saving.fitting import base_tensors, check_bare, check_base, check_quantization, scaled_layers

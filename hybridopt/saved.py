@@ -9,7 +9,7 @@ from .core.contracts import Activations
 from .model.activations.partial_inputs import PartialInputs
 from .model.base_record import Origin
 from .model.containers import uncompiled
-from .model.sharding import sharded_tensors
+from .model.fsdp.sharded_tensors import sharded_tensors
 from .optimizer.made_optimizers import MadeOptimizers
 from .optimizer.probing.log import settle
 from .policy.plan import Plan

@@ -12,6 +12,7 @@ from .model.activations.linear import trained_layers
 from .model.activations.refusals import check_layers, check_not_repeated, check_trains, repeats
 from .model.adapters import adapted_layers, bare, check_attached, dtype_of_adapters, library_for
 from .model.containers import contained
+from .model.fsdp.sharded_tensors import check_plain
 from .model.fsdp.units import check_not_run
 from .model.planned_parameters import Changes, foreseen
 from .model.quantization.coded import coded_names
@@ -21,7 +22,6 @@ from .model.quantization.replacing import guard_
 from .model.quantization.scheme_names import frozen_names, named
 from .model.quantization.targets import check, warn_of_read
 from .model.roles import head_modules
-from .model.sharding import check_plain
 from .model.unquantized import unquantized
 from .policy.end_rates import unused
 from .policy.output_layers import state_free

@@ -17,18 +17,18 @@ from .model.adapters import bare, library_for
 from .model.base_record import Base, Origin, forget, merged, record, remember, remembered
 from .model.changed_codes import codes_record, unknown, updated
 from .model.containers import as_given, check_container, compiled_in_place, uncompiled
+from .model.fsdp.sharded_tensors import reshard_
 from .model.loading.missing_tensors import unstored
 from .model.placement.in_memory import Settled, place_in_memory_, settle
-from .model.placement.opened import open_scales_
 from .model.placement.placed import placed
 from .model.placement.placement import Placement, read_placement
 from .model.placement.refusals import check_keeps_base, check_not_quantized
+from .model.placement.trained_scales import open_scales_
 from .model.quantization.coded import coded_names
 from .model.quantization.layers import place
 from .model.quantization.owners import owner, scheme_of
 from .model.quantization.replacing import guard_, quantize_
 from .model.roles import base_name
-from .model.sharding import reshard_
 from .optimizer.foreign_optimizers import watch
 from .policy.plan import Plan
 from .policy.routes import Ready, Route, read_policy

@@ -10,7 +10,7 @@ from transformers import Trainer
 
 from hybridopt.core.collective_errors import meeting
 from hybridopt.core.errors import HybridOptError
-from hybridopt.model.sharding import is_sharded
+from hybridopt.model.fsdp.sharded_tensors import is_sharded
 from hybridopt.saving.checkpoint import SHARDS, read_optimizer, read_weights, write_weights_and_optimizer
 
 from .trainer_norms import bare

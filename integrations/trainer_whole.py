@@ -8,8 +8,8 @@ from torch import Tensor
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.files import tensors
+from hybridopt.model.fsdp.sharded_tensors import coded, reshard_, write_
 from hybridopt.model.roles import clean
-from hybridopt.model.sharding import coded, reshard_, write_
 
 from .peft.rehearsal import state
 from .peft.saved import WEIGHTS, folder_of

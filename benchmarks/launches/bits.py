@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridopt import HybridOptimizer, HybridOptWarning
-from hybridopt.execution import run
+from hybridopt.execution import dispatch
 from hybridopt.execution.backends import _compiled_kernels
 from hybridopt.execution.backends.triton import Triton
 from hybridopt.execution.backends.triton_rounds import TritonRounds
@@ -82,7 +82,7 @@ def _interpreted() -> Iterator[None]:
 
     with (
         mended(),
-        patch.object(run, "able", lambda compile, device: (Triton(), TritonRounds())),
+        patch.object(dispatch, "able", lambda compile, device: (Triton(), TritonRounds())),
         patch.object(_compiled_kernels, "on_host", lambda device: False),
         patch.object(interpreter.InterpreterBuilder, "create_fma", fma),
         warnings.catch_warnings(),

@@ -13,7 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hybridopt import HybridOptimizer
-from hybridopt.execution import run
+from hybridopt.execution import dispatch
 from hybridopt.execution.backends import _triton_kernels, triton, triton_rounds
 from hybridopt.execution.backends._triton_kernels import KernelLaunch
 
@@ -47,7 +47,7 @@ def made(options: dict[str, Any]) -> list[dict]:
 
     with without_memory(), FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as stack:
         stack.enter_context(patch.object(_triton_kernels, "call", kept))
-        stack.enter_context(patch.object(run, "able", lambda compile, device: BACKENDS))
+        stack.enter_context(patch.object(dispatch, "able", lambda compile, device: BACKENDS))
         p = nn.Parameter(torch.empty(SHAPE, dtype=torch.bfloat16, device="cuda"))
         optimizer = HybridOptimizer([(NAME, p)], lr=1e-3, nonfinite="ignore", **options)
         p.grad = torch.empty(SHAPE, dtype=torch.bfloat16, device="cuda")

@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from hybridopt.core.numerics import direction_kernels, host
-from hybridopt.execution import run, update_task
+from hybridopt.execution import dispatch, update_task
 from hybridopt.execution.backends import _compiled_kernels, _triton_kernels, triton, triton_rounds
 from hybridopt.optimizer import parameters
 from hybridopt.optimizer.probing import perturb, watch
@@ -38,7 +38,7 @@ def stand_ins(mode: FakeCuda) -> Iterator[None]:
     """Let hybridopt run on the tensors of a mode, and nothing be compiled."""
     launched: Callable = mode.compiled(lambda launches, given: None)
     with ExitStack() as stack:
-        stack.callback(run.able.cache_clear)  # which backends work on a device: found anew, then and now
+        stack.callback(dispatch.able.cache_clear)  # which backends work on a device: found anew, then and now
         stack.enter_context(without_memory())
         for where, name, value in (
             (_compiled_kernels, "_compile", mode.compiled),
@@ -52,5 +52,5 @@ def stand_ins(mode: FakeCuda) -> Iterator[None]:
             (torch._dynamo, "mark_dynamic", lambda *_: None),
         ):
             stack.enter_context(patch.object(where, name, value))
-        run.able.cache_clear()
+        dispatch.able.cache_clear()
         yield

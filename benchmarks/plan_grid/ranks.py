@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hybridopt.core.numerics import rounding
 from hybridopt.core.storages import storage_id
-from hybridopt.model.sharding import local
+from hybridopt.model.fsdp.sharded_tensors import local
 from hybridopt.planning import Request
 from hybridopt.planning.subject.model import Subject
 from hybridopt.planning.trace.tracker import storages

@@ -8,7 +8,7 @@ from statistics import median, quantiles
 import torch
 from torch import nn
 
-from hybridopt.execution.run import LASTING, WORTH_PRINTING
+from hybridopt.execution.dispatch import LASTING, WORTH_PRINTING
 
 from ..shared.peak import Peak
 from ..shared.tensor_bytes import held

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .instead import instead
+from .patching import instead
 
 __all__ = ["compiled_later"]
 

@@ -14,8 +14,8 @@ from ..parts.rules.signsgd import SignSGD
 from ..parts.stores.dense import Dense
 from ..policy.job import sliceable
 from .backends.compiled import AWAY, put
+from .dispatch import run
 from .probe_gradient import ProbeGradient
-from .run import run
 from .slices import elements, update_in_slices
 from .state import seeds
 from .update_task import Task

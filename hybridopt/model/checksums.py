@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..core.numerics.rounding import tables
-from . import sharding
+from .fsdp import sharded_tensors
 from .quantization.coded import plain
 
 __all__ = ["PATTERN", "VERSION", "checksum"]
@@ -25,7 +25,7 @@ def checksum(tensor: Tensor) -> int:
     elements and one for its place in the row, modulo 2^64. The random numbers are odd, so that no bits are lost, and
     random, so that a few small changes do not cancel out.
     """
-    tensor = sharding.whole(tensor.detach())
+    tensor = sharded_tensors.whole(tensor.detach())
     parts = plain("", tensor).values()
     bits = torch.cat([x.flatten().view(torch.uint8) for x in parts]) if len(parts) > 1 else tensor
     bits = bits.contiguous().flatten()

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.contracts import Named
-from ..model.sharding import is_sharded, sharded_tensors, units
+from ..model.fsdp.sharded_tensors import is_sharded, sharded_tensors, units
 
 __all__ = ["warning_of"]
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ..core.errors import HybridOptError
-from ..execution.run import LASTING, WORTH_COMPILING, WORTH_PRINTING, worth
+from ..execution.dispatch import LASTING, WORTH_COMPILING, WORTH_PRINTING, worth
 from ..model.placement.homes import device_of
 from .gradients.finiteness import Checks, check_finite
 from .gradients.known_norm import KnownNorm

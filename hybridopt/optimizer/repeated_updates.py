@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ..core.contracts import Backend, Named, RepeatedUpdate
-from ..execution.run import Ran
+from ..execution.dispatch import Ran
 from ..execution.tensor_guards import LyingForm, Unmoved
 from ..execution.update_task import Task
 from .groups.hyperparameters import rates

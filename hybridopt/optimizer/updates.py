@@ -9,17 +9,17 @@ from torch import Tensor
 
 from ..core.contracts import Named, State
 from ..execution.conditional_updates import guarded
+from ..execution.dispatch import WORTH_COMPILING, Ran, prepare, run
 from ..execution.probe_gradient import ProbeGradient
 from ..execution.probe_updates import run_estimated
-from ..execution.run import WORTH_COMPILING, Ran, prepare, run
 from ..execution.sharded.batched_collectives import Waiting
 from ..execution.sharded.gathered import Gathered
 from ..execution.sharded.rows import cut_as, elements_before
 from ..execution.sharded.work_division import ROUNDS, WHOLE, made
 from ..execution.state import allocate, basis
 from ..execution.update_task import Task
+from ..model.fsdp.sharded_tensors import local
 from ..model.placement.homes import all_near, device_of, home
-from ..model.sharding import local
 from ..policy.job import BASIS
 from .gradients.finiteness import Checks
 from .gradients.repeated_checks import FEW

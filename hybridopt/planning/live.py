@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from ..core.errors import HybridOptError
 from ..model.adapters import lora_rank
+from ..model.fsdp.sharded_tensors import check_plain
 from ..model.placement.placed import placed
-from ..model.sharding import check_plain
 from ..model.unquantized import unquantized
 from .costs import Costs, Known
 from .estimate import Estimate, estimate_of

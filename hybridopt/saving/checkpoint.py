@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ..core.errors import HybridOptError
 from ..model.base_record import persistent_buffers
+from ..model.fsdp.sharded_tensors import is_sharded, reshard_, sharded_tensors
 from ..model.quantization.scales import scales
 from ..model.roles import clean
-from ..model.sharding import is_sharded, reshard_, sharded_tensors
 
 __all__ = ["SHARDS", "read_optimizer", "read_weights", "write_weights_and_optimizer"]
 

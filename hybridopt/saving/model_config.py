@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..core.errors import HybridOptError
-from ..model.sharding import class_of
+from ..model.fsdp.sharded_tensors import class_of
 
 __all__ = ["write_config", "write_generation"]
 

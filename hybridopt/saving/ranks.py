@@ -8,7 +8,7 @@ from torch import Tensor, distributed
 
 from ..core.errors import HybridOptError
 from ..core.rank_group import peers_of_mesh
-from ..model.sharding import as_cut, coded, is_sharded, whole
+from ..model.fsdp.sharded_tensors import as_cut, coded, is_sharded, whole
 
 __all__ = ["Whole", "together"]
 

@@ -15,8 +15,8 @@ from ..core.files.paths import path_of
 from ..core.registry import every
 from ..model.adapters import library_of
 from ..model.base_record import Base
+from ..model.fsdp.sharded_tensors import reshard_, sharded_tensors
 from ..model.placement.placed import up_to_date
-from ..model.sharding import reshard_, sharded_tensors
 from ..policy.routes import Ready
 from .configuration import configuration, whole_configuration
 from .fitting import base_dtype

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from hybridopt.core.contracts import Make, PackedWeight, Shape
+from hybridopt.model.fsdp.sharded_tensors import write_
 from hybridopt.model.quantization.layers import matrix, matrix_shape
-from hybridopt.model.sharding import write_
 
 from .frozen import FrozenScheme, in_its_place
 from .loading import Given, check_form, form_of, fresh, listen

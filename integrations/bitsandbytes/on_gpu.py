@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybridopt.core.instead import instead
+from hybridopt.core.patching import instead
 
 __all__ = ["as_on_gpu", "dense_room", "many_tokens_room", "outlier_room", "product_room"]
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hybridopt.model.sharding import is_sharded
+from hybridopt.model.fsdp.sharded_tensors import is_sharded
 
 __all__ = ["tell_shard_"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hybridopt.core.contracts import Adapters
-from hybridopt.model.sharding import sharded_tensors
+from hybridopt.model.fsdp.sharded_tensors import sharded_tensors
 
 from . import (
     attached,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from hybridopt.core.errors import HybridOptError
-from hybridopt.model.sharding import sharded_tensors
+from hybridopt.model.fsdp.sharded_tensors import sharded_tensors
 
 from . import tree
 from .rehearsal import (

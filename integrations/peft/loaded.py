@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.files import plain_json, tensors
+from hybridopt.model.fsdp.sharded_tensors import sharded_tensors
 from hybridopt.model.roles import clean, of_base
-from hybridopt.model.sharding import sharded_tensors
 
 from . import onto_shards, starts
 from .dry_run import check_request

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.files import tensors
+from hybridopt.model.fsdp.sharded_tensors import as_first, sharded_tensors
 from hybridopt.model.fsdp.units import check_not_run, empty_, fill_, shard_added_
 from hybridopt.model.placement.homes import assign
 from hybridopt.model.roles import of_base
-from hybridopt.model.sharding import as_first, sharded_tensors
 
 from . import starts, tree
 from .rehearsal import cast_, rehearsed, state

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from hybridopt.core.files import tensors
 from hybridopt.model.embeddings import embedding_names
+from hybridopt.model.fsdp.sharded_tensors import is_sharded
 from hybridopt.model.fsdp.units import of_own_classes_
-from hybridopt.model.sharding import is_sharded
 
 from . import plain_names, tree
 from .rehearsal import check_distinct, state

@@ -12,7 +12,7 @@ from hybridopt.core.contracts import TrainingJob, TrainingTask
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.launch_environment import world
 from hybridopt.core.registry import title
-from hybridopt.model.sharding import is_sharded
+from hybridopt.model.fsdp.sharded_tensors import is_sharded
 from hybridopt.training.config.run import AUTO, Run
 
 from .arguments import arguments, optimizer_options

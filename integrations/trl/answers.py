@@ -3,7 +3,7 @@
 from typing import Any
 
 from hybridopt.model.adapters import bare
-from hybridopt.model.sharding import sharded_tensors
+from hybridopt.model.fsdp.sharded_tensors import sharded_tensors
 
 __all__ = ["let_answer_"]
 

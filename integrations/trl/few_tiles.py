@@ -9,7 +9,7 @@ from typing import Any
 from trl.kernels import chunked_logprob
 from trl.trainer import utils
 
-from hybridopt.core.instead import instead
+from hybridopt.core.patching import instead
 from hybridopt.model.losses.linear_cross_entropy import differing
 
 __all__ = ["with_few_tiles"]

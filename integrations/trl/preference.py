@@ -6,8 +6,8 @@ import torch
 from torch.utils.data import DataLoader
 from trl import DPOTrainer
 
-from hybridopt.core.instead import instead
-from hybridopt.model.sharding import reshard_
+from hybridopt.core.patching import instead
+from hybridopt.model.fsdp.sharded_tensors import reshard_
 
 __all__ = ["PreferenceTrainer"]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hybridopt.core.instead import instead
+from hybridopt.core.patching import instead
 
 __all__ = ["base_as_reference"]
 

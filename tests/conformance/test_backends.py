@@ -12,7 +12,7 @@ from hybridopt.core.contracts import Backend
 from hybridopt.core.contracts.fulfilment import lacking
 from hybridopt.core.registry import find, names
 from hybridopt.execution import backends as folder
-from hybridopt.execution import run, slices
+from hybridopt.execution import dispatch, slices
 from hybridopt.execution.backends import _compiled_kernels as kernels
 from hybridopt.execution.backends import compiled
 from hybridopt.execution.cpp import builder
@@ -116,11 +116,11 @@ def test_a_false_flag_leaves_everything_and_a_true_one_changes_nothing(name, rul
         tasks = seen_by(backend, cell)
         plain, before = [copy(task) for task in tasks], [copy(task) for task in tasks]
         bad = [replace(task, grad=torch.full_like(task.grad, torch.nan), sound=NO) for task in tasks]
-        run.carry_out(backend, bad)
+        dispatch.carry_out(backend, bad)
         for task, other in zip(tasks, before, strict=True):
             compare(task, other, 0, (name, cell))
-        run.carry_out(backend, [replace(task, sound=YES) for task in tasks])
-        run.carry_out(backend, plain)
+        dispatch.carry_out(backend, [replace(task, sound=YES) for task in tasks])
+        dispatch.carry_out(backend, plain)
         for task, other in zip(tasks, plain, strict=True):
             compare(task, other, 0, (name, cell))
 
@@ -160,7 +160,7 @@ def test_a_subspace_outside_of_which_nothing_moves(name, small):
 
 
 def test_the_last_backend_fits_everything(small):
-    last = run.backends()[-1]
+    last = dispatch.backends()[-1]
     assert all(seen_by(last, cell) for cell in cells(RULES, SPLITS, CODECS, DTYPES))
     assert last.devices is None and not last.compiles
 
@@ -192,20 +192,20 @@ def test_a_backend_takes_the_temporaries_that_it_states(name, small):
 
 
 def test_the_order_and_what_goes_through_it(monkeypatch):
-    assert [b.name for b in run.able(True, "cpu")] == ["cpp", "native", "banks", "compiled", "subspace", "eager"]
-    for elements, more in [(1, []), (1 << 20, ["cpp"]), (run.WORTH_COMPILING, ["cpp", "compiled"])]:
-        assert [b.name for b in run.able(elements, "cpu") if b.compiles] == more
-    assert [b.name for b in run.able(False, "cuda")] == ["native", "banks", "subspace", "eager"]
-    assert [b.name for b in run.able(True, "meta")] == ["banks", "compiled", "subspace", "eager"]
+    assert [b.name for b in dispatch.able(True, "cpu")] == ["cpp", "native", "banks", "compiled", "subspace", "eager"]
+    for elements, more in [(1, []), (1 << 20, ["cpp"]), (dispatch.WORTH_COMPILING, ["cpp", "compiled"])]:
+        assert [b.name for b in dispatch.able(elements, "cpu") if b.compiles] == more
+    assert [b.name for b in dispatch.able(False, "cuda")] == ["native", "banks", "subspace", "eager"]
+    assert [b.name for b in dispatch.able(True, "meta")] == ["banks", "compiled", "subspace", "eager"]
     (task, *_), (blocks, *_) = (
         tasks_of(Cell(rule, "whole", codec, "bf16")) for rule, codec in [("adamw", "fp32"), ("adamw", "int8")]
     )
-    assert run.choose(task, True, "cpu")[0].name == "cpp" and run.choose(task, 1, "cpu")[0].name == "banks"
+    assert dispatch.choose(task, True, "cpu")[0].name == "cpp" and dispatch.choose(task, 1, "cpu")[0].name == "banks"
     monkeypatch.setattr(builder, "available", lambda: False)
-    assert run.choose(task, True, "cpu")[0].name == "banks"
+    assert dispatch.choose(task, True, "cpu")[0].name == "banks"
     for compile, size, name in [(False, 1 << 16, "eager"), (True, 1 << 16, "eager"), (True, 64, "compiled")]:
         monkeypatch.setattr(compiled, "SMALLEST", size)
-        backend, seen = run.choose(blocks, compile, "cpu")
+        backend, seen = dispatch.choose(blocks, compile, "cpu")
         assert backend.name == name and seen.param.shape == (128, 16)
 
 
@@ -252,7 +252,7 @@ def dropped(tmp_path, monkeypatch):
 
     def forget():
         registry.forget()
-        for known in (run.backends, run.able):
+        for known in (dispatch.backends, dispatch.able):
             known.cache_clear()
 
     yield drop
@@ -268,14 +268,14 @@ def test_a_new_file_in_the_folder_is_a_backend(dropped):
     optimizer = HybridOptimizer([("w", p)], lr=0.1, policy="signsgd")
     p.grad = torch.ones(4, 4)
     optimizer.step()
-    assert run.backends()[0].name == "mine" and len(run.backends()[0].ran) == 1
+    assert dispatch.backends()[0].name == "mine" and len(dispatch.backends()[0].ran) == 1
     assert torch.equal(p, torch.full((4, 4), 0.9))
 
 
 def test_a_backend_that_lacks_something_is_refused_by_name(dropped):
     dropped("nothing", BAD)
     with pytest.raises(HybridOptError, match="nothing.Nothing is no Backend: it lacks run, tolerance, temporaries"):
-        run.backends()
+        dispatch.backends()
 
 
 def test_an_unknown_backend_lists_the_known_ones():

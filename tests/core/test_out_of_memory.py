@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.core.files import tensors
-from hybridopt.core.instead import instead
 from hybridopt.core.out_of_memory import out_of_memory
+from hybridopt.core.patching import instead
 from hybridopt.model.loading import materializing, streaming
 from support.models import tiny_llama
 

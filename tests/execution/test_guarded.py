@@ -8,7 +8,7 @@ import torch
 from hybridopt.core.contracts import Backend
 from hybridopt.execution.backends import compiled
 from hybridopt.execution.conditional_updates import written
-from hybridopt.execution.run import backends, carry_out
+from hybridopt.execution.dispatch import backends, carry_out
 from support.training import assert_same
 from support.updates import Cell, tasks_of
 

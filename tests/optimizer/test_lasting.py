@@ -9,7 +9,7 @@ from torch import nn
 from hybridopt import HybridOptimizer, HybridOptWarning
 from hybridopt.execution.backends.cpp import Cpp
 from hybridopt.execution.cpp import ahead, builder
-from hybridopt.execution.run import LASTING, WORTH_PRINTING, worth
+from hybridopt.execution.dispatch import LASTING, WORTH_PRINTING, worth
 from hybridopt.optimizer.parameters import AHEAD
 
 SHAPES = [(8, 16), (16, 8), (5, 9), (7,), (8, 8)]

@@ -10,7 +10,7 @@ import torch
 from benchmarks.plan_grid.measure import prepared
 from hybridopt.core.storages import storage_id
 from hybridopt.execution.sharded import batched_collectives
-from hybridopt.model.sharding import local
+from hybridopt.model.fsdp.sharded_tensors import local
 from hybridopt.optimizer import updates
 from hybridopt.planning import Estimator, Request
 from hybridopt.planning.subject.model import Subject

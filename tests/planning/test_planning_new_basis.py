@@ -7,8 +7,8 @@ import torch
 
 from hybridopt.core.contracts import Draw
 from hybridopt.execution.conditional_updates import guarded
+from hybridopt.execution.dispatch import run
 from hybridopt.execution.meta_tasks import unfilled
-from hybridopt.execution.run import run
 from hybridopt.model.roles import Param
 from hybridopt.planning.bytes.temporaries import Temporaries
 from hybridopt.planning.trace.tracker import Tracker

@@ -19,8 +19,8 @@ from hybridopt.core.budget import Budget
 from hybridopt.core.card_speeds import Flops
 from hybridopt.core.host import Host, Speed
 from hybridopt.core.storages import storage_id
-from hybridopt.model.placement.endurance import WRITTEN
-from hybridopt.model.placement.outstanding import MOST
+from hybridopt.model.placement.drive_endurance import WRITTEN
+from hybridopt.model.placement.pending_updates import MOST
 from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.placing import place_
 from hybridopt.model.placement.units import units

@@ -15,7 +15,7 @@ import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.model.base_record import record
 from hybridopt.model.checksums import checksum
-from hybridopt.model.sharding import sharded_tensors
+from hybridopt.model.fsdp.sharded_tensors import sharded_tensors
 from support.models import tiny_llama
 from support.ranks import Ranks
 from support.sharding import by_layer
@@ -95,11 +95,11 @@ def scenes(rank, folder):
 
 def streams(folder):
     """No more than one tensor is whole at a time, and each rank keeps none of them."""
-    from hybridopt.model import sharding
+    from hybridopt.model.fsdp import sharded_tensors
 
     model = made(False, True, False)
     step(model)
-    alive, most, gather = [], [0], sharding.whole
+    alive, most, gather = [], [0], sharded_tensors.whole
 
     def counted(x):
         import weakref
@@ -111,11 +111,11 @@ def streams(folder):
 
     from hybridopt.saving import ranks
 
-    sharding.whole = ranks.whole = counted
+    sharded_tensors.whole = ranks.whole = counted
     try:
         model.hybrid.save_pretrained(folder / "streamed")
     finally:
-        sharding.whole = ranks.whole = gather
+        sharded_tensors.whole = ranks.whole = gather
     assert 0 < most[0] <= 2, most
 
 

@@ -12,8 +12,8 @@ from peft import LoraConfig, VeraConfig, get_peft_model
 
 import hybridopt
 from hybridopt.model.fsdp import units as fsdp_units
+from hybridopt.model.fsdp.sharded_tensors import write_
 from hybridopt.model.placement import homes
-from hybridopt.model.sharding import write_
 from support.models import tiny_llama
 from support.quantized import quantized
 from support.sharded_llama import trained

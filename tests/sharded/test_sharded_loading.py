@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import hybridopt
+from hybridopt.model.fsdp.sharded_tensors import write_
 from hybridopt.model.placement import homes
-from hybridopt.model.sharding import write_
 from hybridopt.saving.replay import rebuild
 from support.models import tiny_llama
 from support.sharding import by_layer

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hybridopt.execution.backends.native import Native
-from hybridopt.model.sharding import local
+from hybridopt.model.fsdp.sharded_tensors import local
 from hybridopt.parts.codecs.int8 import Int8
 from support.ranks import Ranks
 from support.sharding import Odd, sharded, trained, weights

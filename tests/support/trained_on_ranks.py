@@ -11,7 +11,7 @@ import hybridopt
 from hybridopt.core.launch_environment import world
 from hybridopt.integrations.trainer import HybridTrainer
 from hybridopt.model.fsdp.applying import shard_
-from hybridopt.model.sharding import whole
+from hybridopt.model.fsdp.sharded_tensors import whole
 from hybridopt.training.running.ranks import joined
 from support.models import tiny_llama
 from support.trainers import arguments, data

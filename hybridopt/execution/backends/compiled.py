@@ -14,7 +14,7 @@ from ...core.numerics.host import on_host
 from ...core.numerics.host import put as send
 from ...core.numerics.rounding import Seed
 from ...policy.job import sliceable
-from ..run import WORTH_COMPILING
+from ..dispatch import WORTH_COMPILING
 from ..slices import Slice, rows_of, slices
 from ..state import basis
 from ..update import look, settle, update, write, write_free_, write_low

@@ -19,11 +19,11 @@ from ..cpp.gradient_check import TEXT, check_gradients, finite
 from ..cpp.kept_numbers import KeptNumbers
 from ..cpp.layouts import LONG, Layout, in_memory, joined, layout_of, text_of
 from ..cpp.stacks import cut, matrices, places
+from ..dispatch import WORTH_PRINTING
 from ..gradient_check import GradientCheck, UncheckedGradient
 from ..printing.cpp_rounds import RoundsLayout
 from ..printing.cpp_structs import ROOTS
 from ..printing.traced import traced
-from ..run import WORTH_PRINTING
 from ..slices import update_in_slices
 from ..state import seeds
 from ..update_task import Task

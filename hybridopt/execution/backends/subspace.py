@@ -14,7 +14,7 @@ from ...parts.splits.whole import Whole
 from ...parts.stores.dense import Dense
 from ...policy.job import Job, declare
 from ..conditional_updates import guarded, plain_tensors
-from ..run import run
+from ..dispatch import run
 from ..state import basis
 from ..update_task import Task
 from .native import plain

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...core.collective_errors import meeting
 from ...core.contracts import Shape
 from ...core.errors import HybridOptError
-from ...model.sharding import coded, cuts, is_sharded, local
+from ...model.fsdp.sharded_tensors import coded, cuts, is_sharded, local
 
 __all__ = ["RankRows", "cut_as", "elements_before", "part_of", "rows_of"]
 

@@ -6,7 +6,7 @@ from torch import Tensor, distributed, nn
 from ...core.errors import HybridOptError
 from ..placement.units import repeated
 from ..quantization.owners import logical_shape, owner
-from ..sharding import coded
+from .sharded_tensors import coded
 from .state import cuts_numbers
 
 __all__ = ["shard_"]

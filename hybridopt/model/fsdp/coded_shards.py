@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..sharding import as_cut, codes_of, gathered, is_sharded, local, share_count, span
+from .sharded_tensors import as_cut, codes_of, gathered, is_sharded, local, share_count, span
 
 __all__ = ["CODES", "parts_of", "shard_of"]
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.torch_version import TorchVersion
 
 from ...core.errors import HybridOptError
-from ..sharding import reshard_, units
+from .sharded_tensors import reshard_, units
 
 __all__ = ["abandon_", "check_torch", "cuts_numbers", "drop", "groups", "states"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
-from ..sharding import as_cut, class_of, is_sharded, rank_of, share_count, units, whole, write_
+from .sharded_tensors import as_cut, class_of, is_sharded, rank_of, share_count, units, whole, write_
 from .state import check_torch, drop, groups, states
 
 __all__ = ["casts", "check_not_run", "empty_", "encode_", "fill_", "hooks_of_others", "move_", "of_own_classes_"]

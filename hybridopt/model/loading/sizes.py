@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ...core.contracts import PlacedUnit, Scheme
-from ..placement.room import LayerBytes
+from ..placement.auto_placement import LayerBytes
 from ..quantization.layers import is_named
 from .matching import shared_names
 

@@ -15,8 +15,8 @@ from ...core.contracts import Scheme
 from ...core.errors import HybridOptError, HybridOptWarning
 from ...core.files.paths import path_of
 from ...core.out_of_memory import enough_memory
+from ..placement.auto_placement import settled
 from ..placement.placement import Placement, read_placement
-from ..placement.room import settled
 from ..placement.rows import aside
 from ..placement.unit_files import UnitFiles
 from ..placement.units import units

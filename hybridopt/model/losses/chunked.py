@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError, check_count
-from ...core.instead import instead
+from ...core.patching import instead
 from ..adapters import bare, whole_copies
 from .deferred import Logits, refuse
 from .linear_cross_entropy import IGNORED, linear_cross_entropy

@@ -10,8 +10,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...core.contracts import Piece, PlacedUnit
 from ...core.errors import HybridOptError
-from ..sharding import write_
-from .outstanding import Update
+from ..fsdp.sharded_tensors import write_
+from .pending_updates import Update
 from .placement import Placement
 
 if TYPE_CHECKING:

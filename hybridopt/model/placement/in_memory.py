@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ...core.contracts import PlacedUnit
 from ...core.errors import HybridOptError
 from ..checksums import checksum
+from .auto_placement import LayerBytes, check_resident, settled
 from .placed import placed
 from .placement import Placement
 from .placing import Stored, backend_for, place_
-from .room import LayerBytes, check_resident, settled
 from .rows import aside
 from .unit_files import UnitFiles
 from .units import layer_names, units

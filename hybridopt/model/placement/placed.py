@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from ...core.contracts import PlacedUnit, Traffic
 from ...core.errors import HybridOptError, HybridOptWarning
 from ..adapters import bare
+from .added_adapters import Newcomers, made
 from .guards import guard
 from .homes import bring_home, forget
 from .hooks import attach, notice_end
-from .newcomers import Newcomers, made
+from .model_calls import Calls, NoReplicas
 from .placement import Placement
 from .places import Places
 from .readers import for_readers
 from .rows import RowLookup, looked_up
 from .streamer import Streamer
-from .whole import Calls, NoReplicas
 
 __all__ = ["Placed", "placed", "unplace", "up_to_date"]
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import PlacedUnit
 from ...core.errors import HybridOptError
-from ..sharding import is_sharded
+from ..fsdp.sharded_tensors import is_sharded
 
 __all__ = ["Places", "refuse_replaced"]
 

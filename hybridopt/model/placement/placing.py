@@ -10,7 +10,7 @@ from ...core.contracts import PlacedUnit, PlacementBackend, Traffic
 from ...core.errors import HybridOptError
 from ...core.files.mapping import Extent
 from ...core.registry import every_class
-from .newcomers import moved_
+from .added_adapters import moved_
 from .placed import Placed, placed
 from .placement import Placement
 from .streamer import Streamer

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ...core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
 from ...core.errors import HybridOptError
-from .carrying import Carrying, told
-from .in_use import InUse, caller, in_backward
-from .order import BACKWARD, EVALUATION, FORWARD, Order
-from .outstanding import outstanding_for
+from .fetch_order import BACKWARD, EVALUATION, FORWARD, Order
+from .pending_updates import outstanding_for
 from .placement import Placement
+from .transfers import Carrying, told
+from .units_in_use import InUse, caller, in_backward
 
 __all__ = ["Streamer", "in_backward"]
 

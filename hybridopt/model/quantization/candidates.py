@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.contracts import Scheme
-from ..sharding import is_sharded
+from ..fsdp.sharded_tensors import is_sharded
 from .layers import is_linear, target
 from .read_elsewhere import read_elsewhere
 

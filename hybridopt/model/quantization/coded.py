@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import PackedWeight
 from ..fsdp.coded_shards import parts_of
-from ..sharding import coded, is_sharded
+from ..fsdp.sharded_tensors import coded, is_sharded
 from .layers import target
 
 __all__ = ["coded_names", "codes_dtype", "plain"]

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...core.contracts import Shape
-from ..sharding import class_of
+from ..fsdp.sharded_tensors import class_of
 
 __all__ = ["is_linear", "is_named", "matrix", "matrix_shape", "place", "target"]
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import CodedWeight, PackedWeight, Scheme, Shape
 from ...core.registry import every
-from ..sharding import is_sharded
+from ..fsdp.sharded_tensors import is_sharded
 from .frozen_weight import FrozenWeight
 
 __all__ = ["is_frozen", "kept_dtype", "layer_scheme", "logical_shape", "owner", "parts", "scheme_of"]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import PackedWeight, Scheme
 from ..fsdp.coded_shards import shard_of
-from ..sharding import as_cut, coded, codes_of, is_sharded, local
+from ..fsdp.sharded_tensors import as_cut, coded, codes_of, is_sharded, local
 from .coded import plain
 
 __all__ = ["hook_", "pack_", "unhook_", "unpack_"]

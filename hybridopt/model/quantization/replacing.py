@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from ...core.contracts import Scheme
 from ...core.registry import every
+from ..fsdp.sharded_tensors import is_sharded, whole
 from ..fsdp.units import encode_, move_, take_out_
-from ..sharding import is_sharded, whole
 from .coded import coded_names
 from .layers import is_linear, place
 from .owners import owner

@@ -9,9 +9,9 @@ from torch.torch_version import TorchVersion
 from ...core.errors import HybridOptError
 from ...core.registry import every
 from ..fsdp.coded_shards import CODES, shard_of
+from ..fsdp.sharded_tensors import as_cut, coded, codes_of, is_sharded, span
 from ..fsdp.units import casts
 from ..roles import base_name
-from ..sharding import as_cut, coded, codes_of, is_sharded, span
 from .owners import owner
 from .replacing import guard_
 

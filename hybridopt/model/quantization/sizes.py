@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.storages import storage_id
-from ..sharding import local
+from ..fsdp.sharded_tensors import local
 from .owners import is_frozen, parts
 
 __all__ = ["fingerprint", "weight_bytes"]

@@ -10,8 +10,8 @@ from ...core.contracts import Scheme
 from ...core.errors import HybridOptError, HybridOptWarning
 from ..adapters import adapted_layers
 from ..containers import compiled_in_place
+from ..fsdp.sharded_tensors import class_of, is_sharded, share_count, whole
 from ..fsdp.units import hooks_of_others
-from ..sharding import class_of, is_sharded, share_count, whole
 from .candidates import candidates
 from .layers import is_linear, place
 from .owners import scheme_of

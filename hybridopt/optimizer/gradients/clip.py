@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...core.errors import HybridOptError, check_choice, check_number
-from ...model.sharding import local
+from ...model.fsdp.sharded_tensors import local
 
 __all__ = ["MODES", "Clip"]
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
+from ...execution.dispatch import WORTH_PRINTING, check_gradients
 from ...execution.gradient_check import GradientCheck, UncheckedGradient
-from ...execution.run import WORTH_PRINTING, check_gradients
 from ...model.placement.homes import all_near, home
 from ..windows.resolved import Resolved
 from . import reductions

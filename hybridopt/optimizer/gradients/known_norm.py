@@ -7,7 +7,7 @@ from weakref import ref
 from torch import Tensor
 
 from ...core.contracts import Named
-from ...model.sharding import is_sharded
+from ...model.fsdp.sharded_tensors import is_sharded
 
 __all__ = ["KnownNorm"]
 

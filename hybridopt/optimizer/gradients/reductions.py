@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import HybridOptError
-from ...model.sharding import is_sharded, whole
+from ...model.fsdp.sharded_tensors import is_sharded, whole
 
 __all__ = [
     "NONFINITE",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...core.contracts import Named, RepeatedCheck
-from ...execution.run import repeat_check
+from ...execution.dispatch import repeat_check
 from ...execution.tensor_guards import LyingForm, readable
 
 __all__ = ["FEW", "RepeatedChecks"]

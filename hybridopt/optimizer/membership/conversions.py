@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ...core.errors import HybridOptError
+from ...model.fsdp.sharded_tensors import is_sharded
 from ...model.placement.homes import devices_of
 from ...model.roles import codes_dtype
-from ...model.sharding import is_sharded
 from ...policy.job import declare
 from ..groups.tags import Tags, named
 from ..windows.windows import Windows

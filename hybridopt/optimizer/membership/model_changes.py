@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor
 
 from ...core.errors import HybridOptError, HybridOptWarning
-from ...model.sharding import is_sharded
+from ...model.fsdp.sharded_tensors import is_sharded
 from ..groups.tags import Tags, named
 from .conversions import AGAIN, Conversions, check_shape
 from .module_tree import TreeChanges

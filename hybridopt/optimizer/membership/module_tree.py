@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from ...model.fsdp.sharded_tensors import is_sharded
 from ...model.roles import clean
-from ...model.sharding import is_sharded
 
 __all__ = ["TreeChanges", "Tree"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ...core.contracts import Population, Shape
+from ...model.fsdp.sharded_tensors import is_sharded, local
 from ...model.roles import codes_dtype
-from ...model.sharding import is_sharded, local
 from ...parts.rules.sgd import SGD
 from ...parts.rules.signsgd import SignSGD
 from ...parts.splits.empty import Empty

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ...core.rank_group import Peers, peers_of_mesh
 from ...model.checksums import checksum
+from ...model.fsdp.sharded_tensors import is_sharded, whole
 from ...model.placement.homes import device_of, near
-from ...model.sharding import is_sharded, whole
 from .follow import Followed, group_key, head, version
 from .log_checks import check_log
 from .rates import rates_of

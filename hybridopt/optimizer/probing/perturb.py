@@ -8,11 +8,11 @@ from functools import partial
 from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
+from ...model.fsdp.sharded_tensors import is_sharded, reshard_
 from ...model.fsdp.state import abandon_
 from ...model.placement.homes import home
 from ...model.placement.placed import placed
 from ...model.roles import codes_dtype
-from ...model.sharding import is_sharded, reshard_
 from .swaps import Swaps
 from .watch import Seen, Watch, plain
 

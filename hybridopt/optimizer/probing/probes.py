@@ -11,7 +11,7 @@ from ...core.contracts import ProbeScheme
 from ...core.errors import HybridOptError, HybridOptWarning
 from ...core.rank_group import Peers
 from ...execution.probe_gradient import shifted
-from ...model.sharding import local
+from ...model.fsdp.sharded_tensors import local
 from ..parameters import Parameters
 from .evaluate import Closures, Evaluator, values
 from .intact import Left, advance

@@ -6,8 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ...model.fsdp.sharded_tensors import is_sharded, local
 from ...model.placement.homes import home, near
-from ...model.sharding import is_sharded, local
 from .watch import Seen, Watch
 
 __all__ = ["Swaps"]

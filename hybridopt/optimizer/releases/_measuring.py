@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...core.contracts import Named
 from ...core.errors import HybridOptError
-from ...model.sharding import is_sharded
+from ...model.fsdp.sharded_tensors import is_sharded
 from ..gradients import reductions
 
 __all__ = ["Measuring"]

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ...core.contracts import Named
 from ...core.errors import HybridOptError
 from ...model.containers import contained
-from ...model.sharding import is_sharded
+from ...model.fsdp.sharded_tensors import is_sharded
 from ..parameters import Parameters
 from ..saved_for_backward import held_at_rest
 from . import reducer

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...core.contracts import Slot
 from ...core.errors import HybridOptError, check_count, check_number, shown
-from ...model.sharding import is_sharded, local, whole
+from ...model.fsdp.sharded_tensors import is_sharded, local, whole
 from ...policy.job import BASIS, Job
 from ..groups.hyperparameters import check_numbers
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...model.sharding import local
+from ...model.fsdp.sharded_tensors import local
 from ..groups.tags import named
 
 __all__ = ["LoadedInPlace"]

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...execution.sharded.collectives import exchange
 from ...execution.sharded.rows import RankRows
 from ...execution.sharded.work_division import WHOLE, Share, spread
-from ...model.sharding import is_sharded, whole
+from ...model.fsdp.sharded_tensors import is_sharded, whole
 from ...policy.job import Job, with_elements
 from ..groups.tags import named
 from ..windows.windows import Windows

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ...core.contracts import Draw, Population
 from ...execution.sharded.work_division import Share
-from ...model.sharding import is_sharded
+from ...model.fsdp.sharded_tensors import is_sharded
 from ...policy.job import BASIS, WEIGHT, Job, arithmetic, declare, seen_as
 from ..groups.tags import Tags, named
 from .loss_windows import LossWindows

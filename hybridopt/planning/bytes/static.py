@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import PackedWeight
 from ...core.storages import storage_id
-from ...model.sharding import local
+from ...model.fsdp.sharded_tensors import local
 from ...policy.plan import LONGEST, Entry, Plan
 from ..trace.fake_models import tensors_of
 from ..trace.tracker import storages

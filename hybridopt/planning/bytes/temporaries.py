@@ -12,9 +12,9 @@ from torch import Tensor
 from ...core.contracts import Backend, Draw, ProbeScheme
 from ...execution import probe_updates
 from ...execution.conditional_updates import guarded
+from ...execution.dispatch import WORTH_COMPILING, backends, carry_out, choose
 from ...execution.meta_tasks import unfilled
 from ...execution.probe_gradient import ProbeGradient
-from ...execution.run import WORTH_COMPILING, backends, carry_out, choose
 from ...execution.state import allocate
 from ...execution.update_task import Task
 from ...policy.job import BASIS, Job, declare

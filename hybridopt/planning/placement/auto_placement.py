@@ -6,8 +6,8 @@ from torch import nn
 from ...core.budget import Budget
 from ...core.errors import HybridOptError
 from ...core.host import Host
+from ...model.placement.auto_placement import LayerBytes, settled
 from ...model.placement.placement import Placement
-from ...model.placement.room import LayerBytes, settled
 from ...policy.plan import Plan
 from ..bytes.static import weights
 from ..request import Request

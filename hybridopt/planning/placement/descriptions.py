@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ...core.card_speeds import Flops
 from ...core.host import Host
 from ...core.sizes import gib, human
-from ...model.placement.endurance import WRITTEN
+from ...model.placement.drive_endurance import WRITTEN
 from ...model.placement.placement import Placement
 from .offloaded_tensors import Carried
 from .pace import Pace, pace_of

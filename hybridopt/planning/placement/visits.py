@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
 from ...model.placement.hooks import attach
-from ...model.placement.outstanding import MOST
+from ...model.placement.pending_updates import MOST
 from ...model.placement.placement import Placement
 from ...model.placement.streamer import Streamer, in_backward
 from ..trace.moments import Stage

@@ -8,8 +8,8 @@ import torch
 
 from ...core.contracts import Scheme
 from ...core.errors import HybridOptError
+from ...model.fsdp.sharded_tensors import cuts
 from ...model.roles import Param
-from ...model.sharding import cuts
 from ...policy.plan import Entry
 
 __all__ = ["ROOT", "Unit", "Units", "bytes_of", "is_cut", "layer_of", "rows_here", "units_of"]

@@ -12,7 +12,7 @@ from torch import nn
 from ...core.deferred_compile import compiled_later
 from ...core.dtypes import DTYPES
 from ...core.errors import HybridOptError
-from ...core.instead import instead
+from ...core.patching import instead
 from ...model.adapters import bare, dtype_of_adapters, library_for, usual_library
 from ...model.quantization.replacing import twins_
 from ...model.quantization.scales import open_scales_

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...core.instead import instead
 from ...core.numerics import rounding
+from ...core.patching import instead
 from ...core.registry import every
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ...core.errors import HybridOptError
 from ...model.checksums import checksum
+from ...model.fsdp.sharded_tensors import whole, write_
 from ...model.quantization.layers import is_named
 from ...model.roles import base_name
-from ...model.sharding import whole, write_
 from ..names import CONFIG, DELTA, REPLAY
 from .steps import Progress, replay_
 from .trajectory import Endpoints, Trajectory

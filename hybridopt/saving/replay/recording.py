@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from torch import Tensor
 
 from ...model.base_record import Base
+from ...model.fsdp.sharded_tensors import local
 from ...model.roles import base_name
-from ...model.sharding import local
 from ...optimizer.probing.follow import Followed
 from ...optimizer.probing.log import Log
 from .record import holds, trajectory

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ...core.contracts import PackedWeight, Scheme
 from ...core.errors import HybridOptError
 from ...model.base_record import persistent_buffers
+from ...model.fsdp.sharded_tensors import coded, is_sharded
 from ...model.quantization.owners import layer_scheme
 from ...model.roles import clean
-from ...model.sharding import coded, is_sharded
 from ..ranks import Whole
 
 __all__ = ["Value", "values"]

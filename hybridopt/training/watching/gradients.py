@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from ...model.sharding import local
+from ...model.fsdp.sharded_tensors import local
 from ...optimizer.gradients.reductions import norm, total
 from ...optimizer.optimizer import HybridOptimizer
 from ...optimizer.releases import release_class

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ...core.system_files import words
+from ...model.fsdp.sharded_tensors import local
 from ...model.placement.placed import placed
 from ...model.quantization.scales import scales
 from ...model.quantization.sizes import weight_bytes
 from ...model.roles import clean
-from ...model.sharding import local
 from ...planning.bytes.static import weights
 
 __all__ = ["gradient_bytes", "held", "measured", "model_bytes", "near", "reset_peak", "state_bytes", "tensor_map"]

@@ -6,7 +6,7 @@ import pytest
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.sizes import parse_size
-from hybridopt.model.placement.endurance import DAILY, DAY, Endurance, daily
+from hybridopt.model.placement.drive_endurance import DAILY, DAY, Endurance, daily
 from hybridopt.model.placement.placement import Placement
 from support.fake_backend import fake_streamer
 

@@ -10,7 +10,7 @@ import torch
 from peft import get_peft_model
 
 from hybridopt import HybridOptError, HybridOptWarning
-from hybridopt.model.placement import newcomers
+from hybridopt.model.placement import added_adapters
 from hybridopt.model.placement.placed import placed
 from support.models import batch
 from support.placed import CPU, adapted, lora, model_at, stand_in, train
@@ -57,7 +57,7 @@ def test_moves_that_change_nothing_for_the_layers_are_let_through(model, plain):
 
 def test_adapters_put_on_by_hand_go_to_the_device_and_the_base_does_not(model, monkeypatch):
     moved = []
-    monkeypatch.setattr(newcomers, "moved_", lambda tensors, device: moved.extend(map(id, tensors)))
+    monkeypatch.setattr(added_adapters, "moved_", lambda tensors, device: moved.extend(map(id, tensors)))
     weights = {id(piece.tensor) for unit in placed(model).units for piece in unit.pieces}
     theirs = get_peft_model(model, lora())
     for adapter in ("default", "second"):

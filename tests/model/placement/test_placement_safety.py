@@ -14,7 +14,7 @@ import torch
 
 import hybridopt
 from hybridopt.core.errors import HybridOptError
-from hybridopt.model.placement import helper
+from hybridopt.model.placement import prefetch_thread
 from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.sides import Sides
 from support.models import batch
@@ -220,8 +220,8 @@ BUSY = """
 import runpy, sys, threading, time
 helper = runpy.run_path(sys.argv[1])["Helper"]()
 begun = threading.Event()
-helper.submit(lambda: (begun.set(), time.sleep(float(sys.argv[2]))))
-helper.submit(lambda: print("not begun"))
+prefetch_thread.submit(lambda: (begun.set(), time.sleep(float(sys.argv[2]))))
+prefetch_thread.submit(lambda: print("not begun"))
 begun.wait()
 print("over", flush=True)
 """
@@ -229,7 +229,7 @@ print("over", flush=True)
 
 def test_the_program_ends_while_something_is_fetched():
     found = subprocess.run(
-        [sys.executable, "-c", BUSY, helper.__file__, "0.2"], capture_output=True, text=True, timeout=9
+        [sys.executable, "-c", BUSY, prefetch_thread.__file__, "0.2"], capture_output=True, text=True, timeout=9
     )
     assert (found.returncode, found.stdout.splitlines()[0], found.stderr) == (0, "over", "")
 
@@ -237,7 +237,7 @@ def test_the_program_ends_while_something_is_fetched():
 def test_a_disk_that_never_answers_does_not_keep_the_program():
     code = BUSY.replace('["Helper"]()', '["Helper"]()\nhelper.end.__globals__["PATIENCE"] = 0.2')
     found = subprocess.run(
-        [sys.executable, "-c", code, helper.__file__, "60"], capture_output=True, text=True, timeout=9
+        [sys.executable, "-c", code, prefetch_thread.__file__, "60"], capture_output=True, text=True, timeout=9
     )
     assert (found.returncode, found.stdout, found.stderr) == (0, "over\n", "")
 

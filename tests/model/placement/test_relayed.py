@@ -13,12 +13,12 @@ import hybridopt
 from hybridopt.core.contracts import Piece, PlacedUnit, Traffic
 from hybridopt.core.errors import HybridOptError, HybridOptWarning
 from hybridopt.core.files.tensors import extents
-from hybridopt.model.placement import direct
+from hybridopt.model.placement import direct_io
 from hybridopt.model.placement.arena import Arena, Layout
 from hybridopt.model.placement.backends.mapped import Mapped
 from hybridopt.model.placement.backends.relayed import Relayed
 from hybridopt.model.placement.backends.staged import Staged
-from hybridopt.model.placement.direct import DirectFile, read
+from hybridopt.model.placement.direct_io import DirectFile, read
 from hybridopt.model.placement.lanes.host import HostLane
 from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.placement import Placement
@@ -113,7 +113,7 @@ def test_the_memory_that_is_read_into_is_large_enough_whatever_lies_between(tmp_
 
 @pytest.mark.parametrize("chunk", [BLOCK, 8 * BLOCK])
 def test_ranges_are_read_whole_by_several_readers(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(direct, "CHUNK", chunk)
+    monkeypatch.setattr(direct_io, "CHUNK", chunk)
     file = tmp_path / "file"
     content = os.urandom(5 * BLOCK + 17)
     file.write_bytes(content)
@@ -151,12 +151,12 @@ def test_a_file_system_without_direct_reads_is_read_through_its_cache(tmp_path, 
     opened, preadv = os.open, os.preadv
 
     def refuse(path, flags, *rest):
-        if flags & direct.DIRECT:
+        if flags & direct_io.DIRECT:
             raise OSError(22, "Invalid argument")
         return opened(path, flags, *rest)
 
     def refuse_reading(fd, *rest):
-        if fcntl(fd) & direct.DIRECT:
+        if fcntl(fd) & direct_io.DIRECT:
             raise OSError(22, "Invalid argument")
         return preadv(fd, *rest)
 

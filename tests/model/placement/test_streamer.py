@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from hybridopt.core.errors import HybridOptError
-from hybridopt.model.placement import carrying, in_use, outstanding
+from hybridopt.model.placement import pending_updates, transfers, units_in_use
 from hybridopt.model.placement import streamer as module
-from hybridopt.model.placement.in_use import InUse
+from hybridopt.model.placement.units_in_use import InUse
 from support.fake_backend import SIZE, Alone, Fake, fake_streamer
 
 THERE_AND_BACK = [0, 1, 2, 3, 4, 4, 3, 2, 1, 0]
@@ -73,7 +73,7 @@ class Interrupt:
     def __init__(self, at, *others):
         self.at, self.lines = at, 0
         self.files = {
-            each.__file__ for each in (module, carrying, sys.modules[Fake.__module__], sys.modules[__name__], *others)
+            each.__file__ for each in (module, transfers, sys.modules[Fake.__module__], sys.modules[__name__], *others)
         }
 
     def __call__(self, frame, event, argument):
@@ -114,7 +114,7 @@ class Valued(Alone):
 
 def updated(at):
     """Return the numbers after three updates of each, and whether all was over before the line of the interrupt."""
-    streamer, trace, over = fake_streamer(3, 2, 1, Valued), Interrupt(at, outstanding), False
+    streamer, trace, over = fake_streamer(3, 2, 1, Valued), Interrupt(at, pending_updates), False
     for step in range(2):
         for unit in streamer.units:
             x = unit.pieces[0].tensor
@@ -308,7 +308,7 @@ def test_backward_passes_that_failed_give_way():
 
 def test_each_thread_may_be_in_a_pass_within_a_pass(monkeypatch):
     used, now = InUse(), [(-1, 1)]
-    monkeypatch.setattr(in_use, "caller", lambda: now[0])
+    monkeypatch.setattr(units_in_use, "caller", lambda: now[0])
     monkeypatch.setattr(
         torch.autograd.Variable, "_execution_engine", SimpleNamespace(queue_callback=lambda call: None)
     )

@@ -10,12 +10,12 @@ from ....core.contracts import Piece, PlacedUnit, Traffic
 from ....core.errors import HybridOptError
 from ....core.files.mapping import MappedFile, runs
 from ..arena import Arena, Layout, whole_pages
-from ..direct import DirectFile, read
+from ..direct_io import DirectFile, read
 from ..lanes.lane import Moment
 from ..marks import refuse_written
 from ..placement import Placement
 from ..ranges import RELAYS, Reading, by_place, most
-from ..working import WorkingFile, spaced
+from ..working_file import WorkingFile, spaced
 from .staged import Staged
 
 __all__ = ["Relayed"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ....core.contracts import PackedWeight, Scheme, Shape
 from ....core.numerics.grids import GROUP
 from ....parts.stores._int8_weight import Int8Weight
-from ...sharding import coded, codes_of
+from ...fsdp.sharded_tensors import coded, codes_of
 from ..packing import pack_
 from ._as_floats import save_as_codes_, save_as_floats_
 

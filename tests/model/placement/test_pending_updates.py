@@ -10,12 +10,12 @@ from torch import nn
 
 from hybridopt.core.contracts import Piece, PlacedUnit, Traffic
 from hybridopt.core.errors import HybridOptError, HybridOptWarning
-from hybridopt.model.placement import outstanding
+from hybridopt.model.placement import pending_updates
 from hybridopt.model.placement.backends.staged import Staged
-from hybridopt.model.placement.outstanding import Outstanding
+from hybridopt.model.placement.pending_updates import Outstanding
 from hybridopt.model.placement.placement import Placement
 from hybridopt.model.placement.streamer import Streamer
-from hybridopt.model.placement.working import WorkingFile, spaced
+from hybridopt.model.placement.working_file import WorkingFile, spaced
 
 CPU = torch.device("cpu")
 
@@ -70,7 +70,7 @@ def walk(streamer):
 
 @pytest.mark.parametrize("slots", [2, 3], ids="slots={}".format)
 def test_without_a_number_of_steps_updates_wait_for_a_while_and_then_are_written_with_a_word(slots, monkeypatch):
-    monkeypatch.setattr(outstanding, "MOST", 8)
+    monkeypatch.setattr(pending_updates, "MOST", 8)
     carried = streamer(every=None, slots=slots)
     for number in range(7):
         step(carried, number)
@@ -85,7 +85,7 @@ def test_without_a_number_of_steps_updates_wait_for_a_while_and_then_are_written
 
 
 def test_layers_that_are_never_dropped_keep_no_more_updates_than_others(monkeypatch):
-    monkeypatch.setattr(outstanding, "MOST", 8)
+    monkeypatch.setattr(pending_updates, "MOST", 8)
     carried = streamer(every=2, slots=3)
     for number in range(22):
         step(carried, number)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from ..core.collective_errors import meeting
-from ..core.contracts import CodedWeight
-from ..core.errors import HybridOptError
+from ...core.collective_errors import meeting
+from ...core.contracts import CodedWeight
+from ...core.errors import HybridOptError
 
 __all__ = [
     "as_cut",

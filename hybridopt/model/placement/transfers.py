@@ -8,8 +8,8 @@ from functools import partial
 
 from ...core.contracts import PlacedUnit, PlacementBackend, Traffic
 from ...core.errors import HybridOptError
-from .helper import Helper
-from .outstanding import Outstanding
+from .pending_updates import Outstanding
+from .prefetch_thread import Helper
 
 __all__ = ["Carrying", "told"]
 

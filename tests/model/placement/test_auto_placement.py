@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from hybridopt.core.errors import HybridOptError
-from hybridopt.model.placement import room
+from hybridopt.model.placement import auto_placement
+from hybridopt.model.placement.auto_placement import TRAINING, LayerBytes, settled
 from hybridopt.model.placement.placement import Placement
-from hybridopt.model.placement.room import TRAINING, LayerBytes, settled
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 AUTO = Placement("auto")
@@ -66,10 +66,10 @@ def test_values_of_a_placement_that_are_wrong_are_refused_at_once():
 
 
 def test_what_is_not_told_is_asked_of_the_machine(monkeypatch):
-    monkeypatch.setattr(room, "left", lambda root: 64 * GIB)
-    monkeypatch.setattr(room, "free_bytes", lambda device: budget_of(8 * GIB))
+    monkeypatch.setattr(auto_placement, "left", lambda root: 64 * GIB)
+    monkeypatch.setattr(auto_placement, "free_bytes", lambda device: budget_of(8 * GIB))
     assert settled(AUTO, LAYERS, CUDA) == AUTO.but(base="host", resident=3)
-    monkeypatch.setattr(room, "left", lambda root: None)  # a system that does not tell: nothing is refused
+    monkeypatch.setattr(auto_placement, "left", lambda root: None)  # a system that does not tell: nothing is refused
     assert settled(AUTO, LAYERS, CPU).base == "device"
 
 

@@ -13,7 +13,7 @@ import torch
 
 from ...core.contracts import Piece, PlacedUnit, PlacementBackend
 from ...core.errors import HybridOptError, HybridOptWarning
-from .endurance import Endurance
+from .drive_endurance import Endurance
 from .placement import Placement
 
 __all__ = ["MOST", "Outstanding", "Update", "outstanding_for"]
