@@ -28,7 +28,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.add_argument("--threads", type=int, default=2, help="threads for torch")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     command.add_argument("--set", nargs="+", choices=SETS, dest="sets", help="(default: 60m on cpu, 1b on cuda)")
-    command.add_argument("--dtypes", nargs="+", choices=DTYPES, help="(default: both on cpu, bf16 on cuda)")
+    command.add_argument("--dtypes", nargs="+", choices=DTYPES, help="(default: fp32 and bf16 on cpu, bf16 on cuda)")
     command.add_argument(
         "--only", help="patterns of row names, split by | (default: all, or those that decide the set)"
     )
@@ -54,7 +54,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         command.error(f"--only: no row fits {', '.join(unknown)}; --list prints all names")
     options.sets = options.sets or ["1b" if options.device == "cuda" else "60m"]
     options.set = options.sets[0]
-    options.dtypes = options.dtypes or (["bf16"] if options.device == "cuda" else list(DTYPES))
+    options.dtypes = options.dtypes or (["bf16"] if options.device == "cuda" else ["fp32", "bf16"])
     return options
 
 

@@ -32,6 +32,7 @@ SHOWN = {  # the groups on the docs page, by set and dtype
     ("60m", "bf16"): "58 M parameters, bf16, weights rounded at random",
     ("500m", "fp32"): "498 M parameters, fp32",
     ("adapters", "fp32"): "Adapters: 300 LoRA matrices of 4,096 to 65,536 elements, fp32",
+    ("experts", "fp32"): "Experts: 8 stacks of 8 matrices, 68 M parameters, fp32",
     ("python", "fp32"): "75 tensors so small that a step is Python and calls, fp32: at most 1 ms was aimed at",
 }
 COMMAND = "python -m benchmarks.step --write"

@@ -18,7 +18,7 @@ from .measure import Bench, Make
 from .memory import lacking, numel_of, row_bytes, shared_bytes
 from .sets import SETS, patterns
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 COMPILE: dict[str, str | bool] = {"auto": "auto", "true": True, "false": False}
 PACKAGES: tuple[str, ...] = ("torch", "transformers", "bitsandbytes", "torchao", "lomo-optim", "adam-mini")
 PACKAGES += ("came-pytorch", "galore-torch", "apollo-torch", "torch-optimi", "deepspeed")

@@ -47,15 +47,42 @@ class Adapters:
         }
 
 
-Model = Llama | Adapters
+@dataclass(frozen=True)
+class Experts:
+    """The stacks of experts of a mixture's layers, under the names of transformers.
+
+    layers, experts: how many. hidden, inner: the widths of an expert. heads, kv_heads: what Adam-mini asks for.
+    """
+
+    layers: int = 4
+    experts: int = 8
+    hidden: int = 512
+    inner: int = 1376
+    heads: int = 8
+    kv_heads: int = 8
+
+    @property
+    def shapes(self) -> Shapes:
+        """Return the shape of every stack by its name."""
+        found: Shapes = {}
+        for number in range(self.layers):
+            name = f"model.layers.{number}.mlp.experts"
+            found[f"{name}.gate_up_proj"] = (self.experts, 2 * self.inner, self.hidden)
+            found[f"{name}.down_proj"] = (self.experts, self.hidden, self.inner)
+        return found
+
+
+Model = Llama | Adapters | Experts
 SETS: dict[str, Model] = {
     **LLAMAS,
     "adapters": Adapters(),  # 300 tensors of 4,096 to 65,536 elements
+    "experts": Experts(),  # 8 stacks of 8 matrices, 68 M elements
     "python": Llama(32, 64, 8, 2, 2, 128),  # 75 tensors so small that a step is Python and calls
 }
 FEW = "torch.adamw-fused|hybridopt.adamw|hybridopt.signsgd|hybridopt.frugal-0|hybridopt.frugal"
 ROWS = {  # the ones that decide
     "adapters": FEW,
+    "experts": f"{FEW}|hybridopt.adam_mini|hybridopt.adalomo|hybridopt.adafactor|hybridopt.adamw-int8",
     "python": f"{FEW}|hybridopt.lion|hybridopt.adam_mini|hybridopt.adalomo|hybridopt.adamw-int8",
     "500m": f"{FEW}|hybridopt.lion|hybridopt.adam_mini|hybridopt.adalomo|hybridopt.adamw-int8",
 }

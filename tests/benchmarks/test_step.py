@@ -11,7 +11,7 @@ from benchmarks.step import goals, hybrid, measure, peers, rows
 from benchmarks.step import table as tables
 from benchmarks.step.__main__ import main
 from benchmarks.step.measure import Bench, Subject
-from benchmarks.step.sets import SETS, patterns
+from benchmarks.step.sets import SETS, Experts, patterns
 from benchmarks.step.weights import Weights
 from hybridopt.model.roles import guess
 
@@ -27,7 +27,8 @@ def bench():
 
 
 @pytest.mark.parametrize(
-    ("name", "millions", "count"), [("60m", 58.07, 75), ("1b", 1235.81, 146), ("8b", 8030.26, 291)]
+    ("name", "millions", "count"),
+    [("60m", 58.07, 75), ("1b", 1235.81, 146), ("8b", 8030.26, 291), ("experts", 67.63, 8)],
 )
 def test_sets_have_the_sizes_of_their_models(name, millions, count):
     shapes = SETS[name].shapes
@@ -38,6 +39,7 @@ def test_sets_have_the_sizes_of_their_models(name, millions, count):
 def test_names_tell_the_roles():
     roles = [guess(name, torch.empty(shape)) for name, shape in TINY.shapes.items()]
     assert {role: roles.count(role) for role in set(roles)} == {"embedding": 1, "head": 1, "norm": 5, "linear": 14}
+    assert {guess(name, torch.empty(shape)) for name, shape in Experts(1, 2, 8, 12).shapes.items()} == {"linear"}
 
 
 def test_rows_begin_with_the_same_weights_and_gradients():
