@@ -10,8 +10,10 @@ import torch
 from hybridopt.core.errors import HybridOptError
 
 from .case import Case
-from .training import Trained, differences, train
+from .training import Trained, differences, shaken, train
 
+SHAKEN = 5.0  # times what the last bits of the first weights change on the CPU, a device may be off
+WRONG = 0.8  # of "update": from there on no such reason is taken
 BOUNDS = {"losses": 1e-3, "weights": 1e-3, "update": 0.05}  # a step in the wrong direction is off by 1 and more
 QUANTIZED = {"losses": 2e-2}  # its products differ from device to device, and small gradients with them
 LONGEST = 400  # characters of an error
@@ -60,7 +62,30 @@ def outcome(case: Case, device: str) -> dict:
         found = train(case, device, case.compile, wanted.start)
     except Exception as error:
         return failed(error)
-    return compared(case, wanted, found)
+    row = compared(case, wanted, found)
+    return row if row["state"] == "ok" else judged_by_last_bits(case, wanted, row)
+
+
+def judged_by_last_bits(case: Case, wanted: Trained, row: dict) -> dict:
+    """Return the outcome of a training that is off; "info" if other last bits of the first weights lead as far.
+
+    Signs of what is nearly 0, and differences of losses that are nearly equal, turn whole numbers of an update.
+
+    Args:
+        case: how was trained.
+        wanted: the training on the CPU.
+        row: its outcome by fixed bounds.
+    """
+    if row["reread"] is False or not wanted.start:
+        return row
+    own = differences(wanted, train(case, "cpu", False, shaken(wanted.start)))
+    off = {key: float(value) for key, value in row["off"].items()}
+    bounds = QUANTIZED if case.quantization else BOUNDS
+    near = all(off[key] <= max(most, SHAKEN * own[key]) for key, most in bounds.items() if key in off)
+    if not near or not off.get("update", 0.0) < WRONG:
+        return row
+    said = f"{row['said']}; so do last bits of the first weights on the CPU"
+    return row | {"state": "info", "said": said[:LONGEST], "last_bits": own}
 
 
 def refused(case: Case, device: str, refusal: HybridOptError) -> dict:

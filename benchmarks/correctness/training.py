@@ -1,5 +1,6 @@
 """A small Llama that is trained for two steps, on a device and on the CPU, and what differs afterwards."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from ..shared.wrapped import strategy
 from .case import Case
 
 STEPS, LR, TOKENS = 2, 1e-3, (2, 16)
+SHARE = 0.999  # of the weights of a tensor that have to be near: signs of what is nearly 0 turn some others
+LAST_BITS = 2e-7  # of a float32 number
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -74,6 +77,7 @@ def train(case: Case, device: str, compile: bool, start: dict[str, Tensor] | Non
             found.losses.append(float(optimizer.probe(loss)))
         if optimizer.gradients_needed:
             value = loss()
+            optimizer.observe(value.detach())  # some windows follow the loss
             value.backward()
             found.losses.append(float(value.detach()))
         optimizer.step()
@@ -111,20 +115,32 @@ def differences(wanted: Trained, found: Trained) -> dict[str, float]:
     """Return how far a training is from that on the CPU.
 
     Returns:
-        losses: the largest difference, over the loss. weights: the largest difference of a weight, over the largest
-        weight of its tensor. update: the norm of the difference, over that of what the steps have changed; infinite if
-        they have changed nothing.
+        losses: the largest difference, over the loss. weights: the difference that `SHARE` of the weights of a tensor
+        stay within, over the largest of them. update: the norm of the difference, over that of what the steps have
+        changed; infinite if they have changed nothing.
     """
     pairs = list(zip(wanted.losses, found.losses, strict=True))
     off = {"losses": largest(abs(a - b) / abs(a) for a, b in pairs)}
     if wanted.weights:
         ends = [(w, found.weights[name]) for name, w in wanted.weights.items()]
-        off["weights"] = largest(float((w - other).abs().max() / w.abs().max().clamp(min=TINY)) for w, other in ends)
+        off["weights"] = largest(float(most((w - other).abs()) / w.abs().max().clamp(min=TINY)) for w, other in ends)
         change = {n: w.double() - wanted.start[n].double() for n, w in wanted.weights.items()}
         other = {n: found.weights[n].double() - wanted.start[n].double() for n in change}
         size, gap = norm(change.values()), norm(change[n] - other[n] for n in change)
         off["update"] = gap / size if size else float("inf")
     return off
+
+
+def most(x: Tensor) -> Tensor:
+    """Return the number that `SHARE` of all numbers do not exceed, [], or NaN where there is one."""
+    found = x.flatten().kthvalue(max(1, math.ceil(SHARE * x.numel()))).values
+    return torch.where(x.isnan().any(), torch.nan, found)
+
+
+def shaken(start: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return values that differ from others by about their last bits, always the same."""
+    generator = torch.Generator().manual_seed(1)
+    return {name: x * (1 + LAST_BITS * torch.randn(x.shape, generator=generator)) for name, x in start.items()}
 
 
 def largest(numbers: Iterable[float]) -> float:

@@ -74,6 +74,37 @@ def test_what_is_wrong_on_the_device_is_said(monkeypatch, wrong, said):
     assert row["state"] == "ok" if said == "ok" else row["state"] == "fail" and said in row["said"]
 
 
+def test_some_turned_signs_among_thousands_of_weights_are_no_fault():
+    ends = torch.zeros(4000).index_fill(0, torch.arange(2), 1.0)
+    few, many = (ends.index_fill(0, torch.arange(2, 2 + n), 0.5) for n in (3, 9))
+    start = torch.full((4000,), 3.0)
+    wanted, near, far = (Trained([1.0], {"w": start}, {"w": x}) for x in (ends, few, many))
+    assert [differences(wanted, x)["weights"] for x in (near, far)] == [0, 0.5]
+    assert math.isnan(differences(wanted, Trained([1.0], {"w": start}, {"w": ends * math.nan}))["weights"])
+
+
+@pytest.mark.parametrize(("weights", "state"), [((0.1, -0.09), "info"), ((0.1, -0.05), "fail"), ((-0.1, 0.1), "fail")])
+def test_what_last_bits_of_the_weights_do_on_the_cpu_a_device_may_do(monkeypatch, weights, state):
+    """Signs and near losses turn numbers of an update: FZOO, Q-GaLore and Lion would look wrong on every device."""
+    starts = []
+
+    def train(case, device, compile, start=None):
+        starts.append(start)
+        if device == "cuda":
+            return trained([2.0, 1.0], weights)
+        return trained([2.0, 1.0], (0.1, -0.1) if start is None else (0.1, -0.097))
+
+    monkeypatch.setattr(outcome, "train", train)
+    row = outcome.outcome(FRUGAL, "cuda")
+    assert row["state"] == state and len(starts) == 3, row
+    assert state == "fail" or "last bits" in row["said"]
+
+
+def test_last_bits_are_shaken_alike_every_time():
+    one, other = (training.shaken({"w": torch.ones(100)})["w"] for _ in range(2))
+    assert one.equal(other) and 0 < (one - 1).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize(
     ("answer", "state"),
     [(HybridOptError("no such thing"), "refused"), (RuntimeError("x"), "fail"), (None, "fail")],
