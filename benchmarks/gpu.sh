@@ -17,6 +17,6 @@ source benchmarks/gpu_packages.sh
 "$python" -m benchmarks.gpu --out "${OUT:-benchmarks/results/gpu}" --minutes "${MINUTES:-9}" \
   ${DATA:+--data "$DATA"} "$@" &
 child=$!
-trap 'kill -TERM "$child" 2>/dev/null' TERM INT # it publishes what is there, and ends what it has started
+trap 'kill -TERM "$child" 2>/dev/null' TERM INT HUP # it publishes what is there, and ends what it has started
 while wait "$child"; code=$?; kill -0 "$child" 2>/dev/null; do :; done
 exit "$code"

@@ -19,5 +19,5 @@ where="--studies 60m --device cuda --minutes ${MINUTES:-8} --out ${OUT:-benchmar
 # the last run that is begun should end in time; if it hangs, or the device does, it is ended
 most=$(awk "BEGIN { print int(60 * ${MINUTES:-8} + 60) }")
 # shellcheck disable=SC2086 # several words
-timeout --kill-after=5 "$most" "$python" -m benchmarks.pretrain $where --fit --measure --methods adamw frugal frugal-0-whiten frugal-whiten \
+timeout --foreground --kill-after=5 "$most" "$python" -m benchmarks.pretrain $where --fit --measure --methods adamw frugal frugal-0-whiten frugal-whiten \
   ${DATA:+--data "$DATA"}
