@@ -159,7 +159,7 @@ class Changed(nn.Module):
 def test_an_input_that_was_changed_is_kept_anew():
     model = hybridopt.wrap(Changed().train(), policy="adamw", activations=WtaCrs(0.5))
     model(torch.randn(20, 8)).sum().backward()
-    assert model.hybrid._kept._counts == {"one.weight": 1, "two.weight": 1}
+    assert model.hybrid._inputs._kept._counts == {"one.weight": 1, "two.weight": 1}
 
 
 # ---- what draws depend on
