@@ -18,7 +18,7 @@ from .homes import bring_home, forget
 from .hooks import attach, notice_end
 from .model_calls import Calls, NoReplicas
 from .placement import Placement
-from .places import Places
+from .places import WeightPlaces
 from .readers import for_readers
 from .rows import RowLookup, looked_up
 from .streamer import Streamer
@@ -180,7 +180,7 @@ class Placed:
         model = self._model()
         assert model is not None  # whoever calls has it
         aside = [] if self._rows is None else [(self._rows.weight, self._rows.table)]
-        self._places = Places(self.units, aside)
+        self._places = WeightPlaces(self.units, aside)
         calls = model.register_forward_pre_hook(Calls(self, self.units[0].pieces[0].tensor), with_kwargs=True)
         return [calls, NoReplicas(model), *guard(model, self), *for_readers(model, self.read, self.units)]
 

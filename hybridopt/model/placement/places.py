@@ -8,10 +8,10 @@ from ...core.contracts import PlacedUnit
 from ...core.errors import HybridOptError
 from ..fsdp.sharded_tensors import is_sharded
 
-__all__ = ["Places", "refuse_replaced"]
+__all__ = ["WeightPlaces", "refuse_replaced"]
 
 
-class Places:
+class WeightPlaces:
     """Where the weights of a placed model are.
 
     Args:
