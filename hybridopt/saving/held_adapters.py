@@ -17,13 +17,21 @@ __all__ = ["library_in", "together"]
 
 @contextmanager
 def together(folder: Folder) -> Iterator[str]:
-    """Yield a folder of links to all saved files, as libraries want them together, wherever they lie now."""
+    """Yield a folder of links to all saved files, as libraries want them together, wherever they lie now.
+
+    Errors that are raised meanwhile name the saved folder, which people know, in place of the one with links.
+    """
     with TemporaryDirectory() as place:
         for name in folder.names:
             link = Path(place) / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(folder.path(name).resolve())
-        yield place
+        try:
+            yield place
+        except HybridOptError as error:
+            if place not in error.text:
+                raise
+            raise HybridOptError(error.text.replace(place, str(folder.directory)), error.owner) from error
 
 
 def library_in(folder: Folder, config: dict) -> Adapters:

@@ -18,7 +18,7 @@ __all__ = ["changed_beside", "loaders", "vllm_rank", "vllm_rank_of"]
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank may be
 FACTORS = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
 BASE_EMBEDDINGS = (".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")  # passed over by vLLM
-MERGED = "`hybridopt merge` makes a model that it takes"
+MERGED = "`hybridopt merge` makes a whole model of it"
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 

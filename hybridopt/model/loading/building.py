@@ -9,11 +9,10 @@ from torch import nn
 
 from ...core.dtypes import dtype_name
 from ...core.errors import HybridOptError, nearest
+from ...core.files.model_folders import CONFIG, cure_of
 from ...core.files.paths import path_of
 
 __all__ = ["build", "check_folder", "kept_in_fp32", "read_model_config"]
-
-CONFIG = "config.json"
 
 
 def check_folder(path: object) -> Path:
@@ -29,8 +28,8 @@ def check_folder(path: object) -> Path:
             f"hub take what huggingface_hub.snapshot_download({str(path)!r}) returns"
         )
     if not described:
-        kind = "has no config.json" if folder.is_dir() else "is no folder"
-        raise HybridOptError(f"path={str(path)!r} {kind}; give the folder that save_pretrained wrote")
+        kind = f"has no {CONFIG}" if folder.is_dir() else "is no folder"
+        raise HybridOptError(f"path={str(path)!r} {kind}; {cure_of(folder)}")
     return folder
 
 

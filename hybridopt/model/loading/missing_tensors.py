@@ -14,7 +14,7 @@ from ..adapters import bare
 from ..embeddings import embedding_names, resized, row_count
 from ..quantization.owners import owner
 from ..roles import base_name, base_names
-from .building import CONFIG
+from ...core.files.model_folders import CONFIG
 from .weight_files import stored
 
 __all__ = ["unstored"]

@@ -5,6 +5,7 @@ from typing import Any
 
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
+from ...core.files.model_folders import cure_of
 from ...core.files.paths import path_of
 from .architectures import architecture, canonical
 from .building import usual_head
@@ -52,7 +53,7 @@ def _subject(model: Any) -> Subject:
     if path.is_file():
         return _read_subject(str(model), path, f"{path}", str(path.parent))
     if path.is_dir() and canonical(str(model)) is None:
-        raise HybridOptError(f"model={str(model)!r} is a folder without a config.json; give that of a saved model")
+        raise HybridOptError(f"model={str(model)!r} is a folder without a config.json; {cure_of(path)}")
     if is_hub_name(str(model)):
         return _on_hub(str(model))
     return _shipped(str(model))

@@ -12,9 +12,10 @@ from torch import nn
 from ...core.contracts import Adapters
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
+from ...core.files.model_folders import CONFIG
 from ...model.base_record import restructured
 from ...model.embeddings import embedding_names, row_count
-from ...model.loading.building import CONFIG, build, check_folder, read_model_config
+from ...model.loading.building import build, check_folder, read_model_config
 from ..folder import Folder
 
 __all__ = ["adapter_config", "base_folder", "first_adapter", "resize_", "skeleton"]

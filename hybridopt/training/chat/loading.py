@@ -10,8 +10,8 @@ from torch import nn
 from ...core.devices import device_here
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
+from ...core.files.model_folders import CONFIG as MODEL_CONFIG
 from ...model.adapters import usual_library
-from ...model.loading.building import CONFIG as MODEL_CONFIG
 from ...model.loading.building import read_model_config
 from ...model.loading.streaming import load
 from ...reloading import from_pretrained

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ...core.errors import HybridOptError, nearest
+from ...core.files.model_folders import CONFIG, cure_of
 from ...planning.subject.hub import is_hub_name
 from ..config.run import Run
 from ..data.places import places
@@ -38,6 +39,8 @@ def check_model(model: str) -> None:
             f"model={model!r}: there is no folder {folder.absolute()} (paths are relative to where the command is "
             f"called); give a folder, or a model's name on the hub (org/name){_near(folder)}"
         )
+    if folder.is_dir() and not (folder / CONFIG).is_file():
+        raise HybridOptError(f"model={model!r} is a folder without a {CONFIG}; {cure_of(folder)}")
     if folder.is_file():
         raise HybridOptError(
             f"model={model!r} is a file; give a folder with config.json and weights, or a name on the hub, and then "
@@ -48,7 +51,7 @@ def check_model(model: str) -> None:
 def _near(folder: Path) -> str:
     """Return which folder beside it was probably meant, if any."""
     try:
-        beside = [each.name for each in folder.absolute().parent.iterdir() if (each / "config.json").is_file()]
+        beside = [each.name for each in folder.absolute().parent.iterdir() if (each / CONFIG).is_file()]
     except OSError:
         return ""
     best = nearest(folder.name, beside)

@@ -11,6 +11,7 @@ from typing import Any
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
 from ...core.files.lock import locked
+from ...core.files.model_folders import to_train_on
 from ...core.files.paths import path_of
 from ..config.reading import resolved
 from ..config.run import Run
@@ -98,7 +99,7 @@ class Place:
             )
         if self.finished:
             raise HybridOptError(
-                f"--resume: the run in {self.folder} is finished; to train on, give its result as MODEL and another -o"
+                f"--resume: the run in {self.folder} is finished; to train on, {to_train_on(self.folder)}"
             )
         if not self.saved:
             raise HybridOptError(
