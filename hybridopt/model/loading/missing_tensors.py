@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ...core.errors import HybridOptError
 from ...core.files import plain_json
+from ...core.files.model_folders import CONFIG
 from ..adapters import bare
 from ..embeddings import embedding_names, resized, row_count
 from ..quantization.owners import owner
 from ..roles import base_name, base_names
-from ...core.files.model_folders import CONFIG
 from .weight_files import stored
 
 __all__ = ["unstored"]
