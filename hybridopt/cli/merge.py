@@ -40,7 +40,7 @@ def merge(folder: Folder, out: Out, base: Base = None, dtype: Dtype = "bf16", sh
 def _table(report: "MergeReport") -> Table:
     from ..core.sizes import gib
 
-    table = Table("model", "tensors", "changed by training", "files", "size")
+    table = Table("model", "tensors", "of trained layers", "files", "size")
     numbers = (f"{report.tensors:,}", f"{report.changed:,}", f"{report.shards:,}", gib(report.size))
     table.add_row(report.architecture, *numbers)
     return table

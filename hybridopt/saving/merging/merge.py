@@ -44,7 +44,7 @@ class MergeReport:
         base: the folder of the base model.
         architecture: the class that loads it.
         tensors: that were written.
-        changed: those of them that training had changed.
+        changed: those of them that training had changed, or whose layer has adapters, as its bias.
         compared: tensors of the base that were compared with those trained on, by their checksums.
         size: bytes of the weights.
         shards: files of them.
