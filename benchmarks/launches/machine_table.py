@@ -34,7 +34,7 @@ begins with it, and the update one; where rows go by themselves one kernel makes
 """
 MOST = {  # kernels of one update
     **{"frugal": 1, "frugal, int8": 1, "adam_mini": 1, "adam_mini, int8": 1, "scale": 1},
-    **{"adalomo": 4, "adafactor": 4, "adafactor, momentum": 4, "came": 6, "came, int8": 6, "sinkgd": 11},
+    **{"adalomo": 4, "adafactor": 4, "adafactor, momentum": 5, "came": 6, "came, int8": 6, "sinkgd": 11},
 }
 ONE_PASS = ("adamw", "signsgd", "lion", "adamw, int8", "signsgd, fused", "adamw, fused")
 CODES = 1e-4  # of numbers beside 8-bit state may differ, where a root of the CPU moves a scale

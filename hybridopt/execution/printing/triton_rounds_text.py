@@ -96,7 +96,8 @@ class RoundsText:
         for i, settling in enumerate(self._rounds.settles):
             made.append((f"look_{i}", self._look(i), Launch(f"look_{i}", "look", folded=self._folded)))
             last = i == len(self._rounds.settles) - 1
-            lead = folded_settle(settling, self.room, self.places, last) if self._short else None
+            wide = last and bool(self._rounds.update.state)  # with it a large tile would fill all registers
+            lead = folded_settle(settling, self.room, self.places, last) if self._short and not wide else None
             self._lead = lead or NOTHING
             if lead is not None:
                 continue

@@ -45,7 +45,7 @@ FULL = {  # rule, codec: kernels
     "adalomo": (AdaLomo(), Fp32(), 4),
     "adafactor": (Adafactor(), Fp32(), 4),
     "adafactor, no weights": (Adafactor(scale_parameter=False, relative_step=True), Fp32(), 4),
-    "adafactor, momentum": (Adafactor(beta1=0.9), Fp32(), 4),
+    "adafactor, momentum": (Adafactor(beta1=0.9), Fp32(), 5),
     "came": (CAME(), Fp32(), 6),
     "came, int8": (CAME(), CODES, 6),
     "adam_mini": (AdamMini(), Fp32(), 1),
