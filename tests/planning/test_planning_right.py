@@ -13,18 +13,37 @@ SMALL = {"num_hidden_layers": 5, "vocab_size": 512, "hidden_size": 128, "interme
 SMALL_GPT2 = {"n_layer": 5, "vocab_size": 512, "n_embd": 128}
 LLAMA, BERT = (Subject(name, SOURCES[name].settings | SMALL) for name in ("llama", "bert"))
 GPT2 = Subject("gpt2", SOURCES["gpt2"].settings | SMALL_GPT2)
+NARROW = {
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "max_position_embeddings": 256,
+}
+QWEN3 = Subject("qwen3", {"model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": False} | NARROW)
+GEMMA = Subject("gemma", {"model_type": "gemma", "head_dim": 16, "tie_word_embeddings": True} | NARROW)
+PHI3 = Subject("phi3", {"model_type": "phi3", "pad_token_id": 0} | NARROW)
+T5 = Subject(
+    "t5",
+    {
+        "model_type": "t5", "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 3, "num_heads": 4, "vocab_size": 512,
+        "architectures": ["T5ForConditionalGeneration"], "decoder_start_token_id": 0, "pad_token_id": 0,
+    },
+)  # fmt: skip
 SIZE = {"seq_len": 48, "batch": 2, "device": "cpu"}
 NF4, INT8 = {"lora": 8, "quantization": "nf4"}, {"lora": 8, "quantization": "int8"}
 SAMPLED = {"activations": "wta-crs"}
 FUSED, AGAIN = {"release": "fused"}, {"checkpointing": True}
-CELLS = [  # every policy, base, release and both ways of keeping activations, in pairs
+CELLS = [  # every policy, base, release and both ways of keeping activations, in pairs; narrow models, too
     (LLAMA, {"policy": "adamw", "dtype": "fp32", **FUSED}),
     (LLAMA, {"policy": "adamw", "options": {"codec": "int8"}, "micro_batches": 2, **AGAIN}),
-    (LLAMA, {"policy": "adamw", "micro_batches": 3, **FUSED}),
-    (LLAMA, {"policy": "frugal", **FUSED, **AGAIN}),
+    (T5, {"policy": "adamw", "micro_batches": 3, **FUSED}),
+    (GEMMA, {"policy": "frugal", **FUSED, **AGAIN}),
     (LLAMA, {"policy": "frugal", **INT8, **AGAIN}),
-    (LLAMA, {"policy": "galore", **AGAIN}),
-    (LLAMA, {"policy": "adalomo", "lora": 8, **AGAIN}),
+    (PHI3, {"policy": "galore", **AGAIN}),
+    (QWEN3, {"policy": "adalomo", "lora": 8, **AGAIN}),
     (LLAMA, {"policy": "signsgd", **NF4, **AGAIN}),
     (LLAMA, {"policy": "adam_mini", **INT8, **FUSED}),
     (LLAMA, {"policy": "badam", "options": {"update_gap": 1}, **AGAIN}),
