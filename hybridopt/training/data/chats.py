@@ -9,6 +9,7 @@ from .faults import RowError
 __all__ = ["check_chat", "check_messages", "is_chat", "says_nothing"]
 
 ROLES = ("system", "user", "assistant", "tool")
+WEIGHTS = ("weight", "train", "loss")  # by which others say of a message how far it is learnt
 ALSO = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "function": "tool"}
 
 
@@ -66,6 +67,12 @@ def _check_message(message: object, number: int, column: str) -> None:
         raise RowError(f"{where} has the role {shown(role)}; {hint}Known: {', '.join(ROLES)}")
     if role == "system" and number > 1:
         raise RowError(f"{where} is the system's; only the first can be")
+    for key in WEIGHTS:
+        if role == "assistant" and message.get(key) not in (None, 1):
+            raise RowError(
+                f"{where}: {key}={shown(message[key])} asks to learn it less or not at all, and answers are learnt "
+                "alike; leave the key out, and to learn the last answer of a chat alone write data.loss_on: completion"
+            )
     _check_content(message, role, where)
 
 

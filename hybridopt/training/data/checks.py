@@ -62,6 +62,11 @@ def _preference(values: dict[str, Any]) -> None:
         del values["prompt"]  # the chats hold it
     if "prompt" in values:
         _prompt(values)
+    elif is_chat(chosen) and chosen[:1] != rejected[:1]:
+        raise RowError(
+            "chosen and rejected begin with different messages; both answer one prompt, with which both begin, "
+            "or which has a column of its own (prompt)"
+        )
     for name in ("chosen", "rejected"):
         if "prompt" in values:
             _answer(values, name)

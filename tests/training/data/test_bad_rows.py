@@ -225,6 +225,27 @@ WRONG = {  # a good row, a wrong one, and what is said of it
         {"text": "b", "label": "1"},
         "label '1' is text, but earlier ones are a number",
     ),
+    "a message that is not to be learnt": (
+        chat(ASK, SAY),
+        chat(ASK, SAY | {"weight": 0}),
+        "message 2 of messages: weight=0 asks to learn it less or not at all",
+    ),
+    "a message that is half learnt": (chat(ASK, SAY | {"weight": 1}), chat(ASK, SAY | {"weight": 0.5}), "weight=0.5"),
+    "a message that is not trained": (
+        chat(ASK, SAY | {"train": True}),
+        chat(ASK, SAY | {"train": False}),
+        "train=Fal",
+    ),
+    "pairs that answer two questions": (
+        {"chosen": [ASK, SAY], "rejected": [ASK, SAY | {"content": "no"}]},
+        {"chosen": [ASK, SAY], "rejected": [ASK | {"content": "another"}, SAY]},
+        "chosen and rejected begin with different messages",
+    ),
+    "one of a pair with a system": (
+        {"chosen": [ASK, SAY], "rejected": [ASK, SAY]},
+        {"chosen": [ASK, SAY], "rejected": [{"role": "system", "content": "s"}, ASK, SAY]},
+        "chosen and rejected begin with different messages",
+    ),
     "pair gone": (
         {"text": "a", "text_pair": "b", "label": 1},
         {"text": "b", "label": 0},

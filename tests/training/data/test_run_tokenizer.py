@@ -123,8 +123,7 @@ def test_a_chat_that_the_template_refuses_is_told_by_line(model, tmp_path):
         {"prompt": [SYSTEM, ASK], "completion": [SAY]},
         {"prompt": [SYSTEM, ASK]},
         {"prompt": [SYSTEM, ASK], "chosen": [SAY], "rejected": [{**SAY, "content": "c"}]},
-        {"chosen": [SYSTEM, ASK, SAY], "rejected": [ASK, SAY]},
-        {"chosen": [ASK, SAY], "rejected": [SYSTEM, ASK, SAY]},
+        {"chosen": [SYSTEM, ASK, SAY], "rejected": [SYSTEM, ASK, {**SAY, "content": "c"}]},
     ],
     ids=lambda row: " ".join(row),
 )
