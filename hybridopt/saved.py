@@ -23,7 +23,15 @@ __all__ = ["Saved"]
 
 
 class Saved(WithOrigin):
-    """A model with its origin, what trains it, and what is written of it; arguments as of WithOrigin."""
+    """A model with its origin, what trains it, and what is written of it.
+
+    Args:
+        model: to which the strategy is attached.
+        policy: says how parameters are trained, by role and name.
+        seed: of every random choice of training.
+        origin: what the base model was.
+        plan: the policy resolved on the model as it is now; None: it is resolved when needed.
+    """
 
     def __init__(self, model: nn.Module, policy: Ready[Route], seed: int, origin: Origin, plan: Plan | None = None):
         super().__init__(model, policy, seed, origin, plan)

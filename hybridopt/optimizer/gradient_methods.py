@@ -103,7 +103,13 @@ class GradientMethods:
         self._backward.ready(name, p)
 
     def gradient_averaged(self, name: str, p: Tensor, read: bool) -> None:
-        """Use a gradient that DDP has averaged; `read`: does somebody still read the weight? DDP's hook calls this."""
+        """Use a gradient that DDP has averaged; DDP's hook calls this.
+
+        Args:
+            name: of the parameter.
+            p: the parameter, with the averaged gradient.
+            read: does the backward pass still read the weight, so that it must not change yet?
+        """
         self._backward.averaged(name, p, read)
 
     def entered(self, ddp: Any) -> None:
