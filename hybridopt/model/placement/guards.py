@@ -50,6 +50,7 @@ def guard(model: nn.Module, placed: Guarded) -> list[Any]:
     state = _State(whole, placed, first)
     found: list[Any] = [Overridden(m, "_apply", _Apply(m, placed, kept)) for m in _holders(whole, kept)]
     found += [m.register_load_state_dict_pre_hook(state) for m in _holders(whole, kept)]
+    found += [m.register_load_state_dict_post_hook(_Loaded(first)) for m in _holders(whole, kept)]
     return found + [
         _watched(piece, placed) for unit in placed.units for piece in unit.pieces if _takes_gradients(piece)
     ]
@@ -170,6 +171,15 @@ class _State(Copied):
                 else:
                     p.data.copy_(values.detach())
                 state[f"{prefix}{name}"] = p
+
+
+class _Loaded(Copied):
+    """Torch has copied weights onto themselves that were given values before: nobody's own write."""
+
+    def __call__(self, module: nn.Module, *_: Any) -> None:
+        for p in module._parameters.values():
+            if p is not None and (found := home(p)) is not None:
+                found.written()
 
 
 def _takes_gradients(piece: Piece) -> bool:

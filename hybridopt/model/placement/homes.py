@@ -87,6 +87,10 @@ class Home:
         found.read()
         found.streamer.replace(unit, piece, values)
 
+    def written(self) -> None:
+        """Take what the tensor is now for its values, if it is near."""
+        self._found(self._placed).streamer.written(self._found(self._unit))
+
     @staticmethod
     def _found(reference):
         found = reference()

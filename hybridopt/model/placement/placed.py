@@ -95,7 +95,7 @@ class Placed:
         kinds = {
             "torch.export": torch.compiler.is_exporting(),
             "torch.jit.trace": torch.jit.is_tracing(),
-            "torch.func (grad, vjp, jvp, vmap)": torch._C._functorch.peek_interpreter_stack() is not None,
+            "torch.func (grad, vjp, jvp, vmap)": _in_torch_func(),
         }
         if any(kinds.values()):
             what = next(kind for kind, here in kinds.items() if here)
@@ -220,3 +220,8 @@ def unplace(model: nn.Module) -> None:
     there = placed(model)
     if there is not None:
         there.end()
+
+
+def _in_torch_func() -> bool:
+    # torch.compile takes the stack for one that is not empty
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None

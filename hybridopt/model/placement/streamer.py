@@ -118,6 +118,12 @@ class Streamer(Carrying):
             self.backend.changed(unit)
             self.backend.keep(unit, [piece])
 
+    def written(self, unit: PlacedUnit) -> None:
+        """Take the tensors of a unit for what they are now, if it is near."""
+        with self._lock:
+            if self._slots.get(self._place(unit), self) is None:
+                self.backend.changed(unit)
+
     def rest(self) -> None:
         """Drop all units: every weight is where it rests. Errors of fetches that nobody asked for are forgotten."""
         with self._lock:

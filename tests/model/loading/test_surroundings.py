@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -110,11 +111,17 @@ def test_a_folder_is_placed_as_it_is_or_refused(tmp_path, name):
             load(path)
 
 
+@pytest.fixture
+def open_to_all():
+    """A folder that other users can enter, as they cannot those that pytest makes."""
+    with TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="another user is needed")
-def test_a_folder_of_another_user_is_used_if_it_may_be_read(tmp_path):
-    for place in (tmp_path, *tmp_path.parents[:2]):
-        place.chmod(0o755)
-    path, expected = copied(tmp_path), loss(model_at("resident"))
+def test_a_folder_of_another_user_is_used_if_it_may_be_read(open_to_all):
+    path, expected = copied(open_to_all), loss(model_at("resident"))
 
     def modes(of_folder, of_weights):
         for file in path.iterdir():

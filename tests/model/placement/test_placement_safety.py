@@ -218,7 +218,7 @@ def test_a_forked_child_computes_and_the_parent_goes_on(way, losses):
 
 BUSY = """
 import runpy, sys, threading, time
-helper = runpy.run_path(sys.argv[1])["Helper"]()
+prefetch_thread = runpy.run_path(sys.argv[1])["Helper"]()
 begun = threading.Event()
 prefetch_thread.submit(lambda: (begun.set(), time.sleep(float(sys.argv[2]))))
 prefetch_thread.submit(lambda: print("not begun"))
@@ -235,7 +235,7 @@ def test_the_program_ends_while_something_is_fetched():
 
 
 def test_a_disk_that_never_answers_does_not_keep_the_program():
-    code = BUSY.replace('["Helper"]()', '["Helper"]()\nhelper.end.__globals__["PATIENCE"] = 0.2')
+    code = BUSY.replace('["Helper"]()', '["Helper"]()\nprefetch_thread.end.__globals__["PATIENCE"] = 0.2')
     found = subprocess.run(
         [sys.executable, "-c", code, prefetch_thread.__file__, "60"], capture_output=True, text=True, timeout=9
     )
