@@ -40,6 +40,10 @@ CLOSE = {
     "sinkgd": {"policy": "sinkgd"},
     "scale": {"policy": "scale"},
 }
+MATRICES = {
+    "much state": {"policy": "apollo"},
+    "wide bases": {"policy": "galore", "density": 0.9, "update_gap": 2},  # of 64 directions and more
+}
 BOUND = 1e-5  # of the largest change: sums of columns are added up in another order
 
 
@@ -80,20 +84,21 @@ def test_the_same_but_for_the_order_of_sums(name, ranks):
         assert (x - found[0][n]).abs().max() <= BOUND * (x - before[n]).abs().max(), n
 
 
-def heavy(ranks):
-    """Train matrices of which APOLLO keeps much; return weights, and the bytes of state that lie here."""
+def matrices(options, ranks):
+    """Train two matrices; return weights, and the bytes of state that lie here."""
     from torch.distributed.fsdp import fully_shard
 
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(64, 48, bias=False), torch.nn.Linear(48, 64, bias=False))
+    model = torch.nn.Sequential(torch.nn.Linear(72, 80, bias=False), torch.nn.Linear(80, 72, bias=False))
     model = fully_shard(model) if ranks else model
-    optimizer = trained(model, {"policy": "apollo"}, steps=5)
+    optimizer = trained(model, options, steps=5)
     state = [local(x) for each in optimizer.state.values() for x in each.values() if isinstance(x, torch.Tensor)]
     return weights(model), sum(x.nbytes for x in state if not x.is_meta)
 
 
-def test_much_state_of_whole_matrices_is_kept_by_one_rank(ranks):
-    alone, size = heavy(False)
-    found = ranks.run(heavy, True)
+@pytest.mark.parametrize("name", MATRICES)
+def test_matrices_that_one_rank_updates_whole_have_the_bits_of_one_process(name, ranks):
+    alone, size = matrices(MATRICES[name], False)
+    found = ranks.run(matrices, MATRICES[name], True)
     assert sum(own for _, own in found) == size and sorted(own for _, own in found)[-2] > 0
     assert all(x.equal(other[n]) for other, _ in found for n, x in alone.items())

@@ -8,12 +8,9 @@ from ...core.numerics.normal import normal
 __all__ = ["LATER", "NOISE", "first", "leading", "noise", "orthonormal"]
 
 LATER = 1  # products with G'G from a basis: docs/policies.md has the energies
-WIDE = 64  # directions from which on few products of noise do, and no decomposition, for which a device is waited for
-FIRST, FEW, MORE = (
-    3,
-    6,
-    8,
-)  # products from noise, of wide bases and of others, which begin with so many directions more
+WIDE = 64  # directions from which on FIRST products do, and no decomposition, which waits for the device
+FIRST, FEW = 3, 6  # products with G'G from noise, of wide bases and of others
+MORE = 8  # directions that noise begins with beside those that are wanted, where bases are not wide
 NOISE = 0.1  # length of what is added to a direction of length 1: so directions that are new to the basis are found
 FLOOR = 1e-6  # of the largest squared entry: directions about which the gradient says less stay as they are
 PIECE = 1 << 22  # elements of a gradient that are worked on at a time in full precision
@@ -55,7 +52,7 @@ def first(side: int, rank: int, ordered: bool) -> tuple[int, int]:
     Args:
         side: n, of a direction.
         rank: directions that are wanted.
-        ordered: is the leading one to be the first?
+        ordered: must the leading direction be the first one?
     """
     return (rank, FIRST) if rank >= WIDE and not ordered else (min(side, rank + MORE), FEW)
 

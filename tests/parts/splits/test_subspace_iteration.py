@@ -62,6 +62,23 @@ def test_wide_bases_come_of_noise_without_a_decomposition(power, monkeypatch):
     assert 0.99 < search.energy(grad) < 1
 
 
+@pytest.mark.parametrize("shape", [(80, 72), (72, 80), (2, 70, 70)], ids=str)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_wide_bases_are_orthonormal_whatever_the_gradient_is(shape, side):
+    """A gradient of zeros, of one direction, tiny, huge, in bfloat16, or broken in one matrix of a stack."""
+    full = gradient(shape)
+    broken = full.clone().view(-1)
+    broken[3] = float("nan")
+    line = full[..., :1] @ full[..., :1, :]
+    for grad in (0 * full, line, full * 1e-30, full * 1e30, full.bfloat16(), broken.view(shape)):
+        search = Searched(shape, 0.95, side=side)
+        assert search.part.rank >= _iteration.WIDE
+        assert_orthonormal(search(grad))
+        assert_orthonormal(search(grad))
+        if grad is line:
+            torch.testing.assert_close(search.part.rest(line, search.basis), 0 * line, rtol=0, atol=1e-5)
+
+
 def test_a_flat_spectrum_loses_little():
     grad = gradient((96, 64), 0.5)
     search = Searched((96, 64))
