@@ -24,7 +24,7 @@ class Task:
 
     Args:
         param: the weight, [*job.shape], contiguous.
-        grad: its gradient in the same shape; a `ProbeGradient` for `execution.probed`.
+        grad: its gradient in the same shape; a `ProbeGradient` for `execution.probe_updates`.
         raw: its state, as `policy.job.declare` names it.
         job: what is done to it in the current window.
         store: writes the weight.

@@ -55,9 +55,9 @@ class RepeatedUpdate(Protocol[TaskT]):
 class Backend(Protocol[TaskT]):
     """One way to carry out updates; one file of `execution/backends`, without state, made once.
 
-    A backend subclasses `Backend[Task]`, with the Task of `execution.task`. Whatever carries it out, an update is what
-    `execution.update.update` computes, the eager one: the same bits, or within `tolerance`. `execution.run` asks the
-    backends in the order of their `rank`; the first that fits a task carries it out.
+    A backend subclasses `Backend[Task]`, with the Task of `execution.update_task`. Whatever carries it out, an update
+    is what `execution.update.update` computes, the eager one: the same bits, or within `tolerance`.
+    `execution.dispatch` asks the backends in the order of their `rank`; the first that fits a task carries it out.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Backend(Protocol[TaskT]):
     heeds_sound: bool = False
     """Does it leave everything as it is where the task's `sound` turns out to be False on the device?
 
-    Of one that does not, `execution.run` copies all that it writes, and puts it back.
+    Of one that does not, `execution.dispatch` copies all that it writes, and puts it back.
     """
 
     heeds_row: bool = False

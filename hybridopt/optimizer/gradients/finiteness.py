@@ -18,7 +18,7 @@ def check_finite(resolved: Iterable[Resolved], compile: bool | int) -> tuple[str
 
     Args:
         resolved: the parameters; their gradients are in `.grad`.
-        compile: as `execution.run` takes it.
+        compile: as `execution.dispatch` takes it.
     """
     grads, near = [(one, one.p.grad) for one in resolved if one.p.grad is not None], all_near()
     few = sum(grad.numel() for _, grad in grads) < WORTH_PRINTING  # one call a step is worth more than one read

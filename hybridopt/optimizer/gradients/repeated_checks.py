@@ -29,7 +29,7 @@ class RepeatedChecks:
 
         Args:
             work: the parameters; their gradients are in `.grad`.
-            compile: as `execution.run` takes it.
+            compile: as `execution.dispatch` takes it.
         """
         known = self._known.get(work[0][0]) if work else None
         if known is None or known.compile != compile:
