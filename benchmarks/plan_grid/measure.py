@@ -15,7 +15,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 import hybridopt
-from hybridopt.core.numerics import directions, rounding
+from hybridopt.core.numerics import noise_tables, rounding
 from hybridopt.core.storages import storage_id
 from hybridopt.planning.request import DTYPES, Request
 from hybridopt.planning.subject.model import Subject, checkpoint_
@@ -70,8 +70,6 @@ def measure(source: Subject, request: Request, steps: int = 2) -> Measured:
         The most of all steps.
     """
     rounding._tables.clear()  # which may have grown by whatever ran before
-    for kind in directions.KINDS:  # makes a table once
-        directions.values(directions.Direction(0, 0, kind=kind), 0, 1, "cpu")
     model, optimizer = prepared(source, request)
     tokens = torch.randint(source.settings["vocab_size"], (request.batch, request.seq_len))
     found = [measured_step(model, optimizer, tokens, request.micro_batches) for _ in range(steps)]
@@ -106,8 +104,8 @@ def measured_step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Te
         passes: micro-batches.
     """
     gc.collect()
-    before = sum({storage_id(s): s.nbytes() for x in kept(model, optimizer) for s in storages(x)}.values())
-    with Peak("cpu") as peak, Tracker([*kept(model, optimizer), tokens], "cpu") as tracker:
+    before = sum({storage_id(s): s.nbytes() for x in there(model, optimizer) for s in storages(x)}.values())
+    with Peak("cpu") as peak, Tracker([*there(model, optimizer), tokens], "cpu") as tracker:
         step(model, optimizer, tokens, passes)
     return Measured(before + tracker.peak, before + peak.extra)
 
@@ -129,6 +127,15 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Tensor, pas
             model(input_ids=tokens, labels=tokens).loss.backward()
     optimizer.step()
     optimizer.zero_grad()
+
+
+def there(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return what `kept` does, and what the process and the log of probes keep; looking it up makes tables."""
+    drawn = {getattr(t.source, "kind", "gaussian") for t in model.hybrid.resolved().trained.values() if t.probed}
+    log = optimizer._probing.log
+    heads = [] if log is None else [*log.heads.values()]
+    noise = [noise_tables.table(kind, torch.device("cpu")) for kind in drawn]
+    return [*kept(model, optimizer), *rounding.made_tables(), *noise, *heads]
 
 
 def kept(model, optimizer) -> list[Tensor]:

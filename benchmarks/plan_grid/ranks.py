@@ -21,7 +21,7 @@ from hybridopt.planning.subject.model import Subject
 from hybridopt.planning.trace.tracker import storages
 
 from ..shared.peak import Peak
-from .measure import SOURCES, kept, prepared
+from .measure import SOURCES, prepared, there
 
 __all__ = ["RANK_CELLS", "measured_on_rank", "on_ranks", "wide"]
 
@@ -81,13 +81,13 @@ def measured_on_rank(source: Subject, request: Request, steps: int = 8) -> int:
     found = []
     for _ in range(steps):
         gc.collect()
-        here = [x for x in kept(model, optimizer) if not x.is_meta]  # other ranks have the state of their matrices
-        there = sum({storage_id(s): s.nbytes() for x in here for s in storages(local(x))}.values())
+        here = [x for x in there(model, optimizer) if not x.is_meta]  # other ranks have the state of their matrices
+        before = sum({storage_id(s): s.nbytes() for x in here for s in storages(local(x))}.values())
         with Peak("cpu") as peak:
             ran(input_ids=tokens, labels=tokens).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-        found.append(there + buckets + peak.extra)
+        found.append(before + buckets + peak.extra)
     return min(found[2:])
 
 

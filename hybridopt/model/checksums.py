@@ -7,7 +7,7 @@ from ..core.numerics.rounding import tables
 from .fsdp import sharded_tensors
 from .quantization.coded import plain
 
-__all__ = ["PATTERN", "VERSION", "checksum"]
+__all__ = ["PATTERN", "VERSION", "checksum", "checksum_room", "table_sizes"]
 
 VERSION = 2
 PATTERN = 1 << 12  # elements of a row
@@ -30,7 +30,8 @@ def checksum(tensor: Tensor) -> int:
     bits = torch.cat([x.flatten().view(torch.uint8) for x in parts]) if len(parts) > 1 else tensor
     bits = bits.contiguous().flatten()
     bits = bits.view(BITS[bits.element_size()] if not bits.is_complex() else torch.int32)
-    weights, rows = _odd(PATTERN, bits.device), _odd(PATTERN + 1 + len(bits) // PATTERN, bits.device)[PATTERN:]
+    weights, rows = (_odd(size, bits.device) for size in table_sizes(len(bits)))
+    rows = rows[PATTERN:]
     total, size = 0, CHUNKS.get(bits.device.type, CHUNK)
     for number, chunk in enumerate(bits.split(size)):
         whole = chunk[: len(chunk) // PATTERN * PATTERN].view(-1, PATTERN).to(torch.int64)
@@ -39,6 +40,17 @@ def checksum(tensor: Tensor) -> int:
         part = ((whole * weights).sum(-1) * own[: len(whole)]).sum()
         total += int(part) + (int((rest * weights[: len(rest)]).sum() * own[len(whole)]) if len(rest) else 0)
     return total % (1 << 64)
+
+
+def checksum_room(count: int, device: str) -> int:
+    """Return the bytes that a checksum of `count` integers of at most 32 bits takes for a moment, on such a device."""
+    at_once = min(count, CHUNKS.get(device, CHUNK))
+    return 8 * (sum(table_sizes(count)) + 2 * at_once)
+
+
+def table_sizes(count: int) -> tuple[int, int]:
+    """Return how many random numbers are asked for, in turn, to sum up `count` integers of at most 32 bits."""
+    return PATTERN, PATTERN + 1 + count // PATTERN
 
 
 def _odd(count: int, device: torch.device) -> Tensor:

@@ -85,9 +85,9 @@ class Costs:
             peak(trace, step, None if several is None else several.moments(trace, step, request))
             for trace, step in pairs
         ]
-        found += [Peak(("start",), 0, top - kept, 0, near(self._path, ("start",)))]
+        found += [Peak(("start",), 0, max(top, self.updates.noting) - kept, 0, near(self._path, ("start",)))]
         most = max(found, key=lambda p: p.total)
-        return replace(most, temporaries=most.temporaries + kept)
+        return replace(most, temporaries=most.temporaries + kept + self.updates.lasting)
 
     def _together(self, trace: Trace) -> Trace:
         """Return a trace with what other evaluations, which wait for their turn, keep between two layers."""

@@ -62,7 +62,7 @@ def step(request):
         warnings.simplefilter("ignore")
         optimizer = model.hybrid.optimizer(lr=1e-6, compile=False)
     tokens = torch.randint(SETTINGS["vocab_size"], (2, 16))
-    seen = {"moved": 0, "gradients": 0, "end": 0, "update": 0}
+    seen = {"moved": 0, "gradients": 0, "start": 0, "end": 0, "update": 0}
 
     def look(stage):
         seen[stage] = max(seen.get(stage, 0), gathered(model))

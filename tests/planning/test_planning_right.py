@@ -32,6 +32,7 @@ T5 = Subject(
         "architectures": ["T5ForConditionalGeneration"], "decoder_start_token_id": 0, "pad_token_id": 0,
     },
 )  # fmt: skip
+NARROW_BERT = Subject("bert", BERT.settings | {"hidden_size": 64, "intermediate_size": 192})
 SIZE = {"seq_len": 48, "batch": 2, "device": "cpu"}
 NF4, INT8 = {"lora": 8, "quantization": "nf4"}, {"lora": 8, "quantization": "int8"}
 SAMPLED = {"activations": "wta-crs"}
@@ -71,6 +72,13 @@ def test_a_plan_is_within_three_percent_of_a_real_step(source, how):
     request = Request(**how, **SIZE)
     planned = Estimator(source).estimate(request).peak_bytes
     assert planned == pytest.approx(measure(source, request, STEPS.get(request.policy, 2)).ops, rel=0.03)
+
+
+def test_tables_that_the_process_keeps_are_planned():
+    """They are 4 % of what a narrow model takes."""
+    request = Request(policy="mezo", **SIZE)
+    planned = Estimator(NARROW_BERT).estimate(request).peak_bytes
+    assert planned == pytest.approx(measure(NARROW_BERT, request).ops, rel=0.005)
 
 
 def test_a_live_model_is_planned_like_its_config():

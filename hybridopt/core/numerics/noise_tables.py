@@ -6,7 +6,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-__all__ = ["normals", "quantiles", "signs"]
+__all__ = ["normals", "quantiles", "signs", "table"]
 
 
 def signs(bits: Tensor) -> Tensor:
@@ -17,6 +17,11 @@ def signs(bits: Tensor) -> Tensor:
 def normals(bits: Tensor) -> Tensor:
     """Return a quantile of the standard normal for every 16 bits, lowest bits first."""
     return _looked_up(quantiles(bits.device), bits, torch.int16)
+
+
+def table(kind: str, device: torch.device) -> Tensor:
+    """Return the table that noise of a kind, "rademacher" or "gaussian", is looked up in; made once for a device."""
+    return _sign_table(device) if kind == "rademacher" else quantiles(device)
 
 
 def _looked_up(table: Tensor, bits: Tensor, dtype: torch.dtype) -> Tensor:

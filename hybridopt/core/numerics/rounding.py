@@ -1,5 +1,6 @@
 """Stochastic rounding from a counter hash: no generator, no state, the same bits on every device."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 from ..errors import HybridOptError
 from .host import on_host
 
-__all__ = ["Seed", "Seeding", "as_seed", "hashed_rows", "random_bits", "stochastic_bf16", "stochastic_round", "tables"]
+__all__ = ["Seed", "Seeding", "as_seed", "hashed_rows", "random_bits", "stochastic_bf16", "stochastic_round"]
+__all__ += ["made_tables", "table_bytes", "tables"]
 
 GOLDEN = 0x9E3779B9
 STEP = 0.625 / 128  # of a bfloat16: rounds to its neighbour, wherever between two powers of two it lies
@@ -105,8 +107,25 @@ def tables(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
         return _hashes(size, device)
     found = _tables.get(device)
     if found is None or len(found[0]) < size:
-        found = _tables[device] = _hashes(max(2 * size, 4096), device)
+        found = _tables[device] = _hashes(_length(size), device)
     return found
+
+
+def made_tables() -> list[Tensor]:
+    """Return the tables that there are now, of all devices."""
+    return [x for pair in _tables.values() for x in pair]
+
+
+def table_bytes(sizes: Iterable[int]) -> int:
+    """Return the bytes of both tables of a device after they were asked for these sizes in turn."""
+    length = 0
+    for size in sizes:
+        length = length if size <= length else _length(size)
+    return 2 * 4 * length
+
+
+def _length(size: int) -> int:
+    return max(2 * size, 4096)
 
 
 def _hashes(size: int, device: torch.device, first: int | Tensor = 0) -> tuple[Tensor, Tensor]:

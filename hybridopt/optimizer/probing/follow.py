@@ -1,6 +1,7 @@
 """Which parameters of an optimizer follow from slopes alone, and what else must be known of them."""
 
 import json
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,7 +20,7 @@ from ...policy.routes import pack_treatment
 from ...policy.treatment import Treatment
 from ..parameters import Parameters
 
-__all__ = ["Followed", "follow", "group_key", "head", "replayable", "version"]
+__all__ = ["Followed", "follow", "group_key", "head", "head_elements", "replayable", "version"]
 
 HEAD = 128  # elements
 
@@ -74,6 +75,11 @@ def head(p: Tensor, seen: Shape) -> Tensor:
     """
     row = p.detach().reshape(seen).reshape(-1, seen[-1] if len(seen) > 1 else p.numel())[:1]
     return row[:, :HEAD].clone()
+
+
+def head_elements(seen: Shape) -> int:
+    """Return how many elements `head` copies of a parameter of this shape, as updates see it."""
+    return min(HEAD, seen[-1]) if seen and math.prod(seen) else math.prod(seen)
 
 
 def version(p: Tensor) -> int:

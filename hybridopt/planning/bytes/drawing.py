@@ -1,6 +1,6 @@
 """The bytes that drawing random directions takes for a moment, by running the code that draws them on a piece."""
 
-from functools import cache
+from functools import cache, cached_property
 from typing import cast
 
 import torch
@@ -8,6 +8,7 @@ import torch
 from ...core.contracts import Draw, Noise, Population
 from ...core.numerics.direction_kernels import room
 from ...core.numerics.directions import SMALL, Direction, together
+from ...core.numerics.noise_tables import table
 from ...core.numerics.philox import words_of_many
 from ...execution.probe_gradient import shifted
 from ...execution.state import allocate
@@ -37,6 +38,11 @@ class Drawing:
         self._probed = [e for e in plan.entries if e.treatment is not None and e.treatment.probed]
         self._known: dict[tuple, int] = {}
         self.alone = {e.param.name: self._room(e) for e in self._probed}
+
+    @cached_property
+    def kinds(self) -> set[str]:
+        """Return the kinds of noise that are drawn; bases of directions are made of normal numbers."""
+        return {_kind(self.noise(e)) for e in self._probed}
 
     @property
     def prepared(self) -> tuple[int, int]:
@@ -79,9 +85,13 @@ class Drawing:
 
 def _eager(noise, count, dtype, device):
     base = torch.zeros(min(count, LARGEST) if device == CPU else count, dtype=dtype, device=device)
-    with Tracker([base]) as tracker:
+    with Tracker([base, table(_kind(noise), device)]) as tracker:  # the table stays
         shifted(base, 1.0, noise, False)
     return max(0, tracker.peak - base.nbytes)
+
+
+def _kind(noise: Noise) -> str:
+    return noise.kind if isinstance(noise, Direction) else "gaussian"
 
 
 @cache

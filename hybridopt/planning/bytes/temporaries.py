@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.contracts import Backend, Draw, ProbeScheme
+from ...core.numerics.rounding import made_tables
 from ...execution import probe_updates
 from ...execution.conditional_updates import guarded
 from ...execution.dispatch import WORTH_COMPILING, backends, carry_out, choose
@@ -22,6 +23,7 @@ from ...policy.plan import Entry, Plan
 from ..trace.tracker import Tracker
 from ..trace.without_memory import fake_tensors, meta_tensors
 from .drawing import CPU, Drawing
+from .lasting import lasting_bytes, noting_bytes
 
 __all__ = ["Temporaries"]
 
@@ -47,8 +49,19 @@ class Temporaries:
         self._keys: dict[str, Key] = {}
         self._known: dict[tuple[Key, bool], int] = {}
         self._sizes: dict[tuple[Key, bool], int] = {}
+        self._rounding = 0  # bytes of tables that updates have made
         self.alone = cache(partial(self._alone, flagged=cuda))
         self.together = cache(self._together)
+
+    @property
+    def lasting(self) -> int:
+        """Return the bytes that stay on the device from the first step on, by the updates that were looked at."""
+        return lasting_bytes(self._plan, self.drawing, self._rounding)
+
+    @property
+    def noting(self) -> int:
+        """Return the bytes that are taken for a moment before the first step, to note the weights."""
+        return noting_bytes(self._plan, self._device)
 
     def _alone(self, name: str, flagged: bool) -> int:
         """Return the bytes of updating one parameter by itself, in a window's first step.
@@ -105,7 +118,7 @@ class Temporaries:
         """Ask a backend what it takes to update these parameters in one go."""
         tasks = [self._task(entry, flagged) for entry in entries]
         tasks = [task.in_blocks() if backend.in_blocks else task for task in tasks]
-        return backend.temporaries(tasks, partial(_peak, tasks, lambda: carry_out(backend, tasks)))
+        return backend.temporaries(tasks, partial(self._peak, tasks, lambda: carry_out(backend, tasks)))
 
     def _probed(self, entry: Entry, flagged: bool) -> int:
         """Return the bytes of an update by a gradient from probes."""
@@ -115,9 +128,10 @@ class Temporaries:
         backprop = torch.empty(0) if source.backward else None
         with self._tensors():
             task = self._task(entry, flagged and source.backward)
+            task = replace(task, grad=torch.empty_like(task.grad, dtype=task.job.arithmetic))
             grad = ProbeGradient(terms, task.job.shape, CPU, task.job.arithmetic, backprop)
             drawing = self.drawing.alone[entry.param.name]
-            return probe_updates.temporaries(task, grad, self._compiles, drawing, partial(_peak, [task]))
+            return probe_updates.temporaries(task, grad, self._compiles, drawing, partial(self._peak, [task]))
 
     def _task(self, entry: Entry, flagged: bool = False) -> Task:
         task = unfilled(entry.param.name, *self._key(entry))
@@ -143,16 +157,18 @@ class Temporaries:
                 with guarded(flag, basis.values):
                     part.sample(grad, basis, Draw(0, entry.param.name))
 
-            return _peak([], find, [grad, *basis.values()])
+            return self._peak([], find, [grad, *basis.values()])
+
+    def _peak(self, tasks: Sequence[Task], work: Callable[[], object], besides: Iterable[Tensor] = ()) -> int:
+        """Return the most bytes alive while `work` runs, beside tensors of the tasks, `besides`, and what stays."""
+        known = [x for task in tasks for x in (task.param, task.grad, *task.raw.values())]
+        before = made_tables()
+        with torch.no_grad(), Tracker([*known, *besides, *before]) as tracker:
+            work()
+        tables = sum(x.nbytes for x in made_tables())
+        self._rounding = max(self._rounding, tables)
+        return tracker.peak - (tables - sum(x.nbytes for x in before))
 
 
 def _flag() -> Tensor:
     return torch.empty((), dtype=torch.bool)
-
-
-def _peak(tasks: Sequence[Task], work: Callable[[], object], besides: Iterable[Tensor] = ()) -> int:
-    """Return the most bytes that are alive while `work` runs, beside the tensors of the tasks and `besides`."""
-    known = [x for task in tasks for x in (task.param, task.grad, *task.raw.values())]
-    with torch.no_grad(), Tracker([*known, *besides]) as tracker:
-        work()
-    return tracker.peak

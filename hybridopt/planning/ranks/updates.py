@@ -42,6 +42,17 @@ class RankUpdates:
         """Return the plan of this rank's rows, as far as parameters are updated by rows."""
         return Plan(tuple(e for entry in self.plan.entries if (e := self._cut(entry)) is not None), self.plan.seed)
 
+    @property
+    def lasting(self) -> int:
+        """Return the bytes that stay on the device from the first step on, by the updates that were looked at."""
+        return max(self._whole.lasting, self._own.lasting)
+
+    @property
+    def noting(self) -> int:
+        """Return the bytes that are taken for a moment before the first step, to note the weights, each gathered."""
+        noting = self._whole.noting
+        return noting + max((self._weight(name) for name in self.shares if noting), default=0)
+
     def alone(self, name: str) -> int:
         """Return the bytes of updating one parameter by itself."""
         if self._way(name) == WHOLE:
