@@ -79,7 +79,8 @@ def head(p: Tensor, seen: Shape) -> Tensor:
 
 def head_elements(seen: Shape) -> int:
     """Return how many elements `head` copies of a parameter of this shape, as updates see it."""
-    return min(HEAD, seen[-1]) if seen and math.prod(seen) else math.prod(seen)
+    elements = math.prod(seen)
+    return min(HEAD, seen[-1]) if seen and elements else elements
 
 
 def version(p: Tensor) -> int:
