@@ -33,22 +33,24 @@ def choose_together(run: Run, config: Any, shape: Shape, must_fit: bool = True) 
     """
     if run.parallel != AUTO or world().size == 1:
         return choose(run, config, shape, must_fit)
-    replicas = _tried(replace(run, parallel=REPLICAS), config, shape)
+    replicas, refused = _tried(replace(run, parallel=REPLICAS), config, shape)
     if shape.shards and (replicas is None or _rank(replicas) > 0):
-        shards = _tried(replace(run, parallel=SHARDS), config, shape)
+        shards, refused = _tried(replace(run, parallel=SHARDS), config, shape)
         if shards is not None and (replicas is None or _rank(shards) < _rank(replicas)):
             return _told(shards, _why(replicas, shards))
     if replicas is not None:
         return _told(replicas, "the whole model fits on each GPU")
+    if refused is not None and must_fit:
+        raise refused
     return choose(replace(run, parallel=SHARDS if shape.shards else REPLICAS), config, shape, must_fit)
 
 
-def _tried(run: Run, config: Any, shape: Shape) -> Chosen | None:
-    """Return what is chosen, None where nothing fits."""
+def _tried(run: Run, config: Any, shape: Shape) -> tuple[Chosen | None, HybridOptError | None]:
+    """Return what is chosen, or why it is refused."""
     try:
-        return choose(run, config, shape)
-    except HybridOptError:
-        return None
+        return choose(run, config, shape), None
+    except HybridOptError as error:
+        return None, error
 
 
 def _rank(chosen: Chosen) -> int:

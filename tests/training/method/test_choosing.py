@@ -18,7 +18,7 @@ from hybridopt.policy.routes import read_policy
 from hybridopt.training.config.reading import read_run
 from hybridopt.training.config.run import LoraSettings, Method, PlacementSettings
 from hybridopt.training.config.writing import to_yaml
-from hybridopt.training.method import memory_budget, planner
+from hybridopt.training.method import memory_budget, parallelism, planner
 from hybridopt.training.method.choosing import Shape, choose, least_change
 from hybridopt.training.method.parallelism import choose_together
 from support.models import tiny_llama
@@ -222,6 +222,19 @@ def test_processes_share_the_model_as_it_fits(config, two_processes):
     with pytest.raises(HybridOptError, match="does not fit"):
         choose_together(small, config, replace(SHAPE, shards=False))
     assert not choose_together(small, config, SHAPE, must_fit=False).told[0].startswith("parallel=ddp")
+
+
+def test_what_fits_in_no_way_is_planned_once_in_each(config, two_processes, monkeypatch):
+    ways = []
+
+    def counted(run, *given):
+        ways.append(run.parallel)
+        return choose(run, *given)
+
+    monkeypatch.setattr(parallelism, "choose", counted)
+    with pytest.raises(HybridOptError, match="does not fit into"):
+        choose_together(run("gpu: 1MiB\nmethod: adamw"), config, SHAPE)
+    assert ways == ["ddp", "fsdp"]
 
 
 def test_a_better_method_is_taken_in_shards(config, two_processes):
