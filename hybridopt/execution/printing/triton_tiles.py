@@ -10,6 +10,7 @@ from ...parts.codecs.int8 import Int8
 __all__ = ["Tiles", "deeper", "kept_in"]
 
 STORE = {True: "stochastic_bf16({x}, bits16({hash}))", False: "{x}"}  # rounded at random, or by the cast of a store
+UNSIGNED = "tl.where(level > 1.0, min_(level, 255.0), tl.where(z > 0, 1.0, 0.0))"
 HASH = "row_hash(row, low, high)[:, None] ^ column_hash({column})[None, :]"
 
 
@@ -88,14 +89,14 @@ class Tiles:
             return [f"tl.store(state_{name} + own, {value}, mask=mask)"]
         top = 127.0 if signed else 255.0
         seen = value if signed else f"sqrt_({value})"
-        level = "min_(max_(level, -127.0), 127.0)" if signed else "tl.where(z > 0, min_(max_(level, 1.0), 255.0), 0.0)"
+        level = "min_(max_(level, -127.0), 127.0)" if signed else UNSIGNED
         kind = "tl.int8" if signed else "tl.int32).to(tl.uint8"
         return [
             self._place,
             f"z = tl.where(mask, {seen}, 0.0)",
             "most = tl.max(tl.abs(z), 1)",
             f"tl.store(state_{name}_absmax + block, most, mask=row < rows)",
-            f"scale = (div_(most * 0 + 1.0, max_(most, 1.1754943508222875e-38)) * {top})[:, None]",  # as torch
+            f"scale = (div_(most * 0 + 1.0, max_(most, {2.0**-119})) * {top})[:, None]",  # as torch
             f"first, second = halves(keys, {self.rounded.index(name)})",
             f"hashed = row_hash(block, first, second)[:, None] ^ column_hash(tl.arange(0, {self.block}))[None, :]",
             "level = stochastic_level(z * scale, bits16(hashed))",

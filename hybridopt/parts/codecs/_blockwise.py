@@ -13,9 +13,14 @@ from ...core.numerics.rounding import Seeding
 
 __all__ = ["Blockwise"]
 
+LEAST = 2.0**-119  # the highest level over a smaller number would be infinite
+
 
 class Blockwise(Codec):
-    """One scale for each block, and codes of levels; a subclass says which level a value gets, and what one means."""
+    """One scale for each block, and codes of levels; a subclass says which level a value gets, and what one means.
+
+    Blocks of which no value is larger than 2**-119, some 1.5e-36, fade to zero.
+    """
 
     exact_below: int = 0
     beside = ("_absmax",)
@@ -85,9 +90,9 @@ class Blockwise(Codec):
         absmax = x.abs().amax(-1)
         raw["_absmax"].copy_(absmax)
         top = torch.iinfo(codes.dtype).max
-        values = x * (top / absmax.clamp(min=torch.finfo(x.dtype).tiny)).unsqueeze(-1)
+        values = x * (top / absmax.clamp(min=LEAST)).unsqueeze(-1)
         level = self._levels(values, top, slot.signed, seed)
-        level = level.clamp(-top, top) if slot.signed else torch.where(x > 0, level.clamp(1, top), 0)
+        level = level.clamp(-top, top) if slot.signed else torch.where(level > 1, level.clamp(max=top), x > 0)
         codes.copy_(self._as(codes, level))
 
     def _blocks(self, x: Tensor) -> Tensor:

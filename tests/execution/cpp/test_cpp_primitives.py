@@ -223,6 +223,21 @@ ODD = [0.0, -0.0, 1e-41, 3e-37, 1e30, float("inf"), -float("inf"), float("nan"),
 
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("eight_bits", [Int8, Companded8])
+def test_blocks_of_special_numbers_are_those_of_the_codec(run, eight_bits, signed):
+    block, small = 16, torch.linspace(-1, 1, 16)
+    codec, more = eight_bits(block=block, exact_below=0), 6 * (eight_bits is Companded8)
+    blocks = [small * size for size in (3e-37, 1e-38, 1e-41, 1e-36, 2e-36)] + [torch.full((block,), x) for x in ODD]
+    blocks += [torch.where(torch.arange(block) == 3, x, small) for x in ODD]
+    x = torch.cat(blocks) if signed else torch.cat(blocks).square()
+    slot = Slot((len(x),), signed=signed)
+    wanted, found = ({k: torch.zeros(s.shape, dtype=s.dtype) for k, s in codec.raw(slot).items()} for _ in range(2))
+    codec.store(wanted, x, slot, Seed(KEY))
+    run((8 if signed else 9) + more, (x if signed else x.sqrt(), found[""], found["_absmax"]), len(x), block)
+    assert found[""].equal(wanted[""]) and bits(found["_absmax"]).equal(bits(wanted["_absmax"]))
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("eight_bits", [Int8, Companded8])
 @pytest.mark.parametrize(("n", "block"), [(512, 512), (5, 16), (300, 16), (5000, 64), (5000, 128), (4100, 100)])
 def test_blocks_that_become_codes_beside_the_next_one(run, eight_bits, signed, n, block):
     """Those of special numbers, alone and among others, at the beginning and the end."""

@@ -22,14 +22,14 @@ struct Companded {  // parts/codecs/companded8.py; without a sign only rounding 
     template <class Code> static ALWAYS F level(F x, F bits) {
         const F size = abs_(x), one = 1.f, u = bits * F(1.f / 65536);
         const F place = SIGNED<Code> ? div_(F(2.f * 127.f) * size, F(127.f) + size) : size;
-        const F low = smaller(floor_(place), F(TOP<Code> - 1.f)), below = value<Code>(low);
+        const F low = smaller(F(TOP<Code> - 1.f), floor_(place)), below = value<Code>(low);
         const F share = SIGNED<Code> ? div_(size - below, value<Code>(low + one) - below) : size - below;
         const F level = choose_(share > u, low + one, low);
         return floats_of(xor_(bits_of(level), and_(bits_of(x), all(0x80000000u))));
     }
 };
 
-static const float LEAST = 1.17549435e-38f;  // that is not subnormal
+static const float LEAST = 0x1p-119f;  // TOP over a smaller number would be infinite
 
 // What numbers of a block are multiplied with, whose largest size is `most`: rounded twice, as by torch.
 template <class Code>
