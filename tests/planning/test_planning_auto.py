@@ -221,7 +221,7 @@ def test_the_class_of_the_model_is_planned_not_that_of_its_checkpoint():
 
 
 def test_probes_fill_no_cache():
-    model = hybridopt.wrap(tiny_llama(), policy="auto", memory=peaks()["MeZO"], margin=0, **SIZE)
+    model = hybridopt.wrap(tiny_llama(), policy="auto", memory=peaks()["MeZO on LoRA, nf4 base"], margin=0, **SIZE)
     assert model.hybrid.choice.way.title.startswith("MeZO") and not model.config.use_cache
     assert "use_cache = False" in model.hybrid.choice.code
     assert model.hybrid.choice.estimate.peak_bytes == model.hybrid.memory(**SIZE).peak_bytes
