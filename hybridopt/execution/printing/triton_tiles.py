@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ...core.contracts import Codec
+from ...parts.codecs._blockwise import LEAST
 from ...parts.codecs.fp32 import Fp32
 from ...parts.codecs.int8 import Int8
 
@@ -96,7 +97,7 @@ class Tiles:
             f"z = tl.where(mask, {seen}, 0.0)",
             "most = tl.max(tl.abs(z), 1)",
             f"tl.store(state_{name}_absmax + block, most, mask=row < rows)",
-            f"scale = (div_(most * 0 + 1.0, max_(most, {2.0**-119})) * {top})[:, None]",  # as torch
+            f"scale = (div_(most * 0 + 1.0, max_(most, {LEAST})) * {top})[:, None]",  # as torch
             f"first, second = halves(keys, {self.rounded.index(name)})",
             f"hashed = row_hash(block, first, second)[:, None] ^ column_hash(tl.arange(0, {self.block}))[None, :]",
             "level = stochastic_level(z * scale, bits16(hashed))",

@@ -48,9 +48,10 @@ def guard(model: nn.Module, placed: Guarded) -> list[Any]:
     kept = {id(p) for unit in placed.units for p in _tensors(unit)} | {id(p) for p in placed.aside}
     first = placed.units[0].pieces[0].tensor
     state = _State(whole, placed, first)
-    found: list[Any] = [Overridden(m, "_apply", _Apply(m, placed, kept)) for m in _holders(whole, kept)]
-    found += [m.register_load_state_dict_pre_hook(state) for m in _holders(whole, kept)]
-    found += [m.register_load_state_dict_post_hook(_Loaded(first)) for m in _holders(whole, kept)]
+    holders, loaded = _holders(whole, kept), _Loaded(first)
+    found: list[Any] = [Overridden(m, "_apply", _Apply(m, placed, kept)) for m in holders]
+    found += [m.register_load_state_dict_pre_hook(state) for m in holders]
+    found += [m.register_load_state_dict_post_hook(loaded) for m in holders]
     return found + [
         _watched(piece, placed) for unit in placed.units for piece in unit.pieces if _takes_gradients(piece)
     ]
