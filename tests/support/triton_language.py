@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 PRELUDE = "hybridopt.execution.printing.triton_prelude"
+NAN = SimpleNamespace(ALL="all", NONE="none")
 
 
 class Numbers(np.ndarray):
@@ -20,7 +21,10 @@ class Numbers(np.ndarray):
     def to(self, dtype: Any, bitcast: bool = False) -> "Numbers":
         if dtype == "bfloat16":
             return self
-        return self.view(dtype) if bitcast else self.astype(dtype)
+        if bitcast:
+            return self.view(dtype)
+        whole = np.issubdtype(self.dtype, np.floating) and np.issubdtype(dtype, np.integer)
+        return made(np.where(np.isnan(self), 0, self) if whole else self).astype(dtype)  # NaN is 0, as on a GPU
 
 
 class Pointer:
@@ -101,9 +105,9 @@ def language() -> ModuleType:
         "floor": np.floor,
         "fma": fma,
         "load": load,
-        "max": lambda x, axis: made(np.max(x, axis)),
-        "maximum": np.maximum,
-        "minimum": np.minimum,
+        "max": lambda x, axis: made(np.fmax.reduce(x, axis)),  # as on a GPU NaN is passed over, unless it is asked for
+        "maximum": lambda a, b, propagate_nan="none": made((np.maximum if propagate_nan == "all" else np.fmax)(a, b)),
+        "minimum": lambda a, b, propagate_nan="none": made((np.minimum if propagate_nan == "all" else np.fmin)(a, b)),
         "num_programs": lambda axis: Jit.programs,
         "program_id": lambda axis: Jit.program,
         "sqrt_rn": lambda x: made(np.sqrt(x, dtype=np.float32)),
@@ -113,7 +117,7 @@ def language() -> ModuleType:
         "zeros": lambda shape, dtype: made(np.zeros(shape, dtype)),
     }
     kinds = {x: getattr(np, x) for x in ("float32", "int64", "int32", "int8", "uint32", "uint8")}
-    for name, x in {**functions, **kinds, "bfloat16": "bfloat16", "constexpr": int}.items():
+    for name, x in {**functions, **kinds, "bfloat16": "bfloat16", "constexpr": int, "PropagateNan": NAN}.items():
         setattr(tl, name, x)
     return tl
 

@@ -23,6 +23,7 @@ __all__ = ["TritonRounds"]
 BLOCK = 256  # columns of a tile, and codes of a block of state
 TALL, SHORT = 1 << 13, 1 << 11  # rows from which a program of a look has more of them, or fewer
 WIDEST = 1 << 23
+COUNTED = 1 << 31  # numbers between kernels, which count them in 32 bits; elements are counted in 64
 FOLDED = 1 << 14  # rows up to which every program of a kernel may add up vectors by row: they stay in its cache
 _there: set[tuple] = set()  # forms of tasks for which kernels have been made
 SETTLE = {"BW": 64, "BP": 32, "BS": 2048, "num_warps": 8}  # columns of a program, lines and entries at once
@@ -151,7 +152,8 @@ def _layout(job: Job, random: bool, rounded: tuple[str, ...]) -> RoundsKernels |
     sizes = (one, None), (rows, None), (one, width)
     short = rows <= FOLDED
     made = (RoundsKernels(rule, fixed, slots, codec, whole, random, rounded, short) for fixed in sizes)
-    return next((layout for layout in made if layout.rounds is not None), None)
+    found = next((layout for layout in made if layout.rounds is not None), None)
+    return found if found is not None and max(_scratch(found, rows, width)) < COUNTED else None
 
 
 def _codec(job: Job, width: int) -> Any:

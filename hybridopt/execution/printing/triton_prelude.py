@@ -17,6 +17,7 @@ __all__ = [
     "halves",
     "max_",
     "min_",
+    "most_",
     "row_hash",
     "sign_",
     "sqrt_",
@@ -64,14 +65,21 @@ def abs_(x):
 
 @triton.jit
 def max_(a, b):
-    """Return the larger one."""
-    return tl.maximum(a, b)
+    """Return the larger one; NaN where one of them is, as torch does."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def min_(a, b):
-    """Return the smaller one."""
-    return tl.minimum(a, b)
+    """Return the smaller one; NaN where one of them is."""
+    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def most_(x):
+    """Return the largest absolute value of every row, [rows] of float32; NaN where there is one."""
+    bits = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF  # in the order of absolute values, NaN above all; tl.max drops it
+    return tl.max(bits, 1).to(tl.float32, bitcast=True)
 
 
 @triton.jit

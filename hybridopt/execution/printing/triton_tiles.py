@@ -80,7 +80,7 @@ class Tiles:
             self._place,
             f"most = tl.load(state_{name}_absmax + block, mask=row < rows, other=0.0)",
             f"level = tl.load(state_{name} + own, mask=mask, other=0).to(tl.float32)",
-            f"s_{name} = level * div_(most, most * 0 + {top})[:, None]",
+            f"s_{name} = level * div_(most, {top})[:, None]",
             *([] if signed else [f"s_{name} = s_{name} * s_{name}"]),
         ]
 
@@ -95,9 +95,9 @@ class Tiles:
         return [
             self._place,
             f"z = tl.where(mask, {seen}, 0.0)",
-            "most = tl.max(tl.abs(z), 1)",
+            "most = most_(z)",
             f"tl.store(state_{name}_absmax + block, most, mask=row < rows)",
-            f"scale = (div_(most * 0 + 1.0, max_(most, {LEAST})) * {top})[:, None]",  # as torch
+            f"scale = (div_(1.0, max_(most, {LEAST})) * {top})[:, None]",  # as torch
             f"first, second = halves(keys, {self.rounded.index(name)})",
             f"hashed = row_hash(block, first, second)[:, None] ^ column_hash(tl.arange(0, {self.block}))[None, :]",
             "level = stochastic_level(z * scale, bits16(hashed))",

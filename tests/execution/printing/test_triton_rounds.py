@@ -4,15 +4,14 @@ import ast
 from dataclasses import replace
 from math import prod
 
-import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybridopt import HybridOptWarning, Treatment
 from hybridopt.core.contracts import Draw
+from hybridopt.execution import meta_tasks
 from hybridopt.execution.backends import _triton_kernels, triton_rounds
-from hybridopt.execution.backends.triton_rounds import BLOCK, SETTLE, TritonRounds, _layout_of, _parts, _tall
+from hybridopt.execution.backends.triton_rounds import TritonRounds, _layout_of, _parts
 from hybridopt.execution.state import allocate
 from hybridopt.execution.update import update
 from hybridopt.execution.update_task import Task
@@ -34,10 +33,24 @@ from hybridopt.parts import (
     Whole,
 )
 from hybridopt.policy.job import Job, declare
+from support.kernel_order import KernelOrder, copied, eager, later
 from support.triton_language import triton_on_numpy
 
 LANGUAGE = (
-    *("fma_", "div_", "sqrt_", "sign_", "abs_", "max_", "min_", "choose_", "halves", "row_hash", "column_hash"),
+    *(
+        "fma_",
+        "div_",
+        "sqrt_",
+        "sign_",
+        "abs_",
+        "max_",
+        "min_",
+        "most_",
+        "choose_",
+        "halves",
+        "row_hash",
+        "column_hash",
+    ),
     *("bits16", "stochastic_bf16", "stochastic_level", "summed", "folded"),
 )
 CODES = Int8(exact_below=0)
@@ -92,81 +105,6 @@ def task(rule, codec, shape=(40, 512), dtype=torch.bfloat16, nearest=False, meta
     return Task(p, g, raw, job, treatment.store_for(dtype), 1e-2, 0.99, 1, (0, "w"), 0)
 
 
-def copied(one: Task, **other) -> Task:
-    raw = {name: x.clone() for name, x in one.raw.items()}
-    return replace(one, param=one.param.clone(), raw=raw, **other)
-
-
-def later(one: Task) -> Task:
-    random = torch.Generator().manual_seed(one.step)
-    grad = (torch.randn(one.grad.shape, generator=random) * 0.01).to(one.grad.dtype)
-    return replace(one, grad=grad, age=one.age + 1, step=one.step + 1)
-
-
-class KernelOrder(TorchDispatchMode):
-    """Eager operations whose sums are added as programs of the kernels add them, and whose roots are exact."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name, x = func._schema.name.removeprefix("aten::"), args[0]
-        if name in ("sum", "mean") and x.is_floating_point():
-            dims = args[1] if len(args) > 1 else (kwargs or {}).get("dim")
-            keep = (args[2] if len(args) > 2 else False) or (kwargs or {}).get("keepdim", False)
-            return self._reduced(x, dims, keep, name)
-        if name in ("linalg_vector_norm", "sqrt", "rsqrt") or (name == "pow" and args[1] == 0.5):
-            if name == "linalg_vector_norm":
-                dims = args[2] if len(args) > 2 else None
-                x = self._reduced(x * x, dims, bool(dims) and args[3], "sum")
-            root = x.double().sqrt().float()
-            return root.reciprocal() if name == "rsqrt" else root
-        return func(*args, **(kwargs or {}))
-
-    def _reduced(self, x, dims, keep, name):
-        many = x.numel() // max(1, self._summed(x, dims, True).numel())
-        out = self._summed(x, dims, keep)
-        return out / float(many) if name == "mean" else out
-
-    def _summed(self, x, dims, keep):
-        over = sorted(d % x.ndim for d in (dims if dims else range(x.ndim)))
-        long = [d for d in over if x.shape[d] > 1]
-        out = x.numpy()
-        if x.ndim == 3 and long == [2]:  # of heads, one line after the other
-            out = np.add.accumulate(out, 2)[:, :, -1:]
-        elif x.ndim == 2 and long == [1]:
-            out = _in_blocks(out, BLOCK)
-        elif x.ndim == 2 and long == [0] and x.shape[1] > 1:
-            out = _down_columns(out)
-        elif long:
-            assert len(long) == 1, "no rule sums all of a matrix at once"
-            out = _in_blocks(out.reshape(1, -1), SETTLE["BS"]).reshape([1] * x.ndim)
-        shape = [1 if d in over else n for d, n in enumerate(x.shape)]
-        made = torch.from_numpy(np.ascontiguousarray(out)).reshape(shape)
-        return made if keep else made.reshape([n for d, n in enumerate(shape) if d not in over])
-
-
-def _in_blocks(x, block):
-    """Sums along rows: a block of columns at a time, element by element, then those of the block."""
-    total = np.zeros((x.shape[0], block), np.float32)
-    for start in range(0, x.shape[1], block):
-        piece = x[:, start : start + block]
-        total[:, : piece.shape[1]] += piece
-    return np.sum(total, 1, keepdims=True)
-
-
-def _down_columns(x):
-    tall = _tall(len(x))
-    lines = np.stack([np.sum(x[start : start + tall], 0) for start in range(0, len(x), tall)])
-    total = np.zeros((SETTLE["BP"], x.shape[1]), np.float32)
-    total[: len(lines)] = lines
-    return np.sum(total, 0, keepdims=True)
-
-
-def eager(one: Task) -> None:
-    """The eager update with its numbers in float32, as kernels are told them."""
-    now = one.now()
-    full, free = ({k: torch.tensor(x) for k, x in some.items()} for some in (now.full, now.free))
-    update(one.param, one.grad, one.raw, one.job, one.store, replace(now, full=full, free=free))
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", RULES)
 def test_kernels_give_the_bits_of_eager_updates_that_add_in_the_same_order(name, shape):
@@ -184,6 +122,11 @@ def test_kernels_give_the_bits_of_eager_updates_that_add_in_the_same_order(name,
         for key, wanted in other.raw.items():
             assert one.raw[key].equal(wanted), key
         one = later(one)
+
+
+def unfilled(shape):
+    with torch.device("meta"):
+        return meta_tasks.unfilled("w", replace(task(AdaLomo(), Fp32()).job, shape=shape), torch.bfloat16, None)
 
 
 def fits(rule, codec, shape):
@@ -251,6 +194,7 @@ def test_what_is_left_to_others():
     assert not backend.fits(task(CAME(), CODES, (40, 300))), "a block would reach over two rows"
     assert not backend.fits(task(CAME(), replace(CODES, block=128)))
     assert not backend.fits(task(AdaLomo(), Fp32(), (2, 40, 64)))
+    assert backend.fits(unfilled((2040, 1 << 23))) and not backend.fits(unfilled((4096, 1 << 23))), "2**31 sums"
     columns = Treatment(Adafactor(), NoUpdate(), Columns(0.5))
     part = columns.split.at(Draw(0, "w"), (40, 512))
     two = task(Adafactor(), Fp32())
