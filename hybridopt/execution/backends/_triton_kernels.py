@@ -95,9 +95,17 @@ def launched(form: Hashable, what: str, launch: Callable[[], None]) -> bool:
 
 
 def call(launches: Sequence[KernelLaunch], given: tuple) -> None:
-    """Launch kernels one after the other, with the same arguments; every operation is rounded by itself."""
-    for kernel, programs, constants in launches:
-        kernel[(programs,)](*given, **constants, enable_fp_fusion=False)
+    """Launch kernels one after the other, with the same arguments; every operation is rounded by itself.
+
+    Triton launches on the current device, whatever its arguments are on.
+
+    Args:
+        launches: of kernels.
+        given: their arguments, the weight first.
+    """
+    with torch.cuda.device_of(given[0]):
+        for kernel, programs, constants in launches:
+            kernel[(programs,)](*given, **constants, enable_fp_fusion=False)
 
 
 def sound_or_true(sound: Tensor | None, device: torch.device) -> Tensor:

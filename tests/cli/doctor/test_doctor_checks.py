@@ -33,6 +33,7 @@ from hybridopt.core.numerics import direction_kernels
 from hybridopt.core.sizes import GIB
 from hybridopt.execution.backends import _compiled_kernels as kernels
 from hybridopt.execution.cpp import builder
+from support.current_device import CurrentDevice
 from support.paths import ROOT
 
 CHECKS = {check.name: check for check in checks()}
@@ -245,6 +246,14 @@ def _raising(error):
         raise error
 
     return function
+
+
+def test_a_printed_kernel_is_launched_on_the_device_that_is_looked_at(monkeypatch):
+    device, seen = CurrentDevice(monkeypatch), list[int]()
+    kernel = {(4,): lambda *given, **constants: seen.append(device.index)}
+    monkeypatch.setattr(printed_kernel, "defined", lambda text, title: {"kernel": kernel})
+    printed_kernel._launch(device.tensor(1), device.tensor(1))
+    assert seen == [1] and device.index == 0
 
 
 def test_printed_kernels_are_right_or_left_out():

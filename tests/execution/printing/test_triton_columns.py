@@ -16,6 +16,7 @@ from hybridopt.optimizer import updates
 from hybridopt.parts import Adafactor, AdamW, Columns, Fp32, Int8, Lion, Muon, NoUpdate, SignSGD
 from hybridopt.policy.job import Job
 from hybridopt.policy.treatment import Treatment
+from support.current_device import CurrentDevice
 
 
 def text(full, free, codec, random):
@@ -34,7 +35,7 @@ def test_every_name_of_the_kernel_is_an_argument_or_made_before(full, free, code
     arguments = [one.arg for one in kernel.args.args]
     assert tuple(arguments) == (*layout.arguments, "BR", "BC", "BK")
     known = {*arguments, "tl", "triton"}
-    language = "fma_ div_ sqrt_ sign_ abs_ max_ min_ choose_ halves row_hash column_hash bits16"
+    language = "fma_ div_ sqrt_ sign_ abs_ max_ min_ most_ choose_ halves row_hash column_hash bits16"
     known |= {*language.split(), "stochastic_bf16", "stochastic_level", "range"}
     for node in ast.walk(kernel):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -73,6 +74,14 @@ def test_it_takes_the_default_policy_and_leaves_what_it_cannot_print():
     assert not backend.fits(task(full=Muon())) and not backend.fits(task(full=Adafactor()))
 
 
+def test_kernels_are_launched_on_the_device_of_the_weight(monkeypatch):
+    """Triton takes the current device, and its stream, even if all tensors are on another one."""
+    device, seen = CurrentDevice(monkeypatch), list[int]()
+    kernel = {(2,): lambda *given, **constants: seen.append(device.index)}
+    _triton_kernels.call([_triton_kernels.KernelLaunch(kernel, 2, {})] * 2, (device.tensor(1),))
+    assert seen == [1, 1] and device.index == 0
+
+
 def test_a_kernel_that_cannot_be_made_is_left_to_others_with_a_warning(monkeypatch):
     weight, same = (torch.nn.Parameter(torch.ones(512, 1024)) for _ in range(2))
     weight.grad = same.grad = torch.randn(512, 1024)
@@ -82,6 +91,7 @@ def test_a_kernel_that_cannot_be_made_is_left_to_others_with_a_warning(monkeypat
     monkeypatch.undo()
     HybridOptimizer([("w", same)], policy="frugal", compile=False).step()
     monkeypatch.setattr(_triton_kernels, "_broken", set())
+    monkeypatch.setattr(_triton_kernels, "_worked", set())
     monkeypatch.setattr(_triton_kernels, "installed", lambda planned: True)
     monkeypatch.setattr(_triton_kernels, "made", lambda layout, title: 1 / 0)
     assert Triton().fits(seen[0])

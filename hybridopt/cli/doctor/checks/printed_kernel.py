@@ -59,8 +59,9 @@ def printed_kernel(device: torch.device, launch: Callable[[Tensor, Tensor], obje
 
 
 def _launch(x: Tensor, out: Tensor) -> None:
-    kernel: Any = defined(TEXT, "a trial of the doctor")
-    kernel[(-(-COUNT // SIZE),)](x, out, COUNT, SIZE=SIZE)
+    kernel: Any = defined(TEXT, "a trial of the doctor")["kernel"]
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        kernel[(-(-COUNT // SIZE),)](x, out, COUNT, SIZE=SIZE)
 
 
 CHECK = Check("printed kernel", "kernels", 1, _printed_kernel)
