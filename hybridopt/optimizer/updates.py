@@ -150,10 +150,10 @@ class Updates:
         if share is not None and share.way != WHOLE:
             param, grad, before = local(param), local(grad), elements_before(share.rows, one.job.shape)
             shape = (share.rows.count, *own.shape[1:]) if share.way == ROUNDS else shape
-        if param.shape != shape or not param.is_contiguous():
-            param = param.reshape(shape).contiguous()
-        if not one.probed and grad._is_zerotensor():
-            grad = grad.clone()  # one without memory, which operations would hand on to others that write
+        if param.shape != shape or not param.is_contiguous() or param.is_neg():
+            param = param.reshape(shape).contiguous().resolve_neg()
+        if not one.probed and (grad._is_zerotensor() or grad.is_neg()):
+            grad = grad.clone().resolve_neg()  # without memory, or with numbers of the other sign, which kernels read
         if one.probed or grad.shape != shape or not grad.is_contiguous():  # of probes: no tensor yet
             grad = grad.reshape(shape).contiguous()
         lr, decay, sound, check = numbers
