@@ -21,18 +21,18 @@ def predict(scenario: Scenario, size: str, device: str, sequence: int) -> dict:
         device: "cpu" or "cuda".
         sequence: tokens.
     """
-    request = Request(
-        scenario.policy,
-        scenario.options,
-        scenario.lora,
-        scenario.quantization,
-        scenario.release,
-        sequence,
-        checkpointing=scenario.checkpointing,
-        chunk=scenario.chunk,
-        device=device,
-    )
     try:
+        request = Request(
+            scenario.policy,
+            scenario.options,
+            scenario.lora,
+            scenario.quantization,
+            scenario.release,
+            sequence,
+            checkpointing=scenario.checkpointing,
+            chunk=scenario.chunk,
+            device=device,
+        )
         found = Estimator(subject_of(SIZES[size]), partial(adapters_, scenario)).estimate(request)
     except Exception as error:  # of whatever kind: it is the result
         return {"failed": f"{type(error).__name__}: {error}"[:300]}

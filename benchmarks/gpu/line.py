@@ -9,6 +9,7 @@ from .needs import GIB
 
 __all__ = ["Line", "Rows", "View", "broken", "gib", "off"]
 
+TOLD = 160  # characters of a reason: as many as name a library that is missing, and how to get it
 Rows = dict[str, list[dict[str, Any]]]  # of every part, by its name
 
 
@@ -45,8 +46,8 @@ class View:
 
 
 def broken(name: str, why: str) -> Line:
-    """Return the line of something that did not run."""
-    return Line((name, why[:80]), "runs", False)
+    """Return the line of something that did not run, with the beginning of why: what was wrong, and the cure."""
+    return Line((name, why[:TOLD]), "runs", False)
 
 
 def gib(size: float | None) -> str:

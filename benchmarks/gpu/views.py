@@ -1,6 +1,7 @@
 """What the rows of every part say: a table, with what was aimed at."""
 
 from collections.abc import Callable
+from typing import Any
 
 from .line import Line, Rows, View, broken, gib
 from .machine import Machine
@@ -17,6 +18,7 @@ COUNTED = {  # what a step asks of the device, and what it is called
     "sent": "copies sent",
     "midway": "stops in backward",
 }
+LACKS = "is not installed"  # in the reason of what is refused here, and would run elsewhere
 COPY = 0.8  # share of a copy's bandwidth that elementwise updates should reach
 ELEMENTWISE = {f"hybridopt.{name}" for name in ("adamw", "signsgd", "frugal", "frugal-rows", "frugal-0")}
 
@@ -32,14 +34,19 @@ def checked(name: str) -> Callable[[Rows, Machine], list[Line]]:
             for state in dict.fromkeys(row["state"] for row in found)
         )
         total = Line((f"all {len(found)}", seen), "no failure", not wrong)
-        told = [row for row in found if row["state"] in ("warn", "info")]
+        told = [row for row in found if row["state"] in ("warn", "info") or LACKS in row["said"] and row not in wrong]
         return [
             total,
-            *(Line((row["case"], row["said"]), "", False) for row in wrong),
-            *(Line((row["case"], row["said"])) for row in told),
+            *(Line((row["case"], with_cure(row)), "", False) for row in wrong),
+            *(Line((row["case"], with_cure(row))) for row in told),
         ]
 
     return lines
+
+
+def with_cure(row: dict[str, Any]) -> str:
+    """Return what a check has said, and what to do about it."""
+    return f"{row['said']}: {row['cure']}" if row.get("cure") else row["said"]
 
 
 def counts(rows: Rows, machine: Machine) -> list[Line]:

@@ -25,7 +25,7 @@ LR = 1e-6
 
 
 def rows(size: str, device: str, lengths: tuple[int, ...], left: Callable[[], float]) -> Iterator[dict]:
-    """Yield what is found out, row by row.
+    """Yield what is found out, row by row; where the model cannot be made, one row says why.
 
     Args:
         size: of SETS.
@@ -34,7 +34,11 @@ def rows(size: str, device: str, lengths: tuple[int, ...], left: Callable[[], fl
         left: returns the seconds that there are; with none nothing more is begun.
     """
     began = time.perf_counter()
-    model = build(size, device)
+    try:
+        model = build(size, device)
+    except Exception as error:  # such as of a library that is not there, or of memory
+        yield {"how": RESIDENT, "tokens": lengths[0], "failed": f"{type(error).__name__}: {error}"[:500]}
+        return
     built = time.perf_counter() - began
     bench = Bench(model, device)
     expected, again = bench.gradients(lengths[0]), bench.gradients(lengths[0])

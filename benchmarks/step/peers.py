@@ -32,7 +32,13 @@ class Peer:
         """Tell whether the package can be imported."""
         return find_spec(self.package) is not None
 
+    @property
+    def cure(self) -> str:
+        """Return the command that installs it."""
+        return f"pip install {NAMED.get(self.package, self.package).replace('_', '-')}"
 
+
+NAMED = {"optimi": "torch-optimi"}  # packages that PyPI has under another name
 CPU_ADAM = Extension("cpu_adam", "from deepspeed.ops.op_builder import CPUAdamBuilder; CPUAdamBuilder().load()")
 PEERS = {
     "torch.adamw-fused": Peer("torch", partial(originals.adamw, fused=True)),
@@ -82,4 +88,6 @@ def uncompiled(row: str, seconds: float) -> str | None:
 
 def missing() -> dict[str, str]:
     """Return, for each row whose package is not there, the reason why it is not measured."""
-    return {name: f"{peer.package} is not installed" for name, peer in PEERS.items() if not peer.installed}
+    return {
+        name: f"{peer.package} is not installed: {peer.cure}" for name, peer in PEERS.items() if not peer.installed
+    }

@@ -246,9 +246,11 @@ def test_a_table_of_checks_shows_what_is_wrong():
     def row(state):
         return {"case": f"a {state}", "state": state, "said": "so"}
 
-    found = lines("policies", policies=[row("ok"), row("refused"), row("fail"), row("ok")])
-    assert [line.cells for line in found] == [("all 4", "2 ok, 1 refused, 1 fail"), ("a fail", "so")]
+    found = lines("policies", policies=[row("ok"), row("refused"), row("fail") | {"cure": "do it"}, row("ok")])
+    assert [line.cells for line in found] == [("all 4", "2 ok, 1 refused, 1 fail"), ("a fail", "so: do it")]
     assert reached(found) == [False, False] and reached(lines("policies", policies=[row("ok")])) == [True]
+    lacks = row("refused") | {"said": "nf4 needs bitsandbytes, which is not installed here: pip install bitsandbytes"}
+    assert lines("policies", policies=[lacks])[1].cells == ("a refused", lacks["said"])
 
 
 def test_counts_are_held_to_their_bounds_on_a_gpu():

@@ -61,7 +61,10 @@ def test_a_package_that_is_missing_or_fails_has_a_row_with_the_reason(tmp_path, 
     monkeypatch.setitem(peers.PEERS, "deepspeed.cpu-adam", peers.Peer("no_such_package", fails))
     monkeypatch.setitem(peers.PEERS, "optimi.adamw", peers.Peer("torch", fails))
     one_run(tmp_path, "--only", "deepspeed*|optimi*")
-    reasons = ["no_such_package is not installed", "ImportError: its library was built for another torch"]
+    reasons = [
+        "no_such_package is not installed: pip install no-such-package",
+        "ImportError: its library was built for another torch",
+    ]
     assert [record["failed"] for record in rows.records_at(tmp_path).all()] == reasons
     shown, printed = (tmp_path / "step.md").read_text(), capsys.readouterr().out
     assert all(reason in shown for reason in reasons) and "not measured, no_such_package" in printed
