@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
+
+import torch
 
 from ..core.contracts import stream
 from ..core.errors import HybridOptError
 from ..core.rank_group import Peers
+from ..core.version import __version__
 from .parameters import Parameters
 from .training_ranks import TrainingRanks
 
@@ -62,7 +64,7 @@ class Agreement:
         self._compared = parameters, ddp is not None
 
     def _facts(self, parameters: Parameters) -> Facts:
-        facts = {f"{name}'s version": version(name) for name in ("hybridopt", "torch")} | self._options
+        facts = {"hybridopt's version": __version__, "torch's version": f"{torch.__version__}"} | self._options
         for one in parameters.windows.all():
             p, where = one.p, f"parameter {one.name!r}"
             facts |= {f"{key} of {where}": f"{one.group[key]}" for key in NUMBERS}

@@ -60,7 +60,7 @@ def held(optimizer):
 
 def disagree(name, how, late):
     options = DIFFERENT[name][0][distributed.get_rank()]
-    version = patch.object(rank_agreement, "version", lambda _: f"{distributed.get_rank()}.0")
+    version = patch.object(rank_agreement, "__version__", f"{distributed.get_rank()}.0")
     _, outer, optimizer = step_of(how, late, **options)
     before = held(optimizer)
     with pytest.raises(HybridOptError) as error, version if name == "version" else patch.dict({}):

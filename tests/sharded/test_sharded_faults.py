@@ -39,10 +39,10 @@ def message(options, version=None):
     rank = distributed.get_rank()
     mine = {k: (v if isinstance(v, str) else v * (rank + 1)) for k, v in options.items()}
     mine = {k: OTHER.get(k, v) if rank and isinstance(v, str) else v for k, v in mine.items()}
-    model, seen = sharded(Odd()), rank_agreement.version
+    model, seen = sharded(Odd()), rank_agreement.__version__
     before = weights(model)
     try:
-        with patch.object(rank_agreement, "version", (lambda name: f"{rank + 1}.0") if version else seen):
+        with patch.object(rank_agreement, "__version__", f"{rank + 1}.0" if version else seen):
             trained(model, {k: v for k, v in mine.items() if k != "lr"}, 1, lr=mine.get("lr", 0.05))
     except HybridOptError as error:
         same = all(x.equal(before[n]) for n, x in weights(model).items())

@@ -1,14 +1,14 @@
 """The numbers that the demo measures, and which of them are failures."""
 
 import math
-import platform
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
+
+from ...core import version
 
 __all__ = ["DemoData", "Reload", "DemoResult", "DemoRun", "versions"]
 
-LIBRARIES = ("hybridopt", "torch", "transformers", "peft", "bitsandbytes")
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 MARGIN = 0.05  # of accuracy above the floor, at least
 
 
@@ -140,4 +140,4 @@ class DemoResult:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that matter for the numbers."""
-    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    return version.versions(LIBRARIES)

@@ -1,25 +1,17 @@
 """Versions of what a run is carried out with."""
 
-import platform
 from collections.abc import Mapping
-from importlib import metadata
+
+from ...core import version
 
 __all__ = ["versions", "versions_told"]
 
-LIBRARIES = ("hybridopt", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that a run uses."""
-    found = {name: _version(name) for name in LIBRARIES}
-    return {"python": platform.python_version()} | {name: text for name, text in found.items() if text}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    return version.versions(LIBRARIES)
 
 
 def versions_told(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

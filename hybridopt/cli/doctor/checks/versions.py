@@ -4,11 +4,12 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 
+from ....core.version import installed
 from ..examine import Check
 from ..finding import FAIL, OK, SKIPPED, WARN, Finding
 from ..machine import Machine
 
-__all__ = ["CHECK", "installed", "required", "triton"]
+__all__ = ["CHECK", "required", "triton"]
 
 KNOWN = ("torch", "transformers", "peft", "bitsandbytes", "safetensors", "typer", "rich", "numpy")
 INSTALL = "in the folder of hybridopt: pip install -e ."
@@ -25,14 +26,6 @@ def _versions(machine: Machine) -> Iterator[Finding]:
     needed = KNOWN if own is None else metadata.requires("hybridopt") or ()
     yield from required(needed, installed)
     yield triton(installed("triton"), machine.cuda)
-
-
-def installed(package: str) -> str | None:
-    """Return the version of a package, None where it is not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def required(needed: Sequence[str], version: Callable[[str], str | None]) -> Iterator[Finding]:
