@@ -241,8 +241,8 @@ def _give_up(job, error):
     if told:
         return
     warnings.warn(
-        f"updates are not compiled ({reason(error)}), so steps are slower, with the same results. Install a C++ "
-        "compiler (for GPUs Triton), or pass compile=False",
+        f"updates are not compiled ({reason(error)}), so steps are slower, with the same results up to rounding. "
+        "Install a C++ compiler (for GPUs Triton), or pass compile=False",
         HybridOptWarning,
         stacklevel=6,
     )

@@ -23,8 +23,8 @@ __all__ = ["Built", "available", "begin", "build", "function", "give_up", "refus
 HEADERS = "skeleton"  # beside the source, while that is compiled
 ENTRY, LOOK = "hybridopt_run", "hybridopt_look"  # the latter of rules with rounds, and of the check
 CURE = "Install g++ (or name a compiler in CXX), or pass compile=False to be silent"
-UNCOMPILED = "are not compiled, and slower, with the same results up to rounding"
-OTHER = "Other updates are compiled; name another compiler in CXX, or pass compile=False to be silent"
+UNCOMPILED = "are not compiled, and slower; last bits of weights may differ from those of a run that compiles them"
+OTHER = "Other updates are compiled; start again if it was slow, name another compiler in CXX, or pass compile=False"
 TITLE = "// Printed from "
 TRIAL = '#include "chunks.h"\nextern "C" void hybridopt_run(const Given*) {}\n'
 # What kernels include, by name, read with the code that calls them: an upgrade may change the files during a run.

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from time import monotonic
 
 __all__ = ["FLAGS", "SKELETON", "Compiler", "CompilerError", "compiler", "forget", "processor", "stop", "wide"]
 
@@ -20,7 +21,9 @@ FLAGS = (
     *("-std=c++17", "-O3", "-shared", "-fPIC", "-fopenmp", "-march=native", "-w"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing"),  # every sum as written
 )
-SECONDS = 60.0  # before a compiler counts as hanging
+SECONDS = 60.0  # without work after which a compiler counts as hanging
+WORK = 180.0  # seconds of processors after which it counts as endless: a kernel takes some ten
+LOOKED = 1.0  # seconds between two looks
 SHOWN = 300  # characters of what a compiler complains of
 FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS)))
 SKELETON = Path(__file__).parent / "skeleton"
@@ -134,6 +137,38 @@ def _end(process: subprocess.Popen) -> None:
         process.kill()
 
 
+def _waited(process: subprocess.Popen) -> bytes:
+    """Return what a program says once it has ended; CompilerError where it hangs.
+
+    Its own work counts, not the time: on a machine with much to do all compilers are slow, and whether a run has the
+    bits of compiled updates must not depend on that.
+    """
+    done, since = 0.0, monotonic()
+    while True:
+        try:
+            said: bytes = process.communicate(timeout=min(LOOKED, SECONDS))[0]
+            return said
+        except subprocess.TimeoutExpired:
+            work = _work(process.pid)
+        if work > done:
+            done, since = work, monotonic()
+        if done > WORK:
+            raise CompilerError(f"has not ended after {WORK:g} s of work")
+        if monotonic() - since > SECONDS:
+            raise CompilerError(f"has not ended after {SECONDS:g} s")
+
+
+def _work(session: int) -> float:
+    """Return the seconds of processors that a program and those it has called have taken; 0 where nobody says."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):  # it may end meanwhile
+            told = path.read_text().rpartition(")")[2].split()
+            if int(told[3]) == session:
+                ticks += sum(map(int, told[11:15]))  # its own, and of those it has waited for
+    return ticks / os.sysconf("SC_CLK_TCK") if ticks else 0.0
+
+
 def _called(command: list[str]) -> str:
     """Run a program, and return what it says; CompilerError where it fails or hangs."""
     try:
@@ -149,12 +184,12 @@ def _called(command: list[str]) -> str:
         raise CompilerError(f"{command[0]} cannot be started: {error}") from error
     _running.add(process)
     try:
-        said, _ = process.communicate(timeout=SECONDS)
+        said = _waited(process)
     except BaseException as error:
         _end(process)
         process.communicate()
-        if isinstance(error, subprocess.TimeoutExpired):
-            raise CompilerError(f"{command[0]} has not ended after {SECONDS:g} s") from error
+        if isinstance(error, CompilerError):
+            raise CompilerError(f"{command[0]} {error}") from None
         raise
     finally:
         _running.discard(process)

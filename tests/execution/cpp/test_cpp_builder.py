@@ -287,3 +287,23 @@ def test_a_folder_that_is_relative_stays_where_it_was(fresh, monkeypatch):
     assert folder() == fresh / "own"
     monkeypatch.setenv("HYBRIDOPT_KERNELS", "~/own")
     assert folder().is_absolute() and "~" not in str(folder())
+
+
+WORKING = "for turn in 1 2 3 4 5 6; do i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 0.1; done; echo done"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="work is read from /proc")
+def test_a_compiler_that_is_slow_because_of_others_is_waited_for(fresh, monkeypatch):
+    """Else bits of a run would depend on what else the machine does: only a compiler's own work is counted."""
+    monkeypatch.setattr(compiler, "SECONDS", 0.4)
+    assert compiler._called([program(fresh / "slow", WORKING)]) == "done"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="work is read from /proc")
+def test_a_compiler_that_works_without_end_is_stopped(fresh, monkeypatch):
+    monkeypatch.setattr(compiler, "WORK", 0.1)
+    monkeypatch.setattr(compiler, "LOOKED", 0.05)
+    path = program(fresh / "endless", "(while :; do :; done)")  # by a child of its own
+    with pytest.raises(compiler.CompilerError, match=f"{path} has not ended after 0.1 s of work"):
+        compiler._called([path])
+    assert not compiler._running
