@@ -10,10 +10,13 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 import hybridopt
+from hybridopt.core.files.tensors import extents
+from hybridopt.model.placement.backends.relayed import Relayed
 from hybridopt.model.placement.backends.staged import Staged
 from hybridopt.model.placement.placed import Placed, placed
 from hybridopt.model.placement.placement import Placement
 from hybridopt.model.placement.placing import place_
+from support.lazy_lane import LazyLane
 from support.models import batch, tiny_llama
 
 LAYERS = 4
@@ -74,13 +77,30 @@ def stand_in(model, slots: int = 2, backend=Staged, **placement) -> Placed:
     return place_(model, Placement("host", slots=slots, **placement), CPU, backend=backend)
 
 
+class Late(Relayed):
+    """Weights on disk for a device, on a lane that copies as late as it may."""
+
+    def __init__(self, device, traffic, options):
+        super().__init__(device, traffic, options)
+        self.lane = LazyLane()
+
+
+def on_disk(model, path: Path, **placement) -> Placed:
+    """Let a model rest in the file that it was loaded from, with the CPU in the place of an accelerator."""
+    file = path / "model.safetensors"
+    stored = {name: (file, extent) for name, extent in extents(file).items()}
+    return place_(model, Placement("disk", **placement), CPU, stored, backend=Late)
+
+
 def model_at(way: str, scheme: str | None = None, slots: int = 2, path: Path | None = None, **placement) -> nn.Module:
-    """The model of a folder: "resident", "mapped" from disk, or "staged" on a stand-in; not wrapped yet."""
+    """The model of a folder: "resident", "mapped" from disk, or "staged" or "relayed" on a stand-in; not wrapped."""
     kept = {"cache": cache_folder()} if scheme else {}
     where = Placement("disk", slots=slots, **kept | placement) if way == "mapped" else None
     model = hybridopt.load(path or folder(), quantization=scheme, placement=where)
     if way == "staged":
         stand_in(model, slots, **placement)
+    if way == "relayed":
+        on_disk(model, path or folder(), slots=slots, **placement)
     return model
 
 

@@ -1,7 +1,9 @@
 """Whatever torch, transformers and accelerate do to weights gives a placed model the same bits, or is refused."""
 
 import copy
+import itertools
 from contextlib import contextmanager
+from functools import partial
 
 import accelerate
 import pytest
@@ -14,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, vector_to_param
 from hybridopt import HybridOptError
 from hybridopt.model.placement.placed import placed
 from support.models import batch
-from support.placed import model_at
+from support.placed import WAYS, model_at
 
 Q = "model.layers.1.self_attn.q_proj"
 WRITTEN = "written to while it rests on disk.*unwrap"
@@ -26,6 +28,13 @@ REPLACED = "was replaced since the model was placed"
 class Double(nn.Module):
     def forward(self, x):
         return x * 2
+
+
+class Halved(Double):
+    """Torch puts half of the weight in its place."""
+
+    def right_inverse(self, x):
+        return x / 2
 
 
 def q(model):
@@ -162,9 +171,6 @@ DOORS = {
     "a module replaced": (lambda m: m.set_submodule(Q, copy.deepcopy(m.model.layers[2].self_attn.q_proj)), None, None),
     "layers swapped": (swapped, None, None),
     "a layer less": (lambda m: m.model.layers.__delitem__(3), None, None),
-    "parametrized": (lambda m: parametrize.register_parametrization(q(m), "weight", Double()), None, None),
-    "weight_norm": (lambda m: parametrizations.weight_norm(q(m)), None, None),
-    "pruned": (lambda m: prune.l1_unstructured(q(m), "weight", amount=0.5), None, None),
     "pruned for good": (pruned, WRITTEN, None),
     "compiled": (lambda m: torch.compile(m, backend="eager")(**batch(m)).loss, None, None),
     "exported": (exported, None, TRACED),
@@ -179,6 +185,33 @@ DOORS = {
 }  # fmt: skip
 
 
+def unparametrized(layer):
+    parametrize.register_parametrization(layer, "weight", Double())
+    parametrize.remove_parametrizations(layer, "weight")
+
+
+# The same for what makes a weight anew whenever it is used, put on layers that are near, on their way, and at rest.
+ANEW = {
+    "parametrized": (lambda q: parametrize.register_parametrization(q, "weight", Double()), None, None),
+    "parametrized, inverse": (lambda q: parametrize.register_parametrization(q, "weight", Halved()), WRITTEN, None),
+    "parametrized no more": (unparametrized, WRITTEN, None),
+    "weight_norm": (parametrizations.weight_norm, None, None),
+    "weight_norm, hook": (nn.utils.weight_norm, None, None),
+    "spectral_norm": (parametrizations.spectral_norm, None, None),
+    "spectral_norm, hook": (nn.utils.spectral_norm, None, None),
+    "pruned": (lambda q: prune.l1_unstructured(q, "weight", amount=0.5), None, None),
+}  # fmt: skip
+
+
+def on_layers(change, model):
+    for number in (0, 1, 3):
+        change(model.model.layers[number].self_attn.q_proj)
+
+
+EVERY = DOORS | {name: (partial(on_layers, change), *said) for name, (change, *said) in ANEW.items()}
+CELLS = [*itertools.product(EVERY, WAYS), *itertools.product(ANEW, ["relayed"])]
+
+
 def seeded(door, model):
     torch.manual_seed(0)
     return door(model)
@@ -191,9 +224,9 @@ def near_one(way):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize(("name", "way"), CELLS)
 def test_a_door_changes_what_it_does_elsewhere_or_is_refused(name, way):
-    door, *refused = DOORS[name]
+    door, *refused = EVERY[name]
     said, model = refused[way == "staged"], near_one(way)
     before = values(model)
     if said is None:
@@ -235,6 +268,18 @@ def test_what_is_written_while_a_layer_is_near_is_kept(name):
     assert torch.equal(loss(model), loss(resident))
     placed(model).rest()
     assert torch.equal(weight, wanted) and torch.equal(loss(model), loss(resident))
+
+
+def test_a_write_to_a_near_layer_whose_file_is_never_written_is_refused_unless_it_changes_nothing():
+    model = near_one("relayed")
+    weight = model.model.layers[3].mlp.up_proj.weight
+    with torch.no_grad():
+        weight.mul_(1)
+    assert torch.equal(loss(model), loss(model_at("resident")))
+    with torch.no_grad():
+        weight.mul_(2)
+    with pytest.raises(HybridOptError, match=f"layers.3.mlp.up_proj.weight' was {WRITTEN}"):
+        loss(model)
 
 
 def test_what_a_state_dict_holds_lasts_and_may_be_written(way):

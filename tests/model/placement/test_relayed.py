@@ -12,7 +12,6 @@ from torch import nn
 import hybridopt
 from hybridopt.core.contracts import Piece, PlacedUnit, Traffic
 from hybridopt.core.errors import HybridOptError, HybridOptWarning
-from hybridopt.core.files.tensors import extents
 from hybridopt.model.placement import direct_io
 from hybridopt.model.placement.arena import Arena, Layout
 from hybridopt.model.placement.backends.mapped import Mapped
@@ -24,27 +23,12 @@ from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.placement import Placement
 from hybridopt.model.placement.placing import place_
 from hybridopt.model.placement.ranges import BLOCK, GAP, Range, Reading, most
-from support.lazy_lane import LazyLane
-from support.placed import CPU, Training, adapted, differences, folder, model_at, run, train
-
-
-class Late(Relayed):
-    """The backend, on a lane that copies as late as it may."""
-
-    def __init__(self, device, traffic, options):
-        super().__init__(device, traffic, options)
-        self.lane = LazyLane()
+from support.placed import CPU, Late, Training, adapted, differences, folder, model_at, on_disk, run, train
 
 
 @cache
 def resident(scheme=None):
     return run("resident", Training(scheme), 2)
-
-
-def on_disk(model, path, **placement):
-    file = path / "model.safetensors"
-    stored = {name: (file, extent) for name, extent in extents(file).items()}
-    return place_(model, Placement("disk", **placement), CPU, stored, backend=Late)
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
