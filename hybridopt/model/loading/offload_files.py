@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ...core.contracts import PackedWeight, Piece, PlacedUnit, Scheme
 from ...core.errors import HybridOptError
 from ...core.files.mapping import Extent, MappedFile
+from ...core.version import installed
 from ..placement.unit_files import KeptTensor, UnitFiles
 from ..quantization.replacing import assemble_
 from .materializing import fill
@@ -38,14 +38,14 @@ def key_of(
     """
     files = sorted({folder.absolute() / "config.json", *(entry.file for entry in stored)})
     states = [(file, file.stat()) for file in files]
-    library = "" if scheme is None or not scheme.library else f"{scheme.library} {version(scheme.library)}"
+    library = "" if scheme is None or not scheme.library else f"{scheme.library} {installed(scheme.library)}"
     return {
         "files": [[file.name, state.st_size, state.st_mtime_ns] for file, state in states],
         "dtype": str(model.dtype),
         "quantization": None if scheme is None else scheme.name,
         "layers": hashlib.sha256("\n".join(sorted(layers)).encode()).hexdigest(),
         "device": device,
-        "versions": [f"transformers {version('transformers')}", library],
+        "versions": [f"transformers {installed('transformers')}", library],
     }
 
 
