@@ -115,8 +115,9 @@ def _replicas(job: TrainingJob) -> dict[str, Any]:
 @cache
 def _mixed(kind: type) -> type:
     from ..trainer import HybridTrainerMixin
+    from .warmup import FirstStepCounts
 
-    return type(f"Hybrid{kind.__name__}", (HybridTrainerMixin, kind), {})
+    return type(f"Hybrid{kind.__name__}", (HybridTrainerMixin, FirstStepCounts, kind), {})
 
 
 def _stopping(job: TrainingJob) -> list[Any]:

@@ -115,7 +115,7 @@ class Train:
         lr: learning rate; "auto": where the policy is started from, as `hybridopt policies` says.
         lr_batch: examples of a step for which `lr` is right; this run's rate follows from it. None: as `lr` says.
         schedule: of the learning rate: "cosine", "linear", "constant", ... as transformers names them.
-        warmup: share of the steps in which the rate rises.
+        warmup: share of the steps, rounded up, in which the rate rises: the first of w such steps has lr / w.
         weight_decay: decoupled, as AdamW's.
         clip: largest norm of all gradients; None: not clipped.
         dtype: of weights that are not quantized: "auto" (the model's own), "bf16", "fp16" or "fp32".

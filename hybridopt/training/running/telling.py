@@ -75,11 +75,6 @@ def _steps(rehearsal: Rehearsal, run: Run, processes: int) -> list[str]:
         epochs = f"{train.epochs:g} pass{'' if train.epochs == 1 else 'es'} over the examples"
         text = f"{many(steps)} in all ({each})" + ("" if train.max_steps else f", {epochs}")
     found = [text]
-    if steps == 1 and train.warmup and train.schedule != "constant":
-        found.append(
-            f"the only step would change nothing, as the learning rate rises from 0 (train.warmup={train.warmup:g}): "
-            "write train.warmup: 0"
-        )
     if steps < FEW:
         found.append(
             f"{many(steps)} {'is' if steps == 1 else 'are'} too few to learn much in; for more: "

@@ -182,13 +182,6 @@ def test_positions_are_known_under_every_name_and_without_rows_for_padding():
     assert positions_of(LlamaConfig(**size, max_position_embeddings=48)) == 48
 
 
-def test_a_single_step_whose_rate_is_nothing_is_told(workshop):
-    assert "the only step would change nothing" in told(
-        prepare(workshop.run("train.max_steps=1", "train.warmup=0.1", "train.schedule=cosine"))
-    )
-    assert "would change nothing" not in told(prepare(workshop.run("train.max_steps=1")))
-
-
 def test_a_prompt_and_its_answer_fit_into_the_model(workshop):
     options = "task_options={reward: 'support.rewards:capitals', max_completion_length: 250}"
     with pytest.raises(HybridOptError, match="has 19 tokens, and 250 are added to it: more than the model's 256"):

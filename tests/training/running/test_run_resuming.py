@@ -20,6 +20,7 @@ from support.tiny_chat import save_tiny_chat, write_rows
 pytestmark = pytest.mark.slow
 
 STEPS = ("train.max_steps=14", "train.save_every=3", "method.policy=frugal", "data.eval=0.25", "train.eval_every=4")
+STEPS += ("train.schedule=cosine", "train.warmup=0.7")  # which goes on when a run is ended
 ADAPTERS = ("method.lora={r: 4, dropout: 0.1}", "method.quantization=nf4")
 
 
