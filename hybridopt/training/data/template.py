@@ -13,6 +13,9 @@ from .examples import Examples
 __all__ = ["check_chats", "padding_told", "tokenizer_for"]
 
 LONGEST = 300  # characters of another library's message
+WITH_TEXT = (  # the cure where a message has calls of tools alone
+    'write "content": "" beside tool_calls in place of null, or --set data.template=chat.jinja, one that takes null'
+)
 PADS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<unk>", "[UNK]")  # by preference
 
 
@@ -84,7 +87,11 @@ def _check_chat(tokenizer: Any, chat: list[dict[str, Any]], where: str, settings
     except Exception as error:  # of jinja2, or raised by the template itself
         why = " ".join(str(error).split())[:LONGEST]
         roles = ", ".join(turn["role"] for turn in chat)
-        raise HybridOptError(f"{where}: the chat template cannot write this chat ({roles}): {why}") from error
+        cure = "" if _with_text(tokenizer, chat, settings) is None else f"; {WITH_TEXT}"
+        raise HybridOptError(f"{where}: the chat template cannot write this chat ({roles}): {why}{cure}") from error
+    full = _with_text(tokenizer, chat, settings)
+    if full is not None and text.count("None") > full.count("None"):
+        raise HybridOptError(f"{where}: the chat template writes 'None' for a message without content; {WITH_TEXT}")
     if any(turn.get("tool_calls") for turn in chat) and text == _without_calls(tokenizer, chat, settings):
         raise HybridOptError(
             f"{where}: the chat template leaves out tool_calls; --set data.template=chat.jinja, one that writes them, "
@@ -95,9 +102,19 @@ def _check_chat(tokenizer: Any, chat: list[dict[str, Any]], where: str, settings
         raise HybridOptError(f"{where}: the chat template leaves out the last message, {last[:80]!r}")
 
 
+def _with_text(tokenizer: Any, chat: list[dict[str, Any]], settings: Mapping[str, Any]) -> str | None:
+    """Return a chat as it is written with "" for content that is null or missing; None where none is, or it cannot."""
+    turns = [turn | {"content": ""} if turn.get("content") is None else turn for turn in chat]
+    return None if turns == chat else _text(tokenizer, turns, settings)
+
+
 def _without_calls(tokenizer: Any, chat: list[dict[str, Any]], settings: Mapping[str, Any]) -> str | None:
     """Return a chat as it is written without calls of tools; None where it cannot be."""
     turns = [{name: value for name, value in turn.items() if name != "tool_calls"} for turn in chat]
+    return _text(tokenizer, turns, settings)
+
+
+def _text(tokenizer: Any, turns: list[dict[str, Any]], settings: Mapping[str, Any]) -> str | None:
     with suppress(Exception):  # as in `_check_chat`
         text: str = tokenizer.apply_chat_template(turns, tokenize=False, **settings)
         return text

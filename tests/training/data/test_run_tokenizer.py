@@ -144,6 +144,48 @@ def test_chats_of_the_evaluation_are_tried(model, tmp_path):
     assert text.startswith(f"{other}:1: the chat template cannot write")
 
 
+CALLS = [{"type": "function", "function": {"name": "f", "arguments": {}}}]
+
+
+@pytest.mark.parametrize("message", [{"content": None}, {}], ids=["null", "missing"])
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (
+            "'<' + m.content + '>'",
+            r"cannot write this chat \(user, assistant, assistant\): .*; write \"content\": \"\"",
+        ),
+        ("m.content | trim | upper | string if m.content is string else m.content.upper()", 'write "content": ""'),
+        ("m.content or ''", None),
+    ],
+)
+def test_a_template_that_cannot_write_calls_alone_says_what_to_write_instead(written, says, message, plain, tmp_path):
+    tokenizer = tokenizer_for(plain, Data(), False)
+    tokenizer.chat_template = f"{{% for m in messages %}}{{{{ {written} }}}}{{{{ m.tool_calls or '' }}}}{{% endfor %}}"
+    chat = [ASK, {"role": "assistant", **message, "tool_calls": CALLS}, SAY]
+    made = examples(write_jsonl(tmp_path / "calls.jsonl", [{"messages": chat}]))
+    if says is None:
+        return check_chats(tokenizer, made)
+    with pytest.raises(HybridOptError, match=f"calls.jsonl:1: .*{says}"):
+        check_chats(tokenizer, made)
+
+
+class Plain:
+    """Writes chats as versions of transformers do that pass null on to templates."""
+
+    def apply_chat_template(self, chat, tokenize, **settings):
+        return " ".join(f"{turn.get('content')} {turn.get('tool_calls', '')}" for turn in chat)
+
+
+def test_a_template_that_writes_none_for_null_is_refused(tmp_path):
+    chats = [[ASK, {"role": "assistant", "content": content, "tool_calls": CALLS}, SAY] for content in ("None", None)]
+    paths = [write_jsonl(tmp_path / f"{n}.jsonl", [{"messages": chat}]) for n, chat in enumerate(chats)]
+    check_chats(Plain(), examples(paths[0]))  # it is what is said
+    says = "1.jsonl:1: .*writes 'None' for a message without content; write " + '"content": ""'
+    with pytest.raises(HybridOptError, match=says):
+        check_chats(Plain(), examples(paths[1]))
+
+
 WRITES = "{% for m in messages %}{{ m.content or '' }}{{ m.tool_calls or '' }}{% endfor %}"
 
 
@@ -154,8 +196,7 @@ WRITES = "{% for m in messages %}{{ m.content or '' }}{{ m.tool_calls or '' }}{%
 def test_a_template_that_leaves_out_calls_of_tools_is_refused(template, dropped, content, plain, tmp_path):
     (tmp_path / "chat.jinja").write_text(template)
     tokenizer = tokenizer_for(plain, Data(template=str(tmp_path / "chat.jinja")), True)
-    calls = [{"type": "function", "function": {"name": "f", "arguments": {}}}]
-    turn = {"role": "assistant", "content": content, "tool_calls": calls}
+    turn = {"role": "assistant", "content": content, "tool_calls": CALLS}
     path = write_jsonl(tmp_path / "a.jsonl", [{"messages": [ASK, turn]}])
     if dropped:
         assert said(check_chats, tokenizer, examples(path)).startswith(
