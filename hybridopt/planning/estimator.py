@@ -11,6 +11,7 @@ from ..core.host import Host
 from ..model.activations.kept_inputs import KeptInputs
 from ..model.activations.linear import put_, trained_layers
 from ..model.activations.refusals import check_layers
+from ..model.adapters import library_of
 from ..model.losses.chunked import chunked_loss
 from ..model.losses.linear_cross_entropy import only_tiles_that_differ
 from ..model.roles import Param, clean, params
@@ -90,6 +91,12 @@ class Estimator:
         """Return a learning rate to start a way to train from, and where it comes from, in words."""
         found = self._known(request).params
         return start_rate(request.ready, use_of(found), width_of(found))
+
+    def useless_rank(self, request: Request) -> str | None:
+        """Return a sentence on adapters of a higher rank than their layers can use; None without such."""
+        model = self._known(request).model
+        library = library_of(model)
+        return None if library is None else library.useless_rank(model)
 
     def rate(self, request: Request, known: tuple[float, int] | None = None) -> tuple[float, str]:
         """Return a learning rate for a way to train and its batch, and where it comes from, in words.

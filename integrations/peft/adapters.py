@@ -21,6 +21,7 @@ from . import (
     lora,
     merging,
     onto_shards,
+    ranks,
     rehearsal,
     saved,
     scaling,
@@ -50,6 +51,7 @@ class PeftAdapters(Adapters):
     changes_base = staticmethod(starts.changes_base)
     absent = staticmethod(targets.absent)
     absent_kept = staticmethod(kept.absent_kept)
+    useless_rank = staticmethod(ranks.useless_rank)
     check = staticmethod(dry_run.check)
     preview = staticmethod(dry_run.preview)
     check_attached = staticmethod(attached.check_attached)

@@ -13,6 +13,7 @@ from hybridopt.model.quantization.owners import is_frozen, owner
 from hybridopt.model.quantization.scheme_names import usual
 
 from .kept import check_kept
+from .ranks import useless_rank
 from .rehearsal import cast_, check_distinct, check_kind, rehearsed
 from .targets import absent, check_targets
 from .trial import check_computes
@@ -49,6 +50,8 @@ def check(
     _check_dora(model, config, scheme)
     trial = rehearsed(model, config, adapter)
     check_distinct(trial)
+    if said := useless_rank(trial):
+        warnings.warn(said, HybridOptWarning, stacklevel=2)
     parameters = trial.base_model.targeted_parameter_names
     check_computes(model, trial, adapter, scheme, dtype)
     is_quantized = scheme is not None or any(map(is_frozen, model.parameters()))

@@ -59,6 +59,7 @@ def show_one(
         as_json: print one JSON object in place of tables.
     """
     from rich.console import Console
+    from rich.text import Text
 
     from ...planning import Estimator, Request, table
 
@@ -66,6 +67,8 @@ def show_one(
     request = estimator.settled(Request(**settings), room, beside.host)
     estimate = estimator.estimate(request)
     lr, why = estimator.rate(request, rate)
+    if said := estimator.useless_rank(request):
+        Console(stderr=True).print(Text(f"lora: {said}"), soft_wrap=True)
     if as_json:
         told = {"lr": lr, "lr_source": why, "model_source": model.source}
         print(json.dumps(told | estimate.as_dict(room, *beside)))

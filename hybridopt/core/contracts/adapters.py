@@ -93,6 +93,13 @@ class Adapters(AdapterFolders, Protocol):
         """
 
     @abstractmethod
+    def useless_rank(self, adapted: nn.Module) -> str | None:
+        """Return a sentence on adapters of more rank than their layers can use; None where next to nothing is lost.
+
+        adapted: a model with adapters of this library, on the meta device or not.
+        """
+
+    @abstractmethod
     def preview(
         self, model: nn.Module, config: Any, adapter: str = "default", dtype: torch.dtype | None = None
     ) -> nn.Module:

@@ -171,20 +171,29 @@ def _children(section: Branch, node: Node) -> dict[str, Node]:
 
 
 def _section(section: Branch, node: Node) -> Any:
-    if section.optional and plain(node) in (None, False):
+    alone = plain(node)
+    if section.optional and (alone is None or alone is False):  # 0 is a value, which the chief key may refuse
         return None
     children = _children(section, node)
     for name, child in children.items():
         if name not in section.members:
             raise _unknown(section, name, child)
-    found = {name: _value(section.members[name], child) for name, child in children.items()}
+    words = (NULL,) if section.optional and not isinstance(node.value, dict) else ()
+    found = {name: _value(section.members[name], child, words) for name, child in children.items()}
     for name, member in section.members.items():
         if name not in found and member.default is MISSING:
             raise HybridOptError(f"{node.place}: {member.name} is missing: {member.meaning}")
     return section.cls(**found)
 
 
-def _value(member: Key | Branch, node: Node) -> Any:
+def _value(member: Key | Branch, node: Node, instead: Sequence[str] = ()) -> Any:
+    """Return the value of a key or a section.
+
+    Args:
+        member: the key or section.
+        node: what was given for it.
+        instead: words that the section around it takes in its place.
+    """
     if isinstance(member, Branch):
         return _section(member, node)
     if NULL in member.words and plain(node) is None:
@@ -194,7 +203,8 @@ def _value(member: Key | Branch, node: Node) -> Any:
     try:
         return member.kind.read(member.name, node)
     except HybridOptError as error:
-        besides = f"; or {' or '.join(member.words)}" if member.words else ""
+        words = [*member.words, *instead]
+        besides = f"; or {' or '.join(words)}" if words else ""
         raise HybridOptError(f"{node.place}: {error}{besides}") from None
 
 

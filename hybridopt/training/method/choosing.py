@@ -200,6 +200,8 @@ def _notes(planner: Planner, request: Request) -> list[str]:
             f"train.clip={train.clip:g} is by the norm of the step before, as release={request.release} frees "
             "gradients within the backward pass"
         )
+    if said := planner.estimator.useless_rank(request):
+        found.append(f"method.lora: {said}")
     if request.placement is not None and request.placement.base == "host":
         found.append("method.placement: layers rest in the host's memory, and every pass copies them over the bus")
     elif request.placement is not None:

@@ -45,6 +45,11 @@ BASE = "model: org/name\ndata: rows.jsonl\n"
         ("output: {push: auto/x/y}", "push='auto/x/y' is not allowed"),
         ("task_options: [1]", "task_options=.* give a mapping of options"),
         ("method: {lora: x}", r"method\.lora\.r='x' is not allowed"),
+        ("method: {lora: 0}", r"method\.lora\.r=0 is not allowed; give a whole number from 1 to 65536; or null"),
+        ("method: {lora: 0.0}", r"method\.lora\.r=0.0 is not allowed"),
+        ("method: {lora: -4}", r"method\.lora\.r=-4 is not allowed; .*; or null"),
+        ("method: {lora: {r: 0}}", r"method\.lora\.r=0 is not allowed; give a whole number from 1 to 65536$"),
+        ("method: {placement: 0}", r"method\.placement\.base='0' is not known; .*; or null"),
         ("method: {lora: {targets: []}}", "targets=.* give at least one"),
         ("output: {folder: ''}", "output.folder='' is not allowed; give a text"),
         # ranges

@@ -182,6 +182,10 @@ def test_positions_are_known_under_every_name_and_without_rows_for_padding():
     assert positions_of(LlamaConfig(**size, max_position_embeddings=48)) == 48
 
 
+def test_a_rank_that_no_layer_can_use_is_told(workshop):
+    assert "method.lora: LoRA of rank 1000 is above" in told(prepare(workshop.run("method.lora=1000")))
+
+
 def test_a_prompt_and_its_answer_fit_into_the_model(workshop):
     options = "task_options={reward: 'support.rewards:capitals', max_completion_length: 250}"
     with pytest.raises(HybridOptError, match="has 19 tokens, and 250 are added to it: more than the model's 256"):
