@@ -1,10 +1,9 @@
 """Layers that come to rest one by one while a model is filled, so that it is never whole where it does not rest."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...core.contracts import PlacedUnit
 from ..placement.placement import Placement
@@ -12,7 +11,7 @@ from ..placement.placing import Placing
 from ..placement.rows import aside
 from ..placement.units import pieces
 from ..quantization.layers import is_named
-from .matching import Match
+from .filling import Filling
 from .offload_files import Keeping
 from .usable_files import InFiles
 from .weight_files import Stored, read
@@ -24,13 +23,9 @@ class RestingLayers:
     """Lets every layer rest as soon as the last of its values is in its place.
 
     Args:
-        model: on the meta device, to be filled.
-        found: what it is made of.
-        dtypes: of its tensors once they are filled in, by name.
+        filling: the model, and what it is filled with.
         placement: where the layers rest; "host" or "disk".
-        device: that computes.
         resting: its layers.
-        layers: names of the weights that are quantized.
         in_files: which weights can be used where they lie.
         keeping: what keeps the others, where they rest on disk.
 
@@ -40,25 +35,21 @@ class RestingLayers:
 
     def __init__(
         self,
-        model: nn.Module,
-        found: Match,
-        dtypes: Mapping[str, torch.dtype],
+        filling: Filling,
         placement: Placement,
-        device: torch.device,
         resting: Collection[PlacedUnit],
-        layers: Collection[str],
         in_files: InFiles,
         keeping: Keeping | None = None,
     ):
-        self._model, self._device, self._dtypes, self._quantized = model, device, dtypes, set(layers)
+        self._filling, self._quantized = filling, set(filling.layers)
         self._in_files, self._keeping = in_files, keeping
         if placement.base == "disk" and keeping is None:
             in_files.check()
-        self._placing = Placing(model, placement, device)
+        self._placing = Placing(filling.model, placement, filling.device)
         self._in_place = placement.base == "disk"  # what a file holds as it is used stays there
-        self._table = aside(model, device)
+        self._table = aside(filling.model, filling.device)
         self._names = {piece.name for unit in resting for piece in unit.pieces}
-        self._left = _by_unit(resting, (name for each in found.made.values() for name in each))
+        self._left = _by_unit(resting, (name for each in filling.found.made.values() for name in each))
         self._of = {name: unit for unit, names in self._left.items() for name in names}
         self.there: set[str] = set()  # names of tensors that have their values before any is read
 
@@ -92,12 +83,12 @@ class RestingLayers:
             value: in the dtype in which it is stored.
             copied: does it lie in a file?
         """
-        dtype = self._dtypes[name]
+        dtype, device = self._filling.dtypes[name], self._filling.device
         if name == self._table:
             return value.to("cpu", dtype, copy=copied and not self._in_place)
         if name not in self._names:
-            return value.to(self._device, dtype, copy=copied)
-        return value.to(self._device if is_named(name, self._quantized) else "cpu", dtype)
+            return value.to(device, dtype, copy=copied)
+        return value.to(device if is_named(name, self._quantized) else "cpu", dtype)
 
     def filled(self, name: str) -> None:
         """Note that a value is in its place; let its layer rest if it was the last one."""
@@ -106,8 +97,8 @@ class RestingLayers:
             return
         self._left[unit].discard(name)
         if not self._left[unit]:
-            unit.module = self._model.get_submodule(unit.name)
-            unit.pieces = pieces(self._model, unit)
+            unit.module = self._filling.model.get_submodule(unit.name)
+            unit.pieces = pieces(self._filling.model, unit)
             if self._keeping is not None:
                 self._keeping.keep(unit)
                 for piece in unit.pieces:

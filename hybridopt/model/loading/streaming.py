@@ -25,6 +25,7 @@ from ..quantization.targets import chosen, warn_of_read
 from ..roles import head_modules
 from ..unquantized import unquantized
 from .building import build, check_folder, kept_in_fp32, read_model_config
+from .filling import Filling
 from .generation import read_generation
 from .matching import match, shared_names
 from .materializing import InputGradients, fill, finish
@@ -130,7 +131,7 @@ def filled(folder: Path, config: Any, entries: dict[str, Stored], how: How, new:
         stack.enter_context(enough_memory(f"load: {folder} onto {str(target)!r}", CURE))
         resting = None
         if how.placement is not None:
-            resting = _resting(folder, model, found, dtypes, scheme, layers, how, target)
+            resting = _resting(folder, Filling(model, found, dtypes, scheme, layers, target), how, how.placement)
         if resting is None:
             values = found.tensors(lambda name, value, copied: value.to(target, dtypes[name], copy=copied))
             fill(model, values, scheme, layers)
@@ -146,23 +147,32 @@ def filled(folder: Path, config: Any, entries: dict[str, Stored], how: How, new:
     return model
 
 
-def _resting(folder, model, found, dtypes, scheme, layers, how, target) -> RestingLayers | None:
-    """Return what lets the layers of a model rest while it is filled; None if all of it fits on the device."""
-    every, cache = units(model), how.placement.cache
-    sizes = tensor_bytes(model, dtypes, scheme, layers)
+def _resting(folder: Path, filling: Filling, how: How, wanted: Placement) -> RestingLayers | None:
+    """Return what lets the layers of a model rest while it is filled; None if all of it fits on the device.
+
+    Args:
+        folder: of the model.
+        filling: the model, and what it is filled with.
+        how: it is loaded.
+        wanted: its placement, as asked for.
+    """
+    model, scheme, layers, device, cache = filling.model, filling.scheme, filling.layers, filling.device, wanted.cache
+    every = units(model)
+    sizes = tensor_bytes(model, filling.dtypes, scheme, layers)
     names = [piece.name for unit in every for piece in unit.pieces]
-    in_files = InFiles(found, names, dtypes, layers, exact=cache is not None and target.type == "cpu")
-    weights = weights_of(every, sizes, cache is not None or not in_files.why_not, aside(model, target))
-    placement = settled(how.placement, weights, target, how.memory, how.host_memory)
+    exact = cache is not None and device.type == "cpu"
+    in_files = InFiles(filling.found, names, filling.dtypes, layers, exact)
+    weights = weights_of(every, sizes, cache is not None or not in_files.why_not, aside(model, device))
+    placement = settled(wanted, weights, device, how.memory, how.host_memory)
     if placement.base == "device":
         return None
     resting, keeping = units(model, placement.resident), None
     if placement.base == "disk" and cache is not None:
         odd = {u: {x.name: sizes[x.name] for x in u.pieces if x.name in in_files.why_not} for u in resting}
-        stored = [entry for each in found.sources.values() for entry, _ in each]
-        files = UnitFiles(_cache(cache, folder), key_of(folder, stored, model, scheme, layers, target.type))
-        keeping = Keeping(files, model, scheme, layers, {u: names for u, names in odd.items() if names}, target)
-    return RestingLayers(model, found, dtypes, placement, target, resting, layers, in_files, keeping)
+        stored = [entry for each in filling.found.sources.values() for entry, _ in each]
+        files = UnitFiles(_cache(cache, folder), key_of(folder, stored, model, scheme, layers, device.type))
+        keeping = Keeping(files, model, scheme, layers, {u: names for u, names in odd.items() if names}, device)
+    return RestingLayers(filling, placement, resting, in_files, keeping)
 
 
 def _cache(path: Any, folder: Path) -> Path:
