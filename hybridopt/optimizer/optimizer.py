@@ -127,7 +127,7 @@ class HybridOptimizer(GradientMethods, LossMethods, Persistent):
         self._release.check(self._parameters.params())
         self._backward.hook()
         self._membership.settle()
-        if not self._tags.plans():
+        if not self._tags.plan:
             self._tree.leave(self._membership.held())
         self._replicas.expect(self._tree.module, self._parameters.params())
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -14,7 +13,9 @@ from ...policy.output_layers import state_free, unknown
 from ...policy.plan import Entry, Plan
 from ...policy.routes import Ready, pack_treatment
 from ...policy.treatment import Treatment
-from .declared_roles import Known, members
+from .declared_roles import Known
+from .given_names import GivenNames
+from .given_plan import GivenPlan
 from .hyperparameters import check_options
 from .sections import joined, sections
 
@@ -37,18 +38,15 @@ class Tags:
         self.policy, self.seed, self.trainable = policy, seed, trainable
         self.roles = {n: r.role if isinstance(r, Param) else r for n, r in known.items()}
         self._partitions = {n: r.partition for n, r in known.items() if isinstance(r, Param)}
-        self._planned = {n: r for n, r in roles.items() if isinstance(r, Entry)}
+        self.plan, self._names = GivenPlan({n: r for n, r in roles.items() if isinstance(r, Entry)}), GivenNames()
         for name, role in self.roles.items():
             check_choice("HybridOptimizer", f"role of {name!r}", role, ROLES)
         self._treatments: dict[str, Treatment] = {}
         self.keeps_groups = False  # does a group that is given stay one, or is it divided by treatment?
-        self._contained = False
         self._tree: dict[int, str] = {}
         self._guessed: list[Entry] = []  # until the optimizer is made
         self.owners: dict[str, int] = {}  # ranks that update whole sharded parameters, for the life of the run
         self.order: dict[str, int] = {}  # places of names in the model, where groups do not tell; see `ordered`
-        self._named: bool | None = None
-        self._count = 0
 
     def treatment(self, group: dict) -> Treatment:
         """Return how the parameters of a group of one treatment, or of a section, are trained."""
@@ -70,34 +68,15 @@ class Tags:
         self._tree = dict(tree)
         given = list(given)
         self.keeps_groups = bool(given) and isinstance(given[0], dict)
-        pairs = [pair for one in given for pair in (members(one) if isinstance(one, dict) else (one,))]
-        names = [pair[0] for pair in pairs if isinstance(pair, tuple) and pair and isinstance(pair[0], str)]
-        self._contained = uncontained(names) != names
-
-    def _name(self, name: str) -> str:
-        return uncontained([clean(name)])[0] if self._contained else clean(name)
-
-    def plans(self) -> bool:
-        """Return whether a plan of the whole model was given, as `wrap` does."""
-        return bool(self._planned)
-
-    def frozen(self, name: str) -> bool:
-        """Return whether the plan freezes a parameter that its owner has not frozen."""
-        entry = self._planned.get(name)
-        return entry is not None and entry.treatment is None and entry.param.trainable
-
-    def rests(self, name: str) -> bool:
-        """Return whether a parameter was left out of the plan, as its owner had set requires_grad to False."""
-        return name in self._planned and not self._planned[name].param.trainable
+        self._names.begin(given)
 
     def unfrozen(self, found: Mapping[str, Tensor]) -> dict[str, str]:
         """Return how what was frozen when the plan was made is trained now, as groups say it, by name.
 
         found: parameters; what the plan does not know, freezes itself, or knows as something else is left out.
         """
-        entries = [self._planned[n] for n in found if self.rests(n)]
-        params = [replace(e.param, trainable=True) for e in entries]
-        alike = [p for p in params if _alike(p, self._param(p.name, found[p.name], p.role))]
+        live = {n: self._param(n, found[n], role) for n, role in self.plan.roles_of(found).items()}
+        alike = self.plan.unfrozen(live)
         return {n: self._label(t) for n, t in Plan.of(alike, self.policy, self.seed).trained.items()}
 
     def ordered(self, groups: Iterable[tuple[dict, Treatment]]) -> list[tuple[dict, Treatment]]:
@@ -115,20 +94,7 @@ class Tags:
         if not isinstance(group, dict) or isinstance(group.get("params"), set | dict | None):
             return group  # torch says what is wrong
         check_options(group, self.policy.options())
-        params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-        if not params:
-            return {**group, "params": [], "param_names": []}
-        unnamed = all(isinstance(p, Tensor) for p in params)
-        if self._named and unnamed:
-            return {**group, "params": params}  # torch refuses the mixture
-        if self._named is False and not unnamed:
-            raise ValueError(
-                "all optimizer param groups should be with/without names. cannot add param group with names to the "
-                "optimizer without names"
-            )
-        self._named = not unnamed
-        start, self._count = self._count, self._count + len(params)
-        return {**group, "params": [(f"param_{start + i}", p) for i, p in enumerate(params)] if unnamed else params}
+        return self._names.name(group)
 
     def as_groups(self, group: dict, parts: list[dict], others: list[dict], own_decay: bool) -> list[dict]:
         """Return the param groups that a user's group becomes.
@@ -143,7 +109,7 @@ class Tags:
         if not self.keeps_groups:
             return [part | numbers for part in parts]
         numbers |= {"step": _clock(others), "seed": self.seed, "own_weight_decay": own_decay}
-        names = [self._name(name) for name in group["param_names"]]
+        names = [self._names.in_model(name) for name in group["param_names"]]
         return [joined(group | {"param_names": names}, parts, numbers)]
 
     def divide(self, group: dict, others: Iterable[dict], own_decay: bool) -> list[dict]:
@@ -158,7 +124,7 @@ class Tags:
             HybridOptError: for a name that is given twice, and for what the policy cannot train.
         """
         others = list(others)
-        found = {self._name(n): p for n, p in zip(group["param_names"], group["params"], strict=True)}
+        found = {self._names.in_model(n): p for n, p in zip(group["param_names"], group["params"], strict=True)}
         taken = [n for g in others for n in g["param_names"] if n in found]
         if taken or len(found) < len(group["params"]):
             raise HybridOptError(f"parameter names must differ; {(taken or group['param_names'])[:3]} are given twice")
@@ -186,14 +152,14 @@ class Tags:
         decays: is there any weight decay?
         """
         guessed, self._guessed, tree, self._tree = self._guessed, [], self._tree, {}
-        if self._named is False and not tree:
+        if self._names.unnamed and not tree:
             return unknown(self.policy, [entry.param for entry in guessed], decays)
         return state_free(guessed) or unused(self.policy, guessed)
 
     def _trained(self, params):
         """Return treatments by parameter name: as a plan has resolved them already, or by the policy."""
-        planned = [self._planned[p.name] for p in params if p.name in self._planned]
-        if len(planned) == len(params) and all(map(_alike, (e.param for e in planned), params)):
+        planned = self.plan.of(params)
+        if planned is not None:
             return Plan(tuple(planned), self.seed).trained
         plan = Plan.of(params, self.policy, self.seed)
         self._guessed += plan.entries
@@ -230,16 +196,6 @@ def trainable_of(roles: Mapping[str, Known]) -> frozenset[str]:
 
 def _without_treatments(roles: Mapping[str, Known]) -> dict[str, str | Param]:
     return {n: r.param if isinstance(r, Entry) else r for n, r in roles.items()}
-
-
-def _alike(planned: Param, live: Param) -> bool:
-    """Is the live parameter what was planned, but for what only the module tree tells?"""
-    return (planned.role, planned.shape, planned.dtype, planned.codes) == (
-        live.role,
-        live.shape,
-        live.dtype,
-        live.codes,
-    )
 
 
 def named(group: dict) -> Iterable[tuple[str, Tensor]]:

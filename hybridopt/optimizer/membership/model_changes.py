@@ -131,7 +131,7 @@ def say_untrained(names: Sequence[str], tags: Tags, told: set[str]) -> None:
     new = [n for n in names if n not in told]
     if not new:
         return
-    wrapped, barred = tags.plans(), tags.frozen(new[0])
+    wrapped, barred = bool(tags.plan), tags.plan.freezes(new[0])
     why = "the policy freezes them" if barred else "they were added, or unfrozen, after it was made"
     cure = "train them by another policy" if barred else "give them to its add_param_group(...)"
     if wrapped and not barred:

@@ -69,7 +69,7 @@ class Persistent(torch.optim.Optimizer):
         if isinstance(groups, list):
             saved = self._loaded_in_place.filled(saved | {"param_groups": regrouped(groups, windows.sections)})
         finite = self.nonfinite != "ignore"
-        matched = matching.match(windows.sections, windows, saved, found, finite, self._tags.rests)
+        matched = matching.match(windows.sections, windows, saved, found, finite, self._tags.plan.leaves_out)
         return matched | {"param_groups": rejoined(self.param_groups, matched["param_groups"])}
 
     def state_dict(self) -> dict:
