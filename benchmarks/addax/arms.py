@@ -1,11 +1,10 @@
 """The rows of the Addax table: what each arm takes gradients and probes from, and where its search starts."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig
-from torch import nn
 
 import hybridopt
 
@@ -40,7 +39,7 @@ class Arm:
     like: str | None = None
     longer: int = 1
 
-    def optimizer(self, model: nn.Module, lr: float, alpha: float | None, seed: int) -> torch.optim.Optimizer:
+    def optimizer(self, model: Any, lr: float, alpha: float | None, seed: int) -> torch.optim.Optimizer:
         """Wrap the model and return its optimizer.
 
         Args:
@@ -51,11 +50,11 @@ class Arm:
         """
         if self.checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        mixture = {} if alpha is None else {"alpha": alpha}
+        mixture: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
         options = {key: value for key, value in self.options.items() if key != "rank"}
         if rank := self.options.get("rank"):
             options["peft_config"] = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-        wrapped = hybridopt.wrap(model, seed=seed, **options, **mixture)
+        wrapped: Any = hybridopt.wrap(model, seed=seed, **options, **mixture)
         return wrapped.hybrid.optimizer(lr=lr, nonfinite="skip", release=self.release)
 
 

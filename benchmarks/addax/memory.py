@@ -47,7 +47,12 @@ def memory_of(arm: Arm, setting: Setting, budget: Budget, task: Task) -> dict[st
 def saved_bytes(model: nn.Module, loss_of: Callable[[], Tensor]) -> int:
     """Return the bytes that a forward pass keeps for the backward pass, weights not counted, each storage once."""
     known = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss_of()
     return bytes_of(tensor for tensor in kept if tensor.untyped_storage().data_ptr() not in known)

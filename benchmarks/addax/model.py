@@ -46,13 +46,13 @@ def network(recipe: Recipe) -> LlamaForCausalLM:
     )
 
 
-def answer_logits(model: nn.Module, batch: Examples) -> Tensor:
+def answer_logits(model: LlamaForCausalLM, batch: Examples) -> Tensor:
     """Return logits [count, 2] of the two answers after the last token of each example."""
     hidden = model.model(input_ids=batch.ids).last_hidden_state
     last = hidden[torch.arange(len(batch)), batch.lengths - 1]
     return model.lm_head(last).gather(1, batch.answers)
 
 
-def answer_loss(model: nn.Module, batch: Examples) -> Tensor:
+def answer_loss(model: LlamaForCausalLM, batch: Examples) -> Tensor:
     """Return the cross-entropy between the two answers, in fp32."""
     return nn.functional.cross_entropy(answer_logits(model, batch).float(), batch.labels)

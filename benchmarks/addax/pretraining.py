@@ -1,6 +1,7 @@
 """How the model came to be: real text, then labelled reviews under other questions than the task's."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 
 import torch
@@ -72,7 +73,12 @@ def language_losses(model: nn.Module, windows: Tensor, size: int) -> Losses:
     while True:
         for rows in torch.randperm(len(windows), generator=generator)[: len(windows) // size * size].split(size):
             ids = windows[rows].long()
-            yield lambda ids=ids: model(input_ids=ids, labels=ids).loss
+            yield partial(_language_loss, model, ids)
+
+
+def _language_loss(model: nn.Module, ids: Tensor) -> Tensor:
+    loss: Tensor = model(input_ids=ids, labels=ids).loss
+    return loss
 
 
 def warm_losses(model: nn.Module, tokenizer, reviews: list[Review], recipe: Recipe) -> Losses:
@@ -99,7 +105,7 @@ def losses_in_turn(model: nn.Module, asked: list[Examples], size: int) -> Losses
     kinds = [examples.batches(size, seed) for seed, examples in enumerate(asked)]
     while True:
         for batches in kinds:
-            yield lambda batch=next(batches): answer_loss(model, batch)
+            yield partial(answer_loss, model, next(batches))
 
 
 def windows(tokenizer, texts: list[str], sequence: int) -> Tensor:

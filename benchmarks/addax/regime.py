@@ -30,9 +30,10 @@ class Line:
 
     def found(self, rows: dict[str, dict]) -> Found:
         """Return what was measured, and whether it holds; None while an arm, or a seed of it, is missing."""
-        both = [rows.get(f"buried-{name}") for name in (self.first, self.second)]
-        lacking = [name for name, row in zip((self.first, self.second), both, strict=True) if row is None]
-        return (f"not run yet: {', '.join(lacking)}", None) if lacking else self.decide(*both)
+        lacking = [name for name in (self.first, self.second) if rows.get(f"buried-{name}") is None]
+        if lacking:
+            return f"not run yet: {', '.join(lacking)}", None
+        return self.decide(rows[f"buried-{self.first}"], rows[f"buried-{self.second}"])
 
 
 def ahead(row: dict, base: dict) -> Found:

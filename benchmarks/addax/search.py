@@ -34,7 +34,7 @@ def tried(runs: Runs) -> Tried:
 
 def choice(found: Tried) -> Setting:
     """Return the setting that did best; the first of equals."""
-    return max(found, key=found.get)
+    return max(found, key=lambda setting: found[setting])
 
 
 def next_settings(arm: Arm, found: Tried, tries: int) -> list[Setting]:
@@ -55,7 +55,7 @@ def next_settings(arm: Arm, found: Tried, tries: int) -> list[Setting]:
         return []
     best = choice(found)
     rates = [setting.lr for setting in found]
-    alphas = [setting.alpha for setting in found if setting.lr == best.lr]
+    alphas = [setting.alpha for setting in found if setting.lr == best.lr and setting.alpha is not None]
     lr, alpha = beyond(rates, best.lr), best.alpha and beyond(alphas, best.alpha)
     if lr and lr not in rates:
         return [best._replace(lr=lr)]

@@ -38,10 +38,10 @@ def steps_of(arm: Arm, seed: int, budget: Budget, task: Task) -> Iterator[Batche
         task: whose training split.
     """
     first, zeroth = pools_of(arm, budget, task)
-    first = first and first.batches(arm.gradients, seed)
-    zeroth = zeroth and zeroth.batches(arm.probes, seed + 1000)
+    gradients = first.batches(arm.gradients, seed) if first else None
+    probes = zeroth.batches(arm.probes, seed + 1000) if zeroth else None
     for _ in range(budget.steps):
-        yield next(first) if first else None, next(zeroth) if zeroth else None
+        yield next(gradients) if gradients else None, next(probes) if probes else None
 
 
 def train_step(model: nn.Module, optimizer, first: Examples | None, zeroth: Examples | None) -> float:

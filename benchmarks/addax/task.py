@@ -61,12 +61,12 @@ def task_of(folder: Path, place: Path, recipe: Recipe, budget: Budget) -> Task:
     tokenizer = load_tokenizer(place)
     pools = {split: data.reviews(folder, split, recipe.fewest_words) for split in data.SST2}
     pools["train"] = pools["train"][recipe.warm_reviews :]
-    splits = []
+    splits = {}
     for split, pool in pools.items():
         half = getattr(budget, split) // 2
         long = long_ones(pool, half, budget, buried.passages(folder, split) if budget.after else [])
-        splits.append(mixed(tokenizer, data.balanced(pool, half), long, recipe, budget))
-    return Task(*splits, load(place, recipe))
+        splits[split] = mixed(tokenizer, data.balanced(pool, half), long, recipe, budget)
+    return Task(splits["train"], splits["validation"], splits["test"], load(place, recipe))
 
 
 def long_ones(pool: list[data.Review], count: int, budget: Budget, passages: list[str]) -> list[data.Review]:

@@ -4,7 +4,7 @@ import math
 from copy import deepcopy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..shared.timing import clock
 from .arms import Arm, Setting
@@ -53,7 +53,9 @@ class Best:
     """Looks at validation now and then, and keeps the weights that did best."""
 
     def __init__(self, model: nn.Module, task: Task):
-        self.model, self.task, self.curve, self.weights = model, task, [], {}
+        self.model, self.task = model, task
+        self.curve: list[dict] = []
+        self.weights: dict[str, Tensor] = {}
 
     def look(self, step: int, spent: float) -> None:
         """Evaluate after `step` steps, which took `spent` seconds of the processor."""

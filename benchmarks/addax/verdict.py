@@ -76,6 +76,7 @@ def speedups(row: dict, base: dict) -> list[float]:
     for seed in (seed for seed in row["curves"] if seed in base["curves"]):
         goal = max(point["accuracy"] for point in base["curves"][seed])
         own, theirs = (reached(curves[seed], goal) for curves in (row["curves"], base["curves"]))
+        assert theirs is not None  # its own best
         found.append(0.0 if own is None else theirs / own if own else 1.0)
     return found
 

@@ -20,14 +20,17 @@ def planned_length(name: str, size: str, card: int | None) -> int:
         card: bytes of the card's memory; None: no less than the budget.
 
     Raises:
-        HybridOptError: a prediction is missing.
+        HybridOptError: a prediction is missing, or the scenario has no budget.
     """
     if size != "70b":
         return 4 * SHORTEST
     scenario, known = SCENARIOS[name], {record["scenario"]: record["predicted"] for record in records_at().all()}
-    if not {name, scenario.after} <= known.keys():
+    after, budget = scenario.after, scenario.budget
+    if after is None or budget is None:
+        raise HybridOptError(f"{name!r} fills no card, so that it has no longest sequence")
+    if not {name, after} <= known.keys():
         raise HybridOptError(f"{name!r}: its length follows from predictions; make them with --simulate first")
-    low, high = known[scenario.after], known[name]
+    low, high = known[after], known[name]
     slope = (high["peak_bytes"] - low["peak_bytes"]) / (high["sequence"] - low["sequence"])
-    room = SAFE * (min(scenario.budget, card or scenario.budget) - CONTEXT)
+    room = SAFE * (min(budget, card or budget) - CONTEXT)
     return int(low["sequence"] + (room - low["peak_bytes"]) / slope)

@@ -1,5 +1,7 @@
 """A model of Llama-3-70B's shape with random weights, made on the device one by one and quantized at once."""
 
+from typing import Any
+
 import torch
 from peft import LoraConfig
 from torch import Tensor, nn
@@ -53,7 +55,7 @@ def build(size: str, scenario: Scenario, device: str) -> nn.Module:
     return model.train()
 
 
-def prepared(model: nn.Module, scenario: Scenario) -> nn.Module:
+def prepared(model: Any, scenario: Scenario) -> nn.Module:
     """Return the model with adapters, policy and checkpointing."""
     config = None if scenario.lora is None else LoraConfig(r=scenario.lora, target_modules="all-linear")
     model = hybridopt.wrap(model, scenario.policy, peft_config=config, **scenario.options)
@@ -87,7 +89,7 @@ class FromHost:
         return found.to(self.device)
 
     @staticmethod
-    def of(model: nn.Module) -> None:
+    def of(model: Any) -> None:
         """Attach them before all other hooks."""
         hooks, table = FromHost(), model.get_input_embeddings()
         table.weight.requires_grad_(False)

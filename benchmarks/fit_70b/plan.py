@@ -50,6 +50,7 @@ def longest(scenario: Scenario, size: str, device: str) -> dict:
         size: of the model.
         device: "cpu" or "cuda".
     """
+    assert scenario.budget is not None  # whoever asks has looked
     room = scenario.budget - CONTEXT
     last, found = (predict(scenario, size, device, sequence) for sequence in SHORT)
     while "failed" not in found | last and not 0.99 * room <= found["peak_bytes"] <= room:

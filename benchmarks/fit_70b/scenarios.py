@@ -37,8 +37,8 @@ class Scenario:
     zeroth: bool = False
 
 
-ZEROTH = {"checkpointing": False, "zeroth": True, "seconds": 70}
-FRUGAL = {"policy": "frugal", "release": "fused"}
+ZEROTH: dict[str, Any] = {"checkpointing": False, "zeroth": True, "seconds": 70}
+FRUGAL: dict[str, Any] = {"policy": "frugal", "release": "fused"}
 SCENARIOS = {
     "frugal": Scenario("(a) nf4, LoRA, FRUGAL, fused release", **FRUGAL),
     "longest": Scenario(

@@ -5,9 +5,10 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..shared.files import write
 from ..shared.peak import measured_step
@@ -20,7 +21,7 @@ LR = 1e-6
 class Training:
     """A wrapped model on its device, and the file for what is found out about it."""
 
-    model: nn.Module
+    model: Any  # of transformers, wrapped
     scenario: Scenario
     device: str
     found: dict

@@ -69,9 +69,7 @@ def inductor() -> Iterator[list[str]]:
             (GraphLowering, "_compile_to_module", keep),
         ):
             stack.enter_context(patch.object(where, name, value, create=True))
-        stack.enter_context(
-            config.patch(joint_graph_constant_folding=False, compile_threads=1, fx_graph_cache=False)  # type: ignore[attr-defined]
-        )
+        stack.enter_context(config.patch(joint_graph_constant_folding=False, compile_threads=1, fx_graph_cache=False))
         stack.enter_context(torch._functorch.config.patch(enable_autograd_cache=False))
         yield written
 

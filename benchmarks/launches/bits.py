@@ -50,7 +50,7 @@ def compared(options: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def _off(x: Tensor, wanted: Tensor) -> float:
-    step = 0.0 if wanted.dtype == torch.float32 else 1.0
+    step = torch.tensor(0.0 if wanted.dtype == torch.float32 else 1.0, dtype=torch.float64)
     if wanted.dtype.is_floating_point:
         step = step * torch.finfo(wanted.dtype).eps * wanted.abs().double()
     off = ((x.double() - wanted.double()).abs() - step).clamp(min=0).max()

@@ -5,7 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -13,12 +15,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-import hybridopt
-from hybridopt import integrations
-
 __all__ = ["Counts", "FakeCuda"]
 
-OURS = tuple(f"{Path(package.__file__).parent}/" for package in (hybridopt, integrations))
+OURS = tuple(f"{Path(str(import_module(name).__file__)).parent}/" for name in ("hybridopt", "hybridopt.integrations"))
 COPIES = ("aten::_to_copy", "aten::copy_")
 WAITS = ("aten::nonzero", "aten::_linalg_eigh", "aten::_linalg_svd")  # as torch says of the functions that call them
 VIEWS = {
@@ -96,7 +95,7 @@ class FakeCuda(FakeTensorMode):
 
         return call
 
-    def dispatch(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Carry out one operation without memory; count it."""
         name, kwargs = func._schema.name, kwargs or {}
         if name == "aten::_local_scalar_dense":
@@ -145,7 +144,7 @@ def _number(dtype: torch.dtype) -> bool | float | int:
 
 def _place() -> str:
     """Return file and line of the innermost frame of hybridopt, "" if there is none."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         ours = next((root for root in OURS if frame.f_code.co_filename.startswith(root)), None)
         if ours is not None:

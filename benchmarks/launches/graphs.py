@@ -5,6 +5,7 @@ import sys
 import warnings
 from contextlib import ExitStack
 from dataclasses import asdict
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -35,7 +36,11 @@ def made(row: Row) -> dict:
             patch.object(_triton_kernels, "installed", lambda planned: False)
         )  # inductor's own are wanted
         p = nn.Parameter(_weight(row))  # held by nobody else, or its update would wait for step()
-        told = {"policy": row.policy, "release": row.release, "nonfinite": "raise" if fused else "ignore"}
+        told: dict[str, Any] = {
+            "policy": row.policy,
+            "release": row.release,
+            "nonfinite": "raise" if fused else "ignore",
+        }
         optimizer = HybridOptimizer([(NAME, p)], lr=1e-3, **told, **row.options)
         p.grad = torch.empty(SHAPE, dtype=torch.bfloat16, device="cuda")
         optimizer.gradient_ready(NAME, p) if fused else optimizer.step()

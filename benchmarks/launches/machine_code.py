@@ -50,8 +50,8 @@ def kernels(code: str) -> list[Kernel]:
 def _kernel(name, text):
     from triton.compiler import ASTSource
 
-    signature = eval(re.search(r"triton_meta=\{'signature': (\{.*?\}), 'device'", text).group(1))  # inductor's own
-    heuristic = re.search(r"@triton_heuristics\.(\w+)\(", text).group(1)
+    signature = eval(_only(r"triton_meta=\{'signature': (\{.*?\}), 'device'", text))  # inductor's own
+    heuristic = _only(r"@triton_heuristics\.(\w+)\(", text)
     with tempfile.TemporaryDirectory() as folder:
         function = getattr(_module(_bare(text), Path(folder)), name)
         blocks = _blocks(heuristic, function.arg_names)
@@ -89,6 +89,14 @@ def printed(function: Any, given: Sequence[Any], constants: dict[str, int], opti
         types[name], fixed[(names.index(name),)] = "constexpr", x
     with tempfile.TemporaryDirectory() as folder:
         return _compiled(ASTSource(function, types, fixed, attributes), options, Path(folder))
+
+
+def _only(pattern: str, text: str) -> str:
+    """Return the group of a pattern that the source of every kernel holds."""
+    found = re.search(pattern, text)
+    if found is None:
+        raise ValueError(f"no {pattern} in the source of a kernel, as this version of inductor writes it")
+    return found.group(1)
 
 
 def _type(x: Any) -> str:

@@ -28,7 +28,7 @@ def scaled(row: str, tensors: int) -> dict[str, int]:
         tensors: how many are trained.
     """
     most = ROWS[row].most
-    found = {kind: most[kind] for kind in ("waits", "copies", "midway") if kind in most}
+    found: dict[str, int] = {kind: n for kind, n in most.items() if kind in ("waits", "copies", "midway")}
     if {"compiled", "launches"} <= most.keys():
         calls = most["compiled"] * MOST.get(row, 1)
         found["launches"] = ceil((calls + most["launches"]) * tensors / ALL) + ONCE

@@ -5,17 +5,26 @@ import json
 import resource
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import thread_time
+from typing import Any
 
 import torch
 
-from hybridopt.model.placement.placed import placed
+from hybridopt.model.placement.placed import Placed, placed
 
 from . import folder as files
 from .process import Watch, memory, private, read
 from .training import Arm, timed
+
+
+def placement_of(model: torch.nn.Module) -> Placed:
+    """Return the placement of a model that has one."""
+    found = placed(model)
+    assert found is not None
+    return found
 
 
 def settled(small: Path, arm: Arm) -> None:
@@ -50,7 +59,7 @@ def pairs(arm: Arm, small: Path, steps: int) -> dict:
         files.forget(arm.folder)
     model, step = arm.start()
     first = [resident(0), step(0)]
-    traffic, times = placed(model).traffic, []
+    traffic, times = placement_of(model).traffic, []
     before = asdict(traffic)
     same = first[0] == first[1]
     for number in range(1, steps + 1):
@@ -64,7 +73,7 @@ def pairs(arm: Arm, small: Path, steps: int) -> dict:
 def visits(arm: Arm, small: Path, steps: int) -> dict:
     """Return what it takes to find that a layer is there, with a slot for every layer."""
     model, step = arm.start()
-    found, spent = placed(model), []
+    found, spent = placement_of(model), []
     step(0)
 
     def watched(call):
@@ -110,7 +119,7 @@ def reads(arm: Arm, small: Path, steps: int) -> dict:
     model = arm.wrap(model)
     note("wrap")
     arm.stepper(model)(0)
-    placed(model).streamer.rest()
+    placement_of(model).streamer.rest()
     note("first step")
     with tempfile.TemporaryDirectory() as out:
         model.hybrid.save_pretrained(Path(out) / "out")
@@ -127,7 +136,7 @@ def limited(arm: Arm, small: Path, steps: int, room: int) -> dict:
         model, step = arm.start()
     except (RuntimeError, MemoryError, OSError) as error:
         return {"ended": "load", "error": _told(error, arm)}
-    traffic = placed(model).traffic if placed(model) else None
+    traffic = placement_of(model).traffic if placed(model) else None
     times, reads = [], [0]
     try:
         for number in range(steps):
@@ -145,7 +154,7 @@ def _told(error: Exception, arm: Arm) -> str:
     return f"{type(error).__name__}: {error}".replace(str(arm.folder), "MODEL")[:300]
 
 
-ARMS = {"peak": peak, "pairs": pairs, "visits": visits, "reads": reads, "limited": limited}
+ARMS: dict[str, Callable[..., dict]] = {each.__name__: each for each in (peak, pairs, visits, reads, limited)}
 
 
 def main(arguments: list[str]) -> None:
@@ -154,7 +163,7 @@ def main(arguments: list[str]) -> None:
     threads, small = options.pop("threads"), Path(options.pop("small"))
     torch.set_num_threads(threads)
     rest = {key: options.pop(key) for key in ("steps", "room") if key in options}
-    paths = {key: Path(options.pop(key)) for key in ("folder", "working") if options.get(key)}
+    paths: dict[str, Any] = {key: Path(options.pop(key)) for key in ("folder", "working") if options.get(key)}
     print(json.dumps(ARMS[name](Arm(**paths, **options), small, **rest)))
 
 

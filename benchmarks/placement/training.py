@@ -5,9 +5,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 import hybridopt
 
@@ -38,15 +38,14 @@ class Arm:
     cached: bool | None = False
     working: Path | None = None
 
-    def load(self) -> nn.Module:
+    def load(self) -> Any:
         """Return the model, not wrapped yet."""
         placement = None
         if self.slots is not None:
-            options = {"slots": self.slots, "keep_cached": self.cached, "cache": self.working}
-            placement = hybridopt.Placement("disk", **options)
+            placement = hybridopt.Placement("disk", slots=self.slots, keep_cached=self.cached, cache=self.working)
         return hybridopt.load(self.folder, device="cpu", placement=placement)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: Any) -> Any:
         """Return the model ready to train."""
         torch.manual_seed(0)
         if self.method == "mezo":
@@ -59,10 +58,10 @@ class Arm:
             model.train(), policy="adamw", peft_config=LoraConfig(r=RANK, target_modules="all-linear")
         )
 
-    def stepper(self, model: nn.Module) -> Callable[[int], float]:
+    def stepper(self, model: Any) -> Callable[[int], float]:
         """Return what takes the step of a number, and returns its loss."""
         lora = self.method == "lora"
-        options = {"release": "fused", "compile": False} if lora else {"compile": False}
+        options: dict[str, Any] = {"release": "fused", "compile": False} if lora else {"compile": False}
         optimizer = model.hybrid.optimizer(lr=LR[self.method], **options)
 
         def step(number: int) -> float:
@@ -78,7 +77,7 @@ class Arm:
 
         return step
 
-    def start(self) -> tuple[nn.Module, Callable[[int], float]]:
+    def start(self) -> tuple[Any, Callable[[int], float]]:
         """Return the wrapped model, and what takes its steps."""
         model = self.wrap(self.load())
         return model, self.stepper(model)

@@ -23,7 +23,7 @@ from .report import report, report_ranks
 def compare(estimator: Estimator, request: Request) -> dict:
     """Return planned and measured bytes, and their differences in percent."""
     planned = estimator.estimate(request)
-    found = measure(estimator.source, request, STEPS.get(request.policy, 2))
+    found = measure(estimator.source, request, STEPS.get(str(request.policy), 2))
     return {
         "planned": planned.peak_bytes,
         "ops": found.ops,

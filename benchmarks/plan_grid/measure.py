@@ -8,13 +8,15 @@ import contextlib
 import gc
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import transformers
 from peft import LoraConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 import hybridopt
+from hybridopt import HybridOptimizer
 from hybridopt.core.numerics import noise_tables, rounding
 from hybridopt.core.storages import storage_id
 from hybridopt.planning.request import DTYPES, Request
@@ -47,7 +49,8 @@ BERT = {
     "max_position_embeddings": 256,
     "architectures": ["BertForMaskedLM"],
 }
-SOURCES = {settings["model_type"]: Subject(settings["model_type"], settings) for settings in (LLAMA, GPT2, BERT)}
+SETTINGS: dict[str, dict[str, Any]] = {"llama": LLAMA, "gpt2": GPT2, "bert": BERT}
+SOURCES = {kind: Subject(kind, settings) for kind, settings in SETTINGS.items()}
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def measure(source: Subject, request: Request, steps: int = 2) -> Measured:
     return Measured(max(x.ops for x in found), max(x.allocated for x in found))
 
 
-def prepared(source: Subject, request: Request) -> tuple[nn.Module, torch.optim.Optimizer]:
+def prepared(source: Subject, request: Request) -> tuple[Any, HybridOptimizer]:
     """Return a model with random weights, wrapped as the request says, and its optimizer."""
     torch.manual_seed(0)
     config = source.config(cuda=False)
@@ -90,11 +93,11 @@ def prepared(source: Subject, request: Request) -> tuple[nn.Module, torch.optim.
         lora = {"peft_config": LoraConfig(r=request.lora, target_modules="all-linear")} if request.lora else {}
         how = {**lora, **request.options, "quantization": request.quantization}
         how["activations"] = request.activations
-        model = hybridopt.wrap(model, policy=request.policy, **how)
-    return model.train(), model.hybrid.optimizer(lr=1e-6, release=request.release)
+        wrapped: Any = hybridopt.wrap(model, policy=request.policy, **how)
+    return wrapped.train(), wrapped.hybrid.optimizer(lr=1e-6, release=request.release)
 
 
-def measured_step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Tensor, passes: int) -> Measured:
+def measured_step(model: Any, optimizer: HybridOptimizer, tokens: Tensor, passes: int) -> Measured:
     """Take one step and return what it took.
 
     Args:
@@ -110,7 +113,7 @@ def measured_step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Te
     return Measured(before + tracker.peak, before + peak.extra)
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Tensor, passes: int) -> None:
+def step(model: Any, optimizer: HybridOptimizer, tokens: Tensor, passes: int) -> None:
     """Take one step: probes, forward, backward and update, whichever the policy has.
 
     Args:
@@ -129,7 +132,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Tensor, pas
     optimizer.zero_grad()
 
 
-def there(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def there(model: Any, optimizer: HybridOptimizer) -> list[Tensor]:
     """Return what `kept` does, and what the process and the log of probes keep; looking it up makes tables."""
     drawn = {getattr(t.source, "kind", "gaussian") for t in model.hybrid.resolved().trained.values() if t.probed}
     log = optimizer._probing.log

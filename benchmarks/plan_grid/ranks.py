@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed, multiprocessing, nn
@@ -25,8 +26,8 @@ from .measure import SOURCES, prepared, there
 
 __all__ = ["RANK_CELLS", "measured_on_rank", "on_ranks", "wide"]
 
-SIZE = {"seq_len": 64, "batch": 2, "device": "cpu"}
-POLICIES = {  # updated where rows lie, in rounds, and by one rank for all
+SIZE: dict[str, Any] = {"seq_len": 64, "batch": 2, "device": "cpu"}
+POLICIES: dict[str, dict[str, Any]] = {  # updated where rows lie, in rounds, and by one rank for all
     "adamw": {"policy": "adamw"},
     "frugal": {"policy": "frugal", "options": {"density": 0.25}, "dtype": "fp32"},
     "adafactor": {"policy": "adafactor", "release": "fused"},
@@ -68,6 +69,7 @@ def measured_on_rank(source: Subject, request: Request, steps: int = 8) -> int:
 
     rounding._tables.clear()
     model, _ = prepared(source, request)
+    trained: Any = model
     ran: nn.Module = model
     if request.parallel == "fsdp":
         for layer in next(m for m in model.modules() if isinstance(m, nn.ModuleList)):
@@ -75,7 +77,7 @@ def measured_on_rank(source: Subject, request: Request, steps: int = 8) -> int:
         fully_shard(model)
     else:
         ran = DistributedDataParallel(model)
-    optimizer = model.hybrid.optimizer(lr=1e-6, release=request.release, compile=False)
+    optimizer = trained.hybrid.optimizer(lr=1e-6, release=request.release, compile=False)
     tokens = torch.randint(source.settings["vocab_size"], (request.batch, request.seq_len))
     buckets = 0 if ran is model else sum(p.nbytes for p in model.parameters() if p.requires_grad)
     found = []
@@ -108,8 +110,8 @@ def _rank(rank: int, ranks: int, cells: dict[str, tuple[str, Request]], folder: 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    told = {"init_method": f"file://{folder}/meet", "timeout": timedelta(seconds=PATIENCE)}
-    distributed.init_process_group("gloo", rank=rank, world_size=ranks, **told)
+    meet, patience = f"file://{folder}/meet", timedelta(seconds=PATIENCE)
+    distributed.init_process_group("gloo", meet, patience, rank=rank, world_size=ranks)
     found = {name: measured_on_rank(wide(width), request) for name, (width, request) in cells.items()}
     (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
     distributed.destroy_process_group()

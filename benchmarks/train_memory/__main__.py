@@ -61,7 +61,7 @@ def run(options: argparse.Namespace, records: Records, tell: Callable[[str], obj
         row = outcome(model, METHODS[name], options.sequence) if time.monotonic() < end else {"failed": "no time left"}
         about = {"settings": settings, "environment": environment(device=options.device)}
         records.put({"method": name, "label": METHODS[name].label} | row | about)
-        tell(f"{name}: {row.get('failed') or human(row['peak_bytes'])}")
+        tell(f"{name}: {row['failed'] if 'failed' in row else human(int(row['peak_bytes']))}")
         end_if_lost(row)
 
 
@@ -79,7 +79,7 @@ def plan(options: argparse.Namespace, records: Records, tell: Callable[[str], ob
         row = planned(METHODS[name], options.set, options.device, options.sequence)
         about = {"settings": settings, "environment": environment()}
         records.put({"method": name, "label": METHODS[name].label} | row | about)
-        tell(f"{name}, planned: {row.get('failed') or human(row['peak_bytes'])}")
+        tell(f"{name}, planned: {row['failed'] if 'failed' in row else human(int(row['peak_bytes']))}")
 
 
 def table(records: list[dict]) -> Table:

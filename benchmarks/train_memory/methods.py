@@ -1,6 +1,7 @@
 """The first-order methods whose memory is measured."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,7 +9,7 @@ from torch import nn
 import hybridopt
 from hybridopt import Policy
 from hybridopt.parts.splits.random import Random
-from hybridopt.policy.routes import read_policy
+from hybridopt.policy.routes import Ready, Route, read_policy
 
 LR = 1e-6
 
@@ -28,10 +29,10 @@ class Method:
         """Return the optimizer of a model that was just made or unwrapped."""
         if self.policy is None:
             return torch.optim.AdamW(model.parameters(), lr=LR, fused=True)
-        policy = read_policy(self.policy, self.options)
-        policy = random_basis(policy) if self.policy == "galore" else policy
-        hybridopt.wrap(model, policy=policy, activations=self.activations)
-        return model.hybrid.optimizer(lr=LR, release=self.release)
+        ready = read_policy(self.policy, self.options)
+        policy = random_basis(ready) if self.policy == "galore" else ready
+        wrapped: Any = hybridopt.wrap(model, policy=policy, activations=self.activations)
+        return wrapped.hybrid.optimizer(lr=LR, release=self.release)
 
 
 METHODS = {
@@ -54,7 +55,7 @@ METHODS = {
 }
 
 
-def random_basis(policy: Policy) -> Policy:
+def random_basis(policy: Ready[Route]) -> Policy:
     """Return GaLore's routes with a basis that costs no singular value decompositions; its bytes are the same."""
 
     def use(treatment):

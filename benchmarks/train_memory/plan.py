@@ -1,5 +1,7 @@
 """What the planner predicts for the methods, with fake tensors on the CPU."""
 
+from typing import Any
+
 from hybridopt.planning import Estimator, Request
 from hybridopt.planning.subject.source import subject_of
 
@@ -19,8 +21,9 @@ def planned(method: Method, size: str, device: str, sequence: int) -> dict:
     """
     if method.policy is None:
         return {"failed": "plans are of hybridopt's policies alone"}
-    step = {"seq_len": sequence, "checkpointing": method.checkpointing, "activations": method.activations}
-    request = Request(method.policy, method.options, release=method.release, device=device, **step)
+    how: dict[str, Any] = {"release": method.release, "checkpointing": method.checkpointing}
+    how |= {"activations": method.activations, "seq_len": sequence, "device": device}
+    request = Request(method.policy, method.options, **how)
     try:
         found = Estimator(subject_of(config_of(SETS[size]))).estimate(request)
     except Exception as error:  # of whatever kind: it is the result

@@ -160,5 +160,6 @@ class Backend(Protocol[TaskT]):
         return None
 
     def repeat(self, tasks: Sequence[TaskT]) -> RepeatedUpdate[TaskT]:
-        """Return what makes the updates of tasks of one kind again in later steps."""
-        raise NotImplementedError
+        """Return what makes the updates of tasks of one kind again in later steps; not asked where `kind` is None."""
+        name = type(self).__name__
+        raise NotImplementedError(f"{name} repeats no updates")
