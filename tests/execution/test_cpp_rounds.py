@@ -97,6 +97,37 @@ def test_a_stack_is_so_many_matrices(name, threads):
                 assert (got - plain).abs().max() <= Cpp().tolerance(one) * plain.abs().max(), key
 
 
+OVER_ROWS = [(64, 48), (2100, 511), (3, 1000), (130, 3), (2, 25, 48)]  # the second one is larger than one thread takes
+
+
+@pytest.mark.skipif(not builder.available(), reason="there is no compiler")
+@pytest.mark.parametrize("rule", [AdamMini(), CAME()], ids=["by rows", "in rounds"])
+def test_blocks_of_codes_go_on_in_the_next_row(rule, threads):
+    tasks = [task(rule, shape, codec=Int8(block=100, exact_below=0)) for shape in OVER_ROWS]
+    wanted, others = [copy(one) for one in tasks], [copy(one) for one in tasks]
+    assert all(map(Cpp().fits, tasks))
+    for some, count in ((tasks, 1), (others, 2)):
+        threads(count)
+        Cpp().run(some)
+    assert builder.available()
+    for one, two, other in zip(tasks, others, wanted, strict=True):
+        update(other.param, other.grad, other.raw, other.job, other.store, other.now())
+        for key in ("param", *one.raw):
+            got, again, plain = (x.param if key == "param" else x.raw[key] for x in (one, two, other))
+            assert got.equal(again), key
+            if not got.dtype.is_floating_point:  # rounded by the same bits
+                assert (got == plain).float().mean() > 0.999, key
+            else:
+                assert (got - plain).abs().max() <= Cpp().tolerance(one) * plain.abs().max(), key
+
+
+def test_a_stack_whose_blocks_go_on_in_the_next_matrix_goes_another_way():
+    """Every matrix is a task of its own."""
+    codec = Int8(block=64, exact_below=0)
+    assert Cpp().fits(task(CAME(), (3, 4, 48), codec=codec)) and not Cpp().fits(task(CAME(), (3, 5, 48), codec=codec))
+    assert Cpp().fits(task(CAME(), (1, 5, 48), codec=codec))
+
+
 @dataclass(frozen=True)
 class Shared(Adafactor):
     """A rule that keeps a number for a whole stack."""

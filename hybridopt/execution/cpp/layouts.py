@@ -37,7 +37,6 @@ STORES = {  # by store and dtype
     (Bf16Split, "bfloat16"): "bfloat16 split",
 }
 LONG = range(1 << 9, 1 << 14)  # columns that joined rows have: enough to work through, and not for one thread alone
-WIDEST = 1 << 15  # chosen columns with state in blocks, which are packed at once
 LARGEST_BLOCK = 4096  # elements of a block of state: decoded, a few of them stay in a core's caches
 
 
@@ -64,7 +63,7 @@ def layout_of(job: Job, store: Any, dtype: torch.dtype, grad: torch.dtype) -> La
     if not all(rule.idle or printable(rule) for rule in rules.values()):
         return None
     block = job.treatment.codec.block if LEVELS.keys() & {kind for _, kind in slots} else 0
-    if block and not _blocks_fit(job, part, block):
+    if block > LARGEST_BLOCK:
         return None
     return KernelLayout(part, rules.get("full"), rules.get("free"), kept, NAMES[grad], slots, block, rounded)
 
@@ -91,7 +90,7 @@ def _in_rounds(job: Job, weight: str | None, grad: str | None, rounded: tuple[st
     if any(kept.slot.shape != (*stack, *own[name].shape) for name, kept in job.kept.items()):
         return None
     block = job.treatment.codec.block if LEVELS.keys() & {kind for _, kind in slots} else 0
-    if block and (width % block or block > LARGEST_BLOCK):
+    if block > LARGEST_BLOCK or (block and prod(stack) > 1 and rows * width % block):
         return None
     one = 1 if rows == 1 else None
     made = (
@@ -138,12 +137,6 @@ def _part(job: Job) -> str | None:
     if type(job.part) is not Lines:
         return None
     return "columns" if job.part.columns else "rows"
-
-
-def _blocks_fit(job: Job, part: str, block: int) -> bool:
-    """Return whether blocks of state can be done piece by piece."""
-    width = 0 if part == "flat" or job.low is None else job.low[-1]
-    return width % block == 0 and width <= WIDEST and block <= LARGEST_BLOCK
 
 
 @lru_cache(maxsize=1024)

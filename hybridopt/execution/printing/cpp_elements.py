@@ -86,7 +86,7 @@ def look_lines(
     return out + ["return CHECKED ? seen.most() : 0;"] * checked
 
 
-def update_lines(update: Elements, told: Told, rate: str, result: str, after: Sequence[str]) -> list[str]:
+def update_lines(update: Elements, told: Told, rate: str, result: str, written: Sequence[FloatPiece]) -> list[str]:
     """Return the body of an `update` of the rows from `first` to `last`.
 
     Args:
@@ -94,7 +94,7 @@ def update_lines(update: Elements, told: Told, rate: str, result: str, after: Se
         told: what is read.
         rate: the number that the direction is multiplied with.
         result: what becomes of the new weight {x}.
-        after: lines that write a piece.
+        written: the pieces that are written.
     """
     scalar = [line for line in update.lines if line.kind in ("row", "one")]
     inner = [line for line in update.lines if line.kind in ("matrix", "col")]
@@ -106,9 +106,12 @@ def update_lines(update: Elements, told: Told, rate: str, result: str, after: Se
     new = result.format(x=f"p * decay - {literals(update.direction)} * {rate}")
     each.append(f"store(weight + i, {new}, some);")
     loop = ["in_lanes(n, [&](int i, auto some) ALWAYS {", *_deeper(each), "});"]
-    piece = [*PIECE, *told.of_piece(read), *loop]
-    body = [*told.of_row(read), *map(_assigned, scalar), COLUMNS, *_deeper([*piece, *after]), "}"]
-    return [*told.before(read), "for (i64 row = first; row < last; ++row) {", *_deeper(body), "}"]
+    piece = [*PIECE, *told.of_piece(read), *loop, *(line for one in written for line in one.after)]
+    body = [*told.of_row(read), *map(_assigned, scalar), COLUMNS, *_deeper(piece), "}"]
+    begin = [line for one in written for line in one.begin]
+    end = [line for one in written for line in one.end]
+    rows = ["for (i64 row = first; row < last; ++row) {", *_deeper(body), "}"]
+    return [*told.before(read), *begin, *rows, *end]
 
 
 def _pass(one: RowPass, told: Told, checked: bool) -> list[str]:

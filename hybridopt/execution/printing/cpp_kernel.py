@@ -128,7 +128,8 @@ class KernelLayout:
         return cpp_parts.flat_in_rows(made, self._span(axis, "at", "row"))
 
     def _rows(self) -> str:
-        return cpp_parts.rows(self._span("full", "own", "place", "low"), self._span("free", "at", "row"))
+        full = self._span("full", "own", "place", "low")
+        return cpp_parts.rows(full, self._span("free", "at", "row"), self._blocks())
 
     def _columns(self) -> str:
         bits = self._bits("row", "", "count", OWN_COLUMN)
@@ -136,7 +137,7 @@ class KernelLayout:
         weight, grad = cpp_structs.weight(self._kept, "at", mixed), cpp_structs.grad(self.grad, "at")
         full = self._span("full", "own", "row", packed=True)
         free = self._call("free", "n", f"with_chosen({weight}, low, mask, &next)", grad, ())
-        return cpp_parts.columns(weight, grad, full, free, whole=bool(self.block))
+        return cpp_parts.columns(weight, grad, full, free, self._blocks())
 
     # ---- lines
 
@@ -190,16 +191,50 @@ class KernelLayout:
         call = self._call(axis, n, weight, grad, state if axis == "full" else (), tuple(coded))
         if not coded:
             return [call]
+        if self.part != "flat":
+            return self._span_over_rows(own, all_, call)
         inner = [f"const int some = {all_} - done < BLOCK ? {all_} - done : BLOCK;"]
-        for name, kept in coded.items():
-            by = f"of_row(given.columns, ({own}{done}) / BLOCK + task.first, 0, some, {self._key(name)})"
-            inner.append(cpp_structs.begin(name, kept, own + done, by))
+        inner += [f"const auto codes_{name} = {line}" for name, line in self._begun(own, "some").items()]
         inner += [call, *(f"blocks_{name}.wait();" for name in coded)]
         return [
             *(line for name, kept in coded.items() for line in cpp_structs.blocks(name, kept)),
             *(f"for (int done = 0; done < {all_}; done += BLOCK) {{", *(f"    {line}" for line in inner), "}"),
             *(f"blocks_{name}.end();" for name in coded),
         ]
+
+    def _span_over_rows(self, own: str, all_: str, call: str) -> list[str]:
+        """Return the lines that move elements of which the last block may go on in the next row.
+
+        Args:
+            own: where their state begins.
+            all_: how many there are.
+            call: of the loop over `some` of them, which lie in one block.
+        """
+        return [
+            f"for (int done = 0, some; done < {all_}; done += some) {{",
+            f"    const int begun = (int)(({own} + done) % BLOCK);",
+            f"    some = {all_} - done < BLOCK - begun ? {all_} - done : BLOCK - begun;",
+            "    if (!begun) {",
+            *(f"        {line}" for line in self._begun(own, "BLOCK").values()),
+            "    }",
+            *(f"    const auto codes_{name} = blocks_{name}.from(begun, some);" for name in self._coded),
+            f"    {call}",
+            "    if (begun + some == BLOCK) {",
+            *(f"        blocks_{name}.wait();" for name in self._coded),
+            "    }",
+            "}",
+        ]
+
+    def _begun(self, own: str, count: str) -> dict[str, str]:
+        """Return by slot the line that goes to the block of codes which begins at `own + done`."""
+        row = f"({own} + done) / BLOCK + task.first"
+        bits = {name: f"of_row(given.columns, {row}, 0, {count}, {self._key(name)})" for name in self._coded}
+        return {x: cpp_structs.begin(x, kept, f"{own} + done", count, bits[x]) for x, kept in self._coded.items()}
+
+    def _blocks(self) -> cpp_parts.Blocks | None:
+        """Return the lines around rows that share blocks; None where the state has none."""
+        opened = [line for name, kept in self._coded.items() for line in cpp_structs.blocks(name, kept)]
+        return cpp_parts.Blocks(opened, [f"blocks_{name}.close();" for name in self._coded]) if opened else None
 
     def _call(self, axis: str, n: str, weight: str, grad: str, state: Sequence[str], coded: Sequence[str] = ()) -> str:
         grads = (grad,) if self._rule(axis) else ()

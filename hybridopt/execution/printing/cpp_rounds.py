@@ -119,9 +119,11 @@ class _Text:
         sums, found = (", ".join(some) for some in zip(*self.found, strict=True))
         schedule = "in_rows" if self.rounds.by_rows else "in_rounds"
         places = 1 if self.rounds.by_rows or layout.slots else 2  # one where numbers are read twice, from a cache
-        sizes = {"rounds": len(count), "places": places, "room": self.room.text, "sums": sums, "found": found}
+        together = f"rows_together({layout.block}, task.width)" if layout.block else "1"
+        sizes = {"together": together, "rounds": len(count), "places": places, "room": self.room.text}
         first = FIRST_LOOK if layout.looks_first else NO_FIRST_LOOK
-        out.append(RULE.format(schedule=schedule, first_room=sized(self.first), **sizes, **named, **first))
+        sizes |= {"sums": sums, "found": found, "first_room": sized(self.first)}
+        out.append(RULE.format(schedule=schedule, **sizes, **named, **first))
         if layout.looks_first:
             out.append(FIRST)
         return "\n".join(out)
@@ -170,17 +172,16 @@ class _Text:
         result = "max_({x}, 0.f)" if layout.weight == "float32 nonnegative" else "{x}"
         rate = "lr" if layout.axis == "full" else "free_lr"
         moved = [pieces[f"s_{name}"] for name, _ in layout.slots if name in self.rounds.update.state]
-        after = [line for piece in (pieces["p"], *moved) for line in piece.after]
         roots = {name for name, kept in layout.slots if kept in ROOTS}
         told = Told(self.numbers, dict(self.places), pieces)
-        lines = update_lines(self.rounds.update.rooted(roots), told, rate, result, after)
+        lines = update_lines(self.rounds.update.rooted(roots), told, rate, result, (pieces["p"], *moved))
         return _function(f"static void update_all({SETTLE})", lines)
 
     def _pieces(self) -> dict[str, FloatPiece]:
         layout = self.layout
         keys = {name: i for i, name in enumerate(layout.rounded)}
-        wide = str(layout.block) if layout.block else "width"
-        own = {f"s_{x}": cpp_tensors.slot(x, kept, "at", "n", wide, keys.get(x, 0)) for x, kept in layout.slots}
+        block = layout.block
+        own = {f"s_{x}": cpp_tensors.slot(x, kept, "at", "n", block, keys.get(x, 0)) for x, kept in layout.slots}
         random = cpp_tensors.seeded("at", "n", "width", keys[""]) if layout.weight == "bfloat16 random" else ""
         weight = cpp_tensors.weight(layout.weight.removesuffix(" nonnegative"), "at", "n", random)
         return {"g": cpp_tensors.grad(layout.grad, "at", "n"), "p": weight, **own}

@@ -22,6 +22,7 @@ RULE = """\
 namespace {{  // or all kernels of a process would share its tables
 struct Rule {{
     static const int ROUNDS = {rounds}, PLACES = {places};
+    static i64 together(const Task& task) {{ return {together}; }}  // rows that blocks of state begin and end with
     static i64 room(const Task& task) {{
         const i64 rows = task.rows, width = task.width;
         return {room};

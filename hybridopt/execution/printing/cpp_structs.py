@@ -66,17 +66,18 @@ def blocks(name: str, kept: str) -> list[str]:
     ]
 
 
-def begin(name: str, kept: str, at: str, bits: str) -> str:
-    """Return the line that goes to the block of codes that begins at an element of a slot, of `some` elements.
+def begin(name: str, kept: str, at: str, count: str, bits: str) -> str:
+    """Return the line that goes to the block of codes that begins at an element of a slot.
 
     Args:
         name: of the slot.
         kept: one of LEVELS.
         at: the element, in C++.
-        bits: what makes the random bits of the block.
+        count: how many elements the block has, in C++.
+        bits: what makes its random bits.
     """
     most = f"(float*)task.at[STATE_{name.upper()}_ABSMAX] + ({at}) / BLOCK"
-    return f"const auto codes_{name} = blocks_{name}.begin({raw(name, kept, at)}, {most}, some, {bits});"
+    return f"blocks_{name}.begin({raw(name, kept, at)}, {most}, {count}, {bits});"
 
 
 def slot(name: str, kept: str, at: str, bits: str) -> str:

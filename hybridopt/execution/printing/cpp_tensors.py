@@ -17,11 +17,15 @@ class FloatPiece:
         name: of the float numbers in the kernel.
         before: lines that declare them and read them.
         after: lines that write them.
+        begin: lines before all pieces of some rows, where what is written goes on from one to the next.
+        end: lines after all of them.
     """
 
     name: str
     before: tuple[str, ...]
     after: tuple[str, ...] = ()
+    begin: tuple[str, ...] = ()
+    end: tuple[str, ...] = ()
 
 
 def weight(kept: str, at: str, n: str, random: str = "") -> FloatPiece:
@@ -77,15 +81,15 @@ def seeded(at: str, n: str, width: str, key: int) -> str:
     return f"{at} + task.first * task.width, {n}, {width}, task.keys[{key}], given.columns"
 
 
-def slot(name: str, kept: str, at: str, n: str, width: str, key: int) -> FloatPiece:
+def slot(name: str, kept: str, at: str, n: str, block: int, key: int) -> FloatPiece:
     """Return how a slot of the state is read and written.
 
     Args:
         name: of the slot.
         kept: "float32", "bfloat16" or one of LEVELS, a "uint8" for what is never negative.
-        at: the first element, in C++; of codes at the beginning of a block.
+        at: the first element, in C++.
         n: how many there are.
-        width: of its rows, or the elements of a block of codes.
+        block: the elements of a block of codes.
         key: the number of the key by which it is rounded at random; any number where it is not.
     """
     own, tensor = f"state_{name}", f"task.at[STATE_{name.upper()}]"
@@ -94,10 +98,15 @@ def slot(name: str, kept: str, at: str, n: str, width: str, key: int) -> FloatPi
     made = f"alignas(64) float {own}[PIECE + SLACK];"
     if kept == "bfloat16":
         raw = f"(u16*){tensor} + {at}"
-        write = f"bf16_random_rows<PIECE>({raw}, {own}, {seeded(at, n, width, key)});"
+        write = f"bf16_random_rows<PIECE>({raw}, {own}, {seeded(at, n, 'width', key)});"
         return FloatPiece(own, (made, f"bf16_in({own}, {raw}, {n});"), (write,))
     code, levels = codes(kept), f"{LEVELS[kept]}, {codes(kept)}"
-    raw, most = f"({code}*){tensor} + {at}", f"(float*)task.at[STATE_{name.upper()}_ABSMAX] + {at} / {width}"
-    read = f"int8_blocks_in<{levels}>({own}, {raw}, {most}, {n}, {width});"
-    write = f"int8_blocks_out<{levels}>({raw}, {most}, {own}, {seeded(at, n, width, key)});"
-    return FloatPiece(own, (made, read), (write,))
+    raw = f"({code}*){tensor}, (float*)task.at[STATE_{name.upper()}_ABSMAX]"
+    told = f"{raw}, waiting_{name}, {block}, task.first * width / {block}, task.keys[{key}], given.columns"
+    return FloatPiece(
+        own,
+        (made, f"int8_blocks_in<{levels}>({own}, {raw}, {at}, {n}, {block});"),
+        (f"written_{name}.add({own}, {at}, {n});",),
+        (f"alignas(64) float waiting_{name}[{block}];", f"Written<{levels}> written_{name}{{{told}}};"),
+        (f"written_{name}.close();",),
+    )

@@ -12,7 +12,7 @@ from hybridopt.execution.backends.cpp import Cpp
 from hybridopt.execution.cpp import builder
 from hybridopt.execution.cpp.layouts import layout_of, sizes_of
 from hybridopt.execution.update import update
-from hybridopt.parts import Bf16, Columns, Fp32, Int8, Lion, Momentum, NoUpdate, Rows, SignSGD, Whole
+from hybridopt.parts import Bf16, Columns, Companded8, Fp32, Int8, Lion, Momentum, NoUpdate, Rows, SignSGD, Whole
 from hybridopt.policy.job import Job
 from support.updates import DTYPES, OPTIONS, Cell, cells, copy, tasks_of
 
@@ -24,6 +24,8 @@ WAYS = {  # every way to round by random bits, and none
     "whole": (Treatment(Lion(), codec=Bf16(), weight_decay=0.1), torch.bfloat16),
     "codes": (Treatment(Lion(), SignSGD(), Columns(0.5, 2), Int8(block=16, exact_below=0)), torch.bfloat16),
     "codes joined": (Treatment(Lion(), SignSGD(), Columns(0.5, 2), Int8(block=16, exact_below=0)), torch.float32),
+    "codes over rows": (Treatment(Lion(), SignSGD(), Columns(0.3, 2), Int8(100, exact_below=0)), torch.bfloat16),
+    "codes of rows": (Treatment(Momentum(), SignSGD(), Rows(0.3, 2), Companded8(100, exact_below=0)), torch.float32),
     "columns of float16": (Treatment(Lion(), SignSGD(), Columns(0.3, 2)), torch.float16),
     "codes of float16": (Treatment(Lion(), codec=Int8(block=16, exact_below=0), weight_decay=0.1), torch.float16),
 }
@@ -121,13 +123,21 @@ def test_a_run_goes_on_from_what_it_has_saved(way):
     assert_same(second.step(3), whole)
 
 
+ROUNDS = ("adam_mini", "came")  # rules with moments of all elements
+
+
 def test_what_is_covered(monkeypatch):
-    """What is missing here takes another way: state in blocks that reach over the rows of chosen columns, float64."""
+    """What is missing here takes another way: float64, state in blocks larger than what waits in a cache."""
     monkeypatch.setitem(OPTIONS, "companded8", OPTIONS["int8"])
     backend, exact = Cpp(), ("fp32", "bf16", "fp16")
     rules, splits = ("adamw", "lion", "momentum", "sgd", "signsgd"), ("whole", "empty", "columns", "rows", "block")
     for cell in cells(rules, splits, ("fp32", "int8", "companded8"), exact):
         assert all(backend.fits(task.in_blocks()) for task in tasks_of(cell)), cell
+    for block, fits in ((24, True), (5000, False)):  # which is no whole number of rows, and more than 4,096
+        monkeypatch.setitem(OPTIONS, "int8", {"block": block, "exact_below": 0})
+        coded = [*cells(("lion",), ("columns", "rows"), ("int8",), exact)]
+        coded += cells(ROUNDS, ("whole",), ("int8",), exact)
+        assert len(coded) > 6 and all(backend.fits(task) == fits for cell in coded for task in tasks_of(cell))
     for cell in cells(rules, ("whole",), ("bf16",), exact):
         assert all(backend.fits(task) for task in tasks_of(cell)), cell
     for cell in cells(rules, ("columns", "svd", "randk"), ("fp32",), DTYPES):

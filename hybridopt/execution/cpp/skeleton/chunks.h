@@ -37,6 +37,16 @@ static i64 at_a_time(const Given& given, Units units, i64 least, i64 most) {
     return share < least ? least : share < most ? share : most;
 }
 
+// How many rows of state, of so many elements each, begin and end with blocks.
+INLINE i64 rows_together(i64 block, i64 width) {
+    i64 common = block;
+    for (i64 rest = width; rest;) {  // as Euclid
+        const i64 next = common % rest;
+        common = rest, rest = next;
+    }
+    return block / common;
+}
+
 INLINE i64 elements_of(const Task& task) { return task.rows * task.width; }
 
 // Call work(task, first, last) for ranges of the `units(task)` of every task, about `size(task)` of them at a time.

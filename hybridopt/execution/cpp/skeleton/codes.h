@@ -112,16 +112,26 @@ struct Blocks {
         codes = at, most = size, n = count, bits = random, range = Range<Code>();
         return Codes<Levels, Code>{codes, *most / TOP<Code>, waiting, &range};
     }
+    // Go on with a block of which i elements are there: with `some` more.
+    ALWAYS Codes<Levels, Code> from(int i, int some) {
+        n = i + some;
+        return Codes<Levels, Code>{codes + i, *most / TOP<Code>, waiting + i, &range};
+    }
     // Leave what the loop has made of this block waiting: if no scale is infinite, and no number infinite or NaN.
     ALWAYS void wait() {
-        left = 0;
-        if (LANES == 1) return encode<Levels>(codes, most, waiting, n, bits);
+        const int count = n;
+        left = n = 0;
+        if (LANES == 1) return encode<Levels>(codes, most, waiting, count, bits);
         const u32 size = largest(range.most);
         const float by = size ? scale_of<Code>(float_of(size)) : 0.f;
         if (size >= INFINITE || by >= HUGE_VALF || !range.positive() || !bits.known)
-            return encode<Levels>(codes, most, waiting, n, bits);
+            return encode<Levels>(codes, most, waiting, count, bits);
         *most = float_of(size);
-        to = codes, left = n, scale = by, known = bits.known, row = all(bits.row);
+        to = codes, left = count, scale = by, known = bits.known, row = all(bits.row);
+    }
+    ALWAYS void close() {  // the last block may be shorter
+        if (n) wait();
+        end();
     }
     ALWAYS void end() {
         in_lanes(left, [&](int i, auto some) ALWAYS {

@@ -21,7 +21,7 @@ struct Room {  // numbers that are there for the length of a call
     Room(const Room&) = delete;
 };
 
-// K, which is printed: ROUNDS; PLACES that are read in turns; room(task) and sums(i, task), in numbers; found(i, task, room): where the sums lie;
+// K, which is printed: ROUNDS; PLACES that are read in turns; together(task): rows; room(task) and sums(i, task), in numbers; found(i, task, room): where the sums lie;
 // look(i, task, given, room, first row, last row, sums), settle and update the same way. Where the first look came
 // before, looked(task) is what it has found, the first numbers of the room.
 template <class K>
@@ -31,13 +31,18 @@ static int rounds_before(const Task& task, float* room) {
     return 1;
 }
 
-INLINE i64 rows_of(const Task& task, i64 elements) { return task.width < elements ? elements / task.width : 1; }
+// Rows of about so many elements, with which blocks of state end: whole multiples of together(task).
+template <class K>
+INLINE i64 rows_of(const Task& task, i64 elements) {
+    const i64 own = K::together(task), some = task.width < elements ? elements / task.width : 1;
+    return (some + own - 1) / own * own;
+}
 
 // Rows of a part, where no row depends on another one: some at a time, at several places in turns.
 static const i64 AT_ONCE = 1 << 9;  // elements
 template <class K, class Work>
 INLINE void rows_in_turns(const Task& task, i64 first, i64 last, Work work) {
-    in_turns<K::PLACES>(first, last, rows_of(task, K::PLACES > 1 ? AT_ONCE : 2 * AT_ONCE), 4 * task.width, work);
+    in_turns<K::PLACES>(first, last, rows_of<K>(task, K::PLACES > 1 ? AT_ONCE : 2 * AT_ONCE), 4 * task.width, work);
 }
 
 template <class K>
@@ -127,11 +132,12 @@ static void rounds_of_all_threads(const Task& task, const Given& given, int thre
             });
         K::settle(i, task, given, room.at, 0, task.rows);
     }
-    const i64 pieces = PARTS * 4 < task.rows ? PARTS * 4 : task.rows;
+    const i64 pieces = PARTS * 4 < task.rows ? PARTS * 4 : task.rows, own = K::together(task);
+    const auto begin = [&](i64 piece) { return piece < pieces ? task.rows * piece / pieces / own * own : task.rows; };
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
     for (i64 next = 0; next < pieces; ++next) {
         const i64 piece = K::ROUNDS & 1 ? pieces - 1 - next : next;
-        updated<K>(task, given, room.at, task.rows * piece / pieces, task.rows * (piece + 1) / pieces);
+        updated<K>(task, given, room.at, begin(piece), begin(piece + 1));
     }
 }
 
@@ -164,7 +170,7 @@ template <class K>
 static void in_rows(const Given& given) {
     const i64 taken = at_a_time(given, elements_of, 1 << 15, 1 << 18);
     const auto rows = [](const Task& task) { return task.rows; };
-    const auto at_once = [=](const Task& task) { return rows_of(task, taken); };
+    const auto at_once = [=](const Task& task) { return rows_of<K>(task, taken); };
     i64 all = 0;
     for (i64 t = 0; t < given.tasks; ++t) all += K::room(task_of(given, t));
     Room room(all);
