@@ -142,7 +142,7 @@ def test_padding_and_neighbours_do_not_change_an_answer(task):
 def test_each_question_of_the_warm_start_has_its_turn(folder, place):
     model, tokenizer = cache.load(place, RECIPE), cache.load_tokenizer(place)
     losses = pretraining.warm_losses(model, tokenizer, data.reviews(folder, "train", 2), RECIPE)
-    batches = [next(losses).__defaults__[0] for _ in asked.WARM]
+    batches = [next(losses).args[1] for _ in asked.WARM]
     for batch, question in zip(batches, asked.WARM, strict=True):
         assert_asks(tokenizer, batch, question)
 
