@@ -58,6 +58,11 @@ class Task:
         return type(self.param) in PLAIN
 
     @property
+    def addressed(self) -> bool:
+        """Return whether weight and gradient are ordinary tensors, which kernels may read by their addresses."""
+        return self.plain and type(self.grad) in PLAIN
+
+    @property
     def row(self) -> int:
         """Return the row of the parameter, as the job sees it, that its first row is."""
         return self.before // self.job.shape[-1] if self.before and len(self.job.shape) > 1 else 0

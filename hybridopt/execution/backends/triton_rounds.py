@@ -45,10 +45,9 @@ class TritonRounds(Backend[Task]):
 
     def fits(self, task: Task) -> bool:
         """Return whether it is a matrix that one rule looks at, by a rule, a codec and a store that print."""
-        if not (task.job.rounds and task.plain) or isinstance(task.lr, Tensor):
+        if not (task.job.rounds and task.addressed) or isinstance(task.lr, Tensor):
             return False
-        store = type(task.store) in (Dense, Bf16Stochastic) and not (task.before and task.rounded)
-        if not store or not isinstance(task.grad, Tensor):
+        if type(task.store) not in (Dense, Bf16Stochastic) or (task.before and task.rounded):
             return False
         return _layout_of(task) is not None and triton_kernels.makeable(_form(task), task.param.is_meta)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.testing._internal.two_tensor import TwoTensor
 
 from hybridopt import HybridOptimizer
 from hybridopt.core.contracts import Backend
@@ -76,6 +77,14 @@ def test_what_is_in_memory_with_the_other_sign_is_read_as_what_it_is(monkeypatch
             patched.setattr(updates, "run", lambda tasks, compile: Triton().run(tasks) or {})
             optimizer.step()
     assert one.is_neg() and one.equal(same)
+
+
+def test_gradients_that_lie_elsewhere_are_left_to_others(task):
+    """As those of classes that hold other tensors: they have no address, or one of something else."""
+    grad = TwoTensor(torch.ones(SHAPE), torch.ones(SHAPE))
+    for backend, options in ONE_PASS.values():
+        one = task(options)
+        assert backend.fits(one) and not backend.fits(replace(one, grad=grad))
 
 
 def normal(steps: int) -> list[torch.Tensor]:
