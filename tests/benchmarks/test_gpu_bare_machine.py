@@ -11,6 +11,30 @@ from support.paths import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "gpu_packages.sh"
 TOLD = ("HOME", "USER", "TRITON_HOME", "TRITON_CACHE_DIR", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "DATA")
+LACKING = """
+import sys
+from importlib import metadata
+
+sys.modules["bitsandbytes"] = None
+found = metadata.Distribution.from_name
+
+
+def lacking(name):
+    if name in ("hybridopt", "bitsandbytes"):
+        raise metadata.PackageNotFoundError(name)
+    return found(name)
+
+
+metadata.Distribution.from_name = lacking
+
+import hybridopt.cli.main
+from benchmarks.correctness.case import Case
+from benchmarks.correctness.outcome import outcomes
+
+for told in ({"saved": True}, {"lora": 8, "quantization": "nf4"}):
+    for row in outcomes(Case("quantized", "frugal", **told), "cpu"):
+        print(row["state"], row["said"].partition(":")[0])
+"""
 NO_PIP = f"""#!/bin/sh
 if [ "$1 $2" = "-m pip" ]; then echo "No module named pip" >&2; exit 1; fi
 exec {sys.executable} "$@"
@@ -61,3 +85,14 @@ def test_what_is_set_stays_and_kernels_are_kept_where_files_can_be_written(told,
 def test_the_scripts_are_bash():
     for script in ("gpu_packages.sh", "gpu_pretrain.sh"):
         subprocess.run(["bash", "-n", SCRIPT.with_name(script)], check=True)
+
+
+@pytest.mark.slow  # a process of its own, as versions are found when modules are imported
+def test_hybridopt_is_not_installed_there_and_bitsandbytes_is_missing():
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LACKING]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "ok losses off by 0.0e+00, weights off by 0.0e+00, update off by 0.0e+00",
+        "refused wrap",
+    ], done.stderr
