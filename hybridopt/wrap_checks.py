@@ -95,8 +95,7 @@ def check_changes(
         library = preview = None
     else:
         library = library_for(peft_config)
-        library.check(model, peft_config, "default", scheme, dtype)
-        preview = library.preview(model, peft_config, dtype=dtype)
+        preview = library.preview(model, peft_config, "default", scheme, dtype)
     layers: list[str] = []
     kept: list[str] = []
     if scheme is None:

@@ -33,7 +33,27 @@ def check(
 ) -> list[str]:
     """Return the names of the modules and parameters that the adapter would be put on; raise where PEFT would fail.
 
-    PEFT itself is run on a copy without memory, so its own rules count; `model` is unchanged.
+    Args:
+        model: without adapters.
+        config: any but prompt learning.
+        adapter: a name without dots and slashes.
+        scheme: by which the model is about to be quantized; None: it stays as it is, quantized or not.
+        dtype: of the adapters; None: what PEFT makes.
+    """
+    trial = preview(model, config, adapter, scheme, dtype)
+    return [*trial.base_model.targeted_module_names, *trial.base_model.targeted_parameter_names]
+
+
+def preview(
+    model: nn.Module,
+    config: Any,
+    adapter: str = "default",
+    scheme: Scheme | None = None,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """Return what `attach` would make of a copy of a model without memory; raise where PEFT would fail.
+
+    PEFT itself is run on that copy, so its own rules count; model and configuration are unchanged.
 
     Args:
         model: without adapters.
@@ -52,27 +72,14 @@ def check(
     check_distinct(trial)
     if said := useless_rank(trial):
         warnings.warn(said, HybridOptWarning, stacklevel=2)
-    parameters = trial.base_model.targeted_parameter_names
     check_computes(model, trial, adapter, scheme, dtype)
     is_quantized = scheme is not None or any(map(is_frozen, model.parameters()))
-    check_init(getattr(config, "init_lora_weights", True), is_quantized or bool(parameters))
+    is_plain_only = is_quantized or bool(trial.base_model.targeted_parameter_names)
+    check_init(getattr(config, "init_lora_weights", True), is_plain_only)
     check_kept(model, config, kept_modules(trial))
-    return [*trial.base_model.targeted_module_names, *parameters]
-
-
-def preview(model: nn.Module, config: Any, adapter: str = "default", dtype: torch.dtype | None = None) -> Any:
-    """Return what `attach` makes of a copy of a model without memory.
-
-    Args:
-        model: which stays as it is.
-        config: which stays as it is, too.
-        adapter: of the adapter.
-        dtype: of the adapters; None: what PEFT makes.
-    """
-    adapted = rehearsed(model, config, adapter)
     if dtype is not None:
-        cast_(adapted, dtype)
-    return adapted
+        cast_(trial, dtype)
+    return trial
 
 
 def kept_modules(adapted: Any) -> list[str]:

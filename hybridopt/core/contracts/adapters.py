@@ -101,14 +101,20 @@ class Adapters(AdapterFolders, Protocol):
 
     @abstractmethod
     def preview(
-        self, model: nn.Module, config: Any, adapter: str = "default", dtype: torch.dtype | None = None
+        self,
+        model: nn.Module,
+        config: Any,
+        adapter: str = "default",
+        scheme: Scheme | None = None,
+        dtype: torch.dtype | None = None,
     ) -> nn.Module:
-        """Return what `attach` would make of a copy of a model without memory.
+        """Return what `attach` would make of a copy of a model without memory; raise where it would fail.
 
         Args:
             model: what the adapters are for; it is not changed.
-            config: of this library.
+            config: of this library; anything else is refused.
             adapter: name of the adapter.
+            scheme: by which the model is going to be quantized before.
             dtype: of the adapters; None: what the library makes.
         """
 
