@@ -2,18 +2,20 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from math import prod
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from ..core.contracts import State, Store, stream
 from ..core.numerics.rounding import Seed
-from ..policy.job import Job
+from ..policy.job import Job, declare
 from .gradient_check import GradientCheck
 from .state import rounded, seeds
 from .update import Now
 
-__all__ = ["Task"]
+__all__ = ["Task", "in_memory"]
 
 PLAIN: tuple[type, ...] = (Tensor, Parameter)  # types of weights that are nothing but their elements
 
@@ -58,9 +60,19 @@ class Task:
         return type(self.param) in PLAIN
 
     @property
-    def addressed(self) -> bool:
-        """Return whether weight and gradient are ordinary tensors, which kernels may read by their addresses."""
-        return self.plain and type(self.grad) in PLAIN
+    def in_memory(self) -> bool:
+        """Return whether all tensors lie in memory as kernels read them, which take addresses and ask nothing more.
+
+        A state may have been changed by hand, and gradients may stand for numbers that are elsewhere.
+        """
+        where = self.param.device
+        if not (in_memory(self.param, where) and in_memory(self.grad, where)):
+            return False
+        for name, count, dtype in _declared(self.job):
+            x = self.raw[name]
+            if x.dtype is not dtype or x.numel() != count or not in_memory(x, where):
+                return False
+        return True
 
     @property
     def row(self) -> int:
@@ -112,6 +124,22 @@ class Task:
         numbers = t.full.numbers(self.age), t.free.numbers(self.age)
         own = self.seeds() if self.random else self.job.unseeded
         return Now(self.lr * t.lr_scale, self.decay, *numbers, self.constant, own)
+
+
+def in_memory(x: Tensor, where: torch.device) -> bool:
+    """Return whether a tensor lies in memory as a kernel reads it, one number behind the other.
+
+    Args:
+        x: the tensor.
+        where: the device.
+    """
+    memory = type(x) in PLAIN and x.is_contiguous() and x.device == where
+    return memory and not x.is_neg() and not x._is_zerotensor()
+
+
+@lru_cache(maxsize=1 << 14)
+def _declared(job: Job) -> tuple[tuple[str, int, torch.dtype], ...]:
+    return tuple((name, prod(slot.shape), slot.dtype) for name, slot in declare(job).items())
 
 
 @lru_cache(maxsize=1 << 14)

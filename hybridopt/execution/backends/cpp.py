@@ -1,8 +1,6 @@
 """Updates on a CPU by C++ kernels that the project prints and compiles."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from functools import lru_cache
-from math import prod
 from typing import Any
 
 import torch
@@ -11,13 +9,13 @@ from torch.autograd.graph import increment_version
 
 from ...core.contracts import Backend, RepeatedCheck, RepeatedUpdate, stream
 from ...parts.splits._lines import Lines
-from ...policy.job import Job, declare
+from ...policy.job import Job
 from ..cpp import builder
 from ..cpp.call import KernelCall
 from ..cpp.chosen import chosen
 from ..cpp.gradient_check import TEXT, check_gradients, finite
 from ..cpp.kept_numbers import KeptNumbers
-from ..cpp.layouts import LONG, Layout, in_memory, joined, layout_of, text_of
+from ..cpp.layouts import LONG, Layout, joined, layout_of, text_of
 from ..cpp.stacks import cut, matrices, places
 from ..dispatch import WORTH_PRINTING
 from ..gradient_check import GradientCheck, UncheckedGradient
@@ -59,7 +57,7 @@ class Cpp(Backend[Task]):
         layout = _layout(task)
         if layout is None or not _compiler(task) or (builder.refused and text_of(layout) in builder.refused):
             return False
-        return _in_memory(task)
+        return task.in_memory
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Carry out tasks, those of one kernel and the same numbers by one call."""
@@ -129,26 +127,6 @@ def _compiler(task: Task) -> bool:
 def _layout(task: Task) -> Layout | None:
     store: Any = task.store
     return layout_of(task.job, store, task.param.dtype, task.grad.dtype)
-
-
-def _in_memory(task: Task) -> bool:
-    """Return whether all tensors lie in memory as a kernel reads them, which takes addresses and asks nothing more.
-
-    A state may have been changed by hand, and gradients may stand for numbers that are elsewhere.
-    """
-    where = task.param.device
-    if not (in_memory(task.param, where) and in_memory(task.grad, where)):
-        return False
-    for name, count, dtype in _declared(task.job):
-        x = task.raw[name]
-        if x.dtype is not dtype or x.numel() != count or not in_memory(x, where):
-            return False
-    return True
-
-
-@lru_cache(maxsize=1 << 14)
-def _declared(job: Job) -> tuple[tuple[str, int, torch.dtype], ...]:
-    return tuple((name, prod(slot.shape), slot.dtype) for name, slot in declare(job).items())
 
 
 def _call(layout: Layout, tasks: Sequence[Task]) -> KernelCall:

@@ -43,8 +43,9 @@ class Triton(Backend[Task]):
         job = task.job
         if not (job.part.columns and len(job.shape) == 2 and job.separate and job.arithmetic == torch.float32):
             return False
-        plain = task.addressed and task.param.numel() >= SMALLEST and not isinstance(task.lr, Tensor)
-        return plain and _prints(task) and triton_kernels.makeable(_layout_of(task), task.param.is_meta)
+        if task.param.numel() < SMALLEST or isinstance(task.lr, Tensor) or not _prints(task):
+            return False
+        return task.in_memory and triton_kernels.makeable(_layout_of(task), task.param.is_meta)
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Carry out tasks, one launch each."""

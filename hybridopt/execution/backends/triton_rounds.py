@@ -45,11 +45,13 @@ class TritonRounds(Backend[Task]):
 
     def fits(self, task: Task) -> bool:
         """Return whether it is a matrix that one rule looks at, by a rule, a codec and a store that print."""
-        if not (task.job.rounds and task.addressed) or isinstance(task.lr, Tensor):
+        if not task.job.rounds or isinstance(task.lr, Tensor):
             return False
         if type(task.store) not in (Dense, Bf16Stochastic) or (task.before and task.rounded):
             return False
-        return _layout_of(task) is not None and triton_kernels.makeable(_form(task), task.param.is_meta)
+        if _layout_of(task) is None or not task.in_memory:
+            return False
+        return triton_kernels.makeable(_form(task), task.param.is_meta)
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Carry out tasks one after the other."""

@@ -11,9 +11,10 @@ from ...core.contracts import RepeatedCheck
 from ..gradient_check import GradientCheck, UncheckedGradient
 from ..printing.cpp_rounds import RoundsLayout
 from ..tensor_guards import readable
+from ..update_task import in_memory
 from . import builder
 from .call import KernelCall
-from .layouts import in_memory, layout_of, text_of
+from .layouts import layout_of, text_of
 from .stacks import cut, places
 
 __all__ = ["TEXT", "Finite", "finite", "check_gradients"]

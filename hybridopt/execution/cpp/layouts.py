@@ -5,7 +5,6 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...parts.codecs.bf16 import Bf16
 from ...parts.codecs.companded8 import Companded8
@@ -22,9 +21,8 @@ from ..printing.cpp_kernel import KernelLayout
 from ..printing.cpp_rounds import RoundsLayout
 from ..printing.cpp_structs import LEVELS
 from ..printing.traced import printable
-from ..update_task import PLAIN
 
-__all__ = ["Layout", "in_memory", "joined", "layout_of", "sizes_of", "text_of"]
+__all__ = ["Layout", "joined", "layout_of", "sizes_of", "text_of"]
 
 Layout = KernelLayout | RoundsLayout
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -118,17 +116,6 @@ def _slots(job: Job, elements: bool = False) -> tuple[tuple[str, str], ...] | No
             return None
         found.append((name, kind))
     return tuple(found)
-
-
-def in_memory(x: Tensor, where: torch.device) -> bool:
-    """Return whether a tensor lies in memory as a kernel reads it, one number behind the other.
-
-    Args:
-        x: the tensor.
-        where: the device.
-    """
-    memory = type(x) in PLAIN and x.is_contiguous() and x.device == where
-    return memory and not x.is_neg() and not x._is_zerotensor()
 
 
 def _part(job: Job) -> str | None:

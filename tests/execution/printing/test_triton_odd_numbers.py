@@ -87,6 +87,15 @@ def test_gradients_that_lie_elsewhere_are_left_to_others(task):
         assert backend.fits(one) and not backend.fits(replace(one, grad=grad))
 
 
+@pytest.mark.parametrize("name", ONE_PASS)
+def test_state_that_was_changed_by_hand_is_left_to_others(task, name):
+    backend, options = ONE_PASS[name]
+    one = task(options)
+    for changed in (torch.Tensor.float, lambda x: x.t().contiguous().t(), lambda x: x[1:], lambda x: x.to("meta")):
+        assert not backend.fits(replace(one, raw=one.raw | {"exp_avg": changed(one.raw["exp_avg"])}))
+    assert backend.fits(one)
+
+
 def normal(steps: int) -> list[torch.Tensor]:
     random = torch.Generator().manual_seed(1)
     return [torch.randn(SHAPE, generator=random) for _ in range(steps)]
