@@ -93,18 +93,28 @@ class Fake:
 
     @contextmanager
     def device(self, device):
+        assert device == torch.device("cuda", 1)
+        before, self._now.guarded = self.guarded, True
         yield
+        self._now.guarded = before
+
+    @property
+    def guarded(self):
+        """Is the current device that of all streams?"""
+        return getattr(self._now, "guarded", False)
 
     def cudart(self):
         return self
 
     def cudaHostRegister(self, address, size, flags):  # noqa: N802  # CUDA's name
+        assert self.guarded
         self.error = self.refuses
         if not self.refuses:
             self.locked.add(address)
         return 2 if self.refuses else 0
 
     def cudaHostUnregister(self, address):  # noqa: N802  # CUDA's name
+        assert self.guarded
         self.locked.remove(address)
 
     def say(self, word, about):

@@ -73,6 +73,14 @@ def test_memory_is_given_back_after_its_copy_and_on_the_stream_of_its_use(cuda, 
         assert given[0] is cuda.main and all(use[0] is cuda.main for use in used)
 
 
+def test_whoever_copies_leaves_the_current_device_alone(cuda, monkeypatch):
+    """A stream that is left switches back to the current device, on which CUDA then takes memory for itself."""
+    lane, seen = CudaLane(torch.device("cuda")), []
+    monkeypatch.setattr(torch.cuda, "stream", lambda side: seen.append(cuda.guarded) or cuda.stream(side))
+    lane.copy([], lane.now())
+    assert seen == [True] and not cuda.guarded
+
+
 def test_who_gives_back_on_another_stream_lets_the_first_one_wait(cuda):
     lane = CudaLane(torch.device("cuda"))
     taken, other = lane.now(), Stream("other")

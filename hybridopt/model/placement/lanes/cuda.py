@@ -50,7 +50,8 @@ class CudaLane(Lane):
 
     def copy(self, pairs: Sequence[Pair], after: Moment) -> Moment:
         """Copy on the side stream; from memory that is not page-locked the call returns once that was read."""
-        with torch.cuda.stream(self._side):  # of this thread, and its device
+        # the device first: the stream alone would switch back to the current one, and so take memory there
+        with torch.cuda.device(self._device), torch.cuda.stream(self._side):
             self._side.wait_event(after.event)
             for to, source in pairs:
                 to.copy_(source, non_blocking=True)
@@ -89,7 +90,8 @@ class CudaLane(Lane):
         """Give the page lock up, unless CUDA itself is gone."""
         with suppress(RuntimeError, AttributeError, TypeError):  # the interpreter may be on its way out
             self._side.synchronize()  # copies that nobody waits for any more may still read it
-            torch.cuda.cudart().cudaHostUnregister(address)
+            with torch.cuda.device(self._device):
+                torch.cuda.cudart().cudaHostUnregister(address)
 
     def stalled(self) -> float:
         """Return the seconds between events around the waits since the last call."""
