@@ -26,7 +26,7 @@ from hybridopt.planning.trace.tracker import Tracker, storages
 
 from ..shared.peak import Peak
 
-__all__ = ["SOURCES", "Measured", "kept", "measure", "measured_step", "prepared", "step"]
+__all__ = ["SOURCES", "Measured", "counted", "counted_step", "kept", "measure", "measured_step", "prepared", "step"]
 
 LLAMA = {
     "model_type": "llama",
@@ -72,11 +72,22 @@ def measure(source: Subject, request: Request, steps: int = 2) -> Measured:
     Returns:
         The most of all steps.
     """
+    ready = _ready(source, request)
+    found = [measured_step(*ready, request.micro_batches) for _ in range(steps)]
+    return Measured(max(x.ops for x in found), max(x.allocated for x in found))
+
+
+def counted(source: Subject, request: Request, steps: int = 2) -> int:
+    """Return the most bytes of some steps, op by op alone, which takes half of the time; see `measure`."""
+    ready = _ready(source, request)
+    return max(counted_step(*ready, request.micro_batches) for _ in range(steps))
+
+
+def _ready(source: Subject, request: Request) -> tuple[Any, HybridOptimizer, Tensor]:
+    """Return model, optimizer, and tokens for each micro-batch."""
     rounding._tables.clear()  # which may have grown by whatever ran before
     model, optimizer = prepared(source, request)
-    tokens = torch.randint(source.settings["vocab_size"], (request.batch, request.seq_len))
-    found = [measured_step(model, optimizer, tokens, request.micro_batches) for _ in range(steps)]
-    return Measured(max(x.ops for x in found), max(x.allocated for x in found))
+    return model, optimizer, torch.randint(source.settings["vocab_size"], (request.batch, request.seq_len))
 
 
 def prepared(source: Subject, request: Request) -> tuple[Any, HybridOptimizer]:
@@ -106,11 +117,26 @@ def measured_step(model: Any, optimizer: HybridOptimizer, tokens: Tensor, passes
         tokens: of each micro-batch [batch, sequence].
         passes: micro-batches.
     """
+    before = _before(model, optimizer)
+    with Peak("cpu") as peak:
+        tracked = _tracked(model, optimizer, tokens, passes)
+    return Measured(before + tracked, before + peak.extra)
+
+
+def counted_step(model: Any, optimizer: HybridOptimizer, tokens: Tensor, passes: int) -> int:
+    """Take one step and return the most bytes, op by op alone; see `measured_step`."""
+    return _before(model, optimizer) + _tracked(model, optimizer, tokens, passes)
+
+
+def _before(model: Any, optimizer: HybridOptimizer) -> int:
     gc.collect()
-    before = sum({storage_id(s): s.nbytes() for x in there(model, optimizer) for s in storages(x)}.values())
-    with Peak("cpu") as peak, Tracker([*there(model, optimizer), tokens], "cpu") as tracker:
+    return sum({storage_id(s): s.nbytes() for x in there(model, optimizer) for s in storages(x)}.values())
+
+
+def _tracked(model: Any, optimizer: HybridOptimizer, tokens: Tensor, passes: int) -> int:
+    with Tracker([*there(model, optimizer), tokens], "cpu") as tracker:
         step(model, optimizer, tokens, passes)
-    return Measured(before + tracker.peak, before + peak.extra)
+    return tracker.peak
 
 
 def step(model: Any, optimizer: HybridOptimizer, tokens: Tensor, passes: int) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 import hybridopt
-from benchmarks.plan_grid.measure import measured_step
+from benchmarks.plan_grid.measure import counted_step
 from hybridopt import HybridOptError
 from hybridopt.planning.ways.search import search
 from support.models import tiny_llama
@@ -149,7 +149,7 @@ def adapters(**options):
 def measured(model, tokens):
     """Bytes of the larger of two steps."""
     optimizer = model.hybrid.optimizer()
-    return max(measured_step(model.train(), optimizer, tokens, 1).ops for _ in range(2))
+    return max(counted_step(model.train(), optimizer, tokens, 1) for _ in range(2))
 
 
 @pytest.mark.parametrize(

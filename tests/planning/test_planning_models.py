@@ -45,7 +45,7 @@ def layered(name, depth=8):
 def test_layers_of_several_kinds_are_planned_as_they_are(name):
     request = Request(**HOW, **SIZE).but(seq_len=160)
     found = Estimator(layered(name)).estimate(request).peak_bytes
-    assert found == pytest.approx(plan_measure.measure(layered(name), request, 1).ops, rel=0.03)
+    assert found == pytest.approx(plan_measure.counted(layered(name), request, 1), rel=0.03)
 
 
 @pytest.mark.parametrize("name", TURNS)
@@ -101,7 +101,7 @@ def test_models_that_classify_sequences(settings, monkeypatch):
     source, request = Subject("it", settings), Request(policy="signsgd", lora=4, **SIZE)
     monkeypatch.setattr(plan_measure, "step", labelled)
     found = Estimator(source).estimate(request).peak_bytes
-    assert found == pytest.approx(plan_measure.measure(source, request, 1).ops, rel=0.03)
+    assert found == pytest.approx(plan_measure.counted(source, request, 1), rel=0.03)
     model, _ = plan_measure.prepared(source, request)
     assert plan_live(model, seq_len=48, batch_size=2).peak_bytes == found
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.plan_grid.measure import SOURCES, measure, prepared
+from benchmarks.plan_grid.measure import SOURCES, counted, prepared
 from hybridopt.planning import Estimator, Request, plan_live
 from hybridopt.planning.subject.model import Subject
 
@@ -71,14 +71,14 @@ def names(value):
 def test_a_plan_is_within_three_percent_of_a_real_step(source, how):
     request = Request(**how, **SIZE)
     planned = Estimator(source).estimate(request).peak_bytes
-    assert planned == pytest.approx(measure(source, request, STEPS.get(request.policy, 2)).ops, rel=0.03)
+    assert planned == pytest.approx(counted(source, request, STEPS.get(request.policy, 2)), rel=0.03)
 
 
 def test_tables_that_the_process_keeps_are_planned():
     """They are 4 % of what a narrow model takes."""
     request = Request(policy="mezo", **SIZE)
     planned = Estimator(NARROW_BERT).estimate(request).peak_bytes
-    assert planned == pytest.approx(measure(NARROW_BERT, request).ops, rel=0.005)
+    assert planned == pytest.approx(counted(NARROW_BERT, request), rel=0.005)
 
 
 def test_a_live_model_is_planned_like_its_config():
