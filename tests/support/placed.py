@@ -1,5 +1,6 @@
 """A tiny model in a folder, and how it trains: resident, or with layers that rest elsewhere."""
 
+import copy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -92,15 +93,23 @@ def on_disk(model, path: Path, **placement) -> Placed:
     return place_(model, Placement("disk", **placement), CPU, stored, backend=Late)
 
 
+@cache
+def loaded(path: Path) -> nn.Module:
+    """The model of a folder as it is loaded; nobody may change it."""
+    return hybridopt.load(path)
+
+
 def model_at(way: str, scheme: str | None = None, slots: int = 2, path: Path | None = None, **placement) -> nn.Module:
     """The model of a folder: "resident", "mapped" from disk, or "staged" or "relayed" on a stand-in; not wrapped."""
     kept = {"cache": cache_folder()} if scheme else {}
     where = Placement("disk", slots=slots, **kept | placement) if way == "mapped" else None
-    model = hybridopt.load(path or folder(), quantization=scheme, placement=where)
+    path = path or folder()
+    plain = where is None and scheme is None
+    model = copy.deepcopy(loaded(path)) if plain else hybridopt.load(path, quantization=scheme, placement=where)
     if way == "staged":
         stand_in(model, slots, **placement)
     if way == "relayed":
-        on_disk(model, path or folder(), slots=slots, **placement)
+        on_disk(model, path, slots=slots, **placement)
     return model
 
 
