@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hybridopt.training.running.ending import ending
@@ -40,6 +41,13 @@ def test_the_loss_falls(name, workshop):
     assert result.metrics["eval_loss"] == result.best < losses[0]
     if format == "labels":
         assert result.metrics["eval_accuracy"] == 1.0
+
+
+def test_the_only_step_of_a_run_learns(workshop):
+    settings = ("train.max_steps=1", "train.schedule=cosine", "train.warmup=0.03")
+    train(prepare(workshop.run(*settings)))
+    before, after = (load_file(folder / "model.safetensors") for folder in (workshop.model, workshop.folder / "out"))
+    assert before.keys() == after.keys() and all(not torch.equal(x, before[name]) for name, x in after.items())
 
 
 def test_grpo_is_rewarded_more(workshop):
