@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,7 @@ from ...core.errors import HybridOptError
 from ..fsdp.sharded_tensors import write_
 from .pending_updates import Update
 from .placement import Placement
-
-if TYPE_CHECKING:
-    from .placed import Placed
+from .streamer import Streamer
 
 __all__ = [
     "Home",
@@ -33,6 +31,20 @@ __all__ = [
 _HOMES = WeakIdKeyDictionary()  # by tensor: its Home
 
 
+class Owner(Protocol):
+    """A placed model, as the homes of its tensors know it."""
+
+    placement: Placement
+    device: torch.device
+    streamer: Streamer
+
+    def need(self, unit: PlacedUnit) -> None:
+        """Let a unit be computed with."""
+
+    def read(self) -> None:
+        """Let every weight have its true values."""
+
+
 class Home:
     """Where one tensor belongs.
 
@@ -42,7 +54,7 @@ class Home:
         placed: the model's placement.
     """
 
-    def __init__(self, piece: Piece, unit: PlacedUnit, placed: "Placed"):
+    def __init__(self, piece: Piece, unit: PlacedUnit, placed: Owner):
         self._piece, self._unit, self._placed = weakref.ref(piece), weakref.ref(unit), weakref.ref(placed)
         self.device = placed.device
 
@@ -98,7 +110,7 @@ class Home:
         return found
 
 
-def bring_home(unit: PlacedUnit, placed: "Placed") -> None:
+def bring_home(unit: PlacedUnit, placed: Owner) -> None:
     """Note where the tensors of a unit belong."""
     for piece in unit.pieces:
         _HOMES[piece.tensor] = Home(piece, unit, placed)

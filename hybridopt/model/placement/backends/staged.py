@@ -16,7 +16,8 @@ from ....core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
 from ....core.errors import HybridOptError, HybridOptWarning
 from ....core.sizes import gib
 from ..arena import Arena, Layout, whole_pages
-from ..lanes.lane import Moment, Pair, lane_to
+from ..lanes.choice import lane_to
+from ..lanes.lane import Moment, Pair
 from ..placement import Placement
 from ..sides import Sides
 

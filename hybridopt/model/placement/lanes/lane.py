@@ -4,10 +4,9 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-__all__ = ["Lane", "Moment", "Pair", "Stream", "lane_to"]
+__all__ = ["Lane", "Moment", "Pair", "Stream"]
 
 Pair = tuple[Tensor, Tensor]
 Stream = Any  # whatever keeps what is asked of a device in order
@@ -81,14 +80,3 @@ class Lane(Protocol):
     def stalled(self) -> float:
         """Return the seconds that whoever computes has waited for copies since this was last asked; see `timed`."""
         return 0.0
-
-
-def lane_to(device: torch.device) -> Lane:
-    """Return the lane to a GPU, or one within the host for the CPU, which stands in for a GPU in tests."""
-    if device.type == "cuda":
-        from .cuda import CudaLane
-
-        return CudaLane(device)
-    from .host import HostLane
-
-    return HostLane()
