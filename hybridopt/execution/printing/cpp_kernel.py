@@ -22,7 +22,7 @@ static const int BLOCK = {block};  // elements that share a scale
 static const int PIECE = {piece};  // elements at a time
 static const i64 CHUNK = {chunk}, LONGEST = {longest};  // elements that a thread takes at a time
 """
-TURN = 512  # elements of one place, before another one has its turn
+TURN, OF_16_BITS = 512, 256  # elements of one place, before another one has its turn; of weights of 16 bits
 PIECE = 2048  # elements at a time: what waits for being written stays in the first cache
 PACKED = 512  # columns of which the chosen ones are packed at a time: a core reads ahead while it works on those
 CHUNK, LONGEST = 1 << 15, 1 << 18  # elements that a thread takes at a time, where there are few and where many
@@ -77,7 +77,8 @@ class KernelLayout:
         """Return the text that the compiler is given."""
         tensors = ["PARAM", "GRAD", *(f"STATE_{name.upper()}" for name in self.state if name != "weight.low")]
         tensors += ["LOW"] * (self.weight == "bfloat16 split") + ["CHOSEN"] * (self.part != "flat")
-        most = PIECE if self.block else {"flat": TURN, "columns": PACKED}.get(self.part, PIECE)
+        turn = TURN if self._kept == "float32" else OF_16_BITS
+        most = PIECE if self.block else {"flat": turn, "columns": PACKED}.get(self.part, PIECE)
         piece = self.block * max(1, most // self.block) if self.block else most
         chunk = piece * max(1, CHUNK // piece)
         sizes = {"block": self.block, "piece": piece, "chunk": chunk, "longest": max(chunk, LONGEST)}
