@@ -114,7 +114,8 @@ def adapted_layers(model: nn.Module) -> list[str]:
 
 def adapter_members(modules: Mapping[str, nn.Module]) -> dict[str, set[str]]:
     """Return, by the name of each module that has any, the names of its members that are adapters."""
-    found = {n: {x for library in every("adapters") for x in library.members(m)} for n, m in modules.items()}
+    libraries = list(every("adapters"))
+    found = {n: {x for library in libraries for x in library.members(m)} for n, m in modules.items()}
     return {name: members for name, members in found.items() if members}
 
 

@@ -62,10 +62,12 @@ def members(layer: nn.Module) -> tuple[str, ...]:
     if library is None:
         return ()
     tuners = library.tuners.tuners_utils
-    kinds = {tuners.BaseTunerLayer: "base_layer", tuners.BaseTuner: "model", library.PeftModel: "base_model"}
-    inner = next((inner for kind, inner in kinds.items() if isinstance(layer, kind)), None)
+    kinds = (tuners.BaseTunerLayer, "base_layer"), (tuners.BaseTuner, "model"), (library.PeftModel, "base_model")
+    inner = next((inner for kind, inner in kinds if isinstance(layer, kind)), None)
+    if inner is None:
+        return ()
     own = (*layer._modules, *layer._parameters, *layer._buffers)
-    return () if inner is None else tuple(name for name in own if name != inner)
+    return tuple(name for name in own if name != inner)
 
 
 def adapts(layer: nn.Module) -> bool:
