@@ -163,6 +163,10 @@ class PlacementBackend(Protocol):
         """Note that the caller has written to tensors of a unit that is near: others see that when they join."""
         return None
 
+    def unchanged(self, unit: PlacedUnit, piece: Piece) -> None:
+        """Note that the last write that torch counts of a tensor has left its values as they were, as `x.set_(x)`."""
+        return None
+
     def write(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
         """Let some tensors of a unit that is near be written, by taking memory that nothing else reads.
 

@@ -103,6 +103,11 @@ class Home:
         """Take what the tensor is now for its values, if it is near."""
         self._found(self._placed).streamer.written(self._found(self._unit))
 
+    def unchanged(self) -> None:
+        """Take the last write to the tensor for one that has left its values as they were."""
+        streamer = self._found(self._placed).streamer
+        streamer.unchanged(self._found(self._unit), self._found(self._piece))
+
     @staticmethod
     def _found(reference):
         found = reference()

@@ -26,6 +26,12 @@ class Marks:
         """Note what tensors are now."""
         self._marks.update((piece, _mark(piece)) for piece in pieces)
 
+    def forgive(self, piece: Piece) -> None:
+        """Take one write to a tensor for none, as it has changed nothing; more of them, or other memory, are told."""
+        (version, *there), (now, *here) = self._marks[piece], _mark(piece)
+        if there == here and now == version + 1:
+            self.set([piece])
+
     def changed(self, pieces: Iterable[Piece], writes: bool = True) -> list[Piece]:
         """Return those that are not what they were; none within torch.jit.trace, which would note the question.
 

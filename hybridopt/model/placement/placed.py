@@ -17,6 +17,7 @@ from .guards import guard
 from .homes import bring_home, forget
 from .hooks import attach, notice_end
 from .model_calls import Calls, NoReplicas
+from .parametrized import watch
 from .placement import Placement
 from .places import WeightPlaces
 from .readers import for_readers
@@ -53,6 +54,7 @@ class Placed:
         self._guards = self._guarded()
         for unit in self.units:
             bring_home(unit, self)
+        watch()
         _PLACED[bare(model)] = weakref.ref(self)
 
     @property

@@ -124,6 +124,11 @@ class Streamer(Carrying):
             if self._slots.get(self._place(unit), self) is None:
                 self.backend.changed(unit)
 
+    def unchanged(self, unit: PlacedUnit, piece: Piece) -> None:
+        """Take the last write to a tensor of a unit for one that has left its values as they were."""
+        with self._lock:
+            self.backend.unchanged(unit, piece)
+
     def rest(self) -> None:
         """Drop all units: every weight is where it rests. Errors of fetches that nobody asked for are forgotten."""
         with self._lock:

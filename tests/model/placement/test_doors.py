@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations, parametrize, prune, vector_to_parameters
 
+import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.model.placement.placed import placed
 from support.models import batch
@@ -270,16 +271,32 @@ def test_what_is_written_while_a_layer_is_near_is_kept(name):
     assert torch.equal(weight, wanted) and torch.equal(loss(model), loss(resident))
 
 
-def test_a_write_to_a_near_layer_whose_file_is_never_written_is_refused_unless_it_changes_nothing():
+def test_a_write_to_a_near_layer_whose_file_is_never_written_is_refused():
     model = near_one("relayed")
-    weight = model.model.layers[3].mlp.up_proj.weight
+    layer = model.model.layers[3].mlp.up_proj
     with torch.no_grad():
-        weight.mul_(1)
-    assert torch.equal(loss(model), loss(model_at("resident")))
-    with torch.no_grad():
-        weight.mul_(2)
+        layer.weight.mul_(2)
+    parametrize.register_parametrization(layer, "weight", Double())  # which hides it not
     with pytest.raises(HybridOptError, match=f"layers.3.mlp.up_proj.weight' was {WRITTEN}"):
         loss(model)
+
+
+@pytest.mark.parametrize("way", [*WAYS, "relayed"])
+def test_layers_are_parametrized_while_updates_of_training_are_outstanding(way, tmp_path):
+    found = []
+    for each in ("resident", way):
+        how = {"paired": False} if each == "staged" else {"cache": tmp_path, "paired": False}
+        model = hybridopt.wrap(model_at(each, **({} if each == "resident" else how)), policy="mezo")
+        optimizer = model.hybrid.optimizer(lr=1e-2)
+        for step in range(4):
+            optimizer.step(lambda model=model: model(**batch(model)).loss)
+            if step == 1:
+                assert each == "resident" or placed(model).streamer.outstanding
+                on_layers(ANEW["parametrized"][0], model)
+        found.append((loss(model), values(model)))
+    (one, expected), (two, there) = found
+    assert torch.equal(one, two) and expected.keys() == there.keys()
+    assert all(torch.equal(x, there[name]) for name, x in expected.items())
 
 
 def test_what_a_state_dict_holds_lasts_and_may_be_written(way):

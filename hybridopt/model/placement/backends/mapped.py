@@ -96,6 +96,10 @@ class Mapped(PlacementBackend):
         """Take the values of the tensors for theirs."""
         self._marks.set(unit.pieces)
 
+    def unchanged(self, unit: PlacedUnit, piece: Piece) -> None:
+        """Take one write to a tensor for none."""
+        self._marks.forgive(piece)
+
     def write(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
         """Copy tensors to memory of their own."""
         self._refuse_written(unit)

@@ -125,24 +125,10 @@ class Relayed(Staged):
 
     def _take(self, unit: PlacedUnit) -> list[Piece]:
         """Raise HybridOptError for tensors that somebody else has written to, or put others in their place."""
-        sides, marks = self._sides[unit], self._sides[unit].marks
-        for piece in marks.changed(unit.pieces, writes=False):
-            refuse_written(unit, piece.name)
-        if sides.state == "near" and (touched := marks.changed(unit.pieces)):
-            self.join(unit)
-            for piece in touched:
-                if not self._as_at_rest(unit, piece):
-                    refuse_written(unit, piece.name)
-            marks.set(touched)
-        return []
-
-    def _as_at_rest(self, unit: PlacedUnit, piece: Piece) -> bool:
-        """Return whether a tensor on the device has the bytes of its file: `x.set_(x)` is a write to torch, too."""
         sides = self._sides[unit]
-        if piece in sides.ahead:
-            return False
-        resting = sides.resting[unit.pieces.index(piece)]
-        return torch.equal(_bytes(piece.tensor.data.to(resting.device)), _bytes(resting))
+        for piece in sides.marks.changed(unit.pieces, writes=sides.state == "near"):
+            refuse_written(unit, piece.name)
+        return []
 
     def _at_rest(self, piece: Piece) -> Tensor:
         """Return the values of a tensor as a view of its file."""
@@ -162,7 +148,3 @@ class Relayed(Staged):
             path = self._working.path
             self._mapped[path], self._direct[path] = self._working, DirectFile(path)
         return self._working
-
-
-def _bytes(x: Tensor) -> Tensor:
-    return x.reshape(-1).view(torch.uint8)

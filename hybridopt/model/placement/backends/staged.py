@@ -119,6 +119,10 @@ class Staged(PlacementBackend):
         self._joined(sides)
         sides.marks.set(unit.pieces)
 
+    def unchanged(self, unit: PlacedUnit, piece: Piece) -> None:
+        """Take one write to a tensor for none."""
+        self._sides[unit].marks.forgive(piece)
+
     def write(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:
         """Let the caller be the next to write to what is on the device, which is a copy."""
         self.join(unit)
