@@ -15,9 +15,9 @@ from .model.base_record import Base, Origin, without_values
 from .model.changed_codes import codes_record, layer_of_kept, restore_, unknown
 from .model.containers import as_given, check_container, uncompiled
 from .model.fsdp.sharded_tensors import reshard_, sharded_tensors
+from .model.placement.guarding.refusals import check_not_quantized, check_written
+from .model.placement.guarding.trained_scales import open_scales_
 from .model.placement.homes import assign
-from .model.placement.refusals import check_not_quantized, check_written
-from .model.placement.trained_scales import open_scales_
 from .model.quantization.replacing import quantize_
 from .model.quantization.sharded_codes import ShardedCodes, follow_shards_
 from .model.roles import base_name, clean, of_base

@@ -12,8 +12,8 @@ from .model.base_record import Origin, remember
 from .model.changed_codes import updated
 from .model.containers import REPLICAS, original, uncompiled
 from .model.fsdp.sharded_tensors import reshard_
+from .model.placement.guarding.refusals import check_trainable
 from .model.placement.placed import unplace
-from .model.placement.refusals import check_trainable
 from .model.quantization.coded import coded_names
 from .model.quantization.replacing import dequantize_
 from .model.quantization.scales import scales

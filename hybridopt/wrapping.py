@@ -19,11 +19,11 @@ from .model.changed_codes import codes_record, unknown, updated
 from .model.containers import as_given, check_container, compiled_in_place, uncompiled
 from .model.fsdp.sharded_tensors import reshard_
 from .model.loading.missing_tensors import unstored
+from .model.placement.guarding.refusals import check_keeps_base, check_not_quantized
+from .model.placement.guarding.trained_scales import open_scales_
 from .model.placement.in_memory import Settled, place_in_memory_, settle
 from .model.placement.placed import placed
 from .model.placement.placement import Placement, read_placement
-from .model.placement.refusals import check_keeps_base, check_not_quantized
-from .model.placement.trained_scales import open_scales_
 from .model.quantization.coded import coded_names
 from .model.quantization.layers import place
 from .model.quantization.owners import owner, scheme_of

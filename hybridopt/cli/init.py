@@ -32,12 +32,12 @@ def init(model: Model, data: Files, gpu: Gpu = None, sets: Sets = None) -> None:
     goes to stderr. `hybridopt train run.yaml` trains by it.
     """
     from ..training.config.reading import OptionValue, run_of
-    from ..training.running.preflight import check_there
+    from ..training.running.preparing.preflight import check_there
 
     run = run_of(model, data, [*(sets or ()), *([OptionValue("gpu", gpu, "--gpu")] if gpu is not None else [])])
     check_installed()
     check_there(run)
-    from ..training.running.draft import draft
+    from ..training.running.preparing.draft import draft
 
     text, told = draft(run)
     for line in told:

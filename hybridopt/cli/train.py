@@ -109,7 +109,7 @@ def train(what: What, asked: AskedRun, how: AskedManner) -> None:
     First everything is read and checked, the first example is shown with the tokens that are learnt, and the memory of
     exactly this run is planned; only then is the model loaded. Exits with status 1 where it does not fit.
     """
-    from ..training.running.preflight import check_there
+    from ..training.running.preparing.preflight import check_there
 
     processes = world()
     try:
@@ -162,7 +162,7 @@ def check_installed() -> None:
 
 
 def _show(prepared: "Prepared", console: Console) -> None:
-    from ..training.running.preview import preview
+    from ..training.running.preparing.preview import preview
 
     for line in prepared.told:
         _say(console, line)

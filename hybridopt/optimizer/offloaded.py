@@ -10,7 +10,7 @@ from ..core.errors import HybridOptError
 from ..execution.probe_gradient import ProbeGradient
 from ..execution.probe_updates import run_estimated
 from ..execution.update_task import Task
-from ..model.placement.guards import not_trained
+from ..model.placement.guarding.moving import not_trained
 from ..model.placement.homes import check_kept, home
 from .windows.resolved import Resolved
 

@@ -54,7 +54,7 @@ def test_every_file_is_imported_without_what_only_some_systems_have(windows, pat
 
 
 def test_memory_of_the_host_is_there_on_windows(windows, monkeypatch):
-    from hybridopt.model.placement import arena
+    from hybridopt.model.placement.storage import arena
 
     class Plain(mmap.mmap):
         def __new__(cls, number, size):

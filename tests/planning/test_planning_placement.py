@@ -20,10 +20,10 @@ from hybridopt.core.card_speeds import Flops
 from hybridopt.core.host import Host, Speed
 from hybridopt.core.numerics import rounding
 from hybridopt.core.storages import storage_id
-from hybridopt.model.placement.drive_endurance import WRITTEN
-from hybridopt.model.placement.pending_updates import MOST
 from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.placing import place_
+from hybridopt.model.placement.storage.drive_endurance import WRITTEN
+from hybridopt.model.placement.streaming.pending_updates import MOST
 from hybridopt.model.placement.units import units
 from hybridopt.planning import Estimator, Request, plan_live
 from hybridopt.planning.placement.descriptions import placed_rows

@@ -7,7 +7,7 @@ from torch import nn
 
 from hybridopt.core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
 from hybridopt.model.placement.placement import Placement
-from hybridopt.model.placement.streamer import Streamer
+from hybridopt.model.placement.streaming.streamer import Streamer
 
 SIZE = 8  # bytes of a unit
 

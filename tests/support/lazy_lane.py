@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hybridopt.model.placement.backends.staged import Staged
 from hybridopt.model.placement.lanes.lane import Lane
-from hybridopt.model.placement.sides import POISON
+from hybridopt.model.placement.streaming.sides import POISON
 
 
 @dataclass(eq=False)

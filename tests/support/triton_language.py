@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PRELUDE = "hybridopt.execution.printing.triton_prelude"
+PRELUDE = "hybridopt.execution.printing.triton.prelude"
 NAN = SimpleNamespace(ALL="all", NONE="none")
 
 

@@ -19,9 +19,9 @@ from ..cpp.layouts import LONG, Layout, joined, layout_of, text_of
 from ..cpp.stacks import cut, matrices, places
 from ..dispatch import WORTH_PRINTING
 from ..gradient_check import GradientCheck, UncheckedGradient
-from ..printing.cpp_rounds import RoundsLayout
-from ..printing.cpp_structs import ROOTS
-from ..printing.traced import traced
+from ..printing.cpp.rounds import RoundsLayout
+from ..printing.cpp.structs import ROOTS
+from ..printing.tracing.updates import traced
 from ..slices import update_in_slices
 from ..state import seeds
 from ..update_task import Task

@@ -11,9 +11,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ...core.contracts import Backend
 from ...parts.stores.bf16_stochastic import Bf16Stochastic
 from ...parts.stores.dense import Dense
-from ..printing.traced import printable
-from ..printing.triton_columns import ColumnsKernel
-from ..printing.triton_tiles import kept_in
+from ..printing.tracing.updates import printable
+from ..printing.triton.columns import ColumnsKernel
+from ..printing.triton.tiles import kept_in
 from ..update_task import Task
 from . import _triton_kernels as triton_kernels
 

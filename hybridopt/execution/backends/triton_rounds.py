@@ -12,9 +12,9 @@ from ...core.contracts import Backend
 from ...parts.stores.bf16_stochastic import Bf16Stochastic
 from ...parts.stores.dense import Dense
 from ...policy.job import EXACT, Job
-from ..printing.triton_launch import Launch
-from ..printing.triton_rounds import RoundsKernels
-from ..printing.triton_tiles import kept_in
+from ..printing.triton.launch import Launch
+from ..printing.triton.rounds import RoundsKernels
+from ..printing.triton.tiles import kept_in
 from ..update_task import Task
 from . import _triton_kernels as triton_kernels
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...core.contracts import RepeatedCheck
 from ..gradient_check import GradientCheck, UncheckedGradient
-from ..printing.cpp_rounds import RoundsLayout
+from ..printing.cpp.rounds import RoundsLayout
 from ..tensor_guards import readable
 from ..update_task import in_memory
 from . import builder

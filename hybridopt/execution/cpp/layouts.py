@@ -17,10 +17,10 @@ from ...parts.stores.dense import Dense
 from ...parts.stores.nonnegative import Nonnegative
 from ...policy.job import Job
 from .. import state
-from ..printing.cpp_kernel import KernelLayout
-from ..printing.cpp_rounds import RoundsLayout
-from ..printing.cpp_structs import LEVELS
-from ..printing.traced import printable
+from ..printing.cpp.kernel import KernelLayout
+from ..printing.cpp.rounds import RoundsLayout
+from ..printing.cpp.structs import LEVELS
+from ..printing.tracing.updates import printable
 
 __all__ = ["Layout", "joined", "layout_of", "sizes_of", "text_of"]
 

@@ -6,7 +6,7 @@ from math import prod
 from torch import Tensor
 
 from ...policy.job import Job
-from ..printing.cpp_rounds import RoundsLayout
+from ..printing.cpp.rounds import RoundsLayout
 from .layouts import Layout, sizes_of
 
 __all__ = ["cut", "matrices", "places"]

@@ -13,7 +13,7 @@ from ...core.contracts import PackedWeight, Piece, PlacedUnit, Scheme
 from ...core.errors import HybridOptError
 from ...core.files.mapping import Extent, MappedFile
 from ...core.version import installed
-from ..placement.unit_files import KeptTensor, UnitFiles
+from ..placement.storage.unit_files import KeptTensor, UnitFiles
 from ..quantization.replacing import assemble_
 from .materializing import fill
 from .weight_files import Stored

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...core.contracts import PlacedUnit
 from ..placement.placement import Placement
 from ..placement.placing import Placing
-from ..placement.rows import aside
+from ..placement.streaming.rows import aside
 from ..placement.units import pieces
 from ..quantization.layers import is_named
 from .filling import Filling

@@ -17,8 +17,8 @@ from ...core.files.paths import path_of
 from ...core.out_of_memory import enough_memory
 from ..placement.auto_placement import settled
 from ..placement.placement import Placement, read_placement
-from ..placement.rows import aside
-from ..placement.unit_files import UnitFiles
+from ..placement.storage.unit_files import UnitFiles
+from ..placement.streaming.rows import aside
 from ..placement.units import units
 from ..quantization.scheme_names import frozen_names, named
 from ..quantization.targets import chosen, warn_of_read

@@ -12,7 +12,7 @@ from ...core.errors import HybridOptError
 from ...core.host_memory import left
 from ...core.sizes import bytes_of, gib
 from .placement import Placement
-from .ranges import RELAYS
+from .storage.ranges import RELAYS
 
 __all__ = ["TRAINING", "LayerBytes", "check_resident", "settled"]
 

@@ -11,9 +11,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ...core.contracts import Piece, PlacedUnit
 from ...core.errors import HybridOptError
 from ..fsdp.sharded_tensors import write_
-from .pending_updates import Update
 from .placement import Placement
-from .streamer import Streamer
+from .streaming.pending_updates import Update
+from .streaming.streamer import Streamer
 
 __all__ = [
     "Home",

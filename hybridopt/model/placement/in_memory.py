@@ -15,8 +15,8 @@ from .auto_placement import LayerBytes, check_resident, settled
 from .placed import placed
 from .placement import Placement
 from .placing import Stored, backend_for, place_
-from .rows import aside
-from .unit_files import UnitFiles
+from .storage.unit_files import UnitFiles
+from .streaming.rows import aside
 from .units import layer_names, units
 
 __all__ = ["Settled", "place_in_memory_", "settle"]

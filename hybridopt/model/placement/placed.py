@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from ...core.contracts import PlacedUnit, Traffic
 from ...core.errors import HybridOptError, HybridOptWarning
 from ..adapters import bare
-from .added_adapters import Newcomers, made
-from .guards import guard
+from .guarding.added_adapters import Newcomers, made
+from .guarding.model_calls import Calls, NoReplicas
+from .guarding.moving import guard
+from .guarding.parametrized import watch
+from .guarding.readers import for_readers
+from .guarding.weight_places import WeightPlaces
 from .homes import bring_home, forget
-from .hooks import attach, notice_end
-from .model_calls import Calls, NoReplicas
-from .parametrized import watch
 from .placement import Placement
-from .places import WeightPlaces
-from .readers import for_readers
-from .rows import RowLookup, looked_up
-from .streamer import Streamer
+from .streaming.hooks import attach, notice_end
+from .streaming.rows import RowLookup, looked_up
+from .streaming.streamer import Streamer
 
 __all__ = ["Placed", "placed", "unplace", "up_to_date"]
 

@@ -10,10 +10,10 @@ from ...core.contracts import PlacedUnit, PlacementBackend, Traffic
 from ...core.errors import HybridOptError
 from ...core.files.mapping import Extent
 from ...core.registry import every_class
-from .added_adapters import moved_
+from .guarding.added_adapters import moved_
 from .placed import Placed, placed
 from .placement import Placement
-from .streamer import Streamer
+from .streaming.streamer import Streamer
 from .units import small_parts, units
 
 __all__ = ["Placing", "Stored", "backend_for", "place_"]

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from ...core.card_speeds import Flops
 from ...core.host import Host
 from ...core.sizes import gib, human
-from ...model.placement.drive_endurance import WRITTEN
 from ...model.placement.placement import Placement
+from ...model.placement.storage.drive_endurance import WRITTEN
 from .offloaded_tensors import Carried
 from .pace import Pace, pace_of
 

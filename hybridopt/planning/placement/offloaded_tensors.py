@@ -13,7 +13,7 @@ from ...core.errors import HybridOptError
 from ...model.adapters import bare
 from ...model.placement.placement import Placement
 from ...model.placement.placing import backend_for
-from ...model.placement.rows import looked_up
+from ...model.placement.streaming.rows import looked_up
 from ...model.placement.units import units
 from ...model.roles import clean
 from ...policy.plan import Plan

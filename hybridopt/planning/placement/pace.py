@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.card_speeds import Flops
 from ...core.host import Host
-from ...model.placement.drive_endurance import WRITTEN
+from ...model.placement.storage.drive_endurance import WRITTEN
 
 if TYPE_CHECKING:
     from ..estimate import Estimate

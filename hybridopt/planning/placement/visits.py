@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ...core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
-from ...model.placement.hooks import attach
-from ...model.placement.pending_updates import MOST
 from ...model.placement.placement import Placement
-from ...model.placement.streamer import Streamer, in_backward
+from ...model.placement.streaming.hooks import attach
+from ...model.placement.streaming.pending_updates import MOST
+from ...model.placement.streaming.streamer import Streamer, in_backward
 from ..trace.moments import Stage
 
 __all__ = ["Rounds", "Visited", "visited"]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ...core.errors import HybridOptError
-from ..running.lengths import positions_of
+from ..running.preparing.lengths import positions_of
 
 __all__ = ["Conversation"]
 

@@ -9,7 +9,7 @@ from ...policy.routes import read_policy
 from ...saving.served import vllm_rank_of
 from .finish import MERGED
 from .prepare import Prepared
-from .telling import many
+from .preparing.telling import many
 from .train import Result
 
 __all__ = ["ending"]

@@ -19,7 +19,7 @@ from ...wrapping import wrap
 from ..config.run import AUTO, Run
 from ..method.adapters import adapters
 from ..method.resting import placement_of
-from .preflight import check_model
+from .preparing.preflight import check_model
 
 __all__ = ["config_of", "fetched", "load_model"]
 

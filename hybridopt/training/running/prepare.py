@@ -13,19 +13,19 @@ from ...core.sizes import gib
 from ..config.run import AUTO, Run
 from ..data.reading import read
 from ..data.template import check_chats, padding_told, tokenizer_for
-from .choosing import chosen_for, less_than, with_head
-from .lengths import check_positions, check_words, positions_of, with_lengths
 from .loading import config_of
+from .preparing.choosing import chosen_for, less_than, with_head
+from .preparing.lengths import check_positions, check_words, positions_of, with_lengths
+from .preparing.rehearsal import Rehearsal, rehearse
+from .preparing.telling import told_of
+from .preparing.weights import check_matching, check_weights
 from .quiet import quietly
 from .ranks import ALONE, Ranks, check_launcher
-from .rehearsal import Rehearsal, rehearse
 from .resuming import check_data, resumed
 from .run_folder import Place
 from .sharing import sharing_told
-from .telling import told_of
 from .trackers import check_trackers
 from .versions import versions, versions_told
-from .weights import check_matching, check_weights
 
 __all__ = ["Prepared", "prepare"]
 

@@ -6,7 +6,7 @@ import hybridopt
 from hybridopt import HybridOptError
 from hybridopt.core.files.model_folders import to_train_on
 from hybridopt.planning.subject.source import subject_of
-from hybridopt.training.running.preflight import check_model
+from hybridopt.training.running.preparing.preflight import check_model
 
 DOORS = {"load": hybridopt.load, "plan": subject_of, "train": lambda folder: check_model(str(folder))}
 

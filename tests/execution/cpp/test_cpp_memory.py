@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_map
 
 from hybridopt import HybridOptimizer, Policy, Route, Treatment
 from hybridopt.execution.backends.cpp import Cpp
-from hybridopt.execution.printing import rounds_traced, traced
+from hybridopt.execution.printing.tracing import rounds as rounds_traced
+from hybridopt.execution.printing.tracing import updates as traced
 from hybridopt.parts import Columns, Lion, Momentum, NoUpdate, Rows, SignSGD
 from hybridopt.parts.rules.adafactor import Adafactor
 

@@ -8,7 +8,7 @@ from hybridopt.execution.backends.cpp import Cpp
 from hybridopt.execution.cpp import builder
 from hybridopt.execution.cpp.gradient_check import check_gradients
 from hybridopt.execution.gradient_check import UncheckedGradient
-from hybridopt.execution.printing.cpp_rounds import RoundsLayout
+from hybridopt.execution.printing.cpp.rounds import RoundsLayout
 from hybridopt.optimizer.gradients import reductions
 from hybridopt.optimizer.parameters import Parameters
 from hybridopt.parts.rules.column_norm import ColumnNorm

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from hybridopt.core.contracts import Rule
-from hybridopt.execution.printing.rounds_traced import rounds_of
+from hybridopt.execution.printing.tracing.rounds import rounds_of
 from hybridopt.parts.rules.adafactor import Adafactor
 from hybridopt.parts.rules.adam_mini import AdamMini
 from hybridopt.parts.rules.came import CAME

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hybridopt.core.contracts import Rule, Slot
 from hybridopt.core.registry import find, names
-from hybridopt.execution.printing.traced import printable, traced
+from hybridopt.execution.printing.tracing.updates import printable, traced
 from hybridopt.parts import AdamW, Lion, Muon, SignSGD
 
 LANGUAGE = {

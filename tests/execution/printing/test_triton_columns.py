@@ -10,7 +10,7 @@ from hybridopt.core.contracts import Draw
 from hybridopt.execution.backends import _triton_kernels
 from hybridopt.execution.backends.triton import Triton
 from hybridopt.execution.meta_tasks import unfilled
-from hybridopt.execution.printing.triton_columns import ColumnsKernel
+from hybridopt.execution.printing.triton.columns import ColumnsKernel
 from hybridopt.execution.update_task import Task
 from hybridopt.optimizer import updates
 from hybridopt.parts import Adafactor, AdamW, Columns, Fp32, Int8, Lion, Muon, NoUpdate, SignSGD

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 import hybridopt
 from hybridopt import HybridOptError, Placement
 from hybridopt.model.loading import materializing
-from hybridopt.model.placement import unit_files
 from hybridopt.model.placement.placed import placed
-from hybridopt.model.placement.unit_files import UnitFiles
+from hybridopt.model.placement.storage import unit_files
+from hybridopt.model.placement.storage.unit_files import UnitFiles
 from hybridopt.model.quantization.owners import parts
 from support import placed as tiny
 from support.models import batch, tiny_moe

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hybridopt.core.errors import HybridOptError
-from hybridopt.model.placement import arena
-from hybridopt.model.placement.arena import Arena, Layout
 from hybridopt.model.placement.lanes.host import HostLane
+from hybridopt.model.placement.storage import arena
+from hybridopt.model.placement.storage.arena import Arena, Layout
 
 TENSORS = [
     torch.arange(6, dtype=torch.bfloat16).view(2, 3),

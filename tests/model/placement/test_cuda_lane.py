@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from hybridopt.core.storages import storage_id
-from hybridopt.model.placement.arena import Arena
 from hybridopt.model.placement.backends.staged import Staged
 from hybridopt.model.placement.lanes.cuda import CudaLane
 from hybridopt.model.placement.lanes.host import HostLane
-from hybridopt.model.placement.sides import Sides
+from hybridopt.model.placement.storage.arena import Arena
+from hybridopt.model.placement.streaming.sides import Sides
 from support.fake_streams import Fake, Stream, before
 from support.placed import adapted, model_at, stand_in, train
 

@@ -6,8 +6,8 @@ import pytest
 
 from hybridopt.core.errors import HybridOptError
 from hybridopt.core.sizes import parse_size
-from hybridopt.model.placement.drive_endurance import DAILY, DAY, Endurance, daily
 from hybridopt.model.placement.placement import Placement
+from hybridopt.model.placement.storage.drive_endurance import DAILY, DAY, Endurance, daily
 from support.fake_backend import fake_streamer
 
 GB, HOUR = 10**9, 3600

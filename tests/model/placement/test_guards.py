@@ -10,7 +10,7 @@ import torch
 from peft import get_peft_model
 
 from hybridopt import HybridOptError, HybridOptWarning
-from hybridopt.model.placement import added_adapters
+from hybridopt.model.placement.guarding import added_adapters
 from hybridopt.model.placement.placed import placed
 from support.models import batch
 from support.placed import CPU, adapted, lora, model_at, stand_in, train

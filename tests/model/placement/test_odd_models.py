@@ -11,9 +11,9 @@ from hybridopt import HybridOptError
 from hybridopt.model.placement.backends.mapped import Mapped
 from hybridopt.model.placement.backends.staged import Staged
 from hybridopt.model.placement.in_memory import Settled, place_in_memory_
-from hybridopt.model.placement.outputs import tensors_in
 from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.placement import Placement
+from hybridopt.model.placement.streaming.outputs import tensors_in
 from hybridopt.model.placement.units import units
 from support.placed import CPU, stand_in
 

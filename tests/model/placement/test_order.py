@@ -5,7 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridopt.model.placement.fetch_order import BACKWARD, EVALUATION, FORWARD, Order
+from hybridopt.model.placement.streaming.fetch_order import BACKWARD, EVALUATION, FORWARD, Order
 
 few = settings(max_examples=40, deadline=None)
 

@@ -10,12 +10,12 @@ from torch import nn
 
 from hybridopt.core.contracts import Piece, PlacedUnit, Traffic
 from hybridopt.core.errors import HybridOptError, HybridOptWarning
-from hybridopt.model.placement import pending_updates
 from hybridopt.model.placement.backends.staged import Staged
-from hybridopt.model.placement.pending_updates import Outstanding
 from hybridopt.model.placement.placement import Placement
-from hybridopt.model.placement.streamer import Streamer
-from hybridopt.model.placement.working_file import WorkingFile, spaced
+from hybridopt.model.placement.storage.working_file import WorkingFile, spaced
+from hybridopt.model.placement.streaming import pending_updates
+from hybridopt.model.placement.streaming.pending_updates import Outstanding
+from hybridopt.model.placement.streaming.streamer import Streamer
 
 CPU = torch.device("cpu")
 

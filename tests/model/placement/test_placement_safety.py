@@ -14,9 +14,9 @@ import torch
 
 import hybridopt
 from hybridopt.core.errors import HybridOptError
-from hybridopt.model.placement import prefetch_thread
 from hybridopt.model.placement.placed import placed
-from hybridopt.model.placement.sides import Sides
+from hybridopt.model.placement.streaming import prefetch_thread
+from hybridopt.model.placement.streaming.sides import Sides
 from support.models import batch
 from support.placed import WAYS, Trained, adapted, differences, folder, model_at, run, train
 

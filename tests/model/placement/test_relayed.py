@@ -12,17 +12,17 @@ from torch import nn
 import hybridopt
 from hybridopt.core.contracts import Piece, PlacedUnit, Traffic
 from hybridopt.core.errors import HybridOptError, HybridOptWarning
-from hybridopt.model.placement import direct_io
-from hybridopt.model.placement.arena import Arena, Layout
 from hybridopt.model.placement.backends.mapped import Mapped
 from hybridopt.model.placement.backends.relayed import Relayed
 from hybridopt.model.placement.backends.staged import Staged
-from hybridopt.model.placement.direct_io import DirectFile, read
 from hybridopt.model.placement.lanes.host import HostLane
 from hybridopt.model.placement.placed import placed
 from hybridopt.model.placement.placement import Placement
 from hybridopt.model.placement.placing import place_
-from hybridopt.model.placement.ranges import BLOCK, GAP, Range, Reading, most
+from hybridopt.model.placement.storage import direct_io
+from hybridopt.model.placement.storage.arena import Arena, Layout
+from hybridopt.model.placement.storage.direct_io import DirectFile, read
+from hybridopt.model.placement.storage.ranges import BLOCK, GAP, Range, Reading, most
 from support.placed import CPU, Late, Training, adapted, differences, folder, model_at, on_disk, run, train
 
 

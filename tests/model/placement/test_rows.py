@@ -8,7 +8,7 @@ from torch import nn
 
 from hybridopt.model.loading.sizes import weights_of
 from hybridopt.model.placement.placed import placed
-from hybridopt.model.placement.rows import RowLookup, aside, looked_up
+from hybridopt.model.placement.streaming.rows import RowLookup, aside, looked_up
 from hybridopt.model.placement.units import units
 from support.lazy_lane import Lazy
 from support.models import batch, tiny_bert, tiny_gpt2, tiny_llama, tiny_resnet, tiny_vit

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from hybridopt.core.errors import HybridOptError
-from hybridopt.model.placement import pending_updates, transfers, units_in_use
-from hybridopt.model.placement import streamer as module
-from hybridopt.model.placement.units_in_use import InUse
+from hybridopt.model.placement.streaming import pending_updates, transfers, units_in_use
+from hybridopt.model.placement.streaming import streamer as module
+from hybridopt.model.placement.streaming.units_in_use import InUse
 from support.fake_backend import SIZE, Alone, Fake, fake_streamer
 
 THERE_AND_BACK = [0, 1, 2, 3, 4, 4, 3, 2, 1, 0]

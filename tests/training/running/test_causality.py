@@ -6,7 +6,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
 from hybridopt import HybridOptError
 from hybridopt.core.registry import make
-from hybridopt.training.running.choosing import with_head
+from hybridopt.training.running.preparing.choosing import with_head
 
 SIZES = {
     "vocab_size": 64,

@@ -14,9 +14,9 @@ from transformers import GPT2Config, LlamaConfig, RobertaConfig
 from hybridopt import HybridOptError
 from hybridopt.training.running import loading
 from hybridopt.training.running import prepare as preparing
-from hybridopt.training.running.lengths import positions_of
 from hybridopt.training.running.prepare import prepare
-from hybridopt.training.running.preview import preview
+from hybridopt.training.running.preparing.lengths import positions_of
+from hybridopt.training.running.preparing.preview import preview
 from support.tiny_chat import chat, save_tiny_chat
 
 pytestmark = pytest.mark.slow

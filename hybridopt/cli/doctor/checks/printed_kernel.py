@@ -19,7 +19,7 @@ TEXT = '''"""A small kernel, as a trial."""
 import triton
 import triton.language as tl
 
-from hybridopt.execution.printing.triton_prelude import *
+from hybridopt.execution.printing.triton.prelude import *
 
 
 @triton.jit

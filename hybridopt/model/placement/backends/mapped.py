@@ -13,10 +13,10 @@ from ....core.files.mapping import Extent, MappedFile, runs
 from ....core.files.pages import copies
 from ....core.host_memory import left
 from ...deferred_checksums import LaterChecksum
-from ..drive_endurance import Endurance
-from ..marks import Marks, refuse_written
+from ..guarding.foreign_writes import Marks, refuse_written
 from ..placement import Placement
-from ..working_file import WorkingFile, spaced
+from ..storage.drive_endurance import Endurance
+from ..storage.working_file import WorkingFile, spaced
 
 __all__ = ["Mapped", "keeps_cached"]
 

@@ -9,13 +9,13 @@ from torch import Tensor
 from ....core.contracts import Piece, PlacedUnit, Traffic
 from ....core.errors import HybridOptError
 from ....core.files.mapping import MappedFile, runs
-from ..arena import Arena, Layout, whole_pages
-from ..direct_io import DirectFile, read
+from ..guarding.foreign_writes import refuse_written
 from ..lanes.lane import Moment
-from ..marks import refuse_written
 from ..placement import Placement
-from ..ranges import RELAYS, Reading, by_place, most
-from ..working_file import WorkingFile, spaced
+from ..storage.arena import Arena, Layout, whole_pages
+from ..storage.direct_io import DirectFile, read
+from ..storage.ranges import RELAYS, Reading, by_place, most
+from ..storage.working_file import WorkingFile, spaced
 from .staged import Staged
 
 __all__ = ["Relayed"]

@@ -15,11 +15,11 @@ from torch import Tensor
 from ....core.contracts import Piece, PlacedUnit, PlacementBackend, Traffic
 from ....core.errors import HybridOptError, HybridOptWarning
 from ....core.sizes import gib
-from ..arena import Arena, Layout, whole_pages
 from ..lanes.choice import lane_to
 from ..lanes.lane import Moment, Pair
 from ..placement import Placement
-from ..sides import Sides
+from ..storage.arena import Arena, Layout, whole_pages
+from ..streaming.sides import Sides
 
 __all__ = ["Staged"]
 

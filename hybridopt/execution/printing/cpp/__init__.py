@@ -1,0 +1,1 @@
+"""Traced rules as the text of C++ kernels."""

@@ -1,0 +1,1 @@
+"""What reaches for weights that rest elsewhere gets right values, or is refused."""

@@ -1,0 +1,1 @@
+"""Where weights rest: memory of the host, files, and how they are read and written."""

@@ -1,0 +1,1 @@
+"""Layers are fetched before they are computed with, and given back afterwards."""

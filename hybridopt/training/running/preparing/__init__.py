@@ -1,0 +1,1 @@
+"""What is found out about a run before its model is loaded."""
