@@ -9,6 +9,8 @@ import json
 import sys
 import time
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from rich.console import Console
@@ -17,6 +19,7 @@ from ..shared.command_line import console, parser
 from ..shared.lost_device import add_go_on
 from ..shared.processes import run_module
 from .pages import BLOCKS
+from .repeats import middle
 from .rows import COMPILE, DTYPES, fitting_none, measure, records_at, wanted
 from .sets import SETS
 from .table import publish, terminal
@@ -43,6 +46,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=1800.0,
         help="for a package to compile kernels, before its row",
     )
+    command.add_argument(
+        "--processes", type=int, default=1, help="measure rows in so many processes anew; the median ratio is kept"
+    )
     add_go_on(command)
     command.add_argument("--json", action="store_true", help="print the records instead of tables")
     command.add_argument("--table", action="store_true", help="only write table and plot anew")
@@ -52,6 +58,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = command.parse_args(arguments)
     if options.only and (unknown := fitting_none(options.only)):
         command.error(f"--only: no row fits {', '.join(unknown)}; --list prints all names")
+    if options.processes < 1 or (options.processes > 1 and options.measure):
+        command.error("--processes: give 1 or more, and more than 1 without --measure")
     options.sets = options.sets or ["1b" if options.device == "cuda" else "60m"]
     options.set = options.sets[0]
     options.dtypes = options.dtypes or (["bf16"] if options.device == "cuda" else ["fp32", "bf16"])
@@ -64,8 +72,33 @@ def in_processes(options: argparse.Namespace, arguments: list[str]) -> None:
     groups = list(product(options.sets, options.dtypes))
     for position, (size, dtype) in enumerate(groups):
         share = (end - time.monotonic()) / 60 / (len(groups) - position)
-        own = [*arguments, "--set", size, "--dtypes", dtype, "--minutes", str(share), "--measure"]
-        run_module("step", own, stdout=sys.stderr if options.json else None, check=True)
+        own = [*arguments, "--processes", "1", "--set", size, "--dtypes", dtype, "--measure"]
+        if options.processes == 1:
+            run_step([*own, "--minutes", str(share)], options)
+        else:
+            repeat([*own, "--minutes", str(share / options.processes)], options)
+
+
+def repeat(own: list[str], options: argparse.Namespace) -> None:
+    """Measure rows in several processes, whatever records are there, and keep of every row that of the median ratio.
+
+    Args:
+        own: the options of each process.
+        options: of the command line.
+    """
+    measured = []
+    for _ in range(options.processes):
+        with TemporaryDirectory() as folder:
+            run_step([*own, "--out", folder], options)
+            measured.append(records_at(Path(folder)).all())
+    records = records_at(options.out)
+    for record in middle(measured):
+        records.put(record)
+
+
+def run_step(own: list[str], options: argparse.Namespace) -> None:
+    """Measure in another process."""
+    run_module("step", own, stdout=sys.stderr if options.json else None, check=True)
 
 
 def show(options: argparse.Namespace, screen: Console) -> None:
@@ -86,9 +119,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     screen = console(stderr=options.json)
+    one = len(options.sets) == len(options.dtypes) == options.processes == 1
     if options.list:
         screen.print("\n".join({name: None for dtype in options.dtypes for name in wanted(options, dtype)}))
-    elif options.measure or (len(options.sets) == len(options.dtypes) == 1 and not (options.table or options.write)):
+    elif options.measure or (one and not (options.table or options.write)):
         measure(options, options.dtypes[0], screen)
     elif not (options.table or options.write):
         in_processes(options, sys.argv[1:] if arguments is None else arguments)

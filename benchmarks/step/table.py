@@ -10,6 +10,7 @@ from ..shared.records import Records
 from .goals import goal, missed
 from .measure import share_of_bandwidth
 from .plot import draw
+from .repeats import spread
 
 Groups = dict[str, list[dict]]  # records in order of measurement, by device, set and dtype
 HEADER = [
@@ -17,6 +18,7 @@ HEADER = [
     "ms",
     "times fused AdamW",
     "quartiles",
+    "processes",
     "target",
     "missed by",
     "without finite check",
@@ -26,9 +28,12 @@ HEADER = [
     "temporary, MB",
 ]
 REASON = 100  # characters of why a row failed
-SHORT = ["row", "ms", "ratio", "quartiles", "target", "missed", "no check", "first s", "B/param", "share", "temp MB"]
+SHORT = ["row", "ms", "ratio", "quartiles", "processes", "target", "missed"]
+SHORT += ["no check", "first s", "B/param", "share", "temp MB"]
 NOTE = """Every step is measured between two steps of torch's AdamW(fused=True) on the same weights and gradients;
-"times fused AdamW" is the median of its time over the mean of both neighbours. hybridopt checks that gradients are
+"times fused AdamW" is the median of its time over the mean of both neighbours. A process has its memory where it
+happens to lie, and that need not be equally fast: "processes" has the lowest and the highest ratio where a row was
+measured in several, of which the median stands in the row. hybridopt checks that gradients are
 finite (its default); one column shows it without. In bf16, hybridopt rounds weights at random, rows with +nearest to
 nearest; other packages do as they do. "First step" holds making the optimizer and compilation (with whatever
 compile caches already had). State is what the optimizer's tensors take. Share of bandwidth: the bytes of reading
@@ -81,13 +86,14 @@ def cells(record: dict) -> list[str]:
     target, over = goal(record), missed(record)
     asked = ["" if target is None else f"{target:.2f}", "" if over is None else f"{over:.0%}"]
     if "failed" in record:
-        return [record["row"], "failed", record["failed"][:REASON], "", *asked, *[""] * 5]
+        return [record["row"], "failed", record["failed"][:REASON], "", "", *asked, *[""] * 5]
     ignore = record["variants"].get("ignore")
     return [
         record["row"],
         milliseconds(record["seconds"]),
         f"{record['ratio']:.2f}",
         "–".join(f"{value:.2f}" for value in record["ratio_quartiles"]),
+        spread(record),
         *asked,
         f"{ignore['ratio']:.2f}" if ignore else "",
         f"{record['first_seconds']:.1f}",
