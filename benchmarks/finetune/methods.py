@@ -121,6 +121,7 @@ WINDOWS = ("badam-third", "badam-one", "adam_mini-whole")
 LOSSES = ("mezo", "fzoo", "lezo", "subzero", "zo_momentum", "zo_signsgd", "zo_adam", "zo_conservative")
 GRADIENTS = tuple(name for name in METHODS if name not in LOSSES)
 DECISIVE = (*FRUGALS, "signsgd", "galore", "badam")
+TEN = (*DECISIVE, "frugal-whiten", "adam_mini", "came-corrected", "adalomo")
 
 # Which methods in which mode on which task, in the order in which they are run: what decides most comes first.
 PLAN = (
@@ -141,8 +142,10 @@ PLAN = (
     ("instruct", "lora", DECISIVE),
     ("sst2", "full", WINDOWS),
     ("sst2", "lora", DECISIVE),
+    ("instruct", "full", TEN),
     ("sst2", "lora-nf4", ("frugal-tenth",)),
     ("boolq", "full", DECISIVE),
+    ("boolq", "full", TEN),
     ("question_types", "full", LOSSES),
     ("question_types", "lora", LOSSES),
     ("boolq", "lora", DECISIVE),
