@@ -127,8 +127,8 @@ def _true(device: torch.device) -> Tensor:
 def _give_up(form: Hashable, what: str, error: Exception) -> None:
     _broken.add(form)
     warnings.warn(
-        f"the Triton kernels of {what} cannot be made ({reason(error)}), so steps are slower, with the same results. "
-        "Install a C compiler and the triton that torch was built with, or pass compile=False",
+        f"the Triton kernels of {what} cannot be made ({reason(error)}), so steps are slower, with the same results "
+        "up to rounding. Install a C compiler and the triton that torch was built with, or pass compile=False",
         HybridOptWarning,
         stacklevel=9,
     )

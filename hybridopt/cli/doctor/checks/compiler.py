@@ -33,7 +33,8 @@ def compiler(tried: Trial, cuda: bool) -> Finding:
     if not tried.why:
         return Finding("torch.compile", OK, f"makes kernels ({tried.seconds:.1f} s for one)", numbers=numbers)
     if tried.survived:
-        text = f"makes no kernels, so updates go on without, slower, with the same results ({tried.why})"
+        without = "updates go on without, slower, with the same results up to rounding"
+        text = f"makes no kernels, so {without} ({tried.why})"
         return Finding("torch.compile", WARN, text, CURES[cuda], numbers)
     text = f"fails where updates would not go on without it ({tried.why})"
     return Finding("torch.compile", FAIL, text, f"{CURES[cuda]}; until then pass compile=False", numbers)

@@ -50,7 +50,7 @@ def printed_kernel(device: torch.device, launch: Callable[[Tensor, Tensor], obje
     try:
         launch(x, out)
     except Exception as error:  # of Triton, or of a compiler that it calls, as in the backend
-        without = "updates of columns go on without, slower, with the same results"
+        without = "updates of columns go on without, slower, with the same results up to rounding"
         text = f"Triton makes none, so {without} ({reason(error)})"
         return Finding("printed kernel", WARN, text, CURE)
     if not out.equal(2 * x + 1):

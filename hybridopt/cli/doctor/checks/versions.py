@@ -60,7 +60,7 @@ def triton(version: str | None, cuda: bool) -> Finding:
         return Finding("triton", OK, version)
     if not cuda:
         return Finding("triton", SKIPPED, "not installed; only GPUs need it")
-    text = "not installed: updates are not compiled, slower, with the same results"
+    text = "not installed: updates are not compiled, slower, with the same results up to rounding"
     return Finding("triton", WARN, text, "pip install triton, or a torch for CUDA, which brings it")
 
 
