@@ -97,7 +97,7 @@ class Mapped(PlacementBackend):
         self._marks.set(unit.pieces)
 
     def unchanged(self, unit: PlacedUnit, piece: Piece) -> None:
-        """Take one write to a tensor for none."""
+        """Forget the last write to a tensor, which has left its values as they were."""
         self._marks.forgive(piece)
 
     def write(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:

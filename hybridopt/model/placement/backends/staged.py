@@ -120,7 +120,7 @@ class Staged(PlacementBackend):
         sides.marks.set(unit.pieces)
 
     def unchanged(self, unit: PlacedUnit, piece: Piece) -> None:
-        """Take one write to a tensor for none."""
+        """Forget the last write to a tensor, which has left its values as they were."""
         self._sides[unit].marks.forgive(piece)
 
     def write(self, unit: PlacedUnit, pieces: Sequence[Piece]) -> None:

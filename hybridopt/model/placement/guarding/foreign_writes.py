@@ -27,7 +27,10 @@ class Marks:
         self._marks.update((piece, _mark(piece)) for piece in pieces)
 
     def forgive(self, piece: Piece) -> None:
-        """Take one write to a tensor for none, as it has changed nothing; more of them, or other memory, are told."""
+        """Forget the last write to a tensor, which has left its values as they were, as `x.set_(x)` does.
+
+        Where it was not the only write, or the tensor has other memory, `changed` returns it as before.
+        """
         (version, *there), (now, *here) = self._marks[piece], _mark(piece)
         if there == here and now == version + 1:
             self.set([piece])
