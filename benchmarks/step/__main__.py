@@ -1,6 +1,7 @@
 """Measure the optimizer step of every hybridopt policy and of the original packages against torch's fused AdamW.
 
 One process a set and dtype measures all rows; a row whose record is there, and did not fail, is not measured again.
+With --processes several measure all rows anew, and what was there is replaced.
 Table and plot are written from all records that are there.
 """
 
@@ -20,7 +21,7 @@ from ..shared.lost_device import add_go_on
 from ..shared.processes import run_module
 from .pages import BLOCKS
 from .repeats import middle
-from .rows import COMPILE, DTYPES, fitting_none, measure, records_at, wanted
+from .rows import COMPILE, DTYPES, fitting_none, measure, records_at, settings_of, wanted
 from .sets import SETS
 from .table import publish, terminal
 
@@ -76,24 +77,42 @@ def in_processes(options: argparse.Namespace, arguments: list[str]) -> None:
         if options.processes == 1:
             run_step([*own, "--minutes", str(share)], options)
         else:
+            check_settings(options, size, dtype)
             repeat([*own, "--minutes", str(share / options.processes)], options)
 
 
 def repeat(own: list[str], options: argparse.Namespace) -> None:
     """Measure rows in several processes, whatever records are there, and keep of every row that of the median ratio.
 
+    What is measured is kept after every process, also after one that fails.
+
     Args:
         own: the options of each process.
         options: of the command line.
     """
-    measured = []
+    measured, records = [], records_at(options.out)
     for _ in range(options.processes):
         with TemporaryDirectory() as folder:
-            run_step([*own, "--out", folder], options)
-            measured.append(records_at(Path(folder)).all())
-    records = records_at(options.out)
-    for record in middle(measured):
-        records.put(record)
+            try:
+                run_step([*own, "--out", folder], options)
+            finally:
+                measured.append(records_at(Path(folder)).all())
+                for record in middle(measured):
+                    records.put(record)
+
+
+def check_settings(options: argparse.Namespace, size: str, dtype: str) -> None:
+    """Raise ValueError where a record of a set in a dtype was made with other settings, beside which none may stand.
+
+    Args:
+        options: of the command line.
+        size: of SETS.
+        dtype: of DTYPES.
+    """
+    records, settings = records_at(options.out), settings_of(options, dtype) | {"set": size}
+    for record in records.all():
+        if all(record["settings"].get(key) == settings[key] for key in ("device", "set", "dtype")):
+            records.check(record, settings)
 
 
 def run_step(own: list[str], options: argparse.Namespace) -> None:
