@@ -24,7 +24,7 @@ from . import measure, quality, table
 from .held import WAYS
 from .quality import Run
 
-PACKAGES = ("torch", "flashoptim", "triton", "transformers", "numpy", "hybridopt")
+PACKAGES = ("torch", "flashoptim", "triton", "transformers", "numpy")
 SCALES = (None, 7e9)  # parameters of the model whose gradients' size is taken
 
 

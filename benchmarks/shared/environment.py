@@ -3,32 +3,24 @@
 import platform
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "hybridopt")
+from hybridopt.core.version import versions
+
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
 
 def environment(packages: Iterable[str] = PACKAGES, device: str = "cpu") -> dict:
     """Return versions of what is installed, the processor, threads, the GPU where one is used, and the date."""
     return {
-        **{name: found for name in packages if (found := version(name))},
-        "python": platform.python_version(),
+        **versions(packages),
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         **({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def version(package: str) -> str | None:
-    """Return the version of a package, or None where it is not installed as one."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def cpu_name() -> str:

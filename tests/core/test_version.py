@@ -4,6 +4,7 @@ import tomllib
 from importlib import metadata
 
 import hybridopt
+from benchmarks.shared.environment import environment
 from hybridopt.cli.demo import result
 from hybridopt.core import version
 from hybridopt.training.running import versions
@@ -29,3 +30,4 @@ def test_what_is_not_installed_is_left_out_and_hybridopt_says_its_own(monkeypatc
     assert version.installed("hybridopt") is None and version.installed("torch") == there
     for told in (result.versions(), versions.versions()):
         assert set(told) == {"python", "hybridopt", "torch"} and told["hybridopt"] == hybridopt.__version__
+    assert told.items() <= environment().items()  # of benchmarks, which are run so
