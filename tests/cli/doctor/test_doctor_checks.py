@@ -209,10 +209,12 @@ def test_packages_are_held_to_what_is_needed():
     ]
 
 
-def test_a_folder_that_is_not_installed_is_no_failure(monkeypatch, tmp_path):
-    monkeypatch.setattr(versions, "installed", lambda name: None if name == "hybridopt" else "99")
+@pytest.mark.parametrize(("own", "says"), [(None, "it is not installed"), ("0.0.9", "0.0.9 is installed")])
+def test_a_folder_that_is_not_installed_is_no_failure(own, says, monkeypatch, tmp_path):
+    monkeypatch.setattr(versions, "installed", lambda name: own if name == "hybridopt" else "99")
     found = of(outcome(CHECKS["versions"], Machine(CPU, tmp_path)))
     assert found["hybridopt"][0] == "warn" and "pip install" in found["hybridopt"][2]
+    assert found["hybridopt"][1].startswith(f"{versions.__version__}, run from a folder; {says}")
     assert {found[name][0] for name in versions.KNOWN} == {"ok"}
 
 

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 
-from ....core.version import installed
+from ....core.version import __version__, installed
 from ..examine import Check
 from ..finding import FAIL, OK, SKIPPED, WARN, Finding
 from ..machine import Machine
@@ -18,12 +18,13 @@ INSTALL = "in the folder of hybridopt: pip install -e ."
 def _versions(machine: Machine) -> Iterator[Finding]:
     yield Finding("python", OK, platform.python_version())
     own = installed("hybridopt")
-    if own is None:
-        text = "not installed, but run from a folder: what it needs is not known"
-        yield Finding("hybridopt", WARN, text, INSTALL)
-    else:
+    if own == __version__:
         yield Finding("hybridopt", OK, own)
-    needed = KNOWN if own is None else metadata.requires("hybridopt") or ()
+    else:
+        there = "it is not" if own is None else f"{own} is"
+        text = f"{__version__}, run from a folder; {there} installed, so what it needs is not known"
+        yield Finding("hybridopt", WARN, text, INSTALL)
+    needed = metadata.requires("hybridopt") or () if own == __version__ else KNOWN
     yield from required(needed, installed)
     yield triton(installed("triton"), machine.cuda)
 
