@@ -29,7 +29,7 @@ def overview(records: list[dict]) -> str:
         if sum(Row(task, mode, name) in rows for task in columns) > (mode == "full")
     ]
     scores = [f"{known[name].title}, {'%' if known[name].accuracy else 'nats'}" for name in columns]
-    return markdown(["method", *scores, "optimizer state"], lines)
+    return markdown(["method", *scores, "optimizer state (first of them)"], lines)
 
 
 def line(rows: dict[Row, Measured], columns: list[str], mode: str, name: str) -> list[str]:

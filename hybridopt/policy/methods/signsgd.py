@@ -6,7 +6,7 @@ from ...parts.splits.empty import Empty
 from ..routes import Route
 from ..treatment import Treatment
 from ._options import FreePlaces
-from ._rates import FINETUNE, PRETRAIN_128K, beside_adamw
+from ._rates import FINETUNE, PRETRAIN_128K, beside_adamw, guessed
 
 __all__ = ["SignSGDPolicy"]
 
@@ -19,7 +19,13 @@ class SignSGDPolicy(FreePlaces):
     keeps it state-full; so do the other places for their roles.
     """
 
-    start_from = beside_adamw(3, "as on all weights", pretrain=PRETRAIN_128K(1e-3), full=FINETUNE(3e-4))
+    start_from = beside_adamw(
+        3,
+        "as on all weights",
+        pretrain=PRETRAIN_128K(1e-3),
+        full=FINETUNE(3e-4),
+        lora=guessed(3e-3, "FRUGAL's; 1e-2 was best on the one task where it was measured"),
+    )
 
     def make_routes(self) -> tuple[Route, ...]:
         """Return routes by which everything is state-free, but for quantized weights, which are frozen."""
