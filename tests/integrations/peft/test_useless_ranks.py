@@ -1,5 +1,6 @@
 """A rank of LoRA above what layers can use is told, by `wrap`, plans and runs, and is taken all the same."""
 
+import re
 import warnings
 
 import pytest
@@ -62,11 +63,7 @@ def test_a_rank_that_layers_can_use_is_not_told():
 )
 def test_sides_are_those_of_the_product(config, layers):
     found = said(Routed, **config)
-    if layers is None:
-        assert found is None
-    else:
-        with pytest.raises(AssertionError, match=layers):
-            raise AssertionError(found)
+    assert found is None if layers is None else re.search(layers, str(found)), found
 
 
 def test_plans_say_it_too(tmp_path, capsys):
