@@ -1,7 +1,7 @@
 """Silence for what libraries say beside the run's own lines: progress bars, log messages, warnings."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from ...core.errors import HybridOptWarning
@@ -11,10 +11,12 @@ __all__ = ["quietly"]
 
 
 @contextmanager
-def quietly(note: Callable[[str], object] | None = None) -> Iterator[None]:
+def quietly(note: Callable[[str], object] | None = None, told: Sequence[str] = ()) -> Iterator[None]:
     """Let libraries say nothing within; this library's own warnings go to `note`.
 
-    note: is called with the text of every HybridOptWarning; None: they are shown as ever.
+    Args:
+        note: is called with the text of every HybridOptWarning; None: they are shown as ever.
+        told: lines that were shown before; a warning that is part of one is not noted again.
     """
     with ExitStack() as undo:
         undo.enter_context(_without_bars())
@@ -23,13 +25,14 @@ def quietly(note: Callable[[str], object] | None = None) -> Iterator[None]:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", HybridOptWarning)
         if note is not None:
-            warnings.showwarning = _telling(note)
+            warnings.showwarning = _telling(note, told)
         yield
 
 
-def _telling(note: Callable[[str], object]) -> Callable[..., None]:
+def _telling(note: Callable[[str], object], told: Sequence[str]) -> Callable[..., None]:
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        note(str(message))
+        if not any(str(message) in line for line in told):
+            note(str(message))
 
     return show
 

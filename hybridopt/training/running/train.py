@@ -68,7 +68,7 @@ def train(prepared: Prepared, console: Console | None = None) -> Result:
             prepared.place.check(prepared.resume)
         screen = None if console is None or not prepared.ranks.leads else _screen(prepared, console, undo)
         note = print_nothing if screen is None else screen.note
-        undo.enter_context(quietly(note))
+        undo.enter_context(quietly(note, prepared.told))
         undo.enter_context(explained(prepared))
         folder = _begun(prepared)
         stop = undo.enter_context(stoppable(note, prepared.ranks))

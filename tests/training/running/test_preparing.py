@@ -17,6 +17,7 @@ from hybridopt.training.running import prepare as preparing
 from hybridopt.training.running.prepare import prepare
 from hybridopt.training.running.preparing.lengths import positions_of
 from hybridopt.training.running.preparing.preview import preview
+from hybridopt.training.running.quiet import quietly
 from support.tiny_chat import chat, save_tiny_chat
 
 pytestmark = pytest.mark.slow
@@ -182,8 +183,13 @@ def test_positions_are_known_under_every_name_and_without_rows_for_padding():
     assert positions_of(LlamaConfig(**size, max_position_embeddings=48)) == 48
 
 
-def test_a_rank_that_no_layer_can_use_is_told(workshop):
-    assert "method.lora: LoRA of rank 1000 is above" in told(prepare(workshop.run("method.lora=1000")))
+def test_a_rank_that_no_layer_can_use_is_told_once(workshop):
+    prepared, noted = prepare(workshop.run("method.lora=1000")), []
+    assert "method.lora: LoRA of rank 1000 is above" in told(prepared)
+    for lines in ((), prepared.told):
+        with quietly(noted.append, lines):
+            loading.load_model(prepared.run, Path(prepared.run.model), prepared.task, prepared.config)
+    assert len(noted) == 1 and "rank 1000 is above" in noted[0]
 
 
 def test_a_prompt_and_its_answer_fit_into_the_model(workshop):
