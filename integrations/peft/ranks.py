@@ -61,7 +61,8 @@ def _adapters(adapted: nn.Module) -> Iterator[_Found]:
             for adapter in () if downs is None or ups is None else downs:
                 down, up = _weight(downs[adapter]), _weight(ups[adapter])
                 count = down.shape[0]  # of ranks, of all experts together
-                sides = up.numel() // count, down.numel() // count
+                blocks = vars(downs[adapter]).get("nblocks", 1)  # of a matrix of blocks on its diagonal (BD-LoRA)
+                sides = up.shape[0], blocks * down.numel() // count
                 yield _Found(base_name(f"{name}.weight").removesuffix(".weight"), each.r[adapter], sides)
 
 

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from peft import LoraConfig
+from peft.tuners.lora.config import BdLoraConfig
 from torch import nn
 
 import hybridopt
@@ -59,6 +60,8 @@ def test_a_rank_that_layers_can_use_is_not_told():
         ({"r": 32, "target_modules": ["table"]}, r"table \(24 x 100\)"),
         ({"r": 16, "target_modules": ["image"]}, r"image \(40 x 12\)\. .*r=12 is"),
         ({"r": 12, "target_modules": ["image", "table"]}, None),
+        ({"r": 64, "target_modules": ["0"], "use_bdlora": BdLoraConfig(target_modules_bd_a=["0"], nblocks=32)}, None),
+        ({"r": 64, "target_modules": ["0"], "use_bdlora": BdLoraConfig(target_modules_bd_b=["0"], nblocks=32)}, None),
     ],
 )
 def test_sides_are_those_of_the_product(config, layers):
