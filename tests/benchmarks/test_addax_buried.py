@@ -97,7 +97,7 @@ def test_the_model_learns_from_passages_and_reviews_of_its_own(folder, base, mon
     assert told == [2, 2] and place != base
     assert buried.ready(folder, READING, None, base.parent) == place
     texts = buried.losses(None, cache.load_tokenizer(base), folder, READING)
-    batch = next(texts).__defaults__[0]
+    batch = next(texts).args[1]
     said = cache.load_tokenizer(base).decode(batch.ids[0, : batch.lengths[0]].tolist())
     assert said.endswith(asked.WARM[0][0]) and len(batch) == 4
     trained, before = cache.load(place, RECIPE), cache.load(base, RECIPE)
