@@ -15,7 +15,8 @@ A Llama of {layers} layers of {layer}, {other} of other bfloat16 weights, {token
 at a time, {threads} threads; the disk gives {speed}/s{direct}. LoRA of rank 8 on all linear layers, gradient
 checkpointing, fused release, AdamW. "Cold": what is dropped is forgotten by the system's cache too, so that every
 fetch reads the disk. Resident and placed steps take turns in one process; the ratio is the median over pairs. A step
-of resident training takes {step:.2f} s. MeZO has two layers near, and a third of the memory of its weights.
+of resident training takes {step:.2f} s, and to read what a placed one reads takes {reading:.2f} s of this disk. MeZO
+has two layers near, and a third of the memory of its weights.
 """
 
 
@@ -38,6 +39,7 @@ def publish(records: Records) -> str:
     settings, shape = one["settings"], SHAPES[one["settings"]["shape"]]
     rows = table(HEADER, [[x.text, x.show(x.measured), x.show(x.bound), verdict(x)] for x in lines(records)])
     disk = found.get("disk", {"bytes_per_second": 0, "direct": True})
+    cold, speed = found.get("cold"), disk["bytes_per_second"]
     note = NOTE.format(
         layers=shape.layers,
         layer=human(layer_bytes(shape)),
@@ -45,9 +47,10 @@ def publish(records: Records) -> str:
         tokens=settings["tokens"],
         slots=settings["slots"],
         threads=settings["threads"],
-        speed=human(int(disk["bytes_per_second"])),
+        speed=human(int(speed)),
         direct="" if disk["direct"] else " (buffered)",
-        step=median(here for here, _ in found["cold"]["seconds"]) if "cold" in found else float("nan"),
+        step=median(here for here, _ in cold["seconds"]) if cold else float("nan"),
+        reading=cold["read"] / len(cold["seconds"]) / speed if cold and speed else float("nan"),
     )
     text = f"# Layers that rest on disk\n{note}\n{rows}\n{measured_with(one['environment'])}"
     write(records.path.with_suffix(".md"), text)
